@@ -1,0 +1,197 @@
+"""An artifact is an immutable folder: a model in the layout its own library reads, and `pare.json` beside it.
+
+`pare.json` says what a plain model folder cannot: the format of every component, the arguments the model is meant to be
+called with, and the lineage of stages that made it. A folder without one is a source model, described from its own config.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from compress.errors import ModelError
+
+Task = Literal["text_to_image", "text_generation"]
+Format = Literal["torch", "openvino", "onnx", "tensorrt", "gguf", "compiled"]
+MANIFEST = "pare.json"
+SCHEMA = 1
+LANGUAGE_MODEL = "model"
+DENOISERS = ("unet", "transformer")
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a model that can be replaced by itself. `path` is relative to the artifact ("" is the root)."""
+
+    format: Format
+    path: str
+    kind: str  # the class that its own config names, e.g. UNet2DConditionModel
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run the model. `call` holds arguments of the pipeline or of `generate`; it goes with any engine."""
+
+    call: Mapping[str, Any] = field(default_factory=dict)
+    needs_pare: bool = False
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One stage that made an artifact: everything here is known before it runs, so equal work gives equal bytes."""
+
+    stage: str
+    version: int
+    params: Mapping[str, Any]
+    key: str
+
+
+@dataclass(frozen=True)
+class Artifact:
+    path: Path
+    task: Task
+    components: Mapping[str, Component]
+    settings: Settings = field(default_factory=Settings)
+    lineage: tuple[Provenance, ...] = ()
+    digest: str = ""
+
+    @property
+    def main(self) -> str:
+        """The component that stages work on by default: the denoiser, or the language model."""
+        return next((name for name in (*DENOISERS, LANGUAGE_MODEL) if name in self.components), "")
+
+    def folder(self, component: str) -> Path:
+        return self.path / self.components[component].path
+
+    def replacing(self, formats: Mapping[str, Format]) -> Artifact:
+        """The same artifact with some components in another format."""
+        parts = {n: replace(c, format=formats.get(n, c.format)) for n, c in self.components.items()}
+        return replace(self, components=parts)
+
+    def calling(self, **call: Any) -> Artifact:
+        """The same artifact, called with more arguments."""
+        return replace(self, settings=replace(self.settings, call={**self.settings.call, **call}))
+
+
+def describe(path: Path) -> Artifact:
+    """Read what a folder holds, from JSON alone: no weights, no model library.
+
+    Raises:
+        ModelError: `path` is no folder, no model, or its JSON does not read.
+    """
+    if not path.is_dir():
+        raise ModelError("no such model folder", place=str(path), fix="give a folder that diffusers or transformers saved")
+    if (path / MANIFEST).is_file():
+        return _from_manifest(path)
+    if (path / "model_index.json").is_file():
+        return Artifact(path, "text_to_image", _pipeline_components(path))
+    if (path / "config.json").is_file():
+        return _language_model(path)
+    raise ModelError(
+        "this folder is no model: it has neither model_index.json nor config.json",
+        place=str(path),
+        fix="give a folder written by save_pretrained of diffusers or transformers",
+    )
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file, or say which file does not parse.
+
+    Raises:
+        ModelError: the file is missing or is no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"does not read as JSON: {error}", place=str(path), fix="save the model again") from error
+
+
+def _pipeline_components(path: Path) -> dict[str, Component]:
+    index = read_json(path / "model_index.json")
+    parts = {}
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[1] is None:
+            continue
+        if (path / name / "config.json").is_file():  # schedulers and tokenizers carry other config files
+            parts[name] = Component("torch", name, str(entry[1]))
+    if not parts:
+        raise ModelError("model_index.json names no component with weights", place=str(path), fix="save the pipeline again")
+    return parts
+
+
+def _language_model(path: Path) -> Artifact:
+    kind = (read_json(path / "config.json").get("architectures") or [""])[0]
+    if not kind.endswith(("ForCausalLM", "LMHeadModel")):
+        raise ModelError(
+            f"pare reads text-generation and text-to-image models, and this is {kind or 'of an unnamed class'}",
+            place=str(path),
+            fix="give a causal language model or a diffusers pipeline folder",
+        )
+    return Artifact(path, "text_generation", {LANGUAGE_MODEL: Component("torch", "", kind)})
+
+
+def _from_manifest(path: Path) -> Artifact:
+    data = read_json(path / MANIFEST)
+    if data.get("schema") != SCHEMA:
+        raise ModelError(
+            f"artifact schema {data.get('schema')} is not the {SCHEMA} this pare reads",
+            place=str(path / MANIFEST),
+            fix="run the recipe again with this version of pare, or upgrade pare",
+        )
+    return Artifact(
+        path=path,
+        task=data["task"],
+        components={name: Component(**c) for name, c in data["components"].items()},
+        settings=Settings(**data["settings"]),
+        lineage=tuple(Provenance(**p) for p in data["lineage"]),
+    )
+
+
+def write_manifest(artifact: Artifact) -> None:
+    """Write `pare.json` into the artifact's folder. Holds no time and no path, so equal work gives equal bytes."""
+    body = {
+        "schema": SCHEMA,
+        "task": artifact.task,
+        "components": {name: vars(c) for name, c in sorted(artifact.components.items())},
+        "settings": {"call": dict(artifact.settings.call), "needs_pare": artifact.settings.needs_pare},
+        "lineage": [vars(p) for p in artifact.lineage],
+    }
+    (artifact.path / MANIFEST).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
+
+
+def derive(artifact: Artifact, out: Path, *, without: tuple[str, ...] = (), link: bool = True) -> Artifact:
+    """Fill `out` with the files of `artifact`, minus those in `without`, and return the artifact there.
+
+    Args:
+        without: paths relative to the artifact; a folder's name leaves out all below it, a file's name just that file.
+        link: hard-link where the file system can (only right between cache entries, which nobody edits), else copy.
+    """
+    for source in sorted(artifact.path.rglob("*")):
+        relative = source.relative_to(artifact.path)
+        gone = any(relative == Path(w) or Path(w) in relative.parents for w in without)
+        if gone or not source.is_file() or relative.name == MANIFEST:
+            continue
+        target = out / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not (link and _hard_link(source, target)):
+            shutil.copyfile(source, target)
+    return replace(artifact, path=out, digest="")
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a torch component that hold its weights, relative names sorted."""
+    kinds = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+    return tuple(sorted({f for kind in kinds for f in folder.glob(kind)}))
+
+
+def _hard_link(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    return True

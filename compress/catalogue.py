@@ -1,0 +1,135 @@
+"""What pare can do is what lies on disk: `compress/stages/prune/width.py` is the stage `prune.width`,
+`evaluation/metrics/kid.py` is the metric `kid`. Nobody edits a list."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from compress.errors import UserError
+from compress.params import Params
+
+if TYPE_CHECKING:
+    from compress.artifact import Artifact, Format, Task
+    from compress.context import Context
+
+Effect = Literal["weights", "format", "settings"]
+Reproducible = Literal["bytes", "behaviour"]
+Run = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a recipe: what it takes, what it leaves behind, and what it is held to.
+
+    `formats` maps each component format it takes to the one it leaves; `effect` and `reproducible` are what the contract
+    check enforces; `bound_to` names what of the machine belongs into the key; `refuse` looks at an artifact's description
+    before anything runs and returns why this stage cannot work on it ("" when it can).
+    """
+
+    name: str
+    version: int
+    params: type[Params]
+    tasks: frozenset[Task]
+    formats: Mapping[Format, Format]
+    effect: Effect
+    reproducible: Reproducible
+    run: Run
+    bound_to: frozenset[str] = frozenset()
+    libraries: tuple[str, ...] = ()
+    extra: str = ""
+    doc: str = ""
+    refuse: Callable[[Artifact, Any], str] = field(default=lambda artifact, params: "")
+
+
+def stage(
+    *,
+    version: int,
+    params: type[Params],
+    tasks: tuple[Task, ...],
+    formats: Mapping[Format, Format],
+    effect: Effect,
+    reproducible: Reproducible,
+    bound_to: tuple[str, ...] = (),
+    libraries: tuple[str, ...] = (),
+    extra: str = "",
+    refuse: Callable[[Artifact, Any], str] | None = None,
+) -> Callable[[Callable[[Artifact, Any, Context], None]], Stage]:
+    """Turn a stage file's `run` function into its record. The name is the file's place, the help its docstring."""
+
+    def record(run: Callable[[Artifact, Any, Context], None]) -> Stage:
+        module = importlib.import_module(run.__module__)
+        return Stage(
+            name=run.__module__.removeprefix("compress.stages."),
+            version=version,
+            params=params,
+            tasks=frozenset(tasks),
+            formats=dict(formats),
+            effect=effect,
+            reproducible=reproducible,
+            run=run,
+            bound_to=frozenset(bound_to),
+            libraries=libraries,
+            extra=extra,
+            doc=module.__doc__ or "",
+            refuse=refuse or (lambda artifact, params: ""),
+        )
+
+    return record
+
+
+@cache
+def stage_names() -> tuple[str, ...]:
+    return _names("compress.stages")
+
+
+@cache
+def metric_names() -> tuple[str, ...]:
+    return _names("evaluation.metrics")
+
+
+@cache
+def find_stage(name: str) -> Stage:
+    """The stage called `name`.
+
+    Raises:
+        UserError: there is none; the fix names the near matches.
+    """
+    if name not in stage_names():
+        raise UserError(f"no stage is called `{name}`", fix=near(name, stage_names()))
+    found = importlib.import_module(f"compress.stages.{name}").run
+    if not isinstance(found, Stage):
+        raise TypeError(f"compress/stages/{name.replace('.', '/')}.py: `run` is not decorated with @stage")
+    return found
+
+
+@cache
+def find_metric(name: str) -> Any:
+    """The `evaluation.scores.Metric` called `name`.
+
+    Raises:
+        UserError: there is none; the fix names the near matches.
+    """
+    if name not in metric_names():
+        raise UserError(f"no metric is called `{name}`", fix=near(name, metric_names()))
+    return importlib.import_module(f"evaluation.metrics.{name}").METRIC
+
+
+def near(name: str, known: tuple[str, ...]) -> str:
+    """A remedy for a misspelt name: its near matches, or all there is."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
+    close = close or [k for k in known if name and (name in k.split(".") or k.split(".")[-1] == name.split(".")[-1])]
+    if close:
+        return "did you mean " + " or ".join(f"`{c}`" for c in close) + "?"
+    return "known: " + ", ".join(f"`{k}`" for k in known) if known else "there is none"
+
+
+def _names(package: str) -> tuple[str, ...]:
+    root = importlib.import_module(package)
+    found = pkgutil.walk_packages(root.__path__, prefix=f"{package}.")
+    return tuple(sorted(m.name.removeprefix(f"{package}.") for m in found if not m.ispkg))

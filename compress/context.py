@@ -1,0 +1,38 @@
+"""What a stage is given besides its artifact and parameters. Exactly this, and nothing global."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from compress.events import Emit, Event, silent, track
+
+if TYPE_CHECKING:
+    from compress.artifact import Artifact
+    from compress.data import Data
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Context:
+    """`out` is an empty folder to fill; `scratch` survives a crash; `data` maps train and calibration to their items."""
+
+    out: Path
+    scratch: Path
+    seed: int = 0
+    device: str = "cpu"
+    inputs: Mapping[str, Artifact] = field(default_factory=dict)
+    data: Mapping[str, Data] = field(default_factory=dict)
+    emit: Emit = silent
+    node: str = ""
+    link: bool = True  # whether the input's files may be hard-linked: it lies in the cache, not in the user's folder
+
+    def progress(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
+        """Yield `items` with one progress event each."""
+        return track(items, self.emit, f"{self.node} {what}".strip(), total)
+
+    def note(self, message: str, **facts: float | int | str) -> None:
+        self.emit(Event("note", self.node, message, facts=facts))

@@ -1,0 +1,126 @@
+"""Data sources, opened by name: a zoo set, an image folder with `metadata.jsonl`, a text file, a JSONL file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from compress.errors import DataError
+from compress.hashing import digest_file, digest_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Kind = Literal["captioned_images", "texts"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One caption with its picture (uint8 [height, width, 3], made when asked for), or one document."""
+
+    id: str
+    text: str
+    picture: Callable[[], NDArray[np.uint8]] | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """A source of items. `digest` covers their content and belongs into keys; `read(i)` is deterministic."""
+
+    source: str
+    kind: Kind
+    digest: str
+    count: int  # -1: as many as wanted
+    read: Callable[[int], Item]
+
+    def first(self, n: int) -> tuple[Item, ...]:
+        """The first `n` items, or all there are."""
+        return tuple(self.read(i) for i in range(n if self.count < 0 else min(n, self.count)))
+
+
+def open_data(source: str, base: Path) -> Data:
+    """Open a source; relative paths start at `base`, the recipe's folder.
+
+    Raises:
+        DataError: it does not exist, or does not read.
+    """
+    if source.startswith("zoo://"):
+        from compress.zoo import open_zoo_data
+
+        return open_zoo_data(source)
+    path = (base / source).expanduser()
+    if path.is_dir():
+        return _image_folder(path, source)
+    if path.is_file():
+        return _jsonl(path, source) if path.suffix == ".jsonl" else _text(path, source)
+    raise DataError(f"no such data: {source}", fix="give zoo://digits/test, zoo://docstrings/test, a folder or a file")
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"is no JSON: {error}", place=f"{path}:{number}", fix="one JSON object a line") from error
+        if not isinstance(row, dict):
+            raise DataError("is no JSON object", place=f"{path}:{number}", fix="one JSON object a line")
+        rows.append(row)
+    if not rows:
+        raise DataError("holds no rows", place=str(path), fix="one JSON object a line")
+    return rows
+
+
+def _image_folder(path: Path, source: str) -> Data:
+    metadata = path / "metadata.jsonl"
+    if not metadata.is_file():
+        raise DataError("an image folder needs metadata.jsonl", place=str(path), fix='one {"file_name": …, "text": …} a line')
+    rows = _rows(metadata)
+    for number, row in enumerate(rows, 1):
+        if not {"file_name", "text"} <= row.keys() or not (path / str(row["file_name"])).is_file():
+            raise DataError("needs file_name of an existing file, and text", place=f"{metadata}:{number}", fix="mend the row")
+    digest = digest_json([[r["file_name"], r["text"], digest_file(path / r["file_name"])] for r in rows])
+
+    def read(index: int) -> Item:
+        row = rows[index]
+        return Item(str(row["file_name"]), str(row["text"]), lambda: _picture(path / str(row["file_name"])))
+
+    return Data(source, "captioned_images", digest, len(rows), read)
+
+
+def _picture(path: Path) -> NDArray[np.uint8]:
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
+def _jsonl(path: Path, source: str) -> Data:
+    rows = _rows(path)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get("text"), str):
+            raise DataError("needs a `text` string", place=f"{path}:{number}", fix='{"text": "…"}')
+    return _texts(source, [(str(row.get("id", index)), str(row["text"])) for index, row in enumerate(rows)])
+
+
+def _text(path: Path, source: str) -> Data:
+    """A plain text file: documents are separated by blank lines."""
+    try:
+        documents = [d.strip() for d in path.read_text().split("\n\n") if d.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"is not UTF-8 text: {error}", place=str(path), fix="save it as UTF-8") from error
+    if not documents:
+        raise DataError("holds no text", place=str(path), fix="documents are separated by blank lines")
+    return _texts(source, [(str(i), d) for i, d in enumerate(documents)])
+
+
+def _texts(source: str, documents: list[tuple[str, str]]) -> Data:
+    items = [Item(name, text) for name, text in documents]
+    return Data(source, "texts", digest_json(documents), len(items), items.__getitem__)

@@ -1,0 +1,76 @@
+"""Every error pare raises on purpose. Each says what is wrong, where, and what to do about it.
+
+    PareError
+    ├── UserError            exit 2: the user's mistake; nothing was changed
+    │   ├── RecipeError      one or more located problems in a recipe, or in what the plan makes of it
+    │   ├── ModelError       a folder that is no model, weights that do not read
+    │   ├── DataError        a data source that does not read
+    │   ├── CacheError       the cache folder is read-only or full
+    │   └── MissingLibrary   an optional library is not installed; the fix is the install command
+    └── StageFailed          exit 3: a stage, or the check after it, did not succeed
+        └── ContractError    a stage finished, but its artifact is not what it declared
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One mistake with its place (`file:line:column`, a path, or empty) and its remedy."""
+
+    place: str
+    message: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.place}: {self.message}" if self.place else self.message
+        return f"{head}\n  fix: {self.fix}" if self.fix else head
+
+
+class PareError(Exception):
+    """The root. `problems` is never empty; `exit_code` is what the command line returns."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, place: str = "", fix: str = "") -> None:
+        self.problems: tuple[Problem, ...] = (Problem(place, message, fix),)
+        super().__init__(str(self.problems[0]))
+
+
+class UserError(PareError):
+    exit_code = 2
+
+
+class RecipeError(UserError):
+    """All the problems of one recipe at once, in the order of the file."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__(problems[0].message, place=problems[0].place, fix=problems[0].fix)
+        self.problems = problems
+        self.args = ("\n".join(map(str, problems)),)
+
+
+class ModelError(UserError):
+    pass
+
+
+class DataError(UserError):
+    pass
+
+
+class CacheError(UserError):
+    pass
+
+
+class MissingLibrary(UserError):
+    pass
+
+
+class StageFailed(PareError):
+    exit_code = 3
+
+
+class ContractError(StageFailed):
+    pass

@@ -1,0 +1,36 @@
+"""What happens during a run, as values. Fire and forget: nothing in pare waits for an event or reads one back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Event:
+    """`kind` is started | progress | finished | cached | warning | note; `what` names the node or activity."""
+
+    kind: str
+    what: str
+    message: str = ""
+    done: int = 0
+    total: int = 0
+    facts: dict[str, float | int | str] = field(default_factory=dict)
+
+
+Emit = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """The default listener: hears everything, says nothing."""
+
+
+def track(items: Iterable[T], emit: Emit, what: str, total: int) -> Iterator[T]:
+    """Yield `items`, emitting one progress event after each, so that listeners can tell the time left."""
+    emit(Event("progress", what, done=0, total=total))
+    for done, item in enumerate(items, 1):
+        yield item
+        emit(Event("progress", what, done=done, total=total))

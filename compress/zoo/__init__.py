@@ -1,0 +1,60 @@
+"""`zoo://name`: small models trained for real on data every installation has, and that data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compress.catalogue import near
+from compress.data import Data, Item
+from compress.errors import DataError, ModelError
+
+MODELS = Path(__file__).parent / "models"
+
+
+def zoo_model(name: str) -> Path:
+    """The folder of the zoo model `name`.
+
+    Raises:
+        ModelError: there is none; the fix names the near matches.
+    """
+    folder = MODELS / name
+    if "/" in name or not folder.is_dir():
+        known = tuple(sorted(p.name for p in MODELS.iterdir() if p.is_dir())) if MODELS.is_dir() else ()
+        raise ModelError(f"the zoo has no model `{name}`", fix=near(name, known))
+    return folder
+
+
+def open_zoo_data(source: str) -> Data:
+    """Open `zoo://digits/SPLIT` or `zoo://docstrings/SPLIT`, SPLIT being train, validation or test.
+
+    Raises:
+        DataError: there is no such set or split.
+    """
+    name, _, split = source.removeprefix("zoo://").partition("/")
+    if split not in ("train", "validation", "test"):
+        raise DataError(f"{source} names no split", fix=f"zoo://{name}/train, /validation or /test")
+    if name == "digits":
+        return _digits(source, split)
+    if name == "docstrings":
+        return _docstrings(source, split)
+    raise DataError(f"the zoo has no data set `{name}`", fix=near(name, ("digits", "docstrings")))
+
+
+def _digits(source: str, split: str) -> Data:
+    from compress.zoo import scenes
+
+    def read(index: int) -> Item:
+        scene = scenes.scene(split, index)
+        return Item(f"{split}/{index}", scene.caption, lambda: scenes.render(scene))
+
+    # A scene is a function of (generator, split, index), so these are its content.
+    return Data(source, "captioned_images", f"digits-v{scenes.VERSION}/{split}", -1, read)
+
+
+def _docstrings(source: str, split: str) -> Data:
+    from compress.hashing import digest_json
+    from compress.zoo import docstrings
+
+    documents = docstrings.train_documents() if split == "train" else docstrings.held_out(split)
+    items = [Item(d.id, d.text) for d in documents]
+    return Data(source, "texts", digest_json([[i.id, i.text] for i in items]), len(items), items.__getitem__)
