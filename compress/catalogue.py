@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -41,6 +42,7 @@ class Stage:
     reproducible: Reproducible
     run: Run
     bound_to: frozenset[str] = frozenset()
+    data: tuple[str, ...] = ()  # data roles it cannot do without: "train", "calibration"
     libraries: tuple[str, ...] = ()
     extra: str = ""
     doc: str = ""
@@ -56,6 +58,7 @@ def stage(
     effect: Effect,
     reproducible: Reproducible,
     bound_to: tuple[str, ...] = (),
+    data: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
     extra: str = "",
     refuse: Callable[[Artifact, Any], str] | None = None,
@@ -63,7 +66,6 @@ def stage(
     """Turn a stage file's `run` function into its record. The name is the file's place, the help its docstring."""
 
     def record(run: Callable[[Artifact, Any, Context], None]) -> Stage:
-        module = importlib.import_module(run.__module__)
         return Stage(
             name=run.__module__.removeprefix("compress.stages."),
             version=version,
@@ -74,9 +76,10 @@ def stage(
             reproducible=reproducible,
             run=run,
             bound_to=frozenset(bound_to),
+            data=data,
             libraries=libraries,
             extra=extra,
-            doc=module.__doc__ or "",
+            doc=sys.modules[run.__module__].__doc__ or "",
             refuse=refuse or (lambda artifact, params: ""),
         )
 

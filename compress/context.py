@@ -34,5 +34,5 @@ class Context:
         """Yield `items` with one progress event each."""
         return track(items, self.emit, f"{self.node} {what}".strip(), total)
 
-    def note(self, message: str, **facts: float | int | str) -> None:
+    def note(self, message: str, **facts: float | str) -> None:
         self.emit(Event("note", self.node, message, facts=facts))

@@ -18,7 +18,7 @@ class Event:
     message: str = ""
     done: int = 0
     total: int = 0
-    facts: dict[str, float | int | str] = field(default_factory=dict)
+    facts: dict[str, float | str] = field(default_factory=dict)
 
 
 Emit = Callable[[Event], None]

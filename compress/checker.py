@@ -1,0 +1,114 @@
+"""The process that opens every finished artifact as a stranger would: it has never held the live model.
+
+One is started at the beginning of a run, so that its imports overlap with the first stage. It reads one JSON request a line
+and answers with one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from compress.errors import ContractError
+
+
+@dataclass
+class Checker:
+    """A handle on the checker process. Mutable, for it owns a process."""
+
+    process: subprocess.Popen[str] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        if self.process is None:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "compress.checker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,  # Ctrl-C is ours to handle, and ends it by closing its input
+                env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            )
+
+    def probe(self, folder: Path) -> dict[str, Any]:
+        """Load the artifact in `folder` and call it once. Returns `finite`, `spread` (standard deviation) and `digest`.
+
+        Raises:
+            ContractError: it does not load or run; the message holds the cause.
+        """
+        self.start()
+        process = self.process
+        assert process is not None and process.stdin is not None and process.stdout is not None  # noqa: S101 (for mypy)
+        try:
+            process.stdin.write(json.dumps({"folder": str(folder)}) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.stop()
+            raise ContractError("the artifact brought down the process that reloaded it", place=str(folder))
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise ContractError(f"does not reload: {answer['error']}", place=str(folder))
+        return answer
+
+    def stop(self) -> None:
+        if self.process and self.process.stdin:
+            self.process.stdin.close()
+            self.process.terminate()
+            self.process.wait()
+        self.process = None
+
+    def __enter__(self) -> Checker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+
+def probe(folder: Path) -> dict[str, Any]:
+    """Load an artifact and call it on a fixed input: two prompts painted in two steps, or one text scored."""
+    import numpy as np
+
+    from compress.artifact import describe
+    from compress.hashing import digest_json
+    from compress.tasks import open_task
+
+    artifact = describe(folder)
+    task: Any = open_task(artifact)
+    if artifact.task == "text_to_image":
+        steps = min(2, artifact.settings.call.get("num_inference_steps", 2))
+        output = task.paint(["a red three on white paper", "a blue seven"], ["0", "1"], 0, num_inference_steps=steps)
+    else:
+        output = task.token_logprobs(["The array of values to sort along the given axis."], 1)[0]
+    values = np.asarray(output, dtype=np.float64)
+    return {
+        "finite": bool(np.isfinite(values).all()),
+        "spread": float(np.nan_to_num(values).std()),
+        "digest": digest_json(np.nan_to_num(values).round(4).tolist()),
+    }
+
+
+def serve() -> None:
+    """Answer requests until the input closes. Only answers go to standard output, whatever libraries print."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    import compress.tasks  # noqa: F401  (eight seconds of imports, while the first stage is at work)
+
+    for line in sys.stdin:
+        try:
+            answer = probe(Path(json.loads(line)["folder"]))
+        except Exception as error:  # whatever a broken artifact raises is the answer
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve()

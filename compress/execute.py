@@ -1,0 +1,185 @@
+"""Plan to Artifacts: the only caller of a stage, and the judge of what it left behind. Knows no model."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compress.artifact import Artifact, describe, weight_files, write_manifest
+from compress.cache import Cache, disk_errors
+from compress.checker import Checker
+from compress.context import Context
+from compress.errors import ContractError, PareError, StageFailed
+from compress.events import Emit, Event
+from compress.hashing import digest_file
+from compress.plan import Node, Plan, with_lineage
+
+OPENVINO_WEIGHTS = "*.bin"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A node that ran, or was found in the cache."""
+
+    node: Node
+    artifact: Artifact
+    cached: bool
+    seconds: float
+    facts: Mapping[str, Any]
+
+
+def execute(plan: Plan, cache: Cache, emit: Emit) -> tuple[Done, ...]:
+    """Run what is not cached, in order.
+
+    Raises:
+        StageFailed: a stage raised, or its artifact broke the contract; earlier stages stay cached.
+        UserError: what the user can mend: a full disk, a missing library.
+    """
+    cache.prepare()
+    cache.sweep()
+    done: dict[str, Done] = {}
+    artifacts = {"source": replace(plan.source.artifact, digest=plan.source.key)}
+    with Checker() as checker, disk_errors(cache.root):
+        for node in plan.nodes:
+            inputs = {role: artifacts[name] for role, name in node.inputs.items()}
+            done[node.id] = _one(node, artifacts[node.after], inputs, plan, cache, checker, emit)
+            artifacts[node.id] = done[node.id].artifact
+    return tuple(done.values())
+
+
+def _one(
+    node: Node,
+    artifact: Artifact,
+    inputs: Mapping[str, Artifact],
+    plan: Plan,
+    cache: Cache,
+    checker: Checker,
+    emit: Emit,
+) -> Done:
+    def warn(message: str) -> None:
+        emit(Event("warning", node.id, message))
+
+    def waiting() -> None:
+        emit(Event("note", node.id, "another run is at work on it; waiting"))
+
+    with cache.locked(node.key, waiting):
+        if found := cache.get(node.key, warn):
+            emit(Event("cached", node.id, facts={"key": node.key}))
+            facts = cache.facts(node.key)
+            return Done(node, found, True, float(facts.get("seconds", 0)), facts.get("notes", {}))
+        checker.start()
+        emit(Event("started", node.id, facts={"key": node.key}))
+        began = time.monotonic()
+        notes: dict[str, Any] = {}
+        out = cache.fresh()
+        try:
+            _run_stage(node, artifact, inputs, plan, cache, out, _noting(emit, node.id, notes))
+            _check_contract(node, artifact, out, checker)
+            seconds = time.monotonic() - began
+            facts = {"stage": node.stage.name, "seconds": round(seconds, 3), "notes": notes}
+            made = cache.put(node.key, out, facts)
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+    _remember_seconds(cache, node.stage.name, seconds)
+    emit(Event("finished", node.id, facts={"key": node.key, "seconds": round(seconds, 3)}))
+    return Done(node, made, False, seconds, notes)
+
+
+def _noting(emit: Emit, node: str, notes: dict[str, Any]) -> Emit:
+    """Pass events on, and keep the facts of a stage's notes for the report."""
+
+    def listen(event: Event) -> None:
+        if event.kind == "note" and event.what == node:
+            notes.update(event.facts)
+        emit(event)
+
+    return listen
+
+
+def _run_stage(
+    node: Node, artifact: Artifact, inputs: Mapping[str, Artifact], plan: Plan, cache: Cache, out: Path, emit: Emit
+) -> None:
+    context = Context(
+        out=out,
+        scratch=cache.scratch(node.key),
+        seed=plan.recipe.seed,
+        inputs=inputs,
+        data=plan.data,
+        emit=emit,
+        node=node.id,
+        link=node.after != "source",
+    )
+    try:
+        node.stage.run(artifact, node.params, context)
+        made = describe(out)
+        write_manifest(replace(made, lineage=with_lineage(node, artifact)))
+    except (PareError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise StageFailed(
+            f"stage `{node.id}` ({node.stage.name}) failed: {type(error).__name__}: {error}",
+            place=node.place,
+            fix="run the same command again once the cause is gone: finished stages are cached and training resumes",
+        ) from error
+
+
+def _check_contract(node: Node, before: Artifact, out: Path, checker: Checker) -> None:
+    """Hold a stage's artifact to what the stage declared.
+
+    Raises:
+        ContractError: a format, an effect, the weights or the output is not as declared.
+    """
+    after = describe(out)
+
+    def broken(what: str) -> ContractError:
+        message = f"stage `{node.id}` ({node.stage.name}) broke its contract: {what}"
+        return ContractError(message, place=node.place, fix="this is a fault of the stage; please report it with the recipe")
+
+    formats = {name: part.format for name, part in node.expected.components.items()}
+    if {name: part.format for name, part in after.components.items()} != formats:
+        raise broken("the formats of its components are not the declared ones")
+    changed = {n for n in node.components if _weights_digest(before, n) != _weights_digest(after, n)}
+    if node.stage.effect == "settings" and changed:
+        raise broken(f"it declared a change of settings and changed the weights of {', '.join(sorted(changed))}")
+    if node.stage.effect != "settings" and changed != set(node.components):
+        raise broken(f"it left {', '.join(sorted(set(node.components) - changed))} as it was")
+    for name in sorted(changed):
+        if bad := _not_finite(after, name):
+            raise broken(f"`{bad}` in {name} holds values that are not finite")
+    try:
+        answer = checker.probe(out)
+    except ContractError as error:
+        raise broken(error.problems[0].message) from error
+    if not answer["finite"]:
+        raise broken("the reloaded model gives values that are not finite")
+    if answer["spread"] == 0:
+        raise broken("the reloaded model gives a constant output")
+
+
+def _weights_digest(artifact: Artifact, component: str) -> tuple[str, ...]:
+    folder = artifact.folder(component)
+    files = (*weight_files(folder), *sorted(folder.glob(OPENVINO_WEIGHTS)), *sorted(folder.glob("*.xml")))
+    return tuple(digest_file(f) for f in dict.fromkeys(files))
+
+
+def _not_finite(artifact: Artifact, component: str) -> str:
+    """The name of a tensor with NaN or infinity in a torch component, or ""."""
+    import torch
+    from safetensors import safe_open
+
+    for file in artifact.folder(component).glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
+                if not torch.isfinite(tensors.get_tensor(name).float()).all():
+                    return str(name)
+    return ""
+
+
+def _remember_seconds(cache: Cache, stage: str, seconds: float) -> None:
+    note = cache.root / "seconds" / stage
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(f"{seconds:.3f}")

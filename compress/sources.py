@@ -1,0 +1,137 @@
+"""Where a recipe's model comes from: the zoo, a local folder, or a pinned commit on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.artifact import Artifact, describe
+from compress.errors import ModelError
+from compress.hashing import digest_folder
+
+HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model before any stage: `key` stands for its content."""
+
+    artifact: Artifact
+    key: str
+    remote: str = ""  # "org/name" while its weights are still to be fetched
+
+
+def find_source(reference: str, base: Path, memory: Path | None) -> Source:
+    """Find a model by what the recipe calls it; relative folders start at `base`. Only JSON and file sizes are read.
+
+    Raises:
+        ModelError: there is none, it is no model, its weights are cut short, or a hub revision is not pinned.
+    """
+    if reference.startswith("hf://"):
+        return _hub(reference)
+    if reference.startswith("zoo://"):
+        from compress.zoo import zoo_model
+
+        path = zoo_model(reference.removeprefix("zoo://"))
+    else:
+        path = (base / reference).expanduser()
+    artifact = describe(path)
+    for file in sorted(path.rglob("*.safetensors")):
+        check_safetensors(file)
+    return Source(artifact, digest_folder(path, memory))
+
+
+def check_safetensors(file: Path) -> int:
+    """Number of parameters in a safetensors file, read from its header alone.
+
+    Raises:
+        ModelError: the header does not read, or the file is shorter than it says.
+    """
+    try:
+        with file.open("rb") as stream:
+            length = struct.unpack("<Q", stream.read(8))[0]
+            if length > file.stat().st_size:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(stream.read(length))
+        tensors = [t for name, t in header.items() if name != "__metadata__"]
+        end = 8 + length + max((t["data_offsets"][1] for t in tensors), default=0)
+        if end != file.stat().st_size:
+            raise ValueError(f"{file.stat().st_size} bytes where the header says {end}")
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise ModelError(f"truncated or broken safetensors: {error}", place=str(file), fix="fetch or save it again") from error
+    return sum(_count(t["shape"]) for t in tensors)
+
+
+def parameter_count(folder: Path) -> int:
+    """Parameters in all safetensors directly in `folder`."""
+    return sum(check_safetensors(f) for f in sorted(folder.glob("*.safetensors")))
+
+
+def _count(shape: list[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _hub(reference: str) -> Source:
+    match = HUB.fullmatch(reference)
+    if not match or not match["revision"] or not COMMIT.fullmatch(match["revision"]):
+        raise ModelError(
+            f"{reference} is not pinned, so a run could not be repeated",
+            fix="write hf://org/name@<40-hex commit>; `pare check --pin` finds it",
+        )
+    folder = fetch_hub(match["repo"], match["revision"], weights=False)
+    return Source(describe(folder), f"hf:{match['repo']}@{match['revision']}", remote=match["repo"])
+
+
+def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
+    """The local snapshot of a hub commit: JSON and text first, weights when they are about to be used.
+
+    Raises:
+        ModelError: it is gated, absent, or the hub is out of reach.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
+    place = f"hf://{repo}@{revision}"
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise ModelError(
+            "is gated", place=place, fix=f"accept its licence on its page on the hub ({repo}), then set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError("does not exist, or is private", place=place, fix="check the name, or set HF_TOKEN") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"cannot be fetched: {type(error).__name__}", place=place, fix="go online once, or give a local folder"
+        ) from error
+
+
+def pin_hub(reference: str) -> str:
+    """The reference with its floating revision replaced by the commit it names now.
+
+    Raises:
+        ModelError: it is no hub reference, or the hub is out of reach.
+    """
+    match = HUB.fullmatch(reference)
+    if not match:
+        raise ModelError(f"{reference} is no hub model", fix="hf://org/name or hf://org/name@branch")
+    if match["revision"] and COMMIT.fullmatch(match["revision"]):
+        return reference
+    from huggingface_hub import model_info
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        commit = model_info(match["repo"], revision=match["revision"]).sha
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"cannot be looked up: {type(error).__name__}", place=reference, fix="go online once, or set HF_TOKEN"
+        ) from error
+    return f"hf://{match['repo']}@{commit}"
