@@ -85,7 +85,9 @@ def describe(path: Path) -> Artifact:
         ModelError: `path` is no folder, no model, or its JSON does not read.
     """
     if not path.is_dir():
-        raise ModelError("no such model folder", place=str(path), fix="give a folder that diffusers or transformers saved")
+        raise ModelError(
+            "no such model folder", place=str(path), fix="give a folder that diffusers or transformers saved"
+        )
     if (path / MANIFEST).is_file():
         return _from_manifest(path)
     if (path / "model_index.json").is_file():
@@ -120,7 +122,9 @@ def _pipeline_components(path: Path) -> dict[str, Component]:
         if (path / name / "config.json").is_file():  # schedulers and tokenizers carry other config files
             parts[name] = Component("torch", name, str(entry[1]))
     if not parts:
-        raise ModelError("model_index.json names no component with weights", place=str(path), fix="save the pipeline again")
+        raise ModelError(
+            "model_index.json names no component with weights", place=str(path), fix="save the pipeline again"
+        )
     return parts
 
 

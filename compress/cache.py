@@ -210,10 +210,14 @@ def disk_errors(root: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(root).free
             raise CacheError(
-                f"the disk is full ({free / 1e6:.0f} MB free)", place=str(root), fix="free room, or give another folder with --cache"
+                f"the disk is full ({free / 1e6:.0f} MB free)",
+                place=str(root),
+                fix="free room, or give another folder with --cache",
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise CacheError(f"cannot write: {error}", place=str(root), fix="give a writable folder with --cache") from error
+            raise CacheError(
+                f"cannot write: {error}", place=str(root), fix="give a writable folder with --cache"
+            ) from error
         raise
 
 

@@ -44,7 +44,9 @@ class Checker:
         """
         self.start()
         process = self.process
-        assert process is not None and process.stdin is not None and process.stdout is not None  # noqa: S101 (for mypy)
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             process.stdin.write(json.dumps({"folder": str(folder)}) + "\n")
             process.stdin.flush()
@@ -69,7 +71,9 @@ class Checker:
     def __enter__(self) -> Checker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
 

@@ -80,11 +80,15 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _image_folder(path: Path, source: str) -> Data:
     metadata = path / "metadata.jsonl"
     if not metadata.is_file():
-        raise DataError("an image folder needs metadata.jsonl", place=str(path), fix='one {"file_name": …, "text": …} a line')
+        raise DataError(
+            "an image folder needs metadata.jsonl", place=str(path), fix='one {"file_name": …, "text": …} a line'
+        )
     rows = _rows(metadata)
     for number, row in enumerate(rows, 1):
         if not {"file_name", "text"} <= row.keys() or not (path / str(row["file_name"])).is_file():
-            raise DataError("needs file_name of an existing file, and text", place=f"{metadata}:{number}", fix="mend the row")
+            raise DataError(
+                "needs file_name of an existing file, and text", place=f"{metadata}:{number}", fix="mend the row"
+            )
     digest = digest_json([[r["file_name"], r["text"], digest_file(path / r["file_name"])] for r in rows])
 
     def read(index: int) -> Item:

@@ -1,14 +1,14 @@
 """Every error pare raises on purpose. Each says what is wrong, where, and what to do about it.
 
-    PareError
-    ├── UserError            exit 2: the user's mistake; nothing was changed
-    │   ├── RecipeError      one or more located problems in a recipe, or in what the plan makes of it
-    │   ├── ModelError       a folder that is no model, weights that do not read
-    │   ├── DataError        a data source that does not read
-    │   ├── CacheError       the cache folder is read-only or full
-    │   └── MissingLibrary   an optional library is not installed; the fix is the install command
-    └── StageFailed          exit 3: a stage, or the check after it, did not succeed
-        └── ContractError    a stage finished, but its artifact is not what it declared
+PareError
+├── UserError            exit 2: the user's mistake; nothing was changed
+│   ├── RecipeError      one or more located problems in a recipe, or in what the plan makes of it
+│   ├── ModelError       a folder that is no model, weights that do not read
+│   ├── DataError        a data source that does not read
+│   ├── CacheError       the cache folder is read-only or full
+│   └── MissingLibrary   an optional library is not installed; the fix is the install command
+└── StageFailed          exit 3: a stage, or the check after it, did not succeed
+    └── ContractError    a stage finished, but its artifact is not what it declared
 """
 
 from __future__ import annotations

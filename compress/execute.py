@@ -16,7 +16,7 @@ from compress.context import Context
 from compress.errors import ContractError, PareError, StageFailed
 from compress.events import Emit, Event
 from compress.hashing import digest_file
-from compress.plan import Node, Plan, with_lineage
+from compress.planning import Node, Plan, with_lineage
 
 OPENVINO_WEIGHTS = "*.bin"
 
@@ -137,7 +137,9 @@ def _check_contract(node: Node, before: Artifact, out: Path, checker: Checker) -
 
     def broken(what: str) -> ContractError:
         message = f"stage `{node.id}` ({node.stage.name}) broke its contract: {what}"
-        return ContractError(message, place=node.place, fix="this is a fault of the stage; please report it with the recipe")
+        return ContractError(
+            message, place=node.place, fix="this is a fault of the stage; please report it with the recipe"
+        )
 
     formats = {name: part.format for name, part in node.expected.components.items()}
     if {name: part.format for name, part in after.components.items()} != formats:

@@ -51,7 +51,9 @@ def digest_folder(folder: Path, memory: Path | None = None) -> str:
             return note.read_text()
         digest = digest_json(digest_files(folder))
     except OSError as error:
-        raise ModelError(f"does not read: {error}", place=str(folder), fix="check the folder and its permissions") from error
+        raise ModelError(
+            f"does not read: {error}", place=str(folder), fix="check the folder and its permissions"
+        ) from error
     if note:
         _remember(note, digest)
     return digest

@@ -19,7 +19,9 @@ class Params(BaseModel):
     def counted(self) -> dict[str, Any]:
         """Every field with its default filled in, minus those marked `Uncached`: what belongs into a key."""
         skip = {
-            name for name, field in type(self).model_fields.items() if any(isinstance(m, Uncached) for m in field.metadata)
+            name
+            for name, field in type(self).model_fields.items()
+            if any(isinstance(m, Uncached) for m in field.metadata)
         }
         return self.model_dump(mode="json", exclude=skip)
 

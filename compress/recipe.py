@@ -28,7 +28,9 @@ class BaselineSpec(Params):
         None, description="number type of the baseline; default: the checkpoint's own"
     )
     steps: int | None = Field(None, ge=1, description="denoising steps; default: the pipeline's own")
-    guidance: float | None = Field(None, ge=0, description="classifier-free guidance scale, for both sides; default: the pipeline's own")
+    guidance: float | None = Field(
+        None, ge=0, description="classifier-free guidance scale, for both sides; default: the pipeline's own"
+    )
 
 
 class EvalSpec(Params):
@@ -50,10 +52,18 @@ class EvalSpec(Params):
 class Gate(Params):
     """What a metric must hold for the verdict to be good. Exactly one of the bounds is given."""
 
-    within: str | float | None = Field(None, description="equivalence margin: '1%' of the baseline, or an absolute number")
-    worse_by: str | float | None = Field(None, description="non-inferiority margin in the metric's bad direction: '5%' or a number")
-    speedup: float | None = Field(None, gt=0, description="least ratio baseline ÷ candidate of a time, a size or a memory")
-    two_sided: bool | None = Field(None, description="whether rising is as suspect as falling; default: the metric's own")
+    within: str | float | None = Field(
+        None, description="equivalence margin: '1%' of the baseline, or an absolute number"
+    )
+    worse_by: str | float | None = Field(
+        None, description="non-inferiority margin in the metric's bad direction: '5%' or a number"
+    )
+    speedup: float | None = Field(
+        None, gt=0, description="least ratio baseline ÷ candidate of a time, a size or a memory"
+    )
+    two_sided: bool | None = Field(
+        None, description="whether rising is as suspect as falling; default: the metric's own"
+    )
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ def check_safetensors(file: Path) -> int:
         if end != file.stat().st_size:
             raise ValueError(f"{file.stat().st_size} bytes where the header says {end}")
     except (OSError, ValueError, KeyError, struct.error) as error:
-        raise ModelError(f"truncated or broken safetensors: {error}", place=str(file), fix="fetch or save it again") from error
+        raise ModelError(
+            f"truncated or broken safetensors: {error}", place=str(file), fix="fetch or save it again"
+        ) from error
     return sum(_count(t["shape"]) for t in tensors)
 
 

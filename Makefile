@@ -1,0 +1,46 @@
+# Few commands, the same ones in CI.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo check test slow bench golden train-zoo evidence
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --progress-bar on -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup  ## the main job: image quickstart, then text quickstart
+	$(BIN)/pare run recipes/quickstart.yaml
+	$(BIN)/pare run recipes/text/quickstart.yaml
+
+check: setup  ## lint, types, smoke
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pare check recipes/quickstart.yaml
+
+test: setup check
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
+
+bench: setup
+	$(BIN)/python -m tests.bench
+
+golden: setup  ## rewrite the golden files; review the diff
+	PARE_GOLDEN=rewrite $(BIN)/python -m pytest -m "not slow" tests/golden tests/unit
+
+evidence: setup  ## measure the baselines of the shipped recipes again, to ship with them
+	$(BIN)/python -m evaluation.ship recipes/quickstart.yaml recipes/text/quickstart.yaml
+
+train-zoo: setup  ## resumes from .zoo/
+	$(BIN)/python -m compress.zoo.training.digits_reader
+	$(BIN)/python -m compress.zoo.training.digits_clip
+	$(BIN)/python -m compress.zoo.training.digits_vae
+	$(BIN)/python -m compress.zoo.training.digits_diffusion
+	$(BIN)/python -m compress.zoo.training.docs_llama

@@ -1,0 +1,303 @@
+"""The single path that the command line and Python share: check · plan · run · apply · load · evaluate."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import Artifact, describe
+from compress.cache import Cache, default_root, disk_errors
+from compress.errors import RecipeError, UserError
+from compress.events import Emit, Event, silent
+from compress.recipe import DataSpec, EvalSpec, Recipe, StepSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from compress.execute import Done
+    from compress.planning import Plan
+    from evaluation.scores import Comparison
+
+RUNS = Path("runs")
+
+
+def check(recipe: str | Path, overrides: Sequence[str] = (), *, cache: str | Path | None = None) -> tuple[Recipe, ...]:
+    """Read a recipe and see whether it can work; more than one with `matrix`.
+
+    Raises:
+        RecipeError: every problem at once, each located.
+    """
+    return tuple(p.recipe for p in plan_all(recipe, overrides, cache=cache))
+
+
+def plan(recipe: str | Path, overrides: Sequence[str] = (), *, cache: str | Path | None = None) -> Plan:
+    """The plan of a recipe without a matrix: stages, keys, what is cached, disk and memory.
+
+    Raises:
+        RecipeError: every problem at once, each located.
+        UserError: the recipe fans out.
+    """
+    return _only(plan_all(recipe, overrides, cache=cache), "plan_all")
+
+
+def plan_all(recipe: str | Path, overrides: Sequence[str] = (), *, cache: str | Path | None = None) -> tuple[Plan, ...]:
+    """The plan of every recipe that a matrix fans out into."""
+    from compress.planning import make_plan
+    from compress.reading import read_recipes
+
+    store = open_cache(cache)
+    return tuple(make_plan(r, store) for r in read_recipes(Path(recipe), overrides))
+
+
+def run(
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    cache: str | Path | None = None,
+    out: str | Path | None = None,
+    emit: Emit = silent,
+) -> Comparison:
+    """Run a recipe without a matrix: stages, then the comparison with the baseline.
+
+    Args:
+        out: folder for result.json and the reports; default `runs/<name>` below the current one.
+
+    Raises:
+        RecipeError: every problem at once, each located.
+        StageFailed: a stage failed; what finished before stays cached.
+    """
+    found = _only(plan_all(recipe, overrides, cache=cache), "run_all")
+    return run_plan(found, open_cache(cache), Path(out) if out else RUNS / found.recipe.name, emit)
+
+
+def run_all(
+    recipe: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    cache: str | Path | None = None,
+    out: str | Path | None = None,
+    emit: Emit = silent,
+) -> tuple[Comparison, ...]:
+    """Run every recipe of a matrix, one after the other; shared stages run once."""
+    plans = plan_all(recipe, overrides, cache=cache)
+    parent = Path(out) if out else RUNS
+    folders = [parent if out and len(plans) == 1 else parent / p.recipe.name for p in plans]
+    return tuple(run_plan(p, open_cache(cache), folder, emit) for p, folder in zip(plans, folders, strict=True))
+
+
+def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit) -> Comparison:
+    """Execute a plan and compare its last artifact with the baseline; writes the log and the reports into `out`."""
+    from evaluation.compare import Request, compare
+
+    from compress.execute import execute
+    from evaluation.report import write
+
+    recipe = found.recipe
+    with disk_errors(out), _logged(out, emit) as log:
+        done = execute(_with_weights(found), cache, log)
+        candidate = done[-1].artifact if done else found.source.artifact
+        request = Request(
+            name=recipe.name,
+            candidate=candidate,
+            baseline=replace(found.source.artifact, digest=found.source.key),
+            data=found.data.get("evaluate"),
+            spec=recipe.evaluate,
+            gates=recipe.gates,
+            recipe_text=recipe.source,
+            stages=tuple(_stage_row(d) for d in done),
+            workdir=out,
+            evidence_dirs=_evidence_dirs(recipe, cache),
+        )
+        comparison = replace(compare(request, log), directory=str(out))
+        write(comparison, out)
+    return comparison
+
+
+def evaluate(
+    candidate: str | Path,
+    baseline: str | Path,
+    *,
+    metrics: Sequence[str],
+    data: str = "",
+    spec: EvalSpec | None = None,
+    cache: str | Path | None = None,
+    out: str | Path | None = None,
+    emit: Emit = silent,
+) -> Comparison:
+    """Compare two model folders or artifacts, without a recipe.
+
+    Raises:
+        UserError: a folder is no model, or a metric does not fit.
+    """
+    from evaluation.compare import Request, compare
+
+    from compress.planning import make_plan
+    from compress.sources import find_source
+    from evaluation.report import write
+
+    store = open_cache(cache)
+    store.prepare()
+    wanted = (spec or EvalSpec()).model_copy(update={"metrics": {name: {} for name in metrics}})
+    side = find_source(str(candidate), Path(), store.root / "digests")
+    recipe = _bare_recipe("evaluation", str(baseline), wanted, DataSpec(evaluate=data))
+    found = make_plan(recipe, store)
+    if side.artifact.task != found.source.artifact.task:
+        raise UserError("the two models do different tasks", fix="compare two models of one task")
+    folder = Path(out) if out else RUNS / "evaluation"
+    with _logged(folder, emit) as log:
+        request = Request(
+            name="evaluation",
+            candidate=replace(side.artifact, digest=side.key),
+            baseline=replace(found.source.artifact, digest=found.source.key),
+            data=found.data.get("evaluate"),
+            spec=wanted,
+            gates={},
+            recipe_text="",
+            stages=(),
+            workdir=folder,
+            evidence_dirs=(store.root / "evidence",),
+        )
+        comparison = replace(compare(request, log), directory=str(folder))
+        write(comparison, folder)
+    return comparison
+
+
+def apply(
+    stage: str,
+    model: str | Path,
+    *,
+    seed: int = 0,
+    calibration: str = "",
+    train: str = "",
+    cache: str | Path | None = None,
+    emit: Emit = silent,
+    **params: Any,
+) -> Artifact:
+    """Run one stage on a model folder, `zoo://…` or artifact, through the same plan, cache and contract check.
+
+    Raises:
+        UserError: the stage is unknown, a parameter is wrong, or the stage cannot work on this model.
+        StageFailed: it failed.
+    """
+    from pydantic import ValidationError
+
+    from compress.catalogue import find_stage
+    from compress.execute import execute
+    from compress.planning import make_plan
+
+    record = find_stage(stage)
+    try:
+        values = record.params(**params)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{stage}.{where}: {first['msg']}", fix=f"`pare explain {stage}` lists the parameters"
+        ) from error
+    step = StepSpec(stage, stage, values, "source")
+    data = DataSpec(calibration=calibration, train=train)
+    recipe = _bare_recipe(stage, str(model), EvalSpec(), data, (step,), seed)
+    store = open_cache(cache)
+    return execute(make_plan(recipe, store), store, emit)[-1].artifact
+
+
+def load(artifact: Artifact | str | Path, *, device: str = "cpu") -> Any:
+    """A stock diffusers pipeline or transformers model, its engine components in place, ready to call.
+
+    Raises:
+        ModelError: the folder is no model.
+    """
+    from compress.sources import find_source
+    from compress.tasks import open_task
+
+    found = artifact if isinstance(artifact, Artifact) else find_source(str(artifact), Path(), None).artifact
+    task: Any = open_task(found, device=device)
+    return task.pipeline if found.task == "text_to_image" else task.model
+
+
+def open_cache(root: str | Path | None) -> Cache:
+    return Cache(Path(root).expanduser() if root else default_root())
+
+
+def _only(plans: tuple[Plan, ...], instead: str) -> Plan:
+    if len(plans) != 1:
+        raise UserError(f"this recipe's matrix fans out into {len(plans)}", fix=f"call `compress.{instead}`")
+    return plans[0]
+
+
+def _bare_recipe(
+    name: str, model: str, spec: EvalSpec, data: DataSpec, stages: tuple[StepSpec, ...] = (), seed: int = 0
+) -> Recipe:
+    return Recipe(
+        name=name,
+        model=model,
+        seed=seed,
+        trust_remote_code=False,
+        data=data,
+        stages=stages,
+        evaluate=spec,
+        gates={},
+        place={},
+    )
+
+
+def _with_weights(found: Plan) -> Plan:
+    """The same plan, with the weights of a hub model on this disk."""
+    if not found.source.remote:
+        return found
+    from compress.sources import fetch_hub
+
+    folder = fetch_hub(found.source.remote, found.source.key.rsplit("@", 1)[1], weights=True)
+    return replace(found, source=replace(found.source, artifact=describe(folder)))
+
+
+def _stage_row(done: Done) -> Mapping[str, Any]:
+    from compress.hashing import list_files
+
+    size = sum((done.artifact.path / f).stat().st_size for f in list_files(done.artifact.path))
+    return {
+        "id": done.node.id,
+        "stage": done.node.stage.name,
+        "key": done.node.key,
+        "digest": done.artifact.digest,
+        "cached": done.cached,
+        "seconds": round(done.seconds, 3),
+        "size_bytes": size,
+        "facts": dict(done.facts),
+        "path": str(done.artifact.path),
+    }
+
+
+def _evidence_dirs(recipe: Recipe, cache: Cache) -> tuple[Path, ...]:
+    """Where evidence may lie: the cache, written and read, then what ships beside the recipe, only read."""
+    shipped = Path(recipe.file).parent / "evidence"
+    return (cache.root / "evidence", shipped) if recipe.file and shipped.is_dir() else (cache.root / "evidence",)
+
+
+@contextmanager
+def _logged(out: Path, emit: Emit) -> Iterator[Emit]:
+    """Every event also goes to `events.jsonl` in the run's folder, one JSON object a line."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        stream = (out / "events.jsonl").open("a")
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run's folder: {error.strerror}", place=str(out), fix="give another with --out"
+        ) from error
+    with stream:
+
+        def log(event: Event) -> None:
+            record = {"time": round(time.time(), 3), **{k: v for k, v in vars(event).items() if v}}
+            stream.write(json.dumps(record, default=str) + "\n")
+            stream.flush()
+            emit(event)
+
+        yield log
+
+
+__all__ = ["RecipeError", "apply", "check", "evaluate", "load", "plan", "plan_all", "run", "run_all"]

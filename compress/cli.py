@@ -1,0 +1,368 @@
+"""`pare`: parse, call one function of `compress.api`, print. Nothing else lives here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compress.errors import PareError
+
+if TYPE_CHECKING:
+    from compress.planning import Plan
+    from evaluation.scores import Comparison
+
+app = typer.Typer(
+    name="pare",
+    help="Pare a text or image-generation model down to its Pareto front, with the evidence of what it cost.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipeFile = Annotated[Path, typer.Argument(help="recipe YAML", metavar="RECIPE")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="override, e.g. stages.0.ratio=0.3 (repeatable)")]
+CacheDir = Annotated[Path | None, typer.Option("--cache", help="cache folder; default PARE_CACHE, else the XDG cache")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON value for machines")]
+Out = Annotated[Path | None, typer.Option("--out", help="folder of result.json and the reports; default runs/NAME")]
+
+
+@app.command()
+def check(
+    recipe: RecipeFile,
+    set_: Set = None,
+    cache: CacheDir = None,
+    pin: Annotated[bool, typer.Option("--pin", help="write the commit that a floating hub revision names")] = False,
+    as_json: Json = False,
+) -> None:
+    """Read a recipe and see whether it can work; prints every problem at once."""
+    from compress import api
+
+    if pin:
+        _pin(recipe)
+    recipes = api.check(recipe, set_ or (), cache=cache)
+    if as_json:
+        _print_json([{"name": r.name, "stages": [s.id for s in r.stages]} for r in recipes])
+        return
+    for found in recipes:
+        print(
+            f"{found.name}: good ({len(found.stages)} stages, {len(found.evaluate.metrics)} metrics, {len(found.gates)} gates)"
+        )
+
+
+@app.command()
+def plan(recipe: RecipeFile, set_: Set = None, cache: CacheDir = None, as_json: Json = False) -> None:
+    """Show what would run, what is cached, and the disk, memory and time it takes."""
+    from compress import api
+
+    plans = api.plan_all(recipe, set_ or (), cache=cache)
+    if as_json:
+        _print_json([_plan_dict(p) for p in plans])
+        return
+    for found in plans:
+        _print_plan(found)
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    set_: Set = None,
+    cache: CacheDir = None,
+    out: Out = None,
+    max_size: Annotated[str, typer.Option("--max-size", help="evict old cache entries down to this, e.g. 20GB")] = "",
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: its stages, then the comparison with the baseline. Exit 0 pass, 1 fail, 4 inconclusive."""
+    from compress import api
+
+    limit = _bytes(max_size) if max_size else None
+    with _listening(as_json) as emit:
+        comparisons = api.run_all(recipe, set_ or (), cache=cache, out=out, emit=emit)
+    if limit is not None:
+        kept = frozenset(row["key"] for c in comparisons for row in c.stages)
+        api.open_cache(cache).evict(limit, kept)
+    _finish(comparisons, as_json)
+
+
+@app.command("eval")
+def evaluate(
+    candidate: Annotated[str, typer.Argument(help="model folder, artifact or zoo://NAME")],
+    baseline: Annotated[str, typer.Argument(help="model folder, artifact or zoo://NAME to compare it with")],
+    metrics: Annotated[str, typer.Option(help="comma-separated; `pare list` shows them")] = "latency,size",
+    data: Annotated[str, typer.Option(help="evaluation data, for quality metrics")] = "",
+    samples: Annotated[int, typer.Option(help="prompts or documents to measure quality on")] = 256,
+    cache: CacheDir = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Compare any two models: quality on the same prompts and noise, speed interleaved."""
+    from compress import api
+    from compress.recipe import EvalSpec
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    with _listening(as_json) as emit:
+        comparison = api.evaluate(
+            candidate,
+            baseline,
+            metrics=names,
+            data=data,
+            spec=EvalSpec(samples=samples),
+            cache=cache,
+            out=out,
+            emit=emit,
+        )
+    _finish((comparison,), as_json)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Every stage, metric and zoo model found on disk."""
+    from compress import catalogue
+
+    stages = {name: _headline(catalogue.find_stage(name).doc) for name in catalogue.stage_names()}
+    metrics = {name: catalogue.find_metric(name).title for name in catalogue.metric_names()}
+    zoo = [f"zoo://{p.name}" for p in sorted((Path(__file__).parent / "zoo" / "models").glob("*/"))]
+    data = [f"zoo://{name}/{split}" for name in ("digits", "docstrings") for split in ("train", "validation", "test")]
+    if as_json:
+        _print_json({"stages": stages, "metrics": metrics, "models": zoo, "data": data})
+        return
+    for title, rows in (("stages", stages), ("metrics", metrics)):
+        print(title)
+        for name, line in rows.items():
+            print(f"  {name:<20} {line}")
+    print("models\n  " + "\n  ".join(zoo) + "\ndata\n  " + "\n  ".join(data))
+
+
+@app.command()
+def explain(name: Annotated[str, typer.Argument(help="a stage or a metric")]) -> None:
+    """What a stage or metric does, when to use it, and its parameters."""
+    from compress import catalogue
+    from compress.errors import UserError
+
+    known = catalogue.stage_names() + catalogue.metric_names()
+    if name not in known:
+        raise UserError(f"no stage or metric is called `{name}`", fix=catalogue.near(name, known))
+    record = catalogue.find_stage(name) if name in catalogue.stage_names() else catalogue.find_metric(name)
+    print(f"{name}\n\n{record.doc.strip() or record.title}\n\nparameters")
+    for field, info in record.params.model_fields.items():
+        default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)!r}"
+        print(f"  {field}: {_type_name(info.annotation)} ({default})  {info.description or ''}")
+    if not record.params.model_fields:
+        print("  none")
+    if name in catalogue.stage_names():
+        formats = ", ".join(f"{a} → {b}" for a, b in record.formats.items())
+        print(f"\ntasks     {', '.join(sorted(record.tasks))}\nformats   {formats}\nchanges   {record.effect}")
+        print(
+            f"repeats   {record.reproducible}\nneeds     {', '.join((*record.libraries, *(f'{d} data' for d in record.data)))}"
+        )
+
+
+@app.command()
+def schema() -> None:
+    """The JSON Schema of recipes, for editors."""
+    from compress.schema import recipe_schema
+
+    _print_json(recipe_schema())
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine has: engines, versions, CPU, memory, and how to install what lacks."""
+    from compress.doctor import diagnose
+
+    found = diagnose()
+    if as_json:
+        _print_json(found)
+        return
+    for title, rows in found.items():
+        print(title)
+        for key, value in rows.items():
+            print(f"  {key:<18} {value}")
+
+
+@app.command()
+def cache(
+    cache: CacheDir = None,
+    verify: Annotated[bool, typer.Option("--verify", help="hash every file of every entry again")] = False,
+    max_size: Annotated[
+        str, typer.Option("--max-size", help="evict the least recently used down to this, e.g. 20GB")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Show, verify or shrink the cache. Exit 1 if an entry is corrupt."""
+    from compress import api
+
+    store = api.open_cache(cache)
+    limit = _bytes(max_size) if max_size else None
+    store.prepare()
+    evicted = store.evict(limit) if limit is not None else ()
+    rows = [
+        {
+            "key": e.key,
+            "stage": e.facts.get("stage", ""),
+            "size_bytes": e.size_bytes,
+            "problem": store.problem(e.key, thorough=verify),
+        }
+        for e in store.entries()
+    ]
+    if as_json:
+        _print_json({"root": str(store.root), "entries": rows, "evicted": [e.key for e in evicted]})
+    else:
+        for row in rows:
+            print(
+                f"{row['key'][:12]}  {row['stage']:<20} {row['size_bytes'] / 1e6:9.1f} MB  {row['problem'] or 'good'}"
+            )
+        total = sum(int(row["size_bytes"]) for row in rows)
+        print(
+            f"{store.root}: {len(rows)} entries, {total / 1e6:.1f} MB"
+            + (f", {len(evicted)} evicted" if evicted else "")
+        )
+    if any(row["problem"] for row in rows):
+        raise typer.Exit(1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The `pare` command: runs one verb and turns every error into its exit code."""
+    sys.exit(_guarded(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _guarded(arguments: list[str]) -> int:
+    try:
+        code = app(arguments, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except PareError as error:
+        _print_problems(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped; resume with: " + shlex.join(["pare", *arguments]), file=sys.stderr)
+        return 130
+    except Exception as error:
+        return _uncaught(error, arguments)
+
+
+def _uncaught(error: Exception, arguments: list[str]) -> int:
+    import click
+
+    exceptions: tuple[Any, ...] = (click,)
+    vendored = sys.modules.get("typer._click")  # typer carries its own click
+    exceptions += (vendored,) if vendored else ()
+    for module in exceptions:
+        if isinstance(error, module.exceptions.Abort):
+            print("\nstopped; resume with: " + shlex.join(["pare", *arguments]), file=sys.stderr)
+            return 130
+        if isinstance(error, module.exceptions.ClickException):
+            print(f"pare: {error.format_message()}\n  fix: pare --help", file=sys.stderr)
+            return 2
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    import traceback
+
+    traceback.print_exception(error)
+    print("pare: this is a fault of pare; please report it with the lines above", file=sys.stderr)
+    return 3
+
+
+def _print_problems(error: PareError) -> None:
+    for problem in error.problems:
+        print(problem, file=sys.stderr)
+    if len(error.problems) > 1:
+        print(f"{len(error.problems)} problems", file=sys.stderr)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _finish(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
+    from evaluation.report import result, terminal
+
+    if as_json:
+        values = [result.to_dict(c) for c in comparisons]
+        _print_json(values[0] if len(values) == 1 else values)
+    else:
+        for comparison in comparisons:
+            terminal.show(comparison)
+    worst = max((c.exit_code for c in comparisons), key=[0, 4, 1].index, default=0)
+    raise typer.Exit(worst)
+
+
+def _listening(as_json: bool) -> Any:
+    from compress.progress import Progress
+
+    return Progress(quiet=as_json or not sys.stderr.isatty())
+
+
+def _plan_dict(found: Plan) -> dict[str, Any]:
+    return {
+        "name": found.recipe.name,
+        "nodes": [
+            {
+                "id": n.id,
+                "stage": n.stage.name,
+                "params": n.params.counted(),
+                "components": list(n.components),
+                "after": n.after,
+                "key": n.key,
+                "cached": n.cached,
+                "disk_bytes": n.disk_bytes,
+                "seconds": n.seconds,
+            }
+            for n in found.nodes
+        ],
+        "disk_bytes": found.disk_bytes,
+        "memory_bytes": found.memory_bytes,
+        "seconds": found.seconds,
+    }
+
+
+def _print_plan(found: Plan) -> None:
+    print(f"{found.recipe.name}: {found.recipe.model}, {found.source.artifact.task}")
+    for number, node in enumerate(found.nodes, 1):
+        state = "cached" if node.cached else f"~{node.seconds:.0f} s" if node.seconds is not None else "first time here"
+        formats = ", ".join(f"{c}: {node.expected.components[c].format}" for c in node.components)
+        print(f"  {number}. {node.id:<20} {state:<16} {node.key[:12]}  {formats}")
+    time = f", ~{found.seconds:.0f} s of stages" if found.seconds is not None else ""
+    print(f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}")
+    print(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}")
+
+
+def _pin(recipe: Path) -> None:
+    from compress.reading import model_reference
+    from compress.sources import pin_hub
+
+    reference = model_reference(recipe)
+    pinned = pin_hub(reference)
+    if pinned != reference:
+        recipe.write_text(recipe.read_text().replace(reference, pinned))
+        print(f"{recipe}: pinned {pinned}")
+
+
+def _bytes(size: str) -> int:
+    from compress.errors import UserError
+
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    number, unit = size[:-2].strip(), size[-2:].upper()
+    try:
+        return int(float(number) * units[unit])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{size!r} is no size", place="--max-size", fix="for example 500MB or 20GB") from error
+
+
+def _headline(doc: str) -> str:
+    return doc.strip().split("\n", 1)[0]
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Events on a terminal: one bar for each activity over two seconds, with the time left. Quiet when piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from compress.events import Event
+
+PATIENCE = 2.0  # seconds before an activity earns a bar
+
+
+@dataclass
+class Progress:
+    """A listener, and a context in which it may draw. Quiet: one plain line per stage and warning on standard error."""
+
+    quiet: bool
+    _bars: Any = None
+    _tasks: dict[str, Any] = field(default_factory=dict)
+    _began: dict[str, float] = field(default_factory=dict)
+
+    def __enter__(self) -> Progress:
+        if not self.quiet:
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+            from rich.progress import Progress as Bars
+
+            self._bars = Bars(
+                SpinnerColumn(),
+                TextColumn("{task.description:<44}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "progress":
+            self._advance(event)
+        elif event.kind == "started":
+            self._say(f"{event.what} …")
+            self._spin(event.what)
+        elif event.kind in ("finished", "cached"):
+            self._settle(event)
+        elif event.kind == "warning":
+            self._say(f"warning: {event.what}: {event.message}" if event.what else f"warning: {event.message}")
+        elif event.message:
+            self._say(f"{event.what}: {event.message}")
+
+    def _advance(self, event: Event) -> None:
+        if not self._bars:
+            return
+        began = self._began.setdefault(event.what, time.monotonic())
+        if event.what not in self._tasks and time.monotonic() - began >= PATIENCE:
+            self._tasks[event.what] = self._bars.add_task(event.what, total=event.total or None)
+        if event.what in self._tasks:
+            self._bars.update(self._tasks[event.what], completed=event.done, total=event.total or None)
+
+    def _spin(self, what: str) -> None:
+        if self._bars:
+            self._tasks[what] = self._bars.add_task(what, total=None)
+
+    def _settle(self, event: Event) -> None:
+        if self._bars and event.what in self._tasks:
+            self._bars.update(self._tasks.pop(event.what), total=1, completed=1)
+        if event.kind == "cached":
+            self._say(f"{event.what}: cached")
+        elif "seconds" in event.facts:
+            self._say(f"{event.what}: done in {float(event.facts['seconds']):.1f} s")
+
+    def _say(self, line: str) -> None:
+        if self._bars:
+            self._bars.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr)
