@@ -84,7 +84,7 @@ def _collect(problems: list[Problem], place: str, make: Any) -> Any:
     try:
         return make()
     except UserError as error:
-        problems += [Problem(p.place if not place else place, _with_place(p, place), p.fix) for p in error.problems]
+        problems += [Problem(place or p.place, _with_place(p, place), p.fix) for p in error.problems]
         return None
 
 
