@@ -1,0 +1,232 @@
+"""One recipe file to the trees of all the recipes it stands for: `extends`, `--set`, `vars` and `matrix`, in this order."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compress.catalogue import near
+from compress.errors import Problem, RecipeError
+from compress.located import given
+from compress.yaml_tree import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, parse_tree
+
+MAX_RECIPES = 256
+MAX_EXTENDS = 20
+OVERRIDE = "--set"
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+def read_file(path: Path, place: str = "") -> str:
+    """The text of a recipe file.
+
+    Raises:
+        RecipeError: it is absent, unreadable, too large or not UTF-8.
+    """
+    place = place or str(path)
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RecipeError((Problem(place, f"{path} is not UTF-8 text", "save it as UTF-8"),)) from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise RecipeError((Problem(place, f"{path} cannot be read: {why}", "check the path"),)) from error
+
+
+def extended(root: Node, file: str, chain: tuple[Path, ...] = ()) -> Node:
+    """`root` laid over the recipe it extends: mappings merge deeply, anything else replaces.
+
+    Raises:
+        RecipeError: the other recipe does not read, or extends this one in turn.
+    """
+    if not isinstance(root.value, dict):
+        raise RecipeError((Problem(root.place, f"a recipe is a mapping, not {given(root.value)}", "start with `schema: 1`"),))
+    link = root.fields.get("extends")
+    here = Path(file).absolute()
+    if link is None:
+        return root
+    if not isinstance(link.value, str) or not link.value:
+        raise RecipeError((Problem(link.at, f"extends must be a file, not {given(link.value)}", "extends: other.yaml"),))
+    other = Path(file).parent / link.value
+    chain = (*chain, here.resolve())
+    if other.resolve() in chain or len(chain) > MAX_EXTENDS:
+        names = " → ".join(path.name for path in (*chain, other))
+        raise RecipeError((Problem(link.place, f"extends goes in a circle: {names}", "remove one `extends:`"),))
+    base = extended(parse_tree(read_file(other, link.place), str(other)), str(other), chain)
+    own = {key: node for key, node in root.fields.items() if key != "extends"}
+    return Node(_merged(base, Node(own, root.place)).value, root.place)
+
+
+def overridden(root: Node, overrides: Sequence[str], problems: list[Problem]) -> Node:
+    """`root` with each `path=value` put in; values are YAML, and their place is `--set`."""
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        parts = path.strip().split(".")
+        if not equals or not all(parts) or len(parts) > MAX_DEPTH // 2:
+            problems.append(Problem(OVERRIDE, f"`{override[:80]}` is not path=value", f"{OVERRIDE} stages.0.ratio=0.3"))
+            continue
+        try:
+            root = _put(root, parts, parse_tree(text or "~", OVERRIDE, fixed_place=True), ())
+        except RecipeError as error:
+            problems += [Problem(OVERRIDE, f"{path}: {p.message}", p.fix) for p in error.problems]
+    return root
+
+
+@dataclass
+class Variant:
+    """One combination of the matrix: its tree without `vars` and `matrix`, and what to append to the name."""
+
+    root: Node
+    suffix: str
+
+
+def variants(root: Node, problems: list[Problem]) -> list[Variant]:
+    """Every recipe that `root` stands for: one, or one per combination of its `matrix`."""
+    fields = dict(root.fields)
+    variables = _variables(fields.pop("vars", None), "vars", problems)
+    axes = _variables(fields.pop("matrix", None), "matrix", problems)
+    for name, node in list(axes.items()):
+        if not node.entries:
+            problems.append(Problem(node.at, f"matrix.{name} must be a list of values", f"{name}: [1, 2]"))
+            del axes[name]
+    body = Node(fields, root.place)
+    _check_axes(axes, problems)
+    count = 1
+    for node in axes.values():
+        count *= len(node.entries)
+    if count > MAX_RECIPES:
+        first = next(iter(axes.values()))
+        problems.append(Problem(first.at, f"the matrix makes {count} recipes; at most {MAX_RECIPES}", "split it"))
+        return []
+    found: list[Variant] = []
+    used: set[str] = set()
+    for combination in itertools.product(*(node.entries for node in axes.values())):
+        chosen = dict(zip(axes, combination, strict=True))
+        filling = _Filling({**variables, **chosen}, problems)
+        suffix = "".join(f"-{name}-{_slug(node.plain())}" for name, node in chosen.items())
+        found.append(Variant(filling.fill(body), suffix))
+        used |= filling.used
+    problems += [
+        Problem(node.at, f"matrix.{name} is used nowhere", f"write ${{{name}}} where it belongs")
+        for name, node in axes.items()
+        if name not in used
+    ]
+    return found
+
+
+def _check_axes(axes: Mapping[str, Node], problems: list[Problem]) -> None:
+    for name, node in axes.items():
+        seen: set[str] = set()
+        for entry in node.entries:
+            slug = _slug(entry.plain())
+            if slug in seen:
+                problems.append(Problem(entry.place, f"matrix.{name} has two values that would share the name `{slug}`", "keep one"))
+            seen.add(slug)
+
+
+def _variables(node: Node | None, key: str, problems: list[Problem]) -> dict[str, Node]:
+    if node is None or node.value is None:
+        return {}
+    if not isinstance(node.value, dict):
+        problems.append(Problem(node.at, f"{key} must be a mapping, not {given(node.value)}", f"{key}: {{name: value}}"))
+        return {}
+    for name, value in node.fields.items():
+        if not _NAME.fullmatch(name):
+            problems.append(Problem(value.key or value.place, f"{key}: `{name[:60]}` is no variable name", "letters, digits and _"))
+        if any(_VARIABLE.search(text) for text in _texts(value)):
+            problems.append(Problem(value.at, f"{key}.{name} refers to a variable", "give the value itself"))
+    return dict(node.fields)
+
+
+def _texts(node: Node) -> Iterator[str]:
+    if isinstance(node.value, str):
+        yield node.value
+    for _, child in node.children():
+        yield from _texts(child)
+
+
+@dataclass
+class _Filling:
+    """Puts variables into scalars. A scalar that is one variable and nothing else takes the variable's type."""
+
+    variables: Mapping[str, Node]
+    problems: list[Problem]
+    used: set[str] = field(default_factory=set)
+    nodes: int = 0
+
+    def fill(self, node: Node) -> Node:
+        if isinstance(node.value, dict):
+            return Node({key: self.fill(child) for key, child in node.fields.items()}, node.place, node.key)
+        if isinstance(node.value, list):
+            return Node([self.fill(child) for child in node.entries], node.place, node.key)
+        if not isinstance(node.value, str) or "${" not in node.value:
+            return node
+        whole = _VARIABLE.fullmatch(node.value)
+        value = self.look_up(whole[1], node) if whole else _VARIABLE.sub(lambda m: self.text(m[1], node), node.value)
+        return Node(value, node.place, node.key)
+
+    def look_up(self, name: str, node: Node) -> Any:
+        if name not in self.variables:
+            fix = near(name, tuple(self.variables)) if self.variables else "define it under `vars:`"
+            self.problems.append(Problem(node.place, f"no variable is called `{name[:60]}`", fix))
+            return None
+        self.used.add(name)
+        found = self.variables[name]
+        self.nodes += found.size()
+        if self.nodes > MAX_NODES:
+            raise RecipeError((Problem(node.place, f"more than {MAX_NODES:,} values once variables are filled in", "use fewer"),))
+        return found.value
+
+    def text(self, name: str, node: Node) -> str:
+        value = self.look_up(name, node)
+        if isinstance(value, (dict, list)):
+            self.problems.append(Problem(node.place, f"`${{{name}}}` is {given(value)} and cannot be part of a text", "use it alone"))
+            return ""
+        return value if isinstance(value, str) else given(value)
+
+
+def _slug(value: Any) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", value if isinstance(value, str) else given(value)).strip("-.")[:40] or "x"
+
+
+def _merged(base: Node, over: Node) -> Node:
+    if not isinstance(base.value, dict) or not isinstance(over.value, dict):
+        return over
+    both = dict(base.fields)
+    for key, node in over.fields.items():
+        both[key] = _merged(both[key], node) if key in both else node
+    return Node(both, over.place, over.key)
+
+
+def _put(node: Node, parts: Sequence[str], value: Node, above: tuple[str, ...]) -> Node:
+    """`node` with `value` at `parts`; an entry of `stages` or `metrics` stands for its parameters."""
+    if not parts:
+        return Node(value.value, value.place, OVERRIDE)
+    head, path = parts[0], ".".join((*above, parts[0]))
+    if (above[:1] == ("stages",) and len(above) == 2) or (above[:2] == ("evaluate", "metrics") and len(above) == 3):
+        return _put_into_step(node, parts, value, above)
+    if isinstance(node.value, list):
+        if not head.isascii() or not head.isdigit() or len(head) > 9 or int(head) >= len(node.value):
+            raise RecipeError((Problem(OVERRIDE, f"`{path}`: there is no entry {head}", f"0 to {len(node.value) - 1}"),))
+        entries = list(node.entries)
+        entries[int(head)] = _put(entries[int(head)], parts[1:], value, (*above, head))
+        return Node(entries, node.place, node.key)
+    if node.value is not None and not isinstance(node.value, dict):
+        raise RecipeError((Problem(OVERRIDE, f"`{'.'.join(above)}` is {given(node.value)} and has no `{head}`", "set it whole"),))
+    child = node.fields.get(head, Node(None, OVERRIDE, OVERRIDE))
+    return Node({**node.fields, head: _put(child, parts[1:], value, (*above, head))}, node.place, node.key)
+
+
+def _put_into_step(node: Node, parts: Sequence[str], value: Node, above: tuple[str, ...]) -> Node:
+    fields = {node.value: Node(None, node.place, node.place)} if isinstance(node.value, str) else node.fields
+    if len(fields) != 1:
+        return node  # not a step at all, which is reported at its own place
+    name, params = next(iter(fields.items()))
+    return Node({name: _put(params, parts, value, (*above, name))}, node.place, node.key)

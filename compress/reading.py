@@ -1,0 +1,301 @@
+"""A recipe file becomes values here: every default filled in, every mistake found in one go, each at its line and column."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from compress.catalogue import find_metric, find_stage, metric_names, near
+from compress.errors import Problem, RecipeError, UserError
+from compress.expand import OVERRIDE, extended, overridden, read_file, variants
+from compress.located import check_params, given
+from compress.params import Params
+from compress.recipe import SCHEMA_VERSION, DataSpec, EvalSpec, Gate, Recipe, StepSpec
+from compress.yaml_tree import Node, parse_tree
+
+SOURCE = "source"
+INPUT_ROLES = ("teacher",)  # further artifacts that a stage may be given; a parameter of the same name goes first
+STEP_KEYS = ("id", "from", "components", *INPUT_ROLES)
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FOLDER = re.compile(r"(\.{0,2}/|~/|\.{1,2}$)")
+_HUB = re.compile(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}")
+
+
+class Head(Params):
+    """The single values at the top of a recipe."""
+
+    name: str = Field(description="name of the recipe; letters, digits, `.`, `_` and `-`, for it names files")
+    model: str = Field(description="zoo://NAME, a folder as ./folder, or hf://org/name@<40-hex commit>")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random")
+    trust_remote_code: bool = Field(False, description="whether the model's own Python code may run")
+
+
+SECTIONS = ("schema", *Head.model_fields, "data", "stages", "evaluate", "gates")
+TOP_KEYS = (*SECTIONS, "extends", "vars", "matrix")
+
+
+def read_recipes(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe, ...]:
+    """The recipes of a file: one, or one per combination of its `matrix`. `overrides` are `dotted.path=value`.
+
+    Raises:
+        RecipeError: everything wrong with it, in the order of the file.
+    """
+    return read_text(read_file(path), str(path), overrides)
+
+
+def read_text(text: str, file: str, overrides: Sequence[str] = ()) -> tuple[Recipe, ...]:
+    """The recipes in `text`; `file` names it in messages, and `extends` starts from its folder.
+
+    Raises:
+        RecipeError: everything wrong with it, in the order of the file.
+    """
+    problems: list[Problem] = []
+    root = overridden(extended(parse_tree(text, file), file), overrides, problems)
+    found: list[Recipe] = []
+    if _check_schema(root, problems):
+        for variant in variants(root, problems):
+            recipe = _Reading(variant.root, problems).recipe(variant.suffix, text, file)
+            if recipe is not None:
+                found.append(recipe)
+    if problems or not found:
+        raise RecipeError(tuple(sorted(dict.fromkeys(problems), key=_order)))
+    return tuple(found)
+
+
+def _order(problem: Problem) -> tuple[bool, str, int, int]:
+    file, *numbers = problem.place.rsplit(":", 2)
+    line, column = (int(n) for n in numbers) if len(numbers) == 2 and "".join(numbers).isdigit() else (0, 0)
+    return problem.place == OVERRIDE, file, line, column
+
+
+def _check_schema(root: Node, problems: list[Problem]) -> bool:
+    """Whether the rest is worth reading: a recipe of a later schema would only seem full of mistakes."""
+    node = root.fields.get("schema")
+    if node is None:
+        problems.append(Problem(root.place, "`schema` is missing", f"start the recipe with `schema: {SCHEMA_VERSION}`"))
+    elif not isinstance(node.value, int) or isinstance(node.value, bool) or node.value < 1:
+        problems.append(Problem(node.at, f"schema must be {SCHEMA_VERSION}, not {given(node.value)}", f"schema: {SCHEMA_VERSION}"))
+    elif node.value > SCHEMA_VERSION:
+        message = f"schema {given(node.value)} is a schema from the future: this pare reads {SCHEMA_VERSION}"
+        problems.append(Problem(node.at, message, "upgrade: pip install --upgrade pare"))
+        return False
+    return True
+
+
+class _Reading:
+    """One tree, variables filled in, on its way to a `Recipe`; mistakes gather in `problems`."""
+
+    def __init__(self, root: Node, problems: list[Problem]) -> None:
+        self.root = root
+        self.problems = problems
+        self.before = len(problems)
+
+    def recipe(self, suffix: str, text: str, file: str) -> Recipe | None:
+        """The recipe, or None when it has problems."""
+        for key, node in self.root.fields.items():
+            if key not in SECTIONS:
+                self.problem(node.key, f"{key}: unknown key", near(key, TOP_KEYS))
+        head = self.head(suffix)
+        data = self.data()
+        stages = self.steps()
+        evaluate, measured = self.evaluate()
+        gates = self.gates(measured)
+        if head is None or data is None or evaluate is None or len(self.problems) > self.before:
+            return None
+        return Recipe(
+            name=head.name + suffix,
+            model=head.model,
+            seed=head.seed,
+            trust_remote_code=head.trust_remote_code,
+            data=data,
+            stages=stages,
+            evaluate=evaluate,
+            gates=gates,
+            place={"": self.root.place, **dict(_places(self.root, ()))},
+            source=text,
+            file=file,
+        )
+
+    def problem(self, place: str, message: str, fix: str = "") -> None:
+        self.problems.append(Problem(place, message, fix))
+
+    def head(self, suffix: str) -> Head | None:
+        fields = {key: node for key, node in self.root.fields.items() if key in Head.model_fields}
+        head = check_params(Head, Node(fields, self.root.place), "", self.problems)
+        name, model = fields.get("name"), fields.get("model")
+        if name and isinstance(name.value, str) and not _SAFE.fullmatch(name.value + suffix):
+            self.problem(name.at, f"name {given(name.value)} cannot name a file", "letters, digits, `.`, `_` and `-`; at most 100")
+        if model and isinstance(model.value, str):
+            self.model(model, model.value)
+        return head
+
+    def model(self, node: Node, model: str) -> None:
+        if model.startswith("hf://"):
+            if not _HUB.fullmatch(model):
+                fix = "write hf://org/name@<40-hex commit>; `pare check --pin` finds the commit"
+                self.problem(node.at, f"model {model} is not pinned to a commit, so a run could not be repeated", fix)
+        elif model.startswith("zoo://"):
+            if not _SAFE.fullmatch(model.removeprefix("zoo://")):
+                self.problem(node.at, f"model {given(model)} is no name in the zoo", "zoo://NAME; `pare list` shows them")
+        elif not _FOLDER.match(model):
+            fix = "zoo://NAME, a folder as ./folder, or hf://org/name@<40-hex commit>"
+            self.problem(node.at, f"model {given(model)} is neither a zoo model, a folder nor a hub model", fix)
+
+    def data(self) -> DataSpec | None:
+        return check_params(DataSpec, self.root.fields.get("data") or Node({}, self.root.place), "data", self.problems)
+
+    def steps(self) -> tuple[StepSpec, ...]:
+        node = self.root.fields.get("stages")
+        if node is None or node.value is None:
+            return ()
+        if not isinstance(node.value, list):
+            self.problem(node.at, f"stages must be a list, not {given(node.value)}", "- stage.name: {parameter: value}")
+            return ()
+        entries = [(entry, *pair) for entry in node.entries if (pair := self.named(entry, "a stage")) is not None]
+        taken = {params.fields["id"].value for _, _, params in entries if "id" in params.fields and _is_text(params.fields["id"])}
+        ids: list[str] = []
+        steps: list[StepSpec | None] = []
+        for entry, name, params in entries:
+            steps.append(self.step(entry, name, params, ids, taken))
+        return tuple(step for step in steps if step is not None)
+
+    def step(self, entry: Node, name: str, params: Node, ids: list[str], taken: set[str]) -> StepSpec | None:
+        """One stage; `ids` are those of the steps before it, and gains its own, even when the stage has problems."""
+        try:
+            cls = find_stage(name).params
+        except UserError as error:
+            self.problems += [Problem(entry.place, p.message, p.fix) for p in error.problems]
+            ids.append(self.step_id(name, params.fields.get("id"), ids, taken))
+            return None
+        reserved = {k: n for k, n in params.fields.items() if k in STEP_KEYS and k not in cls.model_fields}
+        own = {k: n for k, n in params.fields.items() if k not in reserved}
+        after = self.earlier(reserved.get("from"), ids, "from") or (ids[-1] if ids else SOURCE)
+        inputs = {role: self.earlier(reserved[role], ids, role) for role in INPUT_ROLES if role in reserved}
+        components = self.components(reserved.get("components"))
+        step_id = self.step_id(name, reserved.get("id"), ids, taken)
+        ids.append(step_id)
+        values = params if not isinstance(params.value, dict) else Node(own, params.place, params.key)
+        checked = check_params(cls, values, name, self.problems, also=tuple(k for k in STEP_KEYS if k not in INPUT_ROLES))
+        if checked is None:
+            return None
+        return StepSpec(step_id, name, checked, after, components, inputs, entry.place)
+
+    def named(self, entry: Node, what: str) -> tuple[str, Node] | None:
+        """The name and the parameters of `name`, `name:` or `name: {…}`."""
+        if _is_text(entry):
+            return entry.value, Node({}, entry.place, entry.place)
+        if not isinstance(entry.value, dict) or not entry.value:
+            self.problem(entry.at, f"{what} is a name, or one `name: {{parameters}}`, not {given(entry.value)}", "- name: {}")
+            return None
+        if len(entry.value) > 1:
+            names = ", ".join(f"`{key[:60]}`" for key in entry.value)
+            fix = "indent the parameters further than the name, and start each name with its own `-`"
+            self.problem(entry.place, f"{what} is one `name: {{parameters}}`, but here are {len(entry.value)} keys: {names}", fix)
+            return None
+        name, params = next(iter(entry.fields.items()))
+        return name, Node({}, params.place, params.key) if params.value is None else params
+
+    def step_id(self, name: str, node: Node | None, ids: Sequence[str], taken: set[str]) -> str:
+        if node is not None:
+            if not _is_text(node) or not _SAFE.fullmatch(node.value) or node.value == SOURCE:
+                self.problem(node.at, f"id {given(node.value)} is no id", f"letters, digits, `.`, `_`, `-`; not `{SOURCE}`")
+            elif node.value in ids:
+                self.problem(node.at, f"id {given(node.value)} is already taken by an earlier step", "give another")
+            else:
+                return str(node.value)
+        numbered = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
+        return next(one for one in numbered if one not in taken and one not in ids)
+
+    def earlier(self, node: Node | None, ids: Sequence[str], key: str) -> str:
+        if node is None:
+            return ""
+        if not _is_text(node) or node.value not in (SOURCE, *ids):
+            fix = near(str(node.value), (*ids, SOURCE)) if _is_text(node) else f"the id of an earlier step, or `{SOURCE}`"
+            self.problem(node.at, f"{key}: no earlier step is called {given(node.value)}", fix)
+            return ""
+        return str(node.value)
+
+    def components(self, node: Node | None) -> tuple[str, ...]:
+        if node is None:
+            return ()
+        entries = [node] if _is_text(node) else node.entries
+        if not entries or not all(_is_text(entry) and entry.value for entry in entries):
+            self.problem(node.at, f"components must be a name or a list of names, not {given(node.value)}", "components: [unet]")
+            return ()
+        return tuple(dict.fromkeys(entry.value for entry in entries))
+
+    def evaluate(self) -> tuple[EvalSpec | None, set[str]]:
+        """What is measured, and every metric named there, sound or not, so that one mistake is told once."""
+        node = self.root.fields.get("evaluate") or Node({}, self.root.place)
+        metrics = node.fields.get("metrics")
+        rest = {key: child for key, child in node.fields.items() if key != "metrics"}
+        values = Node(rest, node.place, node.key) if isinstance(node.value, dict) else node
+        spec = check_params(EvalSpec, values, "evaluate", self.problems, also=("metrics",))
+        measured = self.metrics(metrics)
+        if spec is None:
+            return None, set(measured)
+        return spec.model_copy(update={"metrics": measured}), set(measured)
+
+    def metrics(self, node: Node | None) -> dict[str, dict[str, Any]]:
+        if node is None or node.value is None:
+            return {}
+        if not isinstance(node.value, list):
+            self.problem(node.at, f"evaluate.metrics must be a list, not {given(node.value)}", "metrics: [latency, size]")
+            return {}
+        found: dict[str, dict[str, Any]] = {}
+        for entry in node.entries:
+            pair = self.named(entry, "a metric")
+            if pair is None:
+                continue
+            name, params = pair
+            if name in found:
+                self.problem(entry.place, f"metric `{name}` is named twice", "keep one of them")
+            found[name] = self.metric(entry, name, params)
+        return found
+
+    def metric(self, entry: Node, name: str, params: Node) -> dict[str, Any]:
+        try:
+            cls = find_metric(name).params
+        except UserError as error:
+            self.problems += [Problem(entry.place, p.message, p.fix) for p in error.problems]
+            return {}
+        checked = check_params(cls, params, name, self.problems)
+        return checked.model_dump(mode="json") if checked is not None else {}
+
+    def gates(self, measured: set[str]) -> dict[str, Gate]:
+        node = self.root.fields.get("gates")
+        if node is None or node.value is None:
+            return {}
+        if not isinstance(node.value, dict):
+            self.problem(node.at, f"gates must be a mapping, not {given(node.value)}", "gates: {latency: {speedup: 2}}")
+            return {}
+        found: dict[str, Gate] = {}
+        for name, child in node.fields.items():
+            if name not in measured:
+                fix = f"add `{name}` to evaluate.metrics" if name in metric_names() else near(name, tuple(sorted(measured)))
+                self.problem(child.key, f"gates.{name}: this metric is not in evaluate.metrics", fix)
+            gate = check_params(Gate, child, f"gates.{name}", self.problems)
+            if gate is not None:
+                found[name] = gate
+        return found
+
+
+def _is_text(node: Node) -> bool:
+    return isinstance(node.value, str)
+
+
+def _places(node: Node, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """The place of every dotted path; an entry of `stages` or `metrics` stands for its parameters."""
+    for key, child in node.children():
+        here = (*path, key)
+        yield ".".join(here), child.at
+        inner = child
+        if here[:-1] in (("stages",), ("evaluate", "metrics")) and len(child.fields) == 1:
+            inner = next(iter(child.fields.values()))
+        yield from _places(inner, here)
