@@ -37,7 +37,9 @@ Split = Literal["validation", "test"]
 
 _HEADING = re.compile(r"^\s*([-=~^]{3,})\s*$")
 _NO_PROSE_SECTIONS = {"references", "see also", "methods", "routines"}
-_NO_PROSE_LINE = re.compile(r"^\s*(>>>|\.\.\.( |$)|\.\. |\+[-=+]+|\||:[a-z]+:|={2,}[ =]*$|-{2,}[ -]*$|\$ |%\()|%\(\w+\)s")
+_NO_PROSE_LINE = re.compile(
+    r"^\s*(>>>|\.\.\.( |$)|\.\. |\+[-=+]+|\||:[a-z]+:|={2,}[ =]*$|-{2,}[ -]*$|\$ |%\()|%\(\w+\)s"
+)
 _BULLET = re.compile(r"^([-*+]|\d+[.)])\s+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
@@ -73,7 +75,7 @@ def held_out(split: Split) -> tuple[Document, ...]:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return tuple(Document(row["id"], row["text"]) for row in rows)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"no such split of zoo://docstrings: {split}", fix="choose train, validation or test") from error
+        raise DataError(f"no such split of zoo://docstrings: {split}", fix="choose validation or test") from error
 
 
 def corpus_versions() -> dict[str, str]:
@@ -89,7 +91,7 @@ def without_relatives(documents: Sequence[Document], kept_out: Sequence[Document
 
 
 def clusters(documents: Sequence[Document]) -> list[int]:
-    """A cluster label for each document: connected components of "shares `NEAR_DUPLICATE` of the shorter one's shingles".
+    """A cluster label for each document: connected components of "shares `NEAR_DUPLICATE` of the shorter's shingles".
 
     Shingles are runs of `SHINGLE_WORDS` words, case and punctuation ignored. (Broder 1997, containment.)
     """
@@ -105,7 +107,9 @@ def clusters(documents: Sequence[Document]) -> list[int]:
     sizes = np.maximum(np.asarray(has.sum(axis=1)).ravel(), 1)
     shared = (has @ has.T).tocoo()
     close = shared.data >= NEAR_DUPLICATE * np.minimum(sizes[shared.row], sizes[shared.col])
-    links = csr_matrix((np.ones(int(close.sum()), dtype=np.int8), (shared.row[close], shared.col[close])), (shape[0],) * 2)
+    links = csr_matrix(
+        (np.ones(int(close.sum()), dtype=np.int8), (shared.row[close], shared.col[close])), (shape[0],) * 2
+    )
     return [int(label) for label in connected_components(links, directed=False)[1]]
 
 
@@ -130,15 +134,14 @@ def choose_held_out(documents: Sequence[Document], counts: dict[str, int]) -> di
     return {split: tuple(sorted(some, key=lambda d: d.id)) for split, some in dealt.items()}
 
 
-@cache
-def installed_documents() -> tuple[Document, ...]:
-    """Every docstring of the installed packages as prose, each text once, sorted by id.
+def installed_documents(packages: Iterable[str] = tuple(PACKAGES)) -> tuple[Document, ...]:
+    """Every docstring of the installed `packages` as prose, each text once, sorted by id.
 
     Raises:
         DataError: one of the packages is not installed.
     """
     texts: dict[str, str] = {}
-    for package in PACKAGES:
+    for package in packages:
         for name, docstring in _package_docstrings(package):
             text = prose(docstring)
             if len(text) >= MINIMUM_CHARACTERS:
@@ -172,7 +175,9 @@ def source_docstrings(source: str, module: str) -> Iterator[tuple[str, str]]:
                 yield f"{module}.{'.'.join(words[:-1])}", inspect.cleandoc(words[-1])
 
 
-def _node_docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> Iterator[tuple[str, str]]:
+def _node_docstrings(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
+) -> Iterator[tuple[str, str]]:
     docstring = ast.get_docstring(node)
     if docstring:
         yield name, docstring
@@ -182,7 +187,10 @@ def _node_docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.Asy
 
 
 def prose(docstring: str) -> str:
-    """A docstring's English: no doctests, tables, formulas or reference lists; wrapped lines joined, one blank line between paragraphs."""
+    """A docstring's English, without doctests, tables, formulas and reference lists.
+
+    Wrapped lines are joined, one blank line separates paragraphs, a parameter's description begins a new line.
+    """
     kept = []
     for section, lines in _sections(docstring.splitlines()):
         if section in _NO_PROSE_SECTIONS:
