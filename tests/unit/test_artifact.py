@@ -1,0 +1,126 @@
+"""What a folder holds, told from its JSON alone; and where it is no model, one clear error."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from compress.artifact import Artifact, Component, Provenance, Settings, derive, describe, write_manifest
+from compress.errors import ModelError
+from compress.sources import check_safetensors, find_source
+
+
+def llama(folder: Path, kind: str = "LlamaForCausalLM") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": [kind]}))
+    return folder
+
+
+def safetensors(path: Path, cut: int = 0) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
+    data = struct.pack("<Q", len(header)) + header + bytes(24)
+    path.write_bytes(data[: len(data) - cut])
+
+
+def test_a_language_model_is_one_component_at_the_root(tmp_path: Path) -> None:
+    found = describe(llama(tmp_path / "m"))
+    assert found.task == "text_generation"
+    assert found.main == "model"
+    assert found.folder("model") == tmp_path / "m"
+
+
+def test_a_pipeline_has_the_components_that_carry_weights(tmp_path: Path) -> None:
+    index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
+    index |= {"scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None]}
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text("{}")
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    found = describe(tmp_path)
+    assert set(found.components) == {"unet"}
+    assert found.main == "unet"
+
+
+@pytest.mark.parametrize("content", [None, {}, {"config.json": "{"}, {"config.json": '{"architectures": ["ViTModel"]}'}])
+def test_a_folder_that_is_no_model_is_one_clear_error(tmp_path: Path, content: dict[str, str] | None) -> None:
+    folder = tmp_path / "m"
+    if content is not None:
+        folder.mkdir()
+        for name, text in content.items():
+            (folder / name).write_text(text)
+    with pytest.raises(ModelError) as caught:
+        describe(folder)
+    problem = caught.value.problems[0]
+    assert str(folder) in problem.place
+    assert problem.fix
+
+
+def test_a_manifest_round_trips_and_holds_no_path(tmp_path: Path) -> None:
+    parts = {"model": Component("openvino", "", "LlamaForCausalLM")}
+    lineage = (Provenance("build.openvino", 1, {"precision": "float32"}, "k"),)
+    made = Artifact(tmp_path, "text_generation", parts, Settings({"num_beams": 1}), lineage)
+    write_manifest(made)
+    assert describe(tmp_path) == made
+    assert str(tmp_path) not in (tmp_path / "pare.json").read_text()
+
+
+def test_a_manifest_from_the_future_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pare.json").write_text(json.dumps({"schema": 99}))
+    with pytest.raises(ModelError, match="99"):
+        describe(tmp_path)
+
+
+def test_derive_links_unchanged_files_and_leaves_out_the_named(tmp_path: Path) -> None:
+    source = describe(llama(tmp_path / "a"))
+    (source.path / "model.safetensors").write_bytes(b"1")
+    (source.path / "unet").mkdir()
+    (source.path / "unet" / "x.bin").write_bytes(b"2")
+    out = tmp_path / "b"
+    made = derive(source, out, without=("unet",))
+    assert made.path == out
+    assert os.stat(out / "model.safetensors").st_ino == os.stat(source.path / "model.safetensors").st_ino
+    assert not (out / "unet").exists()
+
+
+def test_derive_from_a_users_folder_copies(tmp_path: Path) -> None:
+    source = describe(llama(tmp_path / "a"))
+    derive(source, tmp_path / "b", link=False)
+    assert os.stat(tmp_path / "b" / "config.json").st_ino != os.stat(source.path / "config.json").st_ino
+
+
+def test_parameters_are_counted_from_the_header(tmp_path: Path) -> None:
+    safetensors(tmp_path / "w.safetensors")
+    assert check_safetensors(tmp_path / "w.safetensors") == 6
+
+
+@pytest.mark.parametrize("cut", [1, 23, 30, 80])
+def test_truncated_safetensors_are_found_before_anything_runs(tmp_path: Path, cut: int) -> None:
+    folder = llama(tmp_path / "m")
+    safetensors(folder / "model.safetensors", cut)
+    with pytest.raises(ModelError, match="truncated"):
+        find_source(str(folder), Path(), None)
+
+
+@pytest.mark.parametrize("reference", ["hf://org/name", "hf://org/name@main", "hf://name", "hf://org/name@" + "a" * 39])
+def test_a_floating_hub_revision_is_refused(reference: str) -> None:
+    with pytest.raises(ModelError, match="not pinned"):
+        find_source(reference, Path(), None)
+
+
+def test_an_unknown_zoo_model_names_the_near_match() -> None:
+    with pytest.raises(ModelError) as caught:
+        find_source("zoo://docs-lama", Path(), None)
+    assert "docs-llama" in caught.value.problems[0].fix
+
+
+def test_the_source_key_follows_the_content(tmp_path: Path) -> None:
+    folder, memory = llama(tmp_path / "m"), tmp_path / "memory"
+    safetensors(folder / "model.safetensors")
+    first = find_source(str(folder), Path(), memory).key
+    assert find_source(str(folder), Path(), memory).key == first
+    assert find_source(str(folder), Path(), None).key == first
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "x": 1}))
+    assert find_source(str(folder), Path(), memory).key != first
