@@ -47,13 +47,17 @@ def extended(root: Node, file: str, chain: tuple[Path, ...] = ()) -> Node:
         RecipeError: the other recipe does not read, or extends this one in turn.
     """
     if not isinstance(root.value, dict):
-        raise RecipeError((Problem(root.place, f"a recipe is a mapping, not {given(root.value)}", "start with `schema: 1`"),))
+        raise RecipeError(
+            (Problem(root.place, f"a recipe is a mapping, not {given(root.value)}", "start with `schema: 1`"),)
+        )
     link = root.fields.get("extends")
     here = Path(file).absolute()
     if link is None:
         return root
     if not isinstance(link.value, str) or not link.value:
-        raise RecipeError((Problem(link.at, f"extends must be a file, not {given(link.value)}", "extends: other.yaml"),))
+        raise RecipeError(
+            (Problem(link.at, f"extends must be a file, not {given(link.value)}", "extends: other.yaml"),)
+        )
     other = Path(file).parent / link.value
     chain = (*chain, here.resolve())
     if other.resolve() in chain or len(chain) > MAX_EXTENDS:
@@ -81,10 +85,14 @@ def overridden(root: Node, overrides: Sequence[str], problems: list[Problem]) ->
 
 @dataclass
 class Variant:
-    """One combination of the matrix: its tree without `vars` and `matrix`, and what to append to the name."""
+    """One combination of the matrix: its tree without `vars` and `matrix`, and what to append to the name.
+
+    `unfilled` are the places where a variable is unknown: whatever else seems wrong there follows from that.
+    """
 
     root: Node
     suffix: str
+    unfilled: frozenset[str] = frozenset()
 
 
 def variants(root: Node, problems: list[Problem]) -> list[Variant]:
@@ -111,7 +119,7 @@ def variants(root: Node, problems: list[Problem]) -> list[Variant]:
         chosen = dict(zip(axes, combination, strict=True))
         filling = _Filling({**variables, **chosen}, problems)
         suffix = "".join(f"-{name}-{_slug(node.plain())}" for name, node in chosen.items())
-        found.append(Variant(filling.fill(body), suffix))
+        found.append(Variant(filling.fill(body), suffix, frozenset(filling.unfilled)))
         used |= filling.used
     problems += [
         Problem(node.at, f"matrix.{name} is used nowhere", f"write ${{{name}}} where it belongs")
@@ -127,7 +135,9 @@ def _check_axes(axes: Mapping[str, Node], problems: list[Problem]) -> None:
         for entry in node.entries:
             slug = _slug(entry.plain())
             if slug in seen:
-                problems.append(Problem(entry.place, f"matrix.{name} has two values that would share the name `{slug}`", "keep one"))
+                problems.append(
+                    Problem(entry.place, f"matrix.{name} has two values that would share the name `{slug}`", "keep one")
+                )
             seen.add(slug)
 
 
@@ -135,11 +145,15 @@ def _variables(node: Node | None, key: str, problems: list[Problem]) -> dict[str
     if node is None or node.value is None:
         return {}
     if not isinstance(node.value, dict):
-        problems.append(Problem(node.at, f"{key} must be a mapping, not {given(node.value)}", f"{key}: {{name: value}}"))
+        problems.append(
+            Problem(node.at, f"{key} must be a mapping, not {given(node.value)}", f"{key}: {{name: value}}")
+        )
         return {}
     for name, value in node.fields.items():
         if not _NAME.fullmatch(name):
-            problems.append(Problem(value.key or value.place, f"{key}: `{name[:60]}` is no variable name", "letters, digits and _"))
+            problems.append(
+                Problem(value.key or value.place, f"{key}: `{name[:60]}` is no variable name", "letters, digits and _")
+            )
         if any(_VARIABLE.search(text) for text in _texts(value)):
             problems.append(Problem(value.at, f"{key}.{name} refers to a variable", "give the value itself"))
     return dict(node.fields)
@@ -159,6 +173,7 @@ class _Filling:
     variables: Mapping[str, Node]
     problems: list[Problem]
     used: set[str] = field(default_factory=set)
+    unfilled: set[str] = field(default_factory=set)
     nodes: int = 0
 
     def fill(self, node: Node) -> Node:
@@ -174,6 +189,7 @@ class _Filling:
 
     def look_up(self, name: str, node: Node) -> Any:
         if name not in self.variables:
+            self.unfilled.add(node.place)
             fix = near(name, tuple(self.variables)) if self.variables else "define it under `vars:`"
             self.problems.append(Problem(node.place, f"no variable is called `{name[:60]}`", fix))
             return None
@@ -181,13 +197,17 @@ class _Filling:
         found = self.variables[name]
         self.nodes += found.size()
         if self.nodes > MAX_NODES:
-            raise RecipeError((Problem(node.place, f"more than {MAX_NODES:,} values once variables are filled in", "use fewer"),))
+            raise RecipeError(
+                (Problem(node.place, f"more than {MAX_NODES:,} values once variables are filled in", "use fewer"),)
+            )
         return found.value
 
     def text(self, name: str, node: Node) -> str:
         value = self.look_up(name, node)
         if isinstance(value, (dict, list)):
-            self.problems.append(Problem(node.place, f"`${{{name}}}` is {given(value)} and cannot be part of a text", "use it alone"))
+            self.problems.append(
+                Problem(node.place, f"`${{{name}}}` is {given(value)} and cannot be part of a text", "use it alone")
+            )
             return ""
         return value if isinstance(value, str) else given(value)
 
@@ -209,17 +229,20 @@ def _put(node: Node, parts: Sequence[str], value: Node, above: tuple[str, ...]) 
     """`node` with `value` at `parts`; an entry of `stages` or `metrics` stands for its parameters."""
     if not parts:
         return Node(value.value, value.place, OVERRIDE)
-    head, path = parts[0], ".".join((*above, parts[0]))
+    head = parts[0]
     if (above[:1] == ("stages",) and len(above) == 2) or (above[:2] == ("evaluate", "metrics") and len(above) == 3):
         return _put_into_step(node, parts, value, above)
     if isinstance(node.value, list):
         if not head.isascii() or not head.isdigit() or len(head) > 9 or int(head) >= len(node.value):
-            raise RecipeError((Problem(OVERRIDE, f"`{path}`: there is no entry {head}", f"0 to {len(node.value) - 1}"),))
+            fix = f"0 to {len(node.value) - 1}" if node.value else "it is empty"
+            raise RecipeError((Problem(OVERRIDE, f"`{'.'.join(above)}` has no entry `{head}`", fix),))
         entries = list(node.entries)
         entries[int(head)] = _put(entries[int(head)], parts[1:], value, (*above, head))
         return Node(entries, node.place, node.key)
     if node.value is not None and not isinstance(node.value, dict):
-        raise RecipeError((Problem(OVERRIDE, f"`{'.'.join(above)}` is {given(node.value)} and has no `{head}`", "set it whole"),))
+        raise RecipeError(
+            (Problem(OVERRIDE, f"`{'.'.join(above)}` is {given(node.value)} and has no `{head}`", "set it whole"),)
+        )
     child = node.fields.get(head, Node(None, OVERRIDE, OVERRIDE))
     return Node({**node.fields, head: _put(child, parts[1:], value, (*above, head))}, node.place, node.key)
 

@@ -52,7 +52,9 @@ def check_params(cls: type[P], node: Node, label: str, problems: list[Problem], 
     Values are taken strictly: a quoted number is text, and `4.0` is no whole number.
     """
     if not isinstance(node.value, dict):
-        problems.append(Problem(node.at, f"{label} must be a mapping, not {given(node.value)}", "write `key: value` pairs"))
+        problems.append(
+            Problem(node.at, f"{label} must be a mapping, not {given(node.value)}", "write `key: value` pairs")
+        )
         return None
     try:
         return cls.model_validate_json(json.dumps(node.plain()), strict=True)
@@ -64,9 +66,9 @@ def check_params(cls: type[P], node: Node, label: str, problems: list[Problem], 
 def given(value: Any) -> str:
     """What the user wrote, as they wrote it, shortened."""
     if isinstance(value, dict):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, list):
-        return "a list"
+        return "a list" if value else "an empty list"
     if value is None:
         return "nothing"
     text = json.dumps(value, ensure_ascii=False)
@@ -80,17 +82,19 @@ def allowed(schema: Mapping[str, Any]) -> str:
         return " or ".join(option for option in options if option)
     if "enum" in schema or "const" in schema:
         return "one of " + ", ".join(map(str, schema.get("enum", [schema.get("const")])))
-    bounds = [f"{words} {schema[key]}" for key, words in _BOUNDS.items() if key in schema]
+    bounds = [f"{words} {schema[key]:.12g}" for key, words in _BOUNDS.items() if key in schema]
     return " ".join(part for part in (_JSON_KINDS.get(str(schema.get("type")), ""), " and ".join(bounds)) if part)
 
 
-def _problems(cls: type[Params], node: Node, label: str, error: ValidationError, also: tuple[str, ...]) -> list[Problem]:
+def _problems(
+    cls: type[Params], node: Node, label: str, error: ValidationError, also: tuple[str, ...]
+) -> list[Problem]:
     """One problem for each wrong value: the branches of a union are joined by "or"."""
     grouped: dict[str, list[Mapping[str, Any]]] = {}
     for one in error.errors(include_url=False):
         parts, _ = _walk(node, one["loc"])
-        unknown = one["type"] in ("extra_forbidden", "missing")
-        grouped.setdefault(".".join([*parts, *(map(str, one["loc"][-1:]) if unknown else ())]), []).append({**one})
+        missing = map(str, one["loc"][-1:]) if one["type"] == "missing" else ()
+        grouped.setdefault(".".join([*parts, *missing]), []).append({**one})
     return [_problem(cls, node, label, path, errors, also) for path, errors in grouped.items()]
 
 
@@ -115,11 +119,12 @@ def _problem(
     if first["type"] == "extra_forbidden":
         known = tuple(dict.fromkeys((*owner, *(also if len(parts) == 1 else ()))))
         return Problem(found.key or found.place, f"{where}: unknown key", near(str(first["loc"][-1]), known))
-    field = _owner(cls, parts[:-1]).get(parts[-1], {}) if parts else {}
+    depths = range(len(parts), 0, -1)  # the field itself, or the one whose list or mapping it is part of
+    field: Mapping[str, Any] = next((own for n in depths if (own := _owner(cls, parts[: n - 1]).get(parts[n - 1]))), {})
     if first["type"] == "missing":
         field = owner.get(str(first["loc"][-1]), {})
         return Problem(found.key or found.place, f"{where} is missing", _fix(field) or "add it")
-    said = " or ".join(dict.fromkeys(_words(one) for one in errors))
+    said = " or ".join(dict.fromkeys(_words(one) for one in errors)).replace(" or must be ", " or ")
     return Problem(found.at, f"{where} {said}, not {given(found.value)}", _fix(field))
 
 
@@ -153,7 +158,7 @@ def _words(error: Mapping[str, Any]) -> str:
     }
     if kind in limits:
         key, words = limits[kind]
-        return f"must be {words} {context[key]}"
+        return f"must be {words} {context[key]:.12g}"
     if kind in ("literal_error", "enum"):
         return f"must be one of {context['expected']}"
     if kind == "int_from_float":

@@ -32,7 +32,7 @@ class Head(Params):
 
     name: str = Field(description="name of the recipe; letters, digits, `.`, `_` and `-`, for it names files")
     model: str = Field(description="zoo://NAME, a folder as ./folder, or hf://org/name@<40-hex commit>")
-    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of everything random")
     trust_remote_code: bool = Field(False, description="whether the model's own Python code may run")
 
 
@@ -60,12 +60,28 @@ def read_text(text: str, file: str, overrides: Sequence[str] = ()) -> tuple[Reci
     found: list[Recipe] = []
     if _check_schema(root, problems):
         for variant in variants(root, problems):
-            recipe = _Reading(variant.root, problems).recipe(variant.suffix, text, file)
+            own: list[Problem] = []
+            recipe = _Reading(variant.root, own).recipe(variant.suffix, text, file)
+            problems += [problem for problem in own if problem.place not in variant.unfilled]
             if recipe is not None:
                 found.append(recipe)
     if problems or not found:
         raise RecipeError(tuple(sorted(dict.fromkeys(problems), key=_order)))
     return tuple(found)
+
+
+def model_reference(path: Path) -> str:
+    """What the file itself, not one it extends, says after `model:`; nothing else of it is checked.
+
+    Raises:
+        RecipeError: it is no YAML, or names no model.
+    """
+    root = parse_tree(read_file(path), str(path))
+    node = root.fields.get("model")
+    if node is None or not _is_text(node):
+        fix = "pin it in the recipe that this one extends" if "extends" in root.fields else "model: hf://org/name"
+        raise RecipeError((Problem(node.at if node else root.place, "this file names no model", fix),))
+    return str(node.value)
 
 
 def _order(problem: Problem) -> tuple[bool, str, int, int]:
@@ -80,7 +96,9 @@ def _check_schema(root: Node, problems: list[Problem]) -> bool:
     if node is None:
         problems.append(Problem(root.place, "`schema` is missing", f"start the recipe with `schema: {SCHEMA_VERSION}`"))
     elif not isinstance(node.value, int) or isinstance(node.value, bool) or node.value < 1:
-        problems.append(Problem(node.at, f"schema must be {SCHEMA_VERSION}, not {given(node.value)}", f"schema: {SCHEMA_VERSION}"))
+        problems.append(
+            Problem(node.at, f"schema must be {SCHEMA_VERSION}, not {given(node.value)}", f"schema: {SCHEMA_VERSION}")
+        )
     elif node.value > SCHEMA_VERSION:
         message = f"schema {given(node.value)} is a schema from the future: this pare reads {SCHEMA_VERSION}"
         problems.append(Problem(node.at, message, "upgrade: pip install --upgrade pare"))
@@ -94,7 +112,6 @@ class _Reading:
     def __init__(self, root: Node, problems: list[Problem]) -> None:
         self.root = root
         self.problems = problems
-        self.before = len(problems)
 
     def recipe(self, suffix: str, text: str, file: str) -> Recipe | None:
         """The recipe, or None when it has problems."""
@@ -106,7 +123,7 @@ class _Reading:
         stages = self.steps()
         evaluate, measured = self.evaluate()
         gates = self.gates(measured)
-        if head is None or data is None or evaluate is None or len(self.problems) > self.before:
+        if head is None or data is None or evaluate is None or self.problems:
             return None
         return Recipe(
             name=head.name + suffix,
@@ -130,7 +147,11 @@ class _Reading:
         head = check_params(Head, Node(fields, self.root.place), "", self.problems)
         name, model = fields.get("name"), fields.get("model")
         if name and isinstance(name.value, str) and not _SAFE.fullmatch(name.value + suffix):
-            self.problem(name.at, f"name {given(name.value)} cannot name a file", "letters, digits, `.`, `_` and `-`; at most 100")
+            self.problem(
+                name.at,
+                f"name {given(name.value)} cannot name a file",
+                "letters, digits, `.`, `_` and `-`; at most 100",
+            )
         if model and isinstance(model.value, str):
             self.model(model, model.value)
         return head
@@ -142,7 +163,9 @@ class _Reading:
                 self.problem(node.at, f"model {model} is not pinned to a commit, so a run could not be repeated", fix)
         elif model.startswith("zoo://"):
             if not _SAFE.fullmatch(model.removeprefix("zoo://")):
-                self.problem(node.at, f"model {given(model)} is no name in the zoo", "zoo://NAME; `pare list` shows them")
+                self.problem(
+                    node.at, f"model {given(model)} is no name in the zoo", "zoo://NAME; `pare list` shows them"
+                )
         elif not _FOLDER.match(model):
             fix = "zoo://NAME, a folder as ./folder, or hf://org/name@<40-hex commit>"
             self.problem(node.at, f"model {given(model)} is neither a zoo model, a folder nor a hub model", fix)
@@ -158,7 +181,11 @@ class _Reading:
             self.problem(node.at, f"stages must be a list, not {given(node.value)}", "- stage.name: {parameter: value}")
             return ()
         entries = [(entry, *pair) for entry in node.entries if (pair := self.named(entry, "a stage")) is not None]
-        taken = {params.fields["id"].value for _, _, params in entries if "id" in params.fields and _is_text(params.fields["id"])}
+        taken = {
+            params.fields["id"].value
+            for _, _, params in entries
+            if "id" in params.fields and _is_text(params.fields["id"])
+        }
         ids: list[str] = []
         steps: list[StepSpec | None] = []
         for entry, name, params in entries:
@@ -181,7 +208,9 @@ class _Reading:
         step_id = self.step_id(name, reserved.get("id"), ids, taken)
         ids.append(step_id)
         values = params if not isinstance(params.value, dict) else Node(own, params.place, params.key)
-        checked = check_params(cls, values, name, self.problems, also=tuple(k for k in STEP_KEYS if k not in INPUT_ROLES))
+        checked = check_params(
+            cls, values, name, self.problems, also=tuple(k for k in STEP_KEYS if k not in INPUT_ROLES)
+        )
         if checked is None:
             return None
         return StepSpec(step_id, name, checked, after, components, inputs, entry.place)
@@ -191,12 +220,16 @@ class _Reading:
         if _is_text(entry):
             return entry.value, Node({}, entry.place, entry.place)
         if not isinstance(entry.value, dict) or not entry.value:
-            self.problem(entry.at, f"{what} is a name, or one `name: {{parameters}}`, not {given(entry.value)}", "- name: {}")
+            self.problem(
+                entry.at, f"{what} is a name, or one `name: {{parameters}}`, not {given(entry.value)}", "- name: {}"
+            )
             return None
         if len(entry.value) > 1:
             names = ", ".join(f"`{key[:60]}`" for key in entry.value)
             fix = "indent the parameters further than the name, and start each name with its own `-`"
-            self.problem(entry.place, f"{what} is one `name: {{parameters}}`, but here are {len(entry.value)} keys: {names}", fix)
+            self.problem(
+                entry.place, f"{what} is one `name: {{parameters}}`, but here are {len(entry.value)} keys: {names}", fix
+            )
             return None
         name, params = next(iter(entry.fields.items()))
         return name, Node({}, params.place, params.key) if params.value is None else params
@@ -204,7 +237,9 @@ class _Reading:
     def step_id(self, name: str, node: Node | None, ids: Sequence[str], taken: set[str]) -> str:
         if node is not None:
             if not _is_text(node) or not _SAFE.fullmatch(node.value) or node.value == SOURCE:
-                self.problem(node.at, f"id {given(node.value)} is no id", f"letters, digits, `.`, `_`, `-`; not `{SOURCE}`")
+                self.problem(
+                    node.at, f"id {given(node.value)} is no id", f"letters, digits, `.`, `_`, `-`; not `{SOURCE}`"
+                )
             elif node.value in ids:
                 self.problem(node.at, f"id {given(node.value)} is already taken by an earlier step", "give another")
             else:
@@ -216,7 +251,9 @@ class _Reading:
         if node is None:
             return ""
         if not _is_text(node) or node.value not in (SOURCE, *ids):
-            fix = near(str(node.value), (*ids, SOURCE)) if _is_text(node) else f"the id of an earlier step, or `{SOURCE}`"
+            fix = (
+                near(str(node.value), (*ids, SOURCE)) if _is_text(node) else f"the id of an earlier step, or `{SOURCE}`"
+            )
             self.problem(node.at, f"{key}: no earlier step is called {given(node.value)}", fix)
             return ""
         return str(node.value)
@@ -226,7 +263,9 @@ class _Reading:
             return ()
         entries = [node] if _is_text(node) else node.entries
         if not entries or not all(_is_text(entry) and entry.value for entry in entries):
-            self.problem(node.at, f"components must be a name or a list of names, not {given(node.value)}", "components: [unet]")
+            self.problem(
+                node.at, f"components must be a name or a list of names, not {given(node.value)}", "components: [unet]"
+            )
             return ()
         return tuple(dict.fromkeys(entry.value for entry in entries))
 
@@ -246,7 +285,9 @@ class _Reading:
         if node is None or node.value is None:
             return {}
         if not isinstance(node.value, list):
-            self.problem(node.at, f"evaluate.metrics must be a list, not {given(node.value)}", "metrics: [latency, size]")
+            self.problem(
+                node.at, f"evaluate.metrics must be a list, not {given(node.value)}", "metrics: [latency, size]"
+            )
             return {}
         found: dict[str, dict[str, Any]] = {}
         for entry in node.entries:
@@ -278,7 +319,11 @@ class _Reading:
         found: dict[str, Gate] = {}
         for name, child in node.fields.items():
             if name not in measured:
-                fix = f"add `{name}` to evaluate.metrics" if name in metric_names() else near(name, tuple(sorted(measured)))
+                fix = (
+                    f"add `{name}` to evaluate.metrics"
+                    if name in metric_names()
+                    else near(name, tuple(sorted(measured)))
+                )
                 self.problem(child.key, f"gates.{name}: this metric is not in evaluate.metrics", fix)
             gate = check_params(Gate, child, f"gates.{name}", self.problems)
             if gate is not None:

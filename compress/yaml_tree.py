@@ -77,7 +77,9 @@ def parse_tree(text: str, file: str, *, fixed_place: bool = False) -> Node:
         RecipeError: it is no YAML, or YAML that a recipe may not use.
     """
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
-        raise RecipeError((Problem(file, f"is larger than {MAX_BYTES:,} bytes", "a recipe is a page; is this a data file?"),))
+        raise RecipeError(
+            (Problem(file, f"is larger than {MAX_BYTES:,} bytes", "a recipe is a page; is this a data file?"),)
+        )
     builder = _Builder(file, fixed_place)
     try:
         root = builder.document(yaml.parse(text, Loader=_LOADER))
@@ -125,10 +127,14 @@ class _Builder:
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    self.stop(event, "a second document starts here", "one file is one recipe; `matrix:` makes several of one")
+                    self.stop(
+                        event, "a second document starts here", "one file is one recipe; `matrix:` makes several of one"
+                    )
                 root = self.node(next(events), events, 0)
         if root is None:
-            raise RecipeError((Problem(self.place_at(0, 0), "the file is empty", "start with `schema: 1`, `name:` and `model:`"),))
+            raise RecipeError(
+                (Problem(self.place_at(0, 0), "the file is empty", "start with `schema: 1`, `name:` and `model:`"),)
+            )
         return root
 
     def node(self, event: Any, events: Iterator[Any], depth: int) -> Node:
@@ -138,7 +144,9 @@ class _Builder:
         self.count(event, 1)
         self.check_depth(event, depth)
         if event.tag is not None:
-            self.problems.append(Problem(place, f"tag `{event.tag[:60]}` is not allowed", "remove the tag; values speak for themselves"))
+            self.problems.append(
+                Problem(place, f"tag `{event.tag[:60]}` is not allowed", "remove the tag; values speak for themselves")
+            )
         if isinstance(event, yaml.MappingStartEvent):
             node = Node(self.mapping(events, depth), place)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -156,13 +164,17 @@ class _Builder:
                 break
             place = self.place(event)
             if not isinstance(event, yaml.ScalarEvent):
-                self.stop(event, "a key must be plain text", "write `key: value`; quote text that starts with [, { or *")
+                self.stop(
+                    event, "a key must be plain text", "write `key: value`; quote text that starts with [, { or *"
+                )
             value = self.node(next(events), events, depth + 1)
             if event.value == "<<" and not event.style:
                 self.problems.append(Problem(place, "merge keys `<<` are not supported", "use `extends:` or `vars:`"))
             elif event.value in found:
                 first = found[event.value].key.removeprefix(f"{self.file}:")
-                self.problems.append(Problem(place, f"`{event.value}` is given twice; first at {first}", "keep one of them"))
+                self.problems.append(
+                    Problem(place, f"`{event.value}` is given twice; first at {first}", "keep one of them")
+                )
             else:
                 found[event.value] = Node(value.value, value.place, place)
         return found
@@ -184,7 +196,11 @@ class _Builder:
 
     def alias(self, event: Any, place: str, depth: int) -> Node:
         if event.anchor not in self.anchors:
-            self.stop(event, f"alias `*{event.anchor}` names no anchor before it", f"write `&{event.anchor}` at the value meant")
+            self.stop(
+                event,
+                f"alias `*{event.anchor}` names no anchor before it",
+                f"write `&{event.anchor}` at the value meant",
+            )
         target = self.anchors[event.anchor]
         self.count(event, target.size())
         self.check_depth(event, depth + target.depth())
@@ -193,7 +209,9 @@ class _Builder:
     def count(self, event: Any, nodes: int) -> None:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
-            self.stop(event, f"more than {MAX_NODES:,} values once aliases are expanded", "write fewer aliases of aliases")
+            self.stop(
+                event, f"more than {MAX_NODES:,} values once aliases are expanded", "write fewer aliases of aliases"
+            )
 
     def check_depth(self, event: Any, depth: int) -> None:
         if depth > MAX_DEPTH:
