@@ -1,0 +1,42 @@
+"""Tasks: an artifact opened for use. A task knows the library's own pipeline or model; the engines know the formats."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from compress.artifact import Artifact
+    from compress.tasks.text_generation import TextGeneration
+    from compress.tasks.text_to_image import TextToImage
+
+
+def open_task(
+    artifact: Artifact, *, dtype: str | torch.dtype | None = None, device: str = "cpu"
+) -> TextToImage | TextGeneration:
+    """Load an artifact, each component with the engine of its format.
+
+    Args:
+        dtype: of the torch components, a torch dtype or its name; None keeps the checkpoint's own, or float32 beside an engine.
+
+    Raises:
+        ModelError: a component does not load.
+        UserError: the dtype has no such name.
+    """
+    from compress.tasks.text_generation import TextGeneration
+    from compress.tasks.text_to_image import TextToImage
+
+    kind = TextToImage if artifact.task == "text_to_image" else TextGeneration
+    return kind(artifact, dtype=_dtype(dtype), device=device)
+
+
+def _dtype(named: Any) -> torch.dtype | None:
+    import torch
+
+    found = getattr(torch, named, None) if isinstance(named, str) else named
+    if found is not None and not isinstance(found, torch.dtype) or (named is not None and found is None):
+        raise UserError(f"{named} is no dtype", fix="give float32, bfloat16 or float16")
+    return found

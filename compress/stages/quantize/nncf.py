@@ -1,0 +1,133 @@
+"""Quantize engines to 8 or 4 bits, on the engine's own graph.
+
+Use `int8` after `build.openvino` for pictures: activations too are 8 bits wide, so the arithmetic itself gets faster. Its
+ranges are read while the pipeline paints the calibration prompts with its own steps and guidance, so every timestep is seen.
+Use `int8_weights` or `int4_weights` for language models, whose decoding waits for weights from memory.
+Source: NNCF; Nagel et al., "A White Paper on Neural Network Quantization" (2021).
+
+    - build.openvino: {}
+    - quantize.nncf: {mode: int8, samples: 64}
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from compress.artifact import Artifact, derive, write_manifest
+from compress.catalogue import stage
+from compress.context import Context
+from compress.errors import StageFailed
+from compress.params import Params
+
+PICTURES_A_BATCH = 4
+LONGEST_TEXT = 128
+
+
+class QuantizeNNCF(Params):
+    mode: Literal["int8", "int8_weights", "int4_weights"] = Field(
+        "int8", description="int8: weights and activations; the others: weights alone"
+    )
+    samples: int = Field(64, ge=1, le=2000, description="calls to the component that int8 is calibrated on")
+    components: tuple[str, ...] = Field((), description="which engines; none named: the denoiser, or the language model")
+    group_size: int = Field(64, ge=8, description="weights that share a scale in int4, snapped to a divisor of each layer")
+    symmetric: bool = Field(False, description="whether weights-only codes lie symmetrically around zero")
+    ratio: float = Field(1.0, gt=0, le=1, description="share of the weights that int4 makes 4 bits wide; the rest get 8")
+
+
+def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
+    wanted = _wanted(artifact, params)
+    unknown = [name for name in wanted if name not in artifact.components]
+    if unknown:
+        return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
+    other = [name for name in wanted if artifact.components[name].format != "openvino"]
+    return f"{', '.join(other)} is no OpenVINO engine: put build.openvino before it" if other else ""
+
+
+@stage(
+    version=1,
+    params=QuantizeNNCF,
+    tasks=("text_to_image", "text_generation"),
+    formats={"openvino": "openvino"},
+    effect="weights",
+    reproducible="bytes",
+    libraries=("nncf", "openvino", "transformers", "diffusers"),
+    refuse=refuse,
+    data=("calibration",),
+)
+def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
+    from compress.engines.openvino import ENGINE, MODEL, WEIGHTS
+    from compress.engines.openvino_quantize import count_quantized, read_graph, write_graph
+
+    wanted = _wanted(artifact, params)
+    parts = [str((artifact.folder(n) / f).relative_to(artifact.path)) for n in wanted for f in (MODEL, WEIGHTS, ENGINE)]
+    made = derive(artifact, context.out, without=tuple(parts), link=context.link)
+    feeds = _record(artifact, wanted, params, context) if params.mode == "int8" else {}
+    for name in context.progress(wanted, "components", len(wanted)):
+        model = read_graph(artifact.folder(name))
+        before = count_quantized(model)
+        model = _quantize(model, feeds.get(name, []), params)
+        counts = count_quantized(model) - before
+        if not counts:
+            raise StageFailed(
+                f"{params.mode} changed no operation of `{name}`",
+                place=str(artifact.folder(name)),
+                fix="choose another mode, or take this component out",
+            )
+        write_graph(model, made.folder(name), (artifact.folder(name) / ENGINE).read_bytes())
+        context.note(f"{name} is quantized to {params.mode}", component=name, calls=len(feeds.get(name, [])), **counts)
+    write_manifest(made)
+
+
+def _wanted(artifact: Artifact, params: QuantizeNNCF) -> tuple[str, ...]:
+    return params.components or (artifact.main,)
+
+
+def _quantize(model: Any, feeds: list[Any], params: QuantizeNNCF) -> Any:
+    from compress.engines.openvino_quantize import compress_weights, quantize_activations
+
+    if params.mode == "int8":
+        return quantize_activations(model, feeds)
+    bits = 4 if params.mode == "int4_weights" else 8
+    return compress_weights(model, bits, params.group_size, params.symmetric, params.ratio)
+
+
+def _record(artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF, context: Context) -> dict[str, list[Any]]:
+    """Each component's real inputs while the artifact is used on the calibration data as it is meant to be."""
+    if artifact.task == "text_to_image":
+        return _record_pictures(artifact, wanted, params, context)
+    from compress.engines.openvino import start_of_text
+    from compress.tasks.text_generation import TextGeneration
+
+    task = TextGeneration(artifact)
+    items = context.data["calibration"].first(params.samples)
+    texts = context.progress((item.text for item in items), "calibration texts", len(items))
+    return {artifact.main: [start_of_text(task.encode(text)[:LONGEST_TEXT], task.model.graph) for text in texts]}
+
+
+def _record_pictures(
+    artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF, context: Context
+) -> dict[str, list[Any]]:
+    """Paint whole pictures until the first component named has been called often enough: all timesteps, evenly."""
+    from contextlib import ExitStack
+
+    from compress.tasks.text_to_image import TextToImage
+
+    task = TextToImage(artifact)
+    feeds: dict[str, list[Any]] = {name: [] for name in wanted}
+
+    def listen(name: str) -> Any:
+        module = getattr(task.pipeline, name)
+        return lambda call: feeds[name].append({n: v.copy() for n, v in module.feed(call.args, call.kwargs).items()})
+
+    items = context.data["calibration"].first(params.samples * PICTURES_A_BATCH)
+    with ExitStack() as stack:
+        for name in wanted:
+            stack.enter_context(task.watch(name, listen(name)))
+        for start in range(0, len(items), PICTURES_A_BATCH):
+            batch = items[start : start + PICTURES_A_BATCH]
+            task.paint([i.text for i in batch], [i.id for i in batch], context.seed)
+            if len(feeds[wanted[0]]) >= params.samples:
+                break
+    return feeds

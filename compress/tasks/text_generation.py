@@ -1,0 +1,92 @@
+"""Text generation: a causal language model that transformers' `generate` runs, in torch or in an engine."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.errors import ModelError
+
+
+class TextGeneration:
+    """A language model with its tokenizer. `model` can be given to `transformers.pipeline` or called by itself."""
+
+    def __init__(self, artifact: Artifact, *, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
+        component = artifact.components[LANGUAGE_MODEL]
+        engine = importlib.import_module(f"compress.engines.{component.format}")
+        self.artifact = artifact
+        self.device = device
+        self.model: Any = engine.load_language_model(artifact.folder(LANGUAGE_MODEL), component.kind, dtype, device)
+        self.tokenizer: Any = _tokenizer(artifact)
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest sequence the model has positions for."""
+        return int(self.model.config.max_position_embeddings)
+
+    def encode(self, text: str) -> list[int]:
+        """A document's tokens behind the token that begins one (`bos`, or `eos` where there is none), cut to the model's length."""
+        tokens: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
+        return ([] if start is None else [int(start)]) + tokens[: self.max_tokens - (start is not None)]
+
+    def token_logprobs(self, texts: Sequence[str], batch: int) -> list[NDArray[np.float64]]:
+        """For each document the natural-log probability of each of its tokens, given those before it.
+
+        The softmax runs in float32 whatever the model's dtype. A document longer than the model's positions is cut.
+        """
+        documents = [self.encode(text) for text in texts]
+        scores: list[NDArray[np.float64]] = []
+        for start in range(0, len(documents), batch):
+            scores += self._score(documents[start : start + batch])
+        return scores
+
+    def generate(self, prompts_tokens: Sequence[Sequence[int]], new_tokens: int, **call: Any) -> list[list[int]]:
+        """Continue each prompt greedily by exactly `new_tokens` tokens, and return only those.
+
+        Prompts of one length run as one batch, so no prompt is ever padded and no position shifted.
+        """
+        answers: dict[int, list[int]] = {}
+        lengths = [len(p) for p in prompts_tokens]
+        for length in sorted(set(lengths)):
+            rows = [i for i, n in enumerate(lengths) if n == length]
+            tokens = torch.tensor([list(prompts_tokens[i]) for i in rows], device=self.device)
+            grown = self._continue(tokens, new_tokens, call)
+            answers |= {row: grown[i, length:].tolist() for i, row in enumerate(rows)}
+        return [answers[i] for i in range(len(lengths))]
+
+    def _continue(self, tokens: torch.Tensor, new_tokens: int, call: dict[str, Any]) -> torch.Tensor:
+        exact = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "num_beams": 1}
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        arguments = {**self.artifact.settings.call, **exact, "pad_token_id": pad, **call}
+        with torch.inference_mode():
+            grown: torch.Tensor = self.model.generate(tokens, attention_mask=torch.ones_like(tokens), **arguments)
+        return grown
+
+    def _score(self, documents: list[list[int]]) -> list[NDArray[np.float64]]:
+        longest = max(map(len, documents))
+        if longest < 2:
+            return [np.empty(0) for _ in documents]
+        # Padding stands behind the text, where a causal model cannot see it.
+        tokens = torch.tensor([d + [0] * (longest - len(d)) for d in documents], device=self.device)
+        with torch.inference_mode():
+            logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1].float()  # [batch, tokens - 1, vocabulary]
+            found = torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:, None])[..., 0].cpu().double().numpy()
+        return [found[i, : max(len(d) - 1, 0)].copy() for i, d in enumerate(documents)]
+
+
+def _tokenizer(artifact: Artifact) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(artifact.path))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"has no tokenizer that loads: {error}", place=str(artifact.path), fix="save the tokenizer into the model's folder"
+        ) from error
