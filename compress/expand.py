@@ -18,7 +18,7 @@ MAX_RECIPES = 256
 MAX_EXTENDS = 20
 OVERRIDE = "--set"
 
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+_VARIABLE = re.compile(r"\$\{([^${}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -102,9 +103,9 @@ def _walk(node: Node, loc: Sequence[int | str]) -> tuple[list[str], Node]:
     """As far into the tree as `loc` goes; pydantic puts names of union branches in between, which are skipped."""
     parts: list[str] = []
     for part in loc:
-        children = dict(node.children())
-        if str(part) in children:
-            node = children[str(part)]
+        child = node.child(str(part))
+        if child is not None:
+            node = child
             parts.append(str(part))
     return parts, node
 
@@ -134,9 +135,14 @@ def _fix(field: Mapping[str, Any]) -> str:
     return f"give {takes}" + (f": {text}" if text else "") if takes else text
 
 
+@cache
+def _schema(cls: type[Params]) -> dict[str, Any]:
+    return cls.model_json_schema()
+
+
 def _owner(cls: type[Params], parts: Sequence[str]) -> dict[str, Any]:
     """The fields, as JSON schema, of the record that lies `parts` deep in `cls`."""
-    schema = cls.model_json_schema()
+    schema = _schema(cls)
     definitions = schema.get("$defs", {})
     for part in parts:
         schema = schema.get("properties", {}).get(part, {})

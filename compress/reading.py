@@ -19,6 +19,7 @@ from compress.recipe import SCHEMA_VERSION, DataSpec, EvalSpec, Gate, Recipe, St
 from compress.yaml_tree import Node, parse_tree
 
 SOURCE = "source"
+MAX_ENTRIES = 200  # stages, metrics or gates
 INPUT_ROLES = ("teacher",)  # further artifacts that a stage may be given; a parameter of the same name goes first
 STEP_KEYS = ("id", "from", "components", *INPUT_ROLES)
 
@@ -180,7 +181,10 @@ class _Reading:
         if not isinstance(node.value, list):
             self.problem(node.at, f"stages must be a list, not {given(node.value)}", "- stage.name: {parameter: value}")
             return ()
-        entries = [(entry, *pair) for entry in node.entries if (pair := self.named(entry, "a stage")) is not None]
+        self.check_length(node, "stages")
+        entries = [
+            (entry, *pair) for entry in node.entries[:MAX_ENTRIES] if (pair := self.named(entry, "a stage")) is not None
+        ]
         taken = {
             params.fields["id"].value
             for _, _, params in entries
@@ -191,6 +195,10 @@ class _Reading:
         for entry, name, params in entries:
             steps.append(self.step(entry, name, params, ids, taken))
         return tuple(step for step in steps if step is not None)
+
+    def check_length(self, node: Node, what: str) -> None:
+        if len(node.value) > MAX_ENTRIES:
+            self.problem(node.at, f"{what} has {len(node.value)} entries; at most {MAX_ENTRIES}", "split the recipe")
 
     def step(self, entry: Node, name: str, params: Node, ids: list[str], taken: set[str]) -> StepSpec | None:
         """One stage; `ids` are those of the steps before it, and gains its own, even when the stage has problems."""
@@ -290,7 +298,8 @@ class _Reading:
             )
             return {}
         found: dict[str, dict[str, Any]] = {}
-        for entry in node.entries:
+        self.check_length(node, "evaluate.metrics")
+        for entry in node.entries[:MAX_ENTRIES]:
             pair = self.named(entry, "a metric")
             if pair is None:
                 continue
@@ -317,7 +326,8 @@ class _Reading:
             self.problem(node.at, f"gates must be a mapping, not {given(node.value)}", "gates: {latency: {speedup: 2}}")
             return {}
         found: dict[str, Gate] = {}
-        for name, child in node.fields.items():
+        self.check_length(node, "gates")
+        for name, child in list(node.fields.items())[:MAX_ENTRIES]:
             if name not in measured:
                 fix = (
                     f"add `{name}` to evaluate.metrics"

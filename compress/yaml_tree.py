@@ -55,6 +55,13 @@ class Node:
         yield from self.fields.items()
         yield from ((str(index), node) for index, node in enumerate(self.entries))
 
+    def child(self, name: str) -> Node | None:
+        """The value under a key, or at an index written as text."""
+        if name in self.fields:
+            return self.fields[name]
+        entries = self.entries
+        return entries[int(name)] if name.isdecimal() and len(name) < 9 and int(name) < len(entries) else None
+
     def plain(self) -> Any:
         """The value without places: what `json.dumps` takes."""
         if isinstance(self.value, dict):

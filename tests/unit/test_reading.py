@@ -348,3 +348,16 @@ def test_reading_imports_nothing_heavy() -> None:
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        HEAD + "stages: [" + "demo.turn, " * 15_000 + "]",
+        HEAD + "data: {" + ", ".join(f"k{n}: 1" for n in range(9_000)) + "}",
+        HEAD + "data: {train: '" + "${" * 400_000 + "'}\nseed: -1",
+    ],
+)
+@pytest.mark.timeout(20)
+def test_absurd_recipes_are_refused_soon(text: str) -> None:
+    assert wrong(text)
