@@ -33,16 +33,24 @@ def find_source(reference: str, base: Path, memory: Path | None) -> Source:
     """
     if reference.startswith("hf://"):
         return _hub(reference)
-    if reference.startswith("zoo://"):
-        from compress.zoo import zoo_model
-
-        path = zoo_model(reference.removeprefix("zoo://"))
-    else:
-        path = (base / reference).expanduser()
+    path = find_folder(reference, base)
     artifact = describe(path)
     for file in sorted(path.rglob("*.safetensors")):
         check_safetensors(file)
     return Source(artifact, digest_folder(path, memory))
+
+
+def find_folder(reference: str, base: Path) -> Path:
+    """The folder that `zoo://name` or a local path names.
+
+    Raises:
+        ModelError: the zoo has no such model.
+    """
+    if reference.startswith("zoo://"):
+        from compress.zoo import zoo_model
+
+        return zoo_model(reference.removeprefix("zoo://"))
+    return (base / reference).expanduser()
 
 
 def check_safetensors(file: Path) -> int:

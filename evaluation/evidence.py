@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,28 +12,52 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from compress.artifact import Artifact
     from compress.data import Item
-    from evaluation.timing import Timings
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """One side's part of the interleaved measurement; entry i of each array is block i.
+
+    seconds: of one whole call. first: until the first token (empty for pictures). work: denoiser evaluations or tokens of a
+    call, equal in every block.
+    """
+
+    seconds: Floats
+    first: Floats
+    work: int
+    items: int
 
 
 @dataclass(frozen=True)
 class Evidence:
     """One side's observations. A metric reads only the part that its `needs` names.
 
-    items: the evaluation prompts (with their real pictures where the source has them) or documents.
     picture: index to the painted uint8 [height, width, 3] of `items[index]`; read from disk, never all in memory.
-    token_logprobs: per document, float64 natural-log probabilities of each token given those before it.
-    timings: this side's part of the interleaved measurement, always fresh.
+    token_logprobs: per document, natural-log probabilities of each token given those before it.
+    timings: always fresh.
     """
 
     artifact: Artifact
-    items: tuple[Item, ...]
+    items: tuple[Item, ...] = ()
     picture: Callable[[int], NDArray[np.uint8]] | None = None
-    token_logprobs: tuple[NDArray[np.float64], ...] = ()
+    token_logprobs: tuple[Floats, ...] = ()
     timings: Timings | None = None
     peak_memory_bytes: int = 0
-    settings: Mapping[str, str | int | float] = field(default_factory=dict)
-    directory: Path = Path()
+    dtype: str = ""
+    protocol: Mapping[str, str | int | float] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def unit_ids(self) -> tuple[str, ...]:
         return tuple(item.id for item in self.items)
+
+    def pictures(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Painted pictures `start` to `stop`: uint8 [n, height, width, 3].
+
+        Raises:
+            ValueError: this side painted none.
+        """
+        if self.picture is None:
+            raise ValueError("no pictures were painted")
+        return np.stack([self.picture(i) for i in range(start, min(stop, len(self.items)))])

@@ -21,10 +21,14 @@ Needs = Literal["images", "texts", "timings", "files"]
 
 @dataclass(frozen=True)
 class Sample:
-    """What one side showed, unit by unit: `values` is [n] or [n, d], row i belongs to `unit_ids[i]`."""
+    """What one side showed, unit by unit: `values` is [n] or [n, d], row i belongs to `unit_ids[i]`.
+
+    reference: what `values` is held against, for metrics that compare distributions ([m, d], the real pictures' features).
+    """
 
     unit_ids: tuple[str, ...]
     values: NDArray[np.float64]
+    reference: NDArray[np.float64] | None = None
     protocol: Mapping[str, str | int | float] = field(default_factory=dict)
 
 

@@ -1,0 +1,105 @@
+"""`digits-reader`: the independent classifier that reads the painted scenes. A plain convolutional network with five slots."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import nn
+
+from compress.errors import DataError
+from compress.zoo import MODELS, scenes
+
+FOLDER = MODELS / "digits-reader"
+NOTHING_DIGIT, NOTHING_INK = len(scenes.WORDS), len(scenes.INKS)
+BATCH = 64
+
+
+class Painted(Protocol):
+    """What of an evaluation's evidence the reader looks at."""
+
+    @property
+    def items(self) -> Sequence[object]: ...
+
+    def pictures(self, start: int, stop: int) -> NDArray[np.uint8]: ...
+
+
+class Network(nn.Module):
+    """[n, 3, 64, 64] in −1..1 to digit logits [n, 5, 11] and ink logits [n, 5, 7]."""
+
+    def __init__(self, width: int = 24) -> None:
+        super().__init__()
+        widths = (width, 2 * width, 3 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *widths[:-1]), widths, strict=True):
+            layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(4, after), nn.SiLU()]
+            layers += [nn.Conv2d(after, after, 3, 1, 1), nn.GroupNorm(4, after), nn.SiLU()]
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        self.hidden = nn.Linear(widths[-1] * 16, 192)
+        self.digits = nn.Linear(192, len(scenes.SLOTS) * (NOTHING_DIGIT + 1))
+        self.inks = nn.Linear(192, len(scenes.SLOTS) * (NOTHING_INK + 1))
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = nn.functional.silu(self.hidden(self.body(pixels)))
+        return self.digits(found).view(len(pixels), len(scenes.SLOTS), -1), self.inks(found).view(len(pixels), len(scenes.SLOTS), -1)
+
+
+@dataclass(frozen=True)
+class Reader:
+    network: Network
+
+    def read(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """uint8 [n, 64, 64, 3] to digits and inks [n, 5], one for each slot; the last class is "nothing there"."""
+        digits, inks = [], []
+        for start in range(0, len(pictures), BATCH):
+            pixels = torch.from_numpy(pictures[start : start + BATCH]).permute(0, 3, 1, 2).float() / 127.5 - 1
+            with torch.inference_mode():
+                one, other = self.network(pixels)
+            digits.append(one.argmax(-1).numpy())
+            inks.append(other.argmax(-1).numpy())
+        return np.concatenate(digits), np.concatenate(inks)
+
+
+@cache
+def load_reader() -> Reader:
+    """The shipped reader."""
+    config = json.loads((FOLDER / "config.json").read_text())
+    network = Network(config["width"])
+    network.load_state_dict({k: v.float() for k, v in load_file(FOLDER / "model.safetensors").items()})
+    return Reader(network.eval())
+
+
+def marks(captions: Sequence[str], pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each picture the share of its digits read right, and of its inks right, each in the place asked for.
+
+    Raises:
+        DataError: a caption is not in the grammar of zoo://digits.
+    """
+    digits, inks = load_reader().read(pictures)
+    shares = []
+    for caption, read_digits, read_inks in zip(captions, digits, inks, strict=True):
+        try:
+            layout, things, _ = scenes.parse(caption)
+        except ValueError as error:
+            raise DataError(str(error), fix="digits_read and inks_right are for zoo://digits only; remove them") from error
+        slots = [scenes.SLOTS.index(place) for place in scenes.PLACES[layout]]
+        right = [(read_digits[s] == value, read_inks[s] == list(scenes.INKS).index(ink)) for s, (value, ink) in zip(slots, things, strict=True)]
+        shares.append(np.mean(right, axis=0))
+    found = np.array(shares, dtype=np.float64)
+    return found[:, 0], found[:, 1]
+
+
+def marks_of(evidence: Painted) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`marks` of all that one side painted, a batch at a time."""
+    parts = []
+    for start in range(0, len(evidence.items), BATCH):
+        items = evidence.items[start : start + BATCH]
+        parts.append(marks([item.text for item in items], evidence.pictures(start, start + BATCH)))  # type: ignore[attr-defined]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

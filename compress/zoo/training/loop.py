@@ -1,0 +1,148 @@
+"""The loop that trained the zoo: bf16 autocast, AdamW, cosine schedule, EMA, and checkpoints that survive a kill.
+
+Checkpoints are safetensors and JSON in `.zoo/NAME/` below the current folder, kept out of git.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+CHECKPOINTS = Path(".zoo")
+EVERY_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`steps` in all; the rate rises over `warmup` steps and falls along a cosine to a twentieth."""
+
+    steps: int
+    rate: float
+    warmup: int = 100
+    decay: float = 0.01
+    ema: float = 0.999
+
+    def rate_at(self, step: int) -> float:
+        rising = min(1.0, (step + 1) / self.warmup)
+        return self.rate * rising * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps))))
+
+
+def train(
+    name: str,
+    module: torch.nn.Module,
+    loss_at: Callable[[int], torch.Tensor],
+    schedule: Schedule,
+    minutes: float,
+    every: Callable[[int], None] | None = None,
+) -> list[tuple[int, float]]:
+    """Train `module` in place until the schedule or the time ends; it then holds its averaged (EMA) weights.
+
+    Args:
+        loss_at: step to scalar loss; draws its batch by the step's number, so a resumed run sees what it would have seen.
+        every: called with the step after each checkpoint.
+
+    Returns:
+        The loss curve, (step, mean loss of the fifty steps before).
+    """
+    folder = CHECKPOINTS / name
+    weights = dict(module.named_parameters())
+    optimiser = torch.optim.AdamW(weights.values(), lr=schedule.rate, weight_decay=schedule.decay, betas=(0.9, 0.99))
+    average = {key: value.detach().clone() for key, value in weights.items()}
+    step, curve, spent = _resume(folder, weights, average, optimiser)
+    began = saved = time.monotonic()
+    recent: list[float] = []
+    while step < schedule.steps and spent + time.monotonic() - began < minutes * 60:
+        for group in optimiser.param_groups:
+            group["lr"] = schedule.rate_at(step)
+        torch.manual_seed(step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss_at(step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        optimiser.step()
+        keep = min(schedule.ema, (step + 1) / (step + 10))
+        torch._foreach_lerp_(list(average.values()), [w.detach() for w in weights.values()], 1 - keep)
+        step += 1
+        recent.append(float(loss.detach()))
+        if step % 50 == 0:
+            curve.append((step, round(sum(recent) / len(recent), 5)))
+            recent.clear()
+            print(f"{name}: step {step}/{schedule.steps} loss {curve[-1][1]} {(time.monotonic() - began) / 60:.1f} min", flush=True)
+        if time.monotonic() - saved > EVERY_SECONDS:
+            saved = time.monotonic()
+            _save(folder, weights, average, optimiser, step, curve, spent + saved - began)
+            if every:
+                with _averaged(weights, average):
+                    every(step)
+    _save(folder, weights, average, optimiser, step, curve, spent + time.monotonic() - began)
+    for key, value in weights.items():
+        value.data.copy_(average[key])
+    return curve
+
+
+class _averaged:
+    """Within: the module holds its averaged weights."""
+
+    def __init__(self, weights: dict[str, torch.nn.Parameter], average: dict[str, torch.Tensor]) -> None:
+        self.weights, self.average = weights, average
+
+    def __enter__(self) -> None:
+        self.kept = {key: value.detach().clone() for key, value in self.weights.items()}
+        for key, value in self.weights.items():
+            value.data.copy_(self.average[key])
+
+    def __exit__(self, *error: object) -> None:
+        for key, value in self.weights.items():
+            value.data.copy_(self.kept[key])
+
+
+def _save(
+    folder: Path,
+    weights: dict[str, torch.nn.Parameter],
+    average: dict[str, torch.Tensor],
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    curve: list[tuple[int, float]],
+    seconds: float,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"weight/{k}": v.detach().contiguous() for k, v in weights.items()}
+    tensors |= {f"average/{k}": v.contiguous() for k, v in average.items()}
+    for key, value in weights.items():
+        for moment in ("exp_avg", "exp_avg_sq"):
+            if value in optimiser.state:
+                tensors[f"{moment}/{key}"] = optimiser.state[value][moment].contiguous()
+    save_file(tensors, folder / "next.safetensors")
+    (folder / "next.json").write_text(json.dumps({"step": step, "curve": curve, "seconds": seconds}))
+    (folder / "next.safetensors").replace(folder / f"state-{step}.safetensors")
+    (folder / "next.json").replace(folder / "state.json")  # last: it names the tensors that are whole
+    for old in folder.glob("state-*.safetensors"):
+        if old.name != f"state-{step}.safetensors":
+            old.unlink()
+
+
+def _resume(
+    folder: Path,
+    weights: dict[str, torch.nn.Parameter],
+    average: dict[str, torch.Tensor],
+    optimiser: torch.optim.Optimizer,
+) -> tuple[int, list[tuple[int, float]], float]:
+    if not (folder / "state.json").is_file():
+        return 0, [], 0.0
+    facts = json.loads((folder / "state.json").read_text())
+    tensors = load_file(folder / f"state-{facts['step']}.safetensors")
+    for key, value in weights.items():
+        value.data.copy_(tensors[f"weight/{key}"])
+        average[key].copy_(tensors[f"average/{key}"])
+        if f"exp_avg/{key}" in tensors:
+            state = {m: tensors[f"{m}/{key}"].clone() for m in ("exp_avg", "exp_avg_sq")}
+            optimiser.state[value] = {"step": torch.tensor(float(facts["step"])), **state}
+    return facts["step"], [tuple(p) for p in facts["curve"]], facts["seconds"]

@@ -1,0 +1,61 @@
+"""How surprised the model is by held-out text: exp of the mean negative log-probability of a token.
+
+Softmax in float32. Interval and comparison resample whole documents, the same ones on both sides.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from compress.params import Params
+from evaluation import statistics
+from evaluation.evidence import Evidence
+from evaluation.scores import Estimate, Metric, Sample
+
+LN2 = float(np.log(2))
+
+
+class Perplexity(Params):
+    """Nothing to set."""
+
+
+def measure(evidence: Evidence, params: Perplexity) -> Sample:
+    rows = [(-tokens.sum(), len(tokens), len(item.text.encode())) for tokens, item in zip(evidence.token_logprobs, evidence.items, strict=True)]
+    return Sample(evidence.unit_ids, np.array(rows, dtype=np.float64), protocol={"softmax": "float32"})
+
+
+def score(sample: Sample, params: Perplexity) -> Estimate:
+    nats, tokens, bytes_ = sample.values.T
+    found = statistics.ratio_of_sums(nats, tokens, np.exp)
+    note = f"{nats.sum() / LN2 / bytes_.sum():.3f} bits per byte, {int(tokens.sum())} tokens"
+    return Estimate(found.value, found.low, found.high, found.n, note)
+
+
+def contrast(candidate: Sample, baseline: Sample, params: Perplexity) -> Estimate:
+    nats, tokens, _ = candidate.values.T
+    base_nats, base_tokens, _ = baseline.values.T
+    value = float(np.exp(nats.sum() / tokens.sum()) - np.exp(base_nats.sum() / base_tokens.sum()))
+    return statistics.bootstrap(
+        lambda draw: np.exp(nats[draw].sum(1) / tokens[draw].sum(1)) - np.exp(base_nats[draw].sum(1) / base_tokens[draw].sum(1)),
+        len(nats),
+        value,
+    )
+
+
+METRIC: Final = Metric(
+    version=1,
+    title="perplexity",
+    params=Perplexity,
+    tasks=frozenset({"text_generation"}),
+    needs="texts",
+    better="lower",
+    unit="",
+    compared="difference",
+    measure=measure,
+    score=score,
+    contrast=contrast,
+    name=__name__.rsplit(".", 1)[1],
+    doc=__doc__ or "",
+)

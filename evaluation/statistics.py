@@ -1,0 +1,58 @@
+"""Intervals: paired bootstrap for means and ratios, jackknife for distances between distributions. Arrays in, numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.scores import Estimate
+
+Z = 1.959964  # the 97.5% point of the normal distribution
+ROUNDS = 4000
+Floats = NDArray[np.float64]
+
+
+def bootstrap(statistic: Callable[[NDArray[np.int64]], Floats], n: int, value: float, seed: int = 0) -> Estimate:
+    """95% percentile interval of a statistic of resampled units.
+
+    Args:
+        statistic: indices [rounds, n] to values [rounds]; both arms of a pair take the same units.
+    """
+    draws = np.random.default_rng(seed).integers(n, size=(ROUNDS, n))
+    low, high = np.quantile(statistic(draws), (0.025, 0.975))
+    return Estimate(value, float(low), float(high), n)
+
+
+def mean(values: Floats) -> Estimate:
+    """Mean of units and its interval."""
+    return bootstrap(lambda draw: values[draw].mean(axis=1), len(values), float(values.mean()))
+
+
+def mean_difference(candidate: Floats, baseline: Floats) -> Estimate:
+    """Mean of paired differences candidate − baseline."""
+    return mean(candidate - baseline)
+
+
+def geometric_ratio(baseline: Floats, candidate: Floats) -> Estimate:
+    """Geometric mean of paired ratios baseline ÷ candidate."""
+    logs = np.log(baseline / candidate)
+    found = mean(logs)
+    return Estimate(float(np.exp(found.value)), float(np.exp(found.low)), float(np.exp(found.high)), found.n)
+
+
+def ratio_of_sums(top: Floats, bottom: Floats, transform: Callable[[Floats], Floats]) -> Estimate:
+    """`transform(Σ top ÷ Σ bottom)` over resampled units; for perplexity and its like."""
+    value = float(transform(np.array(top.sum() / bottom.sum())))
+    return bootstrap(lambda draw: transform(top[draw].sum(axis=1) / bottom[draw].sum(axis=1)), len(top), value)
+
+
+def jackknife(value: float, left_out: Floats, note: str = "") -> Estimate:
+    """Interval of a statistic from its values with each unit left out [n] (Efron and Stein, 1981).
+
+    Unlike a naive bootstrap it does not move the estimate of a distance between distributions upwards.
+    """
+    n = len(left_out)
+    spread = float(np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum()))
+    return Estimate(value, value - Z * spread, value + Z * spread, n, note)
