@@ -24,14 +24,24 @@ def tiny_diffusion(folder: Path, *, xl: bool = False, seed: int = 0) -> Path:
         norm_num_groups=8,
         sample_size=16,
     )
-    scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, prediction_type="v_prediction")
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, prediction_type="v_prediction"
+    )
     tokenizer = tiny_clip_tokenizer(folder / "vocabulary")
-    parts = {"vae": vae, "scheduler": scheduler, "tokenizer": tokenizer, "unet": _unet(xl), "text_encoder": _clip(len(tokenizer))}
+    parts = {
+        "vae": vae,
+        "scheduler": scheduler,
+        "tokenizer": tokenizer,
+        "unet": _unet(xl),
+        "text_encoder": _clip(len(tokenizer)),
+    }
     if xl:
         parts |= {"tokenizer_2": tokenizer, "text_encoder_2": _clip(len(tokenizer), projected=True)}
         pipeline = StableDiffusionXLPipeline(**parts, add_watermarker=False)
     else:
-        pipeline = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        pipeline = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
     pipeline.save_pretrained(folder / "model")
     return folder / "model"
 
@@ -90,7 +100,11 @@ def tiny_byte_tokenizer() -> object:
 def _unet(xl: bool) -> torch.nn.Module:
     from diffusers import UNet2DConditionModel
 
-    extra = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 80}
+    extra = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 80,
+    }
     return UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(32, 64),

@@ -32,7 +32,11 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 def write_engine(
-    model: openvino.Model, folder: Path, precision: Precision, function: str = "forward", arguments: tuple[str, ...] = ()
+    model: openvino.Model,
+    folder: Path,
+    precision: Precision,
+    function: str = "forward",
+    arguments: tuple[str, ...] = (),
 ) -> None:
     """Write a converted model and how to call it into a component's folder, weights as they are."""
     openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
@@ -63,7 +67,9 @@ class Graph:
 
     def __init__(self, folder: Path) -> None:
         if not (folder / MODEL).is_file() or not (folder / ENGINE).is_file():
-            raise ModelError(f"holds no {MODEL} with {ENGINE}", place=str(folder), fix="build it again with build.openvino")
+            raise ModelError(
+                f"holds no {MODEL} with {ENGINE}", place=str(folder), fix="build it again with build.openvino"
+            )
         self.folder = folder
         self.settings: dict[str, Any] = read_json(folder / ENGINE)
         self._lock = threading.Lock()
@@ -162,7 +168,7 @@ class State:
         self.beams = beam_idx.to(torch.int32).numpy()
 
 
-class OpenVINOLanguageModel(torch.nn.Module, GenerationMixin):  # type: ignore[misc]
+class OpenVINOLanguageModel(torch.nn.Module, GenerationMixin):
     """A causal language model whose KV cache lives in the engine. A batch has prompts of one length: no padding."""
 
     main_input_name = "input_ids"
@@ -212,7 +218,9 @@ class OpenVINOLanguageModel(torch.nn.Module, GenerationMixin):  # type: ignore[m
         """
         # Padding behind the text is harmless, for no token looks ahead; before it, it would shift every position.
         if attention_mask is not None and attention_mask.ndim == 2 and not bool(attention_mask[:, 0].all()):
-            raise UserError("the engine takes no left-padded batch", fix="generate from prompts of one length at a time")
+            raise UserError(
+                "the engine takes no left-padded batch", fix="generate from prompts of one length at a time"
+            )
         state = past_key_values or self._begin(input_ids.shape[0])
         if getattr(self._threads, "state", None) is not state:
             raise UserError("this generation's cache is gone: another began in this thread", fix="finish one at a time")
@@ -220,7 +228,7 @@ class OpenVINOLanguageModel(torch.nn.Module, GenerationMixin):  # type: ignore[m
         results = state.request.infer([values[n] for n in self._ports], share_inputs=True, share_outputs=True)
         state.seen += input_ids.shape[1]
         state.beams = np.arange(input_ids.shape[0], dtype=np.int32)
-        return CausalLMOutputWithPast(logits=torch.from_numpy(results[0]).clone(), past_key_values=state)  # type: ignore[arg-type]
+        return CausalLMOutputWithPast(logits=torch.from_numpy(results[0]).clone(), past_key_values=state)
 
     def _begin(self, batch: int) -> State:
         request = self.graph.request
@@ -228,7 +236,7 @@ class OpenVINOLanguageModel(torch.nn.Module, GenerationMixin):  # type: ignore[m
             self._ports = tuple(map(input_name, self.graph.compiled.inputs))
         request.reset_state()
         self._threads.state = State(request, batch)
-        return self._threads.state  # type: ignore[no-any-return]
+        return self._threads.state
 
 
 def language_inputs(tokens: NDArray[np.int64], seen: int, beams: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
@@ -289,5 +297,7 @@ def _config(folder: Path, library: str, kind: str) -> Any:
         return known.config_class.from_pretrained(str(folder))
     from diffusers.configuration_utils import FrozenDict
 
-    defaults = {n: p.default for n, p in inspect.signature(known.__init__).parameters.items() if p.default is not p.empty}
+    defaults = {
+        n: p.default for n, p in inspect.signature(known.__init__).parameters.items() if p.default is not p.empty
+    }
     return FrozenDict({**defaults, **read_json(folder / "config.json")})

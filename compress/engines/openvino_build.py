@@ -81,8 +81,23 @@ def convert_language_model(model: torch.nn.Module) -> openvino.Model:
 def split(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A call's arguments apart: those with tensors, and the constants worth keeping."""
     inputs = {n: _as_input(n, v) for n, v in call.items() if isinstance(v, torch.Tensor) or _is_tensors(v)}
-    kept = {n: v for n, v in call.items() if n not in inputs and isinstance(v, bool | int | float | str) and n != "return_dict"}
+    kept = {
+        n: v
+        for n, v in call.items()
+        if n not in inputs and isinstance(v, bool | int | float | str) and n != "return_dict"
+    }
     return inputs, kept
+
+
+def compare_calls(module: torch.nn.Module, engine: torch.nn.Module, function: str, call: dict[str, Any]) -> Difference:
+    """Compare a torch component, which is left in float32, with its engine on one real call."""
+    inputs, constants = split(call)
+    inputs = {n: _in_float32(v) for n, v in inputs.items()}
+    with silent_libraries():
+        reference = getattr(module.float(), function)
+    return compare(
+        lambda: reference(**inputs, **constants, return_dict=True), lambda: getattr(engine, function)(**inputs)
+    )
 
 
 def compare(reference: Callable[[], Any], engine: Callable[[], Any]) -> Difference:
@@ -105,6 +120,12 @@ def _named(output: Any) -> dict[str, Any]:
     for name, value in values.items():
         named |= {f"{name}.{i}": v for i, v in enumerate(value)} if isinstance(value, tuple) else {name: value}
     return named
+
+
+def _in_float32(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {n: _in_float32(v) for n, v in value.items()}
+    return value.float() if value.is_floating_point() else value
 
 
 def _is_tensors(value: Any) -> bool:

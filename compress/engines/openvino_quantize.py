@@ -29,7 +29,9 @@ def quantize_activations(model: openvino.Model, feeds: Sequence[Feed]) -> openvi
         return nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(feeds))
 
 
-def compress_weights(model: openvino.Model, bits: int, group_size: int, symmetric: bool, ratio: float) -> openvino.Model:
+def compress_weights(
+    model: openvino.Model, bits: int, group_size: int, symmetric: bool, ratio: float
+) -> openvino.Model:
     """Weights alone. In 4 bits a `ratio` of them in groups along the input channels, the others in 8.
 
     A layer whose channels `group_size` does not divide gets the largest smaller group that does, down to 8.
@@ -94,5 +96,13 @@ def silence_telemetry() -> None:
     if not installed("openvino_telemetry"):
         return
     telemetry = need("openvino_telemetry").Telemetry
-    for name in ("start_session", "end_session", "send_event", "send_error", "send_stack_trace", "init", "force_shutdown"):
+    for name in (
+        "start_session",
+        "end_session",
+        "send_event",
+        "send_error",
+        "send_stack_trace",
+        "init",
+        "force_shutdown",
+    ):
         setattr(telemetry, name, lambda *args, **kwargs: None)

@@ -75,5 +75,7 @@ def _load(kind: Any, folder: Path, device: str, options: dict[str, Any]) -> torc
         with silent_libraries():
             model: torch.nn.Module = kind.from_pretrained(str(folder), **options)
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{kind.__name__} does not load: {error}", place=str(folder), fix="save the model again") from error
+        raise ModelError(
+            f"{kind.__name__} does not load: {error}", place=str(folder), fix="save the model again"
+        ) from error
     return model.to(device).eval()

@@ -37,6 +37,6 @@ def _dtype(named: Any) -> torch.dtype | None:
     import torch
 
     found = getattr(torch, named, None) if isinstance(named, str) else named
-    if found is not None and not isinstance(found, torch.dtype) or (named is not None and found is None):
+    if named is not None and not isinstance(found, torch.dtype):
         raise UserError(f"{named} is no dtype", fix="give float32, bfloat16 or float16")
     return found

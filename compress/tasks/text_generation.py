@@ -32,9 +32,12 @@ class TextGeneration:
 
     def encode(self, text: str) -> list[int]:
         """A document's tokens behind the token that begins one (`bos`, or `eos` where there is none), cut to the model's length."""
-        tokens: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
-        return ([] if start is None else [int(start)]) + tokens[: self.max_tokens - (start is not None)]
+        room = self.max_tokens - (start is not None)
+        tokens: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=room)[
+            "input_ids"
+        ]
+        return ([] if start is None else [int(start)]) + tokens
 
     def token_logprobs(self, texts: Sequence[str], batch: int) -> list[NDArray[np.float64]]:
         """For each document the natural-log probability of each of its tokens, given those before it.
@@ -76,7 +79,8 @@ class TextGeneration:
         # Padding stands behind the text, where a causal model cannot see it.
         tokens = torch.tensor([d + [0] * (longest - len(d)) for d in documents], device=self.device)
         with torch.inference_mode():
-            logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1].float()  # [batch, tokens - 1, vocabulary]
+            # [batch, tokens - 1, vocabulary]
+            logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
             found = torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:, None])[..., 0].cpu().double().numpy()
         return [found[i, : max(len(d) - 1, 0)].copy() for i, d in enumerate(documents)]
 
@@ -88,5 +92,7 @@ def _tokenizer(artifact: Artifact) -> Any:
         return AutoTokenizer.from_pretrained(str(artifact.path))
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"has no tokenizer that loads: {error}", place=str(artifact.path), fix="save the tokenizer into the model's folder"
+            f"has no tokenizer that loads: {error}",
+            place=str(artifact.path),
+            fix="save the tokenizer into the model's folder",
         ) from error

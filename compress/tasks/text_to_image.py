@@ -98,7 +98,9 @@ class TextToImage:
             try:
                 return find_class(library, kind, folder).from_pretrained(str(folder))
             except (OSError, ValueError) as error:
-                raise ModelError(f"{kind} does not load: {error}", place=str(folder), fix="save the pipeline again") from error
+                raise ModelError(
+                    f"{kind} does not load: {error}", place=str(folder), fix="save the pipeline again"
+                ) from error
         component = self.artifact.components[name]
         engine = importlib.import_module(f"compress.engines.{component.format}")
         return engine.load_component(self.artifact.folder(name), library, component.kind, self.dtype, self.device)

@@ -38,7 +38,8 @@ class Steps(Params):
     steps: int = Field(ge=1, le=1000, description="denoising steps of each picture")
     scheduler: Scheduler | None = Field(None, description="the scheduler to use instead of the model's own")
     spacing: Literal["leading", "linspace", "trailing"] | None = Field(
-        None, description="how the steps lie on the training schedule; trailing starts from pure noise, which few steps need"
+        None,
+        description="how the steps lie on the training schedule; trailing starts from pure noise, which few steps need",
     )
 
 

@@ -30,10 +30,16 @@ class QuantizeNNCF(Params):
         "int8", description="int8: weights and activations; the others: weights alone"
     )
     samples: int = Field(64, ge=1, le=2000, description="calls to the component that int8 is calibrated on")
-    components: tuple[str, ...] = Field((), description="which engines; none named: the denoiser, or the language model")
-    group_size: int = Field(64, ge=8, description="weights that share a scale in int4, snapped to a divisor of each layer")
+    components: tuple[str, ...] = Field(
+        (), description="which engines; none named: the denoiser, or the language model"
+    )
+    group_size: int = Field(
+        64, ge=8, description="weights that share a scale in int4, snapped to a divisor of each layer"
+    )
     symmetric: bool = Field(False, description="whether weights-only codes lie symmetrically around zero")
-    ratio: float = Field(1.0, gt=0, le=1, description="share of the weights that int4 makes 4 bits wide; the rest get 8")
+    ratio: float = Field(
+        1.0, gt=0, le=1, description="share of the weights that int4 makes 4 bits wide; the rest get 8"
+    )
 
 
 def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
@@ -93,7 +99,9 @@ def _quantize(model: Any, feeds: list[Any], params: QuantizeNNCF) -> Any:
     return compress_weights(model, bits, params.group_size, params.symmetric, params.ratio)
 
 
-def _record(artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF, context: Context) -> dict[str, list[Any]]:
+def _record(
+    artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF, context: Context
+) -> dict[str, list[Any]]:
     """Each component's real inputs while the artifact is used on the calibration data as it is meant to be."""
     if artifact.task == "text_to_image":
         return _record_pictures(artifact, wanted, params, context)
