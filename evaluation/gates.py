@@ -86,7 +86,9 @@ def _decide(low: float, high: float, least: float, most: float, words: str, n: i
         return Verdict("pass", words)
     if high < least or low > most:
         return Verdict("fail", words, f"the whole interval [{low:.4g}, {high:.4g}] is outside")
-    return Verdict("inconclusive", words, f"[{low:.4g}, {high:.4g}] straddles the margin", _needed(low, high, least, most, n))
+    return Verdict(
+        "inconclusive", words, f"[{low:.4g}, {high:.4g}] straddles the margin", _needed(low, high, least, most, n)
+    )
 
 
 def _needed(low: float, high: float, least: float, most: float, n: int) -> int:

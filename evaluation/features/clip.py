@@ -43,7 +43,9 @@ class Clip:
         """Captions to float64 [n, d]."""
         parts = []
         for start in range(0, len(texts), BATCH):
-            words = self.tokenizer(list(texts[start : start + BATCH]), padding="max_length", truncation=True, return_tensors="pt")
+            words = self.tokenizer(
+                list(texts[start : start + BATCH]), padding="max_length", truncation=True, return_tensors="pt"
+            )
             with torch.inference_mode():
                 parts.append(self._unit(self.model.get_text_features(**words)))
         return np.concatenate(parts)
@@ -68,5 +70,7 @@ def open_clip(reference: str) -> Clip:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
         processor = CLIPImageProcessorPil.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"is no CLIP model that loads: {error}", place=str(folder), fix="give a folder saved by transformers") from error
+        raise ModelError(
+            f"is no CLIP model that loads: {error}", place=str(folder), fix="give a folder saved by transformers"
+        ) from error
     return Clip(folder.name, digest_folder(folder), model, tokenizer, processor)

@@ -21,7 +21,10 @@ def against_real(evidence: Evidence, features: str) -> Sample:
     painted = clip.pictures(evidence.pictures(i, i + BATCH) for i in range(0, count, BATCH))
     real = [item.picture for item in evidence.items]
     if any(picture is None for picture in real):
-        raise UserError("the evaluation data has no real pictures to compare with", fix="give data that has them, or drop KID and FID")
+        raise UserError(
+            "the evaluation data has no real pictures to compare with",
+            fix="give data that has them, or drop KID and FID",
+        )
     found = clip.pictures(np.stack([p() for p in real[i : i + BATCH] if p]) for i in range(0, count, BATCH))
     protocol = {"features": clip.name, "weights": clip.digest, "resize": "pil bicubic"}
     return Sample(evidence.unit_ids, painted, found, protocol)

@@ -22,7 +22,9 @@ class DigitsRead(Params):
 def measure(evidence: Evidence, params: DigitsRead) -> Sample:
     from compress.zoo.reader import marks_of
 
-    return Sample(evidence.unit_ids, np.asarray(marks_of(evidence)[0], dtype=np.float64), protocol={"reader": "digits-reader"})
+    return Sample(
+        evidence.unit_ids, np.asarray(marks_of(evidence)[0], dtype=np.float64), protocol={"reader": "digits-reader"}
+    )
 
 
 def score(sample: Sample, params: DigitsRead) -> Estimate:

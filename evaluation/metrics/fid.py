@@ -45,7 +45,9 @@ def score(sample: Sample, params: Fid) -> Estimate:
     real = _real(sample)
     n, d = sample.values.shape
     note = f"n = {n}" if n > d else f"not comparable: {n} pictures, {d} features"
-    return _jackknife(frechet(sample.values, real), [frechet(sample.values[keep], real[keep]) for keep in _groups(n)], n, note)
+    return _jackknife(
+        frechet(sample.values, real), [frechet(sample.values[keep], real[keep]) for keep in _groups(n)], n, note
+    )
 
 
 def contrast(candidate: Sample, baseline: Sample, params: Fid) -> Estimate:

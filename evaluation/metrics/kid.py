@@ -46,7 +46,9 @@ def unbiased(painted: NDArray[np.float64], real: NDArray[np.float64]) -> tuple[f
     # The pairs (i, i) are left out across too: item i's picture and its real one share their caption.
     np.fill_diagonal(across, 0)
 
-    def distance(p: NDArray[np.float64], r: NDArray[np.float64], c: NDArray[np.float64], units: int) -> NDArray[np.float64]:
+    def distance(
+        p: NDArray[np.float64], r: NDArray[np.float64], c: NDArray[np.float64], units: int
+    ) -> NDArray[np.float64]:
         return (p + r - 2 * c) / (units * (units - 1))
 
     totals = [np.asarray(square.sum()) for square in (within_p, within_r, across)]

@@ -23,7 +23,11 @@ def measure(evidence: Evidence, params: Latency) -> Sample:
     if evidence.timings is None:
         raise ValueError("nothing was timed")
     seconds = evidence.timings.seconds
-    return Sample(tuple(map(str, range(len(seconds)))), 1000 * seconds, protocol={"batch": evidence.timings.items, "work": evidence.timings.work})
+    return Sample(
+        tuple(map(str, range(len(seconds)))),
+        1000 * seconds,
+        protocol={"batch": evidence.timings.items, "work": evidence.timings.work},
+    )
 
 
 def score(sample: Sample, params: Latency) -> Estimate:

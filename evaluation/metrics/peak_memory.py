@@ -21,7 +21,9 @@ class PeakMemory(Params):
 def measure(evidence: Evidence, params: PeakMemory) -> Sample:
     if not evidence.peak_memory_bytes:
         raise ValueError("no memory was measured")
-    return Sample(("process",), np.array([evidence.peak_memory_bytes / 1e6]), protocol={"counts": "VmHWM of a fresh process"})
+    return Sample(
+        ("process",), np.array([evidence.peak_memory_bytes / 1e6]), protocol={"counts": "VmHWM of a fresh process"}
+    )
 
 
 def score(sample: Sample, params: PeakMemory) -> Estimate:

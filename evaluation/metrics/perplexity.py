@@ -22,7 +22,10 @@ class Perplexity(Params):
 
 
 def measure(evidence: Evidence, params: Perplexity) -> Sample:
-    rows = [(-tokens.sum(), len(tokens), len(item.text.encode())) for tokens, item in zip(evidence.token_logprobs, evidence.items, strict=True)]
+    rows = [
+        (-tokens.sum(), len(tokens), len(item.text.encode()))
+        for tokens, item in zip(evidence.token_logprobs, evidence.items, strict=True)
+    ]
     return Sample(evidence.unit_ids, np.array(rows, dtype=np.float64), protocol={"softmax": "float32"})
 
 
@@ -38,7 +41,9 @@ def contrast(candidate: Sample, baseline: Sample, params: Perplexity) -> Estimat
     base_nats, base_tokens, _ = baseline.values.T
     value = float(np.exp(nats.sum() / tokens.sum()) - np.exp(base_nats.sum() / base_tokens.sum()))
     return statistics.bootstrap(
-        lambda draw: np.exp(nats[draw].sum(1) / tokens[draw].sum(1)) - np.exp(base_nats[draw].sum(1) / base_tokens[draw].sum(1)),
+        lambda draw: (
+            np.exp(nats[draw].sum(1) / tokens[draw].sum(1)) - np.exp(base_nats[draw].sum(1) / base_tokens[draw].sum(1))
+        ),
         len(nats),
         value,
     )

@@ -28,7 +28,11 @@ def measure(evidence: Evidence, params: Throughput) -> Sample:
     else:
         rates = timings.items / timings.seconds
     what = "decoded tokens" if len(timings.first) else "pictures"
-    return Sample(tuple(map(str, range(len(rates)))), rates, protocol={"counts": what, "batch": timings.items, "work": timings.work})
+    return Sample(
+        tuple(map(str, range(len(rates)))),
+        rates,
+        protocol={"counts": what, "batch": timings.items, "work": timings.work},
+    )
 
 
 def score(sample: Sample, params: Throughput) -> Estimate:

@@ -81,7 +81,7 @@ def latents(vae: AutoencoderKL, count: int) -> tuple[torch.Tensor, torch.Tensor]
         if start % 4096 == 0:
             print(f"encoded {start}/{count}", flush=True)
     tokens = tokenizer(captions, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-    packed = {"latents": torch.cat(codes) * vae.config.scaling_factor, "tokens": tokens}
+    packed = {"latents": (torch.cat(codes) * vae.config.scaling_factor).contiguous(), "tokens": tokens.contiguous()}
     save_file(packed, LATENTS)
     return packed["latents"], packed["tokens"]
 

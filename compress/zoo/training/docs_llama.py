@@ -37,7 +37,7 @@ END = "<|endoftext|>"
 VOCABULARY = 4096
 CONTEXT = 512
 BATCH = 4
-PEAK_RATE = 2e-3
+PEAK_RATE = 3e-3
 FINAL_RATE_SHARE = 0.03
 WARM_UP_STEPS = 60
 WEIGHT_DECAY = 0.1
@@ -84,7 +84,11 @@ def build_model() -> LlamaForCausalLM:
         eos_token_id=0,
         pad_token_id=0,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    for layer in model.model.layers:  # each block begins as the identity, which makes the first steps count
+        torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return model
 
 
 def windows_of_epoch(documents: Sequence[NDArray[np.int64]], epoch: int) -> NDArray[np.int64]:
@@ -115,11 +119,13 @@ class Run:
         self.documents = encode_all(self.tokenizer, docstrings.train_documents())
         self.validation = docstrings.held_out("validation")
         self.model = build_model()
-        matrices = [p for p in self.model.parameters() if p.dim() > 1]
-        vectors = [p for p in self.model.parameters() if p.dim() <= 1]
-        groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98))
-        self.parameters = matrices + vectors
+        matrices = [p for name, p in self.model.named_parameters() if p.dim() == 2 and "embed" not in name]
+        others = [p for name, p in self.model.named_parameters() if p.dim() != 2 or "embed" in name]
+        self.parameters = matrices + others
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.98)),
+        ]
         self.progress = Progress()
         self._resume()
 
@@ -154,15 +160,16 @@ class Run:
 
     def _step(self, windows: torch.Tensor) -> float:
         rate = learning_rate(self.progress.step, self.share_done())
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = rate
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.model(input_ids=windows[:, :-1]).logits
         loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
     def _evaluate(self, training_loss: float) -> None:
@@ -175,8 +182,10 @@ class Run:
             self.progress.best_bits_per_byte = bits
             self._save("best", dict(self.model.named_parameters()))
         self._save("model", dict(self.model.named_parameters()))
-        moments = self.optimizer.state_dict()["state"]
-        self._save("optimizer", {f"{i}.{name}": value for i, s in moments.items() for name, value in s.items()})
+        for number, optimizer in enumerate(self.optimizers):
+            moments = optimizer.state_dict()["state"]
+            flat = {f"{i}.{name}": value for i, found in moments.items() for name, value in found.items()}
+            self._save(f"optimizer-{number}", flat)
         temporary = WORK / "progress.tmp"
         temporary.write_text(json.dumps(asdict(self.progress)))
         temporary.replace(WORK / "progress.json")
@@ -192,11 +201,12 @@ class Run:
             return
         self.progress = Progress(**json.loads(note.read_text()))
         self.model.load_state_dict(load_file(WORK / "model.safetensors"), strict=False)
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in load_file(WORK / "optimizer.safetensors").items():
-            index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        for number, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for key, value in load_file(WORK / f"optimizer-{number}.safetensors").items():
+                index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def _tokenizer(self) -> Tokenizer:
         path = WORK / "tokenizer.json"
@@ -297,7 +307,12 @@ def report(run: Run) -> dict[str, Any]:
         "seconds": round(run.progress.seconds, 1),
         "threads": torch.get_num_threads(),
         "seed": SEED,
-        "optimizer": {"name": "AdamW", "peak_rate": PEAK_RATE, "weight_decay": WEIGHT_DECAY, "batch": [BATCH, CONTEXT]},
+        "optimizer": {
+            "name": "Muon; AdamW for embeddings and norms",
+            "peak_rate": PEAK_RATE,
+            "weight_decay": WEIGHT_DECAY,
+            "batch": [BATCH, CONTEXT],
+        },
         "curve": run.progress.curve,
         "bits_per_byte": score(),
     }

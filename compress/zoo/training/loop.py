@@ -80,7 +80,7 @@ def train(
             saved = time.monotonic()
             _save(folder, weights, average, optimiser, step, curve, spent + saved - began)
             if every:
-                with _averaged(weights, average):
+                with Averaged(weights, average):
                     every(step)
     _save(folder, weights, average, optimiser, step, curve, spent + time.monotonic() - began)
     for key, value in weights.items():
@@ -88,7 +88,7 @@ def train(
     return curve
 
 
-class _averaged:
+class Averaged:
     """Within: the module holds its averaged weights."""
 
     def __init__(self, weights: dict[str, torch.nn.Parameter], average: dict[str, torch.Tensor]) -> None:

@@ -1,0 +1,215 @@
+"""Two sides to a Comparison: collect, time, measure, contrast, judge. The one path of `pare run` and `pare eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.artifact import Artifact
+from compress.catalogue import find_metric
+from compress.data import Data, Item
+from compress.events import Emit, Event
+from compress.recipe import EvalSpec, Gate
+from evaluation import machine, memory
+from evaluation.collect import Viewpoint, collect
+from evaluation.evidence import Evidence
+from evaluation.gates import judge
+from evaluation.scores import Comparison, Completion, Picture, Row, Sample, Side
+from evaluation.timing import Interleaved, painter, time_pair, writer
+
+PICTURES, COMPLETIONS, WRITTEN = 8, 4, 48
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is compared, on what, and where the results go. `evidence_dirs`: the first is written, the rest only read."""
+
+    name: str
+    candidate: Artifact
+    baseline: Artifact
+    data: Data | None
+    spec: EvalSpec
+    gates: Mapping[str, Gate]
+    recipe_text: str
+    stages: tuple[Mapping[str, Any], ...]
+    workdir: Path
+    evidence_dirs: tuple[Path, ...]
+
+
+def compare(request: Request, emit: Emit) -> Comparison:
+    """Measure everything the request asks for.
+
+    Raises:
+        StageFailed: a side does not run, or shows nothing but constants.
+    """
+    base, candidate = _viewpoints(request)
+    needs = {find_metric(name).needs for name in request.spec.metrics}
+    sides = (Evidence(base.artifact), Evidence(candidate.artifact))
+    if needs & {"images", "texts"}:
+        folders = request.evidence_dirs
+        sides = (collect(base, folders, "baseline", emit), collect(candidate, folders, "candidate", emit))
+    if "peak_memory" in request.spec.metrics:
+        emit(Event("note", "peak memory", "one fresh process a side"))
+        sides = (_with_memory(sides[0], base), _with_memory(sides[1], candidate))
+    timed, completions = (None, ()) if "timings" not in needs else _time(base, candidate, request, emit)
+    if timed:
+        sides = (replace(sides[0], timings=timed.baseline), replace(sides[1], timings=timed.candidate))
+    rows = tuple(_row(name, params, sides, request, timed) for name, params in request.spec.metrics.items())
+    return Comparison(
+        name=request.name,
+        task=request.candidate.task,
+        baseline=_side("baseline", base),
+        candidate=_side("candidate", candidate),
+        rows=rows,
+        machine=machine.facts(),
+        recipe=request.recipe_text,
+        stages=request.stages,
+        pictures=_grid(sides),
+        completions=completions,
+    )
+
+
+def _viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
+    """Both sides see the same items, noise and guidance; steps and precision are their own."""
+    spec, asked = request.spec, request.spec.baseline
+    items = request.data.first(spec.samples) if request.data else ()
+    digest = request.data.digest if request.data else ""
+    shared: dict[str, Any] = {} if asked.guidance is None else {"guidance_scale": asked.guidance}
+    base_call = {**request.baseline.settings.call, **shared}
+    if asked.steps is not None:
+        base_call["num_inference_steps"] = asked.steps
+    own = dict(request.candidate.settings.call)
+    if "num_inference_steps" in base_call:  # a candidate that says nothing of steps runs as many as the baseline
+        own.setdefault("num_inference_steps", base_call["num_inference_steps"])
+    torch_only = all(c.format == "torch" for c in request.candidate.components.values())
+    dtype = asked.dtype or ""
+    return (
+        Viewpoint(request.baseline, dtype, base_call, items, digest, spec.seed, spec.batch),
+        Viewpoint(
+            request.candidate, dtype if torch_only else "", {**own, **shared}, items, digest, spec.seed, spec.batch
+        ),
+    )
+
+
+def _with_memory(side: Evidence, view: Viewpoint) -> Evidence:
+    return replace(side, peak_memory_bytes=memory.peak_bytes(view.artifact.path, view.dtype, view.call))
+
+
+def _time(
+    base: Viewpoint, candidate: Viewpoint, request: Request, emit: Emit
+) -> tuple[Interleaved, tuple[Completion, ...]]:
+    from compress.tasks import open_task
+
+    spec = request.spec
+    one: Any = open_task(base.artifact, dtype=base.dtype or None)
+    other: Any = open_task(candidate.artifact, dtype=candidate.dtype or None)
+    if base.artifact.task == "text_to_image":
+        prompts = _timed_prompts(base.items, spec.timing_batch)
+        calls = (dict(base.call), dict(candidate.call))
+        runs = painter(one, prompts, calls[0]), painter(other, prompts, calls[1])
+        work = (_steps(one, calls[0]), _steps(other, calls[1]))
+        return time_pair(*runs, work, spec.timing_batch, spec.timing_blocks, spec.seed, emit), ()
+    tokens = _timed_tokens(one, base.items, spec)
+    runs = writer(one, tokens, spec.new_tokens), writer(other, tokens, spec.new_tokens)
+    timed = time_pair(*runs, (spec.new_tokens, spec.new_tokens), spec.timing_batch, spec.timing_blocks, spec.seed, emit)
+    return timed, _completions(one, other, base.items)
+
+
+def _timed_prompts(items: tuple[Item, ...], batch: int) -> list[str]:
+    texts = [item.text for item in items[:batch]] or ["a red three on white paper"]
+    return [texts[i % len(texts)] for i in range(batch)]
+
+
+def _steps(task: Any, call: Mapping[str, Any]) -> int:
+    """Denoiser evaluations of one call, counted, not assumed."""
+    component = task.artifact.main
+    calls: list[object] = []
+    with task.watch(component, calls.append):
+        task.paint(["a red three on white paper"], ["0"], 0, **call)
+    return len(calls)
+
+
+def _timed_tokens(task: Any, items: tuple[Item, ...], spec: EvalSpec) -> list[list[int]]:
+    """Prompts of exactly `prompt_tokens` tokens, out of the evaluation data."""
+    stream: list[int] = []
+    for item in items:
+        stream += task.encode(item.text)
+        if len(stream) >= spec.prompt_tokens * spec.timing_batch:
+            break
+    stream = stream or task.encode("The array of values to sort along the given axis.")
+    needed = spec.prompt_tokens * spec.timing_batch
+    stream = (stream * (needed // len(stream) + 1))[:needed]
+    return [stream[i : i + spec.prompt_tokens] for i in range(0, needed, spec.prompt_tokens)]
+
+
+def _completions(one: Any, other: Any, items: tuple[Item, ...]) -> tuple[Completion, ...]:
+    found = []
+    for item in items[:COMPLETIONS]:
+        prompt = one.encode(item.text)[:24]
+        base, candidate = one.generate([prompt], WRITTEN)[0], other.generate([prompt], WRITTEN)[0]
+        differing = next((i for i, (a, b) in enumerate(zip(base, candidate, strict=True)) if a != b), -1)
+        decode = one.tokenizer.decode
+        text = decode(prompt, skip_special_tokens=True)
+        found.append(Completion(item.id, text, decode(base), decode(candidate), differing))
+    return tuple(found)
+
+
+def _row(
+    name: str, params: Mapping[str, Any], sides: tuple[Evidence, Evidence], request: Request, timed: Interleaved | None
+) -> Row:
+    metric = find_metric(name)
+    values = metric.params(**params)
+    base, candidate = (metric.measure(side, values) for side in sides)
+    _keep(request.workdir, name, base, candidate)
+    contrast = metric.contrast(candidate, base, values)
+    score = metric.score(base, values)
+    noise = timed.noise if timed and metric.needs == "timings" else None
+    extractor = base.protocol.get("features", "")
+    return Row(
+        metric=name,
+        title=f"{metric.title}, {extractor} features" if extractor else metric.title,
+        unit=metric.unit,
+        better=metric.better,
+        compared=metric.compared,
+        baseline=score,
+        candidate=metric.score(candidate, values),
+        contrast=contrast,
+        verdict=judge(request.gates.get(name), metric, score, contrast, noise),
+        noise=noise,
+        protocol={**sides[0].protocol, **base.protocol, "version": metric.version},
+    )
+
+
+def _keep(workdir: Path, name: str, base: Sample, candidate: Sample) -> None:
+    """Samples per unit go beside result.json, so that every number can be computed again."""
+    from safetensors.numpy import save_file
+
+    folder = workdir / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"baseline": base.values, "candidate": candidate.values}
+    if base.reference is not None:
+        tensors["reference"] = base.reference
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / f"{name}.safetensors")
+
+
+def _side(name: str, view: Viewpoint) -> Side:
+    engines = sorted({f"{c.format}" for c in view.artifact.components.values()})
+    how = view.dtype + " eager" if engines == ["torch"] else ""
+    parts = (
+        ", ".join(f"{n}: {c.format}" for n, c in view.artifact.components.items()) if engines != ["torch"] else "torch"
+    )
+    lineage = tuple({"stage": p.stage, "params": dict(p.params)} for p in view.artifact.lineage)
+    return Side(name, view.artifact.digest, f"{parts} {how}".strip(), dict(view.call), lineage)
+
+
+def _grid(sides: tuple[Evidence, Evidence]) -> tuple[Picture, ...]:
+    one, other = sides
+    if one.picture is None or other.picture is None:
+        return ()
+    return tuple(
+        Picture(item.id, item.text, one.picture(i), other.picture(i)) for i, item in enumerate(one.items[:PICTURES])
+    )

@@ -1,0 +1,69 @@
+"""The machine is part of every speed: what it is, and two measured ceilings."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from compress import deps
+from compress.planning import machine_fact
+
+LIBRARIES = ("torch", "transformers", "diffusers", "openvino", "nncf", "numpy")
+
+
+def facts() -> dict[str, Any]:
+    """Processor, flags, cores, threads, memory, library versions, measured read bandwidth (GB/s) and GEMM peak (GFLOP/s)."""
+    import psutil
+    import torch
+
+    flags = machine_fact("isa").split()
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd")
+    return {
+        "processor": _processor(),
+        "flags": [f for f in wanted if f in flags],
+        "cores": psutil.cpu_count(logical=False) or 0,
+        "logical_cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "libraries": {name: deps.version(name) for name in LIBRARIES},
+        "read_gb_s": round(_bandwidth(), 1),
+        "gemm_gflop_s": round(_gemm(), 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _best(work: Any, seconds: float = 0.4) -> float:
+    """The shortest of the runs that fit into `seconds`."""
+    best, until = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return best
+
+
+def _bandwidth() -> float:
+    import torch
+
+    numbers = torch.ones(32_000_000)
+    return float(numbers.numel() * 4 / _best(numbers.sum) / 1e9)
+
+
+def _gemm(size: int = 1024) -> float:
+    import torch
+
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    return float(2 * size**3 / _best(lambda: a @ b) / 1e9)
