@@ -149,7 +149,7 @@ def explain(name: Annotated[str, typer.Argument(help="a stage or a metric")]) ->
     known = catalogue.stage_names() + catalogue.metric_names()
     if name not in known:
         raise UserError(f"no stage or metric is called `{name}`", fix=catalogue.near(name, known))
-    record = catalogue.find_stage(name) if name in catalogue.stage_names() else catalogue.find_metric(name)
+    record: Any = catalogue.find_stage(name) if name in catalogue.stage_names() else catalogue.find_metric(name)
     print(f"{name}\n\n{record.doc.strip() or record.title}\n\nparameters")
     for field, info in record.params.model_fields.items():
         default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)!r}"
