@@ -1,0 +1,64 @@
+"""Intervals keep their promise: cover the truth about 95 times in 100, and pair what is paired."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation import statistics
+from evaluation.metrics import kid
+
+RUNS = 150
+
+
+def test_the_bootstrap_covers_the_mean() -> None:
+    rng = np.random.default_rng(1)
+    found = [statistics.mean(rng.exponential(size=80)) for _ in range(RUNS)]
+    covered = np.mean([e.low <= 1 <= e.high for e in found])
+    assert 0.88 <= covered <= 0.99
+
+
+def test_the_jackknife_covers_a_kid_of_zero() -> None:
+    """Two draws of one distribution; the truth is 0."""
+    rng = np.random.default_rng(2)
+
+    def draw() -> np.ndarray:
+        rows = rng.normal(size=(60, 8)) + 0.4
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    found = [statistics.jackknife(*kid.unbiased(draw(), draw())) for _ in range(RUNS)]
+    assert np.mean([e.low <= 0 <= e.high for e in found]) >= 0.9
+
+
+def test_the_jackknife_of_a_mean_is_the_textbook_interval() -> None:
+    values = np.random.default_rng(3).normal(size=50)
+    left_out = (values.sum() - values) / 49
+    found = statistics.jackknife(float(values.mean()), left_out)
+    assert found.high - found.value == pytest.approx(statistics.Z * values.std(ddof=1) / np.sqrt(50))
+
+
+def test_the_interval_of_a_ratio_turns_over_with_its_sides() -> None:
+    rng = np.random.default_rng(4)
+    one, other = rng.uniform(1, 2, 40), rng.uniform(3, 4, 40)
+    there, back = statistics.geometric_ratio(one, other), statistics.geometric_ratio(other, one)
+    assert there.value * back.value == pytest.approx(1)
+    assert there.low * back.high == pytest.approx(1)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=40), st.floats(-5, 5))
+def test_a_constant_shift_has_no_spread(values: list[float], shift: float) -> None:
+    base = np.array(values)
+    found = statistics.mean_difference(base + shift, base)
+    assert found.high - found.low < 1e-9
+    assert found.value == pytest.approx(shift, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.floats(0.1, 100), min_size=2, max_size=40))
+def test_the_same_units_give_the_same_interval_around_the_estimate(values: list[float]) -> None:
+    one, other = statistics.mean(np.array(values)), statistics.mean(np.array(values))
+    assert one == other
+    assert one.low - 1e-9 <= one.value <= one.high + 1e-9

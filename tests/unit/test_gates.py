@@ -1,0 +1,93 @@
+"""Gates by table: inside, outside and straddling, in each direction, and what may not be written."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from compress.catalogue import find_metric
+from compress.recipe import Gate
+from evaluation.gates import judge, problems
+from evaluation.scores import Estimate
+
+
+def _around(low: float, high: float, n: int = 100) -> Estimate:
+    return Estimate((low + high) / 2, low, high, n)
+
+
+TEN = _around(9, 11)
+TABLE = [
+    # metric, gate, contrast, verdict
+    ("clip_score", Gate(within="10%"), (-0.5, 0.5), "pass"),
+    ("clip_score", Gate(within="10%"), (1.2, 1.5), "fail"),  # rising is as suspect as falling
+    ("clip_score", Gate(within="10%"), (-1.5, -1.2), "fail"),
+    ("clip_score", Gate(within="10%"), (0.5, 1.5), "inconclusive"),
+    ("clip_score", Gate(within=0.2), (-0.1, 0.1), "pass"),
+    ("kid", Gate(worse_by=0.01), (-5.0, -4.0), "pass"),  # better by far is no offence
+    ("kid", Gate(worse_by=0.01), (0.02, 0.03), "fail"),
+    ("kid", Gate(worse_by=0.01), (0.0, 0.02), "inconclusive"),
+    ("digits_read", Gate(worse_by=0.04), (-0.03, 0.5), "pass"),
+    ("digits_read", Gate(worse_by=0.04), (-0.5, -0.1), "fail"),
+    ("perplexity", Gate(worse_by="5%"), (0.1, 0.4), "pass"),
+    ("perplexity", Gate(worse_by="5%"), (0.6, 0.9), "fail"),
+    ("latency", Gate(speedup=2), (2.1, 2.3), "pass"),
+    ("latency", Gate(speedup=2), (1.7, 1.9), "fail"),
+    ("latency", Gate(speedup=2), (1.9, 2.1), "inconclusive"),
+    ("latency", Gate(worse_by="10%"), (0.95, 1.2), "pass"),
+    ("latency", Gate(worse_by="10%"), (0.5, 0.6), "fail"),
+    ("throughput", Gate(worse_by="10%"), (0.95, 1.2), "pass"),
+    ("throughput", Gate(worse_by="10%"), (0.5, 0.6), "fail"),
+]
+
+
+@pytest.mark.parametrize(("metric", "gate", "contrast", "status"), TABLE)
+def test_a_verdict_follows_from_interval_and_margin(
+    metric: str, gate: Gate, contrast: tuple[float, float], status: str
+) -> None:
+    verdict = judge(gate, find_metric(metric), TEN, _around(*contrast), None)
+    assert verdict.status == status
+    assert (verdict.n_needed > 100) == (status == "inconclusive")
+    assert bool(verdict.why) == (status != "pass")
+
+
+def test_without_a_gate_there_is_no_verdict() -> None:
+    assert judge(None, find_metric("kid"), TEN, _around(0, 1), None).status == "not gated"
+
+
+def test_a_speedup_inside_the_noise_floor_never_passes() -> None:
+    latency, gate = find_metric("latency"), Gate(speedup=1.02)
+    assert judge(gate, latency, TEN, _around(1.03, 1.05), _around(0.99, 1.01)).status == "pass"
+    assert judge(gate, latency, TEN, _around(1.03, 1.05), _around(0.92, 1.01)).status == "inconclusive"
+
+
+def test_units_needed_fall_with_the_square_of_the_room() -> None:
+    clip = find_metric("clip_score")
+    near = judge(Gate(within=1.0), clip, TEN, _around(0.3, 1.1), None)  # half-width 0.4, 0.3 from the edge
+    assert near.n_needed == math.ceil(100 * (0.4 / 0.3) ** 2 * 1.1)
+
+
+def test_no_interval_decides_nothing() -> None:
+    assert judge(Gate(within=1.0), find_metric("kid"), TEN, _around(math.nan, math.nan), None).status == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("metric", "gate", "words"),
+    [
+        ("kid", Gate(), "exactly one"),
+        ("kid", Gate(within=1.0, worse_by=1.0), "not within and worse_by"),
+        ("kid", Gate(speedup=2), "difference"),
+        ("clip_score", Gate(worse_by="1%"), "no worse direction"),
+        ("kid", Gate(within="one percent"), "no margin"),
+        ("kid", Gate(within="%"), "no margin"),
+        ("kid", Gate(worse_by=-0.1), "from 0 up"),
+        ("kid", Gate(worse_by="-1%"), "from 0 up"),
+        ("kid", Gate(worse_by="nan"), "from 0 up"),
+        ("latency", Gate(speedup=2), ""),
+        ("clip_score", Gate(within="2%"), ""),
+    ],
+)
+def test_a_gate_that_cannot_be_judged_is_refused_in_words(metric: str, gate: Gate, words: str) -> None:
+    found = problems(gate, find_metric(metric))
+    assert words in found
+    assert bool(found) == bool(words)
