@@ -12,6 +12,7 @@ import numpy as np
 from compress.artifact import Artifact
 from compress.catalogue import find_metric
 from compress.data import Data, Item
+from compress.errors import StageFailed
 from compress.events import Emit, Event
 from compress.recipe import EvalSpec, Gate
 from evaluation import machine, memory
@@ -46,6 +47,8 @@ def compare(request: Request, emit: Emit) -> Comparison:
     Raises:
         StageFailed: a side does not run, or shows nothing but constants.
     """
+    warnings: list[str] = []
+    emit = _noting(emit, warnings)
     base, candidate = _viewpoints(request)
     needs = {find_metric(name).needs for name in request.spec.metrics}
     sides = (Evidence(base.artifact), Evidence(candidate.artifact))
@@ -70,7 +73,19 @@ def compare(request: Request, emit: Emit) -> Comparison:
         stages=request.stages,
         pictures=_grid(sides),
         completions=completions,
+        warnings=tuple(warnings),
     )
+
+
+def _noting(emit: Emit, warnings: list[str]) -> Emit:
+    """`emit`, with every warning also written down for the report."""
+
+    def noting(event: Event) -> None:
+        if event.kind == "warning":
+            warnings.append(f"{event.what}: {event.message}")
+        emit(event)
+
+    return noting
 
 
 def _viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
@@ -165,6 +180,11 @@ def _row(
     values = metric.params(**params)
     base, candidate = (metric.measure(side, values) for side in sides)
     _keep(request.workdir, name, base, candidate)
+    if metric.needs in ("images", "texts") and base.protocol != candidate.protocol:
+        raise StageFailed(
+            f"{name}: the two sides were scored by different protocols, {dict(base.protocol)} and {dict(candidate.protocol)}",
+            fix="score both with the same extractor",
+        )
     contrast = metric.contrast(candidate, base, values)
     score = metric.score(base, values)
     noise = timed.noise if timed and metric.needs == "timings" else None

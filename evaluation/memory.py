@@ -36,10 +36,13 @@ def peak_bytes(folder: Path, dtype: str, call: Mapping[str, Any]) -> int:
 
 def highest_resident() -> int:
     """This process's highest resident set so far, bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # not ru_maxrss: on Linux it survives exec, and so would be at least that of the parent
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes, and its own
 
 
 def main(folder: str, dtype: str, call: str) -> None:
