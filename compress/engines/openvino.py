@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,9 +40,21 @@ def write_engine(
     arguments: tuple[str, ...] = (),
 ) -> None:
     """Write a converted model and how to call it into a component's folder, weights as they are."""
-    openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
+    save_graph(model, folder)
     body = {"precision": precision, "function": function, "arguments": arguments}
     (folder / ENGINE).write_text(json.dumps(body, indent=2) + "\n")
+
+
+def save_graph(model: openvino.Model, folder: Path) -> None:
+    """Write a graph, its weights as they are, so that equal graphs give equal bytes.
+
+    OpenVINO names what nobody named by a counter that runs on through the process; those are counted anew here.
+    """
+    model.set_friendly_name("model")
+    for number, operation in enumerate(model.get_ordered_ops()):
+        if re.fullmatch(r"[A-Z]\w*_\d+", operation.get_friendly_name()):  # a folded constant keeps its source's kind
+            operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
+    openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
 
 
 def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> OpenVINOModule:

@@ -16,7 +16,7 @@ import openvino
 from numpy.typing import NDArray
 
 from compress.deps import installed, need
-from compress.engines.openvino import ENGINE, MODEL
+from compress.engines.openvino import ENGINE, MODEL, save_graph
 
 Feed = Mapping[str, NDArray[Any]]
 NARROW = ("i8", "u8", "i4", "u4")
@@ -74,7 +74,7 @@ def read_graph(folder: Path) -> openvino.Model:
 
 def write_graph(model: openvino.Model, folder: Path, settings: bytes) -> None:
     """Write a graph over the one in `folder`, to be compiled and called as before."""
-    openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
+    save_graph(model, folder)
     (folder / ENGINE).write_bytes(settings)
 
 

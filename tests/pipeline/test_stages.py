@@ -1,0 +1,182 @@
+"""The first stages through real tiny models: what they leave must load, agree with torch, and be equal from run to run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compress.artifact import Artifact, describe
+from compress.catalogue import find_stage
+from compress.context import Context
+from compress.data import Data, Item
+from compress.errors import StageFailed
+from compress.events import Event
+from compress.hashing import digest_file
+from compress.tasks import open_task
+from tests.tiny import tiny_diffusion, tiny_llama
+
+WORDS = ("a red three", "a blue seven", "the array of values", "green on white paper")
+DATA = Data("words", "texts", "digest", -1, lambda i: Item(str(i), WORDS[i % len(WORDS)]))
+
+
+def apply(name: str, artifact: Artifact, out: Path, **params: Any) -> tuple[Artifact, list[Event]]:
+    """Run a stage as the executor does, and hear its notes."""
+    stage = find_stage(name)
+    checked = stage.params(**params)
+    assert stage.refuse(artifact, checked) == ""
+    out.mkdir(parents=True)
+    heard: list[Event] = []
+    stage.run(artifact, checked, Context(out, out / "scratch", data={"calibration": DATA}, emit=heard.append))
+    return describe(out), [e for e in heard if e.kind == "note"]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(f.relative_to(folder)): digest_file(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return describe(tiny_diffusion(tmp_path_factory.mktemp("pipeline")))
+
+
+@pytest.fixture(scope="module")
+def built(pipeline: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return apply("build.openvino", pipeline, tmp_path_factory.mktemp("built") / "out")[0]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return describe(tiny_llama(tmp_path_factory.mktemp("llama")))
+
+
+@pytest.fixture(scope="module")
+def built_llama(llama: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return apply("build.openvino", llama, tmp_path_factory.mktemp("built") / "out")[0]
+
+
+def test_steps_change_the_call_and_the_scheduler_but_not_the_input(pipeline: Artifact, tmp_path: Path) -> None:
+    before = digests(pipeline.path)
+    made, _ = apply(
+        "accelerate.steps", pipeline, tmp_path / "out", steps=4, scheduler="dpm-solver++", spacing="trailing"
+    )
+    assert digests(pipeline.path) == before  # its files are hard-linked into the output
+    config = json.loads((made.path / "scheduler/scheduler_config.json").read_text())
+    assert config["_class_name"] == "DPMSolverMultistepScheduler"
+    assert config["prediction_type"] == "v_prediction"  # the training's own settings are carried over
+    assert config["timestep_spacing"] == "trailing"
+    assert made.settings.call["num_inference_steps"] == 4
+    task: Any = open_task(made)
+    assert type(task.pipeline.scheduler).__name__ == "DPMSolverMultistepScheduler"
+    assert task.paint(["a red three"], ["0"], 0).shape == (1, 16, 16, 3)
+    assert len(task.pipeline.scheduler.timesteps) == 4
+
+
+def test_steps_keep_the_scheduler_when_none_is_named(pipeline: Artifact, tmp_path: Path) -> None:
+    made, _ = apply("accelerate.steps", pipeline, tmp_path / "out", steps=3)
+    assert json.loads((made.path / "scheduler/scheduler_config.json").read_text())["_class_name"] == "DDIMScheduler"
+
+
+def test_a_built_pipeline_holds_engines_and_no_torch_weights(built: Artifact) -> None:
+    assert {c.format for c in built.components.values()} == {"openvino"}
+    assert not list(built.path.rglob("*.safetensors"))
+    for name in ("unet", "vae", "text_encoder"):
+        files = {f.name for f in built.folder(name).iterdir()}
+        assert {"config.json", "engine.json", "openvino_model.xml", "openvino_model.bin"} <= files
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_built_pipeline_paints_what_torch_paints_at_any_batch(
+    pipeline: Artifact, built: Artifact, count: int
+) -> None:
+    prompts, names = list(WORDS[:count]), [str(i) for i in range(count)]
+    torch_task: Any = open_task(pipeline)
+    engine: Any = open_task(built)
+    ours = engine.paint(prompts, names, 0, num_inference_steps=3).astype(int)
+    theirs = torch_task.paint(prompts, names, 0, num_inference_steps=3).astype(int)
+    assert np.abs(ours - theirs).max() <= 1
+    assert theirs.std() > 5  # a constant picture would agree with anything
+
+
+def test_a_build_is_equal_to_the_byte(pipeline: Artifact, built: Artifact, tmp_path: Path) -> None:
+    again, _ = apply("build.openvino", pipeline, tmp_path / "out")
+    assert digests(again.path) == digests(built.path)
+
+
+def test_only_the_components_asked_for_are_built(pipeline: Artifact, tmp_path: Path) -> None:
+    made, notes = apply("build.openvino", pipeline, tmp_path / "out", components=("unet",))
+    assert {n: c.format for n, c in made.components.items()} == {
+        "unet": "openvino",
+        "vae": "torch",
+        "text_encoder": "torch",
+    }
+    assert [n.facts["component"] for n in notes] == ["unet"]
+    assert 0 < float(notes[0].facts["max_difference"]) < 1e-3
+    task: Any = open_task(made)
+    assert task.paint(["a red three"], ["0"], 0, num_inference_steps=2).std() > 0
+
+
+def test_a_build_that_differs_from_torch_is_refused(
+    pipeline: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(find_stage("build.openvino").run.__globals__["TOLERANCE"], "float32", 1e-12)
+    with pytest.raises(StageFailed, match=r"the engine of `unet` differs from torch by .* at most 1e-12"):
+        apply("build.openvino", pipeline, tmp_path / "out", components=("unet",))
+
+
+def test_the_xl_pipeline_builds_whole(tmp_path: Path) -> None:
+    model = describe(tiny_diffusion(tmp_path / "xl", xl=True))
+    made, _ = apply("build.openvino", model, tmp_path / "out")
+    pictures = []
+    for artifact in (model, made):
+        task: Any = open_task(artifact)
+        pictures.append(task.paint(["a red three", "blue"], ["0", "1"], 0, num_inference_steps=2).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_int8_is_calibrated_on_real_calls_and_repeats_to_the_byte(built: Artifact, tmp_path: Path) -> None:
+    few, _ = apply("accelerate.steps", built, tmp_path / "few", steps=4)
+    made, notes = apply("quantize.nncf", few, tmp_path / "out", samples=6)
+    assert notes[0].facts["calls"] == 8  # whole pictures: two batches of four steps
+    assert int(notes[0].facts["FakeQuantize"]) > 10
+    assert made.settings.call["num_inference_steps"] == 4
+    sizes = [(a.folder("unet") / "openvino_model.bin").stat().st_size for a in (few, made)]
+    assert sizes[1] < 0.5 * sizes[0]
+    again, _ = apply("quantize.nncf", few, tmp_path / "again", samples=6)
+    assert digests(again.path) == digests(made.path)
+    pictures = []
+    for artifact in (few, made):
+        task: Any = open_task(artifact)
+        pictures.append(task.paint(["a red three", "blue"], ["0", "1"], 0).astype(int))
+    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 10
+
+
+@pytest.mark.parametrize(("mode", "share"), [("int8", 0.5), ("int8_weights", 0.5), ("int4_weights", 0.25)])
+def test_a_quantized_language_model_is_smaller_and_close(
+    llama: Artifact, built_llama: Artifact, tmp_path: Path, mode: str, share: float
+) -> None:
+    made, notes = apply("quantize.nncf", built_llama, tmp_path / "out", mode=mode, samples=4)
+    sizes = [(a.path / "openvino_model.bin").stat().st_size for a in (built_llama, made)]
+    assert sizes[1] < share * sizes[0]
+    assert sum(v for v in notes[0].facts.values() if isinstance(v, int)) > 0
+    scores = []
+    for artifact in (llama, made):
+        task: Any = open_task(artifact)
+        scores.append(task.token_logprobs(["hello world"], 1)[0])
+    assert 0 < np.abs(scores[0] - scores[1]).mean() < 1
+
+
+def test_a_built_language_model_is_equal_to_the_byte(llama: Artifact, built_llama: Artifact, tmp_path: Path) -> None:
+    again, _ = apply("build.openvino", llama, tmp_path / "out")
+    assert digests(again.path) == digests(built_llama.path)
+
+
+def test_what_cannot_work_is_refused_from_the_description_alone(pipeline: Artifact, built: Artifact) -> None:
+    quantize, build = find_stage("quantize.nncf"), find_stage("build.openvino")
+    assert "build.openvino before it" in quantize.refuse(pipeline, quantize.params())
+    assert "no component transformer" in quantize.refuse(built, quantize.params(components=("transformer",)))
+    assert "is an engine already" in build.refuse(built, build.params(components=("unet",)))
+    assert quantize.data == ("calibration",)
