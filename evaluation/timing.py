@@ -80,7 +80,7 @@ def writer(task: Any, prompts: Sequence[Sequence[int]], new_tokens: int) -> Run:
     """One call continues all `prompts` (of one length) by exactly `new_tokens` tokens."""
     from transformers.generation.streamers import BaseStreamer
 
-    class FirstToken(BaseStreamer):
+    class FirstToken(BaseStreamer):  # type: ignore[misc]
         """Notes when the first written token arrives; what arrives before it is the prompt."""
 
         def __init__(self) -> None:

@@ -137,10 +137,18 @@ def main() -> None:
         return ((guess - target).square().mean(dim=(1, 2, 3)) * weight).mean()
 
     schedule = Schedule(arguments.steps, 1e-3, warmup=200, ema=0.998)
-    curve = train("digits-diffusion", model, loss_at, schedule, arguments.minutes)
+    facts: dict[str, object] = {"data": "zoo://digits/train", "scenes": len(codes), "batch": BATCH}
+    curve = train(
+        "digits-diffusion",
+        model,
+        loss_at,
+        schedule,
+        arguments.minutes,
+        every=lambda step: export(model, vae, arguments.out, {**facts, "steps": step}),
+    )
     thinned = curve[:: max(1, len(curve) // 100)]
     seconds = json.loads((CHECKPOINTS / "digits-diffusion" / "state.json").read_text())["seconds"]
-    facts = {"data": "zoo://digits/train", "scenes": len(codes), "batch": BATCH, "steps": curve[-1][0] if curve else 0, "seconds": round(seconds), "loss": thinned}
+    facts |= {"steps": curve[-1][0] if curve else 0, "seconds": round(seconds), "loss": thinned}
     export(model, vae, arguments.out, facts)
 
 
