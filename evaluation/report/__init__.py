@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from pathlib import Path
 
 from evaluation.scores import Comparison
 
 
 def write(comparison: Comparison, directory: Path) -> None:
-    """Write all four files, each whole or not at all."""
+    """Write all four files, each whole or not at all. All are rendered before the first is written."""
     import json
 
     from evaluation.report import html, junit, markdown, result
 
-    directory.mkdir(parents=True, exist_ok=True)
-    renderers: dict[str, Callable[[Comparison], str]] = {
-        "result.json": lambda c: json.dumps(result.to_dict(c), indent=2, ensure_ascii=False) + "\n",
-        "report.md": markdown.render,
-        "junit.xml": junit.render,
-        "report.html": html.render,
+    texts = {
+        "result.json": json.dumps(result.to_dict(comparison), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.md": markdown.render(comparison),
+        "junit.xml": junit.render(comparison),
+        "report.html": html.render(comparison),
     }
-    for name, render in renderers.items():
-        temporary = directory / f".{name}.tmp"
-        temporary.write_text(render(comparison), encoding="utf-8")
-        temporary.replace(directory / name)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        temporary = directory / f".{name}.{os.getpid()}.tmp"
+        try:
+            # A lone surrogate has no UTF-8; as \udcxx it is valid JSON, and the others hold none.
+            temporary.write_bytes(text.encode("utf-8", "backslashreplace"))
+            temporary.replace(directory / name)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -3,109 +3,180 @@
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evaluation.report import plots, words
-from evaluation.scores import Comparison
+from evaluation.report.result import plain
+from evaluation.scores import Comparison, Completion, Picture, Row
 
 STYLE = Path(__file__).with_name("style.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+SMALL = 256  # pixels: below this, enlarging shows the pixels there are and invents none
+HEADINGS = ("metric", "baseline", "candidate", "difference or ratio, 95%", "verdict")
 
 
 def render(comparison: Comparison) -> str:
-    parts = [
+    """A whole page; every string of the comparison is escaped."""
+    parts = (
         _head(comparison),
-        _scores(comparison),
-        _section("Speed, size and memory: baseline to candidate", plots.speedups(comparison)),
-    ]
-    parts += [_stages(comparison), _pictures(comparison), _completions(comparison), _provenance(comparison)]
+        _section("Scores", _scores(comparison)),
+        _section("Each interval against its margin", _forest(comparison)),
+        _section("Stages", _stages(comparison)),
+        _section("Same prompt, same noise", _pictures(comparison)),
+        _section("Greedy completions", "".join(map(_completion, comparison.completions))),
+        _section("What was compared, and on what", _provenance(comparison)),
+    )
     return "\n".join(p for p in parts if p) + "\n</body></html>\n"
 
 
+def _e(text: object) -> str:
+    return escape(words.visible(text))
+
+
 def _head(comparison: Comparison) -> str:
-    answers = "".join(f"<dt>{q}</dt><dd>{escape(a)}</dd>" for q, a in words.questions(comparison))
-    warnings = "".join(f'<p class="inconclusive">Warning: {escape(w)}</p>' for w in comparison.warnings)
+    answers = "".join(f"<dt>{_e(q)}</dt><dd>{_e(a)}</dd>" for q, a in words.questions(comparison))
+    warnings = "".join(f"<li>{_e(w)}</li>" for w in comparison.warnings)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{escape(comparison.name)}: {comparison.status}</title><style>{STYLE.read_text()}</style></head><body>"
-        f"<h1>{escape(comparison.name)}</h1>"
-        f'<p><span class="verdict {comparison.status.split()[-1]}">{words.VERDICTS[comparison.status]}</span></p>'
-        f"<dl>{answers}</dl>{warnings}"
+        f"<title>{_e(comparison.name)}: {comparison.status}</title>"
+        f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><h1>{_e(comparison.name)}</h1>"
+        f'<p><span class="verdict {_kind(comparison.status)}">{words.VERDICTS[comparison.status]}</span></p>'
+        f'<dl class="answers">{answers}</dl>'
+        + (f'<div class="warnings"><b>Warnings</b><ul>{warnings}</ul></div>' if warnings else "")
     )
 
 
+def _kind(status: str) -> str:
+    return status.split()[-1]
+
+
 def _section(title: str, body: str) -> str:
-    return f"<h2>{escape(title)}</h2>{body}" if body else ""
+    return f"<section><h2>{title}</h2>{body}</section>" if body else ""
 
 
-def _table(headings: tuple[str, ...], rows: list[str]) -> str:
-    head = "".join(f"<th>{escape(h)}</th>" for h in headings)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Cells are markup; each carries its heading, which a phone shows in front of it."""
+    head = "".join(f"<th>{h}</th>" for h in headings)
+    body = "".join(
+        "<tr>" + "".join(f'<td data-label="{h}">{c}</td>' for h, c in zip(headings, row, strict=True)) + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _scores(comparison: Comparison) -> str:
-    rows = []
-    for row in comparison.rows:
-        notes = "; ".join(n for n in (row.verdict.gate, row.verdict.why, row.candidate.note) if n)
-        needed = f"; needs about n = {row.verdict.n_needed}" if row.verdict.n_needed else ""
-        rows.append(
-            f"<tr><td>{escape(row.title)}<br><small>{escape(notes + needed)}</small></td>"
-            f'<td class="n">{escape(words.score(row.baseline, row.unit))}</td><td class="n">{escape(words.score(row.candidate, row.unit))}</td>'
-            f'<td class="n">{escape(words.contrast(row))}</td>'
-            f'<td class="{row.verdict.status.split()[-1]}">{escape(words.mark(row))}</td></tr>'
-        )
-    return _section("Scores", _table(("metric", "baseline", "candidate", "difference or ratio, 95%", "verdict"), rows))
+    return _table(HEADINGS, [_cells(row) for row in comparison.rows]) if comparison.rows else ""
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    notes = dict.fromkeys(n for n in (row.verdict.gate, words.reason(row), row.contrast.note, row.candidate.note) if n)
+    small = f"<small>{_e('; '.join(notes))}</small>" if notes else ""
+    count = f"<small>n = {row.contrast.n}</small>" if row.contrast.n > 1 else ""
+    return (
+        f"<span>{_e(row.title)}{small}</span>",
+        _e(words.score(row.baseline, row.unit)),
+        _e(words.score(row.candidate, row.unit)),
+        f'<span class="n">{_e(words.contrast(row))}{count}</span>',
+        f'<span class="{_kind(row.verdict.status)}">{_e(words.mark(row))}</span>',
+    )
+
+
+def _forest(comparison: Comparison) -> str:
+    drawn = plots.forest(comparison)
+    key = "Dot and bar: the value and its 95% interval. Shaded: what the gate allows. Dashed: no change. "
+    return drawn and f'<p class="quiet">{key}Ratios above 1 are better for the candidate.</p>{drawn}'
 
 
 def _stages(comparison: Comparison) -> str:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for stage in comparison.stages:
         facts = ", ".join(f"{k} {v}" for k, v in dict(stage.get("facts", {})).items())
-        state = "cached" if stage["cached"] else "ran"
+        small = f"<small>{_e(facts)}</small>" if facts else ""
         rows.append(
-            f"<tr><td>{escape(str(stage['id']))}<br><small>{escape(facts)}</small></td><td>{state}</td>"
-            f'<td class="n">{stage["seconds"]:.1f} s</td><td class="n">{stage["size_bytes"] / 1e6:.1f} MB</td></tr>'
+            (
+                f"<span>{_e(stage['id'])}{small}</span>",
+                "cached" if stage["cached"] else "ran",
+                f"{stage['seconds']:.1f} s",
+                words.size(stage["size_bytes"]),
+            )
         )
-    return _section("Stages", _table(("stage", "", "time", "size of the artifact"), rows)) if rows else ""
+    return _table(("stage", "state", "time", "size"), rows) if rows else ""
 
 
 def _pictures(comparison: Comparison) -> str:
+    differences = {
+        p.unit_id: plots.difference(p.baseline, p.candidate)
+        for p in comparison.pictures
+        if p.baseline.shape == p.candidate.shape
+    }
+    # Small differences are black to the eye: all are brightened by one stated factor, so that they stay comparable.
+    factor = max(1, 255 // max(1, *(int(d.max(initial=0)) for d in differences.values()), 0))
     cells = []
     for p in comparison.pictures:
-        shown = [("baseline", p.baseline), ("candidate", p.candidate)]
-        if p.baseline.shape == p.candidate.shape:
-            shown.append(("difference", plots.difference(p.baseline, p.candidate)))
-        images = "".join(f'<img src="{plots.data_uri(picture)}" alt="{name}">' for name, picture in shown)
-        cells.append(f"<figure><div>{images}</div><figcaption>{escape(p.caption)}</figcaption></figure>")
-    grid = f'<div class="grid">{"".join(cells)}</div>' if cells else ""
-    return _section("Same noise: baseline | candidate | difference", grid)
+        shown = [("original", p.baseline), ("compressed", p.candidate)]
+        if p.unit_id in differences:
+            bright = (differences[p.unit_id] * np.uint8(factor)).astype(np.uint8)
+            shown.append((f"difference ×{factor}" if factor > 1 else "difference", bright))
+        cells.append(_figure(p, shown))
+    return f'<div class="grid">{"".join(cells)}</div>' if cells else ""
 
 
-def _completions(comparison: Comparison) -> str:
-    parts = []
-    for c in comparison.completions:
-        where = (
-            "agree to the end" if c.first_divergent_token < 0 else f"first differ at token {c.first_divergent_token}"
-        )
-        parts.append(
-            f"<pre>{escape(c.prompt)}\n<b>baseline</b>  {escape(c.baseline)}\n<b>candidate</b> {escape(c.candidate)}\n<mark>{where}</mark></pre>"
-        )
-    return _section("Greedy completions", "".join(parts))
+def _figure(p: Picture, shown: list[tuple[str, NDArray[np.uint8]]]) -> str:
+    kind = ' class="small"' if max(p.baseline.shape[:2]) < SMALL else ""
+    caption = _e(p.caption)
+    images = "".join(
+        f'<span><img{kind} src="{plots.data_uri(picture)}" alt="{name}: {caption}">{name}</span>'
+        for name, picture in shown
+    )
+    return f"<figure><div>{images}</div><figcaption>{caption}</figcaption></figure>"
+
+
+def _completion(c: Completion) -> str:
+    if c.first_divergent_token < 0:
+        where, sides = "They agree to the end.", (_e(c.baseline), _e(c.candidate))
+    else:
+        where = f"They first differ at token {c.first_divergent_token}."
+        start = _parting(c.baseline, c.candidate)
+        sides = _marked(c.baseline, start), _marked(c.candidate, start)
+    return (
+        f'<div class="text"><p><b>prompt</b> {_e(c.prompt)}</p><dl><dt>original</dt><dd>{sides[0]}</dd>'
+        f"<dt>compressed</dt><dd>{sides[1]}</dd></dl><small>{where}</small></div>"
+    )
+
+
+def _parting(one: str, other: str) -> int:
+    """Where two texts part: the start of the first word that differs. Tokens are not kept, words stand for them."""
+    shorter = min(len(one), len(other))
+    start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), shorter)
+    if start < shorter and not (one[start].isspace() and other[start].isspace()):
+        while start and not one[start - 1].isspace():
+            start -= 1
+    return start
+
+
+def _marked(text: str, start: int) -> str:
+    """Text with the word from the character `start` on marked, or its end."""
+    if start >= len(text):
+        return _e(text) + '<mark title="ends here">∎</mark>'
+    found = re.compile(r"\s*\S+|\s+").match(text, start)
+    end = found.end() if found else len(text)
+    return f"{_e(text[:start])}<mark>{_e(text[start:end])}</mark>{_e(text[end:])}"
 
 
 def _provenance(comparison: Comparison) -> str:
     sides = "".join(
-        f"<dt>{s.name}</dt><dd>{escape(s.engine)}<br><small>{escape(json.dumps(dict(s.call)))} · {escape(s.digest[:16])}</small></dd>"
+        f"<dt>{_e(s.name)}</dt><dd>{_e(s.engine)}<small>{_e(json.dumps(plain(s.call), ensure_ascii=False))}"
+        f" · {_e(s.digest[:16])}</small></dd>"
         for s in (comparison.baseline, comparison.candidate)
     )
     libraries = ", ".join(f"{k} {v}" for k, v in dict(comparison.machine.get("libraries", {})).items())
-    recipe = (
-        f"<details open><summary>Recipe</summary><pre>{escape(comparison.recipe)}</pre></details>"
-        if comparison.recipe
-        else ""
-    )
-    machine = f"<p>{escape(words.machine(comparison))}<br><small>{escape(libraries)}</small></p>"
-    return _section("What was compared, and on what", f"<dl>{sides}</dl>{machine}{recipe}")
+    machine = f"<dt>machine</dt><dd>{_e(words.machine(comparison))}<small>{_e(libraries)}</small></dd>"
+    recipe = f"<details open><summary>Recipe</summary><pre>{_e(comparison.recipe)}</pre></details>"
+    return f"<dl>{sides}{machine}</dl>{recipe if comparison.recipe else ''}"

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import re
+
 from evaluation.report import words
 from evaluation.scores import Comparison
 
+MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
+MENTION = re.compile(r"@(?=\w)")
+
 
 def render(comparison: Comparison) -> str:
+    """Verdict, the three answers, the table, the stages, the machine in one line."""
     lines = [f"## {_safe(comparison.name)}: {words.VERDICTS[comparison.status]}", ""]
     lines += [f"* **{question}** {_safe(answer)}" for question, answer in words.questions(comparison)]
-    lines += [
-        "",
-        "| metric | baseline | candidate | difference or ratio, 95% | verdict | gate |",
-        "|---|---:|---:|---:|---|---|",
-    ]
+    if comparison.rows:
+        lines += ["", "| metric | baseline | candidate | difference or ratio, 95% | verdict | gate |"]
+        lines += ["|---|---:|---:|---:|---|---|"]
     for row in comparison.rows:
-        cells = [
-            row.title,
-            words.score(row.baseline, row.unit),
-            words.score(row.candidate, row.unit),
-            words.contrast(row),
-        ]
-        cells += [words.mark(row), row.verdict.gate + (f" ({row.verdict.why})" if row.verdict.why else "")]
+        scores = (words.score(side, row.unit) for side in (row.baseline, row.candidate))
+        gate = row.verdict.gate + (f" ({words.reason(row)})" if words.reason(row) else "")
+        cells = (row.title, *scores, words.contrast(row), words.mark(row), gate)
         lines.append("| " + " | ".join(map(_safe, cells)) + " |")
     if comparison.stages:
-        lines += ["", "| stage | | seconds | MB |", "|---|---|---:|---:|"]
+        lines += ["", "| stage | | seconds | size |", "|---|---|---:|---:|"]
     for stage in comparison.stages:
         state = "cached" if stage["cached"] else "ran"
-        lines.append(f"| {_safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {stage['size_bytes'] / 1e6:.1f} |")
+        lines.append(f"| {_safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {words.size(stage['size_bytes'])} |")
     lines += ["", f"Baseline: {_safe(comparison.baseline.engine)}. Candidate: {_safe(comparison.candidate.engine)}."]
-    lines += [f"Machine: {_safe(words.machine(comparison))}.", *(f"Warning: {_safe(w)}" for w in comparison.warnings)]
+    lines += [f"Machine: {_safe(words.machine(comparison))}."]
+    if comparison.warnings:
+        lines += ["", *(f"* Warning: {_safe(w)}" for w in comparison.warnings)]
     return "\n".join(lines) + "\n"
 
 
 def _safe(text: object) -> str:
-    """Text that can neither break the table nor bring markup with it."""
-    found = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return found.replace("|", "\\|").replace("`", "'").replace("\n", " ")
+    """Text that can neither break the table nor bring markup, a link or a mention with it."""
+    found = " ".join(words.visible(text).split())
+    found = found.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    found = MENTION.sub("@\u200c", MARKUP.sub(r"\\\1", found))
+    # A zero-width non-joiner keeps the text readable and stops a host's autolinking.
+    return found.replace("://", ":\u200c//")

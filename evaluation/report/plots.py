@@ -5,47 +5,87 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Callable
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.report import words
+from evaluation.report.bounds import allowed
 from evaluation.scores import Comparison, Row
 
-WIDTH, ROW, LEFT, RIGHT = 760, 34, 190, 200
+APART = 15.0  # per cent of the width: nearer labels would touch on a phone
 
 
-def speedups(comparison: Comparison) -> str:
-    """Every ratio with its interval on one logarithmic axis: right of 1 the candidate is better."""
-    rows = [r for r in comparison.rows if r.compared == "ratio" and r.contrast.low > 0]
-    if not rows:
-        return ""
-    top = max(2.0, *(r.contrast.high for r in rows)) * 1.15
-    bottom = min(0.9, *(r.contrast.low for r in rows)) / 1.1
+def forest(comparison: Comparison) -> str:
+    """Every interval on its own axis with what its gate allows shaded: ratios around 1 (logarithmic), differences
+    around 0. Positions are per cent of the width, so that text keeps its size on a phone. Rows without a finite
+    interval are left out.
+    """
+    parts = []
+    for row in comparison.rows:
+        finite = all(map(math.isfinite, (row.contrast.low, row.contrast.value, row.contrast.high)))
+        if finite and (row.compared == "difference" or row.contrast.low > 0):
+            gate = f"<small>{escape(row.verdict.gate)}</small>" if row.verdict.gate else ""
+            parts.append(
+                f'<div class="forest"><div><b>{escape(row.title)}</b> {gate}</div>{_axis(row)}'
+                f'<div class="n">{escape(words.contrast(row))}</div></div>'
+            )
+    return "".join(parts)
+
+
+def _axis(row: Row) -> str:
+    zone, middle = allowed(row), 1.0 if row.compared == "ratio" else 0.0
+    edges = [edge for edge in zone or () if math.isfinite(edge) and (edge > 0 or middle == 0.0)]
+    x = _scale([row.contrast.low, row.contrast.high, middle, *edges], row.compared == "ratio")
+    parts = []
+    if zone is not None:
+        left, right = x(zone[0]), x(zone[1])
+        parts.append(f'<rect class="zone" x="{left:.2f}%" width="{max(0.0, right - left):.2f}%" y="2" height="26"/>')
+    parts += [_line(x(edge), "edge") for edge in edges] + [_line(x(middle), "middle")]
+    parts.append(_interval(x(row.contrast.low), x(row.contrast.value), x(row.contrast.high), row.verdict.status))
+    parts += _labels([*edges, middle], x, "×" if row.compared == "ratio" else "")
+    label = escape(f"{row.title}: {words.contrast(row)}; {row.verdict.gate or 'not gated'}")
+    return f'<svg role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def _scale(values: list[float], logarithmic: bool) -> Callable[[float], float]:
+    """From a value to per cent of the width; what lies outside is drawn at the rim."""
+    low, high = (f(map(math.log, values) if logarithmic else values) for f in (min, max))
+    room = (high - low) * 0.12 or 1.0
 
     def x(value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * math.log(value / bottom) / math.log(top / bottom)
+        if logarithmic:
+            value = math.log(value) if value > 0 else -math.inf
+        return min(100.0, max(0.0, 100 * (value - low + room) / (high - low + 2 * room)))
 
-    ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if bottom <= t <= top]
-    height = ROW * len(rows) + 30
-    parts = [f'<line x1="{x(t):.1f}" x2="{x(t):.1f}" y1="0" y2="{height - 24}" stroke="currentColor" opacity="{0.6 if t == 1 else 0.15}"/>'
-             f'<text x="{x(t):.1f}" y="{height - 6}" text-anchor="middle">{t:g}×</text>' for t in ticks]  # fmt: skip
-    for index, row in enumerate(rows):
-        y = ROW * index + ROW / 2
-        parts.append(_interval(row, y, x))
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="ratios, baseline to candidate">{"".join(parts)}</svg>'
+    return x
 
 
-def _interval(row: Row, y: float, x: object) -> str:
-    at = x if callable(x) else float
-    low, value, high = (at(v) for v in (row.contrast.low, row.contrast.value, row.contrast.high))
+def _line(at: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="{at:.2f}%" x2="{at:.2f}%" y1="2" y2="28"/>'
+
+
+def _interval(low: float, value: float, high: float, status: str) -> str:
     return (
-        f'<text x="{LEFT - 12}" y="{y + 4}" text-anchor="end">{escape(row.title)}</text>'
-        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}" stroke="currentColor" stroke-width="3"/>'
-        f'<circle cx="{value:.1f}" cy="{y}" r="5" fill="currentColor"/>'
-        f'<text x="{WIDTH - RIGHT + 12}" y="{y + 4}">{escape(words.contrast(row))}</text>'
+        f'<g class="{status.split()[-1]}"><line class="bar" x1="{low:.2f}%" x2="{high:.2f}%" y1="15" y2="15"/>'
+        f'<circle cx="{value:.2f}%" cy="15" r="5"/></g>'
     )
+
+
+def _labels(values: list[float], x: Callable[[float], float], unit: str) -> list[str]:
+    """The values under the axis, the first of any that would touch."""
+    placed: list[float] = []
+    parts = []
+    for value in values:
+        at = x(value)
+        if all(abs(at - other) >= APART for other in placed):
+            placed.append(at)
+            anchor = "start" if at < 6 else "end" if at > 94 else "middle"
+            text = f"{value:.3g}".replace("-", "−") + unit
+            parts.append(f'<text x="{at:.2f}%" y="42" text-anchor="{anchor}">{text}</text>')
+    return parts
 
 
 def data_uri(picture: NDArray[np.uint8]) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
+
+import numpy as np
 
 from evaluation.scores import Comparison, Completion, Estimate, Row, Side, Verdict
 
@@ -12,10 +15,10 @@ SCHEMA = 1
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
-    """JSON-safe: numbers that are not finite become null."""
+    """Everything but the pictures, JSON-safe: numbers that are not finite become null."""
     body = {f.name: getattr(comparison, f.name) for f in fields(comparison) if f.name != "pictures"}
-    head = {"schema": SCHEMA, "status": comparison.status, "exit_code": comparison.exit_code}
-    found: dict[str, Any] = _plain({**head, **body})
+    head = {"schema_version": SCHEMA, "status": comparison.status, "exit_code": comparison.exit_code}
+    found: dict[str, Any] = plain({**head, **body})
     return found
 
 
@@ -25,8 +28,8 @@ def from_dict(data: dict[str, Any]) -> Comparison:
     Raises:
         ValueError: it has another schema.
     """
-    if data.get("schema") != SCHEMA:
-        raise ValueError(f"result schema {data.get('schema')} is not {SCHEMA}")
+    if data.get("schema_version") != SCHEMA:
+        raise ValueError(f"result schema {data.get('schema_version')} is not the {SCHEMA} this pare reads")
     return Comparison(
         name=data["name"],
         task=data["task"],
@@ -44,14 +47,14 @@ def from_dict(data: dict[str, Any]) -> Comparison:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a result."""
-    text, number = {"type": "string"}, {"type": ["number", "null"]}
-    estimate = _closed({"value": number, "low": number, "high": number, "n": {"type": "integer"}, "note": text})
+    text, number, whole = {"type": "string"}, {"type": ["number", "null"]}, {"type": "integer"}
+    estimate = _closed({"value": number, "low": number, "high": number, "n": whole, "note": text})
     verdict = _closed(
         {
             "status": {"enum": ["pass", "fail", "inconclusive", "not gated"]},
             "gate": text,
             "why": text,
-            "n_needed": {"type": "integer"},
+            "n_needed": whole,
         }
     )
     side = _closed(
@@ -70,11 +73,25 @@ def schema() -> dict[str, Any]:
             "protocol": {"type": "object"},
         }
     )
+    completion = _closed(
+        {**dict.fromkeys(("unit_id", "prompt", "baseline", "candidate"), text), "first_divergent_token": whole}
+    )
+    stage = {
+        "type": "object",
+        "required": ["id", "stage", "key", "cached", "seconds", "size_bytes", "facts"],
+        "properties": {
+            "id": text,
+            "stage": text,
+            "key": text,
+            "cached": {"type": "boolean"},
+            "facts": {"type": "object"},
+        },
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_closed(
             {
-                "schema": {"const": SCHEMA},
+                "schema_version": {"const": SCHEMA},
                 "status": verdict["properties"]["status"],
                 "exit_code": {"enum": [0, 1, 4]},
                 **dict.fromkeys(("name", "task", "recipe", "directory"), text),
@@ -82,8 +99,8 @@ def schema() -> dict[str, Any]:
                 "candidate": side,
                 "rows": {"type": "array", "items": row},
                 "machine": {"type": "object"},
-                "stages": {"type": "array", "items": {"type": "object"}},
-                "completions": {"type": "array", "items": {"type": "object"}},
+                "stages": {"type": "array", "items": stage},
+                "completions": {"type": "array", "items": completion},
                 "warnings": {"type": "array", "items": text},
             }
         ),
@@ -94,16 +111,24 @@ def _closed(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": sorted(properties), "additionalProperties": False}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of JSON's own types: mappings and records to dicts, sequences to lists, what has no number to null.
+
+    Anything else (a path, a dtype) becomes its text.
+    """
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
     if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        return [plain(v) for v in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(plain, value), key=str)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, bool, int)) else str(value)
 
 
 def _side(data: dict[str, Any]) -> Side:

@@ -13,38 +13,39 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COLOURS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "not gated": ""}
+HEADINGS = ("metric", "baseline", "candidate", "difference or ratio, 95%", "verdict")
 
 
 def table(comparison: Comparison) -> Table:
+    """The rows as a rich table; rich leaves the colours out where there is no terminal."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    found = Table(title=comparison.name, title_justify="left")
-    for heading in ("metric", "baseline", "candidate", "difference or ratio, 95%", "verdict"):
-        found.add_column(heading, justify="right" if heading in ("baseline", "candidate") else "left")
+    found = Table(title=Text(words.visible(comparison.name), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in HEADINGS:
+        left = heading in ("metric", "verdict")
+        found.add_column(heading, justify="left" if left else "right", no_wrap=heading == "verdict")
     for row in comparison.rows:
-        scores = [Text(words.score(e, row.unit)) for e in (row.baseline, row.candidate)]
-        found.add_row(
-            Text(row.title),
-            *scores,
-            Text(words.contrast(row)),
-            Text(words.mark(row), style=COLOURS[row.verdict.status]),
-        )
+        scores = (words.score(side, row.unit) for side in (row.baseline, row.candidate))
+        cells = (row.title, *scores, words.contrast(row))
+        verdict = Text(words.mark(row), style=COLOURS[row.verdict.status])
+        found.add_row(*(Text(words.visible(cell)) for cell in cells), verdict)
     return found
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
-    """Print the table, the three answers, the verdict and where the report lies."""
+    """Print the table, the three answers, what held a gate back, the verdict, and where the report lies."""
     from rich.console import Console
+    from rich.text import Text
 
     out = console or Console(width=None if sys.stdout.isatty() else 120)
+    lines = [f"{question} {answer}" for question, answer in words.questions(comparison)]
+    held = (row for row in comparison.rows if row.verdict.status in ("fail", "inconclusive"))
+    lines += [f"{row.title}: {row.verdict.gate}: {words.reason(row)}" for row in held]
     out.print(table(comparison))
-    for question, answer in words.questions(comparison):
-        out.print(f"{question} {answer}", markup=False, highlight=False)
-    for row in comparison.rows:
-        if row.verdict.status in ("fail", "inconclusive"):
-            more = f"; needs about n = {row.verdict.n_needed}" if row.verdict.n_needed else ""
-            out.print(f"{row.title}: {row.verdict.gate}: {row.verdict.why}{more}", markup=False, highlight=False)
-    out.print(words.VERDICTS[comparison.status], style=COLOURS[comparison.status] or "bold")
+    for line in lines:
+        out.print(Text(words.visible(line)))
+    out.print(Text(words.VERDICTS[comparison.status], style=COLOURS[comparison.status] or "bold"))
     if comparison.directory:
-        out.print(f"report: {comparison.directory}/report.html", markup=False, highlight=False, soft_wrap=True)
+        out.print(Text(words.visible(f"report: {comparison.directory}/report.html")), soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from evaluation.scores import Comparison, Estimate, Row
 
@@ -13,66 +14,156 @@ VERDICTS = {
     "inconclusive": "INCONCLUSIVE: a gate needs more samples",
     "not gated": "MEASURED: no gates were set",
 }
+# unit: (smallest magnitude it is written in, factor, written unit), the largest first
+SCALES = {
+    "MB": ((1e3, 1e-3, "GB"), (0.1, 1.0, "MB"), (0.0, 1e3, "kB")),
+    "ms": ((1e4, 1e-3, "s"), (0.1, 1.0, "ms"), (0.0, 1e3, "µs")),
+}
+# Terminals act on these, XML cannot hold most of them, and no reader sees any.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def visible(text: object) -> str:
+    """Text without control characters and lone surrogates: harmless to a terminal, and holdable by XML."""
+    return CONTROL.sub("�", str(text))
 
 
 def number(value: float, spread: float = 0.0) -> str:
-    """A value with two digits of its spread, or three significant digits where there is none."""
+    """A value to two digits of its spread (half an interval), or three significant digits where there is none."""
     if not math.isfinite(value):
         return "n/a"
     if spread > 0 and math.isfinite(spread):
-        digits = max(0, min(6, 1 - math.floor(math.log10(spread))))
+        digits = 1 - math.floor(math.log10(spread))
     else:
-        digits = max(0, min(4, 2 - math.floor(math.log10(abs(value))))) if value else 0
-    return f"{value:.{digits}f}"
+        digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    if digits > 6:
+        return f"{value:.1e}".replace("-", "−")
+    rounded = round(value, digits) or 0.0  # the `or` turns −0.0 into 0
+    return f"{rounded:.{max(0, digits)}f}".replace("-", "−")
 
 
 def score(estimate: Estimate, unit: str) -> str:
     """One side's number with its unit."""
-    text = number(estimate.value, (estimate.high - estimate.low) / 2)
-    return f"{text} {unit}".replace(" /s", "/s").strip()
+    factor, written = _scale(estimate.value, unit)
+    text = number(estimate.value * factor, _half(estimate) * factor)
+    return f"{text} {written}".replace(" /s", "/s").strip()
+
+
+def size(count: float) -> str:
+    """Bytes as kB, MB or GB (powers of ten)."""
+    return score(Estimate(count / 1e6, count / 1e6, count / 1e6, 1), "MB")
 
 
 def contrast(row: Row) -> str:
     """The difference with its sign, or the ratio, and the 95% interval."""
     found = row.contrast
-    spread = (found.high - found.low) / 2
     if row.compared == "ratio":
-        body = f"{number(found.value, spread)}×"
-        return body if spread == 0 else f"{body} [{number(found.low, spread)}, {number(found.high, spread)}]"
-    unit = f" {row.unit}" if row.unit else ""
-    sign = "+" if found.value >= 0 else "−"
-    low, high = (number(v, spread).replace("-", "−") for v in (found.low, found.high))
-    return f"{sign}{number(abs(found.value), spread)}{unit} [{low}, {high}]"
+        return _with_interval(number(found.value, _half(found)) + "×", found)
+    factor, unit = _scale(max(abs(found.value), _half(found)), row.unit)
+    scaled = Estimate(found.value * factor, found.low * factor, found.high * factor, found.n)
+    text = number(scaled.value, _half(scaled))
+    sign = "+" if found.value > 0 and re.search("[1-9]", text) else ""
+    return _with_interval(f"{sign}{text} {unit}".strip(), scaled)
 
 
 def mark(row: Row) -> str:
     return MARKS[row.verdict.status]
 
 
+def reason(row: Row) -> str:
+    """Why a gate says what it says, and how many units would decide it; "" where there is nothing to add."""
+    needed = f"about {row.verdict.n_needed} units would decide it" if row.verdict.n_needed else ""
+    return "; ".join(part for part in (row.verdict.why, needed) if part)
+
+
 def questions(comparison: Comparison) -> tuple[tuple[str, str], ...]:
-    """Is it faster, is it as good, can I trust it: each with an answer made of the rows."""
-    rows = {row.metric: row for row in comparison.rows}
-    speed = rows.get("latency") or rows.get("throughput")
-    faster = f"{contrast(speed)} in {speed.title}" if speed else "not measured"
-    quality = [r for r in comparison.rows if r.compared == "difference" and r.verdict.status != "not gated"]
-    worst = [r.title for r in quality if r.verdict.status != "pass"]
-    good = "no quality gate was set"
-    if quality:
-        good = (
-            f"yes, in all of: {', '.join(r.title for r in quality)}"
-            if not worst
-            else f"not shown by: {', '.join(worst)}"
-        )
-    noise = speed.noise if speed and speed.noise else None
-    trust = f"{max((r.contrast.n for r in quality), default=0)} units a side, paired"
-    if noise:
-        trust += f"; the baseline against itself gives {number(noise.value, 0.001)}× [{number(noise.low, 0.001)}, {number(noise.high, 0.001)}]"
-    return (("Is it faster?", faster), ("Is it as good?", good), ("Can I trust it?", trust))
+    """Is it faster, is it as good, can I trust it: each with one sentence made of the rows."""
+    return (
+        ("Is it faster?", _faster(_speed(comparison))),
+        ("Is it as good?", _as_good(comparison)),
+        ("Can I trust it?", _trust(comparison)),
+    )
 
 
 def machine(comparison: Comparison) -> str:
-    """The machine in one line."""
+    """The machine in one line, of the facts that are known."""
     facts = comparison.machine
-    flags = " ".join(facts.get("flags", ()))
-    head = f"{facts.get('processor', '?')}, {facts.get('threads', '?')} threads, {facts.get('memory_gb', '?')} GB"
-    return f"{head}, {flags}; {facts.get('read_gb_s', '?')} GB/s read, {facts.get('gemm_gflop_s', '?')} GFLOP/s fp32"
+    known = (
+        ("processor", "{}"),
+        ("gpu", "{}"),
+        ("threads", "{} threads"),
+        ("memory_gb", "{} GB"),
+        ("flags", "{}"),
+        ("read_gb_s", "{} GB/s read"),
+        ("gemm_gflop_s", "{} GFLOP/s fp32"),
+    )
+    found = [(facts[key], form) for key, form in known if facts.get(key)]
+    parts = [form.format(" ".join(map(str, v)) if isinstance(v, (list, tuple)) else v) for v, form in found]
+    return ", ".join(parts) or "not recorded"
+
+
+def _half(estimate: Estimate) -> float:
+    return (estimate.high - estimate.low) / 2
+
+
+def _scale(value: float, unit: str) -> tuple[float, str]:
+    scales = SCALES.get(unit, ())
+    # No sub-unit for exactly nothing: "0 MB", not "0 kB".
+    return next(((f, u) for least, f, u in scales if value and abs(value) >= least), (1.0, unit))
+
+
+def _with_interval(head: str, estimate: Estimate) -> str:
+    """`head` with the interval in brackets; without, where the number is exact."""
+    half = _half(estimate)
+    return head if half == 0 else f"{head} [{number(estimate.low, half)}, {number(estimate.high, half)}]"
+
+
+def _speed(comparison: Comparison) -> Row | None:
+    rows = {row.metric: row for row in comparison.rows}
+    return rows.get("latency") or rows.get("throughput")
+
+
+def _faster(row: Row | None) -> str:
+    if row is None or not math.isfinite(row.contrast.value):
+        return "Not measured."
+    found, noise = row.contrast, row.noise
+    floor = max(noise.high, 1 / noise.low) if noise and noise.low > 0 else 1.0
+    if found.low > floor:
+        return f"Yes: {_ratio(found, 'faster')} in {row.title}."
+    if found.low > 0 and found.high < 1 / floor:
+        slower = Estimate(1 / found.value, 1 / found.high, 1 / found.low, found.n)
+        return f"No: {_ratio(slower, 'slower')} in {row.title}."
+    return f"Not shown: {contrast(row)} in {row.title} is no more than the noise."
+
+
+def _ratio(estimate: Estimate, word: str) -> str:
+    return _with_interval(f"{number(estimate.value, _half(estimate))}× {word}", estimate)
+
+
+def _as_good(comparison: Comparison) -> str:
+    gated = [row for row in comparison.rows if row.compared == "difference" and row.verdict.status != "not gated"]
+    named = {
+        status: ", ".join(f"{row.title} ({row.verdict.gate})" for row in gated if row.verdict.status == status)
+        for status in ("fail", "inconclusive", "pass")
+    }
+    if named["fail"]:
+        return f"No: {named['fail']} failed."
+    if named["inconclusive"]:
+        return f"Not decided: {named['inconclusive']} needs more samples."
+    return f"Yes: {named['pass']}." if gated else "Not judged: no quality gate was set."
+
+
+def _trust(comparison: Comparison) -> str:
+    counts = sorted({row.contrast.n for row in comparison.rows if row.compared == "difference"})
+    parts = []
+    if counts:
+        span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        parts.append(f"quality rests on {span} units seen by both sides")
+    speed = _speed(comparison)
+    if speed and speed.noise:
+        noise = _with_interval(f"{number(speed.noise.value, _half(speed.noise))}×", speed.noise)
+        parts.append(f"the baseline timed against itself gives {noise}")
+    count = len(comparison.warnings)
+    parts.append(f"{count} warning{'' if count == 1 else 's'}" if count else "no warnings")
+    text = "; ".join(parts)
+    return text[0].upper() + text[1:] + "."

@@ -1,0 +1,400 @@
+"""Reports: the words, the four files and the terminal table of comparisons that pass, fail and stay open."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from compress.catalogue import find_metric
+from compress.recipe import Gate
+from evaluation.gates import judge
+from evaluation.report import bounds, html, junit, markdown, plots, result, terminal, words, write
+from evaluation.scores import Comparison, Completion, Estimate, Row, Side, Verdict
+from tests.unit.comparisons import exact, image, latency, text
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def printed(comparison: Comparison, width: int = 100, terminal_like: bool = False) -> str:
+    stream = io.StringIO()
+    colours = "standard" if terminal_like else None
+    console = Console(file=stream, width=width, force_terminal=terminal_like, color_system=colours)
+    terminal.show(comparison, console)
+    return stream.getvalue()
+
+
+def difference(contrast: Estimate, unit: str = "") -> Row:
+    return replace(text().rows[1], contrast=contrast, unit=unit)
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text as a browser would find them."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in ("meta", "img", "br", "circle", "line", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("circle", "line", "rect"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.mark.parametrize(
+    ("value", "spread", "expected"),
+    [
+        (0.123456, 0.0123, "0.123"),
+        (12345.6, 3210.0, "12300"),
+        (4.3003, 0.25, "4.30"),
+        (1310.2, 0.0, "1310"),
+        (0.0, 0.0, "0"),
+        (-0.0001, 0.05, "0.000"),
+        (-0.25, 0.05, "−0.250"),
+        (2.5e-9, 0.0, "2.5e−09"),
+        (math.nan, 1.0, "n/a"),
+        (math.inf, 0.0, "n/a"),
+    ],
+)
+def test_number_has_the_digits_of_its_interval(value: float, spread: float, expected: str) -> None:
+    assert words.number(value, spread) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"),
+    [
+        (1310.2, "MB", "1.31 GB"),
+        (331.8, "MB", "332 MB"),
+        (0.052, "MB", "52.0 kB"),
+        (0.0, "MB", "0 MB"),
+        (12_000.0, "ms", "12.0 s"),
+        (0.05, "ms", "50.0 µs"),
+        (17.2, "/s", "17.2/s"),
+        (0.5, "", "0.500"),
+    ],
+)
+def test_scores_are_in_human_units(value: float, unit: str, expected: str) -> None:
+    assert words.score(exact(value), unit) == expected
+
+
+def test_contrasts_carry_sign_unit_and_interval() -> None:
+    assert words.contrast(latency(Estimate(4.3003, 4.1123, 4.5987, 30))) == "4.30× [4.11, 4.60]"
+    assert words.contrast(difference(Estimate(0.1153, 0.0712, 0.1598, 64))) == "+0.115 [0.071, 0.160]"
+    assert words.contrast(difference(Estimate(-0.2, -0.3, 0.1, 64), "points")) == "−0.20 points [−0.30, 0.10]"
+    assert words.contrast(difference(Estimate(1.1, 0.8, 1.4, 64), "MB")) == "+1.10 MB [0.80, 1.40]"
+    assert words.contrast(difference(exact(0.0))) == "0"
+    assert words.contrast(difference(Estimate(1.0, math.nan, math.nan, 3))) == "+1.00 [n/a, n/a]"
+
+
+@pytest.mark.parametrize(
+    ("contrast", "answer"),
+    [
+        (Estimate(4.3, 4.1, 4.6, 30), "Yes: 4.30× faster [4.10, 4.60] in latency."),
+        (Estimate(0.5, 0.4, 0.8, 30), "No: 2.00× slower [1.25, 2.50] in latency."),
+        (Estimate(1.01, 1.005, 1.015, 30), "Not shown: 1.0100× [1.0050, 1.0150] in latency is no more than the noise."),
+        (Estimate(1.0, 0.9, 1.1, 30), "Not shown: 1.00× [0.90, 1.10] in latency is no more than the noise."),
+        (Estimate(math.nan, math.nan, math.nan, 0), "Not measured."),
+    ],
+)
+def test_faster_is_answered_beyond_the_noise_only(contrast: Estimate, answer: str) -> None:
+    assert words.questions(replace(image(), rows=(latency(contrast),)))[0][1] == answer
+
+
+def test_as_good_is_answered_by_the_worst_gate() -> None:
+    def answer(*statuses: Any) -> str:
+        rows = tuple(replace(image().rows[2], title=s, verdict=Verdict(s, "g")) for s in statuses)
+        return words.questions(replace(image(), rows=rows))[1][1]
+
+    assert answer("pass", "pass") == "Yes: pass (g), pass (g)."
+    assert answer("pass", "inconclusive") == "Not decided: inconclusive (g) needs more samples."
+    assert answer("inconclusive", "fail") == "No: fail (g) failed."
+    assert answer("not gated") == "Not judged: no quality gate was set."
+
+
+def test_trust_names_units_noise_and_warnings() -> None:
+    assert words.questions(text())[2][1] == (
+        "Quality rests on 64 units seen by both sides; the baseline timed against itself gives "
+        "1.002× [0.991, 1.014]; 1 warning."
+    )
+    assert words.questions(replace(image(), rows=()))[2][1] == "No warnings."
+
+
+def test_machine_leaves_out_what_is_unknown() -> None:
+    assert words.machine(replace(image(), machine={"threads": 2, "gpu": ""})) == "2 threads"
+    assert words.machine(replace(image(), machine={})) == "not recorded"
+
+
+@pytest.mark.parametrize("make", [image, text])
+def test_result_validates_and_comes_back(make: Any) -> None:
+    comparison = make()
+    data = json.loads(json.dumps(result.to_dict(comparison), allow_nan=False))
+    jsonschema.Draft202012Validator.check_schema(result.schema())
+    jsonschema.validate(data, result.schema())
+    assert (data["schema_version"], data["status"], data["exit_code"]) == (1, comparison.status, comparison.exit_code)
+    assert result.from_dict(data) == replace(comparison, pictures=())
+
+
+def test_result_is_json_safe_whatever_it_holds() -> None:
+    odd = {
+        "path": Path("a"),
+        "n": np.float32(0.5),
+        "a": np.arange(2),
+        "inf": math.inf,
+        "set": {"b", "a"},
+        3: (None, True),
+    }
+    row = difference(Estimate(1.0, math.nan, math.inf, 3))
+    data = result.to_dict(replace(image(), rows=(row,), machine=odd))
+    assert data["machine"] == {
+        "path": "a", "n": 0.5, "a": [0, 1], "inf": None, "set": ["a", "b"], "3": [None, True],
+    }  # fmt: skip
+    assert (data["rows"][0]["contrast"]["low"], data["rows"][0]["contrast"]["high"]) == (None, None)
+    jsonschema.validate(data, result.schema())
+    assert math.isnan(result.from_dict(data).rows[0].contrast.low)
+
+
+def test_schema_refuses_a_missing_verdict_and_an_unknown_key() -> None:
+    data = result.to_dict(image())
+    del data["rows"][0]["verdict"]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data, result.schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**result.to_dict(image()), "extra": 1}, result.schema())
+
+
+def test_another_schema_version_is_refused() -> None:
+    with pytest.raises(ValueError, match="schema 2"):
+        result.from_dict({**result.to_dict(image()), "schema_version": 2})
+
+
+@pytest.mark.parametrize(("make", "kind"), [(image, "pass"), (text, "fail")])
+def test_markdown_and_terminal_are_the_golden_ones(make: Any, kind: str) -> None:
+    for name, found in ((f"report_{kind}.md", markdown.render(make())), (f"terminal_{kind}.txt", printed(make()))):
+        if os.environ.get("PARE_WRITE_GOLDEN"):
+            (GOLDEN / name).write_text(found, encoding="utf-8")
+        assert found == (GOLDEN / name).read_text(encoding="utf-8")
+
+
+def test_markdown_cells_cannot_break_the_table_or_bring_markup() -> None:
+    hostile = "a\\|b | c\n| d | <img src=x> `x` **b** [l](http://x) @all"
+    page = markdown.render(replace(image(), rows=(replace(image().rows[0], title=hostile),), stages=()))
+    line = next(line for line in page.splitlines() if line.startswith("| a"))
+    assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 7
+    assert "<img" not in page
+    assert not re.search(r"(?<!\\)[`\[]|http://|@all", line)
+
+
+def test_terminal_shows_markup_and_escape_codes_as_text() -> None:
+    shown = printed(replace(image(), name="[bold]x[/bold] \x1b[31mred"))
+    assert "[bold]x[/bold]" in shown
+    assert "\x1b" not in shown
+    assert "\x1b[32m✓ pass" in printed(image(), terminal_like=True)
+
+
+def test_terminal_tells_what_held_a_gate_back_and_where_the_report_lies() -> None:
+    shown = printed(text(), 200)
+    assert "within 1%, both sides: [0.0712, 0.1598] straddles the margin; about 3100 units would decide it" in shown
+    assert "FAIL: a gate failed" in shown
+    assert "report: runs/digits/report.html" in printed(image())
+
+
+def test_junit_counts_failures_and_open_gates() -> None:
+    suite = ElementTree.fromstring(junit.render(text()))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("2", "1", "1")
+    cases = {case.get("name"): [child.tag for child in case] for case in suite}
+    assert cases == {"latency: at least 1.5×": ["failure"], "perplexity: within 1%, both sides": ["error"]}
+    assert all(len(case) == 0 for case in ElementTree.fromstring(junit.render(image())))
+
+
+MARGINS = [
+    ("latency", Gate(speedup=2.0), 2.0, math.inf),
+    ("latency", Gate(worse_by="25%"), 0.8, math.inf),
+    ("size", Gate(within="20%"), 1 / 1.2, 1 / 0.8),
+    ("throughput", Gate(worse_by="10%"), 0.9, math.inf),
+    ("perplexity", Gate(within="1%"), -0.5, 0.5),
+    ("perplexity", Gate(worse_by=0.25), -math.inf, 0.25),
+    ("digits_read", Gate(worse_by=0.01), -0.01, math.inf),
+    ("peak_memory", Gate(worse_by=50), 0.5, math.inf),
+]
+
+
+@pytest.mark.parametrize(("name", "gate", "low", "high"), MARGINS)
+def test_plotted_margins_are_the_judged_ones(name: str, gate: Gate, low: float, high: float) -> None:
+    """The zone holds an interval just inside it exactly when the gate passes it."""
+    metric, baseline = find_metric(name), exact(50.0)
+
+    def verdict(least: float, most: float) -> Verdict:
+        return judge(gate, metric, baseline, Estimate((least + most) / 2, least, most, 10), None)
+
+    row = Row(
+        name, name, metric.unit, metric.better, metric.compared, baseline, baseline, exact(1.0), verdict(1.0, 1.0)
+    )
+    found = bounds.allowed(row)
+    assert found is not None
+    assert found == pytest.approx((low, high))
+    inside = (low if math.isfinite(low) else high - 1) + 1e-9, (high if math.isfinite(high) else low + 1) - 1e-9
+    assert verdict(*inside).status == "pass"
+    for edge in filter(math.isfinite, (low, high)):
+        assert verdict(edge - 1e-6, edge + 1e-6).status == "inconclusive"
+
+
+def test_a_gate_in_other_words_has_no_zone() -> None:
+    row = image().rows[0]
+    assert bounds.allowed(replace(row, verdict=Verdict("pass", "by eye"))) is None
+    assert bounds.allowed(replace(row, verdict=Verdict("pass", "at least abc×"))) is None
+    assert bounds.allowed(replace(row, verdict=Verdict("not gated"))) is None
+
+
+def test_forest_draws_rows_with_an_interval_inside_the_picture() -> None:
+    odd = (difference(Estimate(math.nan, math.nan, math.nan, 0)), latency(Estimate(0.0, 0.0, 0.0, 1)))
+    drawn = plots.forest(replace(text(), rows=text().rows + odd))
+    assert drawn.count("<svg") == 3
+    assert drawn.count('class="zone"') == 2
+    assert all(0 <= float(at) <= 100 for at in re.findall(r'(?:x1|x2|cx|x|width)="([-\d.]+)%"', drawn))
+
+
+def test_difference_of_pictures_is_absolute() -> None:
+    one, other = np.array([[[10, 200, 0]]], np.uint8), np.array([[[250, 100, 0]]], np.uint8)
+    assert plots.difference(one, other).tolist() == [[[240, 100, 0]]]
+
+
+def test_html_stands_alone_and_says_the_verdict_first() -> None:
+    source = html.render(image())
+    page = Page(source)
+    assert page.open == []
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert all((value or "").startswith("data:image/png;base64,") for name, value in page.attributes if name == "src")
+    assert not [value for name, value in page.attributes if name == "href"]
+    assert 0 < page.text.index("PASS") < page.text.index("Is it faster?") < page.text.index("Scores")
+    assert page.tags.count("img") == 9
+    assert source.count('class="small"') == 9
+
+
+def test_html_enlarges_only_small_pictures_by_pixels_and_leaves_out_impossible_differences() -> None:
+    picture = image().pictures[0]
+    large = replace(picture, baseline=np.zeros((300, 300, 3), np.uint8))
+    source = html.render(replace(image(), pictures=(large,)))
+    assert source.count("<img") == 2
+    assert 'class="small"' not in source
+
+
+def test_html_brightens_all_differences_by_one_stated_factor() -> None:
+    black = np.zeros((4, 4, 3), np.uint8)
+    faint, strong = black + np.uint8(5), black + np.uint8(50)
+    pictures = (
+        replace(image().pictures[0], unit_id="a", baseline=black, candidate=faint),
+        replace(image().pictures[0], unit_id="b", baseline=black, candidate=strong),
+    )
+    source = html.render(replace(image(), pictures=pictures))
+    assert source.count(">difference ×5<") == 2
+    assert plots.data_uri(black + np.uint8(25)) in source
+    assert plots.data_uri(black + np.uint8(250)) in source
+    same = html.render(replace(image(), pictures=(replace(pictures[0], candidate=black),)))
+    assert plots.data_uri(black) in same
+
+
+def test_html_marks_the_word_where_completions_part() -> None:
+    source = html.render(text())
+    assert "two <mark>numbers</mark> and" in source
+    assert "two <mark>number</mark> lists," in source
+    assert "They first differ at token 2." in source
+    assert "They agree to the end." in source
+    short = Completion("d", "p", "one two", "one", 1)
+    source = html.render(replace(text(), completions=(short,)))
+    assert "one<mark> two</mark>" in source
+    assert 'one<mark title="ends here">∎</mark>' in source
+
+
+HOSTILE = st.one_of(
+    st.text(max_size=40),
+    st.sampled_from(["<script>alert(1)</script>", '"><img src=x onerror=y>', "]]>&amp;", "' onload='x", "</style><b>"]),
+)
+
+
+def hostile(value: str) -> Comparison:
+    row = replace(
+        text().rows[0],
+        metric=value, title=value, unit=value, verdict=Verdict("fail", value, value), contrast=Estimate(1.2, 1.1, 1.3, 9, value),
+    )  # fmt: skip
+    return replace(
+        image(),
+        name=value, rows=(row,), recipe=value, warnings=(value,), machine={"processor": value, "libraries": {value: value}},
+        stages=({**image().stages[0], "id": value, "facts": {value: value}},),
+        pictures=(replace(image().pictures[0], caption=value),),
+        completions=(Completion(value, value, value + "a", value + "b", 1),),
+        baseline=Side(value, value, value, {value: value}),
+    )  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(HOSTILE)
+def test_strings_of_users_are_harmless_in_every_file(value: str) -> None:
+    comparison = hostile(value)
+    page, plainly = Page(html.render(comparison)), Page(html.render(hostile("x")))
+    assert page.tags.count("script") == 0
+    assert [tag for tag in page.tags if tag not in ("small", "details", "summary", "pre")] == [
+        tag for tag in plainly.tags if tag not in ("small", "details", "summary", "pre")
+    ]
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert not re.search(r"<(?!!)", markdown.render(comparison))
+    assert len(ElementTree.fromstring(junit.render(comparison))) == (1 if comparison.rows else 0)
+    jsonschema.validate(result.to_dict(comparison), result.schema())
+    assert "\x1b" not in printed(comparison)
+
+
+def test_write_leaves_four_files_and_nothing_else(tmp_path: Path) -> None:
+    write(replace(image(), name="lone \udc80 surrogate"), tmp_path / "new")
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
+        "junit.xml",
+        "report.html",
+        "report.md",
+        "result.json",
+    ]
+    data = json.loads((tmp_path / "new" / "result.json").read_text(encoding="utf-8"))
+    assert data["name"] == "lone \udc80 surrogate"
+    ElementTree.parse(tmp_path / "new" / "junit.xml")
+
+
+def test_write_keeps_the_old_files_when_a_new_one_cannot_be_made(tmp_path: Path) -> None:
+    write(image(), tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    broken = replace(image(), name="other", stages=({"id": "no size"},))
+    with pytest.raises(KeyError):
+        write(broken, tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_an_empty_comparison_still_renders() -> None:
+    side = Side("a", "", "")
+    bare = Comparison("bare", "text_generation", side, side, (), {}, "")
+    assert "MEASURED: no gates were set" in markdown.render(bare)
+    assert Page(html.render(bare)).open == []
+    assert "MEASURED" in printed(bare)
+    assert len(ElementTree.fromstring(junit.render(bare))) == 0
