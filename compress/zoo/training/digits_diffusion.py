@@ -62,7 +62,12 @@ class Denoiser(torch.nn.Module):
 
 def scheduler() -> DDIMScheduler:
     return DDIMScheduler(
-        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing"
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+        steps_offset=1,  # unused by trailing steps; the pipeline warns of any other value
     )
 
 
@@ -101,6 +106,10 @@ def export(model: Denoiser, vae: AutoencoderKL, folder: Path, facts: dict[str, o
         requires_safety_checker=False,
     )
     pipeline.to(torch.bfloat16).save_pretrained(folder)
+    # Unless told a type, diffusers opens its parts in float32 but transformers in the type its config names, and a pipeline
+    # of two types cannot paint: so the config names float32. The weights stay bfloat16, and a type asked for wins.
+    config = folder / "text_encoder" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 

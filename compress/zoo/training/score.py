@@ -50,7 +50,7 @@ def score(
     folder: Path, count: int, dtype: torch.dtype = torch.float32, steps: int = STEPS
 ) -> dict[str, dict[str, float]]:
     """Mean share of digits and of inks read right, for `count` one-digit and as many two-digit captions."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=dtype)
     pipeline.set_progress_bar_config(disable=True)
     found = {}
     for name, two_digits in (("one_digit", False), ("two_digits", True)):
