@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 from compress.zoo import MODELS, scenes
 from compress.zoo.training.captions import LENGTH, new_tokenizer
 from compress.zoo.training.digits_vae import pictures
-from compress.zoo.training.loop import Schedule, train
+from compress.zoo.training.loop import Schedule, spent, train
 
 BATCH = 96
 FOLDER = MODELS / "digits-clip"
@@ -69,13 +69,21 @@ def main() -> None:
         cross = torch.nn.functional.cross_entropy
         return (cross(logits, target) + cross(logits.T, target)) / 2
 
-    curve = train("digits-clip", clip, loss_at, Schedule(arguments.steps, 1e-3, warmup=200, ema=0.995), arguments.minutes)
+    curve = train(
+        "digits-clip", clip, loss_at, Schedule(arguments.steps, 1e-3, warmup=200, ema=0.995), arguments.minutes
+    )
     clip.to(torch.bfloat16).save_pretrained(FOLDER)
     tokenizer.save_pretrained(FOLDER)
     size = {"height": scenes.SIZE, "width": scenes.SIZE}
     CLIPImageProcessorPil(size=size, do_center_crop=False, image_mean=HALF, image_std=HALF).save_pretrained(FOLDER)
     found = top1(CLIPModel.from_pretrained(FOLDER, dtype=torch.float32).eval(), "test")
-    facts = {"data": "zoo://digits/train", "batch": BATCH, "steps": curve[-1][0], "loss": curve, "test_top1_of_64": found}
+    facts = {
+        "data": "zoo://digits/train",
+        "batch": BATCH,
+        **spent("digits-clip"),
+        "loss": curve,
+        "test_top1_of_64": found,
+    }
     (FOLDER / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     print("test top-1 of 64:", found)
 

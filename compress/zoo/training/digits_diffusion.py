@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from compress.zoo import MODELS, scenes
 from compress.zoo.training import digits_vae
 from compress.zoo.training.captions import LENGTH, new_tokenizer
-from compress.zoo.training.loop import CHECKPOINTS, Schedule, train
+from compress.zoo.training.loop import CHECKPOINTS, Schedule, spent, train
 
 BATCH = 64
 LATENTS = CHECKPOINTS / "latents.safetensors"
@@ -156,8 +156,7 @@ def main() -> None:
         every=lambda step: export(model, vae, arguments.out, {**facts, "steps": step}),
     )
     thinned = curve[:: max(1, len(curve) // 100)]
-    seconds = json.loads((CHECKPOINTS / "digits-diffusion" / "state.json").read_text())["seconds"]
-    facts |= {"steps": curve[-1][0] if curve else 0, "seconds": round(seconds), "loss": thinned}
+    facts |= {**spent("digits-diffusion"), "loss": thinned}
     export(model, vae, arguments.out, facts)
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from compress.zoo import scenes
 from compress.zoo.reader import FOLDER, NOTHING_DIGIT, NOTHING_INK, Network, load_reader, marks
 from compress.zoo.training.digits_vae import pictures
-from compress.zoo.training.loop import Schedule, train
+from compress.zoo.training.loop import Schedule, spent, train
 
 BATCH = 48
 WIDTH = 24
@@ -48,7 +48,9 @@ def main() -> None:
         digits, inks = labels("train", 100_000 + step * BATCH, BATCH)
         said_digits, said_inks = network(pixels)
         cross = torch.nn.functional.cross_entropy
-        return cross(said_digits.float().flatten(0, 1), digits.flatten()) + 0.5 * cross(said_inks.float().flatten(0, 1), inks.flatten())
+        return cross(said_digits.float().flatten(0, 1), digits.flatten()) + 0.5 * cross(
+            said_inks.float().flatten(0, 1), inks.flatten()
+        )
 
     curve = train("digits-reader", network, loss_at, Schedule(arguments.steps, 3e-3, ema=0.995), arguments.minutes)
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -57,7 +59,15 @@ def main() -> None:
     held_out = [scenes.scene("test", i) for i in range(1000)]
     load_reader.cache_clear()
     digits, inks = marks([s.caption for s in held_out], np.stack([scenes.render(s) for s in held_out]))
-    facts = {"steps": curve[-1][0], "loss": curve, "test_scenes": 1000, "digits_right": digits.mean(), "inks_right": inks.mean()}
+    facts = {
+        "data": "zoo://digits/train",
+        "batch": BATCH,
+        **spent("digits-reader"),
+        "loss": curve,
+        "test_scenes": 1000,
+        "digits_right": digits.mean(),
+        "inks_right": inks.mean(),
+    }
     (FOLDER / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     print("on 1000 real test scenes: digits", digits.mean(), "inks", inks.mean())
 

@@ -75,7 +75,10 @@ def train(
         if step % 50 == 0:
             curve.append((step, round(sum(recent) / len(recent), 5)))
             recent.clear()
-            print(f"{name}: step {step}/{schedule.steps} loss {curve[-1][1]} {(time.monotonic() - began) / 60:.1f} min", flush=True)
+            print(
+                f"{name}: step {step}/{schedule.steps} loss {curve[-1][1]} {(time.monotonic() - began) / 60:.1f} min",
+                flush=True,
+            )
         if time.monotonic() - saved > EVERY_SECONDS:
             saved = time.monotonic()
             _save(folder, weights, average, optimiser, step, curve, spent + saved - began)
@@ -86,6 +89,12 @@ def train(
     for key, value in weights.items():
         value.data.copy_(average[key])
     return curve
+
+
+def spent(name: str) -> dict[str, int]:
+    """The steps and seconds that the last checkpoint of `name` stands for, over all its resumed runs."""
+    facts = json.loads((CHECKPOINTS / name / "state.json").read_text())
+    return {"steps": facts["step"], "seconds": round(facts["seconds"])}
 
 
 class Averaged:
