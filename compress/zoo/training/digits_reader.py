@@ -1,6 +1,6 @@
 """Train `digits-reader`, the independent classifier of painted scenes, on the scans no other split holds.
 
-    python -m compress.zoo.training.digits_reader --minutes 6
+python -m compress.zoo.training.digits_reader --minutes 6
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train the autoencoder of `zoo://digits-diffusion`: 64×64 pictures to 4×8×8 latents.
 
-    python -m compress.zoo.training.digits_vae --minutes 12
+python -m compress.zoo.training.digits_vae --minutes 12
 """
 
 from __future__ import annotations
