@@ -249,6 +249,18 @@ def bits_per_byte(nats: NDArray[np.float64], documents: Sequence[Document]) -> f
     return float(nats.sum()) / math.log(2) / sum(len(d.text.encode()) for d in documents)
 
 
+def gain_interval(
+    nats: NDArray[np.float64], baseline: NDArray[np.float64], documents: Sequence[Document]
+) -> tuple[float, float]:
+    """95 % percentile-bootstrap interval of the bits per byte that a model saves, documents resampled in pairs."""
+    size = len(documents)
+    draws = np.random.default_rng(SEED).integers(0, size, (4000, size))
+    lengths = np.array([len(d.text.encode()) for d in documents]) * math.log(2)
+    saved = (baseline - nats)[draws].sum(axis=1) / lengths[draws].sum(axis=1)
+    low, high = np.percentile(saved, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def load_shipped(folder: Path = SHIPPED) -> tuple[LlamaForCausalLM, Tokenizer]:
     """The shipped weights (bfloat16 values computed with in float32) and their tokenizer."""
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -277,7 +289,7 @@ def ship(tokenizer: Tokenizer) -> None:
 
 
 def score() -> dict[str, dict[str, float]]:
-    """Held-out bits per byte of the shipped model and of a 5-gram model of the same tokens, by split."""
+    """Held-out bits per byte of the shipped model and of a 5-gram model of the same tokens, by split, and the paired gain."""
     model, tokenizer = load_shipped()
     training = encode_all(tokenizer, docstrings.train_documents())
     five_gram = NGramModel.train(training, vocabulary=VOCABULARY, beginning=0)
@@ -285,9 +297,13 @@ def score() -> dict[str, dict[str, float]]:
     for split in ("validation", "test"):
         documents = docstrings.held_out(split)
         baseline = np.array([five_gram.nats(ids) for ids in encode_all(tokenizer, documents)])
+        nats = document_nats(model, tokenizer, documents)
+        low, high = gain_interval(nats, baseline, documents)
         found[split] = {
-            "docs_llama": round(bits_per_byte(document_nats(model, tokenizer, documents), documents), 4),
+            "docs_llama": round(bits_per_byte(nats, documents), 4),
             "five_gram": round(bits_per_byte(baseline, documents), 4),
+            "gain_low": round(low, 4),
+            "gain_high": round(high, 4),
         }
     return found
 
