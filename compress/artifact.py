@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compress.errors import ModelError
+from compress.hashing import list_files
 
 Task = Literal["text_to_image", "text_generation"]
 Format = Literal["torch", "openvino", "onnx", "tensorrt", "gguf", "compiled"]
@@ -175,10 +176,10 @@ def derive(artifact: Artifact, out: Path, *, without: tuple[str, ...] = (), link
         without: paths relative to the artifact; a folder's name leaves out all below it, a file's name just that file.
         link: hard-link where the file system can (only right between cache entries, which nobody edits), else copy.
     """
-    for source in sorted(artifact.path.rglob("*")):
-        relative = source.relative_to(artifact.path)
+    for relative in list_files(artifact.path):  # no hidden file: an entry's own record must not be linked and overwritten
+        source = artifact.path / relative
         gone = any(relative == Path(w) or Path(w) in relative.parents for w in without)
-        if gone or not source.is_file() or relative.name == MANIFEST:
+        if gone or relative.name == MANIFEST:
             continue
         target = out / relative
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -62,10 +62,9 @@ class Checker:
         return answer
 
     def stop(self) -> None:
-        if self.process and self.process.stdin:
-            self.process.stdin.close()
+        if self.process:
             self.process.terminate()
-            self.process.wait()
+            self.process.communicate()  # closes both pipes
         self.process = None
 
     def __enter__(self) -> Checker:

@@ -44,7 +44,9 @@ def test_a_pipeline_has_the_components_that_carry_weights(tmp_path: Path) -> Non
     assert found.main == "unet"
 
 
-@pytest.mark.parametrize("content", [None, {}, {"config.json": "{"}, {"config.json": '{"architectures": ["ViTModel"]}'}])
+@pytest.mark.parametrize(
+    "content", [None, {}, {"config.json": "{"}, {"config.json": '{"architectures": ["ViTModel"]}'}]
+)
 def test_a_folder_that_is_no_model_is_one_clear_error(tmp_path: Path, content: dict[str, str] | None) -> None:
     folder = tmp_path / "m"
     if content is not None:
@@ -78,11 +80,13 @@ def test_derive_links_unchanged_files_and_leaves_out_the_named(tmp_path: Path) -
     (source.path / "model.safetensors").write_bytes(b"1")
     (source.path / "unet").mkdir()
     (source.path / "unet" / "x.bin").write_bytes(b"2")
+    (source.path / ".entry.json").write_text("the cache's own")
     out = tmp_path / "b"
     made = derive(source, out, without=("unet",))
     assert made.path == out
     assert os.stat(out / "model.safetensors").st_ino == os.stat(source.path / "model.safetensors").st_ino
     assert not (out / "unet").exists()
+    assert not (out / ".entry.json").exists()
 
 
 def test_derive_from_a_users_folder_copies(tmp_path: Path) -> None:

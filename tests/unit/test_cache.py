@@ -95,7 +95,9 @@ def test_thorough_verification_finds_what_kept_its_time_and_size(cache: Cache) -
 
 
 def test_an_unfinished_entry_is_a_miss(cache: Cache) -> None:
-    fill(cache.entry(KEY))  # no manifest of the entry: as after a kill between rename and manifest, were they so ordered
+    fill(
+        cache.entry(KEY)
+    )  # no manifest of the entry: as after a kill between rename and manifest, were they so ordered
     assert cache.get(KEY, no_warning) is None
 
 

@@ -1,0 +1,114 @@
+"""What is on disk is what pare can do: every stage and metric file is held to the same contract."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+import compress
+from compress.catalogue import Stage, find_metric, find_stage, metric_names, near, stage_names
+from compress.params import Params
+from compress.schema import recipe_schema
+
+ROOT = Path(compress.__file__).parent.parent
+HEAVY = [
+    "torch",
+    "transformers",
+    "diffusers",
+    "openvino",
+    "nncf",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "PIL",
+    "safetensors",
+    "onnx",
+    "tokenizers",
+    "accelerate",
+]
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+
+
+def test_there_is_something_on_disk() -> None:
+    assert {"accelerate.steps", "build.openvino", "quantize.nncf"} <= set(stage_names())
+    assert {"clip_score", "kid", "fid", "perplexity", "latency", "throughput", "size", "peak_memory"} <= set(
+        metric_names()
+    )
+
+
+@pytest.mark.parametrize("name", stage_names())
+def test_a_stage_is_its_file_and_says_what_it_does(name: str) -> None:
+    stage = find_stage(name)
+    assert isinstance(stage, Stage)
+    assert stage.name == name
+    assert (ROOT / "compress" / "stages" / f"{name.replace('.', '/')}.py").is_file()
+    assert f"- {name}: {{" in stage.doc, "the docstring ends with a recipe"
+    assert "Source:" in stage.doc
+    assert stage.version >= 1
+    assert stage.formats
+    assert stage.tasks
+
+
+@pytest.mark.parametrize("name", metric_names())
+def test_a_metric_is_its_file_and_says_what_it_measures(name: str) -> None:
+    metric = find_metric(name)
+    assert metric.name == name
+    assert len(metric.doc) > 60
+    assert metric.needs in ("images", "texts", "timings", "files")
+    assert metric.better in ("lower", "higher", "same")
+
+
+@pytest.mark.parametrize("name", [*stage_names(), *metric_names()])
+def test_parameters_are_closed_frozen_and_described(name: str) -> None:
+    record = find_stage(name) if name in stage_names() else find_metric(name)
+    assert issubclass(record.params, Params)
+    assert record.params.model_config["extra"] == "forbid"
+    assert record.params.model_config["frozen"]
+    for field, info in record.params.model_fields.items():
+        assert info.description, f"{name}.{field} has no description"
+
+
+def test_everything_of_ring_one_imports_without_a_heavy_library() -> None:
+    names = [f"compress.stages.{n}" for n in stage_names()] + [f"evaluation.metrics.{n}" for n in metric_names()]
+    spine = [
+        f"{p}.{f.stem}" for p in ("compress", "evaluation") for f in (ROOT / p).glob("*.py") if f.stem != "__init__"
+    ]
+    blocked = "; ".join(f"sys.modules[{m!r}] = None" for m in HEAVY)
+    code = f"import sys, importlib; {blocked}\nfor m in {[*spine, *names]!r}: importlib.import_module(m)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_compress_loads_no_torch_and_gives_every_public_name() -> None:
+    code = "import sys, compress; assert not {'torch', 'pydantic', 'numpy'} & set(sys.modules), 'heavy'"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    assert compress.__all__ == sorted(compress.__all__)
+    for name in compress.__all__:
+        assert callable(getattr(compress, name))
+    with pytest.raises(AttributeError):
+        compress.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_shipped_recipe_is_valid_and_can_be_planned(path: Path, tmp_path: Path) -> None:
+    jsonschema.validate(yaml.safe_load(path.read_text()), recipe_schema())
+    for plan in compress.plan_all(path, cache=tmp_path):
+        assert plan.recipe.evaluate.metrics
+        assert not any(node.cached for node in plan.nodes)
+        assert len({node.key for node in plan.nodes}) == len(plan.nodes)
+
+
+def test_there_is_a_recipe_for_every_stage() -> None:
+    assert len(RECIPES) >= 4
+    used = {name for path in RECIPES for stage in yaml.safe_load(path.read_text())["stages"] for name in stage}
+    assert used == set(stage_names())
+
+
+def test_an_unknown_name_is_refused_with_its_near_match() -> None:
+    assert near("build.openvno", stage_names()) == "did you mean `build.openvino`?"
+    assert "`kid`" in near("kidd", metric_names())
