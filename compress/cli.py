@@ -236,15 +236,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _guarded(arguments: list[str]) -> int:
     try:
         code = app(arguments, standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        return _stopped(arguments) if code == 130 else code if isinstance(code, int) else 0
     except PareError as error:
         _print_problems(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print("\nstopped; resume with: " + shlex.join(["pare", *arguments]), file=sys.stderr)
-        return 130
+        return _stopped(arguments)
     except Exception as error:
         return _uncaught(error, arguments)
+
+
+def _stopped(arguments: list[str]) -> int:
+    """Ctrl-C, which typer turns into an exit code of 130 where it can."""
+    print("\nstopped; resume with: " + shlex.join(["pare", *arguments]), file=sys.stderr)
+    return 130
 
 
 def _uncaught(error: Exception, arguments: list[str]) -> int:
@@ -255,8 +260,7 @@ def _uncaught(error: Exception, arguments: list[str]) -> int:
     exceptions += (vendored,) if vendored else ()
     for module in exceptions:
         if isinstance(error, module.exceptions.Abort):
-            print("\nstopped; resume with: " + shlex.join(["pare", *arguments]), file=sys.stderr)
-            return 130
+            return _stopped(arguments)
         if isinstance(error, module.exceptions.ClickException):
             print(f"pare: {error.format_message()}\n  fix: pare --help", file=sys.stderr)
             return 2

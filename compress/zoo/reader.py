@@ -48,7 +48,9 @@ class Network(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         found = nn.functional.silu(self.hidden(self.body(pixels)))
-        return self.digits(found).view(len(pixels), len(scenes.SLOTS), -1), self.inks(found).view(len(pixels), len(scenes.SLOTS), -1)
+        return self.digits(found).view(len(pixels), len(scenes.SLOTS), -1), self.inks(found).view(
+            len(pixels), len(scenes.SLOTS), -1
+        )
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,14 @@ def marks(captions: Sequence[str], pictures: NDArray[np.uint8]) -> tuple[NDArray
         try:
             layout, things, _ = scenes.parse(caption)
         except ValueError as error:
-            raise DataError(str(error), fix="digits_read and inks_right are for zoo://digits only; remove them") from error
+            raise DataError(
+                str(error), fix="digits_read and inks_right are for zoo://digits only; remove them"
+            ) from error
         slots = [scenes.SLOTS.index(place) for place in scenes.PLACES[layout]]
-        right = [(read_digits[s] == value, read_inks[s] == list(scenes.INKS).index(ink)) for s, (value, ink) in zip(slots, things, strict=True)]
+        right = [
+            (read_digits[s] == value, read_inks[s] == list(scenes.INKS).index(ink))
+            for s, (value, ink) in zip(slots, things, strict=True)
+        ]
         shares.append(np.mean(right, axis=0))
     found = np.array(shares, dtype=np.float64)
     return found[:, 0], found[:, 1]

@@ -113,7 +113,14 @@ def _place(rng: np.random.Generator, split: str, layout: Layout, place: str, val
     size = int(rng.integers(40, 49) if layout == "single" else rng.integers(27, 32))
     jitter = 3 if layout == "single" else 1
     row, column = CENTRES[place]
-    return Digit(value, ink, scan, row + int(rng.integers(-jitter, jitter + 1)), column + int(rng.integers(-jitter, jitter + 1)), size)
+    return Digit(
+        value,
+        ink,
+        scan,
+        row + int(rng.integers(-jitter, jitter + 1)),
+        column + int(rng.integers(-jitter, jitter + 1)),
+        size,
+    )
 
 
 def describe(layout: Layout, things: tuple[tuple[int, str], ...], paper: str) -> str:
@@ -145,7 +152,10 @@ def render(scene: Scene) -> NDArray[np.uint8]:
     for digit, tint in zip(scene.digits, colours[1:], strict=True):
         cover = _enlarged(digit.scan, digit.size)
         top, left = digit.row - digit.size // 2, digit.column - digit.size // 2
-        rows, columns = slice(max(top, 0), min(top + digit.size, SIZE)), slice(max(left, 0), min(left + digit.size, SIZE))
+        rows, columns = (
+            slice(max(top, 0), min(top + digit.size, SIZE)),
+            slice(max(left, 0), min(left + digit.size, SIZE)),
+        )
         part = cover[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left, None]
         canvas[rows, columns] += part * (np.array(INKS[digit.ink], dtype=np.float32) + tint - canvas[rows, columns])
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
