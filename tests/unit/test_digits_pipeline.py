@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPTokenizer
 
 from compress.zoo import scenes
 from compress.zoo.training import digits_diffusion, score
@@ -75,3 +76,10 @@ def test_scored_captions_are_held_out():
     one, two = score.held_out_captions(False, 20), score.held_out_captions(True, 20)
     assert all(scenes.parse(c)[0] == "single" for c in one)
     assert all(scenes.parse(c)[0] != "single" and scenes.split_of(c) == "test" for c in two)
+
+
+def test_words_keep_the_numbers_the_shipped_text_encoder_learnt():
+    shipped = CLIPTokenizer.from_pretrained(score.FOLDER / "tokenizer")
+    made = new_tokenizer()
+    assert made.get_vocab() == shipped.get_vocab()
+    assert [made(w).input_ids[1] for w in ("of", "on", "zero")] == [541, 542, 582]

@@ -13,12 +13,12 @@ WORDS = (*scenes.WORDS, *scenes.INKS, *scenes.PAPERS, "a", "left", "of", "above"
 # Learnt once from WORDS and written down: the learner breaks ties differently from run to run, and a text encoder knows
 # a word by its number alone.
 MERGES = """
-    r e, b l, e n</w>, g re, i n, v e</w>, a b, a c, a n, a p, e f, e i, e l, e r, e v, e r</w>, f i, f o, g h, g
-    e</w>, h i, h re, i x</w>, l o, l e</w>, l ef, n e</w>, n in, o r, o f</w>, o n</w>, o ve</w>, o ne</w>, p u, p
-    in, p ap, p le</w>, r ple</w>, s ev, s ix</w>, t w, t e</w>, t hre, u r</w>, u e</w>, w hi, y el, z er, re
-    d</w>, bl ac, bl ue</w>, gre y</w>, gre en</w>, ab ove</w>, an ge</w>, ei gh, fi ve</w>, fo ur</w>, lo w</w>,
-    lef t</w>, nin e</w>, or ange</w>, pu rple</w>, pin k</w>, pap er</w>, sev en</w>, tw o</w>, thre e</w>, whi
-    te</w>, yel low</w>, zer o</w>, blac k</w>, eigh t</w>
+    r e, b l, e n</w>, g re, i n, v e</w>, a b, a c, a n, a p, e f, e i, e l, e r, e v, e r</w>, f i, f o, g h,
+    g e</w>, h i, h re, i x</w>, l o, l e</w>, l ef, n e</w>, n in, o r, o f</w>, o n</w>, o ve</w>, o ne</w>,
+    p u, p in, p ap, p le</w>, r ple</w>, s ev, s ix</w>, t w, t e</w>, t hre, u r</w>, u e</w>, w hi, y el,
+    z er, re d</w>, bl ac, bl ue</w>, gre y</w>, gre en</w>, ab ove</w>, an ge</w>, ei gh, fi ve</w>, fo ur</w>,
+    lo w</w>, lef t</w>, nin e</w>, or ange</w>, pu rple</w>, pin k</w>, pap er</w>, sev en</w>, tw o</w>,
+    thre e</w>, whi te</w>, yel low</w>, zer o</w>, blac k</w>, eigh t</w>
 """
 
 

@@ -11,7 +11,7 @@ import argparse
 import json
 
 import torch
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from compress.zoo import MODELS, scenes
 from compress.zoo.training.captions import LENGTH, new_tokenizer
@@ -33,7 +33,7 @@ def new_clip(tokens: int, end: int) -> CLIPModel:
 
 def top1(clip: CLIPModel, split: str, rounds: int = 8) -> float:
     """Share of captions that find their own picture among 64 with 64 different captions."""
-    tokenizer, right = new_tokenizer(), 0
+    tokenizer, right = CLIPTokenizer.from_pretrained(FOLDER), 0
     for start in range(rounds):
         chosen: dict[str, int] = {}
         index = start * 1000
