@@ -49,7 +49,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
     """
     warnings: list[str] = []
     emit = _noting(emit, warnings)
-    base, candidate = _viewpoints(request)
+    base, candidate = viewpoints(request)
     needs = {find_metric(name).needs for name in request.spec.metrics}
     sides = (Evidence(base.artifact), Evidence(candidate.artifact))
     if needs & {"images", "texts"}:
@@ -88,7 +88,7 @@ def _noting(emit: Emit, warnings: list[str]) -> Emit:
     return noting
 
 
-def _viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
+def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
     """Both sides see the same items, noise and guidance; steps and precision are their own."""
     spec, asked = request.spec, request.spec.baseline
     items = request.data.first(spec.samples) if request.data else ()

@@ -1,0 +1,47 @@
+"""Measure the baselines of recipes into the `evidence` folder beside each, so that users need only paint the candidate.
+
+    python -m evaluation.ship recipes/quickstart.yaml
+
+An entry is found by what decides it (model, call, data, seed), so evidence of other weights is never mistaken for theirs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import compress
+from compress.progress import Progress
+from evaluation.collect import collect
+from evaluation.compare import Request, viewpoints
+
+
+def ship(recipe: Path) -> Path:
+    """Collect the baseline's evidence anew; returns the folder that holds it, and nothing else."""
+    plan = compress.plan(recipe)
+    baseline = replace(plan.source.artifact, digest=plan.source.key)
+    folder = recipe.parent / "evidence"
+    request = Request(
+        name=plan.recipe.name,
+        candidate=baseline,
+        baseline=baseline,
+        data=plan.data.get("evaluate"),
+        spec=plan.recipe.evaluate,
+        gates={},
+        recipe_text="",
+        stages=(),
+        workdir=folder,
+        evidence_dirs=(folder,),
+    )
+    view, _ = viewpoints(request)
+    shutil.rmtree(folder, ignore_errors=True)
+    with Progress(quiet=not sys.stderr.isatty()) as emit:
+        collect(view, (folder,), "baseline", emit)
+    return folder / view.key
+
+
+if __name__ == "__main__":
+    for named in sys.argv[1:]:
+        ship(Path(named))
