@@ -176,7 +176,9 @@ def derive(artifact: Artifact, out: Path, *, without: tuple[str, ...] = (), link
         without: paths relative to the artifact; a folder's name leaves out all below it, a file's name just that file.
         link: hard-link where the file system can (only right between cache entries, which nobody edits), else copy.
     """
-    for relative in list_files(artifact.path):  # no hidden file: an entry's own record must not be linked and overwritten
+    for relative in list_files(
+        artifact.path
+    ):  # no hidden file: an entry's own record must not be linked and overwritten
         source = artifact.path / relative
         gone = any(relative == Path(w) or Path(w) in relative.parents for w in without)
         if gone or relative.name == MANIFEST:
