@@ -92,9 +92,8 @@ def run_all(
 
 def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit) -> Comparison:
     """Execute a plan and compare its last artifact with the baseline; writes the log and the reports into `out`."""
-    from evaluation.compare import Request, compare
-
     from compress.execute import execute
+    from evaluation.compare import Request, compare
     from evaluation.report import write
 
     recipe = found.recipe
@@ -134,10 +133,9 @@ def evaluate(
     Raises:
         UserError: a folder is no model, or a metric does not fit.
     """
-    from evaluation.compare import Request, compare
-
     from compress.planning import make_plan
     from compress.sources import find_source
+    from evaluation.compare import Request, compare
     from evaluation.report import write
 
     store = open_cache(cache)
