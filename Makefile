@@ -38,7 +38,7 @@ golden: setup  ## rewrite the golden files; review the diff
 evidence: setup  ## measure the baselines of the shipped recipes again, to ship with them
 	$(BIN)/python -m evaluation.ship recipes/quickstart.yaml recipes/text/quickstart.yaml
 
-train-zoo: setup  ## resumes from .zoo/
+train-zoo: setup  ## resumes from the cache folder's training/
 	$(BIN)/python -m compress.zoo.training.digits_reader
 	$(BIN)/python -m compress.zoo.training.digits_clip
 	$(BIN)/python -m compress.zoo.training.digits_vae

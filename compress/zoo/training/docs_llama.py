@@ -5,7 +5,7 @@
 
 The learning rate follows the share of the time budget that is used, so a slow machine anneals as completely as a fast
 one; with `--steps N` it follows the steps, and two such runs on one machine are the same to the bit. An interrupted run
-goes on from its last evaluation. Matrices learn by Muon; AdamW took 1.7 times the steps to the same validation loss.
+goes on from its last evaluation. Matrices learn by Muon, the rest by AdamW.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from compress.cache import default_root
 from compress.zoo import docstrings
 from compress.zoo.docstrings import Document
 from compress.zoo.ngram import NGramModel
 
-ROOT = Path(__file__).parents[3]
-WORK = ROOT / ".zoo" / "docs-llama"
+WORK = default_root() / "training" / "docs-llama"
 SHIPPED = Path(__file__).parents[1] / "models" / "docs-llama"
 
 END = "<|endoftext|>"

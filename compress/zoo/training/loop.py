@@ -1,6 +1,6 @@
 """The loop that trained the zoo: bf16 autocast, AdamW, cosine schedule, EMA, and checkpoints that survive a kill.
 
-Checkpoints are safetensors and JSON in `.zoo/NAME/` below the current folder, kept out of git.
+Checkpoints are safetensors and JSON in `training/NAME/` of pare's cache folder, so a fresh clone goes on where another stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-CHECKPOINTS = Path(".zoo")
+from compress.cache import default_root
+
+CHECKPOINTS = default_root() / "training"
 EVERY_SECONDS = 90.0
 
 
