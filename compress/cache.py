@@ -136,9 +136,11 @@ class Cache:
         (folder / ENTRY).write_text(json.dumps(body, indent=2, sort_keys=True))
         _sync(folder / ENTRY)
         target = self.entry(key)
+        grave = self.root / "tmp" / f"corrupt-{key}-{time.time_ns()}"
         if target.exists():  # a corrupt entry: out of the way first, so that a crash here leaves a miss, not a mixture
-            target.rename(self.root / "tmp" / f"corrupt-{key}-{os.getpid()}-{time.time_ns()}")
+            target.rename(grave)
         folder.rename(target)
+        shutil.rmtree(grave, ignore_errors=True)
         (self.root / "digests" / _stamp(target, digest)).touch()
         shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)
         return replace(describe(target), digest=digest)
