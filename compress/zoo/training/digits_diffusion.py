@@ -2,6 +2,7 @@
 
     python -m compress.zoo.training.digits_diffusion --minutes 60
 
+It goes on from the last checkpoint, else with `--from-shipped` from the shipped weights, else from nothing.
 v-prediction on a cosine schedule (Salimans and Ho, "Progressive Distillation", 2022), a tenth of the captions dropped for
 classifier-free guidance (Ho and Salimans, 2022), the text encoder trained together with the denoiser.
 """
@@ -21,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from compress.zoo import MODELS, scenes
 from compress.zoo.training import digits_vae
 from compress.zoo.training.captions import LENGTH, new_tokenizer
-from compress.zoo.training.loop import CHECKPOINTS, Schedule, spent, train
+from compress.zoo.training.loop import CHECKPOINTS, Schedule, Spent, spent, train
 
 BATCH = 64
 LATENTS = CHECKPOINTS / "latents.safetensors"
@@ -87,6 +88,7 @@ def latents(vae: AutoencoderKL, count: int) -> tuple[torch.Tensor, torch.Tensor]
             print(f"encoded {start}/{count}", flush=True)
     tokens = tokenizer(captions, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
     packed = {"latents": (torch.cat(codes) * vae.config.scaling_factor).contiguous(), "tokens": tokens.contiguous()}
+    LATENTS.parent.mkdir(parents=True, exist_ok=True)
     save_file(packed, LATENTS)
     return packed["latents"], packed["tokens"]
 
@@ -113,21 +115,33 @@ def export(model: Denoiser, vae: AutoencoderKL, folder: Path, facts: dict[str, o
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
+def load_shipped(model: Denoiser) -> Spent:
+    """Put the shipped weights into `model`; returns what they cost."""
+    text = CLIPTextModel.from_pretrained(FOLDER / "text_encoder", dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(FOLDER / "unet", torch_dtype=torch.float32)
+    model.text.load_state_dict(text.state_dict())
+    model.unet.load_state_dict(unet.state_dict())
+    facts = json.loads((FOLDER / "training.json").read_text())
+    return Spent(facts["steps"], facts["seconds"], tuple((step, loss) for step, loss in facts["loss"]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--scenes", type=int, default=24576)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--from-shipped", action="store_true")
     parser.add_argument("--out", type=Path, default=FOLDER)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    vae = AutoencoderKL.from_pretrained(digits_vae.FOLDER)
+    vae = digits_vae.load(shipped=arguments.from_shipped and not digits_vae.FOLDER.is_dir())
     codes, tokens = latents(vae, arguments.scenes)
     blank = new_tokenizer()("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
     model = Denoiser(int(tokens.max()) + 1, int(tokens.max()))
     print(sum(p.numel() for p in model.parameters()) / 1e6, "M parameters besides the autoencoder", flush=True)
+    before = load_shipped(model) if arguments.from_shipped else Spent()
     noise_levels = scheduler()
     alphas = noise_levels.alphas_cumprod
 
@@ -145,7 +159,7 @@ def main() -> None:
         weight = 0.25 + weight
         return ((guess - target).square().mean(dim=(1, 2, 3)) * weight).mean()
 
-    schedule = Schedule(arguments.steps, 1e-3, warmup=200, ema=0.998)
+    schedule = Schedule(arguments.steps, 1e-3, warmup=200, ema=0.998, origin=before.steps)
     facts: dict[str, object] = {"data": "zoo://digits/train", "scenes": len(codes), "batch": BATCH}
     curve = train(
         "digits-diffusion",
@@ -154,6 +168,7 @@ def main() -> None:
         schedule,
         arguments.minutes,
         every=lambda step: export(model, vae, arguments.out, {**facts, "steps": step}),
+        before=before,
     )
     thinned = curve[:: max(1, len(curve) // 100)]
     facts |= {**spent("digits-diffusion"), "loss": thinned}

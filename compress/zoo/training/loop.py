@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compress.cache import default_root
 
@@ -23,17 +24,30 @@ EVERY_SECONDS = 90.0
 
 @dataclass(frozen=True)
 class Schedule:
-    """`steps` in all; the rate rises over `warmup` steps and falls along a cosine to a twentieth."""
+    """`steps` in all; the rate rises over `warmup` steps and falls along a cosine to a twentieth.
+
+    A run that starts at `origin`, from the shipped weights, warms up there: its optimiser knows nothing yet.
+    """
 
     steps: int
     rate: float
     warmup: int = 100
     decay: float = 0.01
     ema: float = 0.999
+    origin: int = 0
 
     def rate_at(self, step: int) -> float:
-        rising = min(1.0, (step + 1) / self.warmup)
+        rising = min(1.0, (step - self.origin + 1) / self.warmup)
         return self.rate * rising * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.steps))))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What went into some weights."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    curve: tuple[tuple[int, float], ...] = ()
 
 
 def train(
@@ -43,12 +57,14 @@ def train(
     schedule: Schedule,
     minutes: float,
     every: Callable[[int], None] | None = None,
+    before: Spent | None = None,
 ) -> list[tuple[int, float]]:
     """Train `module` in place until the schedule or the time ends; it then holds its averaged (EMA) weights.
 
     Args:
         loss_at: step to scalar loss; draws its batch by the step's number, so a resumed run sees what it would have seen.
         every: called with the step after each checkpoint.
+        before: what the weights in `module` have been trained already, where there is no checkpoint to go on from.
 
     Returns:
         The loss curve, (step, mean loss of the fifty steps before).
@@ -57,20 +73,24 @@ def train(
     weights = dict(module.named_parameters())
     optimiser = torch.optim.AdamW(weights.values(), lr=schedule.rate, weight_decay=schedule.decay, betas=(0.9, 0.99))
     average = {key: value.detach().clone() for key, value in weights.items()}
-    step, curve, spent = _resume(folder, weights, average, optimiser)
+    state = _resume(folder, weights, average, optimiser) or before or Spent()
+    step, curve, spent = state.steps, list(state.curve), state.seconds
     began = saved = time.monotonic()
     recent: list[float] = []
     while step < schedule.steps and spent + time.monotonic() - began < minutes * 60:
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate_at(step)
         torch.manual_seed(step)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = loss_at(step)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        # Flash attention's backward pass on a CPU costs more than all the rest of a small denoiser's step.
+        with sdpa_kernel(SDPBackend.MATH):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = loss_at(step)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
         optimiser.step()
-        keep = min(schedule.ema, (step + 1) / (step + 10))
+        since = step - schedule.origin
+        keep = min(schedule.ema, (since + 1) / (since + 10))
         torch._foreach_lerp_(list(average.values()), [w.detach() for w in weights.values()], 1 - keep)
         step += 1
         recent.append(float(loss.detach()))
@@ -145,9 +165,9 @@ def _resume(
     weights: dict[str, torch.nn.Parameter],
     average: dict[str, torch.Tensor],
     optimiser: torch.optim.Optimizer,
-) -> tuple[int, list[tuple[int, float]], float]:
+) -> Spent | None:
     if not (folder / "state.json").is_file():
-        return 0, [], 0.0
+        return None
     facts = json.loads((folder / "state.json").read_text())
     tensors = load_file(folder / f"state-{facts['step']}.safetensors")
     for key, value in weights.items():
@@ -156,4 +176,4 @@ def _resume(
         if f"exp_avg/{key}" in tensors:
             state = {m: tensors[f"{m}/{key}"].clone() for m in ("exp_avg", "exp_avg_sq")}
             optimiser.state[value] = {"step": torch.tensor(float(facts["step"])), **state}
-    return facts["step"], [tuple(p) for p in facts["curve"]], facts["seconds"]
+    return Spent(facts["step"], facts["seconds"], tuple((step, loss) for step, loss in facts["curve"]))
