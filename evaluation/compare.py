@@ -19,7 +19,7 @@ from evaluation import machine, memory
 from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.gates import judge
-from evaluation.scores import Comparison, Completion, Picture, Row, Sample, Side
+from evaluation.scores import Comparison, Completion, Estimate, Picture, Row, Sample, Side
 from evaluation.timing import Interleaved, painter, time_pair, writer
 
 PICTURES, COMPLETIONS, WRITTEN = 8, 4, 48
@@ -187,7 +187,7 @@ def _row(
         )
     contrast = metric.contrast(candidate, base, values)
     score = metric.score(base, values)
-    noise = timed.noise if timed and metric.needs == "timings" else None
+    noise = _noise(metric, sides[0], base, timed, values) if timed and metric.needs == "timings" else None
     extractor = base.protocol.get("features", "")
     return Row(
         metric=name,
@@ -202,6 +202,12 @@ def _row(
         noise=noise,
         protocol={**sides[0].protocol, **base.protocol, "version": metric.version},
     )
+
+
+def _noise(metric: Any, baseline: Evidence, sample: Sample, timed: Interleaved, params: Any) -> Estimate:
+    """The baseline against itself (A/A), as this metric sees it."""
+    again: Estimate = metric.contrast(metric.measure(replace(baseline, timings=timed.again), params), sample, params)
+    return again
 
 
 def _keep(workdir: Path, name: str, base: Sample, candidate: Sample) -> None:

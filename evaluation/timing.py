@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from compress.events import Emit, track
-from evaluation import statistics
 from evaluation.evidence import Timings
-from evaluation.scores import Estimate
 
 WARM_UP = 2
 Run = Callable[[], tuple[float, float]]  # makes one call; seconds of the call, seconds until its first token (0: none)
@@ -21,11 +19,11 @@ Run = Callable[[], tuple[float, float]]  # makes one call; seconds of the call, 
 
 @dataclass(frozen=True)
 class Interleaved:
-    """Both sides' timings, and the A/A ratio: the baseline's paired ratio to its own second call in each block."""
+    """Both sides' timings, and the baseline's own second call in each block: what a metric makes of that is its noise (A/A)."""
 
     baseline: Timings
     candidate: Timings
-    noise: Estimate
+    again: Timings
 
 
 def interleave(runs: Sequence[Run], blocks: int, seed: int, emit: Emit) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -56,12 +54,8 @@ def time_pair(
     """
     times = interleave([baseline, candidate, baseline], blocks, seed, emit)
     first = times[:, :, 1] if times[:, :, 1].any() else np.zeros((0, 3))
-    noise = statistics.geometric_ratio(times[:, 0, 0], times[:, 2, 0])
-    return Interleaved(
-        Timings(times[:, 0, 0], first[:, 0], work[0], items),
-        Timings(times[:, 1, 0], first[:, 1], work[1], items),
-        noise,
-    )
+    sides = ((0, work[0]), (1, work[1]), (2, work[0]))
+    return Interleaved(*(Timings(times[:, side, 0], first[:, side], done, items) for side, done in sides))
 
 
 def painter(task: Any, prompts: Sequence[str], call: dict[str, Any]) -> Run:

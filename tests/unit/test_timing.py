@@ -24,7 +24,8 @@ def _call(seconds: float, log: list[str], name: str, first: float = 0.0) -> Run:
 def test_the_ratio_is_that_of_the_calls_and_the_baseline_differs_from_itself_by_nothing() -> None:
     found = time_pair(_call(0.4, [], "b"), _call(0.1, [], "c"), (20, 8), 1, BLOCKS, 0, silent)
     assert np.allclose(found.baseline.seconds / found.candidate.seconds, 4)
-    assert (found.noise.low, found.noise.value, found.noise.high) == (1, 1, 1)
+    assert np.array_equal(found.again.seconds, found.baseline.seconds)
+    assert found.again.work == found.baseline.work
     assert (found.baseline.work, found.candidate.work) == (20, 8)
     assert len(found.baseline.first) == 0  # pictures have no first token
 
