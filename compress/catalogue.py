@@ -29,8 +29,9 @@ class Stage:
     """One step of a recipe: what it takes, what it leaves behind, and what it is held to.
 
     `formats` maps each component format it takes to the one it leaves; `effect` and `reproducible` are what the contract
-    check enforces; `bound_to` names what of the machine belongs into the key; `refuse` looks at an artifact's description
-    before anything runs and returns why this stage cannot work on it ("" when it can).
+    check enforces; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
+    "calibration") it cannot do without, given its parameters; `refuse` looks at an artifact's description before anything
+    runs and returns why this stage cannot work on it ("" when it can).
     """
 
     name: str
@@ -42,7 +43,7 @@ class Stage:
     reproducible: Reproducible
     run: Run
     bound_to: frozenset[str] = frozenset()
-    data: tuple[str, ...] = ()  # data roles it cannot do without: "train", "calibration"
+    data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
     libraries: tuple[str, ...] = ()
     extra: str = ""
     doc: str = ""
@@ -58,7 +59,7 @@ def stage(
     effect: Effect,
     reproducible: Reproducible,
     bound_to: tuple[str, ...] = (),
-    data: tuple[str, ...] = (),
+    data: Callable[[Any], tuple[str, ...]] | None = None,
     libraries: tuple[str, ...] = (),
     extra: str = "",
     refuse: Callable[[Artifact, Any], str] | None = None,
@@ -76,7 +77,7 @@ def stage(
             reproducible=reproducible,
             run=run,
             bound_to=frozenset(bound_to),
-            data=data,
+            data=data or (lambda params: ()),
             libraries=libraries,
             extra=extra,
             doc=sys.modules[run.__module__].__doc__ or "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="pare",
     help="Pare a text or image-generation model down to its Pareto front, with the evidence of what it cost.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -97,7 +97,7 @@ def evaluate(
     baseline: Annotated[str, typer.Argument(help="model folder, artifact or zoo://NAME to compare it with")],
     metrics: Annotated[str, typer.Option(help="comma-separated; `pare list` shows them")] = "latency,size",
     data: Annotated[str, typer.Option(help="evaluation data, for quality metrics")] = "",
-    samples: Annotated[int, typer.Option(help="prompts or documents to measure quality on")] = 256,
+    samples: Annotated[int, typer.Option(min=2, help="prompts or documents to measure quality on")] = 256,
     cache: CacheDir = None,
     out: Out = None,
     as_json: Json = False,
@@ -159,9 +159,8 @@ def explain(name: Annotated[str, typer.Argument(help="a stage or a metric")]) ->
     if name in catalogue.stage_names():
         formats = ", ".join(f"{a} → {b}" for a, b in record.formats.items())
         print(f"\ntasks     {', '.join(sorted(record.tasks))}\nformats   {formats}\nchanges   {record.effect}")
-        print(
-            f"repeats   {record.reproducible}\nneeds     {', '.join((*record.libraries, *(f'{d} data' for d in record.data)))}"
-        )
+        data = [f"{role} data" for role in record.data(record.params.model_construct())]
+        print(f"repeats   {record.reproducible}\nneeds     {', '.join((*record.libraries, *data))}")
 
 
 @app.command()
@@ -235,13 +234,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _guarded(arguments: list[str]) -> int:
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name="pare", standalone_mode=False)
+        sys.stdout.flush()  # a reader that has gone away is found out here, not after the last line
         return _stopped(arguments) if code == 130 else code if isinstance(code, int) else 0
     except PareError as error:
         _print_problems(error)
         return error.exit_code
     except KeyboardInterrupt:
         return _stopped(arguments)
+    except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):  # typer saw it first
+            return _unread()
+        raise
     except Exception as error:
         return _uncaught(error, arguments)
 
@@ -253,25 +257,26 @@ def _stopped(arguments: list[str]) -> int:
 
 
 def _uncaught(error: Exception, arguments: list[str]) -> int:
-    import click
-
-    exceptions: tuple[Any, ...] = (click,)
-    vendored = sys.modules.get("typer._click")  # typer carries its own click
-    exceptions += (vendored,) if vendored else ()
-    for module in exceptions:
-        if isinstance(error, module.exceptions.Abort):
-            return _stopped(arguments)
-        if isinstance(error, module.exceptions.ClickException):
-            print(f"pare: {error.format_message()}\n  fix: pare --help", file=sys.stderr)
-            return 2
+    if isinstance(error, typer.Abort):
+        return _stopped(arguments)
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _unread()
+    if hasattr(error, "format_message"):  # a usage error, of whichever click typer carries
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context else "pare"
+        print(f"pare: {error.format_message()}\n  fix: {verb} --help", file=sys.stderr)
+        return 2
     import traceback
 
     traceback.print_exception(error)
     print("pare: this is a fault of pare; please report it with the lines above", file=sys.stderr)
     return 3
+
+
+def _unread() -> int:
+    """Nobody reads on, as in `pare list | head`: no failure of ours, and nothing more to say."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _print_problems(error: PareError) -> None:
@@ -286,6 +291,16 @@ def _print_json(value: Any) -> None:
 
 
 def _finish(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
+    try:
+        _show(comparisons, as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _unread()  # the verdict still is the exit code
+    worst = max((c.exit_code for c in comparisons), key=[0, 4, 1].index, default=0)
+    raise typer.Exit(worst)
+
+
+def _show(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
     from evaluation.report import result, terminal
 
     if as_json:
@@ -294,8 +309,6 @@ def _finish(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
     else:
         for comparison in comparisons:
             terminal.show(comparison)
-    worst = max((c.exit_code for c in comparisons), key=[0, 4, 1].index, default=0)
-    raise typer.Exit(worst)
 
 
 def _listening(as_json: bool) -> Any:
@@ -345,8 +358,11 @@ def _pin(recipe: Path) -> None:
     reference = model_reference(recipe)
     pinned = pin_hub(reference)
     if pinned != reference:
-        recipe.write_text(recipe.read_text().replace(reference, pinned))
-        print(f"{recipe}: pinned {pinned}")
+        whole = re.compile(
+            re.escape(reference) + r"(?![\w./@-])"
+        )  # hf://org/name, and not the start of hf://org/name-xl
+        recipe.write_text(whole.sub(pinned, recipe.read_text()))
+        print(f"{recipe}: pinned {pinned}", file=sys.stderr)  # standard output may be promised to one JSON value
 
 
 def _bytes(size: str) -> int:
@@ -355,9 +371,12 @@ def _bytes(size: str) -> int:
     units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
     number, unit = size[:-2].strip(), size[-2:].upper()
     try:
-        return int(float(number) * units[unit])
-    except (KeyError, ValueError) as error:
+        found = int(float(number) * units[unit])
+        if found < 0:
+            raise ValueError("negative")
+    except (KeyError, ValueError, OverflowError) as error:
         raise UserError(f"{size!r} is no size", place="--max-size", fix="for example 500MB or 20GB") from error
+    return found
 
 
 def _headline(doc: str) -> str:

@@ -108,7 +108,7 @@ def _run_stage(
         scratch=cache.scratch(node.key),
         seed=plan.recipe.seed,
         inputs=inputs,
-        data=plan.data,
+        data={role: plan.data[role] for role in node.stage.data(node.params)},  # only what is part of its key
         emit=emit,
         node=node.id,
         link=node.after != "source",

@@ -179,4 +179,9 @@ def test_what_cannot_work_is_refused_from_the_description_alone(pipeline: Artifa
     assert "build.openvino before it" in quantize.refuse(pipeline, quantize.params())
     assert "no component transformer" in quantize.refuse(built, quantize.params(components=("transformer",)))
     assert "is an engine already" in build.refuse(built, build.params(components=("unet",)))
-    assert quantize.data == ("calibration",)
+
+
+def test_only_activations_need_calibration_data() -> None:
+    quantize = find_stage("quantize.nncf")
+    needed = {mode: quantize.data(quantize.params(mode=mode)) for mode in ("int8", "int8_weights", "int4_weights")}
+    assert needed == {"int8": ("calibration",), "int8_weights": (), "int4_weights": ()}

@@ -60,7 +60,7 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
     reproducible="bytes",
     libraries=("nncf", "openvino", "transformers", "diffusers"),
     refuse=refuse,
-    data=("calibration",),
+    data=lambda params: ("calibration",) if params.mode == "int8" else (),
 )
 def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
     from compress.engines.openvino import ENGINE, MODEL, WEIGHTS
