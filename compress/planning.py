@@ -15,12 +15,13 @@ from compress.cache import Cache
 from compress.catalogue import Stage, find_metric, find_stage
 from compress.data import Data, open_data
 from compress.errors import PareError, Problem, RecipeError, UserError
-from compress.hashing import digest_json
+from compress.hashing import digest_json, list_files
 from compress.recipe import Recipe, StepSpec
 from compress.sources import Source, find_source, parameter_count
 
 KEY_FORMAT = 1
 PROCESS_BYTES = 1_600_000_000  # resident memory of a process with torch, diffusers and openvino imported, measured
+SOURCE = "source"
 BASE_LIBRARIES = ("torch", "transformers", "diffusers")
 
 
@@ -64,12 +65,10 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     Raises:
         RecipeError: everything that cannot work, each with its place and what to do instead.
     """
-    base = Path(recipe.file).parent if recipe.file else Path()
     problems: list[Problem] = []
-    source = _collect(
-        problems, recipe.place.get("model", ""), lambda: find_source(recipe.model, base, cache.root / "digests")
-    )
-    data = _open_all(recipe, base, problems)
+    memory, base = cache.root / "digests", recipe.folder("model")
+    source = _collect(problems, recipe.place.get("model", ""), lambda: find_source(recipe.model, base, memory))
+    data = _open_all(recipe, problems)
     _check_evaluation(recipe, source, data, problems)
     nodes = _chain(recipe, source, data, cache, problems) if source else ()
     if problems or source is None:
@@ -92,12 +91,13 @@ def _with_place(problem: Problem, place: str) -> str:
     return f"{problem.place} {problem.message}" if place and problem.place else problem.message
 
 
-def _open_all(recipe: Recipe, base: Path, problems: list[Problem]) -> dict[str, Data]:
+def _open_all(recipe: Recipe, problems: list[Problem]) -> dict[str, Data]:
     opened = {}
     for role in ("train", "calibration", "evaluate"):
         named = getattr(recipe.data, role)
         place = recipe.place.get(f"data.{role}", recipe.place.get("data", ""))
-        if named and (found := _collect(problems, place, lambda named=named: open_data(named, base))):
+        base = recipe.folder(f"data.{role}")
+        if named and (found := _collect(problems, place, lambda named=named, base=base: open_data(named, base))):
             opened[role] = found
     for role in ("train", "calibration"):
         if role in opened and "evaluate" in opened and (shared := _overlap(opened[role], opened["evaluate"])):
@@ -211,7 +211,7 @@ def _step_problems(
         found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
     found += [
         Problem(place, f"{stage.name} needs {role} data", f"add data: {{{role}: …}}")
-        for role in stage.data
+        for role in stage.data(step.params)
         if not getattr(recipe.data, role)
     ]
     found += [
@@ -237,7 +237,7 @@ def _node(
 ) -> Node:
     artifact, parent_key = known[step.after]
     inputs = {"model": parent_key, **{role: known[name][1] for role, name in step.inputs.items()}}
-    inputs |= {f"data.{role}": data[role].digest for role in stage.data if role in data}
+    inputs |= {f"data.{role}": data[role].digest for role in stage.data(step.params) if role in data}
     key = stage_key(stage, artifact.task, step.params, touched, inputs, recipe.seed)
     expected = artifact.replacing({name: stage.formats[artifact.components[name].format] for name in touched})
     cached = cache.has(key)
@@ -253,7 +253,7 @@ def _node(
         cached=cached,
         expected=expected,
         place=step.place,
-        disk_bytes=0 if cached else _stage_bytes(stage, artifact, touched),
+        disk_bytes=0 if cached else _stage_bytes(stage, artifact, touched, step.after == SOURCE),
         seconds=facts,
     )
 
@@ -308,11 +308,14 @@ def _previous(cache: Cache, stage: str) -> float | None:
         return None
 
 
-def _stage_bytes(stage: Stage, artifact: Artifact, touched: tuple[str, ...]) -> int:
-    """Upper bound of what a stage writes: float32 weights of what it touches; settings write next to nothing."""
-    if stage.effect == "settings":
-        return 1_000_000
-    return 1_000_000 + sum(4 * _parameters(artifact, name) for name in touched)
+def _stage_bytes(stage: Stage, artifact: Artifact, touched: tuple[str, ...], copies: bool) -> int:
+    """Upper bound of what a stage writes: float32 weights of what it touches, and a copy of the rest where it cannot link.
+
+    Only entries of the cache are linked to one another; a stage that continues the source copies it.
+    """
+    copied = sum((artifact.path / f).stat().st_size for f in list_files(artifact.path)) if copies else 0
+    written = 0 if stage.effect == "settings" else sum(4 * _parameters(artifact, name) for name in touched)
+    return 1_000_000 + copied + written
 
 
 def _parameters(artifact: Artifact, component: str) -> int:

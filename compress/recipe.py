@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -94,3 +95,9 @@ class Recipe:
     place: Mapping[str, str]
     source: str = ""  # the text it was read from, for the report
     file: str = ""
+
+    def folder(self, path: str) -> Path:
+        """Where a relative file named at a dotted path starts: the folder of the recipe it is written in (which may be one
+        that this recipe extends), or the current one for `--set` and for recipes made in Python."""
+        file, *numbers = self.place.get(path, "").rsplit(":", 2)
+        return Path(file).parent if len(numbers) == 2 else Path()

@@ -11,6 +11,7 @@ import json
 import re
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -130,6 +131,10 @@ class OpenVINOModule(torch.nn.Module):
     def decode(self, *args: Any, **kwargs: Any) -> Any:
         """A VAE's decoder. The encoder is not part of the engine: text-to-image never calls it."""
         return self._call(args, kwargs)
+
+    def cache_context(self, name: str) -> AbstractContextManager[None]:
+        """FLUX's pipeline names each of its calls for diffusers' cache hooks, which an engine does not have."""
+        return nullcontext()
 
     def feed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """The arrays, by port name, that a call with these arguments puts into the graph. They share the tensors' memory.
