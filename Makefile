@@ -33,7 +33,7 @@ bench: setup
 	$(BIN)/python -m tests.bench
 
 golden: setup  ## rewrite the golden files; review the diff
-	PARE_GOLDEN=rewrite $(BIN)/python -m pytest -m "not slow" tests/golden tests/unit
+	PARE_GOLDEN=rewrite $(BIN)/python -m pytest -m "not slow" tests/unit tests/contract
 
 evidence: setup  ## measure the baselines of the shipped recipes again, to ship with them
 	$(BIN)/python -m evaluation.ship recipes/quickstart.yaml recipes/text/quickstart.yaml

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,6 @@ from compress.params import Params, Share
 from compress.reading import model_reference, read_recipes, read_text
 from compress.yaml_tree import MAX_BYTES, parse_tree
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "recipe_errors.txt"
 HEAD = "schema: 1\nname: demo\nmodel: zoo://tiny\n"
 
 
@@ -310,17 +308,13 @@ gates:
 }
 
 
-def test_error_texts_are_the_golden_ones() -> None:
-    """`PARE_GOLDEN=1 pytest` rewrites the file; read its diff."""
+def test_error_texts_are_the_golden_ones(golden: Any) -> None:
     said = []
     for name, text in BAD.items():
         with pytest.raises(RecipeError) as caught:
             read_text(text, f"{name}.yaml")
         said.append(str(caught.value.args[0]))
-    found = "\n\n".join(said) + "\n"
-    if os.environ.get("PARE_GOLDEN"):
-        GOLDEN.write_text(found)
-    assert found == GOLDEN.read_text()
+    golden("recipe_errors.txt", "\n\n".join(said) + "\n")
 
 
 def test_the_schema_takes_what_reading_takes() -> None:

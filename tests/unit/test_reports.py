@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -26,8 +25,6 @@ from evaluation.gates import judge
 from evaluation.report import bounds, html, junit, markdown, plots, result, terminal, words, write
 from evaluation.scores import Comparison, Completion, Estimate, Row, Side, Verdict
 from tests.unit.comparisons import exact, image, latency, text
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def printed(comparison: Comparison, width: int = 100, terminal_like: bool = False) -> str:
@@ -195,11 +192,9 @@ def test_another_schema_version_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("make", "kind"), [(image, "pass"), (text, "fail")])
-def test_markdown_and_terminal_are_the_golden_ones(make: Any, kind: str) -> None:
-    for name, found in ((f"report_{kind}.md", markdown.render(make())), (f"terminal_{kind}.txt", printed(make()))):
-        if os.environ.get("PARE_WRITE_GOLDEN"):
-            (GOLDEN / name).write_text(found, encoding="utf-8")
-        assert found == (GOLDEN / name).read_text(encoding="utf-8")
+def test_markdown_and_terminal_are_the_golden_ones(make: Any, kind: str, golden: Any) -> None:
+    golden(f"report_{kind}.md", markdown.render(make()))
+    golden(f"terminal_{kind}.txt", printed(make()))
 
 
 def test_markdown_cells_cannot_break_the_table_or_bring_markup() -> None:
