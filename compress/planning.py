@@ -149,7 +149,7 @@ def _check_evaluation(recipe: Recipe, source: Source | None, data: Mapping[str, 
 def _chain(
     recipe: Recipe, source: Source, data: Mapping[str, Data], cache: Cache, problems: list[Problem]
 ) -> tuple[Node, ...]:
-    known: dict[str, tuple[Artifact, str]] = {"source": (source.artifact, source.key)}
+    known: dict[str, tuple[Artifact, str]] = {SOURCE: (source.artifact, source.key)}
     nodes: list[Node] = []
     for step in recipe.stages:
         if step.after not in known:
@@ -204,7 +204,7 @@ def _step_problems(
         have_format = artifact.components[name].format
         if have_format not in stage.formats:
             takes = " or ".join(stage.formats)
-            after = f"after `{step.after}`" if step.after != "source" else "in the source model"
+            after = f"after `{step.after}`" if step.after != SOURCE else "in the source model"
             fix = f"put a stage before it that makes {takes}, or give it `from:` an earlier step"
             found.append(Problem(place, f"{stage.name} takes {takes}, but `{name}` is {have_format} {after}", fix))
     if not found and (why := stage.refuse(artifact, step.params)):

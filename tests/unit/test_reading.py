@@ -6,9 +6,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal
 
 import jsonschema
 import pytest
