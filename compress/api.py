@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
 from compress.cache import Cache, default_root, disk_errors
 from compress.errors import RecipeError, UserError
 from compress.events import Emit, Event, silent
@@ -134,7 +134,7 @@ def evaluate(
         UserError: a folder is no model, or a metric does not fit.
     """
     from compress.planning import make_plan
-    from compress.sources import find_source
+    from compress.sources import fetch_weights, find_source
     from evaluation.compare import Request, compare
     from evaluation.report import write
 
@@ -150,8 +150,8 @@ def evaluate(
     with _logged(folder, emit) as log:
         request = Request(
             name="evaluation",
-            candidate=replace(side.artifact, digest=side.key),
-            baseline=replace(found.source.artifact, digest=found.source.key),
+            candidate=replace(fetch_weights(side).artifact, digest=side.key),
+            baseline=replace(fetch_weights(found.source).artifact, digest=found.source.key),
             data=found.data.get("evaluate"),
             spec=wanted,
             gates={},
@@ -201,7 +201,7 @@ def apply(
     data = DataSpec(calibration=calibration, train=train)
     recipe = _bare_recipe(stage, str(model), EvalSpec(), data, (step,), seed)
     store = open_cache(cache)
-    return execute(make_plan(recipe, store), store, emit)[-1].artifact
+    return execute(_with_weights(make_plan(recipe, store)), store, emit)[-1].artifact
 
 
 def load(artifact: Artifact | str | Path, *, device: str = "cpu") -> Any:
@@ -210,12 +210,13 @@ def load(artifact: Artifact | str | Path, *, device: str = "cpu") -> Any:
     Raises:
         ModelError: the folder is no model.
     """
-    from compress.sources import find_source
+    from compress.sources import fetch_weights, find_source
     from compress.tasks import open_task
 
-    found = artifact if isinstance(artifact, Artifact) else find_source(str(artifact), Path(), None).artifact
-    task: Any = open_task(found, device=device)
-    return task.pipeline if found.task == "text_to_image" else task.model
+    if not isinstance(artifact, Artifact):
+        artifact = fetch_weights(find_source(str(artifact), Path(), None)).artifact
+    task: Any = open_task(artifact, device=device)
+    return task.pipeline if artifact.task == "text_to_image" else task.model
 
 
 def open_cache(root: str | Path | None) -> Cache:
@@ -246,12 +247,9 @@ def _bare_recipe(
 
 def _with_weights(found: Plan) -> Plan:
     """The same plan, with the weights of a hub model on this disk."""
-    if not found.source.remote:
-        return found
-    from compress.sources import fetch_hub
+    from compress.sources import fetch_weights
 
-    folder = fetch_hub(found.source.remote, found.source.key.rsplit("@", 1)[1], weights=True)
-    return replace(found, source=replace(found.source, artifact=describe(folder)))
+    return replace(found, source=fetch_weights(found.source))
 
 
 def _stage_row(done: Done) -> Mapping[str, Any]:

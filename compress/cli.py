@@ -229,6 +229,7 @@ def cache(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `pare` command: runs one verb and turns every error into its exit code."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some reads every installed distribution
     sys.exit(_guarded(list(sys.argv[1:] if arguments is None else arguments)))
 
 

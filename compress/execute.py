@@ -13,10 +13,11 @@ from compress.artifact import Artifact, describe, weight_files, write_manifest
 from compress.cache import Cache, disk_errors
 from compress.checker import Checker
 from compress.context import Context
-from compress.errors import ContractError, PareError, StageFailed
+from compress.errors import ContractError, ModelError, PareError, StageFailed
 from compress.events import Emit, Event
 from compress.hashing import digest_file
 from compress.planning import Node, Plan, with_lineage
+from compress.sources import check_safetensors
 
 OPENVINO_WEIGHTS = "*.bin"
 
@@ -114,10 +115,9 @@ def _run_stage(
         link=node.after != "source",
     )
     try:
-        node.stage.run(artifact, node.params, context)
-        made = describe(out)
-        write_manifest(replace(made, lineage=with_lineage(node, artifact)))
-    except (PareError, OSError, KeyboardInterrupt):
+        with disk_errors(cache.root):
+            node.stage.run(artifact, node.params, context)
+    except PareError:
         raise
     except Exception as error:
         raise StageFailed(
@@ -125,6 +125,17 @@ def _run_stage(
             place=node.place,
             fix="run the same command again once the cause is gone: finished stages are cached and training resumes",
         ) from error
+    try:
+        write_manifest(replace(describe(out), lineage=with_lineage(node, artifact)))
+    except ModelError as error:
+        raise _broken(node, f"what it left is no model: {error.problems[0].message}") from error
+
+
+def _broken(node: Node, what: str) -> ContractError:
+    message = f"stage `{node.id}` ({node.stage.name}) broke its contract: {what}"
+    return ContractError(
+        message, place=node.place, fix="this is a fault of the stage; please report it with the recipe"
+    )
 
 
 def _check_contract(node: Node, before: Artifact, out: Path, checker: Checker) -> None:
@@ -134,32 +145,30 @@ def _check_contract(node: Node, before: Artifact, out: Path, checker: Checker) -
         ContractError: a format, an effect, the weights or the output is not as declared.
     """
     after = describe(out)
-
-    def broken(what: str) -> ContractError:
-        message = f"stage `{node.id}` ({node.stage.name}) broke its contract: {what}"
-        return ContractError(
-            message, place=node.place, fix="this is a fault of the stage; please report it with the recipe"
-        )
-
     formats = {name: part.format for name, part in node.expected.components.items()}
     if {name: part.format for name, part in after.components.items()} != formats:
-        raise broken("the formats of its components are not the declared ones")
-    changed = {n for n in node.components if _weights_digest(before, n) != _weights_digest(after, n)}
+        raise _broken(node, "the formats of its components are not the declared ones")
+    looked_at = after.components if node.stage.effect == "settings" else node.components
+    changed = {n for n in looked_at if _weights_digest(before, n) != _weights_digest(after, n)}
     if node.stage.effect == "settings" and changed:
-        raise broken(f"it declared a change of settings and changed the weights of {', '.join(sorted(changed))}")
+        raise _broken(node, f"it declared a change of settings and changed the weights of {', '.join(sorted(changed))}")
     if node.stage.effect != "settings" and changed != set(node.components):
-        raise broken(f"it left {', '.join(sorted(set(node.components) - changed))} as it was")
+        raise _broken(node, f"it left {', '.join(sorted(set(node.components) - changed))} as it was")
     for name in sorted(changed):
-        if bad := _not_finite(after, name):
-            raise broken(f"`{bad}` in {name} holds values that are not finite")
+        try:
+            bad = _not_finite(after, name)
+        except ModelError as error:
+            raise _broken(node, f"its {name} does not read: {error.problems[0].message}") from error
+        if bad:
+            raise _broken(node, f"`{bad}` in {name} holds values that are not finite")
     try:
         answer = checker.probe(out)
     except ContractError as error:
-        raise broken(error.problems[0].message) from error
+        raise _broken(node, error.problems[0].message) from error
     if not answer["finite"]:
-        raise broken("the reloaded model gives values that are not finite")
+        raise _broken(node, "the reloaded model gives values that are not finite")
     if answer["spread"] == 0:
-        raise broken("the reloaded model gives a constant output")
+        raise _broken(node, "the reloaded model gives a constant output")
 
 
 def _weights_digest(artifact: Artifact, component: str) -> tuple[str, ...]:
@@ -169,11 +178,16 @@ def _weights_digest(artifact: Artifact, component: str) -> tuple[str, ...]:
 
 
 def _not_finite(artifact: Artifact, component: str) -> str:
-    """The name of a tensor with NaN or infinity in a torch component, or ""."""
+    """The name of a tensor with NaN or infinity in a torch component, or "".
+
+    Raises:
+        ModelError: a file of weights is cut short or garbled.
+    """
     import torch
     from safetensors import safe_open
 
     for file in artifact.folder(component).glob("*.safetensors"):
+        check_safetensors(file)
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
                 if not torch.isfinite(tensors.get_tensor(name).float()).all():

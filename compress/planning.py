@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -333,10 +334,8 @@ def _room(source: Source, nodes: tuple[Node, ...]) -> tuple[int, int]:
 
 
 def _check_room(plan: Plan, cache: Cache) -> None:
-    import psutil
-
     below = next(p for p in (cache.root, *cache.root.parents) if p.exists())
-    free, memory = shutil.disk_usage(below).free, psutil.virtual_memory().total
+    free, memory = shutil.disk_usage(below).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     problems = []
     if plan.disk_bytes > free:
         message = f"needs about {plan.disk_bytes / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.artifact import Artifact, describe
@@ -14,6 +14,7 @@ from compress.hashing import digest_folder
 
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+_GARBLED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error)  # by a header
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ def check_safetensors(file: Path) -> int:
         end = 8 + length + max((t["data_offsets"][1] for t in tensors), default=0)
         if end != file.stat().st_size:
             raise ValueError(f"{file.stat().st_size} bytes where the header says {end}")
-    except (OSError, ValueError, KeyError, struct.error) as error:
+        return sum(_count(t["shape"]) for t in tensors)
+    except _GARBLED as error:
         raise ModelError(
             f"truncated or broken safetensors: {error}", place=str(file), fix="fetch or save it again"
         ) from error
-    return sum(_count(t["shape"]) for t in tensors)
 
 
 def parameter_count(folder: Path) -> int:
@@ -99,6 +100,18 @@ def _hub(reference: str) -> Source:
     return Source(describe(folder), f"hf:{match['repo']}@{match['revision']}", remote=match["repo"])
 
 
+def fetch_weights(source: Source) -> Source:
+    """The same source with its weights on this disk: those of a hub model are fetched now.
+
+    Raises:
+        ModelError: the hub does not give them.
+    """
+    if not source.remote:
+        return source
+    folder = fetch_hub(source.remote, source.key.rsplit("@", 1)[1], weights=True)
+    return replace(source, artifact=describe(folder))
+
+
 def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
     """The local snapshot of a hub commit: JSON and text first, weights when they are about to be used.
 
@@ -106,7 +119,7 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
         ModelError: it is gated, absent, or the hub is out of reach.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     patterns = ["*.json", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
     place = f"hf://{repo}@{revision}"
@@ -118,9 +131,9 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError("does not exist, or is private", place=place, fix="check the name, or set HF_TOKEN") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except Exception as error:  # no network, a proxy, a name the hub does not take: its clients have types of their own
         raise ModelError(
-            f"cannot be fetched: {type(error).__name__}", place=place, fix="go online once, or give a local folder"
+            f"cannot be fetched: {_said(error)}", place=place, fix="go online once, or give a local folder"
         ) from error
 
 
@@ -136,12 +149,18 @@ def pin_hub(reference: str) -> str:
     if match["revision"] and COMMIT.fullmatch(match["revision"]):
         return reference
     from huggingface_hub import model_info
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         commit = model_info(match["repo"], revision=match["revision"]).sha
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:
         raise ModelError(
-            f"cannot be looked up: {type(error).__name__}", place=reference, fix="go online once, or set HF_TOKEN"
+            f"cannot be looked up: {_said(error)}",
+            place=reference,
+            fix="check the name, go online once, or set HF_TOKEN",
         ) from error
     return f"hf://{match['repo']}@{commit}"
+
+
+def _said(error: Exception) -> str:
+    """An error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]
