@@ -1,0 +1,119 @@
+"""Every stage on disk keeps what it declares, tried with the recipe of its own docstring on a tiny model of each task."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+import compress
+from compress.cache import Cache
+from compress.catalogue import find_stage, stage_names
+from compress.errors import RecipeError
+from compress.events import silent
+from compress.execute import Done, execute
+from compress.hashing import digest_files
+from tests.tiny import tiny_diffusion, tiny_llama
+
+CALIBRATION = {"text_to_image": "zoo://digits/validation", "text_generation": "zoo://docstrings/validation"}
+CASES = [(name, task) for name in stage_names() for task in sorted(find_stage(name).tasks)]
+
+
+def steps_of(doc: str) -> list[dict[str, dict[str, object]]]:
+    """The recipe that ends a stage's docstring."""
+    lines = re.findall(r"^    - .*$", doc, re.MULTILINE)
+    found: list[dict[str, dict[str, object]]] = yaml.safe_load(textwrap.dedent("\n".join(lines)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {"text_to_image": tiny_diffusion(folder), "text_generation": tiny_llama(folder / "llama")}
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One docstring's recipe, run in one cache, again in the same, and in another."""
+
+    first: tuple[Done, ...]
+    again: tuple[Done, ...]
+    elsewhere: tuple[Done, ...]
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=[f"{name}-{task}" for name, task in CASES])
+def tried(
+    request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Tried]:
+    name, task = request.param
+    folder = tmp_path_factory.mktemp("contract")
+    body = {
+        "schema": 1,
+        "name": "contract",
+        "model": str(models[task]),
+        "data": {"calibration": CALIBRATION[task]},
+        "stages": steps_of(find_stage(name).doc),
+    }
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(body))
+    before = digest_files(models[task])
+    runs = []
+    for cache in ("one", "one", "other"):
+        store = Cache(folder / cache)
+        runs.append(execute(compress.plan(recipe, cache=store.root), store, silent))
+    yield Tried(*runs, before, digest_files(models[task]))
+
+
+def test_a_stage_leaves_the_formats_it_declares_and_says_how_it_came_about(tried: Tried) -> None:
+    for done in tried.first:
+        for component in done.node.components:
+            assert done.artifact.components[component].format in done.node.stage.formats.values()
+    last = tried.first[-1]
+    assert [p.stage for p in last.artifact.lineage] == [done.node.stage.name for done in tried.first]
+    assert last.artifact.lineage[-1].key == last.node.key
+
+
+def test_the_input_is_as_it_was(tried: Tried) -> None:
+    assert tried.before == tried.after
+    assert len(tried.before) > 3
+
+
+def test_the_second_run_is_a_cache_hit(tried: Tried) -> None:
+    assert not any(done.cached for done in tried.first)
+    assert all(done.cached for done in tried.again)
+    assert [d.artifact.digest for d in tried.again] == [d.artifact.digest for d in tried.first]
+
+
+def test_a_stage_that_declares_equal_bytes_gives_equal_bytes(tried: Tried) -> None:
+    for one, other in zip(tried.first, tried.elsewhere, strict=True):
+        assert other.node.key == one.node.key
+        if one.node.stage.reproducible == "bytes":
+            assert other.artifact.digest == one.artifact.digest
+
+
+@pytest.mark.parametrize("name", stage_names())
+def test_a_model_of_no_task_gets_one_error_with_its_place(name: str, tmp_path: Path) -> None:
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"architectures": ["BertForMaskedLM"], "model_type": "bert"}')
+    steps = steps_of(find_stage(name).doc)
+    (tmp_path / "recipe.yaml").write_text(
+        yaml.safe_dump({"schema": 1, "name": "x", "model": "./bert", "stages": steps}, sort_keys=False)
+    )
+    with pytest.raises(RecipeError, match="BertForMaskedLM") as caught:
+        compress.check(tmp_path / "recipe.yaml", cache=tmp_path / "cache")
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].place.endswith("recipe.yaml:3:8")
+    assert caught.value.problems[0].fix
+
+
+def test_every_stage_has_a_recipe_in_its_docstring() -> None:
+    assert CASES
+    for name in stage_names():
+        assert name in steps_of(find_stage(name).doc)[-1]
