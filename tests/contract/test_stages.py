@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +50,7 @@ class Tried:
 @pytest.fixture(scope="module", params=CASES, ids=[f"{name}-{task}" for name, task in CASES])
 def tried(
     request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Tried]:
+) -> Tried:
     name, task = request.param
     folder = tmp_path_factory.mktemp("contract")
     body = {
@@ -68,7 +67,7 @@ def tried(
     for cache in ("one", "one", "other"):
         store = Cache(folder / cache)
         runs.append(execute(compress.plan(recipe, cache=store.root), store, silent))
-    yield Tried(*runs, before, digest_files(models[task]))
+    return Tried(*runs, before, digest_files(models[task]))
 
 
 def test_a_stage_leaves_the_formats_it_declares_and_says_how_it_came_about(tried: Tried) -> None:
