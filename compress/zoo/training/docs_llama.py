@@ -112,11 +112,11 @@ def learning_rate(step: int, share_done: float) -> float:
 class Run:
     """A resumable training run in `WORK`."""
 
-    def __init__(self, minutes: float, steps: int | None) -> None:
+    def __init__(self, minutes: float, steps: int | None, from_shipped: bool = False) -> None:
         WORK.mkdir(parents=True, exist_ok=True)
         self.budget_seconds = minutes * 60
         self.budget_steps = steps
-        self.tokenizer = self._tokenizer()
+        self.tokenizer = self._tokenizer(from_shipped)
         self.documents = encode_all(self.tokenizer, docstrings.train_documents())
         self.validation = docstrings.held_out("validation")
         self.model = build_model()
@@ -128,7 +128,7 @@ class Run:
             torch.optim.AdamW(others, weight_decay=0.0, betas=(0.9, 0.98)),
         ]
         self.progress = Progress()
-        self._resume()
+        self._resume(from_shipped)
 
     def share_done(self) -> float:
         if self.budget_steps is not None:
@@ -196,9 +196,11 @@ class Run:
         save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, temporary)
         temporary.replace(WORK / f"{name}.safetensors")
 
-    def _resume(self) -> None:
+    def _resume(self, from_shipped: bool) -> None:
         note = WORK / "progress.json"
         if not note.is_file():
+            if from_shipped:
+                self._begin_at_shipped()
             return
         self.progress = Progress(**json.loads(note.read_text()))
         self.model.load_state_dict(load_file(WORK / "model.safetensors"), strict=False)
@@ -209,8 +211,18 @@ class Run:
                 state.setdefault(int(index), {})[name] = value
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
-    def _tokenizer(self) -> Tokenizer:
+    def _begin_at_shipped(self) -> None:
+        """Take the shipped weights and what they cost for a checkpoint; the optimisers start anew."""
+        told = json.loads((SHIPPED / "training.json").read_text())
+        best = min(point["validation_bits_per_byte"] for point in told["curve"])
+        self.progress = Progress(told["steps"], told["seconds"], best, told["curve"])
+        self.model.load_state_dict(LlamaForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32).state_dict())
+        self._save("best", dict(self.model.named_parameters()))
+
+    def _tokenizer(self, from_shipped: bool) -> Tokenizer:
         path = WORK / "tokenizer.json"
+        if from_shipped and not path.is_file():
+            Tokenizer.from_file(str(SHIPPED / "tokenizer.json")).save(str(path))
         if not path.is_file():
             train_tokenizer([d.text for d in docstrings.train_documents()]).save(str(path))
         return Tokenizer.from_file(str(path))
@@ -337,15 +349,16 @@ def report(run: Run) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=32.0, help="training time, evaluations not counted")
+    parser.add_argument("--minutes", type=float, default=32.0, help="training time in all, evaluations not counted")
     parser.add_argument("--steps", type=int, help="train this many steps instead; repeats a run exactly")
     parser.add_argument("--score", action="store_true", help="score the shipped weights and train nothing")
+    parser.add_argument("--from-shipped", action="store_true", help="where there is no checkpoint, start here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.score:
         print(json.dumps(score(), indent=2))
         return
-    run = Run(options.minutes, options.steps)
+    run = Run(options.minutes, options.steps, options.from_shipped)
     run.go()
     ship(run.tokenizer)
     told = report(run)
