@@ -13,7 +13,7 @@ from compress.artifact import Artifact
 from compress.catalogue import find_metric
 from compress.data import Data, Item
 from compress.errors import StageFailed
-from compress.events import Emit, Event
+from compress.events import Emit, Event, track
 from compress.recipe import EvalSpec, Gate
 from evaluation import machine, memory
 from evaluation.collect import Viewpoint, collect
@@ -56,8 +56,8 @@ def compare(request: Request, emit: Emit) -> Comparison:
         folders = request.evidence_dirs
         sides = (collect(base, folders, "baseline", emit), collect(candidate, folders, "candidate", emit))
     if "peak_memory" in request.spec.metrics:
-        emit(Event("note", "peak memory", "one fresh process a side"))
-        sides = (_with_memory(sides[0], base), _with_memory(sides[1], candidate))
+        peaks = [_peak(view) for view in track((base, candidate), emit, "peak memory, a fresh process a side", 2)]
+        sides = (replace(sides[0], peak_memory_bytes=peaks[0]), replace(sides[1], peak_memory_bytes=peaks[1]))
     timed, completions = (None, ()) if "timings" not in needs else _time(base, candidate, request, emit)
     if timed:
         sides = (replace(sides[0], timings=timed.baseline), replace(sides[1], timings=timed.candidate))
@@ -110,8 +110,8 @@ def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
     )
 
 
-def _with_memory(side: Evidence, view: Viewpoint) -> Evidence:
-    return replace(side, peak_memory_bytes=memory.peak_bytes(view.artifact.path, view.dtype, view.call))
+def _peak(view: Viewpoint) -> int:
+    return memory.peak_bytes(view.artifact.path, view.dtype, view.call)
 
 
 def _time(
