@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.artifact import Artifact, describe, weight_files, write_manifest
-from compress.cache import Cache, disk_errors
+from compress.cache import Cache, disk_errors, full_disk
 from compress.checker import Checker
 from compress.context import Context
 from compress.errors import ContractError, ModelError, PareError, StageFailed
@@ -20,6 +20,7 @@ from compress.planning import Node, Plan, with_lineage
 from compress.sources import check_safetensors
 
 OPENVINO_WEIGHTS = "*.bin"
+FULL_BYTES = 1_000_000  # with less than this free, a failure to write is taken for a full disk
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def _run_stage(
     except PareError:
         raise
     except Exception as error:
+        if shutil.disk_usage(out).free < FULL_BYTES:  # libraries that write by themselves say something else instead
+            raise full_disk(cache.root) from error
         raise StageFailed(
             f"stage `{node.id}` ({node.stage.name}) failed: {type(error).__name__}: {error}",
             place=node.place,

@@ -338,10 +338,14 @@ def _check_room(plan: Plan, cache: Cache) -> None:
     free, memory = shutil.disk_usage(below).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     problems = []
     if plan.disk_bytes > free:
-        message = f"needs about {plan.disk_bytes / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free"
+        message = f"needs about {_size(plan.disk_bytes)} of disk, and {_size(free)} are free"
         problems.append(Problem(str(cache.root), message, "free room, or give another folder with --cache"))
     if plan.memory_bytes > memory and any(not n.cached for n in plan.nodes):
-        message = f"needs about {plan.memory_bytes / 1e9:.1f} GB of memory, and this machine has {memory / 1e9:.1f} GB"
+        message = f"needs about {_size(plan.memory_bytes)} of memory, and this machine has {_size(memory)}"
         problems.append(Problem(plan.recipe.place.get("model", ""), message, "use a larger machine or a smaller model"))
     if problems:
         raise RecipeError(tuple(problems))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
