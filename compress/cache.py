@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -92,6 +93,8 @@ class Cache:
             facts = json.loads((folder / ENTRY).read_text())
             expected: dict[str, str] = facts["files"]
             found = {f.as_posix() for f in list_files(folder)}
+            if facts["key"] != key or facts["digest"] != digest_json(expected):
+                return f"{ENTRY} is another entry's"
             if missing := sorted(expected.keys() ^ found):
                 return f"{missing[0]} is {'missing' if missing[0] in expected else 'foreign'}"
             note = self.root / "digests" / _stamp(folder, facts["digest"])
@@ -102,8 +105,8 @@ class Cache:
                     return f"{name} changed"
             describe(folder)
             note.touch()
-        except (OSError, ValueError, KeyError, TypeError, ModelError) as error:
-            return str(error)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
+            return f"does not read: {error}"
         return ""
 
     @contextmanager
@@ -156,19 +159,23 @@ class Cache:
         seen: set[int] = set()
         for manifest in sorted((self.root / "entries").glob(f"*/{ENTRY}"), key=lambda p: p.stat().st_mtime):
             folder = manifest.parent
-            stats = [(folder / f).stat() for f in list_files(folder)]
+            stats = _stats(folder)
             size = sum(s.st_size for s in stats if s.st_ino not in seen)
             seen |= {s.st_ino for s in stats}
             try:
                 facts = json.loads(manifest.read_text())
             except ValueError:
-                facts = {}
-            found.append(Entry(folder.name, folder, size, manifest.stat().st_mtime, facts))
+                facts = None
+            found.append(
+                Entry(folder.name, folder, size, manifest.stat().st_mtime, facts if isinstance(facts, dict) else {})
+            )
         return tuple(found)
 
     def evict(self, max_bytes: int, keep: frozenset[str] = frozenset()) -> tuple[Entry, ...]:
         """Drop the least recently used entries until at most `max_bytes` are left; never one in `keep` or in use."""
         entries = self.entries()
+        files = {e.key: {s.st_ino: s.st_size for s in _stats(e.path)} for e in entries}
+        holders = Counter(inode for inodes in files.values() for inode in inodes)
         excess = sum(e.size_bytes for e in entries) - max_bytes
         gone = []
         for entry in entries:
@@ -176,8 +183,10 @@ class Cache:
                 break
             if entry.key in keep or not self._drop(entry.key):
                 continue
-            excess -= entry.size_bytes
             gone.append(entry)
+            for inode, size in files[entry.key].items():
+                holders[inode] -= 1
+                excess -= 0 if holders[inode] else size  # what another entry links to takes its room still
         return tuple(gone)
 
     def sweep(self, older_than: float = 86_400) -> None:
@@ -208,14 +217,8 @@ def disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # OpenVINO and safetensors raise their own types; those end as a failed stage with the cause in it.
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(root).free
-            raise CacheError(
-                f"the disk is full ({free / 1e6:.0f} MB free)",
-                place=str(root),
-                fix="free room, or give another folder with --cache",
-            ) from error
+            raise full_disk(root) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise CacheError(
                 f"cannot write: {error}", place=str(root), fix="give a writable folder with --cache"
@@ -223,9 +226,22 @@ def disk_errors(root: Path) -> Iterator[None]:
         raise
 
 
+def full_disk(folder: Path) -> CacheError:
+    """The error that says how little room is left where `folder` lies."""
+    return CacheError(
+        f"the disk is full ({shutil.disk_usage(folder).free / 1e6:.1f} MB free)",
+        place=str(folder),
+        fix="free room, or give another folder with --cache; what finished before is kept",
+    )
+
+
 def _stamp(folder: Path, digest: str) -> str:
     stats = [(f.as_posix(), (folder / f).stat()) for f in list_files(folder)]
     return digest_json([digest, [[name, s.st_ino, s.st_size, s.st_mtime_ns] for name, s in stats]])
+
+
+def _stats(folder: Path) -> list[os.stat_result]:
+    return [(folder / f).stat() for f in list_files(folder)]
 
 
 def _sync(path: Path) -> None:
