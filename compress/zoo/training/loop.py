@@ -48,6 +48,7 @@ class Spent:
     steps: int = 0
     seconds: float = 0.0
     curve: tuple[tuple[int, float], ...] = ()
+    recent: tuple[float, ...] = ()  # the losses since the curve's last point
 
 
 def train(
@@ -76,7 +77,7 @@ def train(
     state = _resume(folder, weights, average, optimiser) or before or Spent()
     step, curve, spent = state.steps, list(state.curve), state.seconds
     began = saved = time.monotonic()
-    recent: list[float] = []
+    recent = list(state.recent)
     while step < schedule.steps and spent + time.monotonic() - began < minutes * 60:
         for group in optimiser.param_groups:
             group["lr"] = schedule.rate_at(step)
@@ -103,11 +104,13 @@ def train(
             )
         if time.monotonic() - saved > EVERY_SECONDS:
             saved = time.monotonic()
-            _save(folder, weights, average, optimiser, step, curve, spent + saved - began)
+            so_far = Spent(step, spent + saved - began, tuple(curve), tuple(recent))
+            _save(folder, weights, average, optimiser, so_far)
             if every:
                 with Averaged(weights, average):
                     every(step)
-    _save(folder, weights, average, optimiser, step, curve, spent + time.monotonic() - began)
+    so_far = Spent(step, spent + time.monotonic() - began, tuple(curve), tuple(recent))
+    _save(folder, weights, average, optimiser, so_far)
     for key, value in weights.items():
         value.data.copy_(average[key])
     return curve
@@ -140,9 +143,7 @@ def _save(
     weights: dict[str, torch.nn.Parameter],
     average: dict[str, torch.Tensor],
     optimiser: torch.optim.Optimizer,
-    step: int,
-    curve: list[tuple[int, float]],
-    seconds: float,
+    done: Spent,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"weight/{k}": v.detach().contiguous() for k, v in weights.items()}
@@ -152,11 +153,12 @@ def _save(
             if value in optimiser.state:
                 tensors[f"{moment}/{key}"] = optimiser.state[value][moment].contiguous()
     save_file(tensors, folder / "next.safetensors")
-    (folder / "next.json").write_text(json.dumps({"step": step, "curve": curve, "seconds": seconds}))
-    (folder / "next.safetensors").replace(folder / f"state-{step}.safetensors")
+    facts = {"step": done.steps, "curve": done.curve, "seconds": done.seconds, "recent": done.recent}
+    (folder / "next.json").write_text(json.dumps(facts))
+    (folder / "next.safetensors").replace(folder / f"state-{done.steps}.safetensors")
     (folder / "next.json").replace(folder / "state.json")  # last: it names the tensors that are whole
     for old in folder.glob("state-*.safetensors"):
-        if old.name != f"state-{step}.safetensors":
+        if old.name != f"state-{done.steps}.safetensors":
             old.unlink()
 
 
@@ -176,4 +178,5 @@ def _resume(
         if f"exp_avg/{key}" in tensors:
             state = {m: tensors[f"{m}/{key}"].clone() for m in ("exp_avg", "exp_avg_sq")}
             optimiser.state[value] = {"step": torch.tensor(float(facts["step"])), **state}
-    return Spent(facts["step"], facts["seconds"], tuple((step, loss) for step, loss in facts["curve"]))
+    curve = tuple((step, loss) for step, loss in facts["curve"])
+    return Spent(facts["step"], facts["seconds"], curve, tuple(facts.get("recent", ())))
