@@ -23,6 +23,33 @@ MANIFEST = "pare.json"
 SCHEMA = 1
 LANGUAGE_MODEL = "model"
 DENOISERS = ("unet", "transformer")
+# Words in diffusers' class names: of pipelines that are given more than text, and of those that give other than pictures.
+OTHER_INPUTS = ("Img2Img", "Inpaint", "Control", "Upscale", "Pix2Pix", "Edit", "Variation", "SuperResolution", "Fill")
+OTHER_OUTPUTS = ("Video", "Audio", "Animate", "Motion", "Temporal", "3D", "1D")
+NO_TEXT = ("UNet2DModel", "DiTTransformer2DModel")  # denoisers that no text reaches
+# Encoders that continue a text only where their config says `is_decoder`.
+BERTS = (
+    "bert",
+    "bert-generation",
+    "camembert",
+    "megatron-bert",
+    "rembert",
+    "roberta",
+    "roberta-prelayernorm",
+    "roc_bert",
+)
+ENCODERS = (
+    *BERTS,
+    "big_bird",
+    "data2vec-text",
+    "electra",
+    "ernie",
+    "roformer",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+BOTH_WAYS = ("XLNetLMHeadModel", "XLMWithLMHeadModel", "FlaubertWithLMHeadModel")  # read on both sides of a token
 
 
 @dataclass(frozen=True)
@@ -92,7 +119,7 @@ def describe(path: Path) -> Artifact:
     if (path / MANIFEST).is_file():
         return _from_manifest(path)
     if (path / "model_index.json").is_file():
-        return Artifact(path, "text_to_image", _pipeline_components(path))
+        return _pipeline(path)
     if (path / "config.json").is_file():
         return _language_model(path)
     raise ModelError(
@@ -114,8 +141,24 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"does not read as JSON: {error}", place=str(path), fix="save the model again") from error
 
 
-def _pipeline_components(path: Path) -> dict[str, Component]:
+def _pipeline(path: Path) -> Artifact:
     index = read_json(path / "model_index.json")
+    kind, parts = str(index.get("_class_name", "")), _pipeline_components(path, index)
+    found = Artifact(path, "text_to_image", parts)
+    denoiser = parts[found.main].kind if found.main else ""
+    other = any(word in kind for word in (*OTHER_INPUTS, *OTHER_OUTPUTS))
+    other |= any(word in denoiser for word in (*OTHER_OUTPUTS, *NO_TEXT))
+    if other or not found.main:
+        why = "takes or gives something else" if other else f"has no {' or '.join(DENOISERS)} of its own"
+        raise ModelError(
+            f"pare paints pictures from text alone, and {kind or 'this pipeline'} {why}",
+            place=str(path),
+            fix="give a text-to-image pipeline, such as StableDiffusionPipeline or FluxPipeline",
+        )
+    return found
+
+
+def _pipeline_components(path: Path, index: Mapping[str, Any]) -> dict[str, Component]:
     parts = {}
     for name, entry in index.items():
         if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[1] is None:
@@ -130,10 +173,14 @@ def _pipeline_components(path: Path) -> dict[str, Component]:
 
 
 def _language_model(path: Path) -> Artifact:
-    kind = (read_json(path / "config.json").get("architectures") or [""])[0]
-    if not kind.endswith(("ForCausalLM", "LMHeadModel")):
+    config = read_json(path / "config.json")
+    kind = (config.get("architectures") or [""])[0]
+    encoder = kind in BOTH_WAYS or (config.get("model_type") in ENCODERS and not config.get("is_decoder"))
+    if encoder or not kind.endswith(("ForCausalLM", "LMHeadModel")):
+        what = kind or "of an unnamed class"
+        why = f"{what}, which reads a text whole and does not continue it" if encoder else what
         raise ModelError(
-            f"pare reads text-generation and text-to-image models, and this is {kind or 'of an unnamed class'}",
+            f"pare reads text-generation and text-to-image models, and this is {why}",
             place=str(path),
             fix="give a causal language model or a diffusers pipeline folder",
         )

@@ -218,6 +218,10 @@ class OpenVINOLanguageModel(torch.nn.Module, GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, past_key_values: State | None = None, **kwargs: Any
     ) -> dict[str, Any]:
+        # Phi-3 turns keys by another scale beyond this length, so those in the cache no longer fit: transformers begins anew.
+        switch = getattr(self.config, "original_max_position_embeddings", None)
+        if past_key_values is not None and switch and past_key_values.seen <= switch < input_ids.shape[1]:
+            past_key_values = None
         mask = kwargs.get("attention_mask") if past_key_values is None else None
         seen = past_key_values.seen if past_key_values is not None else 0
         return {"input_ids": input_ids[:, seen:], "past_key_values": past_key_values, "attention_mask": mask}

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.errors import ModelError
 
+UNLIMITED = 10**9  # a tokenizer that knows no limit gives a number far above this
+LONGEST = 2048  # for models that set no limit at all
+
 
 class TextGeneration:
     """A language model with its tokenizer. `model` can be given to `transformers.pipeline` or called by itself."""
@@ -27,8 +30,9 @@ class TextGeneration:
 
     @property
     def max_tokens(self) -> int:
-        """The longest sequence the model has positions for."""
-        return int(self.model.config.max_position_embeddings)
+        """The longest sequence the model has positions for. Where it counts none (BLOOM, Mamba), what its tokenizer says."""
+        known = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        return int(known) if known < UNLIMITED else LONGEST
 
     def encode(self, text: str) -> list[int]:
         """A document's tokens behind the token that begins one (`bos`, or `eos` where there is none), cut to the model's length."""

@@ -48,9 +48,7 @@ class Tried:
 
 
 @pytest.fixture(scope="module", params=CASES, ids=[f"{name}-{task}" for name, task in CASES])
-def tried(
-    request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Tried:
+def tried(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Tried:
     name, task = request.param
     folder = tmp_path_factory.mktemp("contract")
     body = {

@@ -10,13 +10,14 @@ Zhao et al., "UniPC" (2023).
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import Artifact, derive, write_manifest
+from compress.artifact import Artifact, derive, read_json, write_manifest
 from compress.catalogue import stage
 from compress.context import Context
+from compress.errors import StageFailed
 from compress.params import Params
 
 CONFIG = "scheduler/scheduler_config.json"
@@ -30,6 +31,11 @@ SCHEDULERS = {
     "lcm": "LCMScheduler",
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
+}
+# The schedulers that take what a model may predict beside noise and velocity, which all of them take.
+TAKERS = {
+    "flow_prediction": ("dpm-solver++", "unipc"),
+    "sample": ("ddim", "ddpm", "dpm-solver++", "euler", "lcm", "unipc"),
 }
 Scheduler = Literal["ddim", "ddpm", "dpm-solver++", "euler", "euler-ancestral", "heun", "lcm", "pndm", "unipc"]
 
@@ -46,9 +52,16 @@ class Steps(Params):
 def refuse(artifact: Artifact, params: Steps) -> str:
     if not (artifact.path / CONFIG).is_file():
         return ""  # of an artifact still to be made there is nothing to read
-    kind = str(json.loads((artifact.path / CONFIG).read_text()).get("_class_name", ""))
-    if params.scheduler and kind.startswith("Flow"):
+    config = read_json(artifact.path / CONFIG)
+    kind, predicts = str(config.get("_class_name", "")), str(config.get("prediction_type", "epsilon"))
+    if params.scheduler and (kind.startswith("Flow") or predicts == "trigflow"):
         return f"{kind} integrates a flow, and `{params.scheduler}` samples a diffusion: leave `scheduler` out"
+    takers = TAKERS.get(predicts, (params.scheduler,))
+    if params.scheduler and params.scheduler not in takers:
+        which = ", ".join(f"`{name}`" for name in takers)
+        return f"`{params.scheduler}` takes no {predicts}: choose one of {which}, or leave `scheduler` out"
+    if params.spacing and kind.startswith("Flow"):
+        return f"{kind} spaces its steps itself: leave `spacing` out"
     return ""
 
 
@@ -79,9 +92,24 @@ def _write_scheduler(artifact: Artifact, params: Steps, context: Context) -> Non
     changes = {"timestep_spacing": params.spacing} if params.spacing else {}
     with silent_libraries():
         scheduler = getattr(diffusers, kind).from_config(config, **changes)
-        scheduler.set_timesteps(params.steps)  # raises here, not at the first picture, where it cannot do that many
+        _try_steps(scheduler, params)
         scheduler.save_pretrained(context.out / "scheduler")
     _name_class(context, kind)
+
+
+def _try_steps(scheduler: Any, params: Steps) -> None:
+    """Fail here, not at the first picture, where the scheduler cannot do that many steps, or would ignore the spacing."""
+    kind = type(scheduler).__name__
+    if params.spacing and "timestep_spacing" not in scheduler.config:
+        raise StageFailed(f"{kind} spaces its steps itself", fix="leave `spacing` out, or name a `scheduler`")
+    # FLUX shifts its schedule by the picture's size, which the pipeline tells at each call; any size will do here.
+    shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+    try:
+        scheduler.set_timesteps(params.steps, **shift)
+    except ValueError as error:
+        raise StageFailed(
+            f"{kind} cannot do {params.steps} steps: {error}", fix="ask for fewer steps, or name another `scheduler`"
+        ) from error
 
 
 def _name_class(context: Context, kind: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import LANGUAGE_MODEL, Artifact, Format, derive, weight_files, write_manifest
+from compress.artifact import LANGUAGE_MODEL, Artifact, Format, derive, read_json, weight_files, write_manifest
 from compress.catalogue import stage
 from compress.context import Context
 from compress.errors import StageFailed
@@ -24,6 +24,14 @@ from compress.params import Params
 # Largest accepted root mean square of the difference to torch, over that of torch's own output. float32 engines differ by
 # the order of additions; bfloat16 has 8 bits of mantissa, and its rounding adds up over the layers.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}
+# By model_type, what was tried and cannot work with the exporter of transformers 5.23 and OpenVINO 2026.4.
+NO_GRAPH = {
+    "mamba": "is recurrent, and its graph takes texts of one length",
+    "falcon_mamba": "is recurrent, and its graph takes texts of one length",
+    "mamba2": "is recurrent, and its graph takes texts up to one chunk",
+    "mpt": "loses its attention bias in a graph with a KV cache",
+}
+LONG = 300  # tokens; beyond the chunks that some layers cut a text into
 PROMPTS = ("a red three", "a blue seven", "a green one")
 
 
@@ -39,7 +47,9 @@ def refuse(artifact: Artifact, params: BuildOpenVINO) -> str:
     if unknown:
         return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
     done = [name for name in _wanted(artifact, params) if artifact.components[name].format == "openvino"]
-    return f"{', '.join(done)} is an engine already" if done else ""
+    if done:
+        return f"{', '.join(done)} is an engine already"
+    return next(filter(None, (_obstacle(artifact, name) for name in _wanted(artifact, params))), "")
 
 
 @stage(
@@ -61,6 +71,27 @@ def run(artifact: Artifact, params: BuildOpenVINO, context: Context) -> None:
     build = _build_language_model if artifact.task == "text_generation" else _build_pipeline
     build(artifact, made, params, context)
     write_manifest(made)
+
+
+def _obstacle(artifact: Artifact, name: str) -> str:
+    """What a component's config says that no fixed graph can do."""
+    path = artifact.folder(name) / "config.json"
+    if not path.is_file():
+        return ""  # of an artifact still to be made there is nothing to read
+    config = read_json(path)
+    if stored := config.get("quantization_config"):
+        method = stored.get("quant_method", "quantized")
+        return f"the weights of `{name}` are {method} already: give the unquantized checkpoint, and use quantize.nncf after"
+    if why := NO_GRAPH.get(config.get("model_type", "")):
+        return f"{artifact.components[name].kind} {why}: leave this stage out"
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if any(r.get("rope_type", r.get("type")) == "dynamic" for r in (rope, *rope.values()) if isinstance(r, dict)):
+        limit = config.get("max_position_embeddings", "max_position_embeddings")
+        return (
+            f"the rotary positions of `{name}` are rescaled by the length of each text (rope_type: dynamic), and a graph is fixed: "
+            f"set rope_type to default in its config.json, which is the same up to {limit} tokens, or leave this stage out"
+        )
+    return ""
 
 
 def _wanted(artifact: Artifact, params: BuildOpenVINO) -> tuple[str, ...]:
@@ -95,11 +126,13 @@ def _build_language_model(artifact: Artifact, made: Artifact, params: BuildOpenV
     from compress.engines.openvino_build import compare, convert_language_model
     from compress.tasks.text_generation import TextGeneration
 
-    model = TextGeneration(artifact).model
+    task = TextGeneration(artifact)
+    model = task.model
     write_engine(convert_language_model(model), made.path, params.precision)
     engine: Any = load_language_model(made.path, artifact.components[LANGUAGE_MODEL].kind, None, "cpu")
     generator = torch.Generator().manual_seed(context.seed)
     tokens = torch.randint(0, model.config.vocab_size, (3, 24), generator=generator)
+    long = torch.randint(0, model.config.vocab_size, (1, min(task.max_tokens, LONG)), generator=generator)
     model = model.float()
 
     def in_two_parts() -> Any:  # what came before must reach the second part through the cache
@@ -107,8 +140,9 @@ def _build_language_model(artifact: Artifact, made: Artifact, params: BuildOpenV
         rest = engine(tokens[:, 17:], past_key_values=first.past_key_values)
         return torch.cat([first.logits, rest.logits], 1)
 
-    found = compare(lambda: model(tokens, use_cache=False).logits, in_two_parts)
-    _judge(LANGUAGE_MODEL, found, params, made.path, context)
+    parted = compare(lambda: model(tokens, use_cache=False).logits, in_two_parts)
+    whole = compare(lambda: model(long, use_cache=False).logits, lambda: engine(long).logits)
+    _judge(LANGUAGE_MODEL, max(parted, whole, key=lambda d: d.relative), params, made.path, context)
 
 
 def _calls(task: Any, components: tuple[str, ...], prompts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
