@@ -99,11 +99,11 @@ def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit) -> Comparison:
     recipe = found.recipe
     with disk_errors(out), _logged(out, emit) as log:
         done = execute(_with_weights(found), cache, log)
-        candidate = done[-1].artifact if done else found.source.artifact
+        baseline = replace(found.source.artifact, digest=found.source.key)
         request = Request(
             name=recipe.name,
-            candidate=candidate,
-            baseline=replace(found.source.artifact, digest=found.source.key),
+            candidate=done[-1].artifact if done else baseline,
+            baseline=baseline,
             data=found.data.get("evaluate"),
             spec=recipe.evaluate,
             gates=recipe.gates,

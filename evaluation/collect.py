@@ -20,7 +20,7 @@ from compress.events import Emit, Event, track
 from compress.hashing import digest_file, digest_json
 from evaluation.evidence import Evidence
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "evidence.json"
 
 
@@ -95,7 +95,8 @@ def _open(folder: Path, view: Viewpoint, emit: Emit) -> Evidence | None:
     base = {"artifact": view.artifact, "items": view.items, "dtype": view.dtype, "protocol": protocol}
     if view.artifact.task == "text_to_image":
         return Evidence(**base, picture=lambda index: _read_picture(folder / _name(index)))  # type: ignore[arg-type]
-    return Evidence(**base, token_logprobs=_read_scores(folder / "logprobs.safetensors"))  # type: ignore[arg-type]
+    scores, sizes = _read_scores(folder / "logprobs.safetensors")
+    return Evidence(**base, token_logprobs=scores, bytes_read=sizes)  # type: ignore[arg-type]
 
 
 def _name(index: int) -> str:
@@ -109,12 +110,12 @@ def _read_picture(path: Path) -> NDArray[np.uint8]:
         return np.asarray(picture.convert("RGB"), dtype=np.uint8)
 
 
-def _read_scores(path: Path) -> tuple[NDArray[np.float64], ...]:
+def _read_scores(path: Path) -> tuple[tuple[NDArray[np.float64], ...], tuple[int, ...]]:
     from safetensors.numpy import load_file
 
     stored = load_file(path)
     ends = np.cumsum(stored["lengths"])
-    return tuple(np.split(stored["logprobs"], ends[:-1]))
+    return tuple(np.split(stored["logprobs"], ends[:-1])), tuple(stored["bytes"].tolist())
 
 
 def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
@@ -160,4 +161,13 @@ def _score(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
             scores[index] = values
     ordered = [scores[i] for i in range(len(view.items))]
     lengths = np.array([len(s) for s in ordered])
-    save_file({"logprobs": np.concatenate(ordered), "lengths": lengths}, folder / "logprobs.safetensors")
+    sizes = np.array([_bytes_read(task, i.text, n) for i, n in zip(view.items, lengths, strict=True)])
+    tensors = {"logprobs": np.concatenate(ordered), "lengths": lengths, "bytes": sizes}
+    save_file(tensors, folder / "logprobs.safetensors")
+
+
+def _bytes_read(task: Any, text: str, scored: int) -> int:
+    """Bytes of a document's text that its scored tokens stand for."""
+    tokens = task.encode(text)
+    read = text if len(tokens) < task.max_tokens else task.tokenizer.decode(tokens[len(tokens) - scored :])
+    return len(read.encode())

@@ -36,6 +36,7 @@ class Evidence:
 
     picture: index to the painted uint8 [height, width, 3] of `items[index]`; read from disk, never all in memory.
     token_logprobs: per document, natural-log probabilities of each token given those before it.
+    bytes_read: per document, how many bytes of UTF-8 those tokens stand for: a document longer than the model reads is cut.
     timings: always fresh.
     """
 
@@ -43,6 +44,7 @@ class Evidence:
     items: tuple[Item, ...] = ()
     picture: Callable[[int], NDArray[np.uint8]] | None = None
     token_logprobs: tuple[Floats, ...] = ()
+    bytes_read: tuple[int, ...] = ()
     timings: Timings | None = None
     peak_memory_bytes: int = 0
     dtype: str = ""

@@ -18,8 +18,8 @@ def problems(gate: Gate, metric: Any) -> str:
         return f"give exactly one of {', '.join(BOUNDS)}" + (f", not {' and '.join(given)}" if given else "")
     if given == ["speedup"] and metric.compared != "ratio":
         return f"speedup is a ratio, and {metric.name} is compared by its difference: use within or worse_by"
-    if given == ["worse_by"] and metric.better == "same":
-        return f"{metric.name} has no worse direction: use within"
+    if metric.better == "same" and (given == ["worse_by"] or gate.two_sided is False):
+        return f"{metric.name} has no worse direction: use within, both sides"
     margin = getattr(gate, given[0])
     if isinstance(margin, str) and _parse(margin) is None:
         return f"{margin!r} is no margin: write 1% or a number"

@@ -17,11 +17,10 @@ def zoo_model(name: str) -> Path:
     Raises:
         ModelError: there is none; the fix names the near matches.
     """
-    folder = MODELS / name
-    if "/" in name or not folder.is_dir():
-        known = tuple(sorted(p.name for p in MODELS.iterdir() if p.is_dir())) if MODELS.is_dir() else ()
+    known = tuple(sorted(p.name for p in MODELS.iterdir() if p.is_dir())) if MODELS.is_dir() else ()
+    if name not in known:
         raise ModelError(f"the zoo has no model `{name}`", fix=near(name, known))
-    return folder
+    return MODELS / name
 
 
 def open_zoo_data(source: str) -> Data:

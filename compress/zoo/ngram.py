@@ -74,6 +74,8 @@ class NGramModel:
 
     def nats(self, ids: Ints) -> float:
         """-log p of a document's ids from its beginning on; its end is not scored."""
+        if not len(ids):
+            return 0.0
         padded = _padded(ids, self.beginning, self.order, end=False)
         windows = np.lib.stride_tricks.sliding_window_view(padded, self.order)
         return float(-np.log(self.probabilities(windows[:, :-1], windows[:, -1])).sum())

@@ -6,6 +6,7 @@ is a delete-a-group jackknife over prompts, never a bootstrap, which moves FID u
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import numpy as np
@@ -61,13 +62,15 @@ def contrast(candidate: Sample, baseline: Sample, params: Fid) -> Estimate:
 
 
 def _groups(n: int) -> list[NDArray[np.int64]]:
-    """The units that stay when each of up to 32 groups is left out."""
+    """The units that stay when each of up to 32 groups is left out; none where fewer than two would stay."""
     order = np.arange(n)
-    count = min(GROUPS, n // 2)
+    count = min(GROUPS, n // 2) if n >= 4 else 0
     return [order[order % count != g] for g in range(count)]
 
 
 def _jackknife(value: float, left_out: list[float], n: int, note: str) -> Estimate:
+    if not left_out:
+        return Estimate(value, math.nan, math.nan, n, note)
     found = statistics.jackknife(value, np.array(left_out), note)
     return Estimate(value, found.low, found.high, n, note)
 

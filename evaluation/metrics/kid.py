@@ -49,7 +49,8 @@ def unbiased(painted: NDArray[np.float64], real: NDArray[np.float64]) -> tuple[f
     def distance(
         p: NDArray[np.float64], r: NDArray[np.float64], c: NDArray[np.float64], units: int
     ) -> NDArray[np.float64]:
-        return (p + r - 2 * c) / (units * (units - 1))
+        pairs = units * (units - 1)
+        return (p + r - 2 * c) / (pairs or np.nan)  # two units less one make no pair: no interval
 
     totals = [np.asarray(square.sum()) for square in (within_p, within_r, across)]
     less = [square.sum(axis=0) + square.sum(axis=1) for square in (within_p, within_r, across)]

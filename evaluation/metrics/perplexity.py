@@ -23,8 +23,8 @@ class Perplexity(Params):
 
 def measure(evidence: Evidence, params: Perplexity) -> Sample:
     rows = [
-        (-tokens.sum(), len(tokens), len(item.text.encode()))
-        for tokens, item in zip(evidence.token_logprobs, evidence.items, strict=True)
+        (-tokens.sum(), len(tokens), size)
+        for tokens, size in zip(evidence.token_logprobs, evidence.bytes_read, strict=True)
     ]
     return Sample(evidence.unit_ids, np.array(rows, dtype=np.float64), protocol={"softmax": "float32"})
 

@@ -1,0 +1,384 @@
+"""Evidence of quality: cached by what decides it, made whole or not at all, and never of a broken model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from compress.artifact import Artifact, describe
+from compress.data import Item
+from compress.errors import StageFailed
+from compress.events import Event, silent
+from compress.tasks.text_generation import TextGeneration
+from compress.tasks.text_to_image import TextToImage
+from evaluation.collect import MANIFEST, Viewpoint, collect
+from tests.tiny import tiny_diffusion, tiny_llama
+
+CAPTIONS = ("a red three", "a blue seven", "green on white paper", "the array", "a red seven on paper")
+TEXTS = ("the array of values", "a", "return the sum of all elements of it", "b c", "no")
+ITEMS = tuple(Item(f"p{i}", text) for i, text in enumerate(CAPTIONS))
+DOCUMENTS = tuple(Item(f"d{i}", text) for i, text in enumerate(TEXTS))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Viewpoint:
+    artifact = replace(describe(tiny_diffusion(tmp_path_factory.mktemp("diffusion"))), digest="diffusion")
+    return Viewpoint(artifact, "float32", {"num_inference_steps": 2}, ITEMS, "words", 0, 2)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Viewpoint:
+    artifact = replace(describe(tiny_llama(tmp_path_factory.mktemp("llama"))), digest="llama")
+    return Viewpoint(artifact, "float32", {}, DOCUMENTS, "words", 0, 2)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every item that a model is asked for, in order, from here on."""
+    asked: list[str] = []
+    paint, score = TextToImage.paint, TextGeneration.token_logprobs
+
+    def painting(self: Any, prompts: Any, noise_ids: Any, seed: int, **call: Any) -> Any:
+        asked.extend(noise_ids)
+        return paint(self, prompts, noise_ids, seed, **call)
+
+    def scoring(self: Any, documents: Any, batch: int) -> Any:
+        asked.extend(documents)
+        return score(self, documents, batch)
+
+    monkeypatch.setattr(TextToImage, "paint", painting)
+    monkeypatch.setattr(TextGeneration, "token_logprobs", scoring)
+    return asked
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def all_pictures(view: Viewpoint, folder: Path) -> np.ndarray:
+    return collect(view, (folder,), "baseline", silent).pictures(0, len(view.items)).astype(int)
+
+
+# ---------------------------------------------------------------- what decides it
+
+
+CHANGES: dict[str, Callable[[Viewpoint], Viewpoint]] = {
+    "the model": lambda v: replace(v, artifact=replace(v.artifact, digest="other")),
+    "its number type": lambda v: replace(v, dtype="bfloat16"),
+    "the steps": lambda v: replace(v, call={"num_inference_steps": 3}),
+    "the guidance": lambda v: replace(v, call={**v.call, "guidance_scale": 2.0}),
+    "the data": lambda v: replace(v, data_digest="others"),
+    "the count": lambda v: replace(v, items=v.items[:-1]),
+    "the seed": lambda v: replace(v, seed=1),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_the_key_changes_with(what: str, pictures: Viewpoint) -> None:
+    assert CHANGES[what](pictures).key != pictures.key
+
+
+def test_neither_the_batch_nor_the_folder_nor_the_order_of_arguments_is_in_the_key(pictures: Viewpoint) -> None:
+    moved = replace(pictures.artifact, path=Path("elsewhere"))
+    assert replace(pictures, batch=7, artifact=moved).key == pictures.key
+    one, other = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
+    assert replace(pictures, call=one).key == replace(pictures, call=other).key
+
+
+def test_what_was_seen_once_is_not_made_again(
+    pictures: Viewpoint, texts: Viewpoint, tmp_path: Path, work: list[str]
+) -> None:
+    for view in (pictures, texts):
+        first = collect(view, (tmp_path,), "baseline", silent)
+        assert len(work) == len(view.items)
+        again = collect(view, (tmp_path,), "candidate", silent)
+        assert len(work) == len(view.items)
+        work.clear()
+        assert again.unit_ids == first.unit_ids == tuple(i.id for i in view.items)
+        assert again.protocol == {"samples": len(view.items), "seed": 0, "data": "words"}
+
+
+def test_another_viewpoint_has_a_folder_of_its_own(texts: Viewpoint, tmp_path: Path, work: list[str]) -> None:
+    few = replace(texts, items=DOCUMENTS[:2])
+    for view in (texts, few, texts, few):
+        collect(view, (tmp_path,), "baseline", silent)
+    assert len(work) == len(DOCUMENTS) + 2
+    assert {f.name for f in tmp_path.iterdir()} == {texts.key, few.key}
+
+
+# ---------------------------------------------------------------- noise and order
+
+
+def test_a_pictures_noise_is_its_prompts_whatever_the_batch(pictures: Viewpoint, tmp_path: Path) -> None:
+    two, all_, one = (all_pictures(replace(pictures, batch=b), tmp_path / str(b)) for b in (2, len(ITEMS), 1))
+    assert two.std() > 5
+    assert np.abs(two - all_).max() <= 1
+    assert np.abs(two - one).max() <= 1
+
+
+def test_a_pictures_noise_is_its_prompts_whatever_its_place(pictures: Viewpoint, tmp_path: Path) -> None:
+    there = all_pictures(pictures, tmp_path / "there")
+    back = all_pictures(replace(pictures, items=ITEMS[::-1]), tmp_path / "back")
+    alone = all_pictures(replace(pictures, items=ITEMS[3:4]), tmp_path / "alone")
+    assert np.abs(there - back[::-1]).max() <= 1
+    assert np.abs(there[3] - alone[0]).max() <= 1
+
+
+def test_another_seed_or_another_prompt_id_is_other_noise(pictures: Viewpoint, tmp_path: Path) -> None:
+    one = all_pictures(pictures, tmp_path / "one")
+    renamed = tuple(replace(item, id=f"other {item.id}") for item in ITEMS)
+    for changed in (replace(pictures, seed=1), replace(pictures, items=renamed)):
+        other = all_pictures(changed, tmp_path / changed.items[0].id / str(changed.seed))
+        assert (np.abs(one - other).max(axis=(1, 2, 3)) > 10).all()
+
+
+def test_both_sides_start_from_the_same_noise(
+    pictures: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first latents that each side's denoiser sees, for two models, two batch sizes and two step counts."""
+    seen: list[torch.Tensor] = []
+    paint = TextToImage.paint
+
+    def watching(self: Any, prompts: Any, noise_ids: Any, seed: int, **call: Any) -> Any:
+        calls: list[Any] = []
+        with self.watch("unet", calls.append):
+            found = paint(self, prompts, noise_ids, seed, **call)
+        seen.append(calls[0].args[0][: len(prompts)])  # the guided half is the same latents again
+        return found
+
+    monkeypatch.setattr(TextToImage, "paint", watching)
+    other = describe(tiny_diffusion(tmp_path / "other", seed=9))
+    base = replace(pictures, call={"num_inference_steps": 4})
+    candidate = replace(base, artifact=replace(other, digest="other"), batch=5, call={"num_inference_steps": 4})
+    for view in (base, candidate):
+        collect(view, (tmp_path / "evidence",), "baseline", silent)
+    assert torch.equal(torch.cat(seen[:-1]), seen[-1])
+
+
+def test_scores_are_stored_in_the_order_of_the_data_though_read_by_length(texts: Viewpoint, tmp_path: Path) -> None:
+    found = collect(texts, (tmp_path,), "baseline", silent).token_logprobs
+    assert [len(f) for f in found] == [len(t) for t in TEXTS]  # a token a byte
+    task = TextGeneration(texts.artifact, dtype=torch.float32)
+    for text, stored in zip(TEXTS, found, strict=True):
+        assert stored == pytest.approx(task.token_logprobs([text], 1)[0], abs=1e-5)
+
+
+def test_a_document_that_was_cut_counts_the_bytes_that_were_read(texts: Viewpoint, tmp_path: Path) -> None:
+    """A model of 64 positions reads 63 bytes behind the first token; bits per byte of all 500 would flatter it."""
+    items = (Item("long", "π" * 250), Item("short", "ππ"), Item("brim", "x" * 63), Item("over", "x" * 64))
+    found = collect(replace(texts, items=items), (tmp_path,), "baseline", silent)
+    assert [len(f) for f in found.token_logprobs] == [63, 4, 63, 63]
+    assert found.bytes_read[1:] == (4, 63, 63)
+    assert 62 <= found.bytes_read[0] <= 65  # the cut went through the middle of a letter
+
+
+def test_an_empty_document_keeps_its_place(texts: Viewpoint, tmp_path: Path) -> None:
+    items = (DOCUMENTS[0], Item("empty", ""), DOCUMENTS[1])
+    found = collect(replace(texts, items=items), (tmp_path,), "baseline", silent).token_logprobs
+    assert [len(f) for f in found] == [len(TEXTS[0]), 0, len(TEXTS[1])]
+
+
+def test_pictures_come_back_to_the_byte(pictures: Viewpoint, tmp_path: Path) -> None:
+    task = TextToImage(pictures.artifact, dtype=torch.float32)
+    expected = task.paint([i.text for i in ITEMS[:2]], [i.id for i in ITEMS[:2]], 0, num_inference_steps=2)
+    evidence = collect(pictures, (tmp_path,), "baseline", silent)
+    assert np.array_equal(evidence.pictures(0, 2), expected)
+    assert len(evidence.pictures(4, 400)) == 1  # the last batch is what is left
+
+
+# ---------------------------------------------------------------- what is damaged
+
+
+def truncate(folder: Path) -> None:
+    victim = max((f for f in folder.iterdir() if f.name != MANIFEST), key=lambda f: f.name)
+    victim.write_bytes(victim.read_bytes()[:-3])
+
+
+def remove(folder: Path) -> None:
+    next(f for f in folder.iterdir() if f.name != MANIFEST).unlink()
+
+
+def garble(folder: Path) -> None:
+    (folder / MANIFEST).write_text("{")
+
+
+def empty(folder: Path) -> None:
+    (folder / MANIFEST).write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [truncate, remove, garble, empty])
+def test_corrupt_evidence_is_collected_again_with_a_warning(
+    damage: Callable[[Path], None], texts: Viewpoint, tmp_path: Path, work: list[str]
+) -> None:
+    first = collect(texts, (tmp_path,), "baseline", silent)
+    whole = files(tmp_path)
+    damage(tmp_path / texts.key)
+    heard: list[Event] = []
+    again = collect(texts, (tmp_path,), "baseline", heard.append)
+    warnings = [e for e in heard if e.kind == "warning"]
+    assert len(warnings) == 1
+    assert "corrupt" in warnings[0].message
+    assert len(work) == 2 * len(DOCUMENTS)
+    assert files(tmp_path) == whole
+    assert all(np.array_equal(a, b) for a, b in zip(first.token_logprobs, again.token_logprobs, strict=True))
+
+
+def test_a_changed_picture_is_noticed(pictures: Viewpoint, tmp_path: Path, work: list[str]) -> None:
+    collect(pictures, (tmp_path,), "baseline", silent)
+    one, other = (tmp_path / pictures.key / f"0000{i}.png" for i in (0, 1))
+    one.write_bytes(other.read_bytes())
+    heard: list[Event] = []
+    collect(pictures, (tmp_path,), "baseline", heard.append)
+    assert ["00000.png changed" in e.message for e in heard if e.kind == "warning"] == [True]
+    assert len(work) == 2 * len(ITEMS)
+
+
+class Killed(BaseException):
+    """Not an `Exception`, like the signals that end a process."""
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_evidence_stopped_half_way_leaves_no_entry(
+    after: int, pictures: Viewpoint, tmp_path: Path, work: list[str]
+) -> None:
+    def stop(event: Event) -> None:
+        if event.kind == "progress" and event.done > after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        collect(pictures, (tmp_path,), "baseline", stop)
+    assert list(tmp_path.iterdir()) == []
+    work.clear()
+    assert len(collect(pictures, (tmp_path,), "baseline", silent).pictures(0, 99)) == len(ITEMS)
+    assert len(work) == len(ITEMS)
+
+
+def test_what_a_killed_process_left_is_neither_read_nor_in_the_way(texts: Viewpoint, tmp_path: Path) -> None:
+    """Not even `finally` runs after kill -9: the unfinished folder lies beside the entries, under another name."""
+    left = tmp_path / ".making-abc"
+    left.mkdir()
+    (left / "logprobs.safetensors").write_bytes(b"half")
+    collect(texts, (tmp_path,), "baseline", silent)
+    manifest = json.loads((tmp_path / texts.key / MANIFEST).read_text())
+    assert manifest["key"] == texts.key
+    assert list(manifest["files"]) == ["logprobs.safetensors"]
+
+
+# ---------------------------------------------------------------- shipped evidence
+
+
+def test_shipped_evidence_is_read_and_never_written(texts: Viewpoint, tmp_path: Path, work: list[str]) -> None:
+    shipped, cache = tmp_path / "shipped", tmp_path / "cache"
+    collect(texts, (shipped,), "baseline", silent)
+    before = files(shipped)
+    work.clear()
+    collect(texts, (cache, shipped), "baseline", silent)
+    assert work == []
+    assert not cache.exists()
+    collect(replace(texts, seed=1), (cache, shipped), "baseline", silent)
+    assert files(shipped) == before
+    assert {f.name for f in cache.iterdir()} == {replace(texts, seed=1).key}
+
+
+def test_corrupt_shipped_evidence_is_made_in_the_cache_and_left_as_it_is(
+    texts: Viewpoint, tmp_path: Path, work: list[str]
+) -> None:
+    shipped, cache = tmp_path / "shipped", tmp_path / "cache"
+    collect(texts, (shipped,), "baseline", silent)
+    truncate(shipped / texts.key)
+    before = files(shipped)
+    collect(texts, (cache, shipped), "baseline", silent)
+    assert files(shipped) == before
+    assert len(work) == 2 * len(DOCUMENTS)
+    collect(texts, (cache, shipped), "baseline", silent)
+    assert len(work) == 2 * len(DOCUMENTS)
+
+
+def test_the_caches_own_evidence_comes_before_the_shipped(texts: Viewpoint, tmp_path: Path) -> None:
+    shipped, cache = tmp_path / "shipped", tmp_path / "cache"
+    for folder in (shipped, cache):
+        collect(texts, (folder,), "baseline", silent)
+    truncate(shipped / texts.key)
+    heard: list[Event] = []
+    collect(texts, (cache, shipped), "baseline", heard.append)
+    assert heard == []
+
+
+# ---------------------------------------------------------------- broken models
+
+
+def broken(artifact: Artifact, folder: Path, component: str, spoil: Callable[[torch.nn.Module], None]) -> Artifact:
+    """A copy of the tiny pipeline with one component's weights spoilt."""
+    import shutil
+
+    shutil.copytree(artifact.path, folder)
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    with torch.no_grad():
+        spoil(getattr(pipeline, component))
+    getattr(pipeline, component).save_pretrained(folder / component)
+    return replace(describe(folder), digest="broken")
+
+
+def silence(module: Any) -> None:
+    module.decoder.conv_out.weight.zero_()
+    module.decoder.conv_out.bias.zero_()
+
+
+def poison(module: Any) -> None:
+    module.conv_out.weight.fill_(torch.nan)
+
+
+@pytest.mark.parametrize(("component", "spoil"), [("vae", silence), ("unet", poison)])
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+def test_a_constant_picture_is_an_error_that_names_the_prompt(
+    component: str, spoil: Callable[[Any], None], pictures: Viewpoint, tmp_path: Path
+) -> None:
+    view = replace(pictures, artifact=broken(pictures.artifact, tmp_path / "broken", component, spoil))
+    with pytest.raises(StageFailed, match="the candidate painted a constant picture for 'a red three'") as caught:
+        collect(view, (tmp_path / "evidence",), "candidate", silent)
+    assert caught.value.problems[0].place == "p0"
+    assert list((tmp_path / "evidence").iterdir()) == []
+
+
+def test_one_black_picture_among_good_ones_is_found(
+    pictures: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint = TextToImage.paint
+
+    def painting(self: Any, prompts: Any, noise_ids: Any, seed: int, **call: Any) -> Any:
+        found = paint(self, prompts, noise_ids, seed, **call)
+        found[[name == "p3" for name in noise_ids]] = 0
+        return found
+
+    monkeypatch.setattr(TextToImage, "paint", painting)
+    with pytest.raises(StageFailed, match="'the array'"):
+        collect(pictures, (tmp_path,), "baseline", silent)
+
+
+def test_a_score_that_is_no_number_is_an_error_that_names_the_document(
+    texts: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = TextGeneration.token_logprobs
+
+    def scoring(self: Any, documents: Any, batch: int) -> Any:
+        found = score(self, documents, batch)
+        for text, values in zip(documents, found, strict=True):
+            if text == TEXTS[3]:
+                values[-1] = -np.inf
+        return found
+
+    monkeypatch.setattr(TextGeneration, "token_logprobs", scoring)
+    with pytest.raises(StageFailed, match="no finite probability") as caught:
+        collect(texts, (tmp_path,), "candidate", silent)
+    assert caught.value.problems[0].place == "d3"
+    assert "the candidate" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

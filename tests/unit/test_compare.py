@@ -1,0 +1,397 @@
+"""Two sides to a comparison: the same items and noise, each called as it is meant to be, every number traceable."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import compress
+from compress.artifact import Artifact, describe
+from compress.catalogue import find_metric
+from compress.data import Data, Item
+from compress.errors import StageFailed, UserError
+from compress.events import Event, silent
+from compress.recipe import BaselineSpec, EvalSpec, Gate
+from compress.tasks import open_task
+from evaluation import machine, report
+from evaluation.compare import Request, compare, viewpoints
+from evaluation.report import result
+from evaluation.scores import Comparison, Sample
+from tests.tiny import tiny_diffusion, tiny_llama
+
+TEXTS = tuple(f"The array of values number {i} to sort along the given axis." for i in range(8))
+CAPTIONS = tuple(f"a {ink} {word} on white paper" for ink in ("red", "blue") for word in ("three", "seven", "one"))
+SPEC = EvalSpec(samples=6, timing_blocks=5, prompt_tokens=4, new_tokens=4, batch=3)
+
+
+def data(texts: tuple[str, ...]) -> Data:
+    return Data("texts", "texts", "digest", len(texts), lambda i: Item(f"u{i}", texts[i]))
+
+
+@dataclass(frozen=True)
+class Stand:
+    """A place with two models of a task, baseline and candidate."""
+
+    folder: Path
+    baseline: Artifact
+    candidate: Artifact
+    items: Data
+    spec: EvalSpec = field(default=SPEC)
+
+    def request(
+        self, out: Path, metrics: dict[str, Any], gates: dict[str, Gate] | None = None, **change: Any
+    ) -> Request:
+        made = Request(
+            name="tiny",
+            candidate=self.candidate,
+            baseline=self.baseline,
+            data=self.items,
+            spec=self.spec.model_copy(update={"metrics": metrics}),
+            gates=gates or {},
+            recipe_text="name: tiny\n",
+            stages=(),
+            workdir=out,
+            evidence_dirs=(self.folder / "evidence",),
+        )
+        return replace(made, **change)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known_machine() -> Iterator[None]:
+    """Measuring this machine takes a second a comparison, and no test here looks at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "facts", lambda: {"processor": "a machine"})
+        yield
+
+
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory: pytest.TempPathFactory) -> Stand:
+    folder = tmp_path_factory.mktemp("writers")
+    one, other = (replace(describe(tiny_llama(folder / str(s), seed=s)), digest=f"llama {s}") for s in (0, 1))
+    return Stand(folder, one, other, data(TEXTS))
+
+
+@pytest.fixture(scope="module")
+def painters(tmp_path_factory: pytest.TempPathFactory) -> Stand:
+    folder = tmp_path_factory.mktemp("painters")
+    one, other = (replace(describe(tiny_diffusion(folder / str(s), seed=s)), digest=f"unet {s}") for s in (0, 1))
+    spec = SPEC.model_copy(update={"baseline": BaselineSpec(steps=2)})
+    return Stand(folder, one, other, data(CAPTIONS), spec)
+
+
+ORDER = ("throughput", "size", "perplexity", "latency")
+
+
+@pytest.fixture(scope="module")
+def text(writers: Stand) -> Comparison:
+    gates = {"perplexity": Gate(within="1%"), "size": Gate(worse_by="0%")}
+    return compare(writers.request(writers.folder / "out", {name: {} for name in ORDER}, gates), silent)
+
+
+@pytest.fixture(scope="module")
+def image(painters: Stand) -> Comparison:
+    return compare(painters.request(painters.folder / "out", {"clip_score": {}, "latency": {}}), silent)
+
+
+def rows(comparison: Comparison) -> dict[str, Any]:
+    return {row.metric: row for row in comparison.rows}
+
+
+# ---------------------------------------------------------------- viewpoints
+
+
+def views(stand: Stand, stated: BaselineSpec, **change: Any) -> tuple[Any, Any]:
+    request = stand.request(stand.folder, {}, **change)
+    return viewpoints(replace(request, spec=stand.spec.model_copy(update={"baseline": stated})))
+
+
+def test_both_sides_see_the_same_items_noise_and_batch(painters: Stand) -> None:
+    base, candidate = views(painters, BaselineSpec())
+    assert base.items == candidate.items == tuple(painters.items.read(i) for i in range(6))
+    assert (base.seed, base.batch, base.data_digest) == (candidate.seed, candidate.batch, candidate.data_digest)
+    assert base.key != candidate.key
+
+
+def test_a_baseline_of_its_own_checkpoint_is_run_as_its_users_would(painters: Stand) -> None:
+    base, candidate = views(painters, BaselineSpec())
+    assert (base.dtype, dict(base.call)) == ("", {})
+    assert (candidate.dtype, dict(candidate.call)) == ("", {})
+
+
+def test_guidance_holds_for_both_sides_and_steps_are_the_candidates_own(painters: Stand) -> None:
+    few = painters.candidate.calling(num_inference_steps=4, guidance_scale=9.0)
+    base, candidate = views(painters, BaselineSpec(steps=20, guidance=3.0), candidate=few)
+    assert dict(base.call) == {"num_inference_steps": 20, "guidance_scale": 3.0}
+    assert dict(candidate.call) == {"num_inference_steps": 4, "guidance_scale": 3.0}
+
+
+def test_a_candidate_that_says_nothing_of_steps_does_the_same_work(painters: Stand) -> None:
+    base, candidate = views(painters, BaselineSpec(steps=20))
+    assert candidate.call["num_inference_steps"] == base.call["num_inference_steps"] == 20
+    quick = painters.baseline.calling(num_inference_steps=8)
+    _, candidate = views(painters, BaselineSpec(), baseline=quick)
+    assert candidate.call["num_inference_steps"] == 8
+
+
+def test_stated_steps_win_over_the_baselines_own(painters: Stand) -> None:
+    base, _ = views(painters, BaselineSpec(steps=20), baseline=painters.baseline.calling(num_inference_steps=8))
+    assert base.call["num_inference_steps"] == 20
+
+
+def test_the_baselines_number_type_is_the_candidates_too_unless_an_engine_takes_part(painters: Stand) -> None:
+    base, candidate = views(painters, BaselineSpec(dtype="bfloat16"))
+    assert (base.dtype, candidate.dtype) == ("bfloat16", "bfloat16")
+    built = painters.candidate.replacing({"unet": "openvino"})
+    base, candidate = views(painters, BaselineSpec(dtype="bfloat16"), candidate=built)
+    assert (base.dtype, candidate.dtype) == ("bfloat16", "")
+
+
+def test_a_recipe_without_data_has_nothing_to_look_at(painters: Stand) -> None:
+    base, _ = views(painters, BaselineSpec(), data=None)
+    assert (base.items, base.data_digest) == ((), "")
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_rows_come_in_the_order_of_the_recipe(text: Comparison, writers: Stand) -> None:
+    assert tuple(row.metric for row in text.rows) == ORDER
+    turned = compare(writers.request(writers.folder / "turned", {"size": {}, "perplexity": {}}), silent)
+    assert [row.metric for row in turned.rows] == ["size", "perplexity"]
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_the_samples_beside_the_result_give_the_rows_numbers_again(name: str, text: Comparison, writers: Stand) -> None:
+    stored = load_file(writers.folder / "out" / "samples" / f"{name}.safetensors")
+    metric, row = find_metric(name), rows(text)[name]
+    sides = [Sample(tuple(map(str, range(len(stored[s])))), stored[s]) for s in ("baseline", "candidate")]
+    assert metric.score(sides[0], metric.params()) == row.baseline
+    assert metric.score(sides[1], metric.params()) == row.candidate
+    assert metric.contrast(sides[1], sides[0], metric.params()) == row.contrast
+
+
+def test_samples_of_a_distance_hold_the_real_side_too(painters: Stand, tmp_path: Path) -> None:
+    def real(i: int) -> Item:
+        picture = np.random.default_rng(i).integers(0, 255, (16, 16, 3)).astype(np.uint8)
+        return Item(f"u{i}", CAPTIONS[i], lambda: picture)
+
+    items = replace(painters.items, digest="with pictures", read=real)
+    found = compare(painters.request(tmp_path, {"kid": {}}, data=items), silent)
+    stored = load_file(tmp_path / "samples" / "kid.safetensors")
+    assert set(stored) == {"baseline", "candidate", "reference"}
+    metric = find_metric("kid")
+    again = metric.score(Sample(("",) * 6, stored["baseline"], stored["reference"]), metric.params())
+    assert again == rows(found)["kid"].baseline
+    assert rows(found)["kid"].title == "KID, digits-clip features"
+
+
+def test_only_gated_rows_are_judged(text: Comparison) -> None:
+    judged = {name: row.verdict.status for name, row in rows(text).items()}
+    assert judged["size"] == "pass"
+    assert judged["perplexity"] in ("fail", "inconclusive")
+    assert judged["latency"] == judged["throughput"] == "not gated"
+    assert text.status == judged["perplexity"]
+
+
+def test_the_protocol_travels_with_each_quality_row(text: Comparison, image: Comparison) -> None:
+    assert rows(text)["perplexity"].protocol == {
+        "samples": 6,
+        "seed": 0,
+        "data": "digest",
+        "softmax": "float32",
+        "version": find_metric("perplexity").version,
+    }
+    assert {"features", "weights", "resize", "samples", "seed"} <= set(rows(image)["clip_score"].protocol)
+
+
+def test_times_have_a_noise_floor_and_nothing_else_has(text: Comparison, image: Comparison) -> None:
+    with_noise = {row.metric for found in (text, image) for row in found.rows if row.noise}
+    assert with_noise == {"latency", "throughput"}
+    for found in (text, image):
+        noise = rows(found)["latency"].noise
+        assert noise.n == 5
+        assert noise.low <= noise.value <= noise.high
+        assert 0.1 < noise.value < 10  # the baseline against itself, on a machine that has other work too
+
+
+def test_speeds_state_the_work_of_a_call(text: Comparison, image: Comparison) -> None:
+    assert rows(text)["latency"].protocol["work"] == 4  # tokens
+    assert rows(text)["throughput"].protocol["counts"] == "decoded tokens"
+    assert rows(image)["latency"].protocol["work"] == 2  # denoiser evaluations, counted
+
+
+def test_denoiser_evaluations_are_counted_and_not_taken_from_the_recipe(painters: Stand, tmp_path: Path) -> None:
+    """Four steps on one side, two on the other: the row says the baseline's, the sides say both."""
+    spec = painters.spec.model_copy(update={"baseline": BaselineSpec(steps=4), "metrics": {"latency": {}}})
+    request = painters.request(tmp_path, {}, candidate=painters.candidate.calling(num_inference_steps=2))
+    found = compare(replace(request, spec=spec), silent)
+    assert rows(found)["latency"].protocol["work"] == 4
+    assert found.baseline.call == {"num_inference_steps": 4}
+    assert found.candidate.call == {"num_inference_steps": 2}
+
+
+def test_a_model_against_itself_differs_by_nothing_and_passes(writers: Stand, tmp_path: Path) -> None:
+    gates = {"perplexity": Gate(within="0%")}
+    found = compare(writers.request(tmp_path, {"perplexity": {}}, gates, candidate=writers.baseline), silent)
+    contrast = rows(found)["perplexity"].contrast
+    assert (contrast.value, contrast.low, contrast.high) == (0, 0, 0)
+    assert (found.status, found.exit_code) == ("pass", 0)
+
+
+def test_size_alone_opens_no_model(writers: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr("compress.tasks.open_task", refuse)
+    found = compare(writers.request(tmp_path, {"size": {}}), silent)
+    assert rows(found)["size"].contrast.value == 1
+    assert (found.pictures, found.completions) == ((), ())
+
+
+def test_other_protocols_on_the_two_sides_refuse_to_be_compared(
+    writers: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = find_metric("perplexity")
+    softmax = iter(["float32", "bfloat16"])
+
+    def measure(evidence: Any, params: Any) -> Sample:
+        return replace(real.measure(evidence, params), protocol={"softmax": next(softmax)})
+
+    monkeypatch.setattr("evaluation.compare.find_metric", lambda name: replace(real, measure=measure))
+    with pytest.raises(StageFailed, match=r"perplexity.*different protocols.*float32.*bfloat16") as caught:
+        compare(writers.request(tmp_path, {"perplexity": {}}), silent)
+    assert "same extractor" in caught.value.problems[0].fix
+
+
+# ---------------------------------------------------------------- what a reader is shown
+
+
+def test_pictures_of_both_sides_are_those_that_were_scored(image: Comparison, painters: Stand) -> None:
+    assert [p.unit_id for p in image.pictures] == [f"u{i}" for i in range(6)]
+    assert [p.caption for p in image.pictures] == list(CAPTIONS)
+    task = open_task(painters.candidate)
+    expected = task.paint([CAPTIONS[2]], ["u2"], 0, num_inference_steps=2)[0]
+    assert np.abs(image.pictures[2].candidate.astype(int) - expected).max() <= 1
+    assert np.abs(image.pictures[2].baseline.astype(int) - expected).max() > 10
+
+
+def test_completions_name_the_first_token_in_which_the_sides_part(text: Comparison, writers: Stand) -> None:
+    one, other = open_task(writers.baseline), open_task(writers.candidate)
+    assert len(text.completions) == 4
+    for index, found in enumerate(text.completions):
+        prompt = one.encode(TEXTS[index])[:24]
+        written = [task.generate([prompt], 48)[0] for task in (one, other)]
+        apart = [i for i, (a, b) in enumerate(zip(*written, strict=True)) if a != b]
+        assert found.first_divergent_token == apart[0]
+        assert found.prompt == one.tokenizer.decode(prompt, skip_special_tokens=True)
+        assert TEXTS[index].startswith(found.prompt)
+        assert found.baseline == one.tokenizer.decode(written[0])
+        assert found.candidate == one.tokenizer.decode(written[1])
+
+
+def test_completions_that_never_part_say_so(writers: Stand, tmp_path: Path) -> None:
+    found = compare(writers.request(tmp_path, {"latency": {}, "perplexity": {}}, candidate=writers.baseline), silent)
+    assert [c.first_divergent_token for c in found.completions] == [-1] * 4
+    assert all(c.baseline == c.candidate for c in found.completions)
+
+
+def test_sides_say_what_they_are_and_how_they_were_called(image: Comparison, text: Comparison) -> None:
+    assert (image.baseline.digest, image.candidate.digest) == ("unet 0", "unet 1")
+    assert image.baseline.call == image.candidate.call == {"num_inference_steps": 2}
+    assert text.baseline.engine.startswith("torch")
+    assert (text.name, text.task, image.task) == ("tiny", "text_generation", "text_to_image")
+    assert text.machine == {"processor": "a machine"}
+
+
+def test_an_engine_is_named_component_by_component(writers: Stand, tmp_path: Path) -> None:
+    built = writers.candidate.replacing({"model": "openvino"})
+    found = compare(writers.request(tmp_path, {"size": {}}, candidate=built), silent)
+    assert found.candidate.engine == "model: openvino"
+
+
+def test_warnings_reach_the_report_and_the_listener(writers: Stand, tmp_path: Path) -> None:
+    request = writers.request(tmp_path / "out", {"perplexity": {}}, evidence_dirs=(tmp_path / "evidence",))
+    first = compare(request, silent)
+    base, _ = viewpoints(request)
+    (tmp_path / "evidence" / base.key / "logprobs.safetensors").write_bytes(b"damaged")
+    heard: list[Event] = []
+    again = compare(request, heard.append)
+    assert first.warnings == ()
+    assert len(again.warnings) == 1
+    assert "corrupt" in again.warnings[0]
+    assert [e.kind for e in heard].count("warning") == 1
+    assert [row.contrast for row in again.rows] == [row.contrast for row in first.rows]
+    report.write(again, tmp_path / "out")
+    assert "corrupt" in json.loads((tmp_path / "out" / "result.json").read_text())["warnings"][0]
+    assert "1 warning" in (tmp_path / "out" / "report.md").read_text()
+    assert "corrupt" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_result_comes_back_from_its_file_with_every_number(text: Comparison, tmp_path: Path) -> None:
+    report.write(text, tmp_path)
+    back = result.from_dict(json.loads((tmp_path / "result.json").read_text()))
+    assert back.rows == text.rows
+    assert back.completions == text.completions
+    assert (back.status, back.exit_code) == (text.status, text.exit_code)
+
+
+def test_quality_repeats_to_the_last_digit_though_nothing_was_cached(
+    text: Comparison, writers: Stand, tmp_path: Path
+) -> None:
+    request = writers.request(tmp_path, {"perplexity": {}}, evidence_dirs=(tmp_path / "evidence",))
+    again = rows(compare(request, silent))["perplexity"]
+    assert (again.baseline, again.candidate, again.contrast) == (
+        rows(text)["perplexity"].baseline,
+        rows(text)["perplexity"].candidate,
+        rows(text)["perplexity"].contrast,
+    )
+
+
+# ---------------------------------------------------------------- two folders, without a recipe
+
+
+def evaluate(stand: Stand, out: Path, *folders: Path, **options: Any) -> Comparison:
+    return compress.evaluate(*folders, cache=stand.folder / "cache", out=out, **options)
+
+
+def test_models_of_different_tasks_are_not_compared(writers: Stand, painters: Stand, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="different tasks") as caught:
+        evaluate(writers, tmp_path / "out", painters.baseline.path, writers.baseline.path, metrics=["size"])
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_folders_compare_as_a_recipe_would(writers: Stand, text: Comparison, tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("\n\n".join(TEXTS))
+    found = evaluate(
+        writers,
+        tmp_path / "out",
+        writers.candidate.path,
+        writers.baseline.path,
+        metrics=["perplexity", "size"],
+        data=str(file),
+        spec=SPEC,
+    )
+    assert rows(found)["perplexity"].contrast == rows(text)["perplexity"].contrast
+    assert found.status == "not gated"
+    assert {f.name for f in (tmp_path / "out").iterdir()} >= {"result.json", "report.html", "events.jsonl", "samples"}
+
+
+def test_evidence_is_found_again_though_the_model_moved(writers: Stand, tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("\n\n".join(TEXTS))
+    moved = shutil.copytree(writers.baseline.path, tmp_path / "moved")
+    options: dict[str, Any] = {"metrics": ["perplexity"], "data": str(file), "spec": SPEC}
+    for folder in (writers.baseline.path, moved):
+        heard: list[Event] = []
+        evaluate(writers, tmp_path / "out", folder, folder, emit=heard.append, **options)
+    assert [e for e in heard if "reading with" in e.what] == []
