@@ -52,7 +52,7 @@ def open_data(source: str, base: Path) -> Data:
         from compress.zoo import open_zoo_data
 
         return open_zoo_data(source)
-    path = (base / source).expanduser()
+    path = base / Path(source).expanduser()
     if path.is_dir():
         return _image_folder(path, source)
     if path.is_file():

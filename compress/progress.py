@@ -37,7 +37,7 @@ class Progress:
 
             self._bars = Bars(
                 SpinnerColumn(),
-                TextColumn("{task.description:<44}"),
+                TextColumn("{task.description:<44}", markup=False),
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
@@ -89,6 +89,6 @@ class Progress:
 
     def _say(self, line: str) -> None:
         if self._bars:
-            self._bars.console.print(line, markup=False, highlight=False)
+            self._bars.console.print(line, markup=False, emoji=False, highlight=False)
         else:
             print(line, file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def find_folder(reference: str, base: Path) -> Path:
         from compress.zoo import zoo_model
 
         return zoo_model(reference.removeprefix("zoo://"))
-    return (base / reference).expanduser()
+    return base / Path(reference).expanduser()
 
 
 def check_safetensors(file: Path) -> int:
@@ -118,16 +119,19 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
     Raises:
         ModelError: it is gated, absent, or the hub is out of reach.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars
 
     patterns = ["*.json", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
     place = f"hf://{repo}@{revision}"
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except GatedRepoError as error:
         raise ModelError(
-            "is gated", place=place, fix=f"accept its licence on its page on the hub ({repo}), then set HF_TOKEN"
+            "is gated", place=place, fix=f"accept its licence on {constants.ENDPOINT}/{repo}, then set HF_TOKEN"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError("does not exist, or is private", place=place, fix="check the name, or set HF_TOKEN") from error

@@ -17,9 +17,10 @@ from compress.errors import Problem, RecipeError
 MAX_BYTES = 1_000_000
 MAX_NODES = 20_000  # after aliases and variables are expanded
 MAX_DEPTH = 40
+MAX_DIGITS = 40
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_INT = re.compile(r"[-+]?[0-9]{1,40}")
+_INT = re.compile(r"[-+]?[0-9]+")
 _BASED = re.compile(r"0o[0-7]{1,20}|0x[0-9a-fA-F]{1,16}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
@@ -109,7 +110,7 @@ def resolve_scalar(text: str) -> Any:
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
-        return int(text)
+        return int(text) if len(text) <= MAX_DIGITS else text
     if _BASED.fullmatch(text):
         return int(text, 0)
     if _FLOAT.fullmatch(text) and math.isfinite(float(text)):

@@ -193,3 +193,39 @@ def test_an_entry_in_use_is_not_evicted(tmp_path: Path) -> None:
     with cache.locked(key, lambda: None):
         assert cache.evict(0) == ()
     assert [entry.key for entry in cache.evict(0)] == [key]
+
+
+def three_entries(root: Path) -> tuple[Cache, list[str]]:
+    """Three entries of equal size, the last one put the oldest by use; the second's large file is the first's."""
+    cache, _ = entry_of(root, b"x" * 1000)
+    keys = [letter * 64 for letter in "abc"]
+    shared = cache.entry(keys[0]) / "shared.bin"
+    cache.put(keys[1], fill(cache, b"y" * 1000, shared), {})
+    cache.put(keys[2], fill(cache, b"z" * 1000), {})
+    for age, key in enumerate(keys):
+        os.utime(cache.entry(key) / ENTRY, (10**9 - age, 10**9 - age))
+    return cache, keys
+
+
+def total(cache: Cache) -> int:
+    return sum(entry.size_bytes for entry in cache.entries())
+
+
+def test_a_cache_at_its_limit_drops_nothing_and_one_byte_over_it_drops_one(tmp_path: Path) -> None:
+    cache, keys = three_entries(tmp_path)
+    assert cache.evict(total(cache)) == ()
+    assert [entry.key for entry in cache.evict(total(cache) - 1)] == [keys[2]]
+
+
+def test_dropping_an_entry_frees_no_room_that_another_links_to(tmp_path: Path) -> None:
+    cache, keys = three_entries(tmp_path)
+    cache.evict(0, keep=frozenset(keys[:2]))
+    limit = total(cache) - 2000  # the second entry holds more, and its own part of that is less
+    assert [entry.key for entry in cache.evict(limit)] == [keys[1], keys[0]]
+    assert total(cache) <= limit
+
+
+def test_an_entry_that_was_used_is_dropped_after_those_that_were_not(tmp_path: Path) -> None:
+    cache, keys = three_entries(tmp_path)
+    assert cache.get(keys[2], lambda message: None) is not None
+    assert [entry.key for entry in cache.entries()] == [keys[1], keys[0], keys[2]]

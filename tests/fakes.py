@@ -1,0 +1,113 @@
+"""Models of a few bytes and stages that only tests know: enough to plan with, and nothing heavy is imported for them."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+from unittest import mock
+
+from pydantic import Field
+
+from compress.catalogue import Stage, near
+from compress.errors import UserError
+from compress.params import Params, Uncached
+from compress.recipe import DataSpec, EvalSpec, Recipe, StepSpec
+
+
+class Cut(Params):
+    ratio: float = Field(0.5, description="share to remove")
+    layers: tuple[int, ...] = Field((), description="layers to leave alone")
+    workers: Annotated[int, Uncached()] = Field(1, description="processes; changes no result")
+
+
+def idle(artifact: object, params: object, context: object) -> None:
+    """A stage's work that planning never gets to."""
+    raise AssertionError("planning ran a stage")
+
+
+CUT = Stage(
+    name="demo.cut",
+    version=1,
+    params=Cut,
+    tasks=frozenset({"text_generation", "text_to_image"}),
+    formats={"torch": "torch"},
+    effect="weights",
+    reproducible="bytes",
+    run=idle,
+)
+BUILD = replace(CUT, name="demo.build", formats={"torch": "openvino"}, effect="format")
+TUNE = replace(CUT, name="demo.tune", formats={"torch": "torch", "openvino": "openvino"}, effect="settings")
+STAGES = (CUT, BUILD, TUNE)
+
+
+@contextmanager
+def knowing(*stages: Stage) -> Iterator[None]:
+    """Within it, planning and recipes know these stages and no others."""
+    known = {stage.name: stage for stage in stages}
+
+    def find(name: str) -> Stage:
+        if name not in known:
+            raise UserError(f"no stage is called `{name}`", fix=near(name, tuple(known)))
+        return known[name]
+
+    with mock.patch("compress.planning.find_stage", find), mock.patch("compress.reading.find_stage", find):
+        yield
+
+
+def step(stage: Stage, *, id: str = "", after: str = "source", place: str = "", **more: Any) -> StepSpec:
+    """A step with parameters by name; `components` and `inputs` are the step's own."""
+    own = {key: more.pop(key) for key in ("components", "inputs") if key in more}
+    return StepSpec(id or stage.name, stage.name, stage.params(**more), after, place=place, **own)
+
+
+def recipe(model: Path | str, *steps: StepSpec, data: Mapping[str, str] | None = None, **more: Any) -> Recipe:
+    """A recipe as reading would make it, without a file behind it."""
+    whole: dict[str, Any] = {"name": "demo", "seed": 0, "trust_remote_code": False, "evaluate": EvalSpec()}
+    whole |= {"gates": {}, "place": {}, "model": str(model), "data": DataSpec(**(data or {})), "stages": steps}
+    return Recipe(**(whole | more))
+
+
+def write_safetensors(path: Path, shape: Sequence[int] = (2, 3), fill: bytes = b"\0", *, real: bool = True) -> Path:
+    """One float32 tensor `w`. Not `real`: a sparse file that claims its size and takes no room."""
+    count = 1
+    for size in shape:
+        count *= size
+    header = json.dumps({"w": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 4 * count]}}).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(header)) + header + (fill * 4 * count if real else b""))
+        stream.truncate(8 + len(header) + 4 * count)
+    return path
+
+
+def language_model(folder: Path, shape: Sequence[int] = (2, 3), *, real: bool = True) -> Path:
+    """A folder that describes itself as a Llama, with one tensor in it."""
+    write_safetensors(folder / "model.safetensors", shape, real=real)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    return folder
+
+
+def pipeline(folder: Path, **shapes: Sequence[int]) -> Path:
+    """A folder that describes itself as a diffusion pipeline with a unet, a vae and a text encoder."""
+    index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
+    for name in ("unet", "vae", "text_encoder"):
+        write_safetensors(folder / name / "model.safetensors", shapes.get(name, (2, 3)))
+        (folder / name / "config.json").write_text("{}")
+        index[name] = ["diffusers", name.title()]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def refusing(stage: Stage, why: str) -> Stage:
+    return replace(stage, refuse=lambda artifact, params: why)
+
+
+def needing(stage: Stage, *roles: str) -> Stage:
+    """The stage, unable to work without these kinds of data."""
+    data: Callable[[Any], tuple[str, ...]] = lambda params: roles  # noqa: E731
+    return replace(stage, data=data)

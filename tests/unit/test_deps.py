@@ -1,0 +1,127 @@
+"""Optional libraries and the doctor: what is missing is told with the command that installs it, without importing anything."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from compress import deps, doctor
+from compress.catalogue import find_stage, stage_names
+from compress.errors import MissingLibrary
+
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+@pytest.fixture
+def installed_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package that can be found, and says so if it is imported."""
+    package = tmp_path / "pare_test_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("value = 7\n")
+    (package / "inner.py").write_text("raise RuntimeError('imported')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, package.name, raising=False)
+    return "pare_test_package"
+
+
+def test_what_is_installed_is_imported(installed_module: str) -> None:
+    assert deps.need(installed_module).value == 7
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "command"),
+    [
+        ("absent", "", "pip install absent"),
+        ("absent_library", "", "pip install absent-library"),
+        ("absent.inner", "", "pip install absent.inner"),
+        ("absent", "gptq", "pip install 'pare[gptq]'"),
+    ],
+)
+def test_what_is_absent_is_refused_with_the_command_that_installs_it(module: str, extra: str, command: str) -> None:
+    with pytest.raises(MissingLibrary, match=f"`{module}` is not installed") as caught:
+        deps.need(module, extra)
+    assert caught.value.problems[0].fix == command
+    assert caught.value.exit_code == 2
+
+
+def test_asking_whether_something_is_installed_does_not_import_it(installed_module: str) -> None:
+    assert deps.installed(installed_module)
+    assert deps.installed(f"{installed_module}.inner")
+    assert not deps.installed(f"{installed_module}.other")
+    assert not deps.installed("absent.inner.most")
+    assert f"{installed_module}.inner" not in sys.modules
+
+
+def test_a_library_that_is_broken_inside_says_so_itself(installed_module: str) -> None:
+    with pytest.raises(RuntimeError, match="imported"):
+        deps.need(f"{installed_module}.inner")
+
+
+def test_versions_are_those_of_the_installation() -> None:
+    assert deps.version("numpy") == metadata.version("numpy")
+    assert deps.version("absent-library") == ""
+
+
+# The doctor
+
+
+def test_the_doctor_knows_every_library_of_an_extra_by_the_command_that_installs_it() -> None:
+    commands = set(doctor.LIBRARIES.values())
+    for extra in set(EXTRAS) - {"dev"}:
+        assert f"pip install 'pare[{extra}]'" in commands, extra
+
+
+def test_every_command_names_an_extra_that_exists() -> None:
+    named = {extra for command in doctor.LIBRARIES.values() for extra in re.findall(r"pare\[(\w+)\]", command)}
+    named |= {find_stage(name).extra for name in stage_names()} - {""}
+    assert named <= set(EXTRAS)
+
+
+def test_what_lacks_is_shown_with_its_command_and_what_is_there_with_its_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("compress.deps.version", lambda library: "" if library == "onnxruntime" else "1.2.3")
+    found = doctor.diagnose()["libraries"]
+    assert found["onnxruntime"] == "not installed: pip install 'pare[onnx]'"
+    assert found["torch"] == "1.2.3"
+
+
+def test_the_doctor_tells_the_cache_folder_even_before_it_exists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PARE_CACHE", str(tmp_path / "not" / "yet"))
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: SimpleNamespace(free=12_300_000_000 if path == tmp_path else 0)
+    )
+    found = doctor.diagnose()["cache"]
+    assert found == {"folder": str(tmp_path / "not" / "yet"), "free": "12.3 GB"}
+    assert not (tmp_path / "not").exists()
+
+
+def test_the_doctor_tells_memory_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=16_000_000_000, available=4_500_000_000))
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)
+    found = doctor.diagnose()["machine"]
+    assert found["memory"] == "16.0 GB, 4.5 GB free"
+    assert found["gpu"] == "NVIDIA driver found"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert doctor.diagnose()["machine"]["gpu"] == "none found"
+
+
+@pytest.mark.parametrize(("platform", "supported"), [("linux", True), ("darwin", True), ("win32", False)])
+def test_a_system_without_support_is_told(monkeypatch: pytest.MonkeyPatch, platform: str, supported: bool) -> None:
+    monkeypatch.setattr(doctor, "sys", SimpleNamespace(platform=platform))
+    assert ("not supported yet" not in doctor.diagnose()["machine"]["system"]) == supported
+
+
+def test_the_doctor_imports_none_of_the_libraries_it_reports_on() -> None:
+    code = "import sys; from compress.doctor import diagnose, LIBRARIES; diagnose(); print(sorted({*LIBRARIES} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
