@@ -8,6 +8,7 @@ from typing import Any
 from compress.recipe import Gate
 from evaluation.scores import Estimate, Verdict
 
+POWER = ((1.96 + 0.84) / 1.96) ** 2  # from an interval that touches the margin half the time to one that clears it 80%
 BOUNDS = ("within", "worse_by", "speedup")
 
 
@@ -92,7 +93,7 @@ def _decide(low: float, high: float, least: float, most: float, words: str, n: i
 
 
 def _needed(low: float, high: float, least: float, most: float, n: int) -> int:
-    """About how many units would bring the whole interval to one side, its width falling as 1/√n."""
+    """About how many units bring the whole interval to one side four times in five, its width falling as 1/√n."""
     centre, half = (low + high) / 2, (high - low) / 2
     room = min(abs(centre - edge) for edge in (least, most) if math.isfinite(edge))
-    return 100 * n if room * 10 < half else math.ceil(n * (half / room) ** 2 * 1.1)
+    return 100 * n if room * 10 < half else math.ceil(n * (half / room) ** 2 * POWER)

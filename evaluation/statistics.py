@@ -15,14 +15,25 @@ Floats = NDArray[np.float64]
 
 
 def bootstrap(statistic: Callable[[NDArray[np.int64]], Floats], n: int, value: float, seed: int = 0) -> Estimate:
-    """95% percentile interval of a statistic of resampled units.
+    """95% interval of a statistic of resampled units, from percentiles widened for few units.
+
+    Plain percentiles of n = 20 hold a mean only 92 times in 100. Source: Hesterberg, "What Teachers Should Know About the
+    Bootstrap" (2015), expanded percentiles.
 
     Args:
         statistic: indices [rounds, n] to values [rounds]; both arms of a pair take the same units.
     """
     draws = np.random.default_rng(seed).integers(n, size=(ROUNDS, n))
-    low, high = np.quantile(statistic(draws), (0.025, 0.975))
+    tail = _tail(n)
+    low, high = np.quantile(statistic(draws), (tail, 1 - tail))
     return Estimate(value, float(low), float(high), n)
+
+
+def _tail(n: int) -> float:
+    """The share of resamples to leave out on each side: 2.5% for many units, less for few."""
+    from scipy.special import ndtr, stdtrit
+
+    return float(ndtr(stdtrit(n - 1, 0.025) * np.sqrt(n / (n - 1)))) if n > 1 else 0.0
 
 
 def mean(values: Floats) -> Estimate:
@@ -33,6 +44,20 @@ def mean(values: Floats) -> Estimate:
 def mean_difference(candidate: Floats, baseline: Floats) -> Estimate:
     """Mean of paired differences candidate − baseline."""
     return mean(candidate - baseline)
+
+
+def share_difference(candidate: Floats, baseline: Floats) -> Estimate:
+    """Mean of paired differences of shares in 0..1, with an interval that does not vanish where hardly a pair differs.
+
+    A t-interval after one pair more in each direction, as Agresti and Min add ("Simple Improved Confidence Intervals for
+    Comparing Matched Proportions", 2005); resampling pairs that all agree would claim certainty at any n.
+    """
+    from scipy.special import stdtrit
+
+    pairs = np.append(candidate - baseline, (1.0, -1.0))
+    half = -stdtrit(len(pairs) - 1, 0.025) * pairs.std(ddof=1) / np.sqrt(len(pairs))
+    value, middle = float((candidate - baseline).mean()), float(pairs.mean())
+    return Estimate(value, middle - float(half), middle + float(half), len(candidate))
 
 
 def geometric_ratio(baseline: Floats, candidate: Floats) -> Estimate:

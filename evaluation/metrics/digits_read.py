@@ -32,11 +32,11 @@ def score(sample: Sample, params: DigitsRead) -> Estimate:
 
 
 def contrast(candidate: Sample, baseline: Sample, params: DigitsRead) -> Estimate:
-    return statistics.mean_difference(candidate.values, baseline.values)
+    return statistics.share_difference(candidate.values, baseline.values)
 
 
 METRIC: Final = Metric(
-    version=1,
+    version=2,
     title="digits read",
     params=DigitsRead,
     tasks=frozenset({"text_to_image"}),

@@ -32,11 +32,11 @@ def score(sample: Sample, params: InksRight) -> Estimate:
 
 
 def contrast(candidate: Sample, baseline: Sample, params: InksRight) -> Estimate:
-    return statistics.mean_difference(candidate.values, baseline.values)
+    return statistics.share_difference(candidate.values, baseline.values)
 
 
 METRIC: Final = Metric(
-    version=1,
+    version=2,
     title="inks right",
     params=InksRight,
     tasks=frozenset({"text_to_image"}),

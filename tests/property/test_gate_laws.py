@@ -194,18 +194,12 @@ def test_each_metric_at_its_margin_seldom_passes_and_seldom_fails(draw: Draw) ->
     assert seen["inconclusive"] > 0.9 * COSTLY
 
 
-@pytest.mark.xfail(
-    reason="the percentile bootstrap of 20 blocks is too narrow by a twelfth: 3.5% a side where 2.5% is promised"
-)
 def test_twenty_blocks_at_the_margin_keep_the_promise_too() -> None:
     seen = verdicts(latency_at_the_margin(20), 2500)
     assert_at_most(0.05, seen["pass"] + seen["fail"], 2500)
 
 
 @pytest.mark.parametrize(("n", "margin"), [(20, 0.04), (64, 0.01), (128, 0.04)])
-@pytest.mark.xfail(
-    reason="where hardly a pair differs the bootstrap sees no spread: 40%, 35% and 8% pass where 2.5% may"
-)
 def test_a_share_near_one_at_the_margin_seldom_passes(n: int, margin: float) -> None:
     assert_at_most(0.025, verdicts(digits_at_the_margin(n, margin), COSTLY)["pass"], COSTLY)
 
@@ -240,9 +234,6 @@ def test_after_a_first_look_that_was_nearly_enough_the_advised_n_decides(metric:
 
 
 @pytest.mark.parametrize("kind", ["within", "worse_by"])
-@pytest.mark.xfail(
-    reason="n_needed brings the interval to the margin's side on average, and forgets the power: 69% to 75%, not 80%"
-)
 def test_the_advised_n_passes_a_twin_and_fails_twice_the_margin_four_times_in_five(kind: str) -> None:
     margin = 0.6 * MARGIN
     metric, gate = (CLIP, Gate(within=margin)) if kind == "within" else (KID, Gate(worse_by=margin))
@@ -275,7 +266,7 @@ def test_a_kid_gate_left_open_passes_a_twin_at_the_advised_n() -> None:
 def test_an_open_gate_always_asks_for_more_than_it_had(c: float, half: float, n: int, margin: float, kind: str) -> None:
     verdict = judge(Gate(**{kind: margin}), KID, BASE, Estimate(c, c - half, c + half, n), None)
     assert (verdict.n_needed > n) == (verdict.status == "inconclusive")
-    assert verdict.n_needed <= 110 * n + 1
+    assert verdict.n_needed <= 205 * n + 1
 
 
 # ---------------------------------------------------------------- laws of the verdict
@@ -427,7 +418,7 @@ def test_an_interval_holds_the_truth_about_95_times_in_100(name: str) -> None:
     "least",
     [
         0.91,
-        pytest.param(0.94, marks=pytest.mark.xfail(reason="percentile intervals of 20 units hold it 92 to 93 times")),
+        0.94,
     ],
 )
 def test_twenty_units_hold_a_normal_mean(least: float) -> None:

@@ -528,10 +528,14 @@ MEASURED: dict[Any, Callable[[], Sample]] = {
 
 @pytest.mark.parametrize("metric", MEASURED, ids=lambda m: m.METRIC.name)
 def test_a_side_against_itself_is_exactly_even(metric: Any) -> None:
+    """Shares alone keep an interval: that not one of thirty pairs differs does not prove that none would."""
     side, params = MEASURED[metric](), metric.METRIC.params()
     found = metric.contrast(side, side, params)
     even = 1 if metric.METRIC.compared == "ratio" else 0
-    assert (found.value, found.low, found.high) == (even, even, even)
+    spread = 0.2 if metric in (digits_read, inks_right) else 0
+    assert found.value == even
+    assert even - spread <= found.low <= even <= found.high <= even + spread
+    assert (found.low < found.high) == bool(spread)
 
 
 @pytest.mark.parametrize("metric", MEASURED, ids=lambda m: m.METRIC.name)
