@@ -21,7 +21,8 @@ def find_class(library: str, name: str, place: Path) -> Any:
     Raises:
         ModelError: the model asks for code of its own, or for a class that the installed version does not have.
     """
-    found = getattr(importlib.import_module(library), name, None) if library in LIBRARIES else None
+    with silent_libraries():  # what a class imports may warn of parts that pare does not use
+        found = getattr(importlib.import_module(library), name, None) if library in LIBRARIES else None
     if found is None:
         raise ModelError(
             f"needs the class {library}.{name}, which is not there",

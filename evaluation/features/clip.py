@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from compress.engines.torch import silent_libraries
 from compress.errors import ModelError
 from compress.hashing import digest_folder
 from compress.sources import find_folder
@@ -66,9 +67,10 @@ def open_clip(reference: str) -> Clip:
     """
     folder = find_folder(reference, Path())
     try:
-        model = CLIPModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True).eval()
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-        processor = CLIPImageProcessorPil.from_pretrained(str(folder), local_files_only=True)
+        with silent_libraries():
+            model = CLIPModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True).eval()
+            tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+            processor = CLIPImageProcessorPil.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"is no CLIP model that loads: {error}", place=str(folder), fix="give a folder saved by transformers"
