@@ -92,11 +92,12 @@ def _one(
 
 
 def _noting(emit: Emit, node: str, notes: dict[str, Any]) -> Emit:
-    """Pass events on, and keep the facts of a stage's notes for the report."""
+    """Pass events on, and keep the facts of a stage's notes for the report, each under its component's name."""
 
     def listen(event: Event) -> None:
         if event.kind == "note" and event.what == node:
-            notes.update(event.facts)
+            part = f"{event.facts['component']} " if "component" in event.facts else ""
+            notes.update({f"{part}{name}": fact for name, fact in event.facts.items() if name != "component"})
         emit(event)
 
     return listen

@@ -28,12 +28,12 @@ def measure(evidence: Evidence, params: PeakMemory) -> Sample:
 
 def score(sample: Sample, params: PeakMemory) -> Estimate:
     value = float(sample.values[0])
-    return Estimate(value, value, value, 1, "one process; no interval")
+    return Estimate(value, value, value, 1)
 
 
 def contrast(candidate: Sample, baseline: Sample, params: PeakMemory) -> Estimate:
     value = float(baseline.values[0] / candidate.values[0])
-    return Estimate(value, value, value, 1, "one process a side; no interval")
+    return Estimate(value, value, value, 1, "one process a side")
 
 
 METRIC: Final = Metric(

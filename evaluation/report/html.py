@@ -94,10 +94,14 @@ def _forest(comparison: Comparison) -> str:
     return drawn and f'<p class="quiet">{key}Ratios above 1 are better for the candidate.</p>{drawn}'
 
 
+def _fact(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _stages(comparison: Comparison) -> str:
     rows: list[tuple[str, ...]] = []
     for stage in comparison.stages:
-        facts = ", ".join(f"{k} {v}" for k, v in dict(stage.get("facts", {})).items())
+        facts = ", ".join(f"{k} {_fact(v)}" for k, v in dict(stage.get("facts", {})).items())
         small = f"<small>{_e(facts)}</small>" if facts else ""
         rows.append(
             (
