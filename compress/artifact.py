@@ -93,6 +93,12 @@ class Artifact:
         """The component that stages work on by default: the denoiser, or the language model."""
         return next((name for name in (*DENOISERS, LANGUAGE_MODEL) if name in self.components), "")
 
+    @property
+    def working(self) -> tuple[str, ...]:
+        """The components that paint or write: the main one, VAE and text encoders, but none that judges or reads pictures."""
+        beside = (n for n in self.components if n == "vae" or n.startswith("text_encoder"))
+        return tuple(n for n in (self.main, *beside) if n)
+
     def folder(self, component: str) -> Path:
         return self.path / self.components[component].path
 

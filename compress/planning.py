@@ -183,7 +183,7 @@ def touched_components(step: StepSpec, artifact: Artifact) -> tuple[str, ...]:
         return step.components
     chosen = getattr(step.params, "components", ())
     if chosen == "all":
-        return tuple(artifact.components)
+        return artifact.working
     return tuple(chosen) or (artifact.main,)
 
 

@@ -101,6 +101,22 @@ def test_a_built_pipeline_paints_what_torch_paints_at_any_batch(
     assert theirs.std() > 5  # a constant picture would agree with anything
 
 
+def test_a_safety_checker_is_no_part_of_what_is_built(pipeline: Artifact, tmp_path: Path) -> None:
+    import shutil
+
+    import compress
+
+    model = shutil.copytree(pipeline.path, tmp_path / "model")
+    index = json.loads((model / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (model / "model_index.json").write_text(json.dumps(index))
+    (model / "safety_checker").mkdir()
+    (model / "safety_checker" / "config.json").write_text("{}")
+    made = compress.apply("build.openvino", model, cache=tmp_path / "cache")
+    assert made.components["safety_checker"].format == "torch"
+    assert {made.components[name].format for name in ("unet", "vae", "text_encoder")} == {"openvino"}
+
+
 def test_only_the_components_asked_for_are_built(pipeline: Artifact, tmp_path: Path) -> None:
     made, notes = apply("build.openvino", pipeline, tmp_path / "out", components=("unet",))
     assert {n: c.format for n, c in made.components.items()} == {

@@ -97,8 +97,7 @@ def _obstacle(artifact: Artifact, name: str) -> str:
 def _wanted(artifact: Artifact, params: BuildOpenVINO) -> tuple[str, ...]:
     if params.components != "all":
         return params.components
-    beside = [n for n in artifact.components if n == "vae" or n.startswith("text_encoder")]
-    return tuple(n for n in (artifact.main, *beside) if n and artifact.components[n].format != "openvino")
+    return tuple(name for name in artifact.working if artifact.components[name].format != "openvino")
 
 
 def _build_pipeline(artifact: Artifact, made: Artifact, params: BuildOpenVINO, context: Context) -> None:
