@@ -77,7 +77,8 @@ def test_any_values_under_the_right_keys_are_recipes_or_located_problems(
     body: dict[str, object], overrides: list[str]
 ) -> None:
     text = yaml.safe_dump({"schema": 1, "name": "a", "model": "zoo://b", **body}, sort_keys=False, allow_unicode=True)
-    read(text, *overrides, *(f"stages.0.{one}" for one in overrides))
+    found = read(text, *overrides, *(f"stages.0.{one}" for one in overrides))
+    assert all(isinstance(recipe, Recipe) for recipe in found)
 
 
 @given(

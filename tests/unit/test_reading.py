@@ -314,7 +314,8 @@ def test_error_texts_are_the_golden_ones(golden: Any) -> None:
         with pytest.raises(RecipeError) as caught:
             read_text(text, f"{name}.yaml")
         said.append(str(caught.value.args[0]))
-    golden("recipe_errors.txt", "\n\n".join(said) + "\n")
+    found = "\n\n".join(said) + "\n"
+    assert found == golden("recipe_errors.txt", found)
 
 
 def test_the_schema_takes_what_reading_takes() -> None:

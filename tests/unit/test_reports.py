@@ -193,8 +193,10 @@ def test_another_schema_version_is_refused() -> None:
 
 @pytest.mark.parametrize(("make", "kind"), [(image, "pass"), (text, "fail")])
 def test_markdown_and_terminal_are_the_golden_ones(make: Any, kind: str, golden: Any) -> None:
-    golden(f"report_{kind}.md", markdown.render(make()))
-    golden(f"terminal_{kind}.txt", printed(make()))
+    found = markdown.render(make())
+    assert found == golden(f"report_{kind}.md", found)
+    found = printed(make())
+    assert found == golden(f"terminal_{kind}.txt", found)
 
 
 def test_markdown_cells_cannot_break_the_table_or_bring_markup() -> None:

@@ -79,22 +79,9 @@ def train(
     began = saved = time.monotonic()
     recent = list(state.recent)
     while step < schedule.steps and spent + time.monotonic() - began < minutes * 60:
-        for group in optimiser.param_groups:
-            group["lr"] = schedule.rate_at(step)
-        torch.manual_seed(step)
-        optimiser.zero_grad(set_to_none=True)
-        # Flash attention's backward pass on a CPU costs more than all the rest of a small denoiser's step.
-        with sdpa_kernel(SDPBackend.MATH):
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = loss_at(step)
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
-        optimiser.step()
-        since = step - schedule.origin
-        keep = min(schedule.ema, (since + 1) / (since + 10))
-        torch._foreach_lerp_(list(average.values()), [w.detach() for w in weights.values()], 1 - keep)
+        loss = _learn(step, loss_at, schedule, weights, average, optimiser)
         step += 1
-        recent.append(float(loss.detach()))
+        recent.append(loss)
         if step % 50 == 0:
             curve.append((step, round(sum(recent) / len(recent), 5)))
             recent.clear()
@@ -114,6 +101,32 @@ def train(
     for key, value in weights.items():
         value.data.copy_(average[key])
     return curve
+
+
+def _learn(
+    step: int,
+    loss_at: Callable[[int], torch.Tensor],
+    schedule: Schedule,
+    weights: dict[str, torch.nn.Parameter],
+    average: dict[str, torch.Tensor],
+    optimiser: torch.optim.Optimizer,
+) -> float:
+    """One step of the optimiser and of the average; returns the loss before it."""
+    for group in optimiser.param_groups:
+        group["lr"] = schedule.rate_at(step)
+    torch.manual_seed(step)
+    optimiser.zero_grad(set_to_none=True)
+    # Flash attention's backward pass on a CPU costs more than all the rest of a small denoiser's step.
+    with sdpa_kernel(SDPBackend.MATH):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss_at(step)
+        loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+    optimiser.step()
+    since = step - schedule.origin
+    keep = min(schedule.ema, (since + 1) / (since + 10))
+    torch._foreach_lerp_(list(average.values()), [w.detach() for w in weights.values()], 1 - keep)
+    return float(loss.detach())
 
 
 def spent(name: str) -> dict[str, int]:
