@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Event:
-    """`kind` is started | progress | finished | cached | warning | note; `what` names the node or activity."""
+    """`kind` is started | progress | finished | cached | warning | note | loss; `what` names the node or activity.
+
+    `facts` are numbers, texts, and lists of them: what JSON can say.
+    """
 
     kind: str
     what: str
     message: str = ""
     done: int = 0
     total: int = 0
-    facts: dict[str, float | str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 Emit = Callable[[Event], None]

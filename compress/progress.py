@@ -63,6 +63,8 @@ class Progress:
             self._settle(event)
         elif event.kind == "warning":
             self._say(f"warning: {event.what}: {event.message}" if event.what else f"warning: {event.message}")
+        elif event.kind == "loss":
+            self._show_loss(event)
         elif event.message:
             self._say(f"{event.what}: {event.message}")
 
@@ -74,6 +76,11 @@ class Progress:
             self._tasks[event.what] = self._bars.add_task(event.what, total=event.total or None)
         if event.what in self._tasks:
             self._bars.update(self._tasks[event.what], completed=event.done, total=event.total or None)
+
+    def _show_loss(self, event: Event) -> None:
+        activity = f"{event.what} training".strip()
+        if self._bars and activity in self._tasks:
+            self._bars.update(self._tasks[activity], description=f"{activity}, loss {event.facts['loss']:.4g}")
 
     def _spin(self, what: str) -> None:
         if self._bars:

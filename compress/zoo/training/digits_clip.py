@@ -13,10 +13,11 @@ import json
 import torch
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from compress.params import Training
 from compress.zoo import MODELS, scenes
 from compress.zoo.training.captions import LENGTH, new_tokenizer
 from compress.zoo.training.digits_vae import pictures
-from compress.zoo.training.loop import Schedule, spent, train
+from compress.zoo.training.loop import spent, train
 
 BATCH = 96
 FOLDER = MODELS / "digits-clip"
@@ -69,9 +70,8 @@ def main() -> None:
         cross = torch.nn.functional.cross_entropy
         return (cross(logits, target) + cross(logits.T, target)) / 2
 
-    curve = train(
-        "digits-clip", clip, loss_at, Schedule(arguments.steps, 1e-3, warmup=200, ema=0.995), arguments.minutes
-    )
+    how = Training(steps=arguments.steps, learning_rate=1e-3, warmup=200, ema=0.995)
+    curve = train("digits-clip", clip, loss_at, how, arguments.minutes)
     clip.to(torch.bfloat16).save_pretrained(FOLDER)
     tokenizer.save_pretrained(FOLDER)
     size = {"height": scenes.SIZE, "width": scenes.SIZE}

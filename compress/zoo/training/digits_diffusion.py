@@ -19,10 +19,12 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from compress.params import Training
+from compress.training import Spent
 from compress.zoo import MODELS, scenes
 from compress.zoo.training import digits_vae
 from compress.zoo.training.captions import LENGTH, new_tokenizer
-from compress.zoo.training.loop import CHECKPOINTS, Schedule, Spent, spent, train
+from compress.zoo.training.loop import CHECKPOINTS, spent, train
 
 BATCH = 64
 LATENTS = CHECKPOINTS / "latents.safetensors"
@@ -166,13 +168,13 @@ def main() -> None:
         weight = 0.25 + weight
         return ((guess - target).square().mean(dim=(1, 2, 3)) * weight).mean()
 
-    schedule = Schedule(arguments.steps, 1e-3, warmup=200, ema=0.998, origin=before.steps)
+    how = Training(steps=arguments.steps, learning_rate=1e-3, warmup=200, ema=0.998)
     facts: dict[str, object] = {"data": "zoo://digits/train", "scenes": len(codes), "batch": BATCH}
     curve = train(
         "digits-diffusion",
         model,
         loss_at,
-        schedule,
+        how,
         arguments.minutes,
         every=lambda step: export(model, vae, arguments.out, {**facts, "steps": step}),
         before=before,

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from compress.params import Training
 from compress.zoo import scenes
 from compress.zoo.reader import FOLDER, NOTHING_DIGIT, NOTHING_INK, Network, load_reader, marks
 from compress.zoo.training.digits_vae import pictures
-from compress.zoo.training.loop import Schedule, spent, train
+from compress.zoo.training.loop import spent, train
 
 BATCH = 48
 WIDTH = 24
@@ -52,7 +53,8 @@ def main() -> None:
             said_inks.float().flatten(0, 1), inks.flatten()
         )
 
-    curve = train("digits-reader", network, loss_at, Schedule(arguments.steps, 3e-3, ema=0.995), arguments.minutes)
+    how = Training(steps=arguments.steps, learning_rate=3e-3, warmup=100, ema=0.995)
+    curve = train("digits-reader", network, loss_at, how, arguments.minutes)
     FOLDER.mkdir(parents=True, exist_ok=True)
     save_file({k: v.bfloat16().contiguous() for k, v in network.state_dict().items()}, FOLDER / "model.safetensors")
     (FOLDER / "config.json").write_text(json.dumps({"width": WIDTH}) + "\n")

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
+from compress.params import Training
 from compress.zoo import MODELS, scenes
 from compress.zoo.reader import marks
-from compress.zoo.training.loop import CHECKPOINTS, Schedule, train
+from compress.zoo.training.loop import CHECKPOINTS, train
 
 BATCH = 16
 INK_WEIGHT = 4.0  # a tenth of the pixels are ink, and its colour is what a caption names
@@ -74,9 +75,8 @@ def main() -> None:
         painted = vae.decode(posterior.sample()).sample
         return distance(painted, target) + 1e-4 * posterior.kl().mean() / 256
 
-    train(
-        "digits-vae", vae, loss_at, Schedule(arguments.steps, arguments.rate, warmup=200, ema=0.995), arguments.minutes
-    )
+    how = Training(steps=arguments.steps, learning_rate=arguments.rate, warmup=200, ema=0.995)
+    train("digits-vae", vae, loss_at, how, arguments.minutes)
     with torch.no_grad():
         held_out = pictures("validation", 0, 256)
         latents = vae.encode(held_out).latent_dist.mean
