@@ -111,6 +111,7 @@ def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit) -> Comparison:
             stages=tuple(_stage_row(d) for d in done),
             workdir=out,
             evidence_dirs=_evidence_dirs(recipe, cache),
+            chain=_chain(done),
         )
         comparison = replace(compare(request, log), directory=str(out))
         write(comparison, out)
@@ -250,6 +251,16 @@ def _with_weights(found: Plan) -> Plan:
     from compress.sources import fetch_weights
 
     return replace(found, source=fetch_weights(found.source))
+
+
+def _chain(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:
+    """The stages that lead to the candidate, with what each left. What only another stage reads (a teacher) is none."""
+    found: list[tuple[str, Artifact]] = []
+    by_id, at = {d.node.id: d for d in done}, done[-1].node.id if done else ""
+    while at in by_id:
+        found.append((at, by_id[at].artifact))
+        at = by_id[at].node.after
+    return tuple(reversed(found))
 
 
 def _stage_row(done: Done) -> Mapping[str, Any]:

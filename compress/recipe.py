@@ -42,6 +42,12 @@ class EvalSpec(Params):
         default_factory=dict, description="metrics to measure: a list of names, or of {name: {parameters}}"
     )
     samples: int = Field(256, ge=2, description="prompts or documents that quality is measured on")
+    stage_samples: int = Field(
+        64,
+        ge=0,
+        description="prompts or documents that each stage is scored on, and timed in a third of the blocks, to show what "
+        "it gave and cost; 0 leaves that out",
+    )
     batch: int = Field(16, ge=1, description="items per call while collecting quality evidence")
     timing_batch: int = Field(1, ge=1, description="prompts or sequences per timed call")
     timing_blocks: int = Field(20, ge=5, description="interleaved blocks per side; each gives one paired ratio")

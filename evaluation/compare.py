@@ -20,14 +20,19 @@ from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.gates import judge
 from evaluation.scores import Comparison, Completion, Estimate, Picture, Row, Sample, Side
-from evaluation.timing import Interleaved, painter, time_pair, writer
+from evaluation.timing import Interleaved, time_views
+from evaluation.waterfall import measure_steps
 
 PICTURES, COMPLETIONS, WRITTEN = 8, 4, 48
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is compared, on what, and where the results go. `evidence_dirs`: the first is written, the rest only read."""
+    """What is compared, on what, and where the results go.
+
+    evidence_dirs: the first is written, the rest only read.
+    chain: the stages that lead to the candidate, by id, with what each left; the last one left the candidate.
+    """
 
     name: str
     candidate: Artifact
@@ -39,6 +44,7 @@ class Request:
     stages: tuple[Mapping[str, Any], ...]
     workdir: Path
     evidence_dirs: tuple[Path, ...]
+    chain: tuple[tuple[str, Artifact], ...] = ()
 
 
 def compare(request: Request, emit: Emit) -> Comparison:
@@ -62,6 +68,8 @@ def compare(request: Request, emit: Emit) -> Comparison:
     if timed:
         sides = (replace(sides[0], timings=timed.baseline), replace(sides[1], timings=timed.candidate))
     rows = tuple(_row(name, params, sides, request, timed) for name, params in request.spec.metrics.items())
+    chain = [(stage, beside(base, request, artifact)) for stage, artifact in request.chain]
+    steps = measure_steps(chain, base, sides, request, emit)
     return Comparison(
         name=request.name,
         task=request.candidate.task,
@@ -71,6 +79,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         machine=machine.facts(),
         recipe=request.recipe_text,
         stages=request.stages,
+        steps=steps,
         pictures=_grid(sides),
         completions=completions,
         warnings=tuple(warnings),
@@ -90,24 +99,29 @@ def _noting(emit: Emit, warnings: list[str]) -> Emit:
 
 def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
     """Both sides see the same items, noise and guidance; steps and precision are their own."""
-    spec, asked = request.spec, request.spec.baseline
+    asked, base = request.spec.baseline, _viewpoint(request, request.baseline)
+    if asked.steps is not None:
+        base = replace(base, call={**base.call, "num_inference_steps": asked.steps})
+    base = replace(base, dtype=asked.dtype or "")
+    return base, beside(base, request, request.candidate)
+
+
+def beside(base: Viewpoint, request: Request, artifact: Artifact) -> Viewpoint:
+    """How an artifact is looked at when it stands beside the baseline."""
+    view = _viewpoint(request, artifact)
+    steps = {k: v for k, v in base.call.items() if k == "num_inference_steps"}
+    torch_only = all(c.format == "torch" for c in artifact.components.values())
+    # A candidate that says nothing of steps runs as many as the baseline.
+    return replace(view, dtype=base.dtype if torch_only else "", call={**steps, **view.call})
+
+
+def _viewpoint(request: Request, artifact: Artifact) -> Viewpoint:
+    spec, guidance = request.spec, request.spec.baseline.guidance
     items = request.data.first(spec.samples) if request.data else ()
     digest = request.data.digest if request.data else ""
-    shared: dict[str, Any] = {} if asked.guidance is None else {"guidance_scale": asked.guidance}
-    base_call = {**request.baseline.settings.call, **shared}
-    if asked.steps is not None:
-        base_call["num_inference_steps"] = asked.steps
-    own = dict(request.candidate.settings.call)
-    if "num_inference_steps" in base_call:  # a candidate that says nothing of steps runs as many as the baseline
-        own.setdefault("num_inference_steps", base_call["num_inference_steps"])
-    torch_only = all(c.format == "torch" for c in request.candidate.components.values())
-    dtype = asked.dtype or ""
-    return (
-        Viewpoint(request.baseline, dtype, base_call, items, digest, spec.seed, spec.batch),
-        Viewpoint(
-            request.candidate, dtype if torch_only else "", {**own, **shared}, items, digest, spec.seed, spec.batch
-        ),
-    )
+    shared = {} if guidance is None else {"guidance_scale": guidance}
+    call = {**artifact.settings.call, **shared}
+    return Viewpoint(artifact, "", call, items, digest, spec.seed, spec.batch)
 
 
 def _peak(view: Viewpoint) -> int:
@@ -119,46 +133,10 @@ def _time(
 ) -> tuple[Interleaved, tuple[Completion, ...]]:
     from compress.tasks import open_task
 
-    spec = request.spec
     one: Any = open_task(base.artifact, dtype=base.dtype or None)
     other: Any = open_task(candidate.artifact, dtype=candidate.dtype or None)
-    if base.artifact.task == "text_to_image":
-        prompts = _timed_prompts(base.items, spec.timing_batch)
-        calls = (dict(base.call), dict(candidate.call))
-        runs = painter(one, prompts, calls[0]), painter(other, prompts, calls[1])
-        work = (_steps(one, calls[0]), _steps(other, calls[1]))
-        return time_pair(*runs, work, spec.timing_batch, spec.timing_blocks, spec.seed, emit), ()
-    tokens = _timed_tokens(one, base.items, spec)
-    runs = writer(one, tokens, spec.new_tokens), writer(other, tokens, spec.new_tokens)
-    timed = time_pair(*runs, (spec.new_tokens, spec.new_tokens), spec.timing_batch, spec.timing_blocks, spec.seed, emit)
-    return timed, _completions(one, other, base.items)
-
-
-def _timed_prompts(items: tuple[Item, ...], batch: int) -> list[str]:
-    texts = [item.text for item in items[:batch]] or ["a red three on white paper"]
-    return [texts[i % len(texts)] for i in range(batch)]
-
-
-def _steps(task: Any, call: Mapping[str, Any]) -> int:
-    """Denoiser evaluations of one call, counted, not assumed."""
-    component = task.artifact.main
-    calls: list[object] = []
-    with task.watch(component, calls.append):
-        task.paint(["a red three on white paper"], ["0"], 0, **call)
-    return len(calls)
-
-
-def _timed_tokens(task: Any, items: tuple[Item, ...], spec: EvalSpec) -> list[list[int]]:
-    """Prompts of exactly `prompt_tokens` tokens, out of the evaluation data."""
-    stream: list[int] = []
-    for item in items:
-        stream += task.encode(item.text)
-        if len(stream) >= spec.prompt_tokens * spec.timing_batch:
-            break
-    stream = stream or task.encode("The array of values to sort along the given axis.")
-    needed = spec.prompt_tokens * spec.timing_batch
-    stream = (stream * (needed // len(stream) + 1))[:needed]
-    return [stream[i : i + spec.prompt_tokens] for i in range(0, needed, spec.prompt_tokens)]
+    timed = time_views(one, other, base, candidate, request.spec, emit)
+    return timed, () if base.artifact.task == "text_to_image" else _completions(one, other, base.items)
 
 
 def _completions(one: Any, other: Any, items: tuple[Item, ...]) -> tuple[Completion, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,6 +53,16 @@ class Evidence:
     @property
     def unit_ids(self) -> tuple[str, ...]:
         return tuple(item.id for item in self.items)
+
+    def first(self, count: int) -> Evidence:
+        """What was observed on the first `count` items: the same as had no others been looked at."""
+        return replace(
+            self,
+            items=self.items[:count],
+            token_logprobs=self.token_logprobs[:count],
+            bytes_read=self.bytes_read[:count],
+            protocol={**self.protocol, "samples": min(count, len(self.items))},
+        )
 
     def pictures(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Painted pictures `start` to `stop`: uint8 [n, height, width, 3].

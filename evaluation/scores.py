@@ -101,6 +101,32 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Contribution:
+    """A metric after a stage. `cumulative` is its contrast with the baseline; `marginal` that with the stage before, None
+    where either has no number."""
+
+    metric: str
+    title: str
+    cumulative: Estimate
+    marginal: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far the chain had come after a stage. The baseline, from which it starts, is the step without a stage.
+
+    size_bytes: of the weights on disk. quality: the gated metrics, on fewer items than the rows.
+    speed, quality: None and left out where there is no number; `note` says why.
+    """
+
+    stage: str
+    size_bytes: int
+    speed: Contribution | None = None
+    quality: tuple[Contribution, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Side:
     """One model of the comparison: what it is and how it was called."""
 
@@ -144,6 +170,7 @@ class Comparison:
     machine: Mapping[str, Any]
     recipe: str  # its YAML text
     stages: tuple[Mapping[str, Any], ...] = ()  # per stage: id, stage, key, cached, seconds, size_bytes, facts
+    steps: tuple[Step, ...] = ()  # from the baseline to the candidate, one a stage
     pictures: tuple[Picture, ...] = ()
     completions: tuple[Completion, ...] = ()
     warnings: tuple[str, ...] = ()

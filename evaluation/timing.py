@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from compress.data import Item
 from compress.events import Emit, track
+from compress.recipe import EvalSpec
+from evaluation.collect import Viewpoint
 from evaluation.evidence import Timings
 
 WARM_UP = 2
@@ -56,6 +59,50 @@ def time_pair(
     first = times[:, :, 1] if times[:, :, 1].any() else np.zeros((0, 3))
     sides = ((0, work[0]), (1, work[1]), (2, work[0]))
     return Interleaved(*(Timings(times[:, side, 0], first[:, side], done, items) for side, done in sides))
+
+
+def time_views(one: Any, other: Any, base: Viewpoint, candidate: Viewpoint, spec: EvalSpec, emit: Emit) -> Interleaved:
+    """Time two opened models against each other, each called as its viewpoint says, on what the recipe asks for.
+
+    Raises:
+        ValueError: a side wrote fewer tokens than it was asked for.
+    """
+    blocks, batch = spec.timing_blocks, spec.timing_batch
+    if base.artifact.task == "text_to_image":
+        prompts, calls = _timed_prompts(base.items, batch), (dict(base.call), dict(candidate.call))
+        runs = painter(one, prompts, calls[0]), painter(other, prompts, calls[1])
+        work = (_denoiser_evaluations(one, calls[0]), _denoiser_evaluations(other, calls[1]))
+        return time_pair(*runs, work, batch, blocks, spec.seed, emit)
+    tokens = _timed_tokens(one, base.items, spec)
+    runs = writer(one, tokens, spec.new_tokens), writer(other, tokens, spec.new_tokens)
+    return time_pair(*runs, (spec.new_tokens, spec.new_tokens), batch, blocks, spec.seed, emit)
+
+
+def _timed_prompts(items: tuple[Item, ...], batch: int) -> list[str]:
+    texts = [item.text for item in items[:batch]] or ["a red three on white paper"]
+    return [texts[i % len(texts)] for i in range(batch)]
+
+
+def _denoiser_evaluations(task: Any, call: Mapping[str, Any]) -> int:
+    """Of one call: counted, not assumed."""
+    component = task.artifact.main
+    calls: list[object] = []
+    with task.watch(component, calls.append):
+        task.paint(["a red three on white paper"], ["0"], 0, **call)
+    return len(calls)
+
+
+def _timed_tokens(task: Any, items: tuple[Item, ...], spec: EvalSpec) -> list[list[int]]:
+    """Prompts of exactly `prompt_tokens` tokens, out of the evaluation data."""
+    stream: list[int] = []
+    for item in items:
+        stream += task.encode(item.text)
+        if len(stream) >= spec.prompt_tokens * spec.timing_batch:
+            break
+    stream = stream or task.encode("The array of values to sort along the given axis.")
+    needed = spec.prompt_tokens * spec.timing_batch
+    stream = (stream * (needed // len(stream) + 1))[:needed]
+    return [stream[i : i + spec.prompt_tokens] for i in range(0, needed, spec.prompt_tokens)]
 
 
 def painter(task: Any, prompts: Sequence[str], call: dict[str, Any]) -> Run:

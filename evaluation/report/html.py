@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from html import escape
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.report import plots, words
+from evaluation.report import contributions, curve, plots, tradeoff, words
 from evaluation.report.result import plain
 from evaluation.scores import Comparison, Completion, Picture, Row
 
 STYLE = Path(__file__).with_name("style.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 SMALL = 256  # pixels: below this, enlarging shows the pixels there are and invents none
+_e = words.escaped
 HEADINGS = ("metric", "baseline", "candidate", "difference or ratio, 95%", "verdict")
 
 
@@ -26,16 +26,14 @@ def render(comparison: Comparison) -> str:
         _head(comparison),
         _section("Scores", _scores(comparison)),
         _section("Each interval against its margin", _forest(comparison)),
+        _section("Speed against quality", _tradeoff(comparison)),
+        _section("What each stage gave and cost", _waterfall(comparison)),
         _section("Stages", _stages(comparison)),
         _section("Same prompt, same noise", _pictures(comparison)),
         _section("Greedy completions", "".join(map(_completion, comparison.completions))),
         _section("What was compared, and on what", _provenance(comparison)),
     )
     return "\n".join(p for p in parts if p) + "\n</body></html>\n"
-
-
-def _e(text: object) -> str:
-    return escape(words.visible(text))
 
 
 def _head(comparison: Comparison) -> str:
@@ -94,6 +92,29 @@ def _forest(comparison: Comparison) -> str:
     return drawn and f'<p class="quiet">{key}Ratios above 1 are better for the candidate.</p>{drawn}'
 
 
+def _tradeoff(comparison: Comparison) -> str:
+    drawn = tradeoff.plot(comparison)
+    key = (
+        "Cross: a model and its 95% intervals against the baseline. Shaded: what the gates allow. Line: the Pareto front, "
+        "which no other model here beats in both. "
+    )
+    return drawn and f'<p class="quiet">{key}{_sample(comparison)}</p>{drawn}'
+
+
+def _waterfall(comparison: Comparison) -> str:
+    drawn = contributions.waterfall(comparison)
+    key = (
+        "Bar: the speed-up against the baseline, from before the stage to after it, logarithmic; line across its end: 95% "
+        "interval; grey: no change is inside the stage's own interval. Beside it: what this stage alone gave and cost, against the stage before. "
+    )
+    return drawn and f'<p class="quiet">{key}{_sample(comparison)}</p>{drawn}'
+
+
+def _sample(comparison: Comparison) -> str:
+    units = contributions.units(comparison)
+    return f"Stages are scored on the first {units} items, the candidate's verdict on all." if units else ""
+
+
 def _fact(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
@@ -101,8 +122,11 @@ def _fact(value: object) -> str:
 def _stages(comparison: Comparison) -> str:
     rows: list[tuple[str, ...]] = []
     for stage in comparison.stages:
-        facts = ", ".join(f"{k} {_fact(v)}" for k, v in dict(stage.get("facts", {})).items())
-        small = f"<small>{_e(facts)}</small>" if facts else ""
+        facts = dict(stage.get("facts", {}))
+        curves = {name: found for name, fact in facts.items() if (found := curve.read(name, fact)) is not None}
+        others = ", ".join(f"{name} {_fact(fact)}" for name, fact in facts.items() if name not in curves)
+        small = f"<small>{_e(others)}</small>" if others else ""
+        small += "".join(curve.draw(name, found) for name, found in curves.items())
         rows.append(
             (
                 f"<span>{_e(stage['id'])}{small}</span>",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from evaluation.report import words
+from evaluation.report import contributions, words
 from evaluation.scores import Comparison
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
@@ -28,11 +28,24 @@ def render(comparison: Comparison) -> str:
     for stage in comparison.stages:
         state = "cached" if stage["cached"] else "ran"
         lines.append(f"| {_safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {words.size(stage['size_bytes'])} |")
+    lines += _contributions(comparison)
     lines += ["", f"Baseline: {_safe(comparison.baseline.engine)}. Candidate: {_safe(comparison.candidate.engine)}."]
     lines += [f"Machine: {_safe(words.machine(comparison))}."]
     if comparison.warnings:
         lines += ["", *(f"* Warning: {_safe(w)}" for w in comparison.warnings)]
     return "\n".join(lines) + "\n"
+
+
+def _contributions(comparison: Comparison) -> list[str]:
+    headings, rows = contributions.table(comparison)
+    if not rows:
+        return []
+    lines = ["", "| " + " | ".join(map(_safe, headings)) + " |", "|---|" + "---:|" * (len(headings) - 1)]
+    lines += ["| " + " | ".join(map(_safe, row)) + " |" for row in rows]
+    if units := contributions.units(comparison):
+        lines += ["", f"Quality of the stages on the first {units} items."]
+    notes = [f"* {_safe(step.stage)}: {_safe(step.note)}" for step in comparison.steps if step.note]
+    return lines + (["", *notes] if notes else [])
 
 
 def _safe(text: object) -> str:

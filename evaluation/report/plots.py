@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 
 import numpy as np
@@ -15,6 +15,7 @@ from evaluation.report import words
 from evaluation.report.bounds import allowed
 from evaluation.scores import Comparison, Row
 
+Scale = Callable[[float], float]  # a value to per cent of the width
 APART = 15.0  # per cent of the width: nearer labels would touch on a phone
 
 
@@ -38,19 +39,19 @@ def forest(comparison: Comparison) -> str:
 def _axis(row: Row) -> str:
     zone, middle = allowed(row), 1.0 if row.compared == "ratio" else 0.0
     edges = [edge for edge in zone or () if math.isfinite(edge) and (edge > 0 or middle == 0.0)]
-    x = _scale([row.contrast.low, row.contrast.high, middle, *edges], row.compared == "ratio")
+    x = scale([row.contrast.low, row.contrast.high, middle, *edges], row.compared == "ratio")
     parts = []
     if zone is not None:
         left, right = x(zone[0]), x(zone[1])
         parts.append(f'<rect class="zone" x="{left:.2f}%" width="{max(0.0, right - left):.2f}%" y="2" height="26"/>')
     parts += [_line(x(edge), "edge") for edge in edges] + [_line(x(middle), "middle")]
     parts.append(_interval(x(row.contrast.low), x(row.contrast.value), x(row.contrast.high), row.verdict.status))
-    parts += _labels([*edges, middle], x, "×" if row.compared == "ratio" else "")
+    parts += labels([*edges, middle], x, "×" if row.compared == "ratio" else "")
     label = escape(f"{row.title}: {words.contrast(row)}; {row.verdict.gate or 'not gated'}")
     return f'<svg role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def _scale(values: list[float], logarithmic: bool) -> Callable[[float], float]:
+def scale(values: Sequence[float], logarithmic: bool) -> Callable[[float], float]:
     """From a value to per cent of the width; what lies outside is drawn at the rim."""
     low, high = (f(map(math.log, values) if logarithmic else values) for f in (min, max))
     room = (high - low) * 0.12 or 1.0
@@ -74,8 +75,8 @@ def _interval(low: float, value: float, high: float, status: str) -> str:
     )
 
 
-def _labels(values: list[float], x: Callable[[float], float], unit: str) -> list[str]:
-    """The values under the axis, the first of any that would touch."""
+def labels(values: Sequence[float], x: Callable[[float], float], unit: str, y: float = 42) -> list[str]:
+    """The values under the axis, the first of any that would touch; `y` is where their text stands, in pixels."""
     placed: list[float] = []
     parts = []
     for value in values:
@@ -83,9 +84,13 @@ def _labels(values: list[float], x: Callable[[float], float], unit: str) -> list
         if all(abs(at - other) >= APART for other in placed):
             placed.append(at)
             anchor = "start" if at < 6 else "end" if at > 94 else "middle"
-            text = f"{value:.3g}".replace("-", "−") + unit
-            parts.append(f'<text x="{at:.2f}%" y="42" text-anchor="{anchor}">{text}</text>')
+            text = tick(value) + unit
+            parts.append(f'<text x="{at:.2f}%" y="{y:g}" text-anchor="{anchor}">{text}</text>')
     return parts
+
+
+def tick(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
 
 
 def data_uri(picture: NDArray[np.uint8]) -> str:

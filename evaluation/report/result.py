@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.scores import Comparison, Completion, Estimate, Row, Side, Verdict
+from evaluation.scores import Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -39,72 +39,96 @@ def from_dict(data: dict[str, Any]) -> Comparison:
         machine=data["machine"],
         recipe=data["recipe"],
         stages=tuple(data["stages"]),
+        steps=tuple(_step(step) for step in data["steps"]),
         completions=tuple(Completion(**c) for c in data["completions"]),
         warnings=tuple(data["warnings"]),
         directory=data["directory"],
     )
 
 
+TEXT, NUMBER, WHOLE = {"type": "string"}, {"type": ["number", "null"]}, {"type": "integer"}
+STATUS = {"enum": ["pass", "fail", "inconclusive", "not gated"]}
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema of a result."""
-    text, number, whole = {"type": "string"}, {"type": ["number", "null"]}, {"type": "integer"}
-    estimate = _closed({"value": number, "low": number, "high": number, "n": whole, "note": text})
-    verdict = _closed(
-        {
-            "status": {"enum": ["pass", "fail", "inconclusive", "not gated"]},
-            "gate": text,
-            "why": text,
-            "n_needed": whole,
-        }
-    )
     side = _closed(
-        {"name": text, "digest": text, "engine": text, "call": {"type": "object"}, "lineage": {"type": "array"}}
-    )
-    row = _closed(
-        {
-            "metric": text,
-            "title": text,
-            "unit": text,
-            "better": {"enum": ["lower", "higher", "same"]},
-            "compared": {"enum": ["difference", "ratio"]},
-            **dict.fromkeys(("baseline", "candidate", "contrast"), estimate),
-            "verdict": verdict,
-            "noise": {"anyOf": [estimate, {"type": "null"}]},
-            "protocol": {"type": "object"},
-        }
+        {"name": TEXT, "digest": TEXT, "engine": TEXT, "call": {"type": "object"}, "lineage": {"type": "array"}}
     )
     completion = _closed(
-        {**dict.fromkeys(("unit_id", "prompt", "baseline", "candidate"), text), "first_divergent_token": whole}
+        {**dict.fromkeys(("unit_id", "prompt", "baseline", "candidate"), TEXT), "first_divergent_token": WHOLE}
     )
-    stage = {
-        "type": "object",
-        "required": ["id", "stage", "key", "cached", "seconds", "size_bytes", "facts"],
-        "properties": {
-            "id": text,
-            "stage": text,
-            "key": text,
-            "cached": {"type": "boolean"},
-            "facts": {"type": "object"},
-        },
-    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_closed(
             {
                 "schema_version": {"const": SCHEMA},
-                "status": verdict["properties"]["status"],
+                "status": STATUS,
                 "exit_code": {"enum": [0, 1, 4]},
-                **dict.fromkeys(("name", "task", "recipe", "directory"), text),
+                **dict.fromkeys(("name", "task", "recipe", "directory"), TEXT),
                 "baseline": side,
                 "candidate": side,
-                "rows": {"type": "array", "items": row},
+                "rows": {"type": "array", "items": _row_schema()},
                 "machine": {"type": "object"},
-                "stages": {"type": "array", "items": stage},
+                "stages": {"type": "array", "items": _stage_schema()},
+                "steps": {"type": "array", "items": _step_schema()},
                 "completions": {"type": "array", "items": completion},
-                "warnings": {"type": "array", "items": text},
+                "warnings": {"type": "array", "items": TEXT},
             }
         ),
     }
+
+
+def _row_schema() -> dict[str, Any]:
+    return _closed(
+        {
+            "metric": TEXT,
+            "title": TEXT,
+            "unit": TEXT,
+            "better": {"enum": ["lower", "higher", "same"]},
+            "compared": {"enum": ["difference", "ratio"]},
+            **dict.fromkeys(("baseline", "candidate", "contrast"), _estimate_schema()),
+            "verdict": _closed({"status": STATUS, "gate": TEXT, "why": TEXT, "n_needed": WHOLE}),
+            "noise": _or_null(_estimate_schema()),
+            "protocol": {"type": "object"},
+        }
+    )
+
+
+def _stage_schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["id", "stage", "key", "cached", "seconds", "size_bytes", "facts"],
+        "properties": {
+            "id": TEXT,
+            "stage": TEXT,
+            "key": TEXT,
+            "cached": {"type": "boolean"},
+            "facts": {"type": "object"},
+        },
+    }
+
+
+def _step_schema() -> dict[str, Any]:
+    estimate = _estimate_schema()
+    contribution = _closed({"metric": TEXT, "title": TEXT, "cumulative": estimate, "marginal": _or_null(estimate)})
+    return _closed(
+        {
+            "stage": TEXT,
+            "size_bytes": WHOLE,
+            "speed": _or_null(contribution),
+            "quality": {"type": "array", "items": contribution},
+            "note": TEXT,
+        }
+    )
+
+
+def _estimate_schema() -> dict[str, Any]:
+    return _closed({"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": WHOLE, "note": TEXT})
+
+
+def _or_null(found: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [found, {"type": "null"}]}
 
 
 def _closed(properties: dict[str, Any]) -> dict[str, Any]:
@@ -139,6 +163,16 @@ def _row(data: dict[str, Any]) -> Row:
     estimates = {key: _estimate(data[key]) for key in ("baseline", "candidate", "contrast")}
     noise = _estimate(data["noise"]) if data["noise"] else None
     return Row(**{**data, **estimates, "verdict": Verdict(**data["verdict"]), "noise": noise})
+
+
+def _step(data: dict[str, Any]) -> Step:
+    speed = _contribution(data["speed"]) if data["speed"] else None
+    return Step(**{**data, "speed": speed, "quality": tuple(map(_contribution, data["quality"]))})
+
+
+def _contribution(data: dict[str, Any]) -> Contribution:
+    marginal = _estimate(data["marginal"]) if data["marginal"] else None
+    return Contribution(**{**data, "cumulative": _estimate(data["cumulative"]), "marginal": marginal})
 
 
 def _estimate(data: dict[str, Any]) -> Estimate:

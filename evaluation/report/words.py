@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
+from html import escape
 
 from evaluation.scores import Comparison, Estimate, Row
 
@@ -26,6 +28,11 @@ CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 def visible(text: object) -> str:
     """Text without control characters and lone surrogates: harmless to a terminal, and holdable by XML."""
     return CONTROL.sub("�", str(text))
+
+
+def escaped(text: object) -> str:
+    """Visible text as HTML and as an attribute's value."""
+    return escape(visible(text))
 
 
 def number(value: float, spread: float = 0.0) -> str:
@@ -64,6 +71,11 @@ def contrast(row: Row) -> str:
     text = number(scaled.value, _half(scaled))
     sign = "+" if found.value > 0 and re.search("[1-9]", text) else ""
     return _with_interval(f"{sign}{text} {unit}".strip(), scaled)
+
+
+def contrast_of(row: Row, found: Estimate | None) -> str:
+    """A contrast of the row's metric that is not the row's own, such as a stage's."""
+    return contrast(replace(row, contrast=found)) if found else "–"
 
 
 def mark(row: Row) -> str:

@@ -76,6 +76,15 @@ def test_a_run_passes_its_gates_and_writes_its_reports(first: Any, place: Path) 
     assert [e["what"] for e in events if e["kind"] == "finished"] == ["build.openvino", "quantize.nncf"]
 
 
+def test_a_run_tells_how_far_each_stage_got(first: Any) -> None:
+    start, built, small = first.steps
+    assert [s.stage for s in first.steps] == ["", "build.openvino", "quantize.nncf"]
+    assert small.size_bytes < built.size_bytes
+    assert abs(built.quality[0].cumulative.value) < 1e-2 < abs(small.quality[0].marginal.value)
+    assert [s.note for s in first.steps] == ["", "", ""]
+    assert start.quality == ()
+
+
 def test_a_second_run_does_no_work_twice_and_rewrites_no_weight(first: Any, place: Path) -> None:
     files = {f: f.stat().st_mtime_ns for f in (place / "cache" / "entries").rglob("*.bin")}
     again = compress.run(place / "recipe.yaml", cache=place / "cache", out=place / "again")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from evaluation import statistics
 from evaluation.metrics import kid
+from evaluation.scores import Estimate
 
 RUNS = 150
 
@@ -18,6 +19,31 @@ def test_the_bootstrap_covers_the_mean() -> None:
     found = [statistics.mean(rng.exponential(size=80)) for _ in range(RUNS)]
     covered = np.mean([e.low <= 1 <= e.high for e in found])
     assert 0.88 <= covered <= 0.99
+
+
+def test_the_quotient_of_two_ratios_covers_their_true_quotient() -> None:
+    """Speed-ups of 3 and 2, measured apart in 7 and 20 blocks."""
+    rng = np.random.default_rng(4)
+
+    def measured(ratio: float, blocks: int) -> Estimate:
+        noise = rng.normal(scale=0.1, size=(2, blocks))
+        return statistics.geometric_ratio(ratio * np.exp(noise[0]), np.exp(noise[1]))
+
+    found = [statistics.quotient(measured(3, 7), measured(2, 20)) for _ in range(RUNS)]
+    assert 0.9 <= np.mean([e.low <= 1.5 <= e.high for e in found]) <= 0.995
+
+
+def test_the_quotient_turns_around_and_by_an_exact_number_changes_nothing_else() -> None:
+    top, bottom = Estimate(3.0, 2.5, 3.9, 7), Estimate(2.0, 1.8, 2.1, 20)
+    one, other = statistics.quotient(top, bottom), statistics.quotient(bottom, top)
+    assert (one.value, one.low, one.high) == pytest.approx((1 / other.value, 1 / other.high, 1 / other.low))
+    exact = statistics.quotient(top, Estimate(2.0, 2.0, 2.0, 20))
+    assert (exact.value, exact.low, exact.high, exact.n) == (
+        pytest.approx(1.5),
+        pytest.approx(1.25),
+        pytest.approx(1.95),
+        7,
+    )
 
 
 def test_the_jackknife_covers_a_kid_of_zero() -> None:

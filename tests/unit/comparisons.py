@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from evaluation.scores import Comparison, Completion, Estimate, Picture, Row, Side, Verdict
+from evaluation.scores import Comparison, Completion, Contribution, Estimate, Picture, Row, Side, Step, Verdict
 
 MACHINE = {
     "processor": "Example CPU @ 2.0 GHz",
@@ -59,6 +61,29 @@ def image() -> Comparison:
         rows=rows, machine=MACHINE, recipe="name: digits\nstages:\n  - quantize: {bits: 8}\n", stages=stages,
         pictures=tuple(pictures), directory="runs/digits",
     )  # fmt: skip
+
+
+def staged() -> Comparison:
+    """`image()` with its two stages measured, one more in between that paints nothing, and a loss curve."""
+
+    def speed(value: float, gain: float, n: int = 7) -> Contribution:
+        whole, own = (Estimate(v, v * 0.95, v * 1.06, n) for v in (value, gain))
+        return Contribution("latency", "latency", whole, own)
+
+    def read(value: float, change: float | None) -> tuple[Contribution, ...]:
+        whole, own = (Estimate(v, v - 0.02, v + 0.02, 64) for v in (value, change or 0.0))
+        return (Contribution("digits_read", "digits read", whole, None if change is None else own),)
+
+    steps = (
+        Step("", 1_310_000_000),
+        Step("fuse", 1_310_000_000, speed(1.5, 1.5), read(-0.004, -0.004)),
+        Step("prune", 900_000_000, speed(2.6, 1.7333), note="quality not measured: it painted a constant picture"),
+        Step("int8", 331_800_000, speed(4.3, 1.6538, 30), read(-0.002, None)),
+    )
+    found = image()
+    curve = {"unet loss": [[10 * i, 2.0 * 0.9**i] for i in range(1, 50)], "rank": 4}
+    pruned = {**found.stages[0], "id": "prune", "cached": False, "size_bytes": 900_000_000, "facts": curve}
+    return replace(found, stages=(found.stages[0], pruned, found.stages[1]), steps=steps)
 
 
 def text() -> Comparison:

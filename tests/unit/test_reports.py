@@ -23,8 +23,8 @@ from compress.catalogue import find_metric
 from compress.recipe import Gate
 from evaluation.gates import judge
 from evaluation.report import bounds, html, junit, markdown, plots, result, terminal, words, write
-from evaluation.scores import Comparison, Completion, Estimate, Row, Side, Verdict
-from tests.unit.comparisons import exact, image, latency, text
+from evaluation.scores import Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
+from tests.unit.comparisons import exact, image, latency, staged, text
 
 
 def printed(comparison: Comparison, width: int = 100, terminal_like: bool = False) -> str:
@@ -54,11 +54,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += attrs
-        if tag not in ("meta", "img", "br", "circle", "line", "rect"):
+        if tag not in ("meta", "img", "br", "circle", "line", "rect", "polyline"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        if tag not in ("circle", "line", "rect"):
+        if tag not in ("circle", "line", "rect", "polyline"):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
@@ -148,13 +148,13 @@ def test_machine_leaves_out_what_is_unknown() -> None:
     assert words.machine(replace(image(), machine={})) == "not recorded"
 
 
-@pytest.mark.parametrize("make", [image, text])
+@pytest.mark.parametrize("make", [image, text, staged])
 def test_result_validates_and_comes_back(make: Any) -> None:
     comparison = make()
     data = json.loads(json.dumps(result.to_dict(comparison), allow_nan=False))
     jsonschema.Draft202012Validator.check_schema(result.schema())
     jsonschema.validate(data, result.schema())
-    assert (data["schema_version"], data["status"], data["exit_code"]) == (1, comparison.status, comparison.exit_code)
+    assert (data["schema_version"], data["status"], data["exit_code"]) == (2, comparison.status, comparison.exit_code)
     assert result.from_dict(data) == replace(comparison, pictures=())
 
 
@@ -187,8 +187,8 @@ def test_schema_refuses_a_missing_verdict_and_an_unknown_key() -> None:
 
 
 def test_another_schema_version_is_refused() -> None:
-    with pytest.raises(ValueError, match="schema 2"):
-        result.from_dict({**result.to_dict(image()), "schema_version": 2})
+    with pytest.raises(ValueError, match="schema 1"):
+        result.from_dict({**result.to_dict(image()), "schema_version": 1})
 
 
 @pytest.mark.parametrize(("make", "kind"), [(image, "pass"), (text, "fail")])
@@ -197,6 +197,28 @@ def test_markdown_and_terminal_are_the_golden_ones(make: Any, kind: str, golden:
     assert found == golden(f"report_{kind}.md", found)
     found = printed(make())
     assert found == golden(f"terminal_{kind}.txt", found)
+
+
+def test_stages_have_a_table_of_their_own_in_markdown_and_leave_the_terminal_as_it_is(golden: Any) -> None:
+    found = markdown.render(staged())
+    assert found == golden("report_stages.md", found)
+    assert printed(staged()) == printed(image())
+
+
+def test_a_stage_that_trained_shows_its_loss_as_a_line_and_not_as_numbers() -> None:
+    source = html.render(staged())
+    assert source.count('<svg class="curve"') == 1
+    assert "unet loss 1.80 at step 10 → 0.0115 at step 490, logarithmic" in source
+    assert "rank 4" in source
+    assert "[10," not in source
+
+
+def test_stages_are_drawn_between_the_scores_and_their_table() -> None:
+    source = html.render(staged())
+    titles = re.findall("<h2>([^<]+)</h2>", source)
+    assert titles[2:5] == ["Speed against quality", "What each stage gave and cost", "Stages"]
+    assert Page(source).open == []
+    assert "Speed against quality" not in html.render(image())
 
 
 def test_markdown_cells_cannot_break_the_table_or_bring_markup() -> None:
@@ -340,10 +362,12 @@ def hostile(value: str) -> Comparison:
         text().rows[0],
         metric=value, title=value, unit=value, verdict=Verdict("fail", value, value), contrast=Estimate(1.2, 1.1, 1.3, 9, value),
     )  # fmt: skip
+    contrast = Contribution(value, value, Estimate(1.2, 1.1, 1.3, 9, value), Estimate(1.2, 1.1, 1.3, 9, value))
     return replace(
         image(),
-        name=value, rows=(row,), recipe=value, warnings=(value,), machine={"processor": value, "libraries": {value: value}},
-        stages=({**image().stages[0], "id": value, "facts": {value: value}},),
+        steps=(Step("", 9), Step(value, 8, contrast, (contrast,), value)),
+        name=value, rows=(row, replace(row, compared="difference")), recipe=value, warnings=(value,), machine={"processor": value, "libraries": {value: value}},
+        stages=({**image().stages[0], "id": value, "facts": {value: value, f"{value} loss": [[1, 2.0], [2, 1.0]]}},),
         pictures=(replace(image().pictures[0], caption=value),),
         completions=(Completion(value, value, value + "a", value + "b", 1),),
         baseline=Side(value, value, value, {value: value}),
@@ -361,7 +385,7 @@ def test_strings_of_users_are_harmless_in_every_file(value: str) -> None:
     ]
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert not re.search(r"<(?!!)", markdown.render(comparison))
-    assert len(ElementTree.fromstring(junit.render(comparison))) == (1 if comparison.rows else 0)
+    assert len(ElementTree.fromstring(junit.render(comparison))) == len(comparison.rows) == 2
     jsonschema.validate(result.to_dict(comparison), result.schema())
     assert "\x1b" not in printed(comparison)
 

@@ -1,0 +1,174 @@
+"""How far each stage got: speed, size and quality of every model between the baseline and the candidate.
+
+All are held against the baseline on the same first items, so that a stage's own share is what separates it from the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from compress.catalogue import find_metric
+from compress.errors import PareError
+from compress.events import Emit, track
+from compress.recipe import EvalSpec, Gate
+from evaluation import statistics
+from evaluation.collect import Viewpoint, collect
+from evaluation.evidence import Evidence, Timings
+from evaluation.scores import Contribution, Estimate, Sample, Step
+from evaluation.timing import time_views
+
+if TYPE_CHECKING:
+    from evaluation.compare import Request
+
+T = TypeVar("T")
+FEWEST_BLOCKS = 5
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What is known of one model of the chain: as much as could be measured, and in words what could not."""
+
+    size_bytes: int
+    speed: Estimate | None  # against the baseline
+    samples: Mapping[str, Sample]  # per quality metric
+    notes: tuple[str, ...] = ()
+
+
+def measure_steps(
+    chain: Sequence[tuple[str, Viewpoint]],
+    base: Viewpoint,
+    sides: tuple[Evidence, Evidence],
+    request: Request,
+    emit: Emit,
+) -> tuple[Step, ...]:
+    """The baseline and every stage of the chain. What failed is noted in its step; it ends no run.
+
+    Args:
+        chain: the stages by id; the last one left the candidate.
+        sides: baseline and candidate as the verdict saw them, which are not looked at again.
+    """
+    spec, count = request.spec, request.spec.stage_samples
+    if not chain or not count:
+        return ()
+    names = (_speed_metric(spec, request.gates), *_quality_metrics(spec, request.gates))
+    before = _reached(sides[0].first(count), None, names, spec, [])
+    before = replace(before, speed=Estimate(1.0, 1.0, 1.0, spec.timing_blocks) if names[0] else None)
+    steps = [Step("", before.size_bytes, note="; ".join(before.notes))]
+    baseline = before.samples
+    for stage, view in track(chain, emit, "each stage against the baseline", len(chain)):
+        notes: list[str] = []
+        if view is chain[-1][1]:
+            found, against = sides[1].first(count), sides[0].timings
+        else:
+            found, against = _observe(stage, base, view, names, request, notes, emit)
+        now = _reached(found, against, names, spec, notes)
+        steps.append(_step(stage, now, before, baseline, names, spec))
+        before = now
+    return tuple(steps)
+
+
+def _speed_metric(spec: EvalSpec, gates: Mapping[str, Gate]) -> str:
+    """The time or rate that the recipe gates, else the first it measures, else ""."""
+    timed = [name for name in spec.metrics if find_metric(name).needs == "timings"]
+    return next((name for name in timed if name in gates), timed[0] if timed else "")
+
+
+def _quality_metrics(spec: EvalSpec, gates: Mapping[str, Gate]) -> tuple[str, ...]:
+    return tuple(name for name in spec.metrics if name in gates and find_metric(name).needs in ("images", "texts"))
+
+
+def _observe(
+    stage: str,
+    base: Viewpoint,
+    view: Viewpoint,
+    names: tuple[str, ...],
+    request: Request,
+    notes: list[str],
+    emit: Emit,
+) -> tuple[Evidence, Timings | None]:
+    """Evidence of a model in the middle, with its timings, and the baseline's timings of the same blocks."""
+    spec, found = request.spec, Evidence(view.artifact)
+    few = replace(view, items=view.items[: spec.stage_samples])
+    if names[1:]:
+        side = f"model after {stage}"
+        found = _tried(lambda: collect(few, request.evidence_dirs, side, emit), "quality", notes) or found
+    if not names[0]:
+        return found, None
+
+    def time() -> tuple[Timings, Timings]:
+        from compress.tasks import open_task
+
+        one: Any = open_task(base.artifact, dtype=base.dtype or None)
+        other: Any = open_task(view.artifact, dtype=view.dtype or None)
+        blocks = max(FEWEST_BLOCKS, spec.timing_blocks // 3)
+        timed = time_views(one, other, base, view, spec.model_copy(update={"timing_blocks": blocks}), emit)
+        return timed.baseline, timed.candidate
+
+    against, own = _tried(time, "speed", notes) or (None, None)
+    return replace(found, timings=own), against
+
+
+def _reached(
+    found: Evidence, against: Timings | None, names: tuple[str, ...], spec: EvalSpec, notes: list[str]
+) -> Reached:
+    samples: dict[str, Sample] = {}
+    for name in names[1:] if found.items else ():
+        sample = _tried(partial(_sample, name, found, spec), find_metric(name).title, notes)
+        samples |= {name: sample} if sample is not None else {}
+    speed = None
+    if against is not None and found.timings is not None:
+        one, other = (_sample(names[0], replace(found, timings=timed), spec) for timed in (found.timings, against))
+        speed = _contrast(names[0], one, other, spec)
+    size = round(1e6 * _sample("size", found, spec).values[0])
+    return Reached(size, speed, samples, tuple(notes))
+
+
+def _step(
+    stage: str,
+    now: Reached,
+    before: Reached,
+    baseline: Mapping[str, Sample],
+    names: tuple[str, ...],
+    spec: EvalSpec,
+) -> Step:
+    speed = None
+    if now.speed is not None:
+        gained = statistics.quotient(now.speed, before.speed) if before.speed else None
+        speed = Contribution(names[0], find_metric(names[0]).title, now.speed, gained)
+    quality = tuple(
+        Contribution(
+            name,
+            find_metric(name).title,
+            _contrast(name, now.samples[name], baseline[name], spec),
+            _contrast(name, now.samples[name], before.samples[name], spec) if name in before.samples else None,
+        )
+        for name in names[1:]
+        if name in now.samples and name in baseline
+    )
+    return Step(stage, now.size_bytes, speed, quality, "; ".join(now.notes))
+
+
+def _sample(name: str, evidence: Evidence, spec: EvalSpec) -> Sample:
+    metric = find_metric(name)
+    found: Sample = metric.measure(evidence, metric.params(**spec.metrics.get(name, {})))
+    return found
+
+
+def _contrast(name: str, one: Sample, other: Sample, spec: EvalSpec) -> Estimate:
+    metric = find_metric(name)
+    found: Estimate = metric.contrast(one, other, metric.params(**spec.metrics.get(name, {})))
+    return found
+
+
+def _tried(work: Callable[[], T], what: str, notes: list[str]) -> T | None:
+    """What `work` gives, or None with a note: a model in the middle may fail in any way that its libraries know."""
+    try:
+        return work()
+    except PareError as error:
+        notes.append(f"{what} not measured: {error.problems[0].message}")
+    except Exception as error:
+        notes.append(f"{what} not measured: {type(error).__name__}: {error}")
+    return None
