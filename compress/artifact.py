@@ -22,6 +22,7 @@ Format = Literal["torch", "openvino", "onnx", "tensorrt", "gguf", "compiled"]
 MANIFEST = "pare.json"
 SCHEMA = 1
 LANGUAGE_MODEL = "model"
+LOOKS = 8  # timesteps at which a denoiser is looked at
 DENOISERS = ("unet", "transformer")
 # Words in diffusers' class names: of pipelines that are given more than text, and of those that give other than pictures.
 OTHER_INPUTS = ("Img2Img", "Inpaint", "Control", "Upscale", "Pix2Pix", "Edit", "Variation", "SuperResolution", "Fill")
@@ -87,6 +88,7 @@ class Artifact:
     settings: Settings = field(default_factory=Settings)
     lineage: tuple[Provenance, ...] = ()
     digest: str = ""
+    planned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # configs of what is still to be made
 
     @property
     def main(self) -> str:
@@ -101,6 +103,17 @@ class Artifact:
 
     def folder(self, component: str) -> Path:
         return self.path / self.components[component].path
+
+    def config(self, component: str) -> Mapping[str, Any]:
+        """A component's own config: as it will be, where a stage still to run changes it, else as its folder holds it.
+
+        Raises:
+            ModelError: the folder has none that reads.
+        """
+        if component in self.planned:
+            return self.planned[component]
+        found: Mapping[str, Any] = read_json(self.folder(component) / "config.json")
+        return found
 
     def replacing(self, formats: Mapping[str, Format]) -> Artifact:
         """The same artifact with some components in another format."""
@@ -247,6 +260,20 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files of a torch component that hold its weights, relative names sorted."""
     kinds = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
     return tuple(sorted({f for kind in kinds for f in folder.glob(kind)}))
+
+
+def few_steps(artifact: Artifact) -> dict[str, int]:
+    """Arguments that make a pipeline run just far enough for its components to be looked at, at timesteps spread evenly."""
+    return {"num_inference_steps": LOOKS} if artifact.task == "text_to_image" else {}
+
+
+def rewritten(artifact: Artifact, components: tuple[str, ...]) -> tuple[str, ...]:
+    """The files that saving these components again writes, for `derive` to leave out: weights and config."""
+    files = [f for name in components for f in weight_files(artifact.folder(name))]
+    files += [artifact.folder(name) / "config.json" for name in components]
+    if artifact.task == "text_generation":
+        files.append(artifact.path / "generation_config.json")
+    return tuple(str(f.relative_to(artifact.path)) for f in files)
 
 
 def _hard_link(source: Path, target: Path) -> bool:

@@ -25,13 +25,24 @@ Run = Callable[..., None]
 
 
 @dataclass(frozen=True)
+class Foresight:
+    """What a stage can tell before anything runs: its components' configs as they will be, what it grants of what was asked,
+    and the room it needs beside its result while it works."""
+
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    told: str = ""
+    scratch_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Stage:
     """One step of a recipe: what it takes, what it leaves behind, and what it is held to.
 
     `formats` maps each component format it takes to the one it leaves; `effect` and `reproducible` are what the contract
     check enforces; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
-    "calibration") it cannot do without, given its parameters; `refuse` looks at an artifact's description before anything
-    runs and returns why this stage cannot work on it ("" when it can).
+    "calibration") it cannot do without, given its parameters; `inputs` the roles of further artifacts it is given ("teacher",
+    the source unless the recipe names another); `refuse` looks at an artifact's description before anything runs and returns
+    why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError.
     """
 
     name: str
@@ -44,10 +55,12 @@ class Stage:
     run: Run
     bound_to: frozenset[str] = frozenset()
     data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
+    inputs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     extra: str = ""
     doc: str = ""
     refuse: Callable[[Artifact, Any], str] = field(default=lambda artifact, params: "")
+    foresee: Callable[[Artifact, Any], Foresight] = field(default=lambda artifact, params: Foresight())
 
 
 def stage(
@@ -60,9 +73,11 @@ def stage(
     reproducible: Reproducible,
     bound_to: tuple[str, ...] = (),
     data: Callable[[Any], tuple[str, ...]] | None = None,
+    inputs: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
     extra: str = "",
     refuse: Callable[[Artifact, Any], str] | None = None,
+    foresee: Callable[[Artifact, Any], Foresight] | None = None,
 ) -> Callable[[Callable[[Artifact, Any, Context], None]], Stage]:
     """Turn a stage file's `run` function into its record. The name is the file's place, the help its docstring."""
 
@@ -78,10 +93,12 @@ def stage(
             run=run,
             bound_to=frozenset(bound_to),
             data=data or (lambda params: ()),
+            inputs=inputs,
             libraries=libraries,
             extra=extra,
             doc=sys.modules[run.__module__].__doc__ or "",
             refuse=refuse or (lambda artifact, params: ""),
+            foresee=foresee or (lambda artifact, params: Foresight()),
         )
 
     return record

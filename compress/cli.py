@@ -332,6 +332,7 @@ def _plan_dict(found: Plan) -> dict[str, Any]:
                 "cached": n.cached,
                 "disk_bytes": n.disk_bytes,
                 "seconds": n.seconds,
+                "told": n.told,
             }
             for n in found.nodes
         ],
@@ -347,6 +348,8 @@ def _print_plan(found: Plan) -> None:
         state = "cached" if node.cached else f"~{node.seconds:.0f} s" if node.seconds is not None else "first time here"
         formats = ", ".join(f"{c}: {node.expected.components[c].format}" for c in node.components)
         print(f"  {number}. {node.id:<20} {state:<16} {node.key[:12]}  {formats}")
+        if node.told:
+            print(f"     {node.told}")
     time = f", ~{found.seconds:.0f} s of stages" if found.seconds is not None else ""
     print(f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}")
     print(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}")

@@ -6,14 +6,15 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compress import deps
 from compress.artifact import Artifact, Provenance
 from compress.cache import Cache
-from compress.catalogue import Stage, find_metric, find_stage
+from compress.catalogue import Foresight, Stage, find_metric, find_stage
 from compress.data import Data, open_data
 from compress.errors import PareError, Problem, RecipeError, UserError
 from compress.hashing import digest_json, list_files
@@ -42,6 +43,7 @@ class Node:
     place: str = ""
     disk_bytes: int = 0
     seconds: float | None = None  # what it took when it last ran here; None: not known
+    told: str = ""  # requested against granted
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,23 @@ def _chain(
             for role, name in step.inputs.items()
             if name not in known
         ]
-        if found:
-            problems += found
+        found += [
+            Problem(step.place, f"{step.stage} takes no {role}", "remove it")
+            for role in step.inputs
+            if role not in stage.inputs
+        ]
+        foresight = None if found else _collect(found, step.place, partial(stage.foresee, artifact, step.params))
+        if found or foresight is None:
+            problems += [replace(p, message=_about(step.stage, p.message)) for p in found]
             continue
-        node = _node(recipe, step, stage, touched, known, data, cache)
+        node = _node(recipe, step, stage, touched, known, data, cache, foresight)
         known[step.id] = (node.expected, node.key)
         nodes.append(node)
     return tuple(nodes)
+
+
+def _about(stage: str, message: str) -> str:
+    return message if stage in message else f"{stage}: {message}"
 
 
 def touched_components(step: StepSpec, artifact: Artifact) -> tuple[str, ...]:
@@ -235,12 +247,15 @@ def _node(
     known: Mapping[str, tuple[Artifact, str]],
     data: Mapping[str, Data],
     cache: Cache,
+    foresight: Foresight,
 ) -> Node:
     artifact, parent_key = known[step.after]
-    inputs = {"model": parent_key, **{role: known[name][1] for role, name in step.inputs.items()}}
+    roles = {role: step.inputs.get(role, SOURCE) for role in stage.inputs}
+    inputs = {"model": parent_key, **{role: known[name][1] for role, name in roles.items()}}
     inputs |= {f"data.{role}": data[role].digest for role in stage.data(step.params) if role in data}
     key = stage_key(stage, artifact.task, step.params, touched, inputs, recipe.seed)
     expected = artifact.replacing({name: stage.formats[artifact.components[name].format] for name in touched})
+    expected = replace(expected, planned={**artifact.planned, **foresight.configs})
     cached = cache.has(key)
     facts = _previous(cache, stage.name)
     return Node(
@@ -249,13 +264,16 @@ def _node(
         params=step.params,
         components=touched,
         after=step.after,
-        inputs=dict(step.inputs),
+        inputs=roles,
         key=key,
         cached=cached,
         expected=expected,
         place=step.place,
-        disk_bytes=0 if cached else _stage_bytes(stage, artifact, touched, step.after == SOURCE),
+        disk_bytes=0
+        if cached
+        else _stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes,
         seconds=facts,
+        told=foresight.told,
     )
 
 

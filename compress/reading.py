@@ -20,8 +20,6 @@ from compress.yaml_tree import Node, parse_tree
 
 SOURCE = "source"
 MAX_ENTRIES = 200  # stages, metrics or gates
-INPUT_ROLES = ("teacher",)  # further artifacts that a stage may be given; a parameter of the same name goes first
-STEP_KEYS = ("id", "from", "components", *INPUT_ROLES)
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FOLDER = re.compile(r"(\.{0,2}/|~/|\.{1,2}$)")
@@ -203,22 +201,22 @@ class _Reading:
     def step(self, entry: Node, name: str, params: Node, ids: list[str], taken: set[str]) -> StepSpec | None:
         """One stage; `ids` are those of the steps before it, and gains its own, even when the stage has problems."""
         try:
-            cls = find_stage(name).params
+            stage = find_stage(name)
         except UserError as error:
             self.problems += [Problem(entry.place, p.message, p.fix) for p in error.problems]
             ids.append(self.step_id(name, params.fields.get("id"), ids, taken))
             return None
-        reserved = {k: n for k, n in params.fields.items() if k in STEP_KEYS and k not in cls.model_fields}
+        cls = stage.params
+        keys = ("id", "from", "components", *stage.inputs)
+        reserved = {k: n for k, n in params.fields.items() if k in keys and k not in cls.model_fields}
         own = {k: n for k, n in params.fields.items() if k not in reserved}
         after = self.earlier(reserved.get("from"), ids, "from") or (ids[-1] if ids else SOURCE)
-        inputs = {role: self.earlier(reserved[role], ids, role) for role in INPUT_ROLES if role in reserved}
+        inputs = {role: self.earlier(reserved[role], ids, role) for role in stage.inputs if role in reserved}
         components = self.components(reserved.get("components"))
         step_id = self.step_id(name, reserved.get("id"), ids, taken)
         ids.append(step_id)
         values = params if not isinstance(params.value, dict) else Node(own, params.place, params.key)
-        checked = check_params(
-            cls, values, name, self.problems, also=tuple(k for k in STEP_KEYS if k not in INPUT_ROLES)
-        )
+        checked = check_params(cls, values, name, self.problems, also=keys)
         if checked is None:
             return None
         return StepSpec(step_id, name, checked, after, components, inputs, entry.place)

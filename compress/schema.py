@@ -6,7 +6,7 @@ from typing import Any
 
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
-from compress.reading import INPUT_ROLES, Head
+from compress.reading import Head
 from compress.recipe import SCHEMA_VERSION, DataSpec, EvalSpec, Gate
 
 _VARIABLE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
@@ -57,18 +57,19 @@ def _stages(definitions: dict[str, Any]) -> dict[str, Any]:
             "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
             "description": "parts of the model it works on; default: the denoiser, or the language model",
         },
-        **{
-            role: {"type": "string", "description": f"the {role}: an earlier step's id, or source"}
-            for role in INPUT_ROLES
-        },
     }
     found = {}
     for name in stage_names():
         stage = find_stage(name)
         record = _record(stage.params, name, definitions)
-        record["properties"] = {**own, **record.get("properties", {})}
+        record["properties"] = {**own, **_roles(stage.inputs), **record.get("properties", {})}
         found[name] = {**record, "type": ["object", "null"], "description": _first_line(stage.doc)}
     return {"type": ["array", "null"], "items": _one_of(found)}
+
+
+def _roles(inputs: tuple[str, ...]) -> dict[str, Any]:
+    described = "{}: an earlier step's id; default: source"
+    return {role: {"type": "string", "description": described.format(role)} for role in inputs}
 
 
 def _evaluate(definitions: dict[str, Any]) -> dict[str, Any]:

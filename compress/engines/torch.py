@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from compress.artifact import read_json, weight_files
 from compress.errors import ModelError
 
 LIBRARIES = ("diffusers", "transformers")
+GENERATION = "generation_config.json"
 
 
 def find_class(library: str, name: str, place: Path) -> Any:
@@ -49,6 +53,77 @@ def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, devi
         ModelError: its class is unknown or its weights do not read.
     """
     return _load(find_class("transformers", kind, folder), folder, device, {"dtype": dtype or "auto"})
+
+
+def blank(module: torch.nn.Module, config: Mapping[str, Any]) -> torch.nn.Module:
+    """A module of the same class as its library makes it from `config`, its weights still to be filled in."""
+    kind: Any = type(module)
+    with silent_libraries():
+        if hasattr(kind, "_from_config"):  # transformers
+            made: torch.nn.Module = kind._from_config(type(module.config).from_dict(dict(config)))
+        else:
+            made = kind.from_config(dict(config))
+    return made.float().eval()
+
+
+def save_component(module: torch.nn.Module, before: Path, folder: Path) -> None:
+    """Save a changed component as its library does, in the number type it was stored in.
+
+    Args:
+        before: where the unchanged one lies: what it says of number types, and of how to generate, stays said.
+        folder: holds neither weights nor config.json yet.
+    """
+    dtype = stored_dtype(before)
+    with silent_libraries():
+        module.to(dtype).save_pretrained(str(folder))  # type: ignore[operator]
+    config, old = read_json(folder / "config.json"), read_json(before / "config.json")
+    for key in ("dtype", "torch_dtype"):
+        config.pop(key, None)
+        if key in old:
+            config[key] = old[key]
+    config.pop("_name_or_path", None)  # a path of this machine
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if (before / GENERATION).is_file():  # end tokens and sampling, which no change of weights touches
+        shutil.copyfile(before / GENERATION, folder / GENERATION)
+
+
+def count_flops(module: torch.nn.Module, call: Mapping[str, Any]) -> int:
+    """Floating-point operations of one call, counted while it runs: matrix products, convolutions and attention."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(**call)
+    return int(counter.get_total_flops())
+
+
+def shares_kept(before: torch.nn.Module, after: torch.nn.Module, call: Mapping[str, Any]) -> dict[str, float]:
+    """What a cut leaves: the share of the parameters, and of the operations of one call; the inverse of the latter is the
+    speed-up that theory promises."""
+    counts = [sum(p.numel() for p in m.parameters()) for m in (before, after)]
+    flops = [count_flops(m, call) for m in (before, after)]
+    return {"parameters_kept": counts[1] / counts[0], "flops_kept": flops[1] / flops[0]}
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The widest number type among the safetensors directly in `folder`; float32 where there are none."""
+    from safetensors import safe_open
+
+    found = set()
+    for file in weight_files(folder):
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as weights:
+                found |= {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
+    for name, dtype in (("F32", torch.float32), ("BF16", torch.bfloat16), ("F16", torch.float16)):
+        if name in found:
+            return dtype
+    return torch.float32
+
+
+def first_tensor(output: Any) -> torch.Tensor:
+    """What a component gives, be it a tensor, a tuple or its library's own record."""
+    while not torch.is_tensor(output):
+        output = output[0]
+    return output
 
 
 @contextmanager

@@ -33,6 +33,24 @@ def open_task(
     return kind(artifact, dtype=_dtype(dtype), device=device)
 
 
+def open_component(artifact: Artifact, name: str, dtype: str | torch.dtype | None = None, device: str = "cpu") -> Any:
+    """One component by itself, with the engine of its format.
+
+    Raises:
+        ModelError: it does not load.
+    """
+    import importlib
+
+    from compress.artifact import LANGUAGE_MODEL, read_json
+
+    part, folder = artifact.components[name], artifact.folder(name)
+    engine = importlib.import_module(f"compress.engines.{part.format}")
+    if name == LANGUAGE_MODEL:
+        return engine.load_language_model(folder, part.kind, _dtype(dtype), device)
+    library = read_json(artifact.path / "model_index.json")[name][0]
+    return engine.load_component(folder, library, part.kind, _dtype(dtype), device)
+
+
 def _dtype(named: Any) -> torch.dtype | None:
     import torch
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.data import Item
 from compress.errors import ModelError
 
 UNLIMITED = 10**9  # a tokenizer that knows no limit gives a number far above this
@@ -33,6 +34,19 @@ class TextGeneration:
         """The longest sequence the model has positions for. Where it counts none (BLOOM, Mamba), what its tokenizer says."""
         known = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         return int(known) if known < UNLIMITED else LONGEST
+
+    def component(self, name: str) -> Any:
+        """The language model, a language model's only component."""
+        return self.model
+
+    def record(
+        self, component: str, items: Sequence[Item], seed: int, batch: int = 1, **call: Any
+    ) -> Iterator[dict[str, Any]]:
+        """One call for each document that has two tokens or more, its arguments by name."""
+        for item in items:
+            tokens = self.encode(item.text)
+            if len(tokens) > 1:
+                yield {"input_ids": torch.tensor([tokens], device=self.device), "use_cache": False}
 
     def encode(self, text: str) -> list[int]:
         """A document's tokens behind the token that begins one (`bos`, or `eos` where there is none), cut to the model's length."""

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compress.artifact import Artifact, read_json, weight_files
-from compress.engines.torch import find_class
+from compress.artifact import Artifact, read_json
+from compress.data import Item
+from compress.engines.torch import find_class, stored_dtype
 from compress.errors import ModelError
 
 # Parts that judge or mark pictures rather than paint them: they would change what is measured.
@@ -73,6 +74,31 @@ class TextToImage:
         finally:
             delattr(module, name)  # uncovers the class's own method
 
+    def component(self, name: str) -> Any:
+        """The module that stands for a component."""
+        return getattr(self.pipeline, name)
+
+    def record(
+        self, component: str, items: Sequence[Item], seed: int, batch: int = 4, **call: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Every call to a component while the items' captions are painted, its arguments by name.
+
+        A call holds a batch as the pipeline makes it: with guidance, two rows a picture.
+        """
+        module = self.component(component)
+        function = getattr(type(module), function_of(component))
+        names = [n for n in inspect.signature(function).parameters if n != "self"]
+        for start in range(0, len(items), batch):
+            heard: list[Call] = []
+            some = items[start : start + batch]
+            with self.watch(component, heard.append):
+                self.paint([i.text for i in some], [i.id for i in some], seed, **call)
+            for one in heard:
+                with torch.inference_mode(False):
+                    arguments = {**dict(zip(names, one.args, strict=False)), **one.kwargs}
+                    owned = {n: _own(v) for n, v in arguments.items()}
+                yield owned  # out of that context, which would change the caller's gradient mode
+
     def _assemble(self) -> Any:
         """Build the pipeline part by part: `from_pretrained` would refuse modules that are not of the classes it knows."""
         path = self.artifact.path
@@ -119,15 +145,15 @@ def function_of(component: str) -> str:
 
 def _natural_dtype(artifact: Artifact) -> torch.dtype:
     """The checkpoint's own dtype, read off the main component's weights; float32 where an engine takes part."""
-    from safetensors import safe_open
-
     if any(c.format != "torch" for c in artifact.components.values()) or not artifact.main:
         return torch.float32
-    for file in weight_files(artifact.folder(artifact.main)):
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt") as weights:
-                dtypes = {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
-            for name, dtype in (("F32", torch.float32), ("BF16", torch.bfloat16), ("F16", torch.float16)):
-                if name in dtypes:
-                    return dtype
-    return torch.float32
+    return stored_dtype(artifact.folder(artifact.main))
+
+
+def _own(value: Any) -> Any:
+    """A copy that gradients may flow through: what is heard while painting are inference tensors."""
+    if torch.is_tensor(value):
+        return value.detach().clone()
+    if isinstance(value, dict):
+        return {k: _own(v) for k, v in value.items()}
+    return value

@@ -17,9 +17,12 @@ from compress.errors import RecipeError
 from compress.events import silent
 from compress.execute import Done, execute
 from compress.hashing import digest_files
+from compress.params import Training
 from tests.tiny import tiny_diffusion, tiny_llama
 
 CALIBRATION = {"text_to_image": "zoo://digits/validation", "text_generation": "zoo://docstrings/validation"}
+# A stage that trains is tried on as little as shows its contract.
+LITTLE = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16}
 CASES = [(name, task) for name in stage_names() for task in sorted(find_stage(name).tasks)]
 
 
@@ -27,7 +30,19 @@ def steps_of(doc: str) -> list[dict[str, dict[str, object]]]:
     """The recipe that ends a stage's docstring."""
     lines = re.findall(r"^    - .*$", doc, re.MULTILINE)
     found: list[dict[str, dict[str, object]]] = yaml.safe_load(textwrap.dedent("\n".join(lines)))
+    for step in found:
+        for stage, params in step.items():
+            if issubclass(find_stage(stage).params, Training):
+                params |= {k: v for k, v in LITTLE.items() if k in find_stage(stage).params.model_fields}
     return found
+
+
+def train_data(task: str, folder: Path) -> str:
+    """Captions come from the zoo; its training texts would have to be read out of every library's source."""
+    if task == "text_to_image":
+        return "zoo://digits/train"
+    (folder / "train.txt").write_text("\n\n".join(f"The {i}th value of the sorted array." for i in range(40)))
+    return str(folder / "train.txt")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +70,7 @@ def tried(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_fact
         "schema": 1,
         "name": "contract",
         "model": str(models[task]),
-        "data": {"calibration": CALIBRATION[task]},
+        "data": {"calibration": CALIBRATION[task], "train": train_data(task, folder)},
         "stages": steps_of(find_stage(name).doc),
     }
     recipe = folder / "recipe.yaml"

@@ -1,7 +1,7 @@
 """A stage's version is part of its key: source that changes under an old version would pass off old results as new.
 
 The golden file ties each version to a hash of the stage's own source and of every module of `algorithms/`, `engines/` and
-`tasks/` that it reaches. Comments and docstrings do not count. Where a change cannot alter a result, `make golden`
+`tasks/` that it reaches, and of the training loop. Comments and docstrings do not count. Where a change cannot alter a result, `make golden`
 rewrites the hash alone, and the reviewer sees that it did.
 """
 
@@ -22,7 +22,7 @@ from compress.catalogue import find_stage, stage_names
 
 ROOT = Path(compress.__file__).parent.parent
 GOLDEN = "stage_versions.json"
-COUNTED = ("compress.algorithms", "compress.engines", "compress.tasks")
+COUNTED = ("compress.algorithms", "compress.engines", "compress.tasks", "compress.training")
 
 
 def file_of(module: str) -> Path:

@@ -149,9 +149,10 @@ def test_a_stage_gets_its_seed_its_inputs_and_an_empty_folder(cache: Cache, llam
         rewriting(add_one)(artifact, params, context)
 
     stage = replace(CUT, run=work)
+    taught = replace(stage, name="demo.teach", inputs=("teacher",))
     pairs = [
         (stage, step(stage, id="first")),
-        (stage, step(stage, id="second", after="first", inputs={"teacher": "source"})),
+        (taught, step(taught, id="second", after="first")),  # the source teaches, where the recipe names nobody
     ]
     run(cache, llama, *pairs, seed=7)
     (source, _, alone, before), (artifact, params, context, _) = given

@@ -17,8 +17,8 @@ import pytest
 
 from compress.artifact import derive, describe, write_manifest
 from compress.cache import Cache
-from compress.catalogue import Stage
-from compress.errors import Problem, RecipeError
+from compress.catalogue import Foresight, Stage
+from compress.errors import Problem, RecipeError, UserError
 from compress.hashing import list_files
 from compress.planning import Plan, make_plan
 from compress.recipe import EvalSpec, Gate, Recipe
@@ -174,7 +174,9 @@ def test_data_counts_by_its_content_and_only_where_a_stage_reads_it(
 def test_the_teacher_counts_and_so_does_which_input_is_which(llama: Path, cache: Cache) -> None:
     def last(after: str, teacher: str) -> str:
         steps = (step(CUT, id="one", ratio=0.1), step(CUT, id="two", ratio=0.2))
-        return keys(recipe(llama, *steps, step(TUNE, after=after, inputs={"teacher": teacher})), cache)[-1]
+        taught = replace(TUNE, inputs=("teacher",))
+        wanted = recipe(llama, *steps, step(taught, after=after, inputs={"teacher": teacher}))
+        return keys(wanted, cache, CUT, taught)[-1]
 
     assert len({last("one", "two"), last("two", "one"), last("one", "source"), last("one", "one")}) == 4
 
@@ -280,8 +282,44 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(
 
 
 def test_an_input_must_be_an_earlier_step(llama: Path, cache: Cache) -> None:
-    wanted = recipe(llama, step(CUT, inputs={"teacher": "demo.tune"}), step(TUNE))
-    assert "input `teacher` names `demo.tune`, which is no earlier step" in only(refused(wanted, cache)).message
+    taught = replace(CUT, inputs=("teacher",))
+    wanted = recipe(llama, step(taught, inputs={"teacher": "demo.tune"}), step(TUNE))
+    found = only(refused(wanted, cache, taught, TUNE))
+    assert "input `teacher` names `demo.tune`, which is no earlier step" in found.message
+
+
+def test_an_input_that_a_stage_does_not_take_is_refused(llama: Path, cache: Cache) -> None:
+    problem = only(refused(recipe(llama, step(CUT, inputs={"teacher": "source"})), cache))
+    assert (problem.message, problem.fix) == ("demo.cut takes no teacher", "remove it")
+
+
+def test_what_a_stage_foresees_is_told_and_reaches_the_next_stages_plan(llama: Path, cache: Cache) -> None:
+    seen: list[Any] = []
+
+    def foresee(artifact: Any, params: Any) -> Foresight:
+        seen.append(artifact.config("model").get("num_hidden_layers", 2))
+        return Foresight({"model": {"num_hidden_layers": seen[-1] - 1}}, "one layer less", scratch_bytes=5_000_000)
+
+    cutting = replace(CUT, foresee=foresee)
+    with knowing(cutting):
+        found = make_plan(recipe(llama, step(CUT), step(CUT, id="again", after="demo.cut")), cache)
+    assert seen == [2, 1]
+    assert [node.told for node in found.nodes] == ["one layer less"] * 2
+    with knowing(CUT):
+        plain = make_plan(recipe(llama, step(CUT)), cache)
+    assert found.nodes[0].disk_bytes == plain.nodes[0].disk_bytes + 5_000_000
+
+
+def test_what_a_stage_foresees_to_fail_is_a_problem_with_its_place(llama: Path, cache: Cache) -> None:
+    def foresee(artifact: Any, params: Any) -> Foresight:
+        raise UserError("no such width", fix="use prune.depth")
+
+    problem = only(refused(recipe(llama, step(CUT, place="r.yaml:3:5")), cache, replace(CUT, foresee=foresee)))
+    assert (problem.place, problem.message, problem.fix) == (
+        "r.yaml:3:5",
+        "demo.cut: no such width",
+        "use prune.depth",
+    )
 
 
 @pytest.mark.parametrize("role", ["train", "calibration"])

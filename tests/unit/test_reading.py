@@ -47,7 +47,7 @@ def demo_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     def find(names: dict[str, type[Params]], what: str, name: str) -> SimpleNamespace:
         if name not in names:
             raise UserError(f"no {what} is called `{name}`", fix=near(name, tuple(names)))
-        return SimpleNamespace(params=names[name], doc="Cut it.", title=name)
+        return SimpleNamespace(params=names[name], doc="Cut it.", title=name, inputs=("teacher",))
 
     for module in (compress.reading, compress.schema):
         monkeypatch.setattr(module, "find_stage", lambda name: find(STAGES, "stage", name))

@@ -1,0 +1,64 @@
+"""How much a block changes what passes through it: a block that changes its input least is missed least.
+
+Source: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect" (2024), block influence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """1 - the mean cosine between each named block's input and output, over all positions of all calls.
+
+    A block whose input is wider than its output (a decoder's, joined with a skip) is compared with the first channels of it.
+    """
+    sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
+
+    def listen(name: str) -> Callable[..., None]:
+        def hear(block: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            before = args[0] if args else named["hidden_states"]
+            after = _stream(before, output)
+            axis = 1 if after.dim() == 4 else -1  # pictures have their channels second, sequences last
+            same = before.float().narrow(axis, 0, after.shape[axis])
+            cosine = torch.cosine_similarity(same, after.float(), dim=axis)
+            sums[name] += float(cosine.sum())
+            counts[name] += cosine.numel()
+
+        return hear
+
+    hooks = [module.get_submodule(n).register_forward_hook(listen(n), with_kwargs=True) for n in names]
+    try:
+        with torch.no_grad():
+            for call in calls:
+                module(**call)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: 1 - sums[name] / counts[name] if counts[name] else 0.0 for name in names}
+
+
+def _stream(before: torch.Tensor, output: Any) -> torch.Tensor:
+    """Of what a block gives, the stream it was given: some give the text's beside the picture's."""
+    given = [t for t in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(t)]
+    same = [t for t in given if t.shape == before.shape]
+    return same[-1] if same else given[0]
+
+
+def least_missed(costs: Sequence[int], scores: Sequence[float], total: int) -> tuple[int, ...]:
+    """The set of units whose costs make exactly `total` and whose scores sum to least; () if no set does.
+
+    Args:
+        costs: blocks in each unit; a unit goes as a whole.
+    """
+    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+    for unit, (cost, score) in enumerate(zip(costs, scores, strict=True)):
+        for reached, (worth, chosen) in sorted(best.items(), reverse=True):
+            more = reached + cost, (worth + score, (*chosen, unit))
+            if more[0] <= total and more[1] < best.get(more[0], (float("inf"), ())):
+                best[more[0]] = more[1]
+    return best.get(total, (0.0, ()))[1]

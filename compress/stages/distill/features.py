@@ -1,0 +1,192 @@
+"""Teach a denoiser to do what its teacher does: give the same output, and the same features block by block.
+
+Use it after a cut. The teacher paints captions of the training data with step counts between a quarter and all of
+`denoising_steps`, and every call to its denoiser is written down: the student learns on the inputs, timesteps and guidance it
+will meet, for any pipeline, and no pictures are needed. Where guidance joins two rows into one, the joined output is held to
+the teacher's too, for guidance multiplies what they differ in. Where widths differ, a learned projection stands between.
+Source: Kim et al., "BK-SDM: A Lightweight, Fast, and Cheap Version of Stable Diffusion" (2023); Romero et al., "FitNets" (2015).
+
+    - prune.width: {ratio: 0.25}
+    - distill.features: {teacher: source, steps: 600}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from compress.artifact import Artifact, derive, rewritten, write_manifest
+from compress.catalogue import Foresight, stage
+from compress.context import Context
+from compress.errors import ModelError
+from compress.families import feature_stacks
+from compress.params import Training
+
+PICTURES_A_BATCH = 8
+
+
+class DistillFeatures(Training):
+    learning_rate: float = Field(5e-4, gt=0, description="peak of the learning rate, which then falls to a twentieth")
+    accumulate: int = Field(4, ge=1, description="recorded calls whose gradients make one step; each is one timestep")
+    prompts: int = Field(512, ge=1, multiple_of=8, description="captions of the training data that the teacher paints")
+    denoising_steps: int = Field(20, ge=1, le=1000, description="steps of the finest painting that is recorded")
+    guidance: float | None = Field(None, ge=0, description="guidance scale while painting; default: the pipeline's own")
+    block_weight: float = Field(0.5, ge=0, description="weight of the blocks' features beside the output's")
+
+
+def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
+    """Checkpoints hold the weights, their average and two moments; a recorded call its latents, each caption its embedding."""
+    from compress.sources import parameter_count
+
+    config = artifact.config(artifact.main)
+    checkpoints = (
+        2 * 4 * 4 * parameter_count(artifact.folder(artifact.main))
+    )  # an old one goes once the new one is whole
+    side = config.get("sample_size") or 128
+    latent = config.get("in_channels", 4) * (side if isinstance(side, int) else max(side)) ** 2
+    told = 512 * int(config.get("cross_attention_dim") or config.get("joint_attention_dim") or 4096)
+    return Foresight(scratch_bytes=checkpoints + 2 * 4 * params.prompts * (latent * params.denoising_steps + told))
+
+
+@stage(
+    version=1,
+    params=DistillFeatures,
+    tasks=("text_to_image",),
+    formats={"torch": "torch"},
+    effect="weights",
+    reproducible="bytes",
+    bound_to=("isa",),
+    data=lambda params: ("train",),
+    inputs=("teacher",),
+    libraries=("accelerate", "torch", "transformers", "diffusers"),
+    foresee=foresee,
+)
+def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
+    from compress.engines.torch import save_component
+    from compress.recordings import read_call
+    from compress.tasks import open_component, open_task
+    from compress.training import train
+
+    name, source = artifact.main, context.inputs["teacher"]
+    if source.components.get(name, artifact.components[name]).format != "torch" or name not in source.components:
+        raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
+    painter: Any = open_task(source, dtype="float32")
+    calls = _record(painter, name, params, context)
+    guidance = _guidance(painter, read_call(*calls[0]), params)
+    teacher = painter.component(name).requires_grad_(False)
+    student = open_component(artifact, name, "float32")
+    stacks = _stacks(artifact, name), _stacks(source, name)
+    learner, loss_at = _lesson(student, teacher, stacks, calls, guidance, params, context)
+    curve = train(
+        learner,
+        loss_at,
+        params,
+        folder=context.scratch / "training",
+        seed=context.seed,
+        device=context.device,
+        emit=context.emit,
+        what=context.node,
+    )
+    made = derive(artifact, context.out, without=rewritten(artifact, (name,)), link=context.link)
+    save_component(student, artifact.folder(name), made.folder(name))
+    write_manifest(made)
+    context.note(
+        f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} on {len(calls)} recorded calls", component=name, loss=curve
+    )
+
+
+def _stacks(artifact: Artifact, name: str) -> tuple[tuple[str, ...], ...]:
+    return feature_stacks(artifact.components[name].kind, artifact.config(name))
+
+
+def _record(painter: Any, name: str, params: DistillFeatures, context: Context) -> list[tuple[Path, int]]:
+    """(file, number) of every call, recorded batch by batch; a batch that a crashed run recorded is kept."""
+    import numpy as np
+
+    from compress.recordings import count_calls, write_calls
+
+    folder = context.scratch / "calls"
+    folder.mkdir(exist_ok=True)
+    items = context.data["train"].first(params.prompts)
+    guided = {} if params.guidance is None else {"guidance_scale": params.guidance}
+    found = []
+    starts = range(0, len(items), PICTURES_A_BATCH)
+    for start in context.progress(starts, "recording the teacher", len(starts)):
+        path = folder / f"{start:06d}.safetensors"
+        if not count_calls(path):
+            random = np.random.default_rng([context.seed, start])
+            steps = int(random.integers(max(1, params.denoising_steps // 4), params.denoising_steps + 1))
+            some = items[start : start + PICTURES_A_BATCH]
+            write_calls(path, painter.record(name, some, context.seed, len(some), num_inference_steps=steps, **guided))
+        found += [(path, number) for number in range(count_calls(path))]
+    return found
+
+
+def _guidance(painter: Any, call: Mapping[str, Any], params: DistillFeatures) -> float:
+    """The scale by which the pipeline joins the two halves of a call's rows, without and with the prompt; 0 if it does not.
+
+    Read off a recorded call, not off the pipeline's state, which a resumed run does not have.
+    """
+    import inspect
+
+    rows = len(next(call[n] for n in ("sample", "hidden_states") if n in call))
+    if rows != 2 * min(PICTURES_A_BATCH, params.prompts):
+        return 0.0
+    default = inspect.signature(type(painter.pipeline).__call__).parameters["guidance_scale"].default
+    return float(default if params.guidance is None else params.guidance)
+
+
+def _guided(output: Any, scale: float) -> Any:
+    without, told = output.chunk(2)
+    return without + scale * (told - without)
+
+
+def _lesson(
+    student: Any,
+    teacher: Any,
+    stacks: tuple[tuple[tuple[str, ...], ...], ...],
+    calls: list[tuple[Path, int]],
+    guidance: float,
+    params: DistillFeatures,
+    context: Context,
+) -> tuple[Any, Callable[[int], Mapping[str, Any]]]:
+    """What learns (the student and its projections), and its losses by the number of the batch."""
+    import numpy as np
+    import torch
+
+    from compress.algorithms.losses import Projections, listening, match_blocks, relative_error
+    from compress.engines.torch import first_tensor
+    from compress.recordings import read_call
+
+    pairs = [p for a, b in zip(*stacks, strict=True) for p in match_blocks(a, b)]
+    ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+
+    def compare(call: Mapping[str, Any], projections: Any) -> Any:
+        with torch.no_grad(), listening(teacher, theirs) as taught:
+            wanted = first_tensor(teacher(**call))
+        with listening(student, ours) as learnt:
+            found = first_tensor(student(**call))
+        features = [learnt[n] for n in ours], [taught[n] for n in theirs]
+        if projections is None:
+            return [(a.shape[-1], b.shape[-1]) for a, b in zip(*features, strict=True)]
+        blocks = params.block_weight * projections.errors(*features)
+        losses = {"output": relative_error(found, wanted), "blocks": blocks}
+        if guidance:
+            losses["guided"] = relative_error(_guided(found, guidance), _guided(wanted, guidance))
+        return losses
+
+    torch.manual_seed(context.seed)
+    with torch.no_grad():
+        projections = Projections(compare(read_call(*calls[0]), None))
+    student.requires_grad_(True)
+    learner = torch.nn.ModuleDict({"student": student, "projections": projections})
+
+    def loss_at(number: int) -> Mapping[str, Any]:
+        drawn = np.random.default_rng([context.seed, number]).integers(len(calls))
+        losses: Mapping[str, Any] = compare(read_call(*calls[drawn]), projections)
+        return losses
+
+    return learner, loss_at

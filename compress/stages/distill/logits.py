@@ -1,0 +1,147 @@
+"""Teach a language model to say what its teacher says: the whole distribution of the next token, and the hidden states.
+
+Use it after a cut, on text like that the model will meet. Rows of `tokens` tokens are cut from the documents of the training
+data, drawn at random. Where widths differ, a learned projection stands between the hidden states.
+Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015); Muralidharan et al., "Compact Language Models via
+Pruning and Knowledge Distillation" (Minitron, 2024).
+
+    - prune.depth: {ratio: 0.25}
+    - distill.logits: {teacher: source, steps: 400}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import Field
+
+from compress.artifact import LANGUAGE_MODEL, Artifact, derive, rewritten, write_manifest
+from compress.catalogue import Foresight, stage
+from compress.context import Context
+from compress.errors import DataError, ModelError
+from compress.families import feature_stacks
+from compress.params import Training
+
+
+class DistillLogits(Training):
+    steps: int = Field(400, ge=1, description="optimiser steps")
+    batch: int = Field(8, ge=1, description="rows in a batch")
+    tokens: int = Field(256, ge=8, description="tokens in a row; at most the model's own length")
+    documents: int = Field(20_000, ge=1, description="documents of the training data to draw rows from, at most")
+    temperature: float = Field(1.0, gt=0, description="softens both distributions before they are compared")
+    hidden_weight: float = Field(0.5, ge=0, description="weight of the blocks' hidden states beside the logits'")
+    data_weight: float = Field(0.0, ge=0, description="weight of the text itself: cross-entropy of the real next token")
+
+
+def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
+    """Checkpoints hold the weights, their average and two moments; an old one goes once the new one is whole."""
+    from compress.sources import parameter_count
+
+    return Foresight(scratch_bytes=2 * 4 * 4 * parameter_count(artifact.folder(LANGUAGE_MODEL)))
+
+
+@stage(
+    version=1,
+    params=DistillLogits,
+    tasks=("text_generation",),
+    formats={"torch": "torch"},
+    effect="weights",
+    reproducible="bytes",
+    bound_to=("isa",),
+    data=lambda params: ("train",),
+    inputs=("teacher",),
+    libraries=("accelerate", "torch", "transformers"),
+    foresee=foresee,
+)
+def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
+    from compress.engines.torch import save_component
+    from compress.tasks import open_task
+    from compress.training import train
+
+    source = context.inputs["teacher"]
+    if source.components[LANGUAGE_MODEL].format != "torch":
+        raise ModelError("the teacher is an engine", place=str(source.path), fix="name an earlier step")
+    teacher: Any = open_task(source, dtype="float32")
+    task: Any = open_task(artifact, dtype="float32")
+    rows = _rows(task, params, context)
+    learner, loss_at = _lesson(task, teacher, rows, params, context)
+    curve = train(
+        learner,
+        loss_at,
+        params,
+        folder=context.scratch / "training",
+        seed=context.seed,
+        device=context.device,
+        emit=context.emit,
+        what=context.node,
+    )
+    made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
+    save_component(task.model, artifact.path, made.path)
+    write_manifest(made)
+    seen = params.steps * params.accumulate * params.batch * rows.shape[1]
+    context.note(f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} over {seen} tokens", loss=curve, tokens_seen=seen)
+
+
+def _rows(task: Any, params: DistillLogits, context: Context) -> Any:
+    """The documents, one behind the other, in rows of one length: int64 [rows, tokens].
+
+    Raises:
+        DataError: they do not fill one row.
+    """
+    import torch
+
+    items = context.data["train"].first(params.documents)
+    stream: list[int] = []
+    for item in context.progress(items, "reading documents", len(items)):
+        stream += task.encode(item.text)
+    length = min(params.tokens, task.max_tokens)
+    count = len(stream) // length
+    if not count:
+        raise DataError(
+            f"{len(stream)} tokens do not fill a row of {length}",
+            place=context.data["train"].source,
+            fix="lower `tokens`",
+        )
+    return torch.tensor(stream[: count * length]).view(count, length)
+
+
+def _lesson(
+    task: Any, teacher: Any, rows: Any, params: DistillLogits, context: Context
+) -> tuple[Any, Callable[[int], Mapping[str, Any]]]:
+    """What learns (the student and its projections), and its losses by the number of the batch."""
+    import numpy as np
+    import torch
+
+    from compress.algorithms.losses import Projections, listening, match_blocks, tempered_kl
+
+    student = task.model.requires_grad_(True)
+    taught_by = teacher.model.requires_grad_(False)
+    pairs = [p for a, b in zip(_stacks(task), _stacks(teacher), strict=True) for p in match_blocks(a, b)]
+    ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+    widths = [(m.config.get_text_config().hidden_size,) for m in (student, taught_by)]
+    torch.manual_seed(context.seed)
+    projections = Projections([(widths[0][0], widths[1][0])] * len(pairs))
+
+    def loss_at(number: int) -> Mapping[str, Any]:
+        drawn = np.random.default_rng([context.seed, number]).integers(len(rows), size=params.batch)
+        tokens = rows[torch.from_numpy(drawn)].to(context.device)
+        with torch.no_grad(), listening(taught_by, theirs) as taught:
+            wanted = taught_by(input_ids=tokens, use_cache=False).logits
+        with listening(student, ours) as learnt:
+            found = student(input_ids=tokens, use_cache=False).logits
+        losses = {"kl": tempered_kl(found, wanted, params.temperature)}
+        if params.hidden_weight:
+            features = [learnt[n] for n in ours], [taught[n] for n in theirs]
+            losses["hidden"] = params.hidden_weight * projections.errors(*features)
+        if params.data_weight:
+            text = torch.nn.functional.cross_entropy(found[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+            losses["text"] = params.data_weight * text
+        return losses
+
+    return torch.nn.ModuleDict({"student": student, "projections": projections}), loss_at
+
+
+def _stacks(task: Any) -> tuple[tuple[str, ...], ...]:
+    artifact = task.artifact
+    return feature_stacks(artifact.components[LANGUAGE_MODEL].kind, artifact.config(LANGUAGE_MODEL))

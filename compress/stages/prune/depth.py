@@ -1,0 +1,103 @@
+"""Take out the blocks that change least of what passes through them.
+
+Use it when latency matters at every batch size: a removed block is time saved in full. Recover with `distill.logits` or
+`distill.features`. Transformers lose whole layers; a UNet loses, as far as its config can say it, its middle, layers that a
+level has twice, layers of deep attention, or the attention of a block. The plan prints how many blocks go.
+Source: Men et al., "ShortGPT" (2024), block influence; Kim et al., "BK-SDM" (2023), for the UNet.
+
+    - prune.depth: {ratio: 0.25}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+from pydantic import Field
+
+from compress.artifact import Artifact, derive, few_steps, rewritten, write_manifest
+from compress.catalogue import Foresight, stage
+from compress.context import Context
+from compress.families import Cut, Granted, Unit, cut_depth, depth_pools, renamed, without
+from compress.params import Params, Share
+
+
+class PruneDepth(Params):
+    ratio: Share = Field(0.25, description="share of the blocks to remove")
+    samples: int = Field(16, ge=1, description="calibration items that the blocks' influence is measured on")
+    components: tuple[str, ...] = Field((), description="what to cut; none named: the denoiser, or the language model")
+
+
+def foresee(artifact: Artifact, params: PruneDepth) -> Foresight:
+    told, configs = [], {}
+    for name in params.components or (artifact.main,):
+        granted = _granted(artifact, name, params)
+        config = artifact.config(name)
+        told.append(f"{name}: {Cut(config, granted).told(params.ratio)}")
+        # Which blocks go is not known yet, how many is: enough for what a later stage has to ask.
+        configs[name] = {**config, **{g.field: g.after for g in granted if g.field in config}}
+    return Foresight(configs, "; ".join(told))
+
+
+@stage(
+    version=1,
+    params=PruneDepth,
+    tasks=("text_to_image", "text_generation"),
+    formats={"torch": "torch"},
+    effect="weights",
+    reproducible="bytes",
+    libraries=("torch", "transformers", "diffusers"),
+    data=lambda params: ("calibration",),
+    foresee=foresee,
+)
+def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
+    from compress.engines.torch import blank, save_component, shares_kept
+    from compress.tasks import open_task
+
+    wanted = params.components or (artifact.main,)
+    made = derive(artifact, context.out, without=rewritten(artifact, wanted), link=context.link)
+    task = open_task(artifact, dtype="float32")
+    for name in wanted:
+        config, module = artifact.config(name), task.component(name)
+        gone, example = _least_missed(task, name, params, context)
+        removed = frozenset(path for unit in gone for path in unit.removes)
+        shorter = blank(module, without(config, gone))
+        names = {key: renamed(key, removed) for key in module.state_dict()}
+        shorter.load_state_dict({names[k]: v for k, v in module.state_dict().items() if names[k]})
+        told = Cut(config, _granted(artifact, name, params)).told(params.ratio)
+        context.note(
+            f"without {', '.join(sorted(removed))}; {told}",
+            component=name,
+            granted=told,
+            removed=", ".join(sorted(removed)),
+            **shares_kept(module, shorter, example),
+        )
+        save_component(shorter, artifact.folder(name), made.folder(name))
+    write_manifest(made)
+
+
+def _granted(artifact: Artifact, name: str, params: PruneDepth) -> tuple[Granted, ...]:
+    return cut_depth(artifact.components[name].kind, artifact.config(name), params.ratio)
+
+
+def _least_missed(
+    task: Any, name: str, params: PruneDepth, context: Context
+) -> tuple[tuple[Unit, ...], Mapping[str, Any]]:
+    """Of every pool the units to take out, in their order; and one of the calls they were judged by."""
+    from compress.algorithms import influence
+
+    module = task.component(name)
+    pools = depth_pools(task.artifact.components[name].kind, task.artifact.config(name))
+    blocks = [block for pool in pools for unit in pool.units for block in unit.blocks]
+    items = context.data["calibration"].first(params.samples)
+    calls = task.record(name, items, context.seed, **few_steps(task.artifact))
+    example = next(calls)
+    scores = influence.of_blocks(module, blocks, context.progress(chain([example], calls), f"{name} calls", 0))
+    gone: list[Unit] = []
+    for pool in pools:
+        costs = [len(unit.blocks) for unit in pool.units]
+        worth = [sum(scores[block] for block in unit.blocks) for unit in pool.units]
+        chosen = influence.least_missed(costs, worth, pool.removable(params.ratio))
+        gone += [pool.units[i] for i in sorted(chosen)]
+    return tuple(gone), example

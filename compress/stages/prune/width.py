@@ -1,0 +1,127 @@
+"""Make a model narrower: fewer channels, feed-forward neurons or heads, the least important ones going first.
+
+Use it when a model is wider than its task needs; win the quality back with `distill.features` or `distill.logits`. The result
+is a stock checkpoint with a smaller config. A ratio is snapped to what the config can say (whole norm groups and heads) and to
+multiples of `align`, which kernels like; the plan prints what was asked for against what is granted. Which parts a model has:
+`channels` for a UNet, `ffn`, `heads` and `hidden` for a language model, `ffn` for a text encoder.
+Source: Fang et al., "DepGraph: Towards Any Structural Pruning" (2023), through torch-pruning.
+
+    - prune.width: {ratio: 0.25}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from compress.artifact import LANGUAGE_MODEL, Artifact, derive, few_steps, rewritten, write_manifest
+from compress.catalogue import Foresight, stage
+from compress.context import Context
+from compress.families import Cut, cut_width
+from compress.params import Params, Share
+
+# One fixed call, to follow what feeds what: any would do.
+PROMPT, DOCUMENT = "a red three on white paper", "The array of values to sort along the given axis."
+
+
+class PruneWidth(Params):
+    ratio: Share = Field(0.25, description="share of each width to remove")
+    parts: tuple[Literal["ffn", "heads", "hidden", "channels"], ...] = Field(
+        (), description="which widths; none named: channels, or ffn and heads, as far as the model's config has them"
+    )
+    importance: Literal["magnitude", "taylor", "activation"] = Field(
+        "magnitude", description="what a weight is worth; the two others need calibration data"
+    )
+    samples: int = Field(32, ge=1, description="calibration items that taylor and activation look at")
+    align: int = Field(8, ge=1, description="widths are multiples of this")
+    components: tuple[str, ...] = Field((), description="what to cut; none named: the denoiser, or the language model")
+
+
+def foresee(artifact: Artifact, params: PruneWidth) -> Foresight:
+    cuts = {name: _cut(artifact, name, params) for name in params.components or (artifact.main,)}
+    told = "; ".join(f"{name}: {cut.told(params.ratio)}" for name, cut in cuts.items())
+    return Foresight({name: cut.config for name, cut in cuts.items()}, told)
+
+
+@stage(
+    version=1,
+    params=PruneWidth,
+    tasks=("text_to_image", "text_generation"),
+    formats={"torch": "torch"},
+    effect="weights",
+    reproducible="bytes",
+    libraries=("torch_pruning", "torch", "transformers", "diffusers"),
+    data=lambda params: () if params.importance == "magnitude" else ("calibration",),
+    foresee=foresee,
+)
+def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
+    from compress.algorithms.coupling import cut_state, find_groups, parameter_shapes
+    from compress.algorithms.saliency import of_units
+    from compress.engines.torch import blank, save_component, shares_kept
+    from compress.tasks import open_task
+
+    wanted = params.components or (artifact.main,)
+    made = derive(artifact, context.out, without=rewritten(artifact, wanted), link=context.link)
+    task = open_task(artifact, dtype="float32")
+    for name in context.progress(wanted, "components", len(wanted)):
+        cut, module = _cut(artifact, name, params), task.component(name)
+        smaller = blank(module, cut.config)
+        heads = next((g.before for g in cut.granted if g.field == "num_key_value_heads" and g.after < g.before), 0)
+        example = _example(task, name)
+        groups = find_groups(module, example, parameter_shapes(smaller), heads)
+        saliency = _saliency(task, name, params, context)
+        kept = [group.choose(of_units(group, saliency)) for group in groups]
+        smaller.load_state_dict(cut_state(module.state_dict(), groups, kept))
+        told = cut.told(params.ratio)
+        context.note(told, component=name, granted=told, groups=len(groups), **shares_kept(module, smaller, example))
+        save_component(smaller, artifact.folder(name), made.folder(name))
+    write_manifest(made)
+
+
+def _cut(artifact: Artifact, name: str, params: PruneWidth) -> Cut:
+    kind = artifact.components[name].kind
+    return cut_width(kind, artifact.config(name), params.ratio, params.parts, params.align)
+
+
+def _example(task: Any, name: str) -> dict[str, Any]:
+    from compress.data import Item
+
+    text = PROMPT if task.artifact.task == "text_to_image" else DOCUMENT
+    found: dict[str, Any] = next(task.record(name, (Item("0", text),), 0, **few_steps(task.artifact)))
+    return found
+
+
+def _saliency(task: Any, name: str, params: PruneWidth, context: Context) -> dict[str, Any]:
+    from compress.algorithms import saliency
+
+    module = task.component(name)
+    if params.importance == "magnitude":
+        return saliency.magnitude(module)
+    items = context.data["calibration"].first(params.samples)
+    calls = task.record(name, items, context.seed, **few_steps(task.artifact))
+    calls = context.progress(calls, f"{params.importance} calls", 0)
+    if params.importance == "activation":
+        return saliency.activation(module, calls)
+    loss_of = _language_loss(module) if name == LANGUAGE_MODEL else _noise_loss(module, context.seed)
+    return saliency.taylor(module, calls, loss_of)
+
+
+def _language_loss(module: Any) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda call: module(**call, labels=call["input_ids"]).loss
+
+
+def _noise_loss(module: Any, seed: int) -> Callable[[Mapping[str, Any]], Any]:
+    """The output's projection on noise, whose squared gradient tells, on average, how far the whole output moves."""
+    import torch
+
+    from compress.engines.torch import first_tensor
+
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss(call: Mapping[str, Any]) -> Any:
+        output = first_tensor(module(**call))
+        return (output * torch.randn(output.shape, generator=generator)).sum() / output.numel() ** 0.5
+
+    return loss
