@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo check test slow bench golden train-zoo evidence
+.PHONY: setup demo check test slow bench cuts golden train-zoo evidence
 
 setup: $(STAMP)
 
@@ -31,6 +31,9 @@ slow: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+cuts: setup  ## the table of structured cuts, reports/cuts.md; an hour
+	$(BIN)/python -m tests.cuts
 
 golden: setup  ## rewrite the golden files; review the diff
 	PARE_GOLDEN=rewrite $(BIN)/python -m pytest -m "not slow" tests/unit tests/contract

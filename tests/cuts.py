@@ -1,0 +1,76 @@
+"""`make cuts`: 25% and 50% cuts in width and depth of the zoo's UNet and Llama, before and after distillation.
+
+Runs the shipped recipes and writes `reports/cuts.md`. Theory promises the inverse of the floating-point operations a cut
+leaves in its component; the fraction realised is what of that gain the whole model shows, measured against it interleaved.
+
+python -m tests.cuts [steps of distillation] [folder]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import compress
+from evaluation.report import words
+from evaluation.scores import Comparison, Step
+
+ROOT = Path(__file__).parent.parent
+RECIPES = ("image/narrow", "image/shallow", "text/narrow", "text/shallow")
+RATIOS = (0.25, 0.5)
+HEAD = (
+    "cut",
+    "asked",
+    "granted",
+    "parameters",
+    "in theory",
+    "measured",
+    "realised",
+    "quality after the cut",
+    "quality after distillation",
+)
+
+
+def main() -> None:
+    steps, folder = (*sys.argv[1:], *("300", "runs")[len(sys.argv) - 1 :])
+    rows = []
+    for name in RECIPES:
+        for ratio in RATIOS:
+            sets = (f"stages.0.ratio={ratio}", f"stages.1.steps={steps}")
+            out = Path(folder) / f"{name.replace('/', '-')}-{ratio}"
+            rows.append(row(name, ratio, compress.run(ROOT / f"recipes/{name}.yaml", sets, out=out)))
+    table = [HEAD, ("---",) * len(HEAD), *rows]
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+    (ROOT / "reports/cuts.md").write_text(
+        __doc__.split("\n\npython")[0].replace("`make cuts`: ", "# ") + f"\n\n{text}\n"
+    )
+
+
+def row(name: str, ratio: float, found: Comparison) -> tuple[str, ...]:
+    facts = {key.split(" ")[-1]: value for key, value in found.stages[0]["facts"].items()}
+    _, cut, taught = found.steps
+    theory = 1 / facts["flops_kept"]
+    speed = cut.speed.cumulative
+    realised = (speed.value - 1) / (theory - 1) if theory > 1 else float("nan")
+    return (
+        name,
+        f"−{ratio:.0%}",
+        facts["granted"].partition("granted ")[2],
+        f"−{1 - facts['parameters_kept']:.1%}",
+        f"{theory:.2f}×",
+        f"{speed.value:.2f}× [{speed.low:.2f}, {speed.high:.2f}]",
+        f"{realised:.0%}",
+        quality(found, cut),
+        quality(found, taught),
+    )
+
+
+def quality(found: Comparison, step: Step) -> str:
+    """Each gated metric's difference from the baseline, with its interval."""
+    rows = {r.metric: r for r in found.rows}
+    parts = [f"{c.title} {words.contrast_of(rows[c.metric], c.cumulative)}" for c in step.quality]
+    return "; ".join([*parts, *filter(None, [step.note])])
+
+
+if __name__ == "__main__":
+    main()

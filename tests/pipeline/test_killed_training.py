@@ -1,0 +1,95 @@
+"""A training stage killed again and again ends in the bits of one that was never disturbed, within the plan's room on disk."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import compress
+from compress.cache import Cache
+from compress.events import silent
+from compress.execute import execute
+from tests.tiny import tiny_diffusion, tiny_llama
+
+STEPS = 40
+CHAINS = {
+    "text_to_image": [
+        {"prune.width": {"ratio": 0.5}},
+        {"distill.features": {"steps": STEPS, "prompts": 8, "denoising_steps": 4, "checkpoint_seconds": 0.2}},
+    ],
+    "text_generation": [
+        {"prune.depth": {"ratio": 0.5}},
+        {"distill.logits": {"steps": STEPS, "tokens": 16, "checkpoint_seconds": 0.2}},
+    ],
+}
+
+
+@pytest.fixture(params=["text_to_image", pytest.param("text_generation", marks=pytest.mark.slow)])
+def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    painting = request.param == "text_to_image"
+    model = tiny_diffusion(tmp_path) if painting else tiny_llama(tmp_path / "model")
+    for name in ("train", "calibration"):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(f"The {i}th {name} value of the array." for i in range(40)))
+    data = {"train": "zoo://digits/train"} if painting else {"train": "train.txt", "calibration": "calibration.txt"}
+    body = {"schema": 1, "name": "killed", "model": str(model), "data": data, "stages": CHAINS[request.param]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(body))
+    return tmp_path / "recipe.yaml"
+
+
+def used(folder: Path) -> int:
+    """Bytes on disk below a folder; hard links count once, what vanishes meanwhile not at all."""
+    sizes: dict[int, int] = {}
+    for file in folder.rglob("*"):
+        try:
+            stat = file.lstat()
+        except FileNotFoundError:
+            continue
+        sizes[stat.st_ino] = stat.st_blocks * 512
+    return sum(sizes.values())
+
+
+def train_until_killed(recipe: Path, cache: Path, steps: int) -> int:
+    """Run until `steps` more steps are made, then `kill -9`. Returns the most bytes the cache took."""
+    events, most = recipe.parent / "out" / "events.jsonl", 0
+    seen = events.read_text().count(" training") if events.exists() else 0
+    command = [
+        sys.executable,
+        "-m",
+        "compress.cli",
+        "run",
+        str(recipe),
+        "--cache",
+        str(cache),
+        "--out",
+        str(events.parent),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and (not events.exists() or events.read_text().count(" training") < seen + steps):
+            most = max(most, used(cache))
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    return most
+
+
+def test_killed_inside_training_it_resumes_to_the_same_digests(recipe: Path, tmp_path: Path) -> None:
+    planned = compress.plan(recipe, cache=tmp_path / "killed")
+    drawn = random.Random(0)
+    most = 0
+    for _ in range(int(os.environ.get("PARE_KILLS", "2"))):
+        most = max(most, train_until_killed(recipe, tmp_path / "killed", drawn.randint(8, STEPS // 3)))
+    done = {}
+    for name in ("killed", "undisturbed"):
+        store = Cache(tmp_path / name)
+        done[name] = execute(compress.plan(recipe, cache=store.root), store, silent)
+    assert [d.artifact.digest for d in done["killed"]] == [d.artifact.digest for d in done["undisturbed"]]
+    assert done["killed"][1].facts["loss" if "loss" in done["killed"][1].facts else "unet loss"]
+    assert "training goes on at step" in (tmp_path / "out/events.jsonl").read_text()
+    assert 0 < most <= planned.disk_bytes
