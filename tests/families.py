@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from compress.artifact import describe, write_manifest
-from tests.tiny import _clip, tiny_byte_tokenizer, tiny_clip_tokenizer
+from tests.tiny import _clip, tiny_byte_tokenizer, tiny_clip_tokenizer, tiny_diffusion, tiny_llama
 
 WIDTH, HEADS, LAYERS, POSITIONS = 32, 4, 2, 64
 
@@ -65,6 +65,11 @@ TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
     "opt": ("OPTForCausalLM", "OPTConfig", _OPT),
     "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", _GEMMA),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", _GEMMA),
+    "bert": (
+        "BertLMHeadModel",
+        "BertConfig",
+        {k: v for k, v in {**_MODERN, **_UNTIED, "is_decoder": True}.items() if k != "num_key_value_heads"},
+    ),
     "phi3": (
         "Phi3ForCausalLM",
         "Phi3Config",
@@ -196,7 +201,7 @@ def _sd3(vocabulary: Path, *, t5: bool = True) -> Any:
     )
 
 
-def _flux(vocabulary: Path, *, guided: bool = True) -> Any:
+def _flux(vocabulary: Path, *, guided: bool = True, layers: int = 1) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
     clip: Any = tiny_clip_tokenizer(vocabulary)
@@ -204,8 +209,8 @@ def _flux(vocabulary: Path, *, guided: bool = True) -> Any:
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
+        num_layers=layers,
+        num_single_layers=layers,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=WIDTH,
@@ -281,6 +286,7 @@ PICTURES: dict[str, Callable[[Path], Any]] = {
     "sd3-no-t5": partial(_sd3, t5=False),
     "flux": _flux,
     "flux-schnell": partial(_flux, guided=False),
+    "flux-deep": partial(_flux, layers=2),
     "sana": _sana,
 }
 SMALL = {"height": 16, "width": 16}
@@ -291,6 +297,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "sd3-no-t5": {"max_sequence_length": 24},
     "flux": {**SMALL, "max_sequence_length": 24},
     "flux-schnell": {**SMALL, "max_sequence_length": 24},
+    "flux-deep": {**SMALL, "max_sequence_length": 24},
     "sana": {
         "height": 32,
         "width": 32,
@@ -299,4 +306,13 @@ CALLS: dict[str, dict[str, Any]] = {
         "max_sequence_length": 24,
         "complex_human_instruction": None,
     },
+}
+
+# Every tiny model by name: folder to the model's own folder.
+MODELS: dict[str, Callable[[Path], Path]] = {
+    "llama": tiny_llama,
+    "sd": tiny_diffusion,
+    "sdxl": partial(tiny_diffusion, xl=True),
+    **{name: partial(tiny_text, family=name) for name in TEXT},
+    **{name: partial(tiny_picture, family=name) for name in PICTURES},
 }

@@ -14,27 +14,15 @@ import torch
 from compress.artifact import Artifact, Component, describe
 from compress.catalogue import find_stage
 from compress.context import Context
-from compress.data import Data, Item
 from compress.errors import ModelError, StageFailed
 from compress.events import Event
 from compress.tasks import open_task
 from tests.families import CALLS, tiny_picture, tiny_text
+from tests.stages import CAPTIONS, apply
 
 TEXTS = ["hello world", "abc", "the quick brown fox jumps over the lazy dog", "x" * 500]
 PROMPTS = [[5, 6, 7], [10, 11, 12], list(range(20, 45))]  # the last is longer than a sliding window of 8
-CAPTIONS, NAMES = ["a red three", "blue", "green on paper"], ["0", "1", "2"]
-DATA = Data("captions", "texts", "digest", -1, lambda i: Item(str(i), CAPTIONS[i % len(CAPTIONS)]))
-
-
-def apply(name: str, artifact: Artifact, out: Path, **params: Any) -> tuple[Artifact, list[Event]]:
-    """Run a stage as the executor does, and hear its notes."""
-    stage = find_stage(name)
-    checked = stage.params(**params)
-    assert stage.refuse(artifact, checked) == ""
-    out.mkdir(parents=True)
-    heard: list[Event] = []
-    stage.run(artifact, checked, Context(out, out / "scratch", data={"calibration": DATA}, emit=heard.append))
-    return describe(out), [e for e in heard if e.kind == "note"]
+NAMES = ["0", "1", "2"]
 
 
 @dataclass(frozen=True)

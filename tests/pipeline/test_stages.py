@@ -11,27 +11,11 @@ import pytest
 
 from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
-from compress.context import Context
-from compress.data import Data, Item
 from compress.errors import StageFailed
-from compress.events import Event
 from compress.hashing import digest_file
 from compress.tasks import open_task
+from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama
-
-WORDS = ("a red three", "a blue seven", "the array of values", "green on white paper")
-DATA = Data("words", "texts", "digest", -1, lambda i: Item(str(i), WORDS[i % len(WORDS)]))
-
-
-def apply(name: str, artifact: Artifact, out: Path, **params: Any) -> tuple[Artifact, list[Event]]:
-    """Run a stage as the executor does, and hear its notes."""
-    stage = find_stage(name)
-    checked = stage.params(**params)
-    assert stage.refuse(artifact, checked) == ""
-    out.mkdir(parents=True)
-    heard: list[Event] = []
-    stage.run(artifact, checked, Context(out, out / "scratch", data={"calibration": DATA}, emit=heard.append))
-    return describe(out), [e for e in heard if e.kind == "note"]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -92,7 +76,7 @@ def test_a_built_pipeline_holds_engines_and_no_torch_weights(built: Artifact) ->
 def test_a_built_pipeline_paints_what_torch_paints_at_any_batch(
     pipeline: Artifact, built: Artifact, count: int
 ) -> None:
-    prompts, names = list(WORDS[:count]), [str(i) for i in range(count)]
+    prompts, names = list(CAPTIONS[:count]), [str(i) for i in range(count)]
     torch_task: Any = open_task(pipeline)
     engine: Any = open_task(built)
     ours = engine.paint(prompts, names, 0, num_inference_steps=3).astype(int)

@@ -1,0 +1,46 @@
+"""Running one stage on one artifact, as the executor does, without a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.artifact import Artifact, describe
+from compress.catalogue import Foresight, find_stage
+from compress.context import Context
+from compress.data import Data, Item
+from compress.events import Event
+
+CAPTIONS = ("a red three", "blue", "green on paper")
+DATA = Data("captions", "texts", "digest", -1, lambda i: Item(str(i), CAPTIONS[i % len(CAPTIONS)]))
+
+
+def apply(
+    name: str,
+    artifact: Artifact,
+    out: Path,
+    *,
+    data: Data = DATA,
+    inputs: Mapping[str, Artifact] | None = None,
+    **params: Any,
+) -> tuple[Artifact, list[Event]]:
+    """Run a stage as the executor does, and hear its notes."""
+    stage = find_stage(name)
+    checked = stage.params(**params)
+    assert stage.refuse(artifact, checked) == ""
+    stage.foresee(artifact, checked)
+    out.mkdir(parents=True)
+    scratch = out.parent / f"{out.name}-scratch"
+    scratch.mkdir(exist_ok=True)
+    heard: list[Event] = []
+    roles = {"calibration": data, "train": data}
+    context = Context(out, scratch, inputs=inputs or {}, data=roles, emit=heard.append, node="step")
+    stage.run(artifact, checked, context)
+    return describe(out), [e for e in heard if e.kind == "note"]
+
+
+def foresee(name: str, artifact: Artifact, **params: Any) -> Foresight:
+    """What a stage tells before it runs."""
+    stage = find_stage(name)
+    return stage.foresee(artifact, stage.params(**params))
