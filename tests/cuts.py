@@ -8,11 +8,12 @@ python -m tests.cuts [steps of distillation] [folder]
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import compress
-from evaluation.report import words
+from evaluation.report import result, words
 from evaluation.scores import Comparison, Step
 
 ROOT = Path(__file__).parent.parent
@@ -38,12 +39,18 @@ def main() -> None:
         for ratio in RATIOS:
             sets = (f"stages.0.ratio={ratio}", f"stages.1.steps={steps}")
             out = Path(folder) / f"{name.replace('/', '-')}-{ratio}"
-            rows.append(row(name, ratio, compress.run(ROOT / f"recipes/{name}.yaml", sets, out=out)))
+            rows.append(row(name, ratio, found(out) or compress.run(ROOT / f"recipes/{name}.yaml", sets, out=out)))
     table = [HEAD, ("---",) * len(HEAD), *rows]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     (ROOT / "reports/cuts.md").write_text(
         __doc__.split("\n\npython")[0].replace("`make cuts`: ", "# ") + f"\n\n{text}\n"
     )
+
+
+def found(out: Path) -> Comparison | None:
+    """What an earlier run left in its folder."""
+    file = out / "result.json"
+    return result.from_dict(json.loads(file.read_text())) if file.is_file() else None
 
 
 def row(name: str, ratio: float, found: Comparison) -> tuple[str, ...]:
