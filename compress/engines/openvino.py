@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -246,8 +246,8 @@ class OpenVINOLanguageModel(torch.nn.Module, GenerationMixin):
         state = past_key_values or self._begin(input_ids.shape[0])
         if getattr(self._threads, "state", None) is not state:
             raise UserError("this generation's cache is gone: another began in this thread", fix="finish one at a time")
-        values = language_inputs(input_ids.contiguous().numpy(), state.seen, state.beams)
-        results = state.request.infer([values[n] for n in self._ports], share_inputs=True, share_outputs=True)
+        values = language_inputs(input_ids.contiguous().numpy(), state.seen, state.beams, self._ports)
+        results = state.request.infer(list(values.values()), share_inputs=True, share_outputs=True)
         state.seen += input_ids.shape[1]
         state.beams = np.arange(input_ids.shape[0], dtype=np.int32)
         return CausalLMOutputWithPast(logits=torch.from_numpy(results[0]).clone(), past_key_values=state)
@@ -261,22 +261,25 @@ class OpenVINOLanguageModel(torch.nn.Module, GenerationMixin):
         return self._threads.state
 
 
-def language_inputs(tokens: NDArray[np.int64], seen: int, beams: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-    """Everything a language model's graph may ask for, for tokens [batch, tokens] that follow `seen` others."""
+def language_inputs(
+    tokens: NDArray[np.int64], seen: int, beams: NDArray[np.int32], names: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """What a language model's graph asks for by `names`, for tokens [batch, tokens] that follow `seen` others."""
     position = np.arange(seen, seen + tokens.shape[1], dtype=np.int64)
-    return {
-        "input_ids": tokens,
-        "position_ids": np.broadcast_to(position, tokens.shape).copy(),
-        "cache_position": position,
-        "attention_mask": np.ones((tokens.shape[0], seen + tokens.shape[1]), dtype=np.int64),
-        "beam_idx": beams,
+    made: dict[str, Callable[[], NDArray[Any]]] = {
+        "input_ids": lambda: tokens,
+        "position_ids": lambda: np.broadcast_to(position, tokens.shape).copy(),
+        "cache_position": lambda: position,
+        "attention_mask": lambda: np.ones((tokens.shape[0], seen + tokens.shape[1]), dtype=np.int64),
+        "beam_idx": lambda: beams,
     }
+    return {name: made[name]() for name in names}
 
 
 def start_of_text(tokens: list[int], graph: Graph) -> dict[str, NDArray[Any]]:
     """The inputs of a graph that reads one text from its beginning."""
-    values = language_inputs(np.array([tokens], dtype=np.int64), 0, np.zeros(1, dtype=np.int32))
-    return {name: values[name] for name in map(input_name, graph.compiled.inputs)}
+    names = tuple(map(input_name, graph.compiled.inputs))
+    return language_inputs(np.array([tokens], dtype=np.int64), 0, np.zeros(1, dtype=np.int32), names)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import openvino
 import torch
+from openvino import opset13 as opset
 from torch.export import Dim
 from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExporter
 from transformers.exporters.utils import decompose_for_generation
@@ -75,7 +76,48 @@ def convert_language_model(model: torch.nn.Module) -> openvino.Model:
         decoder, inputs = stages["decode"]
         converted, _ = OpenVINOExporter().export_program(decoder, inputs, OpenVINOConfig(dynamic=True))
     _name_ports(converted, {"input_ids", "position_ids", "cache_position", "attention_mask", "beam_idx"})
+    _repeat_keys_plainly(converted)
     return converted
+
+
+def _repeat_keys_plainly(model: openvino.Model) -> None:
+    """Where key heads are fewer than query heads, spell their repetition as OpenVINO knows it.
+
+    torch's `expand` becomes a Broadcast whose shape is computed, which hides from OpenVINO that attention and KV cache are one
+    operation: a token of a small model then takes 1.6 times as long (588 operations instead of 405 for five layers).
+    """
+    for attention in model.get_ordered_ops():
+        if attention.get_type_name() != "ScaledDotProductAttention":
+            continue
+        for port in (1, 2):
+            repeated = attention.input_value(port)
+            cache = _before(repeated, "Reshape", "Broadcast", "Unsqueeze")
+            if cache is None:
+                continue
+            _, heads, _, size = repeated.get_partial_shape()
+            copies = heads.get_length() // cache.get_partial_shape()[1].get_length()
+            apart = opset.unsqueeze(cache, np.array(2, np.int64))
+            side_by_side = opset.broadcast(
+                apart, np.array([1, 1, copies, 1, 1], np.int64), broadcast_spec="BIDIRECTIONAL"
+            )
+            shape = np.array([0, heads.get_length(), -1, size.get_length()], np.int64)
+            plain = opset.reshape(side_by_side, shape, special_zero=True)
+            attention.input(port).replace_source_output(plain.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def _before(output: Any, *kinds: str) -> Any:
+    """What goes into a chain of operations that ends in `output`; None where they are others, or the heads not fixed."""
+    shape = output.get_partial_shape()
+    if shape.rank.get_length() != 4 or shape[1].is_dynamic or shape[3].is_dynamic:
+        return None
+    for kind in kinds:
+        node = output.get_node()
+        if node.get_type_name() != kind:
+            return None
+        output = node.input_value(0)
+    shape = output.get_partial_shape()
+    return None if shape.rank.get_length() != 4 or shape[1].is_dynamic else output
 
 
 def split(call: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

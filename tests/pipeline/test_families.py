@@ -17,7 +17,7 @@ from compress.context import Context
 from compress.errors import ModelError, StageFailed
 from compress.events import Event
 from compress.tasks import open_task
-from tests.families import CALLS, tiny_picture, tiny_text
+from tests.families import CALLS, LAYERS, tiny_picture, tiny_text
 from tests.stages import CAPTIONS, apply
 
 TEXTS = ["hello world", "abc", "the quick brown fox jumps over the lazy dog", "x" * 500]
@@ -84,6 +84,19 @@ def test_a_language_engine_scores_and_writes_as_torch_does(text: Built) -> None:
     assert engine.generate(PROMPTS, 20) == answers
     assert len({token for answer in answers for token in answer}) > 5
     assert 0 < float(text.notes[0].facts["relative"]) < 1e-5
+
+
+def test_attention_and_cache_are_one_operation(text: Built) -> None:
+    """What a small model's token costs is operations: as separate ones, attention and its cache take over twenty a layer."""
+    task: Any = open_task(text.engine)
+    kinds = [
+        op.get_rt_info()["layerType"].astype(str) for op in task.model.graph.compiled.get_runtime_model().get_ops()
+    ]
+    separate = text.source.components["model"].kind in (
+        "Gemma2ForCausalLM",
+        "BloomForCausalLM",
+    )  # they alter the scores
+    assert kinds.count("ScaledDotProductAttention") == (0 if separate else LAYERS)
 
 
 def test_a_language_engine_in_eight_bits_is_smaller_and_close(text: Built, tmp_path: Path) -> None:

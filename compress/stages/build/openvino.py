@@ -53,7 +53,7 @@ def refuse(artifact: Artifact, params: BuildOpenVINO) -> str:
 
 
 @stage(
-    version=1,
+    version=2,
     params=BuildOpenVINO,
     tasks=("text_to_image", "text_generation"),
     formats={"torch": "openvino"},
