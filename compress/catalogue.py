@@ -27,11 +27,12 @@ Run = Callable[..., None]
 @dataclass(frozen=True)
 class Foresight:
     """What a stage can tell before anything runs: its components' configs as they will be, what it grants of what was asked,
-    and the room it needs beside its result while it works."""
+    the disk it needs beside its result while it works, and the memory for its weights, gradients and moments."""
 
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     told: str = ""
     scratch_bytes: int = 0
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ class Params(BaseModel):
         return self.model_dump(mode="json", exclude=skip)
 
 
+TRAINED = (
+    7  # times a model's weights in memory while it is taught: two teachers at work, gradients, two moments, an average
+)
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 

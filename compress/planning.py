@@ -44,6 +44,7 @@ class Node:
     disk_bytes: int = 0
     seconds: float | None = None  # what it took when it last ran here; None: not known
     told: str = ""  # requested against granted
+    memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
 
 
 @dataclass(frozen=True)
@@ -274,6 +275,7 @@ def _node(
         else _stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes,
         seconds=facts,
         told=foresight.told,
+        memory_bytes=0 if cached else foresight.memory_bytes,
     )
 
 
@@ -348,7 +350,7 @@ def _room(source: Source, nodes: tuple[Node, ...]) -> tuple[int, int]:
     weights = sum(4 * _parameters(source.artifact, name) for name in source.artifact.components)
     disk = sum(node.disk_bytes for node in nodes)
     # Two processes (ours and the checker), and at worst the source, an export of it and its quantized copy at once.
-    return disk, 2 * PROCESS_BYTES + 3 * weights
+    return disk, 2 * PROCESS_BYTES + max(3 * weights, *(node.memory_bytes for node in nodes), 0)
 
 
 def _check_room(plan: Plan, cache: Cache) -> None:

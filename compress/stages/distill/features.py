@@ -23,7 +23,7 @@ from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.errors import ModelError
 from compress.families import feature_stacks
-from compress.params import Training
+from compress.params import TRAINED, Training
 
 PICTURES_A_BATCH = 8
 
@@ -41,14 +41,13 @@ def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
     """Checkpoints hold the weights, their average and two moments; a recorded call its latents, each caption its embedding."""
     from compress.sources import parameter_count
 
-    config = artifact.config(artifact.main)
-    checkpoints = (
-        2 * 4 * 4 * parameter_count(artifact.folder(artifact.main))
-    )  # an old one goes once the new one is whole
+    config, weights = artifact.config(artifact.main), 4 * parameter_count(artifact.folder(artifact.main))
+    checkpoints = 2 * 4 * weights  # an old one goes once the new one is whole
     side = config.get("sample_size") or 128
     latent = config.get("in_channels", 4) * (side if isinstance(side, int) else max(side)) ** 2
     told = 512 * int(config.get("cross_attention_dim") or config.get("joint_attention_dim") or 4096)
-    return Foresight(scratch_bytes=checkpoints + 2 * 4 * params.prompts * (latent * params.denoising_steps + told))
+    calls = 2 * 4 * params.prompts * (latent * params.denoising_steps + told)
+    return Foresight(scratch_bytes=checkpoints + calls, memory_bytes=TRAINED * weights)
 
 
 @stage(

@@ -21,7 +21,7 @@ from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.errors import DataError, ModelError
 from compress.families import feature_stacks
-from compress.params import Training
+from compress.params import TRAINED, Training
 
 
 class DistillLogits(Training):
@@ -38,7 +38,8 @@ def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
     """Checkpoints hold the weights, their average and two moments; an old one goes once the new one is whole."""
     from compress.sources import parameter_count
 
-    return Foresight(scratch_bytes=2 * 4 * 4 * parameter_count(artifact.folder(LANGUAGE_MODEL)))
+    weights = 4 * parameter_count(artifact.folder(LANGUAGE_MODEL))
+    return Foresight(scratch_bytes=2 * 4 * weights, memory_bytes=TRAINED * weights)
 
 
 @stage(
