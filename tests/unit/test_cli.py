@@ -158,7 +158,7 @@ def test_a_plan_as_json_says_what_python_says(pare: Pare) -> None:
     assert [node["id"] for node in found["nodes"]] == [node.id for node in plan.nodes]
     assert found["disk_bytes"] == plan.disk_bytes == sum(node["disk_bytes"] for node in found["nodes"])
     assert found["memory_bytes"] == plan.memory_bytes
-    assert found["nodes"][0]["params"] == {"steps": 8, "scheduler": None, "spacing": None}
+    assert found["nodes"][2]["params"] == {"steps": 6, "scheduler": None, "spacing": None}
     assert found["nodes"][2]["components"] == ["unet"]
 
 
@@ -283,7 +283,7 @@ def test_sizes_may_be_written_in_any_case_and_with_a_space(pare: Pare, filled: C
         (("eval", "zoo://docs-llama", "zoo://digits-diffusion"), "different tasks", "compare two models of one task"),
         (("eval", "zoo://docs-llama", "zoo://docs-llama", "--metrics", "sizes"), "called `sizes`", "`size`"),
         (("eval", "zoo://docs-llama", "zoo://docs-llama", "--metrics", "perplexity"), "needs evaluation data", "data"),
-        (("check", QUICKSTART, "--set", "stages.0.steps=0"), "--set: accelerate.steps.steps must be at least 1", ""),
+        (("check", QUICKSTART, "--set", "stages.2.steps=0"), "--set: accelerate.steps.steps must be at least 1", ""),
         (("check", QUICKSTART, "--set", "stages.0"), "is not path=value", "stages.0.ratio=0.3"),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, tuple) else "",
