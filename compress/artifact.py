@@ -22,7 +22,6 @@ Format = Literal["torch", "openvino", "onnx", "tensorrt", "gguf", "compiled"]
 MANIFEST = "pare.json"
 SCHEMA = 1
 LANGUAGE_MODEL = "model"
-LOOKS = 8  # timesteps at which a denoiser is looked at
 DENOISERS = ("unet", "transformer")
 # Words in diffusers' class names: of pipelines that are given more than text, and of those that give other than pictures.
 OTHER_INPUTS = ("Img2Img", "Inpaint", "Control", "Upscale", "Pix2Pix", "Edit", "Variation", "SuperResolution", "Fill")
@@ -260,11 +259,6 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files of a torch component that hold its weights, relative names sorted."""
     kinds = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
     return tuple(sorted({f for kind in kinds for f in folder.glob(kind)}))
-
-
-def few_steps(artifact: Artifact) -> dict[str, int]:
-    """Arguments that make a pipeline run just far enough for its components to be looked at, at timesteps spread evenly."""
-    return {"num_inference_steps": LOOKS} if artifact.task == "text_to_image" else {}
 
 
 def rewritten(artifact: Artifact, components: tuple[str, ...]) -> tuple[str, ...]:

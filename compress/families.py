@@ -7,7 +7,7 @@ snaps what was asked for to what can be granted. Pure: configs in, configs out, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -101,7 +101,7 @@ _NO_WIDTH = "has no field for its feed-forward width, and heads make its hidden 
 _CLIP_HIDDEN = "must keep the hidden size that the denoiser reads (cross_attention_dim): cut ffn, or use prune.depth"
 _CLIP = Family(
     {"ffn": _FFN},
-    (Stack("encoder.layers", "num_hidden_layers"),),
+    (Stack("encoder.layers", "num_hidden_layers", pinned=(-1,)),),  # SDXL reads what the last but one gives
     {"heads": f"{_NO_HEAD_DIM}, and {_CLIP_HIDDEN}", "hidden": _CLIP_HIDDEN},
     ("ffn",),
 )
@@ -225,7 +225,9 @@ def _narrow(part: str, width: Width, config: Config, ratio: float, align: int) -
 def _narrow_levels(config: Config, ratio: float, align: int) -> tuple[dict[str, Any], list[Granted]]:
     """Every level of a UNet holds whole norm groups and whole heads."""
     levels = list(config["block_out_channels"])
-    heads = config.get("num_attention_heads") or config["attention_head_dim"]  # the latter is how diffusers names it
+    heads = config.get("num_attention_heads") or config.get(
+        "attention_head_dim", 8
+    )  # the latter is how diffusers names it
     heads = list(heads) if isinstance(heads, (list, tuple)) else [heads] * len(levels)
     groups = config.get("norm_num_groups") or 1
     after = [snap(c, ratio, math.lcm(groups, h, align)) for c, h in zip(levels, heads, strict=True)]
@@ -238,7 +240,7 @@ def _narrow_mixing(config: Config, ratio: float, align: int) -> tuple[dict[str, 
     hidden = config["num_attention_heads"] * config["attention_head_dim"]
     before = int(config["mlp_ratio"] * hidden)
     after = snap(before, ratio, align)
-    return {"mlp_ratio": after / hidden}, [Granted("mlp_ratio × hidden size", before, after)]
+    return {"mlp_ratio": (after + 0.5) / hidden}, [Granted("mlp_ratio × hidden size", before, after)]
 
 
 def snap(width: int, ratio: float, multiple: int) -> int:
@@ -272,6 +274,12 @@ class Pool:
             sums |= {s + len(unit.blocks) for s in sums}
         possible = [s for s in sums if 0 < s < self.count]
         return min(possible, key=lambda s: (abs(s - ratio * self.count), s), default=0)
+
+
+def derived_fields(kind: str) -> tuple[str, ...]:
+    """Fields that list one value a block, and that a library works out from the blocks' numbers where a config leaves them
+    out: they must be written down before a block goes, or those behind it change their kind."""
+    return tuple(name for stack in family(kind).stacks for name in stack.lists)
 
 
 def depth_pools(kind: str, config: Config) -> tuple[Pool, ...]:
@@ -318,6 +326,21 @@ def feature_stacks(kind: str, config: Config) -> tuple[tuple[str, ...], ...]:
         middle = ("mid_block",) if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") else ()
         return (*((f"down_blocks.{i}",) for i in levels), middle, *((f"up_blocks.{i}",) for i in levels))
     return tuple(tuple(f"{s.path}.{i}" for i in range(int(config[s.field]))) for s in record.stacks)
+
+
+def least_missed(costs: Sequence[int], scores: Sequence[float], total: int) -> tuple[int, ...]:
+    """The set of units whose costs make exactly `total` and whose scores sum to least; () if no set does.
+
+    Args:
+        costs: blocks in each unit; a unit goes as a whole.
+    """
+    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+    for unit, (cost, score) in enumerate(zip(costs, scores, strict=True)):
+        for reached, (worth, chosen) in sorted(best.items(), reverse=True):
+            more = reached + cost, (worth + score, (*chosen, unit))
+            if more[0] <= total and more[1] < best.get(more[0], (float("inf"), ())):
+                best[more[0]] = more[1]
+    return best.get(total, (0.0, ()))[1]
 
 
 def without(config: Config, units: tuple[Unit, ...]) -> dict[str, Any]:
@@ -372,6 +395,11 @@ def _unet_pool(config: Config) -> Pool:
     Source: Kim et al., "BK-SDM: A Lightweight, Fast, and Cheap Version of Stable Diffusion" (2023), for the layers and the middle.
     """
     levels = len(config["block_out_channels"])
+    deep = config.get("transformer_layers_per_block", 1)
+    if config.get("reverse_transformer_layers_per_block") or any(
+        isinstance(d, (list, tuple)) for d in _per_level(deep, 1)
+    ):
+        raise UserError("its attention is not as deep on the way up as on the way down: use prune.width")
     layers = _per_level(config.get("layers_per_block", 2), levels)
     depths = _per_level(config.get("transformer_layers_per_block", 1), levels)
     units: list[Unit] = []

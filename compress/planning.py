@@ -172,6 +172,13 @@ def _chain(
             if name not in known
         ]
         found += [
+            Problem(
+                step.place, f"{step.stage}: its {role} `{name}` is an engine there", "name a step before the engine"
+            )
+            for role, name in step.inputs.items()
+            if name in known and known[name][0].components[artifact.main].format not in stage.formats
+        ]
+        found += [
             Problem(step.place, f"{step.stage} takes no {role}", "remove it")
             for role in step.inputs
             if role not in stage.inputs
@@ -221,6 +228,8 @@ def _step_problems(
             after = f"after `{step.after}`" if step.after != SOURCE else "in the source model"
             fix = f"put a stage before it that makes {takes}, or give it `from:` an earlier step"
             found.append(Problem(place, f"{stage.name} takes {takes}, but `{name}` is {have_format} {after}", fix))
+    if step.components and step.components != (artifact.main,) and "components" not in stage.params.model_fields:
+        found.append(Problem(place, f"{stage.name} works on `{artifact.main}` and takes no components", "remove it"))
     if not found and (why := stage.refuse(artifact, step.params)):
         found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
     found += [

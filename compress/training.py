@@ -2,7 +2,7 @@
 
 Stopped at any moment, by Ctrl-C or `kill -9`, the next run goes on from the last checkpoint and, on a CPU, ends in the same
 bits and the same loss curve as one that was never disturbed: each batch draws from its own seed, and a checkpoint is whole or
-not there. accelerate's own `save_state` pickles, so checkpoints are ours: `state-STEP.safetensors`, and `state.json`, which
+not there (with as many threads: sums are rounded in their order). accelerate's own `save_state` pickles, so checkpoints are ours: `state-STEP.safetensors`, and `state.json`, which
 names it and is renamed last.
 """
 
@@ -66,6 +66,7 @@ def train(
     before: Spent | None = None,
     every: Callable[[int], None] | None = None,
     lenient: bool = False,
+    dropout: bool = True,
 ) -> Curve:
     """Train `module` in place; it then holds its averaged weights and is in evaluation mode.
 
@@ -81,6 +82,7 @@ def train(
         before: what the weights were trained already, counted on where there is no checkpoint: the schedule goes on at that
             step, and warms up there, for the optimiser knows nothing yet.
         every: called with the step after each checkpoint but the last, while the module holds its averaged weights.
+        dropout: whether the module's dropout works while it learns; a student held to a teacher that has none does without.
         lenient: go on from a checkpoint with other settings too, such as another number of steps.
 
     Returns:
@@ -90,7 +92,7 @@ def train(
         StageFailed: a loss or gradient is not finite, nothing is to be trained, half-precision weights, no such device.
     """
     with _accelerator(how, device) as accelerator:
-        module.to(accelerator.device).train()
+        module.to(accelerator.device).train(dropout)
         learner = _new_learner(module, how, accelerator)
         settings = _settings(how, seed, accelerator, before or Spent())
         run = _Run(accelerator, module, learner, loss_at, how, folder, seed, emit, what, before or Spent(), settings)

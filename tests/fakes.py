@@ -22,6 +22,7 @@ from compress.recipe import DataSpec, EvalSpec, Recipe, StepSpec
 class Cut(Params):
     ratio: float = Field(0.5, description="share to remove")
     layers: tuple[int, ...] = Field((), description="layers to leave alone")
+    components: tuple[str, ...] = Field((), description="parts to work on")
     workers: Annotated[int, Uncached()] = Field(1, description="processes; changes no result")
 
 

@@ -47,18 +47,3 @@ def _stream(before: torch.Tensor, output: Any) -> torch.Tensor:
     given = [t for t in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(t)]
     same = [t for t in given if t.shape == before.shape]
     return same[-1] if same else given[0]
-
-
-def least_missed(costs: Sequence[int], scores: Sequence[float], total: int) -> tuple[int, ...]:
-    """The set of units whose costs make exactly `total` and whose scores sum to least; () if no set does.
-
-    Args:
-        costs: blocks in each unit; a unit goes as a whole.
-    """
-    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
-    for unit, (cost, score) in enumerate(zip(costs, scores, strict=True)):
-        for reached, (worth, chosen) in sorted(best.items(), reverse=True):
-            more = reached + cost, (worth + score, (*chosen, unit))
-            if more[0] <= total and more[1] < best.get(more[0], (float("inf"), ())):
-                best[more[0]] = more[1]
-    return best.get(total, (0.0, ()))[1]

@@ -115,6 +115,8 @@ def _before(output: Any, *kinds: str) -> Any:
         node = output.get_node()
         if node.get_type_name() != kind:
             return None
+        if kind == "Unsqueeze" and int(node.input_value(1).get_node().get_data().item()) not in (2, -3):
+            return None  # not each key head beside its copies
         output = node.input_value(0)
     shape = output.get_partial_shape()
     return None if shape.rank.get_length() != 4 or shape[1].is_dynamic else output

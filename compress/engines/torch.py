@@ -89,9 +89,11 @@ def save_component(module: torch.nn.Module, before: Path, folder: Path) -> None:
 
 def count_flops(module: torch.nn.Module, call: Mapping[str, Any]) -> int:
     """Floating-point operations of one call, counted while it runs: matrix products, convolutions and attention."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # As plain products: the counter knows no fused attention on a CPU.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module(**call)
     return int(counter.get_total_flops())
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from compress.tasks.text_to_image import TextToImage
 
 
+LOOKS = 8  # timesteps at which a denoiser is looked at
+
+
 def open_task(
     artifact: Artifact, *, dtype: str | torch.dtype | None = None, device: str = "cpu"
 ) -> TextToImage | TextGeneration:
@@ -49,6 +52,11 @@ def open_component(artifact: Artifact, name: str, dtype: str | torch.dtype | Non
         return engine.load_language_model(folder, part.kind, _dtype(dtype), device)
     library = read_json(artifact.path / "model_index.json")[name][0]
     return engine.load_component(folder, library, part.kind, _dtype(dtype), device)
+
+
+def few_steps(artifact: Artifact) -> dict[str, int]:
+    """Arguments that make a pipeline run just far enough for its components to be looked at, at timesteps spread evenly."""
+    return {"num_inference_steps": LOOKS} if artifact.task == "text_to_image" else {}
 
 
 def _dtype(named: Any) -> torch.dtype | None:

@@ -51,10 +51,7 @@ class TextToImage:
         Returns:
             uint8 [prompts, height, width, 3].
         """
-        generators = [noise_source(seed, name) for name in noise_ids]
-        arguments = {**self.artifact.settings.call, **call}
-        with torch.inference_mode():
-            pictures = self.pipeline(list(prompts), generator=generators, output_type="np", **arguments).images
+        pictures = self._run(prompts, noise_ids, seed, "np", call)
         return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
 
     @contextmanager
@@ -88,16 +85,25 @@ class TextToImage:
         module = self.component(component)
         function = getattr(type(module), function_of(component))
         names = [n for n in inspect.signature(function).parameters if n != "self"]
+        kind = "np" if component == "vae" else "latent"  # what nobody looks at need not be decoded
         for start in range(0, len(items), batch):
             heard: list[Call] = []
             some = items[start : start + batch]
             with self.watch(component, heard.append):
-                self.paint([i.text for i in some], [i.id for i in some], seed, **call)
+                self._run([i.text for i in some], [i.id for i in some], seed, kind, call)
             for one in heard:
                 with torch.inference_mode(False):
                     arguments = {**dict(zip(names, one.args, strict=False)), **one.kwargs}
                     owned = {n: _own(v) for n, v in arguments.items()}
                 yield owned  # out of that context, which would change the caller's gradient mode
+
+    def _run(
+        self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, output: str, call: dict[str, Any]
+    ) -> Any:
+        generators = [noise_source(seed, name) for name in noise_ids]
+        arguments = {**self.artifact.settings.call, **call}
+        with torch.inference_mode():
+            return self.pipeline(list(prompts), generator=generators, output_type=output, **arguments).images
 
     def _assemble(self) -> Any:
         """Build the pipeline part by part: `from_pretrained` would refuse modules that are not of the classes it knows."""

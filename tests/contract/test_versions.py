@@ -22,7 +22,7 @@ from compress.catalogue import find_stage, stage_names
 
 ROOT = Path(compress.__file__).parent.parent
 GOLDEN = "stage_versions.json"
-COUNTED = ("compress.algorithms", "compress.engines", "compress.tasks", "compress.training")
+COUNTED = tuple(f"compress.{name}" for name in ("algorithms", "engines", "families", "recordings", "tasks", "training"))
 
 
 def file_of(module: str) -> Path:

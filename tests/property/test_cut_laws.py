@@ -18,10 +18,10 @@ from transformers.pytorch_utils import Conv1D
 
 from compress.algorithms import saliency
 from compress.algorithms.coupling import Group, Site, cut_state, find_groups, parameter_shapes, positions
-from compress.algorithms.influence import least_missed, of_blocks
+from compress.algorithms.influence import of_blocks
 from compress.engines.torch import blank, first_tensor
 from compress.errors import StageFailed
-from compress.families import cut_width
+from compress.families import cut_width, least_missed
 from tests import families
 from tests.tiny import _clip, _unet
 

@@ -39,6 +39,8 @@ JSON = st.recursive(
     max_leaves=10,
 )
 
+TAUGHT = replace(CUT, inputs=("teacher",))
+
 
 def key_of(call: dict[str, Any], workers: int = 1) -> str:
     stage = replace(CUT, name=call["name"], version=call["version"], bound_to=frozenset({"isa"}))
@@ -103,10 +105,12 @@ def keys_of(model: Path, tree: list[tuple[int, int]], changed: int) -> list[str]
     """The keys of a plan whose step number `changed` has another ratio."""
     name = {-1: "source", **{i: f"s{i}" for i in range(len(tree))}}
     steps = [
-        step(CUT, id=name[i], after=name[after], inputs={"teacher": name[teacher]}, ratio=0.1 if i == changed else 0.2)
+        step(
+            TAUGHT, id=name[i], after=name[after], inputs={"teacher": name[teacher]}, ratio=0.1 if i == changed else 0.2
+        )
         for i, (after, teacher) in enumerate(tree)
     ]
-    with knowing(CUT):
+    with knowing(TAUGHT):
         return [node.key for node in make_plan(recipe(model, *steps), Cache(model.parent / "cache")).nodes]
 
 

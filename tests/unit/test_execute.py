@@ -213,7 +213,7 @@ def test_an_artifact_knows_the_stages_that_made_it(cache: Cache, llama: Path, tr
     cut, tune = replace(CUT, run=rewriting(add_one)), replace(TUNE, run=copying)
     first, second = run(cache, llama, (cut, step(cut, ratio=0.25)), (tune, step(tune, after="demo.cut")))
     assert [p.stage for p in second.artifact.lineage] == ["demo.cut", "demo.tune"]
-    assert second.artifact.lineage[0].params == {"ratio": 0.25, "layers": []}
+    assert second.artifact.lineage[0].params == {"ratio": 0.25, "layers": [], "components": []}
     assert [p.key for p in second.artifact.lineage] == [first.node.key, second.node.key]
     assert describe(second.artifact.path).lineage == second.artifact.lineage
 

@@ -41,11 +41,13 @@ def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
     """Checkpoints hold the weights, their average and two moments; a recorded call its latents, each caption its embedding."""
     from compress.sources import parameter_count
 
+    _stacks(artifact, artifact.main)  # a family whose blocks are not known is refused here
     config, weights = artifact.config(artifact.main), 4 * parameter_count(artifact.folder(artifact.main))
     checkpoints = 2 * 4 * weights  # an old one goes once the new one is whole
     side = config.get("sample_size") or 128
     latent = config.get("in_channels", 4) * (side if isinstance(side, int) else max(side)) ** 2
-    told = 512 * int(config.get("cross_attention_dim") or config.get("joint_attention_dim") or 4096)
+    width = config.get("cross_attention_dim") or config.get("joint_attention_dim") or 4096
+    told = 512 * int(max(width) if isinstance(width, list) else width)
     calls = 2 * 4 * params.prompts * (latent * params.denoising_steps + told)
     return Foresight(scratch_bytes=checkpoints + calls, memory_bytes=TRAINED * weights)
 
@@ -74,8 +76,9 @@ def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
         raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
     painter: Any = open_task(source, dtype="float32")
     calls = _record(painter, name, params, context)
-    guidance = _guidance(painter, read_call(*calls[0]), params)
+    guidance = _guidance(painter, read_call(*calls[0]), params, context)
     teacher = painter.component(name).requires_grad_(False)
+    del painter  # its text encoders and VAE need no memory from here on
     student = open_component(artifact, name, "float32")
     stacks = _stacks(artifact, name), _stacks(source, name)
     learner, loss_at = _lesson(student, teacher, stacks, calls, guidance, params, context)
@@ -88,6 +91,7 @@ def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
         device=context.device,
         emit=context.emit,
         what=context.node,
+        dropout=False,
     )
     made = derive(artifact, context.out, without=rewritten(artifact, (name,)), link=context.link)
     save_component(student, artifact.folder(name), made.folder(name))
@@ -124,7 +128,7 @@ def _record(painter: Any, name: str, params: DistillFeatures, context: Context) 
     return found
 
 
-def _guidance(painter: Any, call: Mapping[str, Any], params: DistillFeatures) -> float:
+def _guidance(painter: Any, call: Mapping[str, Any], params: DistillFeatures, context: Context) -> float:
     """The scale by which the pipeline joins the two halves of a call's rows, without and with the prompt; 0 if it does not.
 
     Read off a recorded call, not off the pipeline's state, which a resumed run does not have.
@@ -132,9 +136,10 @@ def _guidance(painter: Any, call: Mapping[str, Any], params: DistillFeatures) ->
     import inspect
 
     rows = len(next(call[n] for n in ("sample", "hidden_states") if n in call))
-    if rows != 2 * min(PICTURES_A_BATCH, params.prompts):
+    if rows != 2 * len(context.data["train"].first(min(PICTURES_A_BATCH, params.prompts))):
         return 0.0
-    default = inspect.signature(type(painter.pipeline).__call__).parameters["guidance_scale"].default
+    own = inspect.signature(type(painter.pipeline).__call__).parameters["guidance_scale"].default
+    default = painter.artifact.settings.call.get("guidance_scale", own)
     return float(default if params.guidance is None else params.guidance)
 
 

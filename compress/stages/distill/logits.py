@@ -38,6 +38,9 @@ def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
     """Checkpoints hold the weights, their average and two moments; an old one goes once the new one is whole."""
     from compress.sources import parameter_count
 
+    feature_stacks(
+        artifact.components[LANGUAGE_MODEL].kind, artifact.config(LANGUAGE_MODEL)
+    )  # an unknown family is refused
     weights = 4 * parameter_count(artifact.folder(LANGUAGE_MODEL))
     return Foresight(scratch_bytes=2 * 4 * weights, memory_bytes=TRAINED * weights)
 
@@ -76,6 +79,7 @@ def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
         device=context.device,
         emit=context.emit,
         what=context.node,
+        dropout=False,
     )
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
     save_component(task.model, artifact.path, made.path)

@@ -16,10 +16,22 @@ from typing import Any
 
 from pydantic import Field
 
-from compress.artifact import Artifact, derive, few_steps, rewritten, write_manifest
+from compress.artifact import Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, stage
 from compress.context import Context
-from compress.families import Cut, Granted, Unit, cut_depth, depth_pools, renamed, without
+from compress.errors import DataError
+from compress.families import (
+    Cut,
+    Granted,
+    Pool,
+    Unit,
+    cut_depth,
+    depth_pools,
+    derived_fields,
+    least_missed,
+    renamed,
+    without,
+)
 from compress.params import Params, Share
 
 
@@ -35,8 +47,9 @@ def foresee(artifact: Artifact, params: PruneDepth) -> Foresight:
         granted = _granted(artifact, name, params)
         config = artifact.config(name)
         told.append(f"{name}: {Cut(config, granted).told(params.ratio)}")
-        # Which blocks go is not known yet, how many is: enough for what a later stage has to ask.
-        configs[name] = {**config, **{g.field: g.after for g in granted if g.field in config}}
+        # Which blocks go is not known yet, how many is: any as many tell a later stage what it has to know.
+        gone = (u for pool in depth_pools(artifact.components[name].kind, config) for u in _worst(pool, {}, params))
+        configs[name] = without(config, tuple(gone))
     return Foresight(configs, "; ".join(told))
 
 
@@ -47,6 +60,7 @@ def foresee(artifact: Artifact, params: PruneDepth) -> Foresight:
     formats={"torch": "torch"},
     effect="weights",
     reproducible="bytes",
+    bound_to=("isa",),  # influence is a sum of rounded numbers: another processor may rank two blocks the other way
     libraries=("torch", "transformers", "diffusers"),
     data=lambda params: ("calibration",),
     foresee=foresee,
@@ -59,7 +73,9 @@ def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
     made = derive(artifact, context.out, without=rewritten(artifact, wanted), link=context.link)
     task = open_task(artifact, dtype="float32")
     for name in wanted:
-        config, module = artifact.config(name), task.component(name)
+        module, kind = task.component(name), artifact.components[name].kind
+        written = {f: getattr(module.config, f, None) for f in derived_fields(kind)}
+        config = {**artifact.config(name), **{f: value for f, value in written.items() if value}}
         gone, example = _least_missed(task, name, params, context)
         removed = frozenset(path for unit in gone for path in unit.removes)
         shorter = blank(module, without(config, gone))
@@ -86,18 +102,22 @@ def _least_missed(
 ) -> tuple[tuple[Unit, ...], Mapping[str, Any]]:
     """Of every pool the units to take out, in their order; and one of the calls they were judged by."""
     from compress.algorithms import influence
+    from compress.tasks import few_steps
 
     module = task.component(name)
     pools = depth_pools(task.artifact.components[name].kind, task.artifact.config(name))
     blocks = [block for pool in pools for unit in pool.units for block in unit.blocks]
     items = context.data["calibration"].first(params.samples)
     calls = task.record(name, items, context.seed, **few_steps(task.artifact))
-    example = next(calls)
+    example = next(calls, None)
+    if example is None:
+        raise DataError("no calibration document has two tokens", fix="give longer ones")
     scores = influence.of_blocks(module, blocks, context.progress(chain([example], calls), f"{name} calls", 0))
-    gone: list[Unit] = []
-    for pool in pools:
-        costs = [len(unit.blocks) for unit in pool.units]
-        worth = [sum(scores[block] for block in unit.blocks) for unit in pool.units]
-        chosen = influence.least_missed(costs, worth, pool.removable(params.ratio))
-        gone += [pool.units[i] for i in sorted(chosen)]
-    return tuple(gone), example
+    return tuple(unit for pool in pools for unit in _worst(pool, scores, params)), example
+
+
+def _worst(pool: Pool, scores: Mapping[str, float], params: PruneDepth) -> tuple[Unit, ...]:
+    """The units of a pool to take out, in their order: as many blocks as are granted, of the least influence."""
+    costs = [len(unit.blocks) for unit in pool.units]
+    worth = [sum(scores.get(block, 0.0) for block in unit.blocks) for unit in pool.units]
+    return tuple(pool.units[i] for i in sorted(least_missed(costs, worth, pool.removable(params.ratio))))

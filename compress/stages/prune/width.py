@@ -3,7 +3,8 @@
 Use it when a model is wider than its task needs; win the quality back with `distill.features` or `distill.logits`. The result
 is a stock checkpoint with a smaller config. A ratio is snapped to what the config can say (whole norm groups and heads) and to
 multiples of `align`, which kernels like; the plan prints what was asked for against what is granted. Which parts a model has:
-`channels` for a UNet, `ffn`, `heads` and `hidden` for a language model, `ffn` for a text encoder.
+`channels` for a UNet; `ffn`, `heads` and `hidden` for a language model, as far as its config has a field for them; `ffn` for
+Sana's denoiser and for CLIP text encoders.
 Source: Fang et al., "DepGraph: Towards Any Structural Pruning" (2023), through torch-pruning.
 
     - prune.width: {ratio: 0.25}
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import LANGUAGE_MODEL, Artifact, derive, few_steps, rewritten, write_manifest
+from compress.artifact import LANGUAGE_MODEL, Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.families import Cut, cut_width
@@ -52,6 +53,7 @@ def foresee(artifact: Artifact, params: PruneWidth) -> Foresight:
     formats={"torch": "torch"},
     effect="weights",
     reproducible="bytes",
+    bound_to=("isa",),  # worth is a sum of rounded numbers: another processor may rank two channels the other way
     libraries=("torch_pruning", "torch", "transformers", "diffusers"),
     data=lambda params: () if params.importance == "magnitude" else ("calibration",),
     foresee=foresee,
@@ -87,6 +89,7 @@ def _cut(artifact: Artifact, name: str, params: PruneWidth) -> Cut:
 
 def _example(task: Any, name: str) -> dict[str, Any]:
     from compress.data import Item
+    from compress.tasks import few_steps
 
     text = PROMPT if task.artifact.task == "text_to_image" else DOCUMENT
     found: dict[str, Any] = next(task.record(name, (Item("0", text),), 0, **few_steps(task.artifact)))
@@ -95,6 +98,7 @@ def _example(task: Any, name: str) -> dict[str, Any]:
 
 def _saliency(task: Any, name: str, params: PruneWidth, context: Context) -> dict[str, Any]:
     from compress.algorithms import saliency
+    from compress.tasks import few_steps
 
     module = task.component(name)
     if params.importance == "magnitude":
