@@ -1,7 +1,9 @@
 """`make cuts`: 25% and 50% cuts in width and depth of the zoo's UNet and Llama, before and after distillation.
 
 Runs the shipped recipes and writes `reports/cuts.md`. Theory promises the inverse of the floating-point operations a cut
-leaves in its component; the fraction realised is what of that gain the whole model shows, measured against it interleaved.
+leaves in its component; the fraction realised is what of that gain the whole model shows in eager PyTorch, measured interleaved with
+it. More than all of it is realised where a block that goes takes calls with it that operations do not count; less where a narrower
+layer keeps its calls, or where other components take their share of the time. Quality is the difference from the uncut model.
 
 python -m tests.cuts [steps of distillation] [folder]
 """
