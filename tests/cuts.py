@@ -44,9 +44,9 @@ def main() -> None:
             rows.append(row(name, ratio, found(out) or compress.run(ROOT / f"recipes/{name}.yaml", sets, out=out)))
     table = [HEAD, ("---",) * len(HEAD), *rows]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-    (ROOT / "reports/cuts.md").write_text(
-        __doc__.split("\n\npython")[0].replace("`make cuts`: ", "# ") + f"\n\n{text}\n"
-    )
+    head = __doc__.split("\n\npython")[0].replace("`make cuts`: ", "# ")
+    told = f"Distillation took {steps} steps; quality is that of the first 64 prompts or documents."
+    (ROOT / "reports/cuts.md").write_text(f"{head}\n{told}\n\n{text}\n")
 
 
 def found(out: Path) -> Comparison | None:
