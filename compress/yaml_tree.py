@@ -243,6 +243,9 @@ def _syntax_problem(text: str, builder: _Builder, error: yaml.MarkedYAMLError) -
         place = builder.place_at(line, lines[line].index("\t"))
         return Problem(place, "a tab indents this line, and YAML allows only spaces", "replace the tab by spaces")
     said = ", ".join(part for part in (error.context, error.problem) if part)
+    if "nesting depth" in said:  # PyYAML has a limit of its own, and may meet it while it looks ahead
+        place = builder.place_at(line, column)
+        return Problem(place, f"nested deeper than {MAX_DEPTH} levels", "a recipe needs six at most")
     fix = "check the indentation, the colons and the quotes"
     if line < len(lines) and "${" in lines[line]:
         fix = 'inside { } and [ ] quote variables: "${name}"'

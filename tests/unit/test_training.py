@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +84,15 @@ def run(folder: Path, how: Training = HOW, **options: Any) -> tuple[Reader, trai
     """An undisturbed run of the task."""
     module = Reader()
     return module, train(module, task(module), how, folder=folder, seed=0, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As many threads as the killed process can use: sums are rounded in their order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +281,8 @@ print(json.dumps([steps, curve]))
 def test_killed_at_any_moment_it_ends_in_the_same_bits(whole: tuple[Reader, training.Curve], tmp_path: Path) -> None:
     code = ZYGOTE.format(tests=str(Path(__file__).parent), steps=STEPS)
     command = [sys.executable, "-c", code, str(tmp_path / "checkpoint"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}  # a forked process cannot use the threads of its parent
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=one)
     steps, curve = json.loads(done.stdout)
     assert sum(0 < step < STEPS for step in steps) > 1, steps
     assert steps == sorted(steps)
