@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from compress.context import Context
 from compress.errors import StageFailed
 from compress.events import Emit, Event, silent
 from compress.hashing import digest_file, digest_json
@@ -106,6 +107,12 @@ def train(
         learner.keep_average()
     module.eval()
     return run.spent.curve
+
+
+def teach(student: torch.nn.Module, loss_at: Callable[[int], Losses], how: Training, context: Context) -> Curve:
+    """`train` as a distillation stage does: checkpoints in its scratch folder, and no dropout, which its teacher has not either."""
+    where: dict[str, Any] = {"folder": context.scratch / "training", "seed": context.seed, "device": context.device}
+    return train(student, loss_at, how, **where, emit=context.emit, what=context.node, dropout=False)
 
 
 def rate_at(how: Training, step: int, origin: int = 0) -> float:

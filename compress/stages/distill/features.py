@@ -69,7 +69,7 @@ def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
     from compress.engines.torch import save_component
     from compress.recordings import read_call
     from compress.tasks import open_component, open_task
-    from compress.training import train
+    from compress.training import teach
 
     name, source = artifact.main, context.inputs["teacher"]
     if source.components.get(name, artifact.components[name]).format != "torch" or name not in source.components:
@@ -82,17 +82,7 @@ def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
     student = open_component(artifact, name, "float32")
     stacks = _stacks(artifact, name), _stacks(source, name)
     learner, loss_at = _lesson(student, teacher, stacks, calls, guidance, params, context)
-    curve = train(
-        learner,
-        loss_at,
-        params,
-        folder=context.scratch / "training",
-        seed=context.seed,
-        device=context.device,
-        emit=context.emit,
-        what=context.node,
-        dropout=False,
-    )
+    curve = teach(learner, loss_at, params, context)
     made = derive(artifact, context.out, without=rewritten(artifact, (name,)), link=context.link)
     save_component(student, artifact.folder(name), made.folder(name))
     write_manifest(made)

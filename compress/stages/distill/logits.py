@@ -61,7 +61,7 @@ def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
 def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
     from compress.engines.torch import save_component
     from compress.tasks import open_task
-    from compress.training import train
+    from compress.training import teach
 
     source = context.inputs["teacher"]
     if source.components[LANGUAGE_MODEL].format != "torch":
@@ -70,17 +70,7 @@ def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
     task: Any = open_task(artifact, dtype="float32")
     rows = _rows(task, params, context)
     learner, loss_at = _lesson(task, teacher, rows, params, context)
-    curve = train(
-        learner,
-        loss_at,
-        params,
-        folder=context.scratch / "training",
-        seed=context.seed,
-        device=context.device,
-        emit=context.emit,
-        what=context.node,
-        dropout=False,
-    )
+    curve = teach(learner, loss_at, params, context)
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
     save_component(task.model, artifact.path, made.path)
     write_manifest(made)
