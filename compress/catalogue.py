@@ -139,7 +139,10 @@ def find_metric(name: str) -> Any:
     """
     if name not in metric_names():
         raise UserError(f"no metric is called `{name}`", fix=near(name, metric_names()))
-    return importlib.import_module(f"evaluation.metrics.{name}").METRIC
+    found = importlib.import_module(f"evaluation.metrics.{name}").measure
+    if not hasattr(found, "statistic"):
+        raise TypeError(f"evaluation/metrics/{name}.py: `measure` is not decorated with @metric")
+    return found
 
 
 def near(name: str, known: tuple[str, ...]) -> str:

@@ -53,6 +53,12 @@ class EvalSpec(Params):
     timing_blocks: int = Field(20, ge=5, description="interleaved blocks per side; each gives one paired ratio")
     prompt_tokens: int = Field(32, ge=1, description="tokens of each timed text prompt")
     new_tokens: int = Field(64, ge=2, description="tokens written per timed text prompt, exactly")
+    starts: int = Field(3, ge=1, description="fresh processes a side that peak memory and cold start are measured in")
+    continuations: int = Field(
+        32,
+        ge=0,
+        description="documents whose start of `prompt_tokens` both sides continue greedily by `new_tokens` or fewer",
+    )
     seed: int = Field(0, ge=0, description="seed of prompts' noise; noise belongs to (seed, prompt id)")
 
 
@@ -67,6 +73,12 @@ class Gate(Params):
     )
     speedup: float | None = Field(
         None, gt=0, description="least ratio baseline ÷ candidate of a time, a size or a memory"
+    )
+    at_least: float | None = Field(
+        None, description="least value of the candidate itself, for a metric that should be high"
+    )
+    at_most: float | None = Field(
+        None, description="greatest value of the candidate itself, for a metric that should be low"
     )
     two_sided: bool | None = Field(
         None, description="whether rising is as suspect as falling; default: the metric's own"

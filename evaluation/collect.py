@@ -1,12 +1,13 @@
-"""Artifact to evidence of quality: pictures painted, documents scored. Cached by what decides it; time is no part of it."""
+"""Artifact to evidence of quality: pictures painted, documents scored, prompts continued. Cached by what decides it; time is
+no part of it."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from compress.data import Item
 from compress.errors import StageFailed
 from compress.events import Emit, Event, track
 from compress.hashing import digest_file, digest_json
-from evaluation.evidence import Evidence
+from evaluation.evidence import Continuation, Evidence
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "evidence.json"
 
 
@@ -35,52 +36,75 @@ class Viewpoint:
     data_digest: str
     seed: int
     batch: int  # not in the key: noise belongs to (seed, prompt), never to the batch
+    continued: tuple[int, int, int] = (0, 32, 64)  # documents, tokens of a prompt, most tokens written
+
+    def key(self, kind: str) -> str:
+        how = (
+            self.artifact.digest,
+            self.artifact.task,
+            self.dtype,
+            dict(self.call),
+            self.data_digest,
+            len(self.items),
+            self.seed,
+        )
+        return digest_json([FORMAT, kind, *how, *(self.continued if kind == "continuations" else ())])
 
     @property
-    def key(self) -> str:
-        content = self.artifact.digest
-        return digest_json(
-            [
-                FORMAT,
-                content,
-                self.artifact.task,
-                self.dtype,
-                dict(self.call),
-                self.data_digest,
-                len(self.items),
-                self.seed,
-            ]
-        )
+    def kinds(self) -> tuple[str, ...]:
+        """What can be observed of its items."""
+        if not self.items:
+            return ()
+        if self.artifact.task == "text_to_image":
+            return ("pictures",)
+        return ("documents", "continuations") if self.continued[0] else ("documents",)
 
 
 def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> Evidence:
-    """The evidence of a viewpoint, from the first of `folders` that holds it whole, else made and kept in the first.
+    """All evidence of a viewpoint, each kind from the first of `folders` that holds it whole, else made and kept in the first.
 
     Raises:
-        StageFailed: a picture came out constant, or a document's score is not finite.
+        StageFailed: a picture came out constant or not finite, or a document's score is not finite.
     """
+    found = Evidence(
+        view.artifact,
+        view.items,
+        dtype=view.dtype,
+        call=view.call,
+        seed=view.seed,
+        key=view.key(view.kinds[0]) if view.kinds else "",
+        data_key=digest_json([view.data_digest, len(view.items)]),
+        memory=folders[0].parent / "features",
+        protocol={"samples": len(view.items), "seed": view.seed, "data": view.data_digest},
+    )
+    for kind in view.kinds:
+        found = _observed(kind, found, view, folders, side, emit)
+    return found
+
+
+def _observed(kind: str, found: Evidence, view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> Evidence:
+    make, read = KINDS[kind]
     for folder in folders:
-        if found := _open(folder / view.key, view, emit):
-            return found
-    target = folders[0] / view.key
+        if (opened := _open(folder / view.key(kind), found, read, emit)) is not None:
+            return opened
+    target = folders[0] / view.key(kind)
     folders[0].mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=folders[0], prefix=".making-"))
     try:
-        paint = _paint if view.artifact.task == "text_to_image" else _score
-        paint(view, made, side, emit)
+        make(view, made, side, emit)
         files = {f.name: digest_file(f) for f in sorted(made.iterdir())}
-        (made / MANIFEST).write_text(json.dumps({"format": FORMAT, "key": view.key, "files": files}, indent=1))
+        (made / MANIFEST).write_text(json.dumps({"format": FORMAT, "key": view.key(kind), "files": files}, indent=1))
         shutil.rmtree(target, ignore_errors=True)
         made.rename(target)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    opened = _open(target, view, emit)
+    opened = _open(target, found, read, emit)
     if opened is None:
         raise StageFailed(f"the evidence of the {side} does not read back", place=str(target), fix="check the disk")
     return opened
 
 
-def _open(folder: Path, view: Viewpoint, emit: Emit) -> Evidence | None:
+def _open(folder: Path, found: Evidence, read: Callable[[Path, Evidence], Evidence], emit: Emit) -> Evidence | None:
     if not folder.is_dir():
         return None
     try:
@@ -91,31 +115,7 @@ def _open(folder: Path, view: Viewpoint, emit: Emit) -> Evidence | None:
     except (OSError, ValueError, KeyError) as error:
         emit(Event("warning", "evidence", f"{folder.name[:12]} is corrupt ({error}); collecting it again"))
         return None
-    protocol: dict[str, str | int | float] = {"samples": len(view.items), "seed": view.seed, "data": view.data_digest}
-    base = {"artifact": view.artifact, "items": view.items, "dtype": view.dtype, "protocol": protocol}
-    if view.artifact.task == "text_to_image":
-        return Evidence(**base, picture=lambda index: _read_picture(folder / _name(index)))  # type: ignore[arg-type]
-    scores, sizes = _read_scores(folder / "logprobs.safetensors")
-    return Evidence(**base, token_logprobs=scores, bytes_read=sizes)  # type: ignore[arg-type]
-
-
-def _name(index: int) -> str:
-    return f"{index:05d}.png"
-
-
-def _read_picture(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"), dtype=np.uint8)
-
-
-def _read_scores(path: Path) -> tuple[tuple[NDArray[np.float64], ...], tuple[int, ...]]:
-    from safetensors.numpy import load_file
-
-    stored = load_file(path)
-    ends = np.cumsum(stored["lengths"])
-    return tuple(np.split(stored["logprobs"], ends[:-1])), tuple(stored["bytes"].tolist())
+    return read(folder, found)
 
 
 def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
@@ -125,9 +125,13 @@ def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
 
     task: Any = open_task(view.artifact, dtype=view.dtype or None)
     starts = range(0, len(view.items), view.batch)
+    latents: list[NDArray[np.float32]] = []
     for start in track(starts, emit, f"painting with the {side}", len(starts)):
         items = view.items[start : start + view.batch]
-        painted = task.paint([i.text for i in items], [i.id for i in items], view.seed, **view.call)
+        painted, decoded = task.paint_with_latents(
+            [i.text for i in items], [i.id for i in items], view.seed, **view.call
+        )
+        latents += [] if decoded is None else list(decoded)
         for offset, picture in enumerate(painted):
             if picture.min() == picture.max():
                 raise StageFailed(
@@ -136,11 +140,44 @@ def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
                     fix="the model is broken: look at the last stage, or use a higher precision",
                 )
             Image.fromarray(picture).save(folder / _name(start + offset))
+    if latents:
+        _save({"latents": np.stack(latents).astype(np.float16)}, folder / "latents.safetensors")
+
+
+def _read_pictures(folder: Path, found: Evidence) -> Evidence:
+    stored = folder / "latents.safetensors"
+
+    def picture(index: int) -> NDArray[np.uint8]:
+        return read_picture(folder / _name(index))
+
+    def latent(index: int) -> NDArray[np.float32]:
+        from safetensors import safe_open
+
+        with safe_open(stored, framework="numpy") as tensors:
+            return np.asarray(tensors.get_slice("latents")[index], dtype=np.float32)
+
+    return replace(found, picture=picture, latent=latent if stored.is_file() else None)
+
+
+def _name(index: int) -> str:
+    return f"{index:05d}.png"
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """An image file as uint8 [height, width, 3]."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"), dtype=np.uint8)
+
+
+def _save(tensors: dict[str, NDArray[Any]], path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(tensors, path)
 
 
 def _score(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
-    from safetensors.numpy import save_file
-
     from compress.tasks import open_task
 
     task: Any = open_task(view.artifact, dtype=view.dtype or None)
@@ -162,8 +199,16 @@ def _score(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
     ordered = [scores[i] for i in range(len(view.items))]
     lengths = np.array([len(s) for s in ordered])
     sizes = np.array([_bytes_read(task, i.text, n) for i, n in zip(view.items, lengths, strict=True)])
-    tensors = {"logprobs": np.concatenate(ordered), "lengths": lengths, "bytes": sizes}
-    save_file(tensors, folder / "logprobs.safetensors")
+    _save({"logprobs": np.concatenate(ordered), "lengths": lengths, "bytes": sizes}, folder / "logprobs.safetensors")
+
+
+def _read_scores(folder: Path, found: Evidence) -> Evidence:
+    from safetensors.numpy import load_file
+
+    stored = load_file(folder / "logprobs.safetensors")
+    ends = np.cumsum(stored["lengths"])
+    scores = tuple(np.split(stored["logprobs"], ends[:-1]))
+    return replace(found, token_logprobs=scores, bytes_read=tuple(stored["bytes"].tolist()))
 
 
 def _bytes_read(task: Any, text: str, scored: int) -> int:
@@ -171,3 +216,34 @@ def _bytes_read(task: Any, text: str, scored: int) -> int:
     tokens = task.encode(text)
     read = text if len(tokens) < task.max_tokens else task.tokenizer.decode(tokens[len(tokens) - scored :])
     return len(read.encode())
+
+
+def _continue(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
+    from compress.tasks import open_task
+
+    task: Any = open_task(view.artifact, dtype=view.dtype or None)
+    documents, length, most = view.continued
+    rows = []
+    items = view.items[:documents]
+    for item in track(items, emit, f"writing with the {side}", len(items)):
+        tokens = task.encode(item.text)
+        prompt = tokens[: min(length, max(1, len(tokens) // 2))]  # at least half a document is left to write
+        room = min(most, max(1, task.max_tokens - len(prompt)))
+        written = task.complete(prompt, room) if prompt else []
+        decode = task.tokenizer.decode
+        rows.append({"prompt": decode(prompt, skip_special_tokens=True), "tokens": written, "text": decode(written)})
+    (folder / "continuations.json").write_text(json.dumps(rows, indent=1))
+
+
+def _read_continuations(folder: Path, found: Evidence) -> Evidence:
+    rows = json.loads((folder / "continuations.json").read_text())
+    written = tuple(Continuation(row["prompt"], tuple(row["tokens"]), row["text"]) for row in rows)
+    return replace(found, continuations=written)
+
+
+# How each kind of evidence is made into a folder, and read out of it.
+KINDS: Mapping[str, tuple[Callable[[Viewpoint, Path, str, Emit], None], Callable[[Path, Evidence], Evidence]]] = {
+    "pictures": (_paint, _read_pictures),
+    "documents": (_score, _read_scores),
+    "continuations": (_continue, _read_continuations),
+}

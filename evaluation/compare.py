@@ -7,23 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from compress.artifact import Artifact
 from compress.catalogue import find_metric
-from compress.data import Data, Item
+from compress.data import Data
 from compress.errors import StageFailed
 from compress.events import Emit, Event, track
 from compress.recipe import EvalSpec, Gate
-from evaluation import machine, memory
+from evaluation import machine, samples, starts
 from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.gates import judge
-from evaluation.scores import Comparison, Completion, Estimate, Picture, Row, Sample, Side
+from evaluation.scores import Comparison, Estimate, Row, Sample, Side
+from evaluation.showing import completions, grid, worst
 from evaluation.timing import Interleaved, time_views
 from evaluation.waterfall import measure_steps
-
-PICTURES, COMPLETIONS, WRITTEN = 8, 4, 48
 
 
 @dataclass(frozen=True)
@@ -55,33 +52,24 @@ def compare(request: Request, emit: Emit) -> Comparison:
     """
     warnings: list[str] = []
     emit = _noting(emit, warnings)
-    base, candidate = viewpoints(request)
-    needs = {find_metric(name).needs for name in request.spec.metrics}
-    sides = (Evidence(base.artifact), Evidence(candidate.artifact))
-    if needs & {"images", "texts"}:
-        folders = request.evidence_dirs
-        sides = (collect(base, folders, "baseline", emit), collect(candidate, folders, "candidate", emit))
-    if "peak_memory" in request.spec.metrics:
-        peaks = [_peak(view) for view in track((base, candidate), emit, "peak memory, a fresh process a side", 2)]
-        sides = (replace(sides[0], peak_memory_bytes=peaks[0]), replace(sides[1], peak_memory_bytes=peaks[1]))
-    timed, completions = (None, ()) if "timings" not in needs else _time(base, candidate, request, emit)
-    if timed:
-        sides = (replace(sides[0], timings=timed.baseline), replace(sides[1], timings=timed.candidate))
-    rows = tuple(_row(name, params, sides, request, timed) for name, params in request.spec.metrics.items())
-    chain = [(stage, beside(base, request, artifact)) for stage, artifact in request.chain]
-    steps = measure_steps(chain, base, sides, request, emit)
+    views = viewpoints(request)
+    sides, timed = _observe(views, request, emit)
+    rows, measured = _rows(sides, request, timed, emit)
+    chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
+    steps = measure_steps(chain, views[0], sides, request, emit)
     return Comparison(
         name=request.name,
         task=request.candidate.task,
-        baseline=_side("baseline", base),
-        candidate=_side("candidate", candidate),
+        baseline=_side("baseline", views[0]),
+        candidate=_side("candidate", views[1]),
         rows=rows,
         machine=machine.facts(),
         recipe=request.recipe_text,
         stages=request.stages,
         steps=steps,
-        pictures=_grid(sides),
-        completions=completions,
+        pictures=grid(sides, rows, measured),
+        completions=completions(sides),
+        worst=worst(sides, rows, measured),
         warnings=tuple(warnings),
     )
 
@@ -121,83 +109,93 @@ def _viewpoint(request: Request, artifact: Artifact) -> Viewpoint:
     digest = request.data.digest if request.data else ""
     shared = {} if guidance is None else {"guidance_scale": guidance}
     call = {**artifact.settings.call, **shared}
-    return Viewpoint(artifact, "", call, items, digest, spec.seed, spec.batch)
+    continued = (spec.continuations, spec.prompt_tokens, spec.new_tokens)
+    return Viewpoint(artifact, "", call, items, digest, spec.seed, spec.batch, continued)
 
 
-def _peak(view: Viewpoint) -> int:
-    return memory.peak_bytes(view.artifact.path, view.dtype, view.call)
+def _observe(
+    views: tuple[Viewpoint, Viewpoint], request: Request, emit: Emit
+) -> tuple[tuple[Evidence, Evidence], Interleaved | None]:
+    """Evidence of both sides, and their timings where a metric needs any."""
+    metrics = [find_metric(name) for name in request.spec.metrics]
+    looked = any(m.quality for m in metrics)
+    # Where nothing judges what comes out, nobody looks at it.
+    one, other = (
+        collect(view if looked else replace(view, items=()), request.evidence_dirs, side, emit)
+        for view, side in zip(views, ("baseline", "candidate"), strict=True)
+    )
+    if any("starts" in m.needs for m in metrics):
+        started = starts.start_both(views, request.spec.starts, emit)
+        one, other = replace(one, starts=started[0]), replace(other, starts=started[1])
+    timed = _time(views, request, emit) if any("timings" in m.needs for m in metrics) else None
+    if timed:
+        one, other = replace(one, timings=timed.baseline), replace(other, timings=timed.candidate)
+    return (one, replace(other, original=one)), timed
 
 
-def _time(
-    base: Viewpoint, candidate: Viewpoint, request: Request, emit: Emit
-) -> tuple[Interleaved, tuple[Completion, ...]]:
+def _time(views: tuple[Viewpoint, Viewpoint], request: Request, emit: Emit) -> Interleaved:
     from compress.tasks import open_task
 
-    one: Any = open_task(base.artifact, dtype=base.dtype or None)
-    other: Any = open_task(candidate.artifact, dtype=candidate.dtype or None)
-    timed = time_views(one, other, base, candidate, request.spec, emit)
-    return timed, () if base.artifact.task == "text_to_image" else _completions(one, other, base.items)
+    one, other = (open_task(view.artifact, dtype=view.dtype or None) for view in views)
+    return time_views(one, other, *views, request.spec, emit)
 
 
-def _completions(one: Any, other: Any, items: tuple[Item, ...]) -> tuple[Completion, ...]:
-    found = []
-    for item in items[:COMPLETIONS]:
-        prompt = one.encode(item.text)[:24]
-        base, candidate = one.generate([prompt], WRITTEN)[0], other.generate([prompt], WRITTEN)[0]
-        differing = next((i for i, (a, b) in enumerate(zip(base, candidate, strict=True)) if a != b), -1)
-        decode = one.tokenizer.decode
-        text = decode(prompt, skip_special_tokens=True)
-        found.append(Completion(item.id, text, decode(base), decode(candidate), differing))
-    return tuple(found)
+def _rows(
+    sides: tuple[Evidence, Evidence], request: Request, timed: Interleaved | None, emit: Emit
+) -> tuple[tuple[Row, ...], dict[str, tuple[Sample, Sample]]]:
+    """The rows, and the samples of both sides that each rests on."""
+    rows, measured = [], {}
+    for name in track(tuple(request.spec.metrics), emit, "scoring", len(request.spec.metrics)):
+        metric = find_metric(name)
+        values = metric.params(**request.spec.metrics[name])
+        found = metric.measure(sides[0], values), metric.measure(sides[1], values)
+        samples.keep(request.workdir / "samples", name, *found)
+        noise = _noise(metric, sides[0], found[0], timed, values) if timed and "timings" in metric.needs else None
+        rows.append(row_of(metric, found, sides[0].protocol, request.gates.get(name), noise))
+        measured[name] = found
+    return tuple(rows), measured
 
 
-def _row(
-    name: str, params: Mapping[str, Any], sides: tuple[Evidence, Evidence], request: Request, timed: Interleaved | None
+def row_of(
+    metric: Any,
+    found: tuple[Sample, Sample],
+    protocol: Mapping[str, str | int | float],
+    gate: Gate | None,
+    noise: Estimate | None = None,
 ) -> Row:
-    metric = find_metric(name)
-    values = metric.params(**params)
-    base, candidate = (metric.measure(side, values) for side in sides)
-    _keep(request.workdir, name, base, candidate)
-    if metric.needs in ("images", "texts") and base.protocol != candidate.protocol:
+    """A metric's line, from the samples of baseline and candidate.
+
+    Raises:
+        StageFailed: they were scored by different protocols.
+    """
+    base, candidate = found
+    if metric.quality and base.protocol != candidate.protocol:
         raise StageFailed(
-            f"{name}: the two sides were scored by different protocols, {dict(base.protocol)} and {dict(candidate.protocol)}",
+            f"{metric.name}: the two sides were scored by different protocols, {dict(base.protocol)} and {dict(candidate.protocol)}",
             fix="score both with the same extractor",
         )
-    contrast = metric.contrast(candidate, base, values)
-    score = metric.score(base, values)
-    noise = _noise(metric, sides[0], base, timed, values) if timed and metric.needs == "timings" else None
+    contrast, scores = metric.contrast(candidate, base), (metric.score(base), metric.score(candidate))
     extractor = base.protocol.get("features", "")
     return Row(
-        metric=name,
+        metric=metric.name,
         title=f"{metric.title}, {extractor} features" if extractor else metric.title,
         unit=metric.unit,
         better=metric.better,
         compared=metric.compared,
-        baseline=score,
-        candidate=metric.score(candidate, values),
+        baseline=scores[0],
+        candidate=scores[1],
         contrast=contrast,
-        verdict=judge(request.gates.get(name), metric, score, contrast, noise),
+        verdict=judge(gate, metric, scores[0], contrast, noise, candidate=scores[1]),
         noise=noise,
-        protocol={**sides[0].protocol, **base.protocol, "version": metric.version},
+        gate=gate,
+        protocol={**protocol, **base.protocol, "version": metric.version},
     )
 
 
 def _noise(metric: Any, baseline: Evidence, sample: Sample, timed: Interleaved, params: Any) -> Estimate:
     """The baseline against itself (A/A), as this metric sees it."""
-    again: Estimate = metric.contrast(metric.measure(replace(baseline, timings=timed.again), params), sample, params)
-    return again
-
-
-def _keep(workdir: Path, name: str, base: Sample, candidate: Sample) -> None:
-    """Samples per unit go beside result.json, so that every number can be computed again."""
-    from safetensors.numpy import save_file
-
-    folder = workdir / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"baseline": base.values, "candidate": candidate.values}
-    if base.reference is not None:
-        tensors["reference"] = base.reference
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / f"{name}.safetensors")
+    again: Estimate = metric.contrast(metric.measure(replace(baseline, timings=timed.again), params), sample)
+    return replace(again, note=timed.unsettled)
 
 
 def _side(name: str, view: Viewpoint) -> Side:
@@ -208,12 +206,3 @@ def _side(name: str, view: Viewpoint) -> Side:
     )
     lineage = tuple({"stage": p.stage, "params": dict(p.params)} for p in view.artifact.lineage)
     return Side(name, view.artifact.digest, f"{parts} {how}".strip(), dict(view.call), lineage)
-
-
-def _grid(sides: tuple[Evidence, Evidence]) -> tuple[Picture, ...]:
-    one, other = sides
-    if one.picture is None or other.picture is None:
-        return ()
-    return tuple(
-        Picture(item.id, item.text, one.picture(i), other.picture(i)) for i, item in enumerate(one.items[:PICTURES])
-    )

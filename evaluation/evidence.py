@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,33 +22,66 @@ class Timings:
     """One side's part of the interleaved measurement; entry i of each array is block i.
 
     seconds: of one whole call. first: until the first token (empty for pictures). work: denoiser evaluations or tokens of a
-    call, equal in every block.
+    call, equal in every block. joules: of one whole call, by the machine's own counters (empty where it has none).
     """
 
     seconds: Floats
     first: Floats
     work: int
     items: int
+    joules: Floats = field(default_factory=lambda: np.empty(0))
+
+
+@dataclass(frozen=True)
+class Start:
+    """One fresh process that loads the model and makes one call: its highest resident memory, bytes, and the seconds from
+    its libraries being imported to the call's end."""
+
+    peak_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A prompt continued greedily until the model ends it or `Evidence.written` tokens stand there (the end counts as one)."""
+
+    prompt: str
+    tokens: tuple[int, ...]
+    text: str
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One side's observations. A metric reads only the part that its `needs` names.
+    """One side's observations. A metric reads only the parts that its `needs` names.
 
+    original: the baseline's evidence, for metrics that hold a side against the original's own output; None: this is it.
     picture: index to the painted uint8 [height, width, 3] of `items[index]`; read from disk, never all in memory.
+    latent: index to what the picture was decoded from, float32 [channels, height, width]; None where nothing is decoded.
     token_logprobs: per document, natural-log probabilities of each token given those before it.
     bytes_read: per document, how many bytes of UTF-8 those tokens stand for: a document longer than the model reads is cut.
-    timings: always fresh.
+    continuations: of the first prompts; written: the most tokens one could have.
+    timings, starts: always fresh.
+    dtype, call: how the model was opened and called, for metrics that do so themselves.
+    key: what decides this evidence; data_key: what decides the real pictures. memory: a folder for what follows from them.
     """
 
     artifact: Artifact
     items: tuple[Item, ...] = ()
+    original: Evidence | None = None
     picture: Callable[[int], NDArray[np.uint8]] | None = None
+    latent: Callable[[int], NDArray[np.float32]] | None = None
     token_logprobs: tuple[Floats, ...] = ()
     bytes_read: tuple[int, ...] = ()
+    continuations: tuple[Continuation, ...] = ()
+    written: int = 0
     timings: Timings | None = None
-    peak_memory_bytes: int = 0
+    starts: tuple[Start, ...] = ()
     dtype: str = ""
+    call: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    key: str = ""
+    data_key: str = ""
+    memory: Path | None = None
     protocol: Mapping[str, str | int | float] = field(default_factory=dict)
 
     @property
@@ -59,8 +93,10 @@ class Evidence:
         return replace(
             self,
             items=self.items[:count],
+            original=self.original and self.original.first(count),
             token_logprobs=self.token_logprobs[:count],
             bytes_read=self.bytes_read[:count],
+            continuations=self.continuations[:count],
             protocol={**self.protocol, "samples": min(count, len(self.items))},
         )
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from compress.recipe import Gate
-from evaluation.scores import Estimate, Verdict
+from evaluation.scores import Estimate, Row, Verdict
 
 POWER = ((1.96 + 0.84) / 1.96) ** 2  # from an interval that touches the margin half the time to one that clears it 80%
-BOUNDS = ("within", "worse_by", "speedup")
+BOUNDS = ("within", "worse_by", "speedup", "at_least", "at_most")
+OWN = ("at_least", "at_most")  # hold the candidate's own value, whatever the baseline's
+
+
+class Allowed(NamedTuple):
+    """What passes: from `low` to `high` of the row's contrast, or of the candidate's own value. An open side is infinite."""
+
+    low: float
+    high: float
+    of: Literal["contrast", "candidate"] = "contrast"
 
 
 def problems(gate: Gate, metric: Any) -> str:
@@ -21,55 +30,110 @@ def problems(gate: Gate, metric: Any) -> str:
         return f"speedup is a ratio, and {metric.name} is compared by its difference: use within or worse_by"
     if metric.better == "same" and (given == ["worse_by"] or gate.two_sided is False):
         return f"{metric.name} has no worse direction: use within, both sides"
+    if gate.two_sided is not None and given != ["within"]:
+        return f"two_sided says how `within` is meant; {given[0]} has one side"
     margin = getattr(gate, given[0])
     if isinstance(margin, str) and _parse(margin) is None:
         return f"{margin!r} is no margin: write 1% or a number"
     size = margin if isinstance(margin, (int, float)) else (_parse(margin) or (0.0, False))[0]
-    if not math.isfinite(size) or size < 0:
+    if not math.isfinite(size) or (size < 0 and given[0] not in OWN):
         return f"a margin is a finite number from 0 up, not {margin}"
     return ""
 
 
-def judge(gate: Gate | None, metric: Any, baseline: Estimate, contrast: Estimate, noise: Estimate | None) -> Verdict:
+def judge(
+    gate: Gate | None,
+    metric: Any,
+    baseline: Estimate,
+    contrast: Estimate,
+    noise: Estimate | None = None,
+    *,
+    candidate: Estimate | None = None,
+) -> Verdict:
     """Hold a contrast to its gate.
 
     Args:
-        contrast: the difference candidate − baseline, or for ratios baseline ÷ candidate.
+        contrast: the difference candidate − baseline, or the ratio, above 1 better.
         noise: the baseline against itself in the same run; a speed within it proves nothing.
+        candidate: its own value, which gates in `OWN` are about.
+
+    Raises:
+        ValueError: such a gate was given no candidate.
     """
     if gate is None:
         return Verdict("not gated")
-    if gate.speedup is not None:
-        return _speedup(gate.speedup, contrast, noise)
-    low, high = _as_change(contrast, metric, baseline)
-    margin, words = _margin(gate.within if gate.within is not None else gate.worse_by, baseline, metric)
-    if gate.within is not None and gate.two_sided is not False:
-        return _decide(low, high, -margin, margin, f"within {words}, both sides", contrast.n)
-    if metric.better == "higher":
-        return _decide(low, high, -margin, math.inf, f"not worse by {words}", contrast.n)
-    return _decide(low, high, -math.inf, margin, f"not worse by {words}", contrast.n)
-
-
-def _speedup(least: float, contrast: Estimate, noise: Estimate | None) -> Verdict:
-    verdict = _decide(contrast.low, contrast.high, least, math.inf, f"at least {least:g}×", contrast.n)
-    floor = max(noise.high, 1 / noise.low) if noise else 1.0
-    if verdict.status == "pass" and contrast.low <= floor and least > 1:
-        return Verdict("inconclusive", verdict.gate, f"no more than the noise floor of {floor:.3f}×", contrast.n * 4)
+    words, edges = said(gate, metric), allowed(gate, metric, baseline)
+    held = contrast if edges.of == "contrast" else candidate
+    if held is None:
+        raise ValueError(f"{words}: of what value?")
+    verdict = _decide(held, edges, words)
+    if verdict.status == "pass" and noise is not None and gate.speedup is not None:
+        return _above_noise(verdict, contrast, noise, gate.speedup)
     return verdict
 
 
-def _as_change(contrast: Estimate, metric: Any, baseline: Estimate) -> tuple[float, float]:
-    """A contrast as an interval of candidate − baseline."""
-    if metric.compared == "difference":
-        return contrast.low, contrast.high
-    if metric.better == "higher":  # candidate ÷ baseline
-        return baseline.value * (contrast.low - 1), baseline.value * (contrast.high - 1)
-    return baseline.value * (1 / contrast.high - 1), baseline.value * (1 / contrast.low - 1)
+def allowed(gate: Gate, metric: Any, baseline: Estimate) -> Allowed:
+    """What the gate lets pass, on the axis of a row's contrast or of the candidate's own value.
+
+    Args:
+        metric: a metric or a row, which know the same of `better` and `compared`.
+    """
+    if gate.speedup is not None:
+        return Allowed(gate.speedup, math.inf)
+    if gate.at_least is not None or gate.at_most is not None:
+        low, high = gate.at_least, gate.at_most
+        return Allowed(-math.inf if low is None else low, math.inf if high is None else high, "candidate")
+    size, relative = _parse(str(gate.within if gate.within is not None else gate.worse_by)) or (0.0, False)
+    margin = abs(baseline.value) * size if relative else size
+    both, worse_is_less = gate.within is not None and gate.two_sided is not False, metric.better == "higher"
+    low = -margin if both or worse_is_less else -math.inf
+    high = margin if both or not worse_is_less else math.inf
+    return Allowed(low, high) if metric.compared == "difference" else _as_ratio(low, high, baseline, worse_is_less)
 
 
-def _margin(given: str | float | None, baseline: Estimate, metric: Any) -> tuple[float, str]:
-    size, relative = _parse(str(given)) or (0.0, False)
-    return (abs(baseline.value) * size, f"{100 * size:g}%") if relative else (size, f"{size:g} {metric.unit}".strip())
+def allowed_of(row: Row) -> tuple[float, float] | None:
+    """What the row's gate lets pass, on the axis of its contrast; None without a gate."""
+    if row.gate is None:
+        return None
+    edges, base = allowed(row.gate, row, row.baseline), row.baseline.value
+    if edges.of == "contrast":
+        return edges.low, edges.high
+    if row.compared == "difference":
+        return edges.low - base, edges.high - base
+    if row.better == "higher":
+        return max(0.0, edges.low / base), edges.high / base
+    return base / edges.high, base / edges.low if edges.low > 0 else math.inf
+
+
+def said(gate: Gate, metric: Any) -> str:
+    """The gate in words."""
+    if gate.speedup is not None:
+        return f"at least {gate.speedup:g}×"
+    if gate.at_least is not None:
+        return f"itself at least {gate.at_least:g} {metric.unit}".strip()
+    if gate.at_most is not None:
+        return f"itself at most {gate.at_most:g} {metric.unit}".strip()
+    size, relative = _parse(str(gate.within if gate.within is not None else gate.worse_by)) or (0.0, False)
+    margin = f"{100 * size:g}%" if relative else f"{size:g} {metric.unit}".strip()
+    both = gate.within is not None and gate.two_sided is not False
+    return f"within {margin}, both sides" if both else f"not worse by {margin}"
+
+
+def _as_ratio(low: float, high: float, baseline: Estimate, worse_is_less: bool) -> Allowed:
+    """A change of the value as a ratio: candidate ÷ baseline of a rate, baseline ÷ candidate of a time."""
+    least, most = (1 + edge / baseline.value if baseline.value else math.nan for edge in (low, high))
+    if worse_is_less:
+        return Allowed(max(0.0, least), most)
+    return Allowed(1 / most if most > 0 else math.inf, 1 / least if least > 0 else math.inf)
+
+
+def _above_noise(verdict: Verdict, contrast: Estimate, noise: Estimate, least: float) -> Verdict:
+    floor = max(noise.high, 1 / noise.low)
+    if noise.note:
+        return Verdict("inconclusive", verdict.gate, noise.note)
+    if contrast.low <= floor and least > 1:
+        return Verdict("inconclusive", verdict.gate, f"no more than the noise floor of {floor:.3f}×", contrast.n * 4)
+    return verdict
 
 
 def _parse(text: str) -> tuple[float, bool] | None:
@@ -80,20 +144,37 @@ def _parse(text: str) -> tuple[float, bool] | None:
         return None
 
 
-def _decide(low: float, high: float, least: float, most: float, words: str, n: int) -> Verdict:
-    if math.isnan(low) or math.isnan(high):
-        return Verdict("inconclusive", words, "no interval")
-    if low >= least and high <= most:
+def _decide(held: Estimate, edges: Allowed, words: str) -> Verdict:
+    low, high = held.low, held.high
+    if any(map(math.isnan, (low, high, *edges[:2]))):
+        return Verdict("inconclusive", words, held.note or "no interval")
+    if low >= edges.low and high <= edges.high:
         return Verdict("pass", words)
-    if high < least or low > most:
+    if high < edges.low or low > edges.high:
         return Verdict("fail", words, f"the whole interval [{low:.4g}, {high:.4g}] is outside")
-    return Verdict(
-        "inconclusive", words, f"[{low:.4g}, {high:.4g}] straddles the margin", _needed(low, high, least, most, n)
-    )
+    why = f"[{low:.4g}, {high:.4g}] straddles the margin"
+    return Verdict("inconclusive", words, why, _needed(low, high, edges, held.n))
 
 
-def _needed(low: float, high: float, least: float, most: float, n: int) -> int:
+def _needed(low: float, high: float, edges: Allowed, n: int) -> int:
     """About how many units bring the whole interval to one side four times in five, its width falling as 1/√n."""
     centre, half = (low + high) / 2, (high - low) / 2
-    room = min(abs(centre - edge) for edge in (least, most) if math.isfinite(edge))
+    room = min(abs(centre - edge) for edge in edges[:2] if math.isfinite(edge))
     return 100 * n if room * 10 < half else math.ceil(n * (half / room) ** 2 * POWER)
+
+
+def recommended(row: Row, share: float = 0.8) -> int:
+    """About how many units let an unchanged model pass this row's gate in `share` of runs; 0 where that is not known.
+
+    An unchanged model's contrast is centred on no change and as wide as this one's, its width falling as 1/√n.
+    """
+    from scipy.special import ndtri
+
+    edges, nothing = allowed_of(row), 0.0 if row.compared == "difference" else 1.0
+    if edges is None or not edges[0] < nothing < edges[1]:
+        return 0
+    half = (row.contrast.high - row.contrast.low) / 2
+    sides = [abs(edge - nothing) for edge in edges if math.isfinite(edge)]
+    quantile = float(ndtri(share if len(sides) == 1 else (1 + share) / 2))
+    found = row.contrast.n * (half / min(sides) * (1.96 + quantile) / 1.96) ** 2 if min(sides) > 0 else math.nan
+    return math.ceil(found) if math.isfinite(found) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -10,13 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.params import Params
+from compress.recipe import Gate
 
 if TYPE_CHECKING:
     from evaluation.evidence import Evidence
 
 P = TypeVar("P", bound=Params)
 Better = Literal["lower", "higher", "same"]
-Needs = Literal["images", "texts", "timings", "files"]
+Compared = Literal["difference", "ratio"]
+# What of a side must be observed: painted pictures (with their latents), documents' token probabilities, greedy completions,
+# interleaved timings, starts of a fresh process, the model's files, or the model itself, opened by the metric.
+Needs = Literal["pictures", "documents", "completions", "timings", "starts", "files", "model"]
+COST = frozenset[Needs]({"timings", "starts", "files"})  # what it takes to run, and not what comes out
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,16 @@ class Sample:
     """What one side showed, unit by unit: `values` is [n] or [n, d], row i belongs to `unit_ids[i]`.
 
     reference: what `values` is held against, for metrics that compare distributions ([m, d], the real pictures' features).
+    moments: their mean [d] and covariance [d, d] alone, where no more of the reference is known.
+    note: what a reader must know of this side, such as why it has no number.
     """
 
     unit_ids: tuple[str, ...]
-    values: NDArray[np.float64]
-    reference: NDArray[np.float64] | None = None
+    values: NDArray[Any]
+    reference: NDArray[Any] | None = None
+    moments: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     protocol: Mapping[str, str | int | float] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,14 +54,27 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Statistic:
+    """How Samples become numbers with intervals.
+
+    score: one side's Sample alone.
+    contrast: candidate's and baseline's Samples over the same units to the difference (candidate − baseline), or to the
+        ratio when `compared` is "ratio": above 1 is better for the candidate.
+    units: a number for each unit alone, [n]; of another shape where a unit alone has none.
+    """
+
+    compared: Compared
+    score: Callable[[Sample], Estimate]
+    contrast: Callable[[Sample, Sample], Estimate]
+    units: Callable[[Sample], NDArray[Any]] = field(default=lambda sample: sample.values)
+
+
+@dataclass(frozen=True)
 class Metric(Generic[P]):
     """One metric. The name is its file's.
 
     measure: one side's evidence (and parameters) to its Sample.
-    score: one side's Sample alone to its Estimate.
-    contrast: candidate's and baseline's Samples over the same units to the Estimate of the difference
-        (candidate − baseline), or of the ratio when `compared` is "ratio" (baseline ÷ candidate: above 1 is better,
-        for times, sizes and memory).
+    own: whether it holds a side against the original's own output, so that the baseline's number is that of no change.
     """
 
     name: str
@@ -59,15 +82,69 @@ class Metric(Generic[P]):
     title: str
     params: type[P]
     tasks: frozenset[str]
-    needs: Needs
+    needs: frozenset[Needs]
     better: Better
     unit: str
-    compared: Literal["difference", "ratio"]
     measure: Callable[[Evidence, P], Sample]
-    score: Callable[[Sample, P], Estimate]
-    contrast: Callable[[Sample, Sample, P], Estimate]
+    statistic: Statistic
+    own: bool = False
     doc: str = ""
     libraries: tuple[str, ...] = ()
+    extra: str = ""
+
+    @property
+    def compared(self) -> Compared:
+        return self.statistic.compared
+
+    @property
+    def score(self) -> Callable[[Sample], Estimate]:
+        return self.statistic.score
+
+    @property
+    def contrast(self) -> Callable[[Sample, Sample], Estimate]:
+        return self.statistic.contrast
+
+    @property
+    def quality(self) -> bool:
+        """Whether it judges what comes out, and not what that costs."""
+        return not self.needs & COST
+
+
+def metric(
+    *,
+    version: int,
+    title: str,
+    params: type[P],
+    tasks: tuple[str, ...],
+    needs: tuple[Needs, ...],
+    better: Better,
+    statistic: Statistic,
+    unit: str = "",
+    own: bool = False,
+    libraries: tuple[str, ...] = (),
+    extra: str = "",
+) -> Callable[[Callable[[Evidence, P], Sample]], Metric[P]]:
+    """Turn a metric file's `measure` function into its record. The name is the file's, the help its docstring."""
+
+    def record(measure: Callable[[Evidence, P], Sample]) -> Metric[P]:
+        return Metric(
+            name=measure.__module__.rsplit(".", 1)[1],
+            version=version,
+            title=title,
+            params=params,
+            tasks=frozenset(tasks),
+            needs=frozenset(needs),
+            better=better,
+            unit=unit,
+            measure=measure,
+            statistic=statistic,
+            own=own,
+            doc=sys.modules[measure.__module__].__doc__ or "",
+            libraries=libraries,
+            extra=extra,
+        )
+
+    return record
 
 
 Status = Literal["pass", "fail", "inconclusive", "not gated"]
@@ -91,12 +168,13 @@ class Row:
     title: str
     unit: str
     better: Better
-    compared: Literal["difference", "ratio"]
+    compared: Compared
     baseline: Estimate
     candidate: Estimate
     contrast: Estimate
     verdict: Verdict
     noise: Estimate | None = None  # the baseline against itself (A/A), where it was measured
+    gate: Gate | None = None
     protocol: Mapping[str, str | int | float] = field(default_factory=dict)
 
 
@@ -145,6 +223,18 @@ class Picture:
     caption: str
     baseline: NDArray[np.uint8]
     candidate: NDArray[np.uint8]
+    why: str = ""  # it is shown: "" for the first prompts, which nobody chose
+
+
+@dataclass(frozen=True)
+class Worst:
+    """An item that came out worse than the baseline's by a metric, with both values."""
+
+    metric: str
+    unit_id: str
+    text: str
+    baseline: float
+    candidate: float
 
 
 @dataclass(frozen=True)
@@ -173,6 +263,7 @@ class Comparison:
     steps: tuple[Step, ...] = ()  # from the baseline to the candidate, one a stage
     pictures: tuple[Picture, ...] = ()
     completions: tuple[Completion, ...] = ()
+    worst: tuple[Worst, ...] = ()
     warnings: tuple[str, ...] = ()
     directory: str = ""  # where result.json and the reports lie
 

@@ -39,7 +39,7 @@ def ship(recipe: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     with Progress(quiet=not sys.stderr.isatty()) as emit:
         collect(view, (folder,), "baseline", emit)
-    return folder / view.key
+    return folder
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.scores import Estimate
+from evaluation.scores import Estimate, Sample, Statistic
 
 Z = 1.959964  # the 97.5% point of the normal distribution
 ROUNDS = 4000
@@ -93,3 +94,34 @@ def jackknife(value: float, left_out: Floats, note: str = "") -> Estimate:
     n = len(left_out)
     spread = float(np.sqrt((n - 1) / n * np.square(left_out - left_out.mean()).sum()))
     return Estimate(value, value - Z * spread, value + Z * spread, n, note)
+
+
+def median(values: Floats) -> Estimate:
+    """Median of units and its interval."""
+    return bootstrap(lambda draw: np.median(values[draw], axis=1), len(values), float(np.median(values)))
+
+
+def exact(sample: Sample) -> Estimate:
+    """The only unit's value, as it is."""
+    value = float(sample.values[0])
+    return Estimate(value, value, value, 1, sample.note)
+
+
+def percentiles(sample: Sample) -> Estimate:
+    """Median of a time's blocks, with the slow end beside it."""
+    p50, p90, p99 = np.quantile(sample.values, (0.5, 0.9, 0.99))
+    return replace(median(sample.values), note=f"p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f}")
+
+
+def _exact_ratio(candidate: Sample, baseline: Sample) -> Estimate:
+    value = float(baseline.values[0] / candidate.values[0])
+    return Estimate(value, value, value, 1)
+
+
+# What most metrics need. A time, a size and a memory are compared as baseline ÷ candidate, a rate the other way round.
+MEAN = Statistic("difference", lambda s: mean(s.values), lambda c, b: mean_difference(c.values, b.values))
+SHARE = Statistic("difference", lambda s: mean(s.values), lambda c, b: share_difference(c.values, b.values))
+TIME = Statistic("ratio", percentiles, lambda c, b: geometric_ratio(b.values, c.values))
+RATE = Statistic("ratio", lambda s: median(s.values), lambda c, b: geometric_ratio(c.values, b.values))
+RESOURCE = Statistic("ratio", lambda s: median(s.values), lambda c, b: geometric_ratio(b.values, c.values))
+EXACT = Statistic("ratio", exact, _exact_ratio)

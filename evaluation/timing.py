@@ -22,11 +22,15 @@ Run = Callable[[], tuple[float, float]]  # makes one call; seconds of the call, 
 
 @dataclass(frozen=True)
 class Interleaved:
-    """Both sides' timings, and the baseline's own second call in each block: what a metric makes of that is its noise (A/A)."""
+    """Both sides' timings, and the baseline's own second call in each block: what a metric makes of that is its noise (A/A).
+
+    unsettled: in words, which side's first blocks took far longer than its later ones, as when it was never warmed up.
+    """
 
     baseline: Timings
     candidate: Timings
     again: Timings
+    unsettled: str = ""
 
 
 def interleave(runs: Sequence[Run], blocks: int, seed: int, emit: Emit) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -58,7 +62,8 @@ def time_pair(
     times = interleave([baseline, candidate, baseline], blocks, seed, emit)
     first = times[:, :, 1] if times[:, :, 1].any() else np.zeros((0, 3))
     sides = ((0, work[0]), (1, work[1]), (2, work[0]))
-    return Interleaved(*(Timings(times[:, side, 0], first[:, side], done, items) for side, done in sides))
+    one, other, again = (Timings(times[:, side, 0], first[:, side], done, items) for side, done in sides)
+    return Interleaved(one, other, again)
 
 
 def time_views(one: Any, other: Any, base: Viewpoint, candidate: Viewpoint, spec: EvalSpec, emit: Emit) -> Interleaved:

@@ -63,7 +63,7 @@ def measure_steps(
         if view is chain[-1][1]:
             found, against = sides[1].first(count), sides[0].timings
         else:
-            found, against = _observe(stage, base, view, names, request, notes, emit)
+            found, against = _observe(stage, base, view, names, request, sides[0].first(count), notes, emit)
         now = _reached(found, against, names, spec, notes)
         steps.append(_step(stage, now, before, baseline, names, spec))
         before = now
@@ -72,12 +72,14 @@ def measure_steps(
 
 def _speed_metric(spec: EvalSpec, gates: Mapping[str, Gate]) -> str:
     """The time or rate that the recipe gates, else the first it measures, else ""."""
-    timed = [name for name in spec.metrics if find_metric(name).needs == "timings"]
+    timed = [
+        name for name in spec.metrics if "timings" in find_metric(name).needs and find_metric(name).compared == "ratio"
+    ]
     return next((name for name in timed if name in gates), timed[0] if timed else "")
 
 
 def _quality_metrics(spec: EvalSpec, gates: Mapping[str, Gate]) -> tuple[str, ...]:
-    return tuple(name for name in spec.metrics if name in gates and find_metric(name).needs in ("images", "texts"))
+    return tuple(name for name in spec.metrics if name in gates and find_metric(name).quality)
 
 
 def _observe(
@@ -86,15 +88,19 @@ def _observe(
     view: Viewpoint,
     names: tuple[str, ...],
     request: Request,
+    original: Evidence,
     notes: list[str],
     emit: Emit,
 ) -> tuple[Evidence, Timings | None]:
     """Evidence of a model in the middle, with its timings, and the baseline's timings of the same blocks."""
     spec, found = request.spec, Evidence(view.artifact)
     few = replace(view, items=view.items[: spec.stage_samples])
+    if not any("completions" in find_metric(name).needs for name in names[1:]):
+        few = replace(few, continued=(0, 0, 0))
     if names[1:]:
         side = f"model after {stage}"
         found = _tried(lambda: collect(few, request.evidence_dirs, side, emit), "quality", notes) or found
+        found = replace(found, original=original)
     if not names[0]:
         return found, None
 
@@ -159,7 +165,7 @@ def _sample(name: str, evidence: Evidence, spec: EvalSpec) -> Sample:
 
 def _contrast(name: str, one: Sample, other: Sample, spec: EvalSpec) -> Estimate:
     metric = find_metric(name)
-    found: Estimate = metric.contrast(one, other, metric.params(**spec.metrics.get(name, {})))
+    found: Estimate = metric.contrast(one, other)
     return found
 
 

@@ -82,6 +82,12 @@ class TextGeneration:
             answers |= {row: grown[i, length:].tolist() for i, row in enumerate(rows)}
         return [answers[i] for i in range(len(lengths))]
 
+    def complete(self, prompt: Sequence[int], most: int) -> list[int]:
+        """Continue one prompt greedily until the model ends its text, which is the last token then, or `most` tokens stand."""
+        tokens = torch.tensor([list(prompt)], device=self.device)
+        written: list[int] = self._continue(tokens, most, {"min_new_tokens": 0})[0, len(prompt) :].tolist()
+        return written
+
     def _continue(self, tokens: torch.Tensor, new_tokens: int, call: dict[str, Any]) -> torch.Tensor:
         exact = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "num_beams": 1}
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id

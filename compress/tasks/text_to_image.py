@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from compress.artifact import Artifact, read_json
 from compress.data import Item
 from compress.engines.torch import find_class, stored_dtype
-from compress.errors import ModelError
+from compress.errors import ModelError, StageFailed
 
 # Parts that judge or mark pictures rather than paint them: they would change what is measured.
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
@@ -50,9 +50,31 @@ class TextToImage:
 
         Returns:
             uint8 [prompts, height, width, 3].
+
+        Raises:
+            StageFailed: a value is not finite.
         """
         pictures = self._run(prompts, noise_ids, seed, "np", call)
+        if not np.isfinite(pictures).all():
+            raise StageFailed(
+                f"a picture for {prompts[0]!r} or those beside it holds values that are no numbers",
+                place=noise_ids[0],
+                fix="the model is broken: look at the last stage, or use a higher precision",
+            )
         return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
+
+    def paint_with_latents(
+        self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: Any
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """As `paint`, with what the autoencoder was given to decode: float32 [prompts, channels, height, width], or None for a
+        pipeline that decodes nothing."""
+        if getattr(self.pipeline, "vae", None) is None:
+            return self.paint(prompts, noise_ids, seed, **call), None
+        heard: list[Call] = []
+        with self.watch("vae", heard.append):
+            painted = self.paint(prompts, noise_ids, seed, **call)
+        decoded = [one.args[0] if one.args else one.kwargs["z"] for one in heard]
+        return painted, torch.cat(decoded).float().cpu().numpy() if decoded else None
 
     @contextmanager
     def watch(self, component: str, heard: Callable[[Call], None]) -> Iterator[None]:

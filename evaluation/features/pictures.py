@@ -27,4 +27,4 @@ def against_real(evidence: Evidence, features: str) -> Sample:
         )
     found = clip.pictures(np.stack([p() for p in real[i : i + BATCH] if p]) for i in range(0, count, BATCH))
     protocol = {"features": clip.name, "weights": clip.digest, "resize": "pil bicubic"}
-    return Sample(evidence.unit_ids, painted, found, protocol)
+    return Sample(evidence.unit_ids, painted, found, protocol=protocol)

@@ -6,20 +6,27 @@ Source: Hessel et al., "CLIPScore" (2021), without the clipping at zero.
 
 from __future__ import annotations
 
-from typing import Final
-
 from pydantic import Field
 
 from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Metric, Sample
+from evaluation.scores import Sample, metric
 
 
 class ClipScore(Params):
     features: str = Field("zoo://digits-clip", description="CLIP model: the zoo's, or a local folder")
 
 
+@metric(
+    version=1,
+    title="CLIP score",
+    params=ClipScore,
+    tasks=("text_to_image",),
+    needs=("pictures",),
+    better="same",
+    statistic=statistics.MEAN,
+)
 def measure(evidence: Evidence, params: ClipScore) -> Sample:
     from evaluation.features.clip import BATCH, open_clip
 
@@ -28,28 +35,3 @@ def measure(evidence: Evidence, params: ClipScore) -> Sample:
     said = clip.captions([item.text for item in evidence.items])
     protocol = {"features": clip.name, "weights": clip.digest, "resize": "pil bicubic"}
     return Sample(evidence.unit_ids, 100 * (painted * said).sum(axis=1), protocol=protocol)
-
-
-def score(sample: Sample, params: ClipScore) -> Estimate:
-    return statistics.mean(sample.values)
-
-
-def contrast(candidate: Sample, baseline: Sample, params: ClipScore) -> Estimate:
-    return statistics.mean_difference(candidate.values, baseline.values)
-
-
-METRIC: Final = Metric(
-    version=1,
-    title="CLIP score",
-    params=ClipScore,
-    tasks=frozenset({"text_to_image"}),
-    needs="images",
-    better="same",
-    unit="",
-    compared="difference",
-    measure=measure,
-    score=score,
-    contrast=contrast,
-    name=__name__.rsplit(".", 1)[1],
-    doc=__doc__ or "",
-)

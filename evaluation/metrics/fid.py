@@ -7,7 +7,6 @@ is a delete-a-group jackknife over prompts, never a bootstrap, which moves FID u
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +15,13 @@ from pydantic import Field
 from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Metric, Sample
+from evaluation.scores import Estimate, Sample, Statistic, metric
 
 GROUPS = 32
 
 
 class Fid(Params):
     features: str = Field("zoo://digits-clip", description="feature extractor: the zoo's CLIP, or a local CLIP folder")
-
-
-def measure(evidence: Evidence, params: Fid) -> Sample:
-    from evaluation.features.pictures import against_real
-
-    return against_real(evidence, params.features)
 
 
 def frechet(painted: NDArray[np.float64], real: NDArray[np.float64]) -> float:
@@ -42,7 +35,7 @@ def frechet(painted: NDArray[np.float64], real: NDArray[np.float64]) -> float:
     return float(max(0.0, shift @ shift + trace))
 
 
-def score(sample: Sample, params: Fid) -> Estimate:
+def score(sample: Sample) -> Estimate:
     real = _real(sample)
     n, d = sample.values.shape
     note = f"n = {n}" if n > d else f"not comparable: {n} pictures, {d} features"
@@ -51,7 +44,7 @@ def score(sample: Sample, params: Fid) -> Estimate:
     )
 
 
-def contrast(candidate: Sample, baseline: Sample, params: Fid) -> Estimate:
+def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     def difference(keep: NDArray[np.int64]) -> float:
         one = frechet(candidate.values[keep], _real(candidate)[keep])
         return one - frechet(baseline.values[keep], _real(baseline)[keep])
@@ -81,18 +74,16 @@ def _real(sample: Sample) -> NDArray[np.float64]:
     return sample.reference
 
 
-METRIC: Final = Metric(
+@metric(
     version=1,
     title="FID",
     params=Fid,
-    tasks=frozenset({"text_to_image"}),
-    needs="images",
+    tasks=("text_to_image",),
+    needs=("pictures",),
     better="lower",
-    unit="",
-    compared="difference",
-    measure=measure,
-    score=score,
-    contrast=contrast,
-    name=__name__.rsplit(".", 1)[1],
-    doc=__doc__ or "",
+    statistic=Statistic("difference", score, contrast),
 )
+def measure(evidence: Evidence, params: Fid) -> Sample:
+    from evaluation.features.pictures import against_real
+
+    return against_real(evidence, params.features)

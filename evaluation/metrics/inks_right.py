@@ -5,48 +5,30 @@ Only for captions in the grammar of `zoo://digits`; the classifier was trained o
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Metric, Sample
+from evaluation.scores import Sample, metric
 
 
 class InksRight(Params):
     """Nothing to set."""
 
 
+@metric(
+    version=2,
+    title="inks right",
+    params=InksRight,
+    tasks=("text_to_image",),
+    needs=("pictures",),
+    better="higher",
+    statistic=statistics.SHARE,
+)
 def measure(evidence: Evidence, params: InksRight) -> Sample:
     from compress.zoo.reader import marks_of
 
     return Sample(
         evidence.unit_ids, np.asarray(marks_of(evidence)[1], dtype=np.float64), protocol={"reader": "digits-reader"}
     )
-
-
-def score(sample: Sample, params: InksRight) -> Estimate:
-    return statistics.mean(sample.values)
-
-
-def contrast(candidate: Sample, baseline: Sample, params: InksRight) -> Estimate:
-    return statistics.share_difference(candidate.values, baseline.values)
-
-
-METRIC: Final = Metric(
-    version=2,
-    title="inks right",
-    params=InksRight,
-    tasks=frozenset({"text_to_image"}),
-    needs="images",
-    better="higher",
-    unit="",
-    compared="difference",
-    measure=measure,
-    score=score,
-    contrast=contrast,
-    name=__name__.rsplit(".", 1)[1],
-    doc=__doc__ or "",
-)

@@ -6,8 +6,6 @@ The interval is a jackknife over prompts, paired in both arms. Source: Bińkowsk
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -15,17 +13,11 @@ from pydantic import Field
 from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Metric, Sample
+from evaluation.scores import Estimate, Sample, Statistic, metric
 
 
 class Kid(Params):
     features: str = Field("zoo://digits-clip", description="feature extractor: the zoo's CLIP, or a local CLIP folder")
-
-
-def measure(evidence: Evidence, params: Kid) -> Sample:
-    from evaluation.features.pictures import against_real
-
-    return against_real(evidence, params.features)
 
 
 def kernel(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -58,11 +50,11 @@ def unbiased(painted: NDArray[np.float64], real: NDArray[np.float64]) -> tuple[f
     return float(distance(totals[0], totals[1], totals[2], n)), without
 
 
-def score(sample: Sample, params: Kid) -> Estimate:
+def score(sample: Sample) -> Estimate:
     return statistics.jackknife(*unbiased(sample.values, _real(sample)))
 
 
-def contrast(candidate: Sample, baseline: Sample, params: Kid) -> Estimate:
+def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     one, one_without = unbiased(candidate.values, _real(candidate))
     other, other_without = unbiased(baseline.values, _real(baseline))
     return statistics.jackknife(one - other, one_without - other_without)
@@ -74,18 +66,16 @@ def _real(sample: Sample) -> NDArray[np.float64]:
     return sample.reference
 
 
-METRIC: Final = Metric(
+@metric(
     version=1,
     title="KID",
     params=Kid,
-    tasks=frozenset({"text_to_image"}),
-    needs="images",
+    tasks=("text_to_image",),
+    needs=("pictures",),
     better="lower",
-    unit="",
-    compared="difference",
-    measure=measure,
-    score=score,
-    contrast=contrast,
-    name=__name__.rsplit(".", 1)[1],
-    doc=__doc__ or "",
+    statistic=Statistic("difference", score, contrast),
 )
+def measure(evidence: Evidence, params: Kid) -> Sample:
+    from evaluation.features.pictures import against_real
+
+    return against_real(evidence, params.features)

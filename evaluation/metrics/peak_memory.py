@@ -5,49 +5,30 @@ Each side has a process of its own; what the interpreter and its libraries take 
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from compress.params import Params
+from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Metric, Sample
+from evaluation.scores import Sample, metric
 
 
 class PeakMemory(Params):
     """Nothing to set."""
 
 
-def measure(evidence: Evidence, params: PeakMemory) -> Sample:
-    if not evidence.peak_memory_bytes:
-        raise ValueError("no memory was measured")
-    return Sample(
-        ("process",), np.array([evidence.peak_memory_bytes / 1e6]), protocol={"counts": "VmHWM of a fresh process"}
-    )
-
-
-def score(sample: Sample, params: PeakMemory) -> Estimate:
-    value = float(sample.values[0])
-    return Estimate(value, value, value, 1)
-
-
-def contrast(candidate: Sample, baseline: Sample, params: PeakMemory) -> Estimate:
-    value = float(baseline.values[0] / candidate.values[0])
-    return Estimate(value, value, value, 1, "one process a side")
-
-
-METRIC: Final = Metric(
-    version=1,
+@metric(
+    version=2,
     title="peak memory",
     params=PeakMemory,
-    tasks=frozenset({"text_generation", "text_to_image"}),
-    needs="files",
+    tasks=("text_generation", "text_to_image"),
+    needs=("starts",),
     better="lower",
+    statistic=statistics.RESOURCE,
     unit="MB",
-    compared="ratio",
-    measure=measure,
-    score=score,
-    contrast=contrast,
-    name=__name__.rsplit(".", 1)[1],
-    doc=__doc__ or "",
 )
+def measure(evidence: Evidence, params: PeakMemory) -> Sample:
+    if not evidence.starts:
+        raise ValueError("no memory was measured")
+    peaks = np.array([start.peak_bytes / 1e6 for start in evidence.starts])
+    return Sample(tuple(map(str, range(len(peaks)))), peaks, protocol={"counts": "VmHWM of a fresh process"})

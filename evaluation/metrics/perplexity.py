@@ -5,14 +5,12 @@ Softmax in float32. Interval and comparison resample whole documents, the same o
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Metric, Sample
+from evaluation.scores import Estimate, Sample, Statistic, metric
 
 LN2 = float(np.log(2))
 
@@ -21,22 +19,14 @@ class Perplexity(Params):
     """Nothing to set."""
 
 
-def measure(evidence: Evidence, params: Perplexity) -> Sample:
-    rows = [
-        (-tokens.sum(), len(tokens), size)
-        for tokens, size in zip(evidence.token_logprobs, evidence.bytes_read, strict=True)
-    ]
-    return Sample(evidence.unit_ids, np.array(rows, dtype=np.float64), protocol={"softmax": "float32"})
-
-
-def score(sample: Sample, params: Perplexity) -> Estimate:
+def score(sample: Sample) -> Estimate:
     nats, tokens, bytes_ = sample.values.T
     found = statistics.ratio_of_sums(nats, tokens, np.exp)
     note = f"{nats.sum() / LN2 / bytes_.sum():.3f} bits per byte, {int(tokens.sum())} tokens"
     return Estimate(found.value, found.low, found.high, found.n, note)
 
 
-def contrast(candidate: Sample, baseline: Sample, params: Perplexity) -> Estimate:
+def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     nats, tokens, _ = candidate.values.T
     base_nats, base_tokens, _ = baseline.values.T
     value = float(np.exp(nats.sum() / tokens.sum()) - np.exp(base_nats.sum() / base_tokens.sum()))
@@ -49,18 +39,18 @@ def contrast(candidate: Sample, baseline: Sample, params: Perplexity) -> Estimat
     )
 
 
-METRIC: Final = Metric(
+@metric(
     version=1,
     title="perplexity",
     params=Perplexity,
-    tasks=frozenset({"text_generation"}),
-    needs="texts",
+    tasks=("text_generation",),
+    needs=("documents",),
     better="lower",
-    unit="",
-    compared="difference",
-    measure=measure,
-    score=score,
-    contrast=contrast,
-    name=__name__.rsplit(".", 1)[1],
-    doc=__doc__ or "",
+    statistic=Statistic("difference", score, contrast, units=lambda s: s.values[:, 0] / np.maximum(s.values[:, 1], 1)),
 )
+def measure(evidence: Evidence, params: Perplexity) -> Sample:
+    rows = [
+        (-tokens.sum(), len(tokens), size)
+        for tokens, size in zip(evidence.token_logprobs, evidence.bytes_read, strict=True)
+    ]
+    return Sample(evidence.unit_ids, np.array(rows, dtype=np.float64), protocol={"softmax": "float32"})

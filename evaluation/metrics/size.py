@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 
 from compress.params import Params
+from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Metric, Sample
+from evaluation.scores import Sample, metric
 
 WEIGHTS = (".safetensors", ".bin", ".onnx", ".data", ".gguf")
 
@@ -17,33 +16,16 @@ class Size(Params):
     """Nothing to set."""
 
 
-def measure(evidence: Evidence, params: Size) -> Sample:
-    total = sum(f.stat().st_size for f in evidence.artifact.path.rglob("*") if f.suffix in WEIGHTS and f.is_file())
-    return Sample(("disk",), np.array([total / 1e6]), protocol={"counts": "weight files on disk"})
-
-
-def score(sample: Sample, params: Size) -> Estimate:
-    value = float(sample.values[0])
-    return Estimate(value, value, value, 1)
-
-
-def contrast(candidate: Sample, baseline: Sample, params: Size) -> Estimate:
-    value = float(baseline.values[0] / candidate.values[0])
-    return Estimate(value, value, value, 1)
-
-
-METRIC: Final = Metric(
+@metric(
     version=1,
     title="size on disk",
     params=Size,
-    tasks=frozenset({"text_generation", "text_to_image"}),
-    needs="files",
+    tasks=("text_generation", "text_to_image"),
+    needs=("files",),
     better="lower",
+    statistic=statistics.EXACT,
     unit="MB",
-    compared="ratio",
-    measure=measure,
-    score=score,
-    contrast=contrast,
-    name=__name__.rsplit(".", 1)[1],
-    doc=__doc__ or "",
 )
+def measure(evidence: Evidence, params: Size) -> Sample:
+    total = sum(f.stat().st_size for f in evidence.artifact.path.rglob("*") if f.suffix in WEIGHTS and f.is_file())
+    return Sample(("disk",), np.array([total / 1e6]), protocol={"counts": "weight files on disk"})

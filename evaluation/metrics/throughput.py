@@ -5,20 +5,26 @@ Same blocks as `latency`; for text the time to the first token is left out, so t
 
 from __future__ import annotations
 
-from typing import Final
-
-import numpy as np
-
 from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Metric, Sample
+from evaluation.scores import Sample, metric
 
 
 class Throughput(Params):
     """Nothing to set; `evaluate.timing_batch` and `new_tokens` hold for both sides."""
 
 
+@metric(
+    version=1,
+    title="throughput",
+    params=Throughput,
+    tasks=("text_generation", "text_to_image"),
+    needs=("timings",),
+    better="higher",
+    statistic=statistics.RATE,
+    unit="/s",
+)
 def measure(evidence: Evidence, params: Throughput) -> Sample:
     timings = evidence.timings
     if timings is None:
@@ -33,29 +39,3 @@ def measure(evidence: Evidence, params: Throughput) -> Sample:
         rates,
         protocol={"counts": what, "batch": timings.items, "work": timings.work},
     )
-
-
-def score(sample: Sample, params: Throughput) -> Estimate:
-    values = sample.values
-    return statistics.bootstrap(lambda draw: np.median(values[draw], axis=1), len(values), float(np.median(values)))
-
-
-def contrast(candidate: Sample, baseline: Sample, params: Throughput) -> Estimate:
-    return statistics.geometric_ratio(candidate.values, baseline.values)
-
-
-METRIC: Final = Metric(
-    version=1,
-    title="throughput",
-    params=Throughput,
-    tasks=frozenset({"text_generation", "text_to_image"}),
-    needs="timings",
-    better="higher",
-    unit="/s",
-    compared="ratio",
-    measure=measure,
-    score=score,
-    contrast=contrast,
-    name=__name__.rsplit(".", 1)[1],
-    doc=__doc__ or "",
-)

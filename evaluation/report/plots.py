@@ -11,8 +11,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.gates import allowed_of
 from evaluation.report import words
-from evaluation.report.bounds import allowed
 from evaluation.scores import Comparison, Row
 
 Scale = Callable[[float], float]  # a value to per cent of the width
@@ -37,7 +37,7 @@ def forest(comparison: Comparison) -> str:
 
 
 def _axis(row: Row) -> str:
-    zone, middle = allowed(row), 1.0 if row.compared == "ratio" else 0.0
+    zone, middle = allowed_of(row), 1.0 if row.compared == "ratio" else 0.0
     edges = [edge for edge in zone or () if math.isfinite(edge) and (edge > 0 or middle == 0.0)]
     x = scale([row.contrast.low, row.contrast.high, middle, *edges], row.compared == "ratio")
     parts = []

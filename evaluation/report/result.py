@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.scores import Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
+from compress.recipe import Gate
+from evaluation.scores import Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict, Worst
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def from_dict(data: dict[str, Any]) -> Comparison:
         stages=tuple(data["stages"]),
         steps=tuple(_step(step) for step in data["steps"]),
         completions=tuple(Completion(**c) for c in data["completions"]),
+        worst=tuple(Worst(**w) for w in data["worst"]),
         warnings=tuple(data["warnings"]),
         directory=data["directory"],
     )
@@ -58,6 +60,7 @@ def schema() -> dict[str, Any]:
     completion = _closed(
         {**dict.fromkeys(("unit_id", "prompt", "baseline", "candidate"), TEXT), "first_divergent_token": WHOLE}
     )
+    worst = _closed({**dict.fromkeys(("metric", "unit_id", "text"), TEXT), "baseline": NUMBER, "candidate": NUMBER})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_closed(
@@ -73,6 +76,7 @@ def schema() -> dict[str, Any]:
                 "stages": {"type": "array", "items": _stage_schema()},
                 "steps": {"type": "array", "items": _step_schema()},
                 "completions": {"type": "array", "items": completion},
+                "worst": {"type": "array", "items": worst},
                 "warnings": {"type": "array", "items": TEXT},
             }
         ),
@@ -90,6 +94,7 @@ def _row_schema() -> dict[str, Any]:
             **dict.fromkeys(("baseline", "candidate", "contrast"), _estimate_schema()),
             "verdict": _closed({"status": STATUS, "gate": TEXT, "why": TEXT, "n_needed": WHOLE}),
             "noise": _or_null(_estimate_schema()),
+            "gate": _or_null({"type": "object"}),
             "protocol": {"type": "object"},
         }
     )
@@ -142,6 +147,8 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
+    if isinstance(value, Gate):
+        return {k: v for k, v in value if v is not None}
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
@@ -162,7 +169,8 @@ def _side(data: dict[str, Any]) -> Side:
 def _row(data: dict[str, Any]) -> Row:
     estimates = {key: _estimate(data[key]) for key in ("baseline", "candidate", "contrast")}
     noise = _estimate(data["noise"]) if data["noise"] else None
-    return Row(**{**data, **estimates, "verdict": Verdict(**data["verdict"]), "noise": noise})
+    gate = Gate(**data["gate"]) if data["gate"] else None
+    return Row(**{**data, **estimates, "verdict": Verdict(**data["verdict"]), "noise": noise, "gate": gate})
 
 
 def _step(data: dict[str, Any]) -> Step:

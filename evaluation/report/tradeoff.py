@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from evaluation.gates import allowed_of
 from evaluation.report import plots, words
-from evaluation.report.bounds import allowed
 from evaluation.report.placing import Spot, place
 from evaluation.scores import Comparison, Estimate, Row
 
@@ -83,7 +83,7 @@ def front(points: Sequence[Point], row: Row) -> list[Point]:
 
 
 def _figure(speed: Row, row: Row, points: list[Point]) -> str:
-    zone = allowed(speed) or (0.0, math.inf), allowed(row) or (-math.inf, math.inf)
+    zone = allowed_of(speed) or (0.0, math.inf), allowed_of(row) or (-math.inf, math.inf)
     fast, good = ([edge for edge in side if math.isfinite(edge) and edge != 0] for side in zone)
     x = plots.scale([1.0, *(e for e in fast if e > 0), *(end for p in points for end in ends(p.speed))], True)
     y = _vertical([*good, *(end for p in points for end in ends(p.quality))], row.better == "lower")

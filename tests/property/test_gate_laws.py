@@ -135,12 +135,12 @@ def test_a_baseline_raced_against_itself_hardly_ever_shows_a_speedup() -> None:
 def mean_at_the_margin(rng: np.random.Generator) -> Verdict:
     base = rng.normal(30, 3, 80)
     candidate = base + rng.normal(-0.4, 1, 80)
-    return judge(Gate(within=0.4), CLIP, BASE, CLIP.contrast(sample(candidate), sample(base), None), None)
+    return judge(Gate(within=0.4), CLIP, BASE, CLIP.contrast(sample(candidate), sample(base)), None)
 
 
 def kid_at_the_margin(rng: np.random.Generator) -> Verdict:
     real, base, candidate = features(rng, 60), features(rng, 60), features(rng, 60, 0.5)
-    contrast = kid.contrast(sample(candidate, real), sample(base, real), kid.Kid())
+    contrast = kid.contrast(sample(candidate, real), sample(base, real))
     return judge(Gate(worse_by=KID_OF_THE_SHIFT), KID, BASE, contrast, None)
 
 
@@ -149,16 +149,16 @@ def perplexity_at_the_margin(rng: np.random.Generator) -> Verdict:
     base = tokens * rng.normal(2.5, 0.3, 80)
     candidate = base + tokens * rng.normal(math.log(1.05), 0.1, 80)
     sides = [sample(np.stack([nats, tokens, 5 * tokens], axis=1)) for nats in (candidate, base)]
-    metric, params = find_metric("perplexity"), perplexity.Perplexity()
-    contrast = perplexity.contrast(*sides, params)
-    return judge(Gate(worse_by="5%"), metric, perplexity.score(sides[1], params), contrast, None)
+    metric = find_metric("perplexity")
+    contrast = perplexity.measure.contrast(*sides)
+    return judge(Gate(worse_by="5%"), metric, perplexity.measure.score(sides[1]), contrast, None)
 
 
 def latency_at_the_margin(blocks: int) -> Draw:
     def draw(rng: np.random.Generator) -> Verdict:
         machine = rng.normal(0, 0.2, blocks)  # a slow second is slow for both
         base, candidate = (np.exp(level + machine + rng.normal(0, 0.05, blocks)) for level in (math.log(2), 0))
-        return judge(Gate(speedup=2), LATENCY, BASE, LATENCY.contrast(sample(candidate), sample(base), None), None)
+        return judge(Gate(speedup=2), LATENCY, BASE, LATENCY.contrast(sample(candidate), sample(base)), None)
 
     return draw
 
@@ -170,7 +170,7 @@ def digits_at_the_margin(n: int, margin: float, lucky: float = 0.005) -> Draw:
         chance = rng.random(n)
         lost, won = chance < margin + lucky, (chance >= margin + lucky) & (chance < margin + 2 * lucky)
         base, candidate = 1.0 - won, 1.0 - lost
-        return judge(Gate(worse_by=margin), DIGITS, BASE, DIGITS.contrast(sample(candidate), sample(base), None), None)
+        return judge(Gate(worse_by=margin), DIGITS, BASE, DIGITS.contrast(sample(candidate), sample(base)), None)
 
     return draw
 
@@ -247,7 +247,7 @@ def test_a_kid_gate_left_open_passes_a_twin_at_the_advised_n() -> None:
 
     def twin(n: int) -> Verdict:
         real = features(rng, n)
-        contrast = kid.contrast(sample(features(rng, n), real), sample(features(rng, n), real), kid.Kid())
+        contrast = kid.contrast(sample(features(rng, n), real), sample(features(rng, n), real))
         return judge(Gate(worse_by=0.15), KID, BASE, contrast, None)
 
     advised = [first.n_needed for _ in range(120) if (first := twin(60)).status == "inconclusive"]
@@ -404,7 +404,7 @@ INTERVALS = {
     "median of 20 times": (_median, 1.0),
     "perplexity": (_perplexity, math.exp(2.5)),
     "jackknife of a spread": (_jackknifed_spread, 2.0),
-    "KID": (lambda rng: kid.score(sample(features(rng, 60, 0.5), features(rng, 60)), kid.Kid()), KID_OF_THE_SHIFT),
+    "KID": (lambda rng: kid.score(sample(features(rng, 60, 0.5), features(rng, 60))), KID_OF_THE_SHIFT),
 }
 
 
@@ -481,8 +481,8 @@ def test_kids_of_two_sides_are_contrasted_more_sharply_than_they_are_known() -> 
     real, base = features(rng, 80), features(rng, 80, 0.5)
     candidate = base + rng.normal(0, 0.02, base.shape)
     candidate /= np.linalg.norm(candidate, axis=1, keepdims=True)
-    together = kid.contrast(sample(candidate, real), sample(base, real), kid.Kid())
-    assert width(together) < 0.3 * width(kid.score(sample(base, real), kid.Kid()))
+    together = kid.contrast(sample(candidate, real), sample(base, real))
+    assert width(together) < 0.3 * width(kid.score(sample(base, real)))
 
 
 @settings(deadline=None, max_examples=20)

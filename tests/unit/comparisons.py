@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from compress.recipe import Gate
 from evaluation.scores import Comparison, Completion, Contribution, Estimate, Picture, Row, Side, Step, Verdict
 
 MACHINE = {
@@ -24,10 +25,10 @@ def exact(value: float, n: int = 1) -> Estimate:
     return Estimate(value, value, value, n)
 
 
-def latency(contrast: Estimate, verdict: Verdict = Verdict("not gated")) -> Row:  # noqa: B008 - frozen
+def latency(contrast: Estimate, verdict: Verdict = Verdict("not gated"), gate: Gate | None = None) -> Row:  # noqa: B008 - frozen
     one, other = Estimate(412.31, 409.2, 415.8, 30), Estimate(95.88, 94.1, 97.9, 30)
     noise = Estimate(1.002, 0.991, 1.014, 30)
-    return Row("latency", "latency", "ms", "lower", "ratio", one, other, contrast, verdict, noise)
+    return Row("latency", "latency", "ms", "lower", "ratio", one, other, contrast, verdict, noise, gate)
 
 
 def image() -> Comparison:
@@ -39,12 +40,12 @@ def image() -> Comparison:
         noisy = np.clip(base + draw.integers(-24, 24, base.shape), 0, 255).astype(np.uint8)
         pictures.append(Picture(f"u{index}", f"a red one on white paper, number {index}", base, noisy))
     rows = (
-        latency(Estimate(4.3003, 4.1123, 4.5987, 30), Verdict("pass", "at least 2×")),
+        latency(Estimate(4.3003, 4.1123, 4.5987, 30), Verdict("pass", "at least 2×"), Gate(speedup=2)),
         Row("size", "size on disk", "MB", "lower", "ratio", exact(1310.2), exact(331.8), exact(3.9488),
-            Verdict("pass", "not worse by 0%")),
+            Verdict("pass", "not worse by 0%"), gate=Gate(worse_by="0%")),
         Row("digits_read", "digits read", "", "higher", "difference", Estimate(0.9883, 0.981, 0.993, 512),
             Estimate(0.9863, 0.979, 0.991, 512), Estimate(-0.00195, -0.0078, 0.0039, 512),
-            Verdict("pass", "not worse by 0.01")),
+            Verdict("pass", "not worse by 0.01"), gate=Gate(worse_by=0.01)),
         Row("fid", "FID", "", "lower", "difference", Estimate(3.1, 2.8, 3.5, 512), Estimate(3.6, 3.2, 4.0, 512),
             Estimate(0.5, -0.1, 1.1, 512), Verdict("not gated")),
     )  # fmt: skip
@@ -88,10 +89,12 @@ def staged() -> Comparison:
 
 def text() -> Comparison:
     rows = (
-        latency(Estimate(0.8123, 0.801, 0.829, 30), Verdict("fail", "at least 1.5×", "the whole interval is outside")),
+        latency(Estimate(0.8123, 0.801, 0.829, 30), Verdict("fail", "at least 1.5×", "the whole interval is outside"),
+                Gate(speedup=1.5)),
         Row("perplexity", "perplexity", "", "lower", "difference", Estimate(11.802, 11.4, 12.2, 64),
             Estimate(11.917, 11.5, 12.3, 64), Estimate(0.1153, 0.0712, 0.1598, 64),
-            Verdict("inconclusive", "within 1%, both sides", "[0.0712, 0.1598] straddles the margin", 3100)),
+            Verdict("inconclusive", "within 1%, both sides", "[0.0712, 0.1598] straddles the margin", 3100),
+            gate=Gate(within="1%")),
         Row("peak_memory", "peak memory", "MB", "lower", "ratio", exact(812.0), exact(404.0), exact(2.0099),
             Verdict("not gated")),
     )  # fmt: skip

@@ -117,7 +117,7 @@ def test_both_sides_see_the_same_items_noise_and_batch(painters: Stand) -> None:
     base, candidate = views(painters, BaselineSpec())
     assert base.items == candidate.items == tuple(painters.items.read(i) for i in range(6))
     assert (base.seed, base.batch, base.data_digest) == (candidate.seed, candidate.batch, candidate.data_digest)
-    assert base.key != candidate.key
+    assert base.key("pictures") != candidate.key("pictures")
 
 
 def test_a_baseline_of_its_own_checkpoint_is_run_as_its_users_would(painters: Stand) -> None:
@@ -173,9 +173,9 @@ def test_the_samples_beside_the_result_give_the_rows_numbers_again(name: str, te
     stored = load_file(writers.folder / "out" / "samples" / f"{name}.safetensors")
     metric, row = find_metric(name), rows(text)[name]
     sides = [Sample(tuple(map(str, range(len(stored[s])))), stored[s]) for s in ("baseline", "candidate")]
-    assert metric.score(sides[0], metric.params()) == row.baseline
-    assert metric.score(sides[1], metric.params()) == row.candidate
-    assert metric.contrast(sides[1], sides[0], metric.params()) == row.contrast
+    assert metric.score(sides[0]) == row.baseline
+    assert metric.score(sides[1]) == row.candidate
+    assert metric.contrast(sides[1], sides[0]) == row.contrast
 
 
 def test_samples_of_a_distance_hold_the_real_side_too(painters: Stand, tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ def test_samples_of_a_distance_hold_the_real_side_too(painters: Stand, tmp_path:
     items = replace(painters.items, digest="with pictures", read=real)
     found = compare(painters.request(tmp_path, {"kid": {}}, data=items), silent)
     stored = load_file(tmp_path / "samples" / "kid.safetensors")
-    assert set(stored) == {"baseline", "candidate", "reference"}
+    assert set(stored) == {"baseline", "candidate", "baseline.reference", "candidate.reference"}
     metric = find_metric("kid")
-    again = metric.score(Sample(("",) * 6, stored["baseline"], stored["reference"]), metric.params())
+    again = metric.score(Sample(("",) * 6, stored["baseline"], stored["baseline.reference"]))
     assert again == rows(found)["kid"].baseline
     assert rows(found)["kid"].title == "KID, digits-clip features"
 
@@ -285,21 +285,22 @@ def test_pictures_of_both_sides_are_those_that_were_scored(image: Comparison, pa
 
 def test_completions_name_the_first_token_in_which_the_sides_part(text: Comparison, writers: Stand) -> None:
     one, other = open_task(writers.baseline), open_task(writers.candidate)
-    assert len(text.completions) == 4
-    for index, found in enumerate(text.completions):
-        prompt = one.encode(TEXTS[index])[:24]
-        written = [task.generate([prompt], 48)[0] for task in (one, other)]
-        apart = [i for i, (a, b) in enumerate(zip(*written, strict=True)) if a != b]
-        assert found.first_divergent_token == apart[0]
+    assert len(text.completions) == 6
+    parted = [c.first_divergent_token for c in text.completions]
+    assert parted == sorted(parted)  # those that part first in front
+    for found in text.completions:
+        prompt = one.encode(TEXTS[int(found.unit_id[1:])])[:4]
+        written = [task.complete(prompt, 4) for task in (one, other)]
+        assert found.first_divergent_token == next(i for i, (a, b) in enumerate(zip(*written, strict=True)) if a != b)
         assert found.prompt == one.tokenizer.decode(prompt, skip_special_tokens=True)
-        assert TEXTS[index].startswith(found.prompt)
+        assert TEXTS[int(found.unit_id[1:])].startswith(found.prompt)
         assert found.baseline == one.tokenizer.decode(written[0])
         assert found.candidate == one.tokenizer.decode(written[1])
 
 
 def test_completions_that_never_part_say_so(writers: Stand, tmp_path: Path) -> None:
     found = compare(writers.request(tmp_path, {"latency": {}, "perplexity": {}}, candidate=writers.baseline), silent)
-    assert [c.first_divergent_token for c in found.completions] == [-1] * 4
+    assert [c.first_divergent_token for c in found.completions] == [-1] * 6
     assert all(c.baseline == c.candidate for c in found.completions)
 
 
@@ -321,7 +322,7 @@ def test_warnings_reach_the_report_and_the_listener(writers: Stand, tmp_path: Pa
     request = writers.request(tmp_path / "out", {"perplexity": {}}, evidence_dirs=(tmp_path / "evidence",))
     first = compare(request, silent)
     base, _ = viewpoints(request)
-    (tmp_path / "evidence" / base.key / "logprobs.safetensors").write_bytes(b"damaged")
+    (tmp_path / "evidence" / base.key("documents") / "logprobs.safetensors").write_bytes(b"damaged")
     heard: list[Event] = []
     again = compare(request, heard.append)
     assert first.warnings == ()

@@ -21,8 +21,8 @@ from rich.console import Console
 
 from compress.catalogue import find_metric
 from compress.recipe import Gate
-from evaluation.gates import judge
-from evaluation.report import bounds, html, junit, markdown, plots, result, terminal, words, write
+from evaluation.gates import allowed_of, judge
+from evaluation.report import html, junit, markdown, plots, result, terminal, words, write
 from evaluation.scores import Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
 from tests.unit.comparisons import exact, image, latency, staged, text
 
@@ -154,7 +154,7 @@ def test_result_validates_and_comes_back(make: Any) -> None:
     data = json.loads(json.dumps(result.to_dict(comparison), allow_nan=False))
     jsonschema.Draft202012Validator.check_schema(result.schema())
     jsonschema.validate(data, result.schema())
-    assert (data["schema_version"], data["status"], data["exit_code"]) == (2, comparison.status, comparison.exit_code)
+    assert (data["schema_version"], data["status"], data["exit_code"]) == (3, comparison.status, comparison.exit_code)
     assert result.from_dict(data) == replace(comparison, pictures=())
 
 
@@ -272,10 +272,11 @@ def test_plotted_margins_are_the_judged_ones(name: str, gate: Gate, low: float, 
     def verdict(least: float, most: float) -> Verdict:
         return judge(gate, metric, baseline, Estimate((least + most) / 2, least, most, 10), None)
 
+    judged = verdict(1.0, 1.0)
     row = Row(
-        name, name, metric.unit, metric.better, metric.compared, baseline, baseline, exact(1.0), verdict(1.0, 1.0)
+        name, name, metric.unit, metric.better, metric.compared, baseline, baseline, exact(1.0), judged, gate=gate
     )
-    found = bounds.allowed(row)
+    found = allowed_of(row)
     assert found is not None
     assert found == pytest.approx((low, high))
     inside = (low if math.isfinite(low) else high - 1) + 1e-9, (high if math.isfinite(high) else low + 1) - 1e-9
@@ -284,11 +285,16 @@ def test_plotted_margins_are_the_judged_ones(name: str, gate: Gate, low: float, 
         assert verdict(edge - 1e-6, edge + 1e-6).status == "inconclusive"
 
 
-def test_a_gate_in_other_words_has_no_zone() -> None:
-    row = image().rows[0]
-    assert bounds.allowed(replace(row, verdict=Verdict("pass", "by eye"))) is None
-    assert bounds.allowed(replace(row, verdict=Verdict("pass", "at least abc×"))) is None
-    assert bounds.allowed(replace(row, verdict=Verdict("not gated"))) is None
+def test_a_row_without_a_gate_has_no_zone() -> None:
+    assert allowed_of(replace(image().rows[0], gate=None)) is None
+
+
+def test_a_gate_on_the_candidates_own_value_is_drawn_where_its_difference_reaches_it() -> None:
+    row = replace(image().rows[0], compared="difference", better="higher", baseline=exact(50.0))
+    assert allowed_of(replace(row, gate=Gate(at_least=30))) == (-20, math.inf)
+    assert allowed_of(replace(row, gate=Gate(at_most=60))) == (-math.inf, 10)
+    time = replace(row, compared="ratio", better="lower")
+    assert allowed_of(replace(time, gate=Gate(at_most=25))) == (2.0, math.inf)
 
 
 def test_forest_draws_rows_with_an_interval_inside_the_picture() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compress.recipe import Gate
 from evaluation.report import contributions, curve, tradeoff
 from evaluation.report.placing import WIDTHS, Spot, box, overlap, place
 from evaluation.report.tradeoff import HEIGHT, Point
@@ -80,9 +81,9 @@ def test_shaded_is_what_the_gates_of_speed_and_quality_allow_together() -> None:
     assert x + width == pytest.approx(100)
     assert y == 0  # more digits read is no harm
     assert y < mark("int8")[1] < y + height < HEIGHT
-    free = zone(with_rows(latency=replace(row("latency"), verdict=Verdict("not gated"))))
+    free = zone(with_rows(latency=replace(row("latency"), verdict=Verdict("not gated"), gate=None)))
     assert free[:2] == (0, 100)
-    both = zone(with_rows(digits_read=replace(row("digits_read"), verdict=Verdict("pass", "within 0.01, both sides"))))
+    both = zone(with_rows(digits_read=replace(row("digits_read"), gate=Gate(within=0.01))))
     assert both[2] > 0
 
 

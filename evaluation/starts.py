@@ -1,0 +1,82 @@
+"""Fresh processes, each of which loads a model and makes one call: what that takes in memory and in time.
+
+python -m evaluation.starts FOLDER DTYPE CALL   (CALL is JSON; prints {"peak_bytes": …, "seconds": …})
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import StageFailed
+from compress.events import Emit, track
+from evaluation.evidence import Start
+
+if TYPE_CHECKING:
+    from evaluation.collect import Viewpoint
+
+
+def start_both(views: Sequence[Viewpoint], count: int, emit: Emit) -> tuple[tuple[Start, ...], ...]:
+    """`count` starts of each side, the sides taking turns so that the disk's cache is as warm for one as for the other.
+
+    A first start of each is thrown away: it alone would read from a cold disk.
+
+    Raises:
+        StageFailed: a model does not load or run in a process of its own.
+    """
+    turns = [view for _ in range(count + 1) for view in views]
+    found = [start(view) for view in track(turns, emit, "starting fresh processes", len(turns))]
+    return tuple(tuple(found[side :: len(views)][1:]) for side in range(len(views)))
+
+
+def start(view: Viewpoint) -> Start:
+    """One fresh process."""
+    return _start(view.artifact.path, view.dtype, view.call)
+
+
+def _start(folder: Path, dtype: str, call: Mapping[str, Any]) -> Start:
+    command = [sys.executable, "-m", "evaluation.starts", str(folder), dtype, json.dumps(dict(call))]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False
+    )
+    if done.returncode != 0:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise StageFailed(
+            f"a fresh process could not run the model: {last[0]}", place=str(folder), fix="load it by hand to see more"
+        )
+    return Start(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def highest_resident() -> int:
+    """This process's highest resident set so far, bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # not ru_maxrss: on Linux it survives exec, and so would be at least that of the parent
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes, and its own
+
+
+def main(folder: str, dtype: str, call: str) -> None:
+    began = time.perf_counter()
+    from compress.artifact import describe
+    from compress.tasks import open_task
+
+    artifact = describe(Path(folder))
+    task: Any = open_task(artifact, dtype=dtype or None)
+    if artifact.task == "text_to_image":
+        task.paint(["a red three on white paper"], ["0"], 0, **json.loads(call))
+    else:
+        task.generate([task.encode("The array of values")], 16)
+    print(json.dumps({"peak_bytes": highest_resident(), "seconds": time.perf_counter() - began}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
