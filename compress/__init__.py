@@ -8,21 +8,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compress.api import apply, check, evaluate, load, plan, plan_all, run, run_all
+    from compress.api import apply, check, compare, evaluate, load, plan, plan_all, reference, report, run, run_all
     from compress.errors import PareError
 
-_HOME = {
-    "PareError": "compress.errors",
-    "apply": "compress.api",
-    "check": "compress.api",
-    "evaluate": "compress.api",
-    "load": "compress.api",
-    "plan": "compress.api",
-    "plan_all": "compress.api",
-    "run": "compress.api",
-    "run_all": "compress.api",
-}
-__all__ = ["PareError", "apply", "check", "evaluate", "load", "plan", "plan_all", "run", "run_all"]
+__all__ = [
+    "PareError",
+    "apply",
+    "check",
+    "compare",
+    "evaluate",
+    "load",
+    "plan",
+    "plan_all",
+    "reference",
+    "report",
+    "run",
+    "run_all",
+]
+_HOME = {**dict.fromkeys(__all__, "compress.api"), "PareError": "compress.errors"}
 __version__ = "0.1.0"
 
 

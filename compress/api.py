@@ -14,7 +14,7 @@ from compress.artifact import Artifact
 from compress.cache import Cache, default_root, disk_errors
 from compress.errors import RecipeError, UserError
 from compress.events import Emit, Event, silent
-from compress.recipe import DataSpec, EvalSpec, Recipe, StepSpec
+from compress.recipe import DataSpec, EvalSpec, Gate, Recipe, StepSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,9 +92,9 @@ def run_all(
 
 def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit) -> Comparison:
     """Execute a plan and compare its last artifact with the baseline; writes the log and the reports into `out`."""
+    from compress.evaluating import measure
     from compress.execute import execute
-    from evaluation.compare import Request, compare
-    from evaluation.report import write
+    from evaluation.compare import Request
 
     recipe = found.recipe
     with disk_errors(out), _logged(out, emit) as log:
@@ -108,62 +108,87 @@ def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit) -> Comparison:
             spec=recipe.evaluate,
             gates=recipe.gates,
             recipe_text=recipe.source,
-            stages=tuple(_stage_row(d) for d in done),
+            stages=tuple(_stage_row(d, cache) for d in done),
             workdir=out,
             evidence_dirs=_evidence_dirs(recipe, cache),
             chain=_chain(done),
         )
-        comparison = replace(compare(request, log), directory=str(out))
-        write(comparison, out)
-    return comparison
+        return measure(request, log)
 
 
 def evaluate(
     candidate: str | Path,
     baseline: str | Path,
     *,
-    metrics: Sequence[str],
+    metrics: Sequence[str] | Mapping[str, Mapping[str, Any]],
+    gates: Mapping[str, Gate] | None = None,
     data: str = "",
     spec: EvalSpec | None = None,
     cache: str | Path | None = None,
     out: str | Path | None = None,
     emit: Emit = silent,
 ) -> Comparison:
-    """Compare two model folders or artifacts, without a recipe.
+    """Compare any two of: model folder, artifact, `zoo://…`, folder of pictures. No recipe is needed.
+
+    Args:
+        metrics: names, or names with their parameters.
 
     Raises:
-        UserError: a folder is no model, or a metric does not fit.
+        UserError: a folder is none of these, or a metric or gate does not fit.
     """
-    from compress.planning import make_plan
-    from compress.sources import fetch_weights, find_source
-    from evaluation.compare import Request, compare
-    from evaluation.report import write
+    from compress import evaluating
 
-    store = open_cache(cache)
+    store, folder = open_cache(cache), Path(out) if out else RUNS / "evaluation"
     store.prepare()
-    wanted = (spec or EvalSpec()).model_copy(update={"metrics": {name: {} for name in metrics}})
-    side = find_source(str(candidate), Path(), store.root / "digests")
-    recipe = _bare_recipe("evaluation", str(baseline), wanted, DataSpec(evaluate=data))
-    found = make_plan(recipe, store)
-    if side.artifact.task != found.source.artifact.task:
-        raise UserError("the two models do different tasks", fix="compare two models of one task")
-    folder = Path(out) if out else RUNS / "evaluation"
-    with _logged(folder, emit) as log:
-        request = Request(
-            name="evaluation",
-            candidate=replace(fetch_weights(side).artifact, digest=side.key),
-            baseline=replace(fetch_weights(found.source).artifact, digest=found.source.key),
-            data=found.data.get("evaluate"),
-            spec=wanted,
-            gates={},
-            recipe_text="",
-            stages=(),
-            workdir=folder,
-            evidence_dirs=(store.root / "evidence",),
-        )
-        comparison = replace(compare(request, log), directory=str(folder))
-        write(comparison, folder)
-    return comparison
+    asked = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
+    wanted = evaluating.Wanted(asked, gates or {}, data, spec or EvalSpec())
+    request = evaluating.prepare(str(candidate), str(baseline), wanted, store, folder)
+    with disk_errors(folder), _logged(folder, emit) as log:
+        return evaluating.measure(request, log)
+
+
+def compare(
+    old: str | Path,
+    new: str | Path,
+    *,
+    across_machines: bool = False,
+    tolerance: str = "10%",
+    out: str | Path | None = None,
+) -> Comparison:
+    """Hold one run's candidate against another's, from their `result.json` and the samples beside it.
+
+    Raises:
+        UserError: a file is no result.
+        NotComparable: the runs differ in protocol, baseline or machine.
+    """
+    from compress import evaluating
+
+    folder = Path(out) if out else RUNS / "compared"
+    with disk_errors(folder):
+        return evaluating.compare(Path(old), Path(new), folder, across_machines=across_machines, tolerance=tolerance)
+
+
+def report(places: Sequence[str | Path]) -> list[Comparison]:
+    """The runs in these folders, to be tabulated.
+
+    Raises:
+        UserError: a place holds no run.
+    """
+    from compress import evaluating
+
+    return evaluating.tabulate([Path(place) for place in places])
+
+
+def reference(source: str, features: str, out: str | Path, *, resize: str = "pil") -> Path:
+    """Write mean and covariance of real pictures' features as the usual `.npz` (mu, sigma), for `fid`'s `reference`.
+
+    Raises:
+        UserError: the source has no pictures, or the features do not open.
+    """
+    from evaluation.features.pictures import export_reference
+
+    export_reference(source, features, resize, Path(out))
+    return Path(out)
 
 
 def apply(
@@ -263,7 +288,8 @@ def _chain(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:
     return tuple(reversed(found))
 
 
-def _stage_row(done: Done) -> Mapping[str, Any]:
+def _stage_row(done: Done, cache: Cache) -> Mapping[str, Any]:
+    """What a stage left. Its folder is told from the cache's root, so that a committed result names no machine's folders."""
     from compress.hashing import list_files
 
     size = sum((done.artifact.path / f).stat().st_size for f in list_files(done.artifact.path))
@@ -276,7 +302,7 @@ def _stage_row(done: Done) -> Mapping[str, Any]:
         "seconds": round(done.seconds, 3),
         "size_bytes": size,
         "facts": dict(done.facts),
-        "path": str(done.artifact.path),
+        "path": str(done.artifact.path.relative_to(cache.root)),
     }
 
 
@@ -307,4 +333,17 @@ def _logged(out: Path, emit: Emit) -> Iterator[Emit]:
         yield log
 
 
-__all__ = ["RecipeError", "apply", "check", "evaluate", "load", "plan", "plan_all", "run", "run_all"]
+__all__ = [
+    "RecipeError",
+    "apply",
+    "check",
+    "compare",
+    "evaluate",
+    "load",
+    "plan",
+    "plan_all",
+    "reference",
+    "report",
+    "run",
+    "run_all",
+]

@@ -16,7 +16,6 @@ import typer
 from compress.errors import PareError
 
 if TYPE_CHECKING:
-    from compress.planning import Plan
     from evaluation.scores import Comparison
 
 app = typer.Typer(
@@ -61,13 +60,14 @@ def check(
 def plan(recipe: RecipeFile, set_: Set = None, cache: CacheDir = None, as_json: Json = False) -> None:
     """Show what would run, what is cached, and the disk, memory and time it takes."""
     from compress import api
+    from compress.plan_view import plan_dict, plan_text
 
     plans = api.plan_all(recipe, set_ or (), cache=cache)
     if as_json:
-        _print_json([_plan_dict(p) for p in plans])
+        _print_json([plan_dict(p) for p in plans])
         return
     for found in plans:
-        _print_plan(found)
+        print(plan_text(found))
 
 
 @app.command()
@@ -81,8 +81,9 @@ def run(
 ) -> None:
     """Run a recipe: its stages, then the comparison with the baseline. Exit 0 pass, 1 fail, 4 inconclusive."""
     from compress import api
+    from compress.options import read_bytes
 
-    limit = _bytes(max_size) if max_size else None
+    limit = read_bytes(max_size) if max_size else None
     with _listening(as_json) as emit:
         comparisons = api.run_all(recipe, set_ or (), cache=cache, out=out, emit=emit)
     if limit is not None:
@@ -93,32 +94,82 @@ def run(
 
 @app.command("eval")
 def evaluate(
-    candidate: Annotated[str, typer.Argument(help="model folder, artifact or zoo://NAME")],
-    baseline: Annotated[str, typer.Argument(help="model folder, artifact or zoo://NAME to compare it with")],
+    candidate: Annotated[str, typer.Argument(help="model folder, artifact, zoo://NAME or folder of pictures")],
+    baseline: Annotated[str, typer.Argument(help="what to compare it with: any of these")],
     metrics: Annotated[str, typer.Option(help="comma-separated; `pare list` shows them")] = "latency,size",
     data: Annotated[str, typer.Option(help="evaluation data, for quality metrics")] = "",
-    samples: Annotated[int, typer.Option(min=2, help="prompts or documents to measure quality on")] = 256,
+    samples: Annotated[int, typer.Option(min=2, help="prompts, documents or pictures to measure quality on")] = 256,
+    gate: Annotated[list[str] | None, typer.Option(help="e.g. kid.worse_by=0.002 (repeatable)")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="a metric's parameter, e.g. fid.features=clip/")
+    ] = None,
     cache: CacheDir = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Compare any two models: quality on the same prompts and noise, speed interleaved."""
+    """Compare any two models or folders of pictures: quality on the same prompts and noise, speed interleaved."""
     from compress import api
+    from compress.options import read_gates, read_metrics
     from compress.recipe import EvalSpec
 
-    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    asked, gates = read_metrics(metrics, set_ or ()), read_gates(gate or ())
+    spec = EvalSpec(samples=samples)
     with _listening(as_json) as emit:
         comparison = api.evaluate(
-            candidate,
-            baseline,
-            metrics=names,
-            data=data,
-            spec=EvalSpec(samples=samples),
-            cache=cache,
-            out=out,
-            emit=emit,
+            candidate, baseline, metrics=asked, gates=gates, data=data, spec=spec, cache=cache, out=out, emit=emit
         )
     _finish((comparison,), as_json)
+
+
+@app.command()
+def compare(
+    old: Annotated[Path, typer.Argument(help="result.json of the reference, or its folder")],
+    new: Annotated[Path, typer.Argument(help="result.json of the run to judge, or its folder")],
+    across_machines: Annotated[
+        bool, typer.Option("--across-machines", help="compare only each run's ratios to its own baseline")
+    ] = False,
+    tolerance: Annotated[str, typer.Option(help="by how much a speed, a size or a memory may be worse")] = "10%",
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Hold one run's candidate against another's. Exit 0 pass, 1 fail, 4 inconclusive."""
+    from compress import api
+
+    _finish((api.compare(old, new, across_machines=across_machines, tolerance=tolerance, out=out),), as_json)
+
+
+@app.command()
+def report(
+    places: Annotated[list[Path], typer.Argument(metavar="DIR...", help="folders of runs, or folders of such folders")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tabulate many runs."""
+    from compress import api
+    from evaluation.report import many
+
+    found = api.report(places)
+    if as_json:
+        _print_json(many.to_dicts(found))
+    elif markdown:
+        print(many.markdown(found), end="")
+    else:
+        many.show(found)
+
+
+@app.command()
+def reference(
+    source: Annotated[str, typer.Argument(help="real pictures: a folder, or data such as zoo://digits/test")],
+    out: Annotated[Path, typer.Option("--out", help="the .npz to write, with mu and sigma")],
+    features: Annotated[
+        str, typer.Option(help="CLIP or DINOv2 folder, Inception weights, or the zoo's")
+    ] = "zoo://digits-clip",
+    resize: Annotated[str, typer.Option(help="pil, mlperf or tf1")] = "pil",
+) -> None:
+    """Keep the statistics of real pictures' features, for `fid: {reference: FILE}`."""
+    from compress import api
+
+    print(api.reference(source, features, out, resize=resize))
 
 
 @app.command("list")
@@ -197,9 +248,10 @@ def cache(
 ) -> None:
     """Show, verify or shrink the cache. Exit 1 if an entry is corrupt."""
     from compress import api
+    from compress.options import read_bytes
 
     store = api.open_cache(cache)
-    limit = _bytes(max_size) if max_size else None
+    limit = read_bytes(max_size) if max_size else None
     store.prepare()
     evicted = store.evict(limit) if limit is not None else ()
     rows = [
@@ -318,43 +370,6 @@ def _listening(as_json: bool) -> Any:
     return Progress(quiet=as_json or not sys.stderr.isatty())
 
 
-def _plan_dict(found: Plan) -> dict[str, Any]:
-    return {
-        "name": found.recipe.name,
-        "nodes": [
-            {
-                "id": n.id,
-                "stage": n.stage.name,
-                "params": n.params.counted(),
-                "components": list(n.components),
-                "after": n.after,
-                "key": n.key,
-                "cached": n.cached,
-                "disk_bytes": n.disk_bytes,
-                "seconds": n.seconds,
-                "told": n.told,
-            }
-            for n in found.nodes
-        ],
-        "disk_bytes": found.disk_bytes,
-        "memory_bytes": found.memory_bytes,
-        "seconds": found.seconds,
-    }
-
-
-def _print_plan(found: Plan) -> None:
-    print(f"{found.recipe.name}: {found.recipe.model}, {found.source.artifact.task}")
-    for number, node in enumerate(found.nodes, 1):
-        state = "cached" if node.cached else f"~{node.seconds:.0f} s" if node.seconds is not None else "first time here"
-        formats = ", ".join(f"{c}: {node.expected.components[c].format}" for c in node.components)
-        print(f"  {number}. {node.id:<20} {state:<16} {node.key[:12]}  {formats}")
-        if node.told:
-            print(f"     {node.told}")
-    time = f", ~{found.seconds:.0f} s of stages" if found.seconds is not None else ""
-    print(f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}")
-    print(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}")
-
-
 def _pin(recipe: Path) -> None:
     from compress.reading import model_reference
     from compress.sources import pin_hub
@@ -367,20 +382,6 @@ def _pin(recipe: Path) -> None:
         )  # hf://org/name, and not the start of hf://org/name-xl
         recipe.write_text(whole.sub(pinned, recipe.read_text()))
         print(f"{recipe}: pinned {pinned}", file=sys.stderr)  # standard output may be promised to one JSON value
-
-
-def _bytes(size: str) -> int:
-    from compress.errors import UserError
-
-    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-    number, unit = size[:-2].strip(), size[-2:].upper()
-    try:
-        found = int(float(number) * units[unit])
-        if found < 0:
-            raise ValueError("negative")
-    except (KeyError, ValueError, OverflowError) as error:
-        raise UserError(f"{size!r} is no size", place="--max-size", fix="for example 500MB or 20GB") from error
-    return found
 
 
 def _headline(doc: str) -> str:

@@ -3,6 +3,7 @@
 PareError
 ├── UserError            exit 2: the user's mistake; nothing was changed
 │   ├── RecipeError      one or more located problems in a recipe, or in what the plan makes of it
+│   ├── NotComparable    two runs of different protocols, baselines or machines
 │   ├── ModelError       a folder that is no model, weights that do not read
 │   ├── DataError        a data source that does not read
 │   ├── CacheError       the cache folder is read-only or full
@@ -43,13 +44,21 @@ class UserError(PareError):
     exit_code = 2
 
 
-class RecipeError(UserError):
-    """All the problems of one recipe at once, in the order of the file."""
+class ManyProblems(UserError):
+    """Everything that is wrong at once."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__(problems[0].message, place=problems[0].place, fix=problems[0].fix)
         self.problems = problems
         self.args = ("\n".join(map(str, problems)),)
+
+
+class RecipeError(ManyProblems):
+    """The problems of one recipe, in the order of the file."""
+
+
+class NotComparable(ManyProblems):
+    """Two runs that say nothing about each other, and all that keeps them apart."""
 
 
 class ModelError(UserError):

@@ -20,6 +20,7 @@ from compress.errors import StageFailed
 from compress.events import Emit, Event, track
 from compress.hashing import digest_file, digest_json
 from evaluation.evidence import Continuation, Evidence
+from evaluation.painted import pictures_for
 
 FORMAT = 3
 MANIFEST = "evidence.json"
@@ -53,7 +54,7 @@ class Viewpoint:
     @property
     def kinds(self) -> tuple[str, ...]:
         """What can be observed of its items."""
-        if not self.items:
+        if not self.items or not self.artifact.components:
             return ()
         if self.artifact.task == "text_to_image":
             return ("pictures",)
@@ -77,9 +78,24 @@ def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> 
         memory=folders[0].parent / "features",
         protocol={"samples": len(view.items), "seed": view.seed, "data": view.data_digest},
     )
+    if view.items and not view.artifact.components:
+        return _given(found, side)
     for kind in view.kinds:
         found = _observed(kind, found, view, folders, side, emit)
     return found
+
+
+def _given(found: Evidence, side: str) -> Evidence:
+    """Evidence of a folder of pictures: they are read where they lie."""
+    files = pictures_for(found.artifact.path, found.items)
+
+    def picture(index: int) -> NDArray[np.uint8]:
+        read = read_picture(files[index])
+        if read.min() == read.max():
+            raise StageFailed(f"the {side} holds a constant picture", place=str(files[index]), fix="paint it again")
+        return read
+
+    return replace(found, picture=picture, key=digest_json([found.artifact.digest, [f.name for f in files]]))
 
 
 def _observed(kind: str, found: Evidence, view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> Evidence:

@@ -17,6 +17,7 @@ from evaluation import machine, samples, starts
 from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.gates import judge
+from evaluation.painted import captions_of
 from evaluation.scores import Comparison, Estimate, Row, Sample, Side
 from evaluation.showing import completions, grid, worst
 from evaluation.timing import Interleaved, time_views
@@ -105,8 +106,8 @@ def beside(base: Viewpoint, request: Request, artifact: Artifact) -> Viewpoint:
 
 def _viewpoint(request: Request, artifact: Artifact) -> Viewpoint:
     spec, guidance = request.spec, request.spec.baseline.guidance
-    items = request.data.first(spec.samples) if request.data else ()
-    digest = request.data.digest if request.data else ""
+    data = request.data or (None if artifact.components else captions_of(artifact.path))
+    items, digest = (data.first(spec.samples), data.digest) if data else ((), "")
     shared = {} if guidance is None else {"guidance_scale": guidance}
     call = {**artifact.settings.call, **shared}
     continued = (spec.continuations, spec.prompt_tokens, spec.new_tokens)
@@ -199,6 +200,8 @@ def _noise(metric: Any, baseline: Evidence, sample: Sample, timed: Interleaved, 
 
 
 def _side(name: str, view: Viewpoint) -> Side:
+    if not view.artifact.components:
+        return Side(name, view.artifact.digest, "a folder of pictures")
     engines = sorted({f"{c.format}" for c in view.artifact.components.values()})
     how = view.dtype + " eager" if engines == ["torch"] else ""
     parts = (

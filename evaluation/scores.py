@@ -14,6 +14,8 @@ from compress.params import Params
 from compress.recipe import Gate
 
 if TYPE_CHECKING:
+    import pandas
+
     from evaluation.evidence import Evidence
 
 P = TypeVar("P", bound=Params)
@@ -267,6 +269,16 @@ class Comparison:
     warnings: tuple[str, ...] = ()
     directory: str = ""  # where result.json and the reports lie
 
+    def records(self) -> list[dict[str, Any]]:
+        """A tidy record a row: every number in a column of its own."""
+        return [_record(row) for row in self.rows]
+
+    def to_frame(self) -> pandas.DataFrame:
+        """The rows as a tidy frame, one line a metric, with `run` and `task` in front."""
+        import pandas
+
+        return pandas.DataFrame([{"run": self.name, "task": self.task, **record} for record in self.records()])
+
     @property
     def status(self) -> Status:
         """fail wins over inconclusive, which wins over pass."""
@@ -277,3 +289,13 @@ class Comparison:
     @property
     def exit_code(self) -> int:
         return {"fail": 1, "inconclusive": 4}.get(self.status, 0)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    found: dict[str, Any] = {n: getattr(row, n) for n in ("metric", "title", "unit", "better", "compared")}
+    for name in ("baseline", "candidate", "contrast"):
+        estimate = getattr(row, name)
+        found |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    noise = (row.noise.low, row.noise.high) if row.noise else (None, None)
+    found |= {"n": row.contrast.n, "noise_low": noise[0], "noise_high": noise[1]}
+    return found | {"verdict": row.verdict.status, "gate": row.verdict.gate, "n_needed": row.verdict.n_needed}

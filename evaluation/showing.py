@@ -52,7 +52,15 @@ def parting(one: Sequence[int], other: Sequence[int]) -> int:
 
 def worst(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Worst, ...]:
     """For each metric that scores items one by one, those that lost most from the baseline to the candidate."""
-    texts = {item.id: item.text for item in sides[0].items}
+    return worst_of(rows, measured, {item.id: item.text for item in sides[0].items})
+
+
+def worst_of(rows: Sequence[Row], measured: Measured, texts: Mapping[str, str]) -> tuple[Worst, ...]:
+    """As `worst`, where the items are no longer at hand.
+
+    Args:
+        texts: of the items, by id, as far as they are known.
+    """
     found = []
     for row, losses in _losses(rows, measured):
         ids = measured[row.metric][0].unit_ids
@@ -68,7 +76,7 @@ def worst(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Worst,
 def _losses(rows: Sequence[Row], measured: Measured) -> list[tuple[Row, NDArray[Any]]]:
     """How much worse each item came out, for the metrics that can say; gated ones first."""
     found = []
-    for row in sorted(rows, key=lambda r: r.verdict.status == "not gated"):
+    for row in sorted((r for r in rows if r.metric in measured), key=lambda r: r.verdict.status == "not gated"):
         base, candidate = (_units(row, sample) for sample in measured[row.metric])
         if row.compared == "difference" and base.ndim == 1 and len(base) > 1 and base.shape == candidate.shape:
             found.append((row, candidate - base if row.better == "lower" else base - candidate))

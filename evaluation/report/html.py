@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from evaluation.scores import Comparison, Completion, Picture, Row
 STYLE = Path(__file__).with_name("style.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 SMALL = 256  # pixels: below this, enlarging shows the pixels there are and invents none
+TEXT = 160  # characters of an item that a table shows
 _e = words.escaped
 HEADINGS = ("metric", "baseline", "candidate", "difference or ratio, 95%", "verdict")
 
@@ -30,7 +32,10 @@ def render(comparison: Comparison) -> str:
         _section("What each stage gave and cost", _waterfall(comparison)),
         _section("Stages", _stages(comparison)),
         _section("Same prompt, same noise", _pictures(comparison)),
-        _section("Greedy completions", "".join(map(_completion, comparison.completions))),
+        _section("What came out worst", _worst(comparison)),
+        _section(
+            "Greedy completions, those that part first in front", "".join(map(_completion, comparison.completions))
+        ),
         _section("What was compared, and on what", _provenance(comparison)),
     )
     return "\n".join(p for p in parts if p) + "\n</body></html>\n"
@@ -59,7 +64,7 @@ def _section(title: str, body: str) -> str:
     return f"<section><h2>{title}</h2>{body}</section>" if body else ""
 
 
-def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Cells are markup; each carries its heading, which a phone shows in front of it."""
     head = "".join(f"<th>{h}</th>" for h in headings)
     body = "".join(
@@ -163,7 +168,22 @@ def _figure(p: Picture, shown: list[tuple[str, NDArray[np.uint8]]]) -> str:
         f'<span><img{kind} src="{plots.data_uri(picture)}" alt="{name}: {caption}">{name}</span>'
         for name, picture in shown
     )
-    return f"<figure><div>{images}</div><figcaption>{caption}</figcaption></figure>"
+    why = f"<small>{_e(p.why)}</small>" if p.why else ""
+    return f"<figure><div>{images}</div><figcaption>{caption}{why}</figcaption></figure>"
+
+
+def _worst(comparison: Comparison) -> str:
+    titles = {row.metric: row.title for row in comparison.rows}
+    rows = [
+        (
+            f"<span>{_e(w.text[:TEXT] + '…' * (len(w.text) > TEXT) if w.text else w.unit_id)}</span>",
+            _e(titles.get(w.metric, w.metric)),
+            words.number(w.baseline),
+            words.number(w.candidate),
+        )
+        for w in comparison.worst
+    ]
+    return _table(("item", "metric", "baseline", "candidate"), rows) if rows else ""
 
 
 def _completion(c: Completion) -> str:

@@ -13,8 +13,8 @@ MENTION = re.compile(r"@(?=\w)")
 
 def render(comparison: Comparison) -> str:
     """Verdict, the three answers, the table, the stages, the machine in one line."""
-    lines = [f"## {_safe(comparison.name)}: {words.VERDICTS[comparison.status]}", ""]
-    lines += [f"* **{question}** {_safe(answer)}" for question, answer in words.questions(comparison)]
+    lines = [f"## {safe(comparison.name)}: {words.VERDICTS[comparison.status]}", ""]
+    lines += [f"* **{question}** {safe(answer)}" for question, answer in words.questions(comparison)]
     if comparison.rows:
         lines += ["", "| metric | baseline | candidate | difference or ratio, 95% | verdict | gate |"]
         lines += ["|---|---:|---:|---:|---|---|"]
@@ -22,17 +22,17 @@ def render(comparison: Comparison) -> str:
         scores = (words.score(side, row.unit) for side in (row.baseline, row.candidate))
         gate = row.verdict.gate + (f" ({words.reason(row)})" if words.reason(row) else "")
         cells = (row.title, *scores, words.contrast(row), words.mark(row), gate)
-        lines.append("| " + " | ".join(map(_safe, cells)) + " |")
+        lines.append("| " + " | ".join(map(safe, cells)) + " |")
     if comparison.stages:
         lines += ["", "| stage | | seconds | size |", "|---|---|---:|---:|"]
     for stage in comparison.stages:
         state = "cached" if stage["cached"] else "ran"
-        lines.append(f"| {_safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {words.size(stage['size_bytes'])} |")
+        lines.append(f"| {safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {words.size(stage['size_bytes'])} |")
     lines += _contributions(comparison)
-    lines += ["", f"Baseline: {_safe(comparison.baseline.engine)}. Candidate: {_safe(comparison.candidate.engine)}."]
-    lines += [f"Machine: {_safe(words.machine(comparison))}."]
+    lines += ["", f"Baseline: {safe(comparison.baseline.engine)}. Candidate: {safe(comparison.candidate.engine)}."]
+    lines += [f"Machine: {safe(words.machine(comparison))}."]
     if comparison.warnings:
-        lines += ["", *(f"* Warning: {_safe(w)}" for w in comparison.warnings)]
+        lines += ["", *(f"* Warning: {safe(w)}" for w in comparison.warnings)]
     return "\n".join(lines) + "\n"
 
 
@@ -40,15 +40,15 @@ def _contributions(comparison: Comparison) -> list[str]:
     headings, rows = contributions.table(comparison)
     if not rows:
         return []
-    lines = ["", "| " + " | ".join(map(_safe, headings)) + " |", "|---|" + "---:|" * (len(headings) - 1)]
-    lines += ["| " + " | ".join(map(_safe, row)) + " |" for row in rows]
+    lines = ["", "| " + " | ".join(map(safe, headings)) + " |", "|---|" + "---:|" * (len(headings) - 1)]
+    lines += ["| " + " | ".join(map(safe, row)) + " |" for row in rows]
     if units := contributions.units(comparison):
         lines += ["", f"Quality of the stages on the first {units} items."]
-    notes = [f"* {_safe(step.stage)}: {_safe(step.note)}" for step in comparison.steps if step.note]
+    notes = [f"* {safe(step.stage)}: {safe(step.note)}" for step in comparison.steps if step.note]
     return lines + (["", *notes] if notes else [])
 
 
-def _safe(text: object) -> str:
+def safe(text: object) -> str:
     """Text that can neither break the table nor bring markup, a link or a mention with it."""
     found = " ".join(words.visible(text).split())
     found = found.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -49,6 +49,13 @@ def speed_row(comparison: Comparison) -> Row | None:
     return next((row for row in comparison.rows if row.metric in names), None)
 
 
+def speed_of(comparison: Comparison) -> Row | None:
+    """The row that says how fast the candidate is: what its stages were timed in, else a gated ratio, else the first time."""
+    timed = [row for row in comparison.rows if row.noise is not None]
+    gated = [row for row in timed if row.gate]
+    return speed_row(comparison) or next(iter(gated or timed), None)
+
+
 def points_of(comparison: Comparison, speed: Row, row: Row) -> list[Point]:
     """The baseline, each stage in between that has both numbers, and the candidate as the verdict saw it."""
     start = 1.0 if row.compared == "ratio" else 0.0

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from html import escape
 
+from evaluation.gates import recommended
 from evaluation.scores import Comparison, Estimate, Row
 
 MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", "not gated": "–"}
@@ -165,12 +166,20 @@ def _as_good(comparison: Comparison) -> str:
     return f"Yes: {named['pass']}." if gated else "Not judged: no quality gate was set."
 
 
+def _advised(comparison: Comparison) -> int:
+    """Units with which an unchanged model passes all the quality gates together four times in five; 0: not known."""
+    gated = [row for row in comparison.rows if row.compared == "difference" and row.gate]
+    return max((recommended(row, 0.8 ** (1 / len(gated))) for row in gated), default=0)
+
+
 def _trust(comparison: Comparison) -> str:
     counts = sorted({row.contrast.n for row in comparison.rows if row.compared == "difference"})
     parts = []
     if counts:
         span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
         parts.append(f"quality rests on {span} units seen by both sides")
+    if needed := _advised(comparison):
+        parts.append(f"about {needed} would let an unchanged model pass every quality gate in four of five runs")
     speed = _speed(comparison)
     if speed and speed.noise:
         noise = _with_interval(f"{number(speed.noise.value, _half(speed.noise))}×", speed.noise)

@@ -1,0 +1,175 @@
+"""Verbs that run no stage: `eval` compares two sides, `compare` two runs, `report` tabulates many, `reference` keeps statistics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from compress.artifact import Artifact
+from compress.cache import Cache
+from compress.catalogue import find_metric
+from compress.data import Data, open_data
+from compress.errors import UserError
+from compress.events import Emit
+from compress.recipe import EvalSpec, Gate
+
+if TYPE_CHECKING:
+    from evaluation.compare import Request
+    from evaluation.scores import Comparison
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `eval` measures: metrics with their parameters, gates, the data's name ("" for none), and how much of it."""
+
+    metrics: Mapping[str, Mapping[str, Any]]
+    gates: Mapping[str, Gate] = field(default_factory=dict)
+    data: str = ""
+    spec: EvalSpec = field(default_factory=EvalSpec)
+
+
+def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Path) -> Request:
+    """What it takes to compare two sides, each a model folder, an artifact, `zoo://…` or a folder of pictures. Runs nothing.
+
+    Raises:
+        UserError: a side is none of these, they do different tasks, or a metric or a gate does not fit.
+    """
+    from evaluation.compare import Request
+
+    sides = [_side(named, store) for named in (candidate, baseline)]
+    data = open_data(wanted.data, Path()) if wanted.data else None
+    _check(wanted, sides, data)
+    return Request(
+        name=out.name,
+        candidate=sides[0],
+        baseline=sides[1],
+        data=data or _own_captions(sides),
+        spec=wanted.spec.model_copy(update={"metrics": wanted.metrics}),
+        gates=wanted.gates,
+        recipe_text="",
+        stages=(),
+        workdir=out,
+        evidence_dirs=(store.root / "evidence",),
+    )
+
+
+def measure(request: Request, emit: Emit) -> Comparison:
+    """Compare as the request says; writes the reports into its folder."""
+    from evaluation.compare import compare
+    from evaluation.report import write
+
+    comparison = replace(compare(request, emit), directory=str(request.workdir))
+    write(comparison, request.workdir)
+    return comparison
+
+
+def _side(named: str, store: Cache) -> Artifact:
+    from compress.sources import fetch_weights, find_source
+    from evaluation.painted import describe_painted, is_painted
+
+    if is_painted(Path(named).expanduser()):
+        return describe_painted(Path(named).expanduser())
+    found = find_source(named, Path(), store.root / "digests")
+    return replace(fetch_weights(found).artifact, digest=found.key)
+
+
+def _own_captions(sides: Sequence[Artifact]) -> Data | None:
+    """Where one side is a folder of pictures, what its pictures are of; two folders each have their own."""
+    from evaluation.painted import captions_of
+
+    folders = [side.path for side in sides if not side.components]
+    return captions_of(folders[0]) if len(folders) == 1 else None
+
+
+def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> None:
+    from evaluation.gates import problems
+    from evaluation.painted import check_metrics
+
+    tasks = {side.task for side in sides}
+    if len(tasks) > 1:
+        raise UserError("the two models do different tasks", fix="compare two models of one task")
+    metrics = {name: find_metric(name) for name in (*wanted.metrics, *wanted.gates)}
+    if any(not side.components for side in sides):
+        check_metrics([(name, metric.needs) for name, metric in metrics.items()])
+    for name, metric in metrics.items():
+        if not tasks <= metric.tasks:
+            fits = ", ".join(sorted(metric.tasks))
+            raise UserError(f"{name} measures {fits}, and these do {tasks.pop()}", fix="drop it from --metrics")
+        if metric.quality and data is None and all(side.components for side in sides):
+            raise UserError(f"{name} needs evaluation data", fix="give some with --data")
+        _check_params(metric, wanted.metrics.get(name, {}))
+    for name, gate in wanted.gates.items():
+        if name not in wanted.metrics:
+            raise UserError(f"{name} is gated and not measured", fix=f"add it to --metrics: …,{name}")
+        if why := problems(gate, metrics[name]):
+            raise UserError(f"gate {name}: {why}", fix=f"`pare explain {name}`")
+
+
+def _check_params(metric: Any, given: Mapping[str, Any]) -> None:
+    try:
+        metric.params(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(
+            f"{metric.name}.{where}: {first['msg']}", fix=f"`pare explain {metric.name}` lists the parameters"
+        ) from error
+
+
+def compare(old: Path, new: Path, out: Path, *, across_machines: bool = False, tolerance: str = "10%") -> Comparison:
+    """Hold one run's candidate against another's; writes the reports into `out`.
+
+    Args:
+        old, new: `result.json`, or the folder it lies in.
+        across_machines: compare only what each run's ratios to its own baseline say.
+        tolerance: by how much a speed, a size or a memory may be worse.
+
+    Raises:
+        UserError: a file is no result, or the two cannot be compared.
+    """
+    from evaluation.against import Run, against
+    from evaluation.report import write
+
+    one, other = (Run(*_read(path)) for path in (old, new))
+    found = replace(against(one, other, across_machines, tolerance), directory=str(out))
+    write(found, out)
+    return found
+
+
+def tabulate(places: Sequence[Path]) -> list[Comparison]:
+    """The runs in these folders: each holds a `result.json`, or folders that do.
+
+    Raises:
+        UserError: a place holds no run.
+    """
+    found = []
+    for place in places:
+        if not place.is_dir():
+            raise UserError("no such folder of runs", place=str(place), fix="give folders that `pare run` wrote")
+        inside = [place] if (place / RESULT).is_file() else sorted(f.parent for f in place.glob(f"*/{RESULT}"))
+        if not inside:
+            raise UserError("holds no result.json", place=str(place), fix="give folders that `pare run` wrote")
+        found += [_read(folder)[0] for folder in inside]
+    return found
+
+
+def _read(path: Path) -> tuple[Comparison, Path]:
+    """A result, and the folder that its samples lie in."""
+    from evaluation.report import result
+
+    file = path / RESULT if path.is_dir() else path
+    try:
+        return result.from_dict(json.loads(file.read_text())), file.parent / "samples"
+    except OSError as error:
+        raise UserError(
+            f"does not read: {error.strerror}", place=str(file), fix="give the result.json of a run"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"is no result: {error}", place=str(file), fix="give the result.json of a run") from error

@@ -1,0 +1,49 @@
+"""A plan, shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compress.planning import Plan
+
+
+def plan_dict(found: Plan) -> dict[str, Any]:
+    """A plan as JSON's own types."""
+    return {
+        "name": found.recipe.name,
+        "nodes": [
+            {
+                "id": n.id,
+                "stage": n.stage.name,
+                "params": n.params.counted(),
+                "components": list(n.components),
+                "after": n.after,
+                "key": n.key,
+                "cached": n.cached,
+                "disk_bytes": n.disk_bytes,
+                "seconds": n.seconds,
+                "told": n.told,
+            }
+            for n in found.nodes
+        ],
+        "disk_bytes": found.disk_bytes,
+        "memory_bytes": found.memory_bytes,
+        "seconds": found.seconds,
+    }
+
+
+def plan_text(found: Plan) -> str:
+    """A plan as lines for a terminal."""
+    lines = [f"{found.recipe.name}: {found.recipe.model}, {found.source.artifact.task}"]
+    for number, node in enumerate(found.nodes, 1):
+        state = "cached" if node.cached else f"~{node.seconds:.0f} s" if node.seconds is not None else "first time here"
+        formats = ", ".join(f"{c}: {node.expected.components[c].format}" for c in node.components)
+        lines.append(f"  {number}. {node.id:<20} {state:<16} {node.key[:12]}  {formats}")
+        if node.told:
+            lines.append(f"     {node.told}")
+    time = f", ~{found.seconds:.0f} s of stages" if found.seconds is not None else ""
+    lines.append(
+        f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"
+    )
+    lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""A folder of pictures as one side of a comparison: what some model painted, wherever it ran."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from compress.artifact import Artifact
+from compress.data import Data, Item, open_data
+from compress.errors import DataError, UserError
+from compress.hashing import digest_file, digest_json
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MODEL_FILES = ("pare.json", "model_index.json", "config.json")
+
+
+def files_of(folder: Path) -> tuple[Path, ...]:
+    """Its pictures, by name."""
+    return tuple(sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES))
+
+
+def is_painted(folder: Path) -> bool:
+    """Whether a folder holds pictures and no model."""
+    return folder.is_dir() and not any((folder / name).is_file() for name in MODEL_FILES) and bool(files_of(folder))
+
+
+def describe_painted(folder: Path) -> Artifact:
+    """The folder as an artifact without components: it can be looked at, and not run."""
+    digest = digest_json([[f.name, digest_file(f)] for f in files_of(folder)])
+    return Artifact(folder, "text_to_image", {}, digest=digest)
+
+
+def captions_of(folder: Path) -> Data:
+    """The folder's own items: the rows of its `metadata.jsonl`, else its files by name, without captions.
+
+    No item has a real picture: those in the folder were painted.
+    """
+    if (folder / "metadata.jsonl").is_file():
+        found = open_data(str(folder), Path())
+        return replace(found, read=lambda index: replace(found.read(index), picture=None))
+    names = [f.name for f in files_of(folder)]
+    return Data(str(folder), "captioned_images", digest_json(names), len(names), lambda i: Item(names[i], ""))
+
+
+def pictures_for(folder: Path, items: Sequence[Item]) -> tuple[Path, ...]:
+    """The file of each item: the one called as its id, with or without the suffix.
+
+    Raises:
+        DataError: an item has none.
+    """
+    known = {key: f for f in files_of(folder) for key in (f.stem, f.name)}
+    missing = [item.id for item in items if item.id not in known]
+    if missing:
+        raise DataError(
+            f"holds no picture for {missing[0]!r}" + (f" and {len(missing) - 1} more items" if missing[1:] else ""),
+            place=str(folder),
+            fix="name each file as its item's id, or leave out --data",
+        )
+    return tuple(known[item.id] for item in items)
+
+
+def check_metrics(metrics: Sequence[tuple[str, frozenset[str]]]) -> None:
+    """Refuse what pictures alone cannot tell.
+
+    Args:
+        metrics: names, and what each needs.
+
+    Raises:
+        UserError: a metric needs more than pictures.
+    """
+    for name, needs in metrics:
+        if needs != {"pictures"}:
+            raise UserError(
+                f"{name} needs a model, and one side is a folder of pictures",
+                fix="drop it from --metrics, or give two models",
+            )

@@ -1,0 +1,75 @@
+"""Many runs in one table: verdict, speed, size and what each gated quality metric changed by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from evaluation.report import words
+from evaluation.report.markdown import safe
+from evaluation.report.result import plain
+from evaluation.report.tradeoff import speed_of
+from evaluation.scores import Comparison, Row
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def to_dicts(runs: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """A tidy row for each metric of each run, JSON-safe."""
+    return [plain({"run": run.name, "status": run.status, **row}) for run in runs for row in run.records()]
+
+
+def columns(runs: Sequence[Comparison]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings, and the cells of each run in words."""
+    gated = dict.fromkeys(row.metric for run in runs for row in run.rows if row.gate and row.compared == "difference")
+    headings = ("run", "verdict", "speed", "weights", *gated, "processor")
+    return headings, [_cells(run, tuple(gated)) for run in runs]
+
+
+def _cells(run: Comparison, gated: Sequence[str]) -> tuple[str, ...]:
+    rows = {row.metric: row for row in run.rows}
+    speed = speed_of(run)
+    return (
+        run.name,
+        run.status,
+        f"{_contrast(speed)} {speed.title}" if speed else "–",
+        _contrast(rows.get("size")),
+        *(_judged(rows.get(name)) for name in gated),
+        str(run.machine.get("processor", "")),
+    )
+
+
+def _contrast(row: Row | None) -> str:
+    return words.contrast(row) if row and math.isfinite(row.contrast.value) else "–"
+
+
+def _judged(row: Row | None) -> str:
+    return f"{_contrast(row)} {words.MARKS[row.verdict.status][0]}" if row else "–"
+
+
+def markdown(runs: Sequence[Comparison]) -> str:
+    """The table for a README or a pull request."""
+    headings, cells = columns(runs)
+    lines = ["| " + " | ".join(map(safe, headings)) + " |", "|---" * len(headings) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(map(safe, row)) + " |" for row in cells]) + "\n"
+
+
+def show(runs: Sequence[Comparison], console: Console | None = None) -> None:
+    """The table for a terminal."""
+    import sys
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from evaluation.report.terminal import COLOURS
+
+    headings, cells = columns(runs)
+    found = Table(*headings, box=box.SIMPLE_HEAD)
+    for run, row in zip(runs, cells, strict=True):
+        styles = ["", COLOURS[run.status], *[""] * (len(row) - 2)]
+        found.add_row(*(Text(words.visible(c), style=s) for c, s in zip(row, styles, strict=True)))
+    (console or Console(width=None if sys.stdout.isatty() else 160)).print(found)
