@@ -179,16 +179,21 @@ def report(places: Sequence[str | Path]) -> list[Comparison]:
     return evaluating.tabulate([Path(place) for place in places])
 
 
-def reference(source: str, features: str, out: str | Path, *, resize: str = "pil") -> Path:
+def reference(source: str, features: str, out: str | Path, *, resize: str = "pil", count: int = 0) -> int:
     """Write mean and covariance of real pictures' features as the usual `.npz` (mu, sigma), for `fid`'s `reference`.
+
+    Args:
+        count: of the first pictures; 0: of all.
+
+    Returns:
+        Of how many pictures.
 
     Raises:
         UserError: the source has no pictures, or the features do not open.
     """
     from evaluation.features.pictures import export_reference
 
-    export_reference(source, features, resize, Path(out))
-    return Path(out)
+    return export_reference(source, features, resize, Path(out), count)
 
 
 def apply(

@@ -165,11 +165,13 @@ def reference(
         str, typer.Option(help="CLIP or DINOv2 folder, Inception weights, or the zoo's")
     ] = "zoo://digits-clip",
     resize: Annotated[str, typer.Option(help="pil, mlperf or tf1")] = "pil",
+    samples: Annotated[int, typer.Option(min=0, help="of the first pictures; 0: of all")] = 0,
 ) -> None:
     """Keep the statistics of real pictures' features, for `fid: {reference: FILE}`."""
     from compress import api
 
-    print(api.reference(source, features, out, resize=resize))
+    count = api.reference(source, features, out, resize=resize, count=samples)
+    print(f"{out}: mu and sigma of {count} pictures, {features} features")
 
 
 @app.command("list")

@@ -102,7 +102,7 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> None
         if not tasks <= metric.tasks:
             fits = ", ".join(sorted(metric.tasks))
             raise UserError(f"{name} measures {fits}, and these do {tasks.pop()}", fix="drop it from --metrics")
-        if metric.quality and data is None and all(side.components for side in sides):
+        if metric.needs_data and data is None and all(side.components for side in sides):
             raise UserError(f"{name} needs evaluation data", fix="give some with --data")
         _check_params(metric, wanted.metrics.get(name, {}))
     for name, gate in wanted.gates.items():

@@ -132,7 +132,7 @@ def _check_evaluation(recipe: Recipe, source: Source | None, data: Mapping[str, 
             problems.append(
                 Problem(here, f"{name} measures {fits}, and this model does {source.artifact.task}", "remove it")
             )
-        if metric.quality and not recipe.data.evaluate:
+        if metric.needs_data and not recipe.data.evaluate:
             problems.append(Problem(here, f"{name} needs evaluation data", "add data: {evaluate: …}"))
     for name, gate in recipe.gates.items():
         if name in recipe.evaluate.metrics and (why := gate_problems(gate, find_metric(name))):

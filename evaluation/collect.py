@@ -76,6 +76,7 @@ def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> 
         key=view.key(view.kinds[0]) if view.kinds else "",
         data_key=digest_json([view.data_digest, len(view.items)]),
         memory=folders[0].parent / "features",
+        written=view.continued[2],
         protocol={"samples": len(view.items), "seed": view.seed, "data": view.data_digest},
     )
     if view.items and not view.artifact.components:

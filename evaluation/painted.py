@@ -9,15 +9,19 @@ from pathlib import Path
 from compress.artifact import Artifact
 from compress.data import Data, Item, open_data
 from compress.errors import DataError, UserError
-from compress.hashing import digest_file, digest_json
+from compress.hashing import digest_file, digest_json, list_files
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MODEL_FILES = ("pare.json", "model_index.json", "config.json")
 
 
 def files_of(folder: Path) -> tuple[Path, ...]:
-    """Its pictures, by name."""
-    return tuple(sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES))
+    """Its pictures and those of the folders in it, by name."""
+    return tuple(folder / name for name in list_files(folder) if Path(name).suffix.lower() in SUFFIXES)
+
+
+def _name(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix()
 
 
 def is_painted(folder: Path) -> bool:
@@ -27,7 +31,7 @@ def is_painted(folder: Path) -> bool:
 
 def describe_painted(folder: Path) -> Artifact:
     """The folder as an artifact without components: it can be looked at, and not run."""
-    digest = digest_json([[f.name, digest_file(f)] for f in files_of(folder)])
+    digest = digest_json([[_name(f, folder), digest_file(f)] for f in files_of(folder)])
     return Artifact(folder, "text_to_image", {}, digest=digest)
 
 
@@ -39,17 +43,17 @@ def captions_of(folder: Path) -> Data:
     if (folder / "metadata.jsonl").is_file():
         found = open_data(str(folder), Path())
         return replace(found, read=lambda index: replace(found.read(index), picture=None))
-    names = [f.name for f in files_of(folder)]
+    names = [_name(f, folder) for f in files_of(folder)]
     return Data(str(folder), "captioned_images", digest_json(names), len(names), lambda i: Item(names[i], ""))
 
 
 def pictures_for(folder: Path, items: Sequence[Item]) -> tuple[Path, ...]:
-    """The file of each item: the one called as its id, with or without the suffix.
+    """The file of each item: the one whose path in the folder is its id, with or without the suffix.
 
     Raises:
         DataError: an item has none.
     """
-    known = {key: f for f in files_of(folder) for key in (f.stem, f.name)}
+    known = {key: f for f in files_of(folder) for key in (_name(f, folder), _name(f.with_suffix(""), folder))}
     missing = [item.id for item in items if item.id not in known]
     if missing:
         raise DataError(

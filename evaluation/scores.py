@@ -107,6 +107,11 @@ class Metric(Generic[P]):
         return self.statistic.contrast
 
     @property
+    def needs_data(self) -> bool:
+        """Whether it looks at what a side makes of the evaluation data."""
+        return bool(self.needs & {"pictures", "documents", "completions"})
+
+    @property
     def quality(self) -> bool:
         """Whether it judges what comes out, and not what that costs."""
         return not self.needs & COST

@@ -61,6 +61,23 @@ def share_difference(candidate: Floats, baseline: Floats) -> Estimate:
     return Estimate(value, middle - float(half), middle + float(half), len(candidate))
 
 
+def mcnemar(candidate: Floats, baseline: Floats) -> float:
+    """Two-sided p-value of two proportions of the same units, values 0 or 1, being the same; 1 where no pair differs.
+
+    The exact test: of the pairs that differ, won ones are binomial with ½. Source: McNemar, "Note on the sampling error of the
+    difference between correlated proportions or percentages" (1947).
+    """
+    from scipy.special import bdtr
+
+    won, lost = _discordant(candidate, baseline)
+    return min(1.0, 2 * float(bdtr(min(won, lost), won + lost, 0.5))) if won + lost else 1.0
+
+
+def _discordant(candidate: Floats, baseline: Floats) -> tuple[int, int]:
+    """How many units the candidate won, and how many it lost."""
+    return int((candidate > baseline).sum()), int((candidate < baseline).sum())
+
+
 def geometric_ratio(baseline: Floats, candidate: Floats) -> Estimate:
     """Geometric mean of paired ratios baseline ÷ candidate."""
     logs = np.log(baseline / candidate)
@@ -113,6 +130,20 @@ def percentiles(sample: Sample) -> Estimate:
     return replace(median(sample.values), note=f"p50 {p50:.1f}, p90 {p90:.1f}, p99 {p99:.1f}")
 
 
+def _noted_mean(sample: Sample) -> Estimate:
+    return replace(mean(sample.values), note=sample.note)
+
+
+def _noted_difference(candidate: Sample, baseline: Sample) -> Estimate:
+    return replace(mean_difference(candidate.values, baseline.values), note=candidate.note)
+
+
+def _proportion_difference(candidate: Sample, baseline: Sample) -> Estimate:
+    won, lost = _discordant(candidate.values, baseline.values)
+    note = f"McNemar p = {mcnemar(candidate.values, baseline.values):.2g} ({won} won, {lost} lost)"
+    return replace(share_difference(candidate.values, baseline.values), note=note)
+
+
 def _exact_ratio(candidate: Sample, baseline: Sample) -> Estimate:
     value = float(baseline.values[0] / candidate.values[0])
     return Estimate(value, value, value, 1)
@@ -121,6 +152,8 @@ def _exact_ratio(candidate: Sample, baseline: Sample) -> Estimate:
 # What most metrics need. A time, a size and a memory are compared as baseline ÷ candidate, a rate the other way round.
 MEAN = Statistic("difference", lambda s: mean(s.values), lambda c, b: mean_difference(c.values, b.values))
 SHARE = Statistic("difference", lambda s: mean(s.values), lambda c, b: share_difference(c.values, b.values))
+NOTED = Statistic("difference", _noted_mean, _noted_difference)  # MEAN, with what the side's note says
+PROPORTION = Statistic("difference", _noted_mean, _proportion_difference)  # of units that are 0 or 1
 TIME = Statistic("ratio", percentiles, lambda c, b: geometric_ratio(b.values, c.values))
 RATE = Statistic("ratio", lambda s: median(s.values), lambda c, b: geometric_ratio(c.values, b.values))
 RESOURCE = Statistic("ratio", lambda s: median(s.values), lambda c, b: geometric_ratio(b.values, c.values))

@@ -16,6 +16,7 @@ from compress.errors import ModelError
 
 UNLIMITED = 10**9  # a tokenizer that knows no limit gives a number far above this
 LONGEST = 2048  # for models that set no limit at all
+CELLS = 2**25  # logits at a time: 128 MiB in float32
 
 
 class TextGeneration:
@@ -96,17 +97,38 @@ class TextGeneration:
             grown: torch.Tensor = self.model.generate(tokens, attention_mask=torch.ones_like(tokens), **arguments)
         return grown
 
-    def _score(self, documents: list[list[int]]) -> list[NDArray[np.float64]]:
+    def logits(self, documents: Sequence[Sequence[int]]) -> torch.Tensor:
+        """What the model says behind each token of a batch: [documents, longest, vocabulary], of the model's own dtype.
+
+        Rows behind a document's end mean nothing.
+        """
         longest = max(map(len, documents))
-        if longest < 2:
-            return [np.empty(0) for _ in documents]
         # Padding stands behind the text, where a causal model cannot see it.
-        tokens = torch.tensor([d + [0] * (longest - len(d)) for d in documents], device=self.device)
+        tokens = torch.tensor([[*d, *[0] * (longest - len(d))] for d in documents], device=self.device)
         with torch.inference_mode():
-            # [batch, tokens - 1, vocabulary]
-            logits = self.model(input_ids=tokens, use_cache=False).logits[:, :-1].float()
-            found = torch.log_softmax(logits, -1).gather(-1, tokens[:, 1:, None])[..., 0].cpu().double().numpy()
-        return [found[i, : max(len(d) - 1, 0)].copy() for i, d in enumerate(documents)]
+            said: torch.Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return said
+
+    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Indices in batches of like length, longest first, so many that their `logits` fit into `CELLS`, or one by itself."""
+        most, batch = CELLS // len(self.tokenizer), list[int]()
+        for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+            if batch and (len(batch) + 1) * lengths[batch[0]] > most:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _score(self, documents: list[list[int]]) -> list[NDArray[np.float64]]:
+        if max(map(len, documents)) < 2:
+            return [np.empty(0) for _ in documents]
+        logits, scores = self.logits(documents), []
+        for row, document in enumerate(documents):
+            following = torch.tensor(document[1:], dtype=torch.long, device=self.device)
+            found = logits[row, : len(following)].float().log_softmax(-1).gather(-1, following[:, None])[:, 0]
+            scores.append(found.cpu().double().numpy())
+        return scores
 
 
 def _tokenizer(artifact: Artifact) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,68 +11,68 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 
-from compress.engines.torch import silent_libraries
-from compress.errors import ModelError
 from compress.hashing import digest_folder
 from compress.sources import find_folder
+from evaluation.features.extractor import BATCH, Extractor, standardise
+from evaluation.features.loading import load_whole, refusing
+from evaluation.features.preprocessing import Preprocessing, read_preprocessing
+from evaluation.features.resizing import Resize
 
-BATCH = 32  # fixed, so that features do not depend on the caller's batch
+# OpenAI's, for a folder that says nothing of its pictures.
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A CLIP model as a feature extractor. Its features are the projected ones, of unit length."""
+class Clip(Extractor):
+    """A CLIP model as a feature extractor of pictures and of captions. Its features are the projected ones, of unit length."""
 
-    name: str
-    digest: str
     model: Any
     tokenizer: Any
-    processor: Any
 
-    def pictures(self, batches: Iterator[NDArray[np.uint8]]) -> NDArray[np.float64]:
-        """uint8 [n, height, width, 3] batches to float64 [n, d]."""
-        parts = []
-        for batch in batches:
-            pixels = self.processor(images=list(batch), return_tensors="pt")["pixel_values"]
-            with torch.inference_mode():
-                parts.append(self._unit(self.model.get_image_features(pixel_values=pixels.float())))
-        return np.concatenate(parts)
-
-    def captions(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Captions to float64 [n, d]."""
+    def captions(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Captions to float32 [n, d]."""
         parts = []
         for start in range(0, len(texts), BATCH):
             words = self.tokenizer(
                 list(texts[start : start + BATCH]), padding="max_length", truncation=True, return_tensors="pt"
             )
             with torch.inference_mode():
-                parts.append(self._unit(self.model.get_text_features(**words)))
+                parts.append(_unit(self.model.get_text_features(**words)).numpy())
         return np.concatenate(parts)
 
-    @staticmethod
-    def _unit(output: Any) -> NDArray[np.float64]:
-        vectors = getattr(output, "pooler_output", output)
-        found: NDArray[np.float64] = torch.nn.functional.normalize(vectors.float(), dim=-1).double().numpy()
-        return found
 
-
-@cache
-def open_clip(reference: str) -> Clip:
-    """Open `zoo://digits-clip` or a local folder that transformers saved.
+def open_clip(reference: str, resize: Resize = "pil") -> Clip:
+    """Open `zoo://digits-clip` or a local folder that transformers saved; the same one again when asked again.
 
     Raises:
         ModelError: it is no CLIP model.
     """
-    folder = find_folder(reference, Path())
-    try:
-        with silent_libraries():
-            model = CLIPModel.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True).eval()
-            tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-            processor = CLIPImageProcessorPil.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"is no CLIP model that loads: {error}", place=str(folder), fix="give a folder saved by transformers"
-        ) from error
-    return Clip(folder.name, digest_folder(folder), model, tokenizer, processor)
+    return _open(find_folder(reference, Path()).absolute(), resize)
+
+
+@cache
+def _open(folder: Path, resize: Resize) -> Clip:
+    model = load_whole(CLIPModel, folder, "CLIP")
+    with refusing(folder, "CLIP"):
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    edge = int(model.config.vision_config.image_size)
+    seen = read_preprocessing(folder, Preprocessing(edge, "crop", MEAN, STD))
+
+    def features(pixels: torch.Tensor) -> torch.Tensor:
+        return _unit(model.get_image_features(pixel_values=standardise(pixels, seen.mean, seen.std)))
+
+    def hidden(pixels: torch.Tensor) -> Sequence[torch.Tensor]:
+        pixels = standardise(pixels, seen.mean, seen.std)
+        states: Sequence[torch.Tensor] = model.vision_model(pixels, output_hidden_states=True).hidden_states
+        return states[1:]  # the first is what the patches were embedded as, before any layer
+
+    # Its positions are learned one by one, so it sees pictures of its own size only, whatever the file says.
+    digest = digest_folder(folder)
+    return Clip(folder.name, digest, resize, edge, seen.fit, features, hidden, model, tokenizer)
+
+
+def _unit(output: Any) -> torch.Tensor:
+    vectors: torch.Tensor = getattr(output, "pooler_output", output)
+    return torch.nn.functional.normalize(vectors.float(), dim=-1)

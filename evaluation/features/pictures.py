@@ -1,30 +1,143 @@
-"""Both sets of a distribution metric: features of what was painted, and of the real pictures behind the same items."""
+"""Both sets of a distribution metric: features of what was painted, and of what it is held against."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
-from compress.errors import UserError
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.data import open_data
+from compress.errors import DataError, UserError
+from compress.hashing import digest_file, digest_json, list_files
+from evaluation.collect import read_picture
 from evaluation.evidence import Evidence
-from evaluation.features.clip import BATCH, open_clip
+from evaluation.features.extractor import Extractor
+from evaluation.features.memory import Features, remembered
+from evaluation.features.opening import open_features
+from evaluation.features.statistics import export, read_statistics
 from evaluation.scores import Sample
 
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+Read = Callable[[], NDArray[np.uint8]]
 
-def against_real(evidence: Evidence, features: str) -> Sample:
-    """Sample with `values` [n, d] of the painted and `reference` [n, d] of the real pictures.
+
+def against_real(evidence: Evidence, features: str, resize: str = "pil", reference: str = "") -> Sample:
+    """Sample with `values` float32 [n, d] of the painted pictures, and `reference` float32 [m, d] or `moments`.
+
+    They are held against the real pictures of the same items; where an item has none, against what the original painted.
+
+    Args:
+        features, resize: the extractor, and how pictures are brought to its size.
+        reference: a folder of pictures to hold them against instead, or an `.npz` file of mu and sigma: then only the
+            Sample's `moments` are known.
 
     Raises:
-        UserError: the evaluation data has captions only.
+        UserError: the extractor or the reference does not read.
     """
-    clip = open_clip(features)
+    extractor = open_features(features, resize)
+    values = painted(evidence, extractor)
+    protocol = protocol_of(extractor)
+    if not reference:
+        found, whose = _own_reference(evidence, extractor, values)
+        return Sample(evidence.unit_ids, values, found, protocol=protocol | {"reference": whose})
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        files, digest = _folder(path)
+        found = _of_folder(files, digest, extractor, evidence.memory)
+        said = {"reference": f"{len(files)} pictures {digest[:12]}"}
+        return Sample(evidence.unit_ids, values, found, protocol=protocol | said)
+    moments = read_statistics(path, values.shape[1])
+    said = {"reference": f"statistics {digest_file(path)[:12]}"}
+    return Sample(evidence.unit_ids, values, moments=moments, protocol=protocol | said)
+
+
+def painted(evidence: Evidence, extractor: Extractor) -> Features:
+    """Features of the pictures that this side painted, float32 [n, d]."""
     count = len(evidence.items)
-    painted = clip.pictures(evidence.pictures(i, i + BATCH) for i in range(0, count, BATCH))
-    real = [item.picture for item in evidence.items]
-    if any(picture is None for picture in real):
-        raise UserError(
-            "the evaluation data has no real pictures to compare with",
-            fix="give data that has them, or drop KID and FID",
-        )
-    found = clip.pictures(np.stack([p() for p in real[i : i + BATCH] if p]) for i in range(0, count, BATCH))
-    protocol = {"features": clip.name, "weights": clip.digest, "resize": "pil bicubic"}
-    return Sample(evidence.unit_ids, painted, found, protocol=protocol)
+    reads = [partial(_painted, evidence, index) for index in range(count)]
+    return remembered(evidence.memory, extractor, evidence.key, count, lambda: _extract(extractor, reads))
+
+
+def protocol_of(extractor: Extractor) -> dict[str, str | int | float]:
+    """What decides a score beside the pictures."""
+    return {"features": extractor.name, "weights": extractor.digest, "resize": extractor.resize}
+
+
+def export_reference(source: str, features: str, resize: str, out: Path, count: int = 0) -> int:
+    """Write mu and sigma of the features of real pictures as `.npz`, and say of how many.
+
+    Args:
+        source: a folder of pictures, or data that `compress.data.open_data` knows, such as zoo://digits/test.
+        count: of the first pictures; 0: of all.
+
+    Raises:
+        UserError: there are fewer than two pictures, no end of them, or one does not read.
+    """
+    extractor = open_features(features, resize)
+    folder = Path(source).expanduser()
+    reads = [partial(_real, f) for f in _folder(folder)[0]] if folder.is_dir() else _of_data(source, count)
+    reads = reads[: count or len(reads)]
+    if len(reads) < 2:
+        raise DataError(f"{len(reads)} pictures have no covariance", place=source, fix="give more")
+    export(out, _extract(extractor, reads))
+    return len(reads)
+
+
+def _own_reference(evidence: Evidence, extractor: Extractor, values: Features) -> tuple[Features, str]:
+    """The items' real pictures if all have one, else what the original painted, which this side may itself be."""
+    real = [item.picture for item in evidence.items if item.picture]
+    if len(real) == len(evidence.items):
+        return remembered(
+            evidence.memory, extractor, evidence.data_key, len(real), lambda: _extract(extractor, real)
+        ), "the data's pictures"
+    found = painted(evidence.original, extractor) if evidence.original else values
+    return found, "the baseline's pictures"
+
+
+def _of_folder(files: Sequence[Path], digest: str, extractor: Extractor, memory: Path | None) -> Features:
+    reads = [partial(_real, file) for file in files]
+    return remembered(memory, extractor, digest, len(files), lambda: _extract(extractor, reads))
+
+
+def _folder(path: Path) -> tuple[list[Path], str]:
+    """The pictures below a folder in sorted order, and the digest of their contents in that order."""
+    files = [path / f for f in list_files(path) if f.suffix.lower() in ENDINGS]
+    if not files:
+        raise DataError("holds no pictures", place=str(path), fix=f"files ending in {', '.join(ENDINGS)}")
+    return files, digest_json([digest_file(f) for f in files])
+
+
+def _of_data(source: str, count: int) -> list[Read]:
+    data = open_data(source, Path())
+    if data.count < 0 and not count:
+        raise UserError("gives as many pictures as one wants", place=source, fix="say how many")
+    items = data.first(count or data.count)
+    reads = [item.picture for item in items if item.picture]
+    if len(reads) < len(items):
+        raise DataError("has items without a picture", place=source, fix="give data of pictures, or a folder of them")
+    return reads
+
+
+def _extract(extractor: Extractor, reads: Sequence[Read]) -> Features:
+    """Features of the pictures, each read when its batch is due."""
+
+    def one_by_one() -> Iterator[list[NDArray[np.uint8]]]:
+        for read in reads:
+            yield [read()]
+
+    return extractor.pictures(one_by_one())
+
+
+def _painted(evidence: Evidence, index: int) -> NDArray[np.uint8]:
+    picture: NDArray[np.uint8] = evidence.pictures(index, index + 1)[0]
+    return picture
+
+
+def _real(file: Path) -> NDArray[np.uint8]:
+    try:
+        return read_picture(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"is no picture that reads: {error}", place=str(file), fix="mend or remove it") from error

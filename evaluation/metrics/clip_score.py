@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from compress.errors import UserError
 from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
@@ -19,7 +20,7 @@ class ClipScore(Params):
 
 
 @metric(
-    version=1,
+    version=2,
     title="CLIP score",
     params=ClipScore,
     tasks=("text_to_image",),
@@ -28,10 +29,16 @@ class ClipScore(Params):
     statistic=statistics.MEAN,
 )
 def measure(evidence: Evidence, params: ClipScore) -> Sample:
-    from evaluation.features.clip import BATCH, open_clip
+    from evaluation.features.clip import open_clip
+    from evaluation.features.pictures import painted, protocol_of
 
+    if not all(item.text for item in evidence.items):
+        raise UserError(
+            "clip_score needs a caption for each picture",
+            place=str(evidence.artifact.path),
+            fix="give --data, or put metadata.jsonl with file_name and text beside the pictures",
+        )
     clip = open_clip(params.features)
-    painted = clip.pictures(evidence.pictures(i, i + BATCH) for i in range(0, len(evidence.items), BATCH))
-    said = clip.captions([item.text for item in evidence.items])
-    protocol = {"features": clip.name, "weights": clip.digest, "resize": "pil bicubic"}
-    return Sample(evidence.unit_ids, 100 * (painted * said).sum(axis=1), protocol=protocol)
+    shown, said = painted(evidence, clip), clip.captions([item.text for item in evidence.items])
+    cosines = (shown.astype(float) * said).sum(axis=1)
+    return Sample(evidence.unit_ids, 100 * cosines, protocol=protocol_of(clip))

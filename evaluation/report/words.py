@@ -45,7 +45,7 @@ def number(value: float, spread: float = 0.0) -> str:
     else:
         digits = 2 - math.floor(math.log10(abs(value))) if value else 0
     if digits > 6:
-        return f"{value:.1e}".replace("-", "−")
+        return f"{value:.1e}".replace("-", "−") if value else "0"
     rounded = round(value, digits) or 0.0  # the `or` turns −0.0 into 0
     return f"{rounded:.{max(0, digits)}f}".replace("-", "−")
 

@@ -1,0 +1,108 @@
+"""How differently the model continues held-out text from the original: mean KL(original ‖ candidate) of a token, in nats.
+
+Over the whole vocabulary at every position, so it sees what no single token's probability shows: 0 is the same model. Softmax in
+float32; both models read the original's tokens, and interval and comparison resample whole documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import StageFailed
+from compress.params import Params
+from evaluation import statistics
+from evaluation.evidence import Evidence
+from evaluation.scores import Estimate, Sample, Statistic, metric
+
+
+class Kl(Params):
+    """Nothing to set."""
+
+
+def _rate(sample: Sample, draw: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Nats a token of resampled documents [rounds, n]; 0 where none of them holds a token."""
+    nats, tokens = sample.values.T
+    found: NDArray[np.float64] = nats[draw].sum(axis=1) / np.maximum(tokens[draw].sum(axis=1), 1)
+    return found
+
+
+def score(sample: Sample) -> Estimate:
+    count = len(sample.values)
+    value = float(_rate(sample, np.arange(count)[None])[0])
+    return statistics.bootstrap(lambda draw: _rate(sample, draw), count, value)
+
+
+def contrast(candidate: Sample, baseline: Sample) -> Estimate:
+    def difference(draw: NDArray[np.int64]) -> NDArray[np.float64]:
+        return _rate(candidate, draw) - _rate(baseline, draw)
+
+    count = len(candidate.values)
+    return statistics.bootstrap(difference, count, float(difference(np.arange(count)[None])[0]))
+
+
+@metric(
+    version=1,
+    title="KL divergence",
+    params=Kl,
+    tasks=("text_generation",),
+    needs=("documents", "model"),
+    better="lower",
+    statistic=Statistic("difference", score, contrast, units=lambda s: s.values[:, 0] / np.maximum(s.values[:, 1], 1)),
+    unit="nats",
+    own=True,
+)
+def measure(evidence: Evidence, params: Kl) -> Sample:
+    protocol = {"softmax": "float32", "direction": "original to candidate"}
+    if evidence.original is None:
+        nothing = [(0.0, len(tokens)) for tokens in evidence.token_logprobs]
+        return Sample(evidence.unit_ids, np.array(nothing, dtype=np.float64), protocol=protocol)
+    from compress.tasks import open_task
+
+    original, candidate = (open_task(side.artifact, dtype=side.dtype or None) for side in (evidence.original, evidence))
+    rows = divergences(original, candidate, [item.text for item in evidence.items])
+    for item, (nats, _) in zip(evidence.items, rows, strict=True):
+        if not np.isfinite(nats):
+            raise StageFailed(
+                "the candidate gives no probability to what the original expects, or one that is no number",
+                place=item.id,
+                fix="look at the last stage, or drop kl",
+            )
+    return Sample(evidence.unit_ids, rows, protocol=protocol)
+
+
+def divergences(original: Any, candidate: Any, texts: Sequence[str]) -> NDArray[np.float64]:
+    """Of each text the sum over its tokens of KL(original ‖ candidate), nats, and how many tokens: [n, 2].
+
+    Args:
+        original, candidate: `TextGeneration`, both open at a time; a text is cut to the shorter reach.
+
+    Raises:
+        StageFailed: their vocabularies differ in size.
+    """
+    most = min(original.max_tokens, candidate.max_tokens)
+    documents = [original.encode(text)[:most] for text in texts]
+    rows = np.array([(0.0, max(len(tokens) - 1, 0)) for tokens in documents])
+    for batch in original.batches([len(tokens) for tokens in documents]):
+        if spoken := [i for i in batch if rows[i, 1]]:
+            rows[spoken, 0] = _batch(original, candidate, [documents[i] for i in spoken])
+    return rows
+
+
+def _batch(original: Any, candidate: Any, documents: list[list[int]]) -> list[float]:
+    """Nats of each document, all of them read in one call of each model."""
+    expected, given = original.logits(documents), candidate.logits(documents)
+    if expected.shape[-1] != given.shape[-1]:
+        raise StageFailed(
+            f"the original tells {expected.shape[-1]} tokens apart and the candidate {given.shape[-1]}",
+            fix="drop kl: it compares models of one vocabulary",
+        )
+    found = []
+    for row, tokens in enumerate(documents):
+        # The last position foretells a token that the text does not have.
+        p, q = (logits[row, : len(tokens) - 1].float().log_softmax(-1) for logits in (expected, given))
+        found.append(float((p.exp() * (p - q)).sum(-1).double().sum()))
+    return found

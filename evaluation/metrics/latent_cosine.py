@@ -1,0 +1,59 @@
+"""Cosine between the latents that a picture is decoded from and the original's, from the same noise: 1 is the same direction.
+
+Before the decoder, whose own error it therefore does not see. A pipeline that decodes nothing has no latents, and no number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.errors import StageFailed
+from compress.params import Params
+from evaluation import statistics
+from evaluation.evidence import Evidence
+from evaluation.scores import Sample, metric
+
+NOTHING = "this pipeline decodes nothing"
+
+
+class LatentCosine(Params):
+    """Nothing to set."""
+
+
+def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Of two arrays of one shape, as vectors; 0 where one of them is all zeros."""
+    u, v = one.ravel().astype(np.float64), other.ravel().astype(np.float64)
+    lengths = float(np.linalg.norm(u) * np.linalg.norm(v))
+    return float(u @ v) / lengths if lengths else 0.0
+
+
+@metric(
+    version=1,
+    title="latent cosine",
+    params=LatentCosine,
+    tasks=("text_to_image",),
+    needs=("pictures",),
+    better="higher",
+    statistic=statistics.NOTED,
+    own=True,
+)
+def measure(evidence: Evidence, params: LatentCosine) -> Sample:
+    count = len(evidence.items)
+    if evidence.latent is None:
+        return Sample(evidence.unit_ids, np.full(count, np.nan), note=NOTHING)
+    if evidence.original is None:
+        return Sample(evidence.unit_ids, np.ones(count))
+    if evidence.original.latent is None:
+        return Sample(evidence.unit_ids, np.full(count, np.nan), note=f"the original has no latents: {NOTHING}")
+    found = np.empty(count)
+    for index, item in enumerate(evidence.items):
+        one, other = evidence.original.latent(index), evidence.latent(index)
+        if one.shape != other.shape:
+            raise StageFailed(
+                f"the original's latents are {one.shape} and the candidate's {other.shape}",
+                place=item.id,
+                fix="let both paint one size, or drop latent_cosine: latents of two autoencoders do not compare",
+            )
+        found[index] = cosine(one, other)
+    return Sample(evidence.unit_ids, found)

@@ -1,0 +1,48 @@
+"""Peak signal to noise, decibel, of a picture as a copy of the one the original paints from the same noise.
+
+10 log₁₀ (255² ÷ mean squared difference) of each picture, then the mean of pictures. No copy counts as better than 58.9 dB: 8-bit
+pictures say no more of what was painted than their rounding, whose mean square is a twelfth.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.params import Params
+from evaluation import statistics
+from evaluation.evidence import Evidence
+from evaluation.own_output import picture_pairs
+from evaluation.scores import Sample, metric
+
+ROUNDING = 1 / 12  # mean square of an error spread evenly over −½..½
+CAP = float(10 * np.log10(255**2 / ROUNDING))
+
+
+class Psnr(Params):
+    """Nothing to set."""
+
+
+def peak_ratio(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """PSNR of two pictures of one shape, dB, no more than `CAP`."""
+    error = np.square(one.astype(np.float64) - other).mean()
+    return float(10 * np.log10(255**2 / max(error, ROUNDING)))
+
+
+@metric(
+    version=1,
+    title="PSNR",
+    params=Psnr,
+    tasks=("text_to_image",),
+    needs=("pictures",),
+    better="higher",
+    statistic=statistics.MEAN,
+    unit="dB",
+    own=True,
+)
+def measure(evidence: Evidence, params: Psnr) -> Sample:
+    protocol: dict[str, str | int | float] = {"range": 255, "cap": CAP}
+    if evidence.original is None:
+        return Sample(evidence.unit_ids, np.full(len(evidence.items), CAP), protocol=protocol)
+    found = [peak_ratio(one, other) for one, other in picture_pairs(evidence)]
+    return Sample(evidence.unit_ids, np.array(found), protocol=protocol)

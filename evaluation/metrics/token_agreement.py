@@ -1,0 +1,55 @@
+"""How far a greedy continuation goes the original's own way: the share of its tokens before the first that differs.
+
+Of the longer one's length, so that stopping early counts as parting. One token that tips over changes all behind it, which is
+why this moves long before a task's score does.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compress.errors import UserError
+from compress.params import Params
+from evaluation import statistics
+from evaluation.evidence import Evidence
+from evaluation.scores import Sample, metric
+
+
+class TokenAgreement(Params):
+    """Nothing to set; `evaluate.continuations` and `evaluate.new_tokens` say how many prompts, and how long."""
+
+
+@metric(
+    version=1,
+    title="token agreement",
+    params=TokenAgreement,
+    tasks=("text_generation",),
+    needs=("completions",),
+    better="higher",
+    statistic=statistics.NOTED,
+    own=True,
+)
+def measure(evidence: Evidence, params: TokenAgreement) -> Sample:
+    from evaluation.showing import parting
+
+    count = len(evidence.continuations)
+    ids = evidence.unit_ids[:count]
+    if not count:
+        raise UserError("no prompt was continued", fix="set evaluate: {continuations: 32}, or drop token_agreement")
+    if evidence.original is None:
+        return Sample(ids, np.ones(count))
+    pairs = [
+        (one.tokens, other.tokens)
+        for one, other in zip(evidence.original.continuations, evidence.continuations, strict=True)
+    ]
+    longest = np.array([max(len(one), len(other)) for one, other in pairs])
+    parted = np.array([parting(one, other) for one, other in pairs])
+    shares = np.where(parted < 0, 1.0, parted / np.maximum(longest, 1))
+    return Sample(ids, shares, note=_note(parted, int(longest.max())))
+
+
+def _note(parted: np.ndarray, longest: int) -> str:  # type: ignore[type-arg]
+    """In words where they part, `parted` being −1 where they never do."""
+    apart = parted[parted >= 0]
+    agree = f"{len(parted) - len(apart)} of {len(parted)} agree to the end"
+    return f"median first divergent token {np.median(apart):.0f} of {longest}; {agree}" if len(apart) else agree

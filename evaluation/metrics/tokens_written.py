@@ -1,0 +1,39 @@
+"""How many tokens the model writes before it ends its text, its last one counted, up to `evaluate.new_tokens`.
+
+A model that answers shorter is faster in requests per second and no faster a token, so a change either way is suspect and the
+gate is two-sided.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compress.errors import UserError
+from compress.params import Params
+from evaluation import statistics
+from evaluation.evidence import Evidence
+from evaluation.scores import Sample, metric
+
+
+class TokensWritten(Params):
+    """Nothing to set; `evaluate.continuations` and `evaluate.new_tokens` say how many prompts, and how long."""
+
+
+@metric(
+    version=1,
+    title="tokens written",
+    params=TokensWritten,
+    tasks=("text_generation",),
+    needs=("completions",),
+    better="same",
+    statistic=statistics.NOTED,
+    unit="tokens",
+)
+def measure(evidence: Evidence, params: TokensWritten) -> Sample:
+    counts = np.array([len(one.tokens) for one in evidence.continuations], dtype=np.float64)
+    if not len(counts):
+        raise UserError("no prompt was continued", fix="set evaluate: {continuations: 32}, or drop tokens_written")
+    cut = int((counts >= evidence.written).sum()) if evidence.written else 0
+    # Where both sides run into the limit, they are equal because of it.
+    note = f"{cut} of {len(counts)} stopped by the limit of {evidence.written}" if cut else ""
+    return Sample(evidence.unit_ids[: len(counts)], counts, note=note)
