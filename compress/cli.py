@@ -189,7 +189,7 @@ def list_(as_json: Json = False) -> None:
     for title, rows in (("stages", stages), ("metrics", metrics)):
         print(title)
         for name, line in rows.items():
-            print(f"  {name:<20} {line}")
+            print(f"  {name:<22} {line}")
     print("models\n  " + "\n  ".join(zoo) + "\ndata\n  " + "\n  ".join(data))
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
+from compress.catalogue import find_metric
 from compress.recipe import Gate
 from evaluation.scores import Estimate, Row, Verdict
 
-POWER = ((1.96 + 0.84) / 1.96) ** 2  # from an interval that touches the margin half the time to one that clears it 80%
+Z, Z80 = 1.96, 0.84  # the 97.5% and the 80% point of the normal distribution
+FEWEST = 20
+POWER = ((Z + Z80) / Z) ** 2  # from an interval that touches the margin half the time to one that clears it 80%
 BOUNDS = ("within", "worse_by", "speedup", "at_least", "at_most")
 OWN = ("at_least", "at_most")  # hold the candidate's own value, whatever the baseline's
 
@@ -164,9 +167,11 @@ def _needed(low: float, high: float, edges: Allowed, n: int) -> int:
 
 
 def recommended(row: Row, share: float = 0.8) -> int:
-    """About how many units let an unchanged model pass this row's gate in `share` of runs; 0 where that is not known.
+    """About how many units let an unchanged model pass this row's gate in `share` of runs, and one twice the margin away fail it
+    in four of five; 0 where that is not known.
 
-    An unchanged model's contrast is centred on no change and as wide as this one's, its width falling as 1/√n.
+    An unchanged model's contrast is centred on no change and as wide as this one's, its width falling as 1/√n. Of fewer than
+    `FEWEST` units that says nothing.
     """
     from scipy.special import ndtri
 
@@ -176,5 +181,10 @@ def recommended(row: Row, share: float = 0.8) -> int:
     half = (row.contrast.high - row.contrast.low) / 2
     sides = [abs(edge - nothing) for edge in edges if math.isfinite(edge)]
     quantile = float(ndtri(share if len(sides) == 1 else (1 + share) / 2))
-    found = row.contrast.n * (half / min(sides) * (1.96 + quantile) / 1.96) ** 2 if min(sides) > 0 else math.nan
-    return math.ceil(found) if math.isfinite(found) else 0
+    margin = min(sides)
+    if not margin > 0 or not math.isfinite(half):
+        return 0
+    unchanged = row.contrast.n * (half / margin * (Z + quantile) / Z) ** 2
+    spread_at = find_metric(row.metric).statistic.spread_at
+    broken = ((Z + Z80) * spread_at(2 * margin) / margin) ** 2 if spread_at else 0.0
+    return max(FEWEST, math.ceil(unchanged), math.ceil(broken))

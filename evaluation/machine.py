@@ -10,12 +10,18 @@ from typing import Any
 
 from compress import deps
 from compress.planning import machine_fact
+from evaluation import energy
 
+GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+DRIVER = Path("/proc/driver/nvidia/version")
 LIBRARIES = ("torch", "transformers", "diffusers", "openvino", "nncf", "numpy")
 
 
 def facts() -> dict[str, Any]:
-    """Processor, flags, cores, threads, memory, library versions, measured read bandwidth (GB/s) and GEMM peak (GFLOP/s)."""
+    """Processor, flags, cores, threads, memory, library versions, measured read bandwidth (GB/s) and GEMM peak (GFLOP/s).
+
+    What may make one run unlike the next is there too: the swap in use, how the clock is governed, the GPU's driver.
+    """
     import psutil
     import torch
 
@@ -28,12 +34,15 @@ def facts() -> dict[str, Any]:
         "logical_cores": os.cpu_count() or 0,
         "threads": torch.get_num_threads(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "swap_used_gb": round(psutil.swap_memory().used / 1e9, 1),
+        "governor": _first_line(GOVERNOR),
         "system": platform.platform(),
         "python": platform.python_version(),
         "libraries": {name: deps.version(name) for name in LIBRARIES},
         "read_gb_s": round(_bandwidth(), 1),
         "gemm_gflop_s": round(_gemm(), 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "gpu_driver": _driver(),
     }
 
 
@@ -43,6 +52,25 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _driver() -> str:
+    """The NVIDIA driver's version, or the line in which the kernel tells it; "" without one."""
+    library = energy.nvml()
+    if library is None:
+        return _first_line(DRIVER)
+    try:
+        found = library.nvmlSystemGetDriverVersion()
+    except library.NVMLError:
+        return _first_line(DRIVER)
+    return found.decode() if isinstance(found, bytes) else str(found)
+
+
+def _first_line(file: Path) -> str:
+    try:
+        return file.read_text().strip().partition("\n")[0]
+    except OSError:  # most virtual machines show no such thing
+        return ""
 
 
 def _best(work: Any, seconds: float = 0.4) -> float:

@@ -63,12 +63,14 @@ class Statistic:
     contrast: candidate's and baseline's Samples over the same units to the difference (candidate − baseline), or to the
         ratio when `compared` is "ratio": above 1 is better for the candidate.
     units: a number for each unit alone, [n]; of another shape where a unit alone has none.
+    spread_at: a unit's standard deviation where the true change is this, for statistics whose spread grows with it.
     """
 
     compared: Compared
     score: Callable[[Sample], Estimate]
     contrast: Callable[[Sample, Sample], Estimate]
     units: Callable[[Sample], NDArray[Any]] = field(default=lambda sample: sample.values)
+    spread_at: Callable[[float], float] | None = None
 
 
 @dataclass(frozen=True)

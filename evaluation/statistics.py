@@ -50,15 +50,25 @@ def mean_difference(candidate: Floats, baseline: Floats) -> Estimate:
 def share_difference(candidate: Floats, baseline: Floats) -> Estimate:
     """Mean of paired differences of shares in 0..1, with an interval that does not vanish where hardly a pair differs.
 
-    A t-interval after one pair more in each direction, as Agresti and Min add ("Simple Improved Confidence Intervals for
-    Comparing Matched Proportions", 2005); resampling pairs that all agree would claim certainty at any n.
+    Wilson's intervals of what was gained and what was lost, put together by square and add with their correlation (after
+    Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data", 1998).
+    Resampling pairs that all agree would claim certainty at any n.
     """
-    from scipy.special import stdtrit
+    pairs = candidate - baseline
+    gain, loss = float(np.maximum(pairs, 0).mean()), float(np.maximum(-pairs, 0).mean())
+    (least_gain, most_gain), (least_loss, most_loss) = _wilson(gain, len(pairs)), _wilson(loss, len(pairs))
+    # What one pair gains no pair loses: the shares' errors have a correlation of −r, their difference's parts of +r.
+    r = np.sqrt(gain * loss / max((1 - gain) * (1 - loss), 1e-12))
+    down, up = gain - least_gain, most_gain - gain
+    more, less = most_loss - loss, loss - least_loss
+    low, high = (float(np.sqrt(a * a + 2 * r * a * b + b * b)) for a, b in ((down, more), (up, less)))
+    return Estimate(gain - loss, gain - loss - low, gain - loss + high, len(pairs))
 
-    pairs = np.append(candidate - baseline, (1.0, -1.0))
-    half = -stdtrit(len(pairs) - 1, 0.025) * pairs.std(ddof=1) / np.sqrt(len(pairs))
-    value, middle = float((candidate - baseline).mean()), float(pairs.mean())
-    return Estimate(value, middle - float(half), middle + float(half), len(candidate))
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    """95% interval of a proportion (Wilson, "Probable inference", 1927)."""
+    middle, half = share + Z**2 / (2 * n), Z * np.sqrt(share * (1 - share) / n + (Z / (2 * n)) ** 2)
+    return float((middle - half) / (1 + Z**2 / n)), float((middle + half) / (1 + Z**2 / n))
 
 
 def mcnemar(candidate: Floats, baseline: Floats) -> float:
@@ -76,6 +86,20 @@ def mcnemar(candidate: Floats, baseline: Floats) -> float:
 def _discordant(candidate: Floats, baseline: Floats) -> tuple[int, int]:
     """How many units the candidate won, and how many it lost."""
     return int((candidate > baseline).sum()), int((candidate < baseline).sum())
+
+
+def median_ratio(baseline: Floats, candidate: Floats) -> Estimate:
+    """Median of paired ratios baseline ÷ candidate, between two of the ratios themselves.
+
+    Order statistics hold the median 95 times in 100 whatever the ratios' law (of fewer than six, from least to most: 94 in 100
+    for five). Times have a long tail: a stalled block is often missing from a draw of 20, and a bootstrap of means then claims
+    too much. Source: Conover, "Practical Nonparametric Statistics" (1999), 3.2.
+    """
+    from scipy.special import bdtr
+
+    ratios, n = np.sort(baseline / candidate), len(baseline)
+    outside = max(0, sum(bool(bdtr(k, n, 0.5) <= 0.025) for k in range(n // 2)) - 1)  # ratios left out on each side
+    return Estimate(float(np.median(ratios)), float(ratios[outside]), float(ratios[n - 1 - outside]), n)
 
 
 def geometric_ratio(baseline: Floats, candidate: Floats) -> Estimate:
@@ -144,17 +168,23 @@ def _proportion_difference(candidate: Sample, baseline: Sample) -> Estimate:
     return replace(share_difference(candidate.values, baseline.values), note=note)
 
 
+def _spread_of_share(change: float) -> float:
+    """Standard deviation of a pair's difference where this share of the pairs changed, all one way."""
+    return float(np.sqrt(abs(change) * (1 - min(1.0, abs(change)))))
+
+
 def _exact_ratio(candidate: Sample, baseline: Sample) -> Estimate:
     value = float(baseline.values[0] / candidate.values[0])
     return Estimate(value, value, value, 1)
 
 
 # What most metrics need. A time, a size and a memory are compared as baseline ÷ candidate, a rate the other way round.
-MEAN = Statistic("difference", lambda s: mean(s.values), lambda c, b: mean_difference(c.values, b.values))
-SHARE = Statistic("difference", lambda s: mean(s.values), lambda c, b: share_difference(c.values, b.values))
-NOTED = Statistic("difference", _noted_mean, _noted_difference)  # MEAN, with what the side's note says
-PROPORTION = Statistic("difference", _noted_mean, _proportion_difference)  # of units that are 0 or 1
-TIME = Statistic("ratio", percentiles, lambda c, b: geometric_ratio(b.values, c.values))
-RATE = Statistic("ratio", lambda s: median(s.values), lambda c, b: geometric_ratio(c.values, b.values))
+MEAN = Statistic("difference", _noted_mean, _noted_difference)
+SHARE = Statistic(
+    "difference", _noted_mean, lambda c, b: share_difference(c.values, b.values), spread_at=_spread_of_share
+)
+PROPORTION = Statistic("difference", _noted_mean, _proportion_difference, spread_at=_spread_of_share)  # of 0 and 1
+TIME = Statistic("ratio", percentiles, lambda c, b: median_ratio(b.values, c.values))
+RATE = Statistic("ratio", lambda s: median(s.values), lambda c, b: median_ratio(c.values, b.values))
 RESOURCE = Statistic("ratio", lambda s: median(s.values), lambda c, b: geometric_ratio(b.values, c.values))
 EXACT = Statistic("ratio", exact, _exact_ratio)

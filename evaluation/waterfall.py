@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FEWEST_BLOCKS = 5
+SPEEDS = ("ms", "/s")  # units of what is a speed; energy is timed beside it and is none
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,7 @@ def measure_steps(
 
 def _speed_metric(spec: EvalSpec, gates: Mapping[str, Gate]) -> str:
     """The time or rate that the recipe gates, else the first it measures, else ""."""
-    timed = [
-        name for name in spec.metrics if "timings" in find_metric(name).needs and find_metric(name).compared == "ratio"
-    ]
+    timed = [name for name in spec.metrics if find_metric(name).unit in SPEEDS]
     return next((name for name in timed if name in gates), timed[0] if timed else "")
 
 

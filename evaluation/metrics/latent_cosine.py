@@ -35,7 +35,7 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     tasks=("text_to_image",),
     needs=("pictures",),
     better="higher",
-    statistic=statistics.NOTED,
+    statistic=statistics.MEAN,
     own=True,
 )
 def measure(evidence: Evidence, params: LatentCosine) -> Sample:

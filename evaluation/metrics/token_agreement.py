@@ -26,7 +26,7 @@ class TokenAgreement(Params):
     tasks=("text_generation",),
     needs=("completions",),
     better="higher",
-    statistic=statistics.NOTED,
+    statistic=statistics.MEAN,
     own=True,
 )
 def measure(evidence: Evidence, params: TokenAgreement) -> Sample:

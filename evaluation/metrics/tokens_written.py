@@ -26,7 +26,7 @@ class TokensWritten(Params):
     tasks=("text_generation",),
     needs=("completions",),
     better="same",
-    statistic=statistics.NOTED,
+    statistic=statistics.MEAN,
     unit="tokens",
 )
 def measure(evidence: Evidence, params: TokensWritten) -> Sample:

@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 from evaluation.report import plots, words
-from evaluation.report.tradeoff import TICKS, ends, speed_row
+from evaluation.report.tradeoff import TICKS, ends
 from evaluation.scores import Comparison, Estimate, Row, Step
 
 
@@ -70,7 +70,7 @@ def _share(comparison: Comparison, before: Step, step: Step) -> str:
 
 def table(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings and rows in words, one a stage; a column a gated quality metric. No rows where no stage was looked at."""
-    speed, steps = speed_row(comparison), comparison.steps[1:]
+    speed, steps = words.speed_row(comparison), comparison.steps[1:]
     scored = {q.metric for step in steps for q in step.quality}
     quality = [row for row in comparison.rows if row.metric in scored]
     headings = (

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from evaluation.report import words
 from evaluation.report.markdown import safe
 from evaluation.report.result import plain
-from evaluation.report.tradeoff import speed_of
 from evaluation.scores import Comparison, Row
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def columns(runs: Sequence[Comparison]) -> tuple[tuple[str, ...], list[tuple[str
 
 def _cells(run: Comparison, gated: Sequence[str]) -> tuple[str, ...]:
     rows = {row.metric: row for row in run.rows}
-    speed = speed_of(run)
+    speed = words.speed_of(run)
     return (
         run.name,
         run.status,

@@ -32,7 +32,7 @@ class Point:
 
 def plot(comparison: Comparison) -> str:
     """A plot for each gated quality metric, the first one large. "" where no stage has both a speed and a quality."""
-    speed = speed_row(comparison)
+    speed = words.speed_row(comparison)
     if speed is None:
         return ""
     drawn = []
@@ -41,19 +41,6 @@ def plot(comparison: Comparison) -> str:
         if len(points) > 1:
             drawn.append(_figure(speed, row, points))
     return f'<div class="tradeoffs">{"".join(drawn)}</div>' if drawn else ""
-
-
-def speed_row(comparison: Comparison) -> Row | None:
-    """The row of the metric that the stages' speed is measured in."""
-    names = {step.speed.metric for step in comparison.steps if step.speed}
-    return next((row for row in comparison.rows if row.metric in names), None)
-
-
-def speed_of(comparison: Comparison) -> Row | None:
-    """The row that says how fast the candidate is: what its stages were timed in, else a gated ratio, else the first time."""
-    timed = [row for row in comparison.rows if row.noise is not None]
-    gated = [row for row in timed if row.gate]
-    return speed_row(comparison) or next(iter(gated or timed), None)
 
 
 def points_of(comparison: Comparison, speed: Row, row: Row) -> list[Point]:

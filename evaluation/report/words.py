@@ -9,6 +9,7 @@ from html import escape
 
 from evaluation.gates import recommended
 from evaluation.scores import Comparison, Estimate, Row
+from evaluation.theory import realised
 
 MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", "not gated": "–"}
 VERDICTS = {
@@ -22,6 +23,7 @@ SCALES = {
     "MB": ((1e3, 1e-3, "GB"), (0.1, 1.0, "MB"), (0.0, 1e3, "kB")),
     "ms": ((1e4, 1e-3, "s"), (0.1, 1.0, "ms"), (0.0, 1e3, "µs")),
 }
+SPEEDS = ("latency", "throughput", "time_per_output_token", "time_to_first_token")
 # Terminals act on these, XML cannot hold most of them, and no reader sees any.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
@@ -52,6 +54,8 @@ def number(value: float, spread: float = 0.0) -> str:
 
 def score(estimate: Estimate, unit: str) -> str:
     """One side's number with its unit."""
+    if not math.isfinite(estimate.value):
+        return "n/a"
     factor, written = _scale(estimate.value, unit)
     text = number(estimate.value * factor, _half(estimate) * factor)
     return f"{text} {written}".replace(" /s", "/s").strip()
@@ -65,6 +69,8 @@ def size(count: float) -> str:
 def contrast(row: Row) -> str:
     """The difference with its sign, or the ratio, and the 95% interval."""
     found = row.contrast
+    if not math.isfinite(found.value):
+        return f"not measured: {found.note}" if found.note else "not measured"
     if row.compared == "ratio":
         return _with_interval(number(found.value, _half(found)) + "×", found)
     factor, unit = _scale(max(abs(found.value), _half(found)), row.unit)
@@ -92,7 +98,7 @@ def reason(row: Row) -> str:
 def questions(comparison: Comparison) -> tuple[tuple[str, str], ...]:
     """Is it faster, is it as good, can I trust it: each with one sentence made of the rows."""
     return (
-        ("Is it faster?", _faster(_speed(comparison))),
+        ("Is it faster?", _beside_theory(_faster(speed_of(comparison)), comparison)),
         ("Is it as good?", _as_good(comparison)),
         ("Can I trust it?", _trust(comparison)),
     )
@@ -131,9 +137,23 @@ def _with_interval(head: str, estimate: Estimate) -> str:
     return head if half == 0 else f"{head} [{number(estimate.low, half)}, {number(estimate.high, half)}]"
 
 
-def _speed(comparison: Comparison) -> Row | None:
-    rows = {row.metric: row for row in comparison.rows}
-    return rows.get("latency") or rows.get("throughput")
+def _beside_theory(answer: str, comparison: Comparison) -> str:
+    """The measured speed, with what the fewer operations or bytes alone would give."""
+    found = realised(comparison.rows)
+    return f"{answer} {found.sentence}." if found else answer
+
+
+def speed_row(comparison: Comparison) -> Row | None:
+    """The row of the metric that the stages' speed is measured in."""
+    names = {step.speed.metric for step in comparison.steps if step.speed}
+    return next((row for row in comparison.rows if row.metric in names), None)
+
+
+def speed_of(comparison: Comparison) -> Row | None:
+    """The row that says how fast the candidate is: what its stages were timed in, else a gated speed, else the first."""
+    timed = [row for row in comparison.rows if row.metric in SPEEDS]
+    gated = [row for row in timed if row.gate]
+    return speed_row(comparison) or next(iter(gated or timed), None)
 
 
 def _faster(row: Row | None) -> str:
@@ -179,8 +199,10 @@ def _trust(comparison: Comparison) -> str:
         span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
         parts.append(f"quality rests on {span} units seen by both sides")
     if needed := _advised(comparison):
-        parts.append(f"about {needed} would let an unchanged model pass every quality gate in four of five runs")
-    speed = _speed(comparison)
+        parts.append(
+            f"with about {needed} an unchanged model passes all quality gates, and one twice a margin away fails, in four of five runs"
+        )
+    speed = speed_of(comparison)
     if speed and speed.noise:
         noise = _with_interval(f"{number(speed.noise.value, _half(speed.noise))}×", speed.noise)
         parts.append(f"the baseline timed against itself gives {noise}")

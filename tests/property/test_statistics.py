@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import statistics
-from evaluation.metrics import kid
+from evaluation import mmd, statistics
 from evaluation.scores import Estimate
 
 RUNS = 150
@@ -19,6 +18,25 @@ def test_the_bootstrap_covers_the_mean() -> None:
     found = [statistics.mean(rng.exponential(size=80)) for _ in range(RUNS)]
     covered = np.mean([e.low <= 1 <= e.high for e in found])
     assert 0.88 <= covered <= 0.99
+
+
+@pytest.mark.parametrize("blocks", [6, 20, 41])
+def test_a_ratio_of_times_is_covered_though_a_block_in_ten_stalls(blocks: int) -> None:
+    rng = np.random.default_rng(2)
+
+    def stalling(count: int) -> np.ndarray:
+        return rng.lognormal(0, 0.05, count) * np.where(rng.random(count) < 0.1, 1.6, 1.0)
+
+    found = [statistics.median_ratio(2 * stalling(blocks), stalling(blocks)) for _ in range(1000)]
+    assert 0.94 <= np.mean([e.low <= 2 <= e.high for e in found]) <= 0.985
+    assert all(e.low <= e.value <= e.high for e in found)
+
+
+def test_order_statistics_leave_out_as_many_as_a_table_says() -> None:
+    """Of 20 the 6th and the 15th, of 6 the least and the greatest."""
+    for n, low, high in ((3, 1, 3), (5, 1, 5), (6, 1, 6), (20, 6, 15)):
+        found = statistics.median_ratio(np.arange(1.0, n + 1), np.ones(n))
+        assert (found.low, found.high, found.n) == (low, high, n)
 
 
 def test_the_quotient_of_two_ratios_covers_their_true_quotient() -> None:
@@ -54,7 +72,8 @@ def test_the_jackknife_covers_a_kid_of_zero() -> None:
         rows = rng.normal(size=(60, 8)) + 0.4
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
-    found = [statistics.jackknife(*kid.unbiased(draw(), draw())) for _ in range(RUNS)]
+    pairs = [(draw(), draw()) for _ in range(RUNS)]
+    found = [mmd.linear(x, y, mmd.cubic(x, y), paired=True).estimate(60) for x, y in pairs]
     assert np.mean([e.low <= 0 <= e.high for e in found]) >= 0.9
 
 

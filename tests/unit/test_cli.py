@@ -25,7 +25,20 @@ from tests.fakes import language_model
 
 ROOT = Path(compress.__file__).parent.parent
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
-VERBS = ("check", "plan", "run", "eval", "compare", "report", "reference", "list", "explain", "schema", "doctor", "cache")
+VERBS = (
+    "check",
+    "plan",
+    "run",
+    "eval",
+    "compare",
+    "report",
+    "reference",
+    "list",
+    "explain",
+    "schema",
+    "doctor",
+    "cache",
+)
 ANSI = re.compile(r"\x1b\[")
 
 

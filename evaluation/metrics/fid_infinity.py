@@ -1,0 +1,47 @@
+"""FID as it would be with endlessly many pictures: the Fréchet distance extrapolated over 1/N, which takes its bias away.
+
+From the FID of all items, of halves and of quarters of them, so it needs twice as many pictures as FID does, and is refused
+below that unless `allow_few` is set. May be gated, as a difference. Source: Chong and Forsyth (2020).
+"""
+
+from __future__ import annotations
+
+from evaluation import frechet
+from evaluation.evidence import Evidence
+from evaluation.metrics.fid import Fid
+from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.two_sets import observe
+
+
+class FidInfinity(Fid):
+    """As FID's."""
+
+
+def score(sample: Sample) -> Estimate:
+    return frechet.limit(sample).estimate(len(sample.values), _said(sample))
+
+
+def contrast(candidate: Sample, baseline: Sample) -> Estimate:
+    found = frechet.limit(candidate).minus(frechet.limit(baseline))
+    return found.estimate(len(candidate.values), _said(candidate))
+
+
+def _said(sample: Sample) -> str:
+    n, d = sample.values.shape
+    return frechet.said(sample, "from parts of " + ", ".join(str(n // count) for count in frechet.sizes(n, d)))
+
+
+@metric(
+    version=1,
+    title="FID∞",
+    params=FidInfinity,
+    tasks=("text_to_image",),
+    needs=("pictures",),
+    better="lower",
+    statistic=Statistic("difference", score, contrast),
+)
+def measure(evidence: Evidence, params: FidInfinity) -> Sample:
+    found = observe(evidence, params)
+    if not params.allow_few:
+        frechet.refuse_few(found, "FID∞", 2 * (found.values.shape[1] + 1))
+    return found

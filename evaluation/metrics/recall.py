@@ -1,0 +1,50 @@
+"""How much of what is real can be painted: the share of real pictures within the painted pictures' region of feature space.
+
+The region is a ball around each painted picture that reaches to its k-th neighbour. Low where whole kinds of pictures are never
+painted, however good the others are: `precision` tells those. Source: Kynkäänniemi et al. (2019).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from evaluation import neighbours
+from evaluation.evidence import Evidence
+from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.two_sets import AgainstReal, observe_pictures, paired, real
+
+
+class Recall(AgainstReal):
+    k: int = Field(neighbours.NEIGHBOURS, ge=1, description="a picture's ball reaches to its k-th neighbour")
+
+
+def score(sample: Sample) -> Estimate:
+    return neighbours.estimate(neighbours.recall(sample)[0], len(real(sample)), 0, 1)
+
+
+def contrast(candidate: Sample, baseline: Sample) -> Estimate:
+    found = neighbours.recall(candidate)[0].minus(neighbours.recall(baseline)[0])
+    return neighbours.estimate(found, len(real(candidate)), -1, 1)
+
+
+def units(sample: Sample) -> NDArray[np.float64]:
+    """Whether each item's real picture lies within, 0 or 1 [n]; [m, 1] where the real pictures are not the items'."""
+    found = neighbours.recall(sample)[1].astype(np.float64)
+    return found if paired(sample) else found[:, None]
+
+
+@metric(
+    version=1,
+    title="recall",
+    params=Recall,
+    tasks=("text_to_image",),
+    needs=("pictures",),
+    better="higher",
+    statistic=Statistic("difference", score, contrast, units=units),
+)
+def measure(evidence: Evidence, params: Recall) -> Sample:
+    found = observe_pictures(evidence, params, "recall", k=params.k)
+    neighbours.refuse_few(found, "recall")
+    return found

@@ -1,0 +1,36 @@
+"""Time from one written token to the next, milliseconds: the call's time after its first token, spread over the tokens left.
+
+Same blocks as `latency`; its inverse, times the batch, is `throughput`.
+"""
+
+from __future__ import annotations
+
+from compress.params import Params
+from evaluation import statistics
+from evaluation.evidence import Evidence
+from evaluation.scores import Sample, metric
+
+
+class TimePerOutputToken(Params):
+    """Nothing to set; `evaluate.new_tokens` and `timing_batch` hold for both sides."""
+
+
+@metric(
+    version=1,
+    title="time per output token",
+    params=TimePerOutputToken,
+    tasks=("text_generation",),
+    needs=("timings",),
+    better="lower",
+    statistic=statistics.TIME,
+    unit="ms",
+)
+def measure(evidence: Evidence, params: TimePerOutputToken) -> Sample:
+    timings = evidence.timings
+    if timings is None or not len(timings.first):
+        raise ValueError("no first token was timed")
+    return Sample(
+        tuple(map(str, range(len(timings.first)))),
+        1000 * (timings.seconds - timings.first) / (timings.work - 1),
+        protocol={"batch": timings.items, "work": timings.work},
+    )

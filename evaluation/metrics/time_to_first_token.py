@@ -1,0 +1,36 @@
+"""Time from the call until the first written token arrives, milliseconds: the prompt read, and one token.
+
+Same blocks as `latency`. What it costs to go on from there is `time_per_output_token`.
+"""
+
+from __future__ import annotations
+
+from compress.params import Params
+from evaluation import statistics
+from evaluation.evidence import Evidence
+from evaluation.scores import Sample, metric
+
+
+class TimeToFirstToken(Params):
+    """Nothing to set; `evaluate.prompt_tokens` and `timing_batch` hold for both sides."""
+
+
+@metric(
+    version=1,
+    title="time to first token",
+    params=TimeToFirstToken,
+    tasks=("text_generation",),
+    needs=("timings",),
+    better="lower",
+    statistic=statistics.TIME,
+    unit="ms",
+)
+def measure(evidence: Evidence, params: TimeToFirstToken) -> Sample:
+    timings = evidence.timings
+    if timings is None or not len(timings.first):
+        raise ValueError("no first token was timed")
+    return Sample(
+        tuple(map(str, range(len(timings.first)))),
+        1000 * timings.first,
+        protocol={"batch": timings.items, "work": timings.work},
+    )
