@@ -20,6 +20,7 @@ LIBRARIES = {  # distribution → the command that installs it
     "torch-pruning": "pip install pare",
     "onnxruntime": "pip install 'pare[onnx]'",
     "bitsandbytes": "pip install 'pare[bitsandbytes]'",
+    "lm-eval": "pip install 'pare[lm-eval]'",
     "gptqmodel": "pip install 'pare[gptq]'",
     "tensorrt_rtx_cu13": "pip install 'pare[tensorrt]'",
 }

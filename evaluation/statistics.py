@@ -99,7 +99,10 @@ def median_ratio(baseline: Floats, candidate: Floats) -> Estimate:
 
     ratios, n = np.sort(baseline / candidate), len(baseline)
     outside = max(0, sum(bool(bdtr(k, n, 0.5) <= 0.025) for k in range(n // 2)) - 1)  # ratios left out on each side
-    return Estimate(float(np.median(ratios)), float(ratios[outside]), float(ratios[n - 1 - outside]), n)
+    middle = float(
+        np.exp(np.median(np.log(ratios)))
+    )  # of an even count the geometric mean, so that turning over turns it over
+    return Estimate(middle, float(ratios[outside]), float(ratios[n - 1 - outside]), n)
 
 
 def geometric_ratio(baseline: Floats, candidate: Floats) -> Estimate:

@@ -31,6 +31,7 @@ def render(comparison: Comparison) -> str:
     lines += _contributions(comparison)
     lines += ["", f"Baseline: {safe(comparison.baseline.engine)}. Candidate: {safe(comparison.candidate.engine)}."]
     lines += [f"Machine: {safe(words.machine(comparison))}."]
+    lines += ["", *(f"* {safe(line)}" for line in words.unmeasured(comparison))] if words.unmeasured(comparison) else []
     if comparison.warnings:
         lines += ["", *(f"* Warning: {safe(w)}" for w in comparison.warnings)]
     return "\n".join(lines) + "\n"

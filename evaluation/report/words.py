@@ -70,7 +70,7 @@ def contrast(row: Row) -> str:
     """The difference with its sign, or the ratio, and the 95% interval."""
     found = row.contrast
     if not math.isfinite(found.value):
-        return f"not measured: {found.note}" if found.note else "not measured"
+        return "not measured"
     if row.compared == "ratio":
         return _with_interval(number(found.value, _half(found)) + "×", found)
     factor, unit = _scale(max(abs(found.value), _half(found)), row.unit)
@@ -83,6 +83,12 @@ def contrast(row: Row) -> str:
 def contrast_of(row: Row, found: Estimate | None) -> str:
     """A contrast of the row's metric that is not the row's own, such as a stage's."""
     return contrast(replace(row, contrast=found)) if found else "–"
+
+
+def unmeasured(comparison: Comparison) -> list[str]:
+    """The rows without a number, and why they have none."""
+    rows = [row for row in comparison.rows if not math.isfinite(row.contrast.value)]
+    return [f"{row.title}: not measured" + (f", {row.contrast.note}" if row.contrast.note else "") for row in rows]
 
 
 def mark(row: Row) -> str:

@@ -80,7 +80,7 @@ def test_the_doctor_knows_every_library_of_an_extra_by_the_command_that_installs
 
 
 def test_every_command_names_an_extra_that_exists() -> None:
-    named = {extra for command in doctor.LIBRARIES.values() for extra in re.findall(r"pare\[(\w+)\]", command)}
+    named = {extra for command in doctor.LIBRARIES.values() for extra in re.findall(r"pare\[([\w-]+)\]", command)}
     named |= {find_stage(name).extra for name in stage_names()} - {""}
     assert named <= set(EXTRAS)
 

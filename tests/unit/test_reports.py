@@ -137,8 +137,8 @@ def test_as_good_is_answered_by_the_worst_gate() -> None:
 
 def test_trust_names_units_noise_and_warnings() -> None:
     assert words.questions(text())[2][1] == (
-        "Quality rests on 64 units seen by both sides; about 25 would let an unchanged model pass every quality gate in "
-        "four of five runs; the baseline timed against itself gives 1.002× [0.991, 1.014]; 1 warning."
+        "Quality rests on 64 units seen by both sides; with about 25 an unchanged model passes all quality gates, and one "
+        "twice a margin away fails, in four of five runs; the baseline timed against itself gives 1.002× [0.991, 1.014]; 1 warning."
     )
     assert words.questions(replace(image(), rows=()))[2][1] == "No warnings."
 
