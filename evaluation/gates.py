@@ -10,7 +10,7 @@ from compress.recipe import Gate
 from evaluation.scores import Estimate, Row, Verdict
 
 Z, Z80 = 1.96, 0.84  # the 97.5% and the 80% point of the normal distribution
-FEWEST = 20
+FEWEST = 25
 POWER = ((Z + Z80) / Z) ** 2  # from an interval that touches the margin half the time to one that clears it 80%
 BOUNDS = ("within", "worse_by", "speedup", "at_least", "at_most")
 OWN = ("at_least", "at_most")  # hold the candidate's own value, whatever the baseline's

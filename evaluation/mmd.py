@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -53,7 +55,7 @@ def linear(painted: Features, real: Features, kernel: Kernel, *, paired: bool) -
     within, inside = (_sums(rows, rows, kernel, diagonal=False)[0] for rows in (painted, real))
     across, crossed = _sums(painted, real, kernel, diagonal=not paired)
     if paired:
-        return _of_pairs(2 * (within + inside - across - crossed))
+        return replace(_of_pairs(2 * (within + inside - across - crossed)), bend=partial(_bend, painted, real, kernel))
     return _of_two(within, inside, across, crossed)
 
 
@@ -62,6 +64,13 @@ def _of_pairs(rows: Floats) -> Linear:
     n, total = len(rows), rows.sum() / 2
     left_out = (total - rows) / ((n - 1) * (n - 2) or np.nan)  # two units less one make no pair: no interval
     return Linear.jackknifed(float(total / (n * (n - 1) or np.nan)), (left_out,))
+
+
+def _bend(painted: Features, real: Features, kernel: Kernel, g: Floats) -> float:
+    """Mean over pairs (i, j) with i ≠ j of g_i g_j h(i, j)."""
+    sets = ((painted, painted, 1), (real, real, 1), (painted, real, -2))
+    sums = (sign * (g @ _sums(one, other, kernel, diagonal=False, weights=g)[0]) for one, other, sign in sets)
+    return float(sum(sums)) / (len(g) * (len(g) - 1))
 
 
 def _of_two(within: Floats, inside: Floats, across: Floats, crossed: Floats) -> Linear:
@@ -78,8 +87,10 @@ def _of_two(within: Floats, inside: Floats, across: Floats, crossed: Floats) -> 
     return Linear.jackknifed(float(of_painted + of_real - 2 * both / (n * m)), without)
 
 
-def _sums(one: Features, other: Features, kernel: Kernel, *, diagonal: bool) -> tuple[Floats, Floats]:
-    """Sums of kernel values by rows [n] and by columns [m], a block at a time."""
+def _sums(
+    one: Features, other: Features, kernel: Kernel, *, diagonal: bool, weights: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """Sums of kernel values by rows [n] and by columns [m], a block at a time; `weights` [m] count the columns."""
     rows, columns = np.zeros(len(one)), np.zeros(len(other))
     for i in range(0, len(one), ROWS):
         x = np.asarray(one[i : i + ROWS], dtype=np.float64)
@@ -87,6 +98,6 @@ def _sums(one: Features, other: Features, kernel: Kernel, *, diagonal: bool) -> 
             block = kernel(x, np.asarray(other[j : j + ROWS], dtype=np.float64))
             if i == j and not diagonal:
                 np.fill_diagonal(block, 0)
-            rows[i : i + ROWS] += block.sum(axis=1)
+            rows[i : i + ROWS] += block.sum(axis=1) if weights is None else block @ weights[j : j + ROWS]
             columns[j : j + ROWS] += block.sum(axis=0)
     return rows, columns

@@ -138,7 +138,7 @@ def test_a_stage_that_needs_data_says_so(pare: Pare) -> None:
 
 
 def test_a_good_recipe_is_told_with_what_is_in_it(pare: Pare) -> None:
-    assert pare("check", QUICKSTART) == Said(0, "quickstart: good (5 stages, 9 metrics, 5 gates)\n", "")
+    assert pare("check", QUICKSTART) == Said(0, "quickstart: good (5 stages, 14 metrics, 5 gates)\n", "")
 
 
 # JSON
