@@ -137,6 +137,11 @@ def compare(old: Path, new: Path, out: Path, *, across_machines: bool = False, t
     from evaluation.against import Run, against
     from evaluation.report import write
 
+    for path in (old, new):
+        if out.resolve() == (path if path.is_dir() else path.parent).resolve():
+            raise UserError(
+                "the comparison would overwrite a run", place=str(out), fix="give another folder with --out"
+            )
     one, other = (Run(*_read(path)) for path in (old, new))
     found = replace(against(one, other, across_machines, tolerance), directory=str(out))
     write(found, out)

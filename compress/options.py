@@ -19,6 +19,8 @@ def read_metrics(names: str, settings: Sequence[str]) -> dict[str, dict[str, Any
         UserError: a setting has another form, or is of a metric that is not asked for.
     """
     found: dict[str, dict[str, Any]] = {name.strip(): {} for name in names.split(",") if name.strip()}
+    if not found:
+        raise UserError("no metric is named", place="--metrics", fix="`pare list` shows them")
     for metric, key, value in map(_parts, settings):
         if metric not in found:
             raise UserError(f"`{metric}.{key}` is set and {metric} not measured", fix="add it to --metrics")
@@ -74,6 +76,6 @@ def _value(text: str) -> Any:
     """A value as YAML reads it; what is no scalar stays text."""
     try:
         found = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # such as a date that there is not
         return text
     return found if isinstance(found, (bool, int, float, str, list)) else text

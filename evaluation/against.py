@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from compress.catalogue import find_metric
-from compress.errors import NotComparable, Problem
+from compress.errors import NotComparable, Problem, UserError
 from compress.recipe import Gate
 from evaluation import samples, statistics
-from evaluation.gates import judge
-from evaluation.scores import Comparison, Estimate, Row, Sample, Side, Worst
+from evaluation.gates import judge, problems, said
+from evaluation.scores import Comparison, Estimate, Row, Sample, Side, Verdict, Worst
 from evaluation.showing import worst_of
 
 # What makes two machines the same one for a speed: the processor and what of it was used.
 MACHINE = ("processor", "flags", "cores", "logical_cores", "threads", "gpu")
+OF_RATIOS = "ratio of the two runs' ratios to their baselines"
 NEITHER = Estimate(math.nan, math.nan, math.nan, 0)
 
 
@@ -37,14 +38,17 @@ def against(old: Run, new: Run, across_machines: bool, tolerance: str) -> Compar
     between the runs meets both sides of it.
 
     Raises:
+        UserError: the tolerance is no share.
         NotComparable: the runs differ in what they measured, on what, or (unless `across_machines`) on which machine.
     """
     one, other = old.comparison, new.comparison
+    if not tolerance.endswith("%") or problems(Gate(worse_by=tolerance), find_metric("latency")):
+        raise UserError(f"{tolerance!r} is no tolerance", place="--tolerance", fix="write a share, such as 10%")
     before = {row.metric: row for row in one.rows}
     shared = [row for row in other.rows if row.metric in before]
-    problems = _differences(one, other, shared, before, across_machines)
-    if problems:
-        raise NotComparable(tuple(problems))
+    differing = _differences(one, other, shared, before, across_machines)
+    if differing:
+        raise NotComparable(tuple(differing))
     rows, measured = [], {}
     for row in shared:
         if find_metric(row.metric).quality:
@@ -52,6 +56,7 @@ def against(old: Run, new: Run, across_machines: bool, tolerance: str) -> Compar
             rows.append(_quality(before[row.metric], row, measured[row.metric]))
         else:
             rows.append(_cost(before[row.metric], row, across_machines, tolerance))
+    rows += [_gone(row) for row in one.rows if row.gate and row.metric not in {r.metric for r in other.rows}]
     lost: Sequence[Worst] = worst_of(rows, measured, _texts(one, other))
     return replace(
         other,
@@ -65,6 +70,14 @@ def against(old: Run, new: Run, across_machines: bool, tolerance: str) -> Compar
     )
 
 
+def _gone(row: Row) -> Row:
+    """A gated metric that the new run no longer measures: what it does not show it has not passed."""
+    why = "only the old run measured it"
+    verdict = Verdict("inconclusive", said(row.gate, row) if row.gate else "", why)
+    contrast = replace(NEITHER, note=why)
+    return replace(row, baseline=row.candidate, candidate=NEITHER, contrast=contrast, noise=None, verdict=verdict)
+
+
 def _differences(
     one: Comparison, other: Comparison, shared: Sequence[Row], before: Mapping[str, Row], across_machines: bool
 ) -> list[Problem]:
@@ -76,7 +89,7 @@ def _differences(
         )
     if not shared:
         found.append(Problem("", "the two runs measured no metric in common", "run both with the same metrics"))
-    if (one.baseline.digest, dict(one.baseline.call)) != (other.baseline.digest, dict(other.baseline.call)):
+    if _short(one.baseline) != _short(other.baseline):
         said = f"{_short(one.baseline)} and {_short(other.baseline)}"
         found.append(
             Problem(
@@ -101,7 +114,7 @@ def _differences(
 
 
 def _short(side: Side) -> str:
-    return f"{side.digest[:12] or 'unknown'} called with {dict(side.call)}"
+    return f"{side.digest[:12] or 'unknown'} ({side.engine}) called with {dict(sorted(side.call.items()))}"
 
 
 def _told(fact: Any) -> str:
@@ -139,13 +152,14 @@ def _quality(was: Row, row: Row, found: tuple[Sample, Sample]) -> Row:
 def _cost(was: Row, row: Row, across_machines: bool, tolerance: str) -> Row:
     metric, gate = find_metric(row.metric), Gate(worse_by=tolerance)
     known = all(math.isfinite(r.contrast.value) and r.contrast.value > 0 for r in (was, row))
-    contrast = statistics.quotient(row.contrast, was.contrast) if known else replace(NEITHER, note=row.contrast.note)
+    if known:
+        contrast = replace(statistics.quotient(row.contrast, was.contrast), note=OF_RATIOS)
+    else:
+        contrast = replace(NEITHER, note=row.contrast.note or was.contrast.note)
     gated = gate if (row.gate or was.gate) else None
     sides = (was.contrast, row.contrast) if across_machines else (was.candidate, row.candidate)
-    unit = "× of the baseline's" if across_machines else row.unit
+    unit = "× baseline" if across_machines else row.unit
     verdict = judge(gated, metric, sides[0], contrast, candidate=sides[1])
-    note = "ratio of the two runs' ratios to their baselines"
-    contrast = replace(contrast, note="; ".join(filter(None, (contrast.note, note))))
     drift = None if across_machines or row.noise is None else _drift(was, row)
     return replace(
         row,

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress import deps
 from compress.artifact import Artifact
 from compress.data import Item
-from compress.errors import StageFailed
+from compress.errors import DataError, StageFailed
 from compress.events import Emit, Event, track
 from compress.hashing import digest_file, digest_json
 from evaluation.evidence import Continuation, Evidence
 from evaluation.painted import pictures_for
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "evidence.json"
 
 
@@ -48,8 +49,17 @@ class Viewpoint:
             self.data_digest,
             len(self.items),
             self.seed,
+            self._libraries,
         )
         return digest_json([FORMAT, kind, *how, *(self.continued if kind == "continuations" else ())])
+
+    @property
+    def _libraries(self) -> dict[str, str]:
+        """Versions of what runs the model: with others, the same files may show something else."""
+        formats = {c.format for c in self.artifact.components.values()}
+        pictures = ("diffusers",) if self.artifact.task == "text_to_image" else ()
+        engines = ("openvino",) if "openvino" in formats else ()
+        return {name: deps.version(name) or "" for name in ("torch", "transformers", *pictures, *engines)}
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -91,9 +101,13 @@ def _given(found: Evidence, side: str) -> Evidence:
     files = pictures_for(found.artifact.path, found.items)
 
     def picture(index: int) -> NDArray[np.uint8]:
-        read = read_picture(files[index])
+        try:
+            read = read_picture(files[index])
+        except (OSError, ValueError, SyntaxError) as error:
+            place, fix = str(files[index]), "mend or remove it"
+            raise DataError(f"is no picture that reads: {error}", place=place, fix=fix) from error
         if read.min() == read.max():
-            raise StageFailed(f"the {side} holds a constant picture", place=str(files[index]), fix="paint it again")
+            raise DataError(f"the {side} holds a constant picture", place=str(files[index]), fix="paint it again")
         return read
 
     return replace(found, picture=picture, key=digest_json([found.artifact.digest, [f.name for f in files]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from compress.artifact import Artifact
 from compress.catalogue import find_metric
 from compress.data import Data
-from compress.errors import StageFailed
+from compress.errors import StageFailed, UserError
 from compress.events import Emit, Event, track
 from compress.recipe import EvalSpec, Gate
 from evaluation import machine, samples, starts
@@ -54,6 +55,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
     warnings: list[str] = []
     emit = _noting(emit, warnings)
     views = viewpoints(request)
+    _check_items(views)
     sides, timed = _observe(views, request, emit)
     rows, measured = _rows(sides, request, timed, emit)
     chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
@@ -73,6 +75,22 @@ def compare(request: Request, emit: Emit) -> Comparison:
         worst=worst(sides, rows, measured),
         warnings=tuple(warnings),
     )
+
+
+def _check_items(views: tuple[Viewpoint, Viewpoint]) -> None:
+    """Everything is paired item by item.
+
+    Raises:
+        UserError: the two sides are folders of differently called pictures.
+    """
+    one, other = ([item.id for item in view.items] for view in views)
+    if one != other:
+        odd = sorted(set(one) ^ set(other))
+        raise UserError(
+            f"the two sides hold {len(one)} and {len(other)} pictures, and only one of them {odd[0]!r}",
+            place=str(views[1].artifact.path),
+            fix="give both the same file names; a folder A against a set B of others is `pare eval A A --set fid.reference=B`",
+        )
 
 
 def _noting(emit: Emit, warnings: list[str]) -> Emit:
@@ -150,10 +168,12 @@ def _rows(
         metric = find_metric(name)
         values = metric.params(**request.spec.metrics[name])
         found = metric.measure(sides[0], values), metric.measure(sides[1], values)
-        samples.keep(request.workdir / "samples", name, *found)
         noise = _noise(metric, sides[0], found[0], timed, values) if timed and "timings" in metric.needs else None
         rows.append(row_of(metric, found, sides[0].protocol, request.gates.get(name), noise))
         measured[name] = found
+    shutil.rmtree(request.workdir / "samples", ignore_errors=True)  # of another run, of which nothing may be left
+    for name, pair in measured.items():
+        samples.keep(request.workdir / "samples", name, *pair)
     return tuple(rows), measured
 
 

@@ -22,7 +22,8 @@ class Timings:
     """One side's part of the interleaved measurement; entry i of each array is block i.
 
     seconds: of one whole call. first: until the first token (empty for pictures). work: denoiser evaluations or tokens of a
-    call, equal in every block. joules: of one whole call, by the machine's own counters (empty where it has none).
+    call, equal in every block. joules: of one whole call, by the machine's own `counters` (empty where it has none).
+    prompt_tokens: of each prompt, for text.
     """
 
     seconds: Floats
@@ -30,6 +31,14 @@ class Timings:
     work: int
     items: int
     joules: Floats = field(default_factory=lambda: np.empty(0))
+    counters: str = ""
+    prompt_tokens: int = 0
+
+    @property
+    def protocol(self) -> dict[str, str | int | float]:
+        """What decides a time beside the model and the machine."""
+        prompt: dict[str, str | int | float] = {"prompt_tokens": self.prompt_tokens} if self.prompt_tokens else {}
+        return {"batch": self.items, "work": self.work, **prompt}
 
 
 @dataclass(frozen=True)

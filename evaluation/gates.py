@@ -41,6 +41,8 @@ def problems(gate: Gate, metric: Any) -> str:
     size = margin if isinstance(margin, (int, float)) else (_parse(margin) or (0.0, False))[0]
     if not math.isfinite(size) or (size < 0 and given[0] not in OWN):
         return f"a margin is a finite number from 0 up, not {margin}"
+    if given == ["at_most"] and metric.compared == "ratio" and size <= 0:
+        return f"{metric.name} is always above 0, so at most {margin:g} can never hold"
     return ""
 
 
@@ -70,6 +72,10 @@ def judge(
     if held is None:
         raise ValueError(f"{words}: of what value?")
     verdict = _decide(held, edges, words)
+    if noise is not None and noise.note and verdict.status != "inconclusive":
+        return Verdict(
+            "inconclusive", words, noise.note
+        )  # what was measured on one side was not what the gate is about
     if verdict.status == "pass" and noise is not None and gate.speedup is not None:
         return _above_noise(verdict, contrast, noise, gate.speedup)
     return verdict
@@ -103,6 +109,8 @@ def allowed_of(row: Row) -> tuple[float, float] | None:
         return edges.low, edges.high
     if row.compared == "difference":
         return edges.low - base, edges.high - base
+    if not base > 0:
+        return None
     if row.better == "higher":
         return max(0.0, edges.low / base), edges.high / base
     return base / edges.high, base / edges.low if edges.low > 0 else math.inf
@@ -132,8 +140,6 @@ def _as_ratio(low: float, high: float, baseline: Estimate, worse_is_less: bool) 
 
 def _above_noise(verdict: Verdict, contrast: Estimate, noise: Estimate, least: float) -> Verdict:
     floor = max(noise.high, 1 / noise.low)
-    if noise.note:
-        return Verdict("inconclusive", verdict.gate, noise.note)
     if contrast.low <= floor and least > 1:
         return Verdict("inconclusive", verdict.gate, f"no more than the noise floor of {floor:.3f}×", contrast.n * 4)
     return verdict

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -24,6 +25,8 @@ def bootstrap(statistic: Callable[[NDArray[np.int64]], Floats], n: int, value: f
     Args:
         statistic: indices [rounds, n] to values [rounds]; both arms of a pair take the same units.
     """
+    if n < 2:
+        return Estimate(value, math.nan, math.nan, n, "one unit has no interval")
     draws = np.random.default_rng(seed).integers(n, size=(ROUNDS, n))
     tail = _tail(n)
     low, high = np.quantile(statistic(draws), (tail, 1 - tail))
@@ -158,11 +161,13 @@ def percentiles(sample: Sample) -> Estimate:
 
 
 def _noted_mean(sample: Sample) -> Estimate:
-    return replace(mean(sample.values), note=sample.note)
+    found = mean(sample.values)
+    return replace(found, note=sample.note or found.note)
 
 
 def _noted_difference(candidate: Sample, baseline: Sample) -> Estimate:
-    return replace(mean_difference(candidate.values, baseline.values), note=candidate.note)
+    found = mean_difference(candidate.values, baseline.values)
+    return replace(found, note=candidate.note or found.note)
 
 
 def _proportion_difference(candidate: Sample, baseline: Sample) -> Estimate:

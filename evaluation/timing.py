@@ -80,6 +80,7 @@ def time_pair(
     seed: int,
     emit: Emit,
     meter: Meter | None = None,
+    prompt_tokens: int = 0,
 ) -> Interleaved:
     """Time two sides against each other.
 
@@ -91,7 +92,10 @@ def time_pair(
     seconds, none = found[:, :, 0], np.zeros((0, 3))
     first, joules = found[:, :, 1] if found[:, :, 1].any() else none, found[:, :, 2] if meter else none
     sides = ((0, work[0]), (1, work[1]), (2, work[0]))
-    one, other, again = (Timings(seconds[:, s], first[:, s], done, items, joules[:, s]) for s, done in sides)
+    one, other, again = (
+        Timings(seconds[:, s], first[:, s], done, items, joules[:, s], meter.name if meter else "", prompt_tokens)
+        for s, done in sides
+    )
     # Both of a block's calls of the baseline say how warm it was.
     said = (started_slowly("baseline", (seconds[:, 0] + seconds[:, 2]) / 2), started_slowly("candidate", seconds[:, 1]))
     unsettled = "; ".join(filter(None, said))
@@ -133,7 +137,9 @@ def time_views(one: Any, other: Any, base: Viewpoint, candidate: Viewpoint, spec
         return time_pair(*runs, work, batch, blocks, spec.seed, emit, find_meter())
     tokens = _timed_tokens(one, base.items, spec)
     runs = writer(one, tokens, spec.new_tokens), writer(other, tokens, spec.new_tokens)
-    return time_pair(*runs, (spec.new_tokens, spec.new_tokens), batch, blocks, spec.seed, emit, find_meter())
+    return time_pair(
+        *runs, (spec.new_tokens, spec.new_tokens), batch, blocks, spec.seed, emit, find_meter(), spec.prompt_tokens
+    )
 
 
 def _timed_prompts(items: tuple[Item, ...], batch: int) -> list[str]:

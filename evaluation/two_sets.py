@@ -60,6 +60,12 @@ class Linear:
         bend = (lambda g: one(g) - two(g)) if one and two else None
         return Linear(self.value - other.value, tuple(a - b for a, b in pairs), bend)
 
+    def times(self, scale: float) -> Linear:
+        """The statistic in another unit."""
+        bend = self.bend
+        scaled = (lambda g: scale * bend(g)) if bend else None
+        return Linear(scale * self.value, tuple(scale * share for share in self.shares), scaled)
+
     def spread(self) -> float:
         """The standard error; nan where a set is too small to have one."""
         counts = [len(found) for found in self.shares]

@@ -15,11 +15,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 from compress.errors import DataError
+from compress.hashing import digest_folder
 from compress.zoo import MODELS, scenes
 
 FOLDER = MODELS / "digits-reader"
 NOTHING_DIGIT, NOTHING_INK = len(scenes.WORDS), len(scenes.INKS)
 BATCH = 64
+
+
+@cache
+def weights() -> str:
+    """Digest of the classifier's weights: marks of other weights are not compared."""
+    return digest_folder(FOLDER)
 
 
 class Painted(Protocol):

@@ -7,8 +7,6 @@ below zero. Source: Jayasumana et al., "Rethinking FID: Towards a Better Evaluat
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pydantic import Field
 
 from evaluation import mmd
@@ -35,7 +33,7 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
 def _linear(sample: Sample) -> Linear:
     kernel = mmd.gaussian(float(sample.protocol.get("sigma", SIGMA)))
     found = mmd.linear(sample.values, real(sample), kernel, paired=paired(sample))
-    return replace(found, value=SCALE * found.value, shares=tuple(SCALE * share for share in found.shares))
+    return found.times(SCALE)
 
 
 @metric(

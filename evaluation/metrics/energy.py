@@ -59,6 +59,6 @@ def measure(evidence: Evidence, params: Energy) -> Sample:
     return Sample(
         tuple(map(str, range(blocks))),
         np.full(blocks, np.nan) if note else joules,
-        protocol={"counts": "the whole machine", "batch": timings.items, "work": timings.work},
+        protocol={"counts": timings.counters or "nothing", **timings.protocol},
         note=note,
     )

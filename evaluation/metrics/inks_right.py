@@ -27,8 +27,10 @@ class InksRight(Params):
     statistic=statistics.SHARE,
 )
 def measure(evidence: Evidence, params: InksRight) -> Sample:
-    from compress.zoo.reader import marks_of
+    from compress.zoo.reader import marks_of, weights
 
     return Sample(
-        evidence.unit_ids, np.asarray(marks_of(evidence)[1], dtype=np.float64), protocol={"reader": "digits-reader"}
+        evidence.unit_ids,
+        np.asarray(marks_of(evidence)[1], dtype=np.float64),
+        protocol={"reader": "digits-reader", "weights": weights()},
     )

@@ -32,5 +32,5 @@ def measure(evidence: Evidence, params: Latency) -> Sample:
     return Sample(
         tuple(map(str, range(len(seconds)))),
         1000 * seconds,
-        protocol={"batch": evidence.timings.items, "work": evidence.timings.work},
+        protocol=evidence.timings.protocol,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from compress.params import Params
@@ -17,7 +19,7 @@ class Size(Params):
 
 
 @metric(
-    version=1,
+    version=2,
     title="size on disk",
     params=Size,
     tasks=("text_generation", "text_to_image"),
@@ -27,5 +29,13 @@ class Size(Params):
     unit="MB",
 )
 def measure(evidence: Evidence, params: Size) -> Sample:
-    total = sum(f.stat().st_size for f in evidence.artifact.path.rglob("*") if f.suffix in WEIGHTS and f.is_file())
+    files = [f for f in evidence.artifact.path.rglob("*") if f.suffix in WEIGHTS and f.is_file()]
+    total = sum(f.stat().st_size for f in files if _is_read(f))
     return Sample(("disk",), np.array([total / 1e6]), protocol={"counts": "weight files on disk"})
+
+
+def _is_read(file: Path) -> bool:
+    """An engine's `.bin` stands beside its `.xml`; a checkpoint's is not read where safetensors lie beside it."""
+    if file.suffix != ".bin" or file.with_suffix(".xml").is_file():
+        return True
+    return file.name != "training_args.bin" and not any(file.parent.glob("*.safetensors"))

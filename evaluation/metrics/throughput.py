@@ -37,5 +37,5 @@ def measure(evidence: Evidence, params: Throughput) -> Sample:
     return Sample(
         tuple(map(str, range(len(rates)))),
         rates,
-        protocol={"counts": what, "batch": timings.items, "work": timings.work},
+        protocol={"counts": what, **timings.protocol},
     )

@@ -32,5 +32,5 @@ def measure(evidence: Evidence, params: TimePerOutputToken) -> Sample:
     return Sample(
         tuple(map(str, range(len(timings.first)))),
         1000 * (timings.seconds - timings.first) / (timings.work - 1),
-        protocol={"batch": timings.items, "work": timings.work},
+        protocol=timings.protocol,
     )

@@ -32,5 +32,5 @@ def measure(evidence: Evidence, params: TimeToFirstToken) -> Sample:
     return Sample(
         tuple(map(str, range(len(timings.first)))),
         1000 * timings.first,
-        protocol={"batch": timings.items, "work": timings.work},
+        protocol=timings.protocol,
     )

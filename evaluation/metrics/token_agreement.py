@@ -37,7 +37,7 @@ def measure(evidence: Evidence, params: TokenAgreement) -> Sample:
     if not count:
         raise UserError("no prompt was continued", fix="set evaluate: {continuations: 32}, or drop token_agreement")
     if evidence.original is None:
-        return Sample(ids, np.ones(count))
+        return Sample(ids, np.ones(count), protocol={"new_tokens": evidence.written})
     pairs = [
         (one.tokens, other.tokens)
         for one, other in zip(evidence.original.continuations, evidence.continuations, strict=True)
@@ -45,7 +45,7 @@ def measure(evidence: Evidence, params: TokenAgreement) -> Sample:
     longest = np.array([max(len(one), len(other)) for one, other in pairs])
     parted = np.array([parting(one, other) for one, other in pairs])
     shares = np.where(parted < 0, 1.0, parted / np.maximum(longest, 1))
-    return Sample(ids, shares, note=_note(parted, int(longest.max())))
+    return Sample(ids, shares, protocol={"new_tokens": evidence.written}, note=_note(parted, int(longest.max())))
 
 
 def _note(parted: np.ndarray, longest: int) -> str:  # type: ignore[type-arg]

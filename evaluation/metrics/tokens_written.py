@@ -36,4 +36,4 @@ def measure(evidence: Evidence, params: TokensWritten) -> Sample:
     cut = int((counts >= evidence.written).sum()) if evidence.written else 0
     # Where both sides run into the limit, they are equal because of it.
     note = f"{cut} of {len(counts)} stopped by the limit of {evidence.written}" if cut else ""
-    return Sample(evidence.unit_ids[: len(counts)], counts, note=note)
+    return Sample(evidence.unit_ids[: len(counts)], counts, protocol={"new_tokens": evidence.written}, note=note)

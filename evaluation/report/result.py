@@ -31,6 +31,7 @@ def from_dict(data: dict[str, Any]) -> Comparison:
     """
     if data.get("schema_version") != SCHEMA:
         raise ValueError(f"result schema {data.get('schema_version')} is not the {SCHEMA} this pare reads")
+    _check(data)
     return Comparison(
         name=data["name"],
         task=data["task"],
@@ -46,6 +47,17 @@ def from_dict(data: dict[str, Any]) -> Comparison:
         warnings=tuple(data["warnings"]),
         directory=data["directory"],
     )
+
+
+def _check(data: dict[str, Any]) -> None:
+    """Raise a ValueError or KeyError on what a report would stumble over."""
+    if not isinstance(data["machine"], dict):
+        raise ValueError("machine is no object")
+    for stage in data["stages"]:
+        _ = stage["id"], stage["cached"], float(stage["seconds"]), float(stage["size_bytes"])
+    for row in data["rows"]:
+        if row["verdict"]["status"] not in STATUS["enum"]:
+            raise ValueError(f"no status: {row['verdict']['status']}")
 
 
 TEXT, NUMBER, WHOLE = {"type": "string"}, {"type": ["number", "null"]}, {"type": "integer"}
@@ -184,5 +196,5 @@ def _contribution(data: dict[str, Any]) -> Contribution:
 
 
 def _estimate(data: dict[str, Any]) -> Estimate:
-    numbers = {key: math.nan if data[key] is None else data[key] for key in ("value", "low", "high")}
+    numbers = {key: math.nan if data[key] is None else float(data[key]) for key in ("value", "low", "high")}
     return Estimate(**{**data, **numbers})

@@ -15,7 +15,7 @@ MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive
 VERDICTS = {
     "pass": "PASS: all gates passed",
     "fail": "FAIL: a gate failed",
-    "inconclusive": "INCONCLUSIVE: a gate needs more samples",
+    "inconclusive": "INCONCLUSIVE: a gate could not be decided",
     "not gated": "MEASURED: no gates were set",
 }
 # unit: (smallest magnitude it is written in, factor, written unit), the largest first
@@ -140,7 +140,11 @@ def _scale(value: float, unit: str) -> tuple[float, str]:
 def _with_interval(head: str, estimate: Estimate) -> str:
     """`head` with the interval in brackets; without, where the number is exact."""
     half = _half(estimate)
-    return head if half == 0 else f"{head} [{number(estimate.low, half)}, {number(estimate.high, half)}]"
+    return (
+        head
+        if half == 0 or not math.isfinite(half)
+        else f"{head} [{number(estimate.low, half)}, {number(estimate.high, half)}]"
+    )
 
 
 def _beside_theory(answer: str, comparison: Comparison) -> str:
@@ -188,7 +192,8 @@ def _as_good(comparison: Comparison) -> str:
     if named["fail"]:
         return f"No: {named['fail']} failed."
     if named["inconclusive"]:
-        return f"Not decided: {named['inconclusive']} needs more samples."
+        more = any(row.verdict.n_needed for row in gated)
+        return f"Not decided: {named['inconclusive']} {'needs more samples' if more else 'could not be judged'}."
     return f"Yes: {named['pass']}." if gated else "Not judged: no quality gate was set."
 
 

@@ -19,7 +19,7 @@ import compress
 from compress.artifact import describe, write_manifest
 from compress.catalogue import find_metric
 from compress.data import open_data
-from compress.errors import StageFailed
+from compress.errors import DataError
 from compress.events import silent
 from compress.recipe import BaselineSpec, EvalSpec, Gate
 from compress.zoo import zoo_model
@@ -188,9 +188,9 @@ def _pushed(clip: Any, pictures: np.ndarray, captions: list[str], steps: int = 1
 def test_black_pictures_are_an_error_and_no_score(place: Path, scenes: list[tuple[str, str, np.ndarray]]) -> None:
     named = [(name, picture) for name, _, picture in scenes[:8]]
     black = paint(place / "black", [*named[:5], *((name, np.zeros_like(picture)) for name, picture in named[5:])])
-    with pytest.raises(StageFailed, match="constant picture") as caught:
+    with pytest.raises(DataError, match="constant picture") as caught:
         compared(place, black, paint(place / "lit", named), metrics=["kid"], gates={}, data="")
-    assert caught.value.exit_code == 3
+    assert caught.value.exit_code == 2
     assert caught.value.problems[0].place.endswith(f"{named[5][0]}.png")
 
 

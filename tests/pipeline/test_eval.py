@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -168,6 +169,38 @@ def test_mistakes_are_one_clear_error(arguments: tuple[str, ...], said: str, pla
 def test_an_item_without_a_picture_is_named(places: Places) -> None:
     with pytest.raises(DataError, match="no picture for 'test/80'"):
         evaluate(places, places.other, places.real, "few", metrics=["kid"], data=SCENES, spec=EvalSpec(samples=81))
+
+
+@pytest.fixture
+def odd(places: Places, tmp_path: Path) -> Path:
+    """A folder like `real`, for a test to spoil."""
+    shutil.copytree(places.real, tmp_path / "odd")
+    return tmp_path / "odd"
+
+
+def test_folders_of_differently_called_pictures_are_not_paired_by_position(places: Places, odd: Path) -> None:
+    (odd / "test" / "3.png").rename(odd / "test" / "3b.png")
+    with pytest.raises(UserError, match="'test/3.png'") as caught:
+        evaluate(places, odd, places.real, "unpaired", metrics=["ssim"])
+    assert "fid.reference" in caught.value.problems[0].fix
+    found = evaluate(places, odd, odd, "one set", metrics={"fid": {"reference": str(places.real)}})
+    assert found.rows[0].candidate.value == pytest.approx(0, abs=1e-9)  # the same pictures under other names
+
+
+def test_a_picture_that_does_not_read_is_named(places: Places, odd: Path) -> None:
+    (odd / "test" / "5.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="no picture that reads") as caught:
+        evaluate(places, odd, places.real, "unread", metrics=["psnr"])
+    assert caught.value.problems[0].place.endswith("5.png")
+
+
+def test_a_run_that_fails_leaves_no_samples_beside_another_runs_result(places: Places) -> None:
+    evaluate(places, places.other, places.real, "kept whole", metrics=["psnr"])
+    before = (places.root / "kept whole" / "samples" / "psnr.safetensors").read_bytes()
+    with pytest.raises(UserError):
+        few = EvalSpec(samples=20)
+        evaluate(places, places.real, places.real, "kept whole", metrics=["psnr", "fid"], spec=few)
+    assert (places.root / "kept whole" / "samples" / "psnr.safetensors").read_bytes() == before
 
 
 def test_a_folder_of_pictures_is_told_from_a_model_and_from_nothing(places: Places, tmp_path: Path) -> None:

@@ -202,3 +202,13 @@ def test_what_decides_the_number_is_in_the_protocol(
     assert told == [(None, "zoo://digits-clip", "tf1", "")]
     assert found.protocol == {"weights": "w", "paired": "by item", **own}
     assert np.isfinite(metric.score(found).low)
+
+
+def test_a_unit_changes_the_numbers_and_not_where_the_interval_leans() -> None:
+    rng = np.random.default_rng(3)
+    one, other = (rng.normal(size=(40, 4)) for _ in range(2))
+    found = mmd.linear(one, other, mmd.gaussian(2.0), paired=True)
+    scaled = found.times(1000)
+    assert abs(found.skew()) > 0.01
+    assert scaled.skew() == pytest.approx(found.skew())
+    assert scaled.estimate(40).low == pytest.approx(1000 * found.estimate(40).low)

@@ -152,6 +152,33 @@ def test_libraries_that_changed_and_metrics_that_went_are_warned_of(old: Run, tm
     assert "only the old run measured perplexity, and gated perplexity" in warnings
 
 
+def test_a_gated_metric_that_is_no_longer_measured_is_not_passed(old: Run, tmp_path: Path) -> None:
+    new = run(tmp_path)
+    found = against(old, changed(new, rows=new.comparison.rows[1:]), False, "10%")
+    assert rows(found)["perplexity"].verdict.status == "inconclusive"
+    assert (found.status, found.exit_code) == ("inconclusive", 4)
+    report.write(found, tmp_path / "out")
+    assert "only the old run measured it" in (tmp_path / "out" / "report.md").read_text()
+
+
+@pytest.mark.parametrize("tolerance", ["abc", "10", "nan", "-5%", "nan%", ""])
+def test_a_tolerance_is_a_share(tolerance: str, old: Run) -> None:
+    with pytest.raises(UserError, match="is no tolerance"):
+        against(old, old, False, tolerance)
+
+
+def test_a_baseline_of_another_precision_is_another_baseline(old: Run) -> None:
+    new = changed(old, baseline=replace(BASELINE, engine="torch bfloat16 eager"))
+    with pytest.raises(NotComparable, match="different baselines.*bfloat16"):
+        against(old, new, False, "10%")
+
+
+def test_a_comparison_never_overwrites_a_run(old: Run, tmp_path: Path) -> None:
+    for place in (old.samples.parent, old.samples.parent / "result.json"):
+        with pytest.raises(UserError, match="overwrite"):
+            compress.compare(place, place, out=old.samples.parent)
+
+
 # ---------------------------------------------------------------- across machines
 
 
@@ -170,7 +197,7 @@ def test_across_machines_only_ratios_to_the_baseline_are_shown(old: Run, tmp_pat
     found = rows(against(old, other, True, "10%"))["latency"]
     assert found.baseline.value == pytest.approx(5, rel=0.05)
     assert found.candidate.value == pytest.approx(5, rel=0.05)
-    assert found.unit == "× of the baseline's"
+    assert found.unit == "× baseline"
     assert found.noise is None
     assert found.verdict.status == "pass"
 
@@ -233,7 +260,13 @@ def test_two_folders_give_the_same_four_files_as_a_run(old: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("{", "is no result"), ('{"schema_version": 1}', "schema 1"), ("[]", "is no result")]
+    ("text", "said"),
+    [
+        ("{", "is no result"),
+        ('{"schema_version": 1}', "schema 1"),
+        ("[]", "is no result"),
+        ('{"schema_version": 3}', "no result"),
+    ],
 )
 def test_a_file_that_is_no_result_is_named(text: str, said: str, old: Run, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(text)

@@ -91,3 +91,20 @@ def test_a_gate_that_cannot_be_judged_is_refused_in_words(metric: str, gate: Gat
     found = problems(gate, find_metric(metric))
     assert words in found
     assert bool(found) == bool(words)
+
+
+def test_a_side_that_was_cold_leaves_every_gate_on_a_speed_open() -> None:
+    latency, cold = find_metric("latency"), Estimate(1.0, 0.99, 1.01, 20, "the baseline's first 5 blocks took 2.0×")
+    for gate, contrast in (
+        (Gate(worse_by="10%"), (1.2, 1.3)),
+        (Gate(speedup=3), (1.2, 1.3)),
+        (Gate(speedup=1.1), (1.2, 1.3)),
+    ):
+        found = judge(gate, latency, TEN, _around(*contrast), cold)
+        assert (found.status, found.why) == ("inconclusive", cold.note)
+
+
+def test_nothing_is_smaller_than_nothing() -> None:
+    assert "can never hold" in problems(Gate(at_most=0), find_metric("size"))
+    assert problems(Gate(at_most=0), find_metric("kid")) == ""
+    assert problems(Gate(at_most=5), find_metric("size")) == ""

@@ -56,3 +56,9 @@ def test_sizes(text: str, count: int) -> None:
 def test_what_is_no_size(text: Any) -> None:
     with pytest.raises(UserError, match="is no size"):
         read_bytes(text)
+
+
+def test_no_metric_is_a_mistake_and_a_date_that_there_is_not_is_text() -> None:
+    with pytest.raises(UserError, match="no metric is named"):
+        read_metrics(" , ", [])
+    assert read_metrics("kid", ["kid.features=2024-13-45"]) == {"kid": {"features": "2024-13-45"}}
