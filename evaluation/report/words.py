@@ -140,11 +140,7 @@ def _scale(value: float, unit: str) -> tuple[float, str]:
 def _with_interval(head: str, estimate: Estimate) -> str:
     """`head` with the interval in brackets; without, where the number is exact."""
     half = _half(estimate)
-    return (
-        head
-        if half == 0 or not math.isfinite(half)
-        else f"{head} [{number(estimate.low, half)}, {number(estimate.high, half)}]"
-    )
+    return head if half == 0 else f"{head} [{number(estimate.low, half)}, {number(estimate.high, half)}]"
 
 
 def _beside_theory(answer: str, comparison: Comparison) -> str:

@@ -180,7 +180,7 @@ def odd(places: Places, tmp_path: Path) -> Path:
 
 def test_folders_of_differently_called_pictures_are_not_paired_by_position(places: Places, odd: Path) -> None:
     (odd / "test" / "3.png").rename(odd / "test" / "3b.png")
-    with pytest.raises(UserError, match="'test/3.png'") as caught:
+    with pytest.raises(UserError, match=r"'test/3\.png'") as caught:
         evaluate(places, odd, places.real, "unpaired", metrics=["ssim"])
     assert "fid.reference" in caught.value.problems[0].fix
     found = evaluate(places, odd, odd, "one set", metrics={"fid": {"reference": str(places.real)}})
@@ -197,8 +197,8 @@ def test_a_picture_that_does_not_read_is_named(places: Places, odd: Path) -> Non
 def test_a_run_that_fails_leaves_no_samples_beside_another_runs_result(places: Places) -> None:
     evaluate(places, places.other, places.real, "kept whole", metrics=["psnr"])
     before = (places.root / "kept whole" / "samples" / "psnr.safetensors").read_bytes()
+    few = EvalSpec(samples=20)
     with pytest.raises(UserError):
-        few = EvalSpec(samples=20)
         evaluate(places, places.real, places.real, "kept whole", metrics=["psnr", "fid"], spec=few)
     assert (places.root / "kept whole" / "samples" / "psnr.safetensors").read_bytes() == before
 

@@ -169,7 +169,7 @@ def test_a_tolerance_is_a_share(tolerance: str, old: Run) -> None:
 
 def test_a_baseline_of_another_precision_is_another_baseline(old: Run) -> None:
     new = changed(old, baseline=replace(BASELINE, engine="torch bfloat16 eager"))
-    with pytest.raises(NotComparable, match="different baselines.*bfloat16"):
+    with pytest.raises(NotComparable, match=r"different baselines.*bfloat16"):
         against(old, new, False, "10%")
 
 

@@ -126,7 +126,7 @@ def test_faster_is_answered_beyond_the_noise_only(contrast: Estimate, answer: st
 
 def test_as_good_is_answered_by_the_worst_gate() -> None:
     def answer(*statuses: Any) -> str:
-        rows = tuple(replace(image().rows[2], title=s, verdict=Verdict(s, "g")) for s in statuses)
+        rows = tuple(replace(image().rows[2], title=s, verdict=Verdict(s, "g", n_needed=9)) for s in statuses)
         return words.questions(replace(image(), rows=rows))[1][1]
 
     assert answer("pass", "pass") == "Yes: pass (g), pass (g)."
