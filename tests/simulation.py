@@ -174,7 +174,7 @@ def case_of(row: Row, baseline: Sample, candidate: Sample) -> Case:
         now = metric.contrast(candidate, baseline).value
         return Case(row, metric, baseline, candidate, speeds(metric, now), gate.speedup, 1, 4000)
     if metric.name == "kid" and paired(baseline):
-        observe, runs = distances(metric, pool, real(baseline)), 2000
+        observe, runs = distances(metric, pool, real(baseline)), 1000
     elif metric.name == "perplexity":
         observe, runs = perplexities(metric, pool), 2000
     elif metric.statistic in (statistics.SHARE, statistics.PROPORTION):
