@@ -64,7 +64,9 @@ class Extractor:
         """All pictures, resized, `BATCH` at a time."""
         pictures = chain.from_iterable(batches)
         while some := list(islice(pictures, BATCH)):
-            yield torch.cat([resize(picture[None], self.size, self.resize, self.fit) for picture in some])
+            alike = len({picture.shape for picture in some}) == 1
+            groups = [np.stack(some)] if alike else [picture[None] for picture in some]
+            yield torch.cat([resize(group, self.size, self.resize, self.fit) for group in groups]).contiguous()
 
 
 def standardise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
