@@ -105,7 +105,11 @@ def test_features_are_taken_once_and_kept(shell: Any, places: Places, monkeypatc
         raise AssertionError("features were taken again")
 
     monkeypatch.setattr("evaluation.features.extractor.Extractor.pictures", refuse)
-    evaluate(places, places.other, places.real, "kept", metrics=["fid", "kid"])
+    first = {row["metric"]: row for row in json.loads(shell.stdout)["rows"]}
+    for row in evaluate(places, places.other, places.real, "kept", metrics=["fid", "kid"]).rows:
+        assert row.candidate.value == first[row.metric]["candidate"]["value"]
+    with pytest.raises(AssertionError, match="taken again"):  # what was never seen before is not in the cache
+        evaluate(places, places.other, places.real, "unseen", metrics=["kid"], spec=EvalSpec(samples=COUNT - 1))
 
 
 def test_with_data_the_folders_pictures_are_held_against_the_real_ones(places: Places) -> None:
