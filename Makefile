@@ -13,9 +13,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --progress-bar on -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup  ## the main job: image quickstart, then text quickstart
+demo: setup  ## the main job: the image quickstart, into runs/quickstart
 	$(BIN)/pare run recipes/quickstart.yaml
-	$(BIN)/pare run recipes/text/quickstart.yaml
 
 check: setup  ## lint, types, smoke
 	$(BIN)/ruff check .

@@ -19,6 +19,15 @@ from compress.hashing import list_files
 
 Task = Literal["text_to_image", "text_generation"]
 Format = Literal["torch", "openvino", "onnx", "tensorrt", "gguf", "compiled"]
+# The distribution that runs a component of each format.
+RUNS_ON: Mapping[Format, str] = {
+    "torch": "torch",
+    "openvino": "openvino",
+    "onnx": "onnxruntime",
+    "tensorrt": "tensorrt-rtx-cu13",
+    "gguf": "llama-cpp-python",
+    "compiled": "torch",
+}
 MANIFEST = "pare.json"
 SCHEMA = 1
 LANGUAGE_MODEL = "model"

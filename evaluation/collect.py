@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress import deps
-from compress.artifact import Artifact
+from compress.artifact import RUNS_ON, Artifact
 from compress.data import Item
 from compress.errors import DataError, StageFailed
 from compress.events import Emit, Event, track
@@ -58,8 +58,8 @@ class Viewpoint:
         """Versions of what runs the model: with others, the same files may show something else."""
         formats = {c.format for c in self.artifact.components.values()}
         pictures = ("diffusers",) if self.artifact.task == "text_to_image" else ()
-        engines = ("openvino",) if "openvino" in formats else ()
-        return {name: deps.version(name) or "" for name in ("torch", "transformers", *pictures, *engines)}
+        engines = sorted({RUNS_ON[f] for f in formats})
+        return {name: deps.version(name) or "" for name in dict.fromkeys(("torch", "transformers", *pictures, *engines))}
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ import openvino
 from numpy.typing import NDArray
 
 from compress.deps import installed, need
-from compress.engines.openvino import ENGINE, MODEL, save_graph
+from compress.engines.module import ENGINE
+from compress.engines.openvino import MODEL, save_graph
 
 Feed = Mapping[str, NDArray[Any]]
 NARROW = ("i8", "u8", "i4", "u4")

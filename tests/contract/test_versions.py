@@ -22,7 +22,10 @@ from compress.catalogue import find_stage, stage_names
 
 ROOT = Path(compress.__file__).parent.parent
 GOLDEN = "stage_versions.json"
-COUNTED = tuple(f"compress.{name}" for name in ("algorithms", "engines", "families", "recordings", "tasks", "training"))
+COUNTED = tuple(
+    f"compress.{name}"
+    for name in ("algorithms", "building", "engines", "families", "graphs", "recordings", "tasks", "training")
+)
 
 
 def file_of(module: str) -> Path:

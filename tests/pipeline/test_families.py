@@ -90,7 +90,8 @@ def test_attention_and_cache_are_one_operation(text: Built) -> None:
     """What a small model's token costs is operations: as separate ones, attention and its cache take over twenty a layer."""
     task: Any = open_task(text.engine)
     kinds = [
-        op.get_rt_info()["layerType"].astype(str) for op in task.model.graph.compiled.get_runtime_model().get_ops()
+        op.get_rt_info()["layerType"].astype(str)
+        for op in task.model.decoder.graph.compiled.get_runtime_model().get_ops()
     ]
     separate = text.source.components["model"].kind in (
         "Gemma2ForCausalLM",

@@ -13,7 +13,8 @@ import torch
 from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
 from compress.context import Context
-from compress.engines.openvino import OpenVINOModule, flatten
+from compress.engines.module import EngineModule, flatten
+from compress.engines.openvino import Graph
 from compress.errors import ModelError, UserError
 from compress.tasks import open_task
 from compress.tasks.text_to_image import noise_source
@@ -131,7 +132,7 @@ def test_guidance_off_runs_the_engine_at_half_the_batch(painters: tuple[Any, Any
 
 def test_engine_outputs_outlive_the_next_call(painters: tuple[Any, Any]) -> None:
     unet = painters[1].pipeline.unet
-    assert isinstance(unet, OpenVINOModule)
+    assert isinstance(unet, EngineModule)
     state = torch.randn(1, 16, 32)
     first = unet(torch.randn(1, 4, 8, 8), torch.tensor(5), encoder_hidden_states=state, return_dict=False)[0]
     kept = first.clone()
@@ -152,8 +153,8 @@ def test_flatten_keeps_tensors_and_names_nested_ones() -> None:
 def test_an_unknown_dtype_and_an_empty_engine_are_said_so(painters: tuple[Any, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="float33 is no dtype"):
         open_task(painters[0].artifact, dtype="float33")
-    with pytest.raises(ModelError, match=r"holds no openvino_model\.xml"):
-        OpenVINOModule(tmp_path, None)
+    with pytest.raises(ModelError, match=r"holds no engine\.json"):
+        Graph(tmp_path)
 
 
 def test_the_checkpoints_own_dtype_is_kept_unless_another_is_asked_for(

@@ -21,9 +21,6 @@ from compress.context import Context
 from compress.errors import StageFailed
 from compress.params import Params
 
-PICTURES_A_BATCH = 4
-LONGEST_TEXT = 128
-
 
 class QuantizeNNCF(Params):
     mode: Literal["int8", "int8_weights", "int4_weights"] = Field(
@@ -52,7 +49,7 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
 
 
 @stage(
-    version=1,
+    version=2,
     params=QuantizeNNCF,
     tasks=("text_to_image", "text_generation"),
     formats={"openvino": "openvino"},
@@ -63,11 +60,12 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
     data=lambda params: ("calibration",) if params.mode == "int8" else (),
 )
 def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
-    from compress.engines.openvino import ENGINE, MODEL, WEIGHTS
+    from compress.engines.module import ENGINE
+    from compress.engines.openvino import FILES
     from compress.engines.openvino_quantize import count_quantized, read_graph, write_graph
 
     wanted = _wanted(artifact, params)
-    parts = [str((artifact.folder(n) / f).relative_to(artifact.path)) for n in wanted for f in (MODEL, WEIGHTS, ENGINE)]
+    parts = [str((artifact.folder(n) / f).relative_to(artifact.path)) for n in wanted for f in FILES]
     made = derive(artifact, context.out, without=tuple(parts), link=context.link)
     feeds = _record(artifact, wanted, params, context) if params.mode == "int8" else {}
     for name in context.progress(wanted, "components", len(wanted)):
@@ -103,39 +101,15 @@ def _record(
     artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF, context: Context
 ) -> dict[str, list[Any]]:
     """Each component's real inputs while the artifact is used on the calibration data as it is meant to be."""
-    if artifact.task == "text_to_image":
-        return _record_pictures(artifact, wanted, params, context)
+    from compress.building import picture_calls, text_calls
     from compress.engines.openvino import start_of_text
     from compress.tasks.text_generation import TextGeneration
-
-    task = TextGeneration(artifact)
-    items = context.data["calibration"].first(params.samples)
-    texts = context.progress((item.text for item in items), "calibration texts", len(items))
-    return {artifact.main: [start_of_text(task.encode(text)[:LONGEST_TEXT], task.model.graph) for text in texts]}
-
-
-def _record_pictures(
-    artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF, context: Context
-) -> dict[str, list[Any]]:
-    """Paint whole pictures until the first component named has been called often enough: all timesteps, evenly."""
-    from contextlib import ExitStack
-
     from compress.tasks.text_to_image import TextToImage
 
-    task = TextToImage(artifact)
-    feeds: dict[str, list[Any]] = {name: [] for name in wanted}
-
-    def listen(name: str) -> Any:
-        module = getattr(task.pipeline, name)
-        return lambda call: feeds[name].append({n: v.copy() for n, v in module.feed(call.args, call.kwargs).items()})
-
-    items = context.data["calibration"].first(params.samples * PICTURES_A_BATCH)
-    with ExitStack() as stack:
-        for name in wanted:
-            stack.enter_context(task.watch(name, listen(name)))
-        for start in range(0, len(items), PICTURES_A_BATCH):
-            batch = items[start : start + PICTURES_A_BATCH]
-            task.paint([i.text for i in batch], [i.id for i in batch], context.seed)
-            if len(feeds[wanted[0]]) >= params.samples:
-                break
-    return feeds
+    if artifact.task == "text_to_image":
+        heard = picture_calls(TextToImage(artifact), wanted, params.samples, context)
+        return {name: [{n: v.numpy() for n, v in feed.items()} for feed in feeds] for name, feeds in heard.items()}
+    task = TextGeneration(artifact)
+    graph = task.model.decoder.graph
+    texts = text_calls(task, params.samples, context)
+    return {artifact.main: [start_of_text(text["input_ids"][0].tolist(), graph) for text in texts]}

@@ -1,0 +1,199 @@
+"""From torch to engines: each component is converted, what came out is loaded, and held against torch on real calls.
+
+A stage `build.NAME` gives this a `Builder`; everything that engines have in common happens here.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.artifact import LANGUAGE_MODEL, Artifact, derive, read_json, weight_files, write_manifest
+from compress.context import Context
+from compress.engines.builder import Builder, Example, Feed
+from compress.engines.module import EngineModule, arguments_of, flatten
+from compress.engines.parity import Difference, Outputs, compare, compare_calls, first_broken
+from compress.engines.torch import silent_libraries
+from compress.engines.tracing import Call, Traced, in_float32, split
+from compress.errors import StageFailed
+from compress.graphs import TOLERANCE
+from compress.tasks.text_generation import TextGeneration
+from compress.tasks.text_to_image import TextToImage, function_of
+
+LONG = 300  # tokens; beyond the chunks that some layers cut a text into
+PROMPTS = ("a red three", "a blue seven", "a green one")
+PICTURES_A_BATCH = 4
+LONGEST_TEXT = 128
+
+
+def build_engines(
+    artifact: Artifact, names: tuple[str, ...], builder: Builder, context: Context, samples: int = 0
+) -> None:
+    """Fill `context.out` with the artifact, these components as engines.
+
+    Args:
+        samples: calls to calibrate on, for a precision with 8-bit activations.
+
+    Raises:
+        StageFailed: an engine does not agree with torch; the message names the layer where that begins.
+    """
+    weights = [f.relative_to(artifact.path) for name in names for f in weight_files(artifact.folder(name))]
+    made = derive(artifact, context.out, without=tuple(map(str, weights)), link=context.link)
+    made = made.replacing(dict.fromkeys(names, builder.format))
+    build = _language_model if artifact.task == "text_generation" else _pipeline
+    build(artifact, made, names, builder, context, samples)
+    write_manifest(made)
+
+
+def _pipeline(
+    artifact: Artifact, made: Artifact, names: tuple[str, ...], builder: Builder, context: Context, samples: int
+) -> None:
+    task = TextToImage(artifact)
+    index = read_json(artifact.path / "model_index.json")
+    small, large = (first_calls(task, names, PROMPTS[:n]) for n in (2, 3))
+    feeds = picture_calls(task, names, samples, context) if samples else {}
+    for name in context.progress(names, "components", len(names)):
+        module, library = task.component(name), index[name][0]
+        example = Example(module, function_of(name), small[name], large[name], feeds.get(name, ()))
+        kind = artifact.components[name].kind
+        builder.component(example, made.folder(name))
+        engine = builder.open_component(made.folder(name), library, kind)
+        found = compare_calls(module, engine, example.function, example.large)
+        _judge(name, found, builder, example, made.folder(name), library, kind, context)
+
+
+def _language_model(
+    artifact: Artifact, made: Artifact, names: tuple[str, ...], builder: Builder, context: Context, samples: int
+) -> None:
+    task = TextGeneration(artifact)
+    model = task.model
+    kind = artifact.components[LANGUAGE_MODEL].kind
+    builder.language_model(model, made.path, text_calls(task, samples, context) if samples else ())
+    engine = builder.open_language_model(made.path, kind)
+    model = model.float()
+    generator = torch.Generator().manual_seed(context.seed)
+    tokens = torch.randint(0, model.config.vocab_size, (3, 24), generator=generator)
+    long = torch.randint(0, model.config.vocab_size, (1, min(task.max_tokens, LONG)), generator=generator)
+
+    def in_two_parts() -> Any:  # what came before must reach the second part through the cache
+        first = engine(tokens[:, :17])
+        rest = engine(tokens[:, 17:], past_key_values=first.past_key_values)
+        return torch.cat([first.logits, rest.logits], 1)
+
+    parted = compare(lambda: model(tokens, use_cache=False).logits, in_two_parts)
+    whole = compare(lambda: model(long, use_cache=False).logits, lambda: engine(long).logits)
+    found = max(parted, whole, key=lambda d: d.relative)
+    small, large = ({"input_ids": tokens[:n], "use_cache": False} for n in (2, 3))
+    example = Example(model, "forward", small, large)
+    _judge(LANGUAGE_MODEL, found, builder, example, made.path, "transformers", kind, context)
+
+
+def _judge(
+    name: str,
+    found: Difference,
+    builder: Builder,
+    example: Example,
+    folder: Path,
+    library: str,
+    kind: str,
+    context: Context,
+) -> None:
+    allowed = TOLERANCE[builder.precision]
+    if not found.relative <= allowed:
+        layer = _blame(builder, example, folder, library, kind, context, allowed)
+        where = f", first in its layer `{layer}`" if layer else ", in no layer by itself: it adds up"
+        raise StageFailed(
+            f"the engine of `{name}` differs from torch by {found.relative:.2g} of its output's size "
+            f"(largest difference {found.largest:.3g}){where}; at most {allowed:g} is accepted in {builder.precision}",
+            place=str(folder),
+            fix="build with precision: float32, or leave this component out of `components`",
+        )
+    context.note(
+        f"{name} agrees with torch",
+        component=name,
+        max_difference=found.largest,
+        relative=found.relative,
+        tolerance=allowed,
+    )
+
+
+def _blame(
+    builder: Builder, example: Example, folder: Path, library: str, kind: str, context: Context, allowed: float
+) -> str:
+    """The layer in which an engine begins to differ: it is built again with more and more of its insides coming out."""
+    place = context.scratch / "blame"
+    module = example.module.float()
+    inputs, constants = split(example.large)
+    inputs = {n: in_float32(v) for n, v in inputs.items()}
+
+    def watch(parts: tuple[str, ...]) -> tuple[Outputs, Outputs]:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        shutil.copyfile(folder / "config.json", place / "config.json")
+        builder.component(example, place, parts)
+        engine = builder.open_component(place, library, kind)
+        values = engine.runner.run(list(engine.feed((), inputs).values()))
+        ours = dict(zip(engine.runner.outputs, values, strict=True))
+        with silent_libraries(), torch.no_grad():
+            theirs = Traced(module, example.function, constants, parts)(**inputs)
+        return tuple({p: side[f"layer.{p}"] for p in parts if f"layer.{p}" in side} for side in (ours, theirs))  # type: ignore[return-value]
+
+    try:
+        return first_broken(module, lambda: getattr(module, example.function)(**inputs, **constants), watch, allowed)
+    except Exception as error:  # whatever an exporter raises on the way: the difference itself is what must be told
+        context.note(f"could not look for the layer: {type(error).__name__}: {error}")
+        return ""
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def first_calls(task: TextToImage, components: tuple[str, ...], prompts: Sequence[str]) -> dict[str, Call]:
+    """The first call to each component while the pipeline paints these prompts, all arguments by name."""
+    heard: dict[str, Call] = {}
+    with ExitStack() as stack:
+        for name in components:
+            listen = _listener(task, name, lambda call, name=name: heard.setdefault(name, call))
+            stack.enter_context(task.watch(name, listen))
+        task.paint(prompts, [str(i) for i in range(len(prompts))], 0, num_inference_steps=2)
+    return heard
+
+
+def picture_calls(task: TextToImage, names: tuple[str, ...], samples: int, context: Context) -> dict[str, list[Feed]]:
+    """What each component is given while whole calibration pictures are painted, until the first named has been called often
+    enough: all timesteps, evenly. Works on torch components and on engines."""
+    feeds: dict[str, list[Feed]] = {name: [] for name in names}
+    items = context.data["calibration"].first(samples * PICTURES_A_BATCH)
+    with ExitStack() as stack:
+        for name in names:
+            listen = _listener(task, name, lambda call, name=name: feeds[name].append(_owned(call)))
+            stack.enter_context(task.watch(name, listen))
+        for start in range(0, len(items), PICTURES_A_BATCH):
+            batch = items[start : start + PICTURES_A_BATCH]
+            task.paint([i.text for i in batch], [i.id for i in batch], context.seed)
+            if len(feeds[names[0]]) >= samples:
+                break
+    return feeds
+
+
+def text_calls(task: TextGeneration, samples: int, context: Context) -> list[Feed]:
+    """The tokens, int64 [1, tokens], of calibration texts."""
+    items = context.data["calibration"].first(samples)
+    texts = context.progress((item.text for item in items), "calibration texts", len(items))
+    return [{"input_ids": torch.tensor([task.encode(text)[:LONGEST_TEXT]])} for text in texts]
+
+
+def _listener(task: TextToImage, name: str, heard: Any) -> Any:
+    module = task.component(name)
+    if isinstance(module, EngineModule):
+        return lambda call: heard(module.feed(call.args, call.kwargs))
+    names = arguments_of(getattr(type(module), function_of(name)))
+    return lambda call: heard({**dict(zip(names, call.args, strict=False)), **call.kwargs})
+
+
+def _owned(call: Call) -> Feed:
+    return {name: value.clone() for name, value in flatten(split(call)[0]).items()}

@@ -1,0 +1,73 @@
+"""How an engine is made: what each one is given, and the two methods it has to have."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.artifact import Format
+from compress.engines.module import EngineModule, arguments_of
+from compress.engines.tracing import Call, Traced, dynamic_shapes, split
+
+Feed = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A component with two real calls to it that differ in batch alone: what an engine is built from.
+
+    `small` and `large` are keyword arguments; `feeds` are the tensors of calibration calls, by dotted name.
+    """
+
+    module: torch.nn.Module
+    function: str
+    small: Call
+    large: Call
+    feeds: Sequence[Feed] = ()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return arguments_of(getattr(type(self.module), self.function))
+
+    def trace(self, watched: tuple[str, ...] = ()) -> tuple[Traced, Call, dict[str, Any]]:
+        """What an exporter is given: the module, its inputs, and which of their axes stay open."""
+        inputs, constants = split(self.small)
+        open_axes = dynamic_shapes(inputs, split(self.large)[0])
+        return Traced(self.module, self.function, constants, watched).eval(), inputs, open_axes
+
+
+class Builder:
+    """How one engine makes and opens its files."""
+
+    format: Format
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+
+    def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
+        """Write an engine of a pipeline's component into its folder, where `config.json` already lies.
+
+        Args:
+            watched: submodules whose outputs the engine gives too, as `layer.NAME`.
+        """
+        raise NotImplementedError
+
+    def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
+        """Write an engine of a causal language model."""
+        raise NotImplementedError
+
+    def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
+        """What is held against torch: the engine itself, where it runs on this machine."""
+        found: EngineModule = self._engine().load_component(folder, library, kind, None, "cpu")
+        return found
+
+    def open_language_model(self, folder: Path, kind: str) -> Any:
+        return self._engine().load_language_model(folder, kind, None, "cpu")
+
+    def _engine(self) -> Any:
+        return importlib.import_module(f"compress.engines.{self.format}")

@@ -1,0 +1,114 @@
+"""A language model on an engine, as transformers' `generate` runs it: what any engine's decoder has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import GenerationConfig, GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from compress.engines.module import CPU, config_of, read_settings
+from compress.errors import UserError
+
+
+class Past:
+    """What generation carries from token to token: the decoder's KV cache, and how many tokens it has seen."""
+
+    is_compileable = False
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.seen
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Let each row go on from another row's past: `beam_idx` int [batch] says which."""
+        raise UserError("this engine promises greedy decoding and sampling, no beams", fix="set num_beams to 1")
+
+
+class TensorPast(Past):
+    """A KV cache as tensors that go into each step and come out longer, the batch along their first axis."""
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        super().__init__()
+        self.tensors = tuple(tensors)
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        self.tensors = tuple(t.index_select(0, beam_idx) for t in self.tensors)
+
+
+class Decoder(Protocol):
+    """An engine's graph of a language model."""
+
+    def begin(self, batch: int) -> Past:
+        """An empty past for so many rows."""
+
+    def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
+        """Logits [batch, tokens, vocabulary] for int64 tokens [batch, tokens] that follow `past`, which takes them in."""
+
+
+class EngineLanguageModel(torch.nn.Module, GenerationMixin):
+    """A causal language model whose decoder keeps the KV cache. A batch has prompts of one length: no padding."""
+
+    main_input_name = "input_ids"
+    base_model_prefix = ""
+    _is_stateful = False
+
+    def __init__(self, folder: Path, kind: str, decoder: Decoder, device: torch.device = CPU) -> None:
+        super().__init__()
+        self.folder = folder
+        self.settings = read_settings(folder)
+        self.config = config_of(folder, "transformers", kind)
+        given = (folder / "generation_config.json").is_file()
+        self.generation_config = (
+            GenerationConfig.from_pretrained(str(folder)) if given else GenerationConfig.from_model_config(self.config)
+        )
+        self.dtype = torch.float32
+        self.device = device
+        self.decoder = decoder
+
+    def can_generate(self) -> bool:
+        return True
+
+    def _supports_default_dynamic_cache(self) -> bool:
+        return False  # so that `generate` makes none, and passes on the `Past` that `forward` returns
+
+    def get_experts_implementation(self) -> dict[str, str]:
+        return {}  # `generate` asks, to switch torch kernels that an engine does not have
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, past_key_values: Past | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        # Phi-3 turns keys by another scale beyond this length, so those in the cache no longer fit: transformers begins anew.
+        switch = getattr(self.config, "original_max_position_embeddings", None)
+        if past_key_values is not None and switch and past_key_values.seen <= switch < input_ids.shape[1]:
+            past_key_values = None
+        mask = kwargs.get("attention_mask") if past_key_values is None else None
+        seen = past_key_values.seen if past_key_values is not None else 0
+        return {"input_ids": input_ids[:, seen:], "past_key_values": past_key_values, "attention_mask": mask}
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Past | None = None,
+        **ignored: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [batch, tokens, vocabulary] of the given tokens, after those that `past_key_values` has seen.
+
+        Raises:
+            UserError: the batch is padded on the left, or its past is gone.
+        """
+        # Padding behind the text is harmless, for no token looks ahead; before it, it would shift every position.
+        if attention_mask is not None and attention_mask.ndim == 2 and not bool(attention_mask[:, 0].all()):
+            raise UserError(
+                "the engine takes no left-padded batch", fix="generate from prompts of one length at a time"
+            )
+        past = past_key_values or self.decoder.begin(input_ids.shape[0])
+        logits = self.decoder.step(input_ids.contiguous(), past)
+        past.seen += input_ids.shape[1]
+        return CausalLMOutputWithPast(logits=logits, past_key_values=past)

@@ -1,0 +1,130 @@
+"""Torch's side of an export: real calls to a component become what an exporter wants, and back."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.export import Dim
+from transformers.exporters.utils import decompose_for_generation
+
+from compress.engines.torch import silent_libraries
+
+Call = dict[str, Any]
+
+
+class Traced(torch.nn.Module):
+    """A component as an exporter wants it: tensors in by name, tensors out by name, all other arguments fixed.
+
+    Args:
+        watched: submodules whose outputs come out too, as `layer.NAME`.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, function: str, constants: Mapping[str, Any], watched: Sequence[str] = ()
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.function = function
+        self.constants = dict(constants)
+        self.watched = tuple(watched)
+
+    def forward(self, **inputs: Any) -> dict[str, torch.Tensor]:
+        seen: dict[str, torch.Tensor] = {}
+        hooks = [
+            self.module.get_submodule(name).register_forward_hook(_keeper(seen, f"layer.{name}"))
+            for name in self.watched
+        ]
+        try:
+            output = getattr(self.module, self.function)(**inputs, **self.constants, return_dict=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return {**named_tensors(output), **seen}
+
+
+def _keeper(seen: dict[str, torch.Tensor], name: str) -> Any:
+    def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        if isinstance(first, torch.Tensor):
+            # A layer that runs again counts once; one more operation, for an exporter merges outputs that are one tensor.
+            seen.setdefault(name, first * 1.0)
+
+    return keep
+
+
+def named_tensors(output: Any) -> dict[str, torch.Tensor]:
+    """The tensors a component gives, by name; those of a tuple as `name.0`, `name.1`."""
+    named: dict[str, torch.Tensor] = {}
+    for name, value in (output if isinstance(output, Mapping) else {"logits": output}).items():
+        if isinstance(value, torch.Tensor):
+            named[name] = value
+        elif isinstance(value, tuple) and all(isinstance(v, torch.Tensor) for v in value):
+            named |= {f"{name}.{i}": v for i, v in enumerate(value)}
+    return named
+
+
+def split(call: Mapping[str, Any]) -> tuple[Call, Call]:
+    """A call's arguments apart: those with tensors, and the constants worth keeping."""
+    inputs = {n: _as_input(n, v) for n, v in call.items() if isinstance(v, torch.Tensor) or _is_tensors(v)}
+    kept = {
+        n: v
+        for n, v in call.items()
+        if n not in inputs and isinstance(v, bool | int | float | str) and n != "return_dict"
+    }
+    return inputs, kept
+
+
+def dynamic_shapes(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:
+    """For each input its axes that differ between two calls, which the graph must leave open."""
+    shapes: dict[str, Any] = {}
+    for name, value in small.items():
+        if isinstance(value, Mapping):
+            shapes[name] = dynamic_shapes(value, large[name])
+        else:
+            pairs = zip(value.shape, large[name].shape, strict=True)
+            shapes[name] = {i: Dim.AUTO for i, (a, b) in enumerate(pairs) if a != b} or None
+    return shapes
+
+
+def decoding_step(model: torch.nn.Module) -> tuple[torch.nn.Module, Call]:
+    """A language model as one step that takes any number of tokens after any number seen, with an example of its inputs."""
+    tokens = torch.arange(14).reshape(2, 7) % int(model.config.vocab_size)  # two rows: a batch of one would be built in
+    sample = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    decoder, inputs = decompose_for_generation(model, sample, multi_token_decode=True)["decode"]
+    return decoder, inputs
+
+
+def in_float32(value: Any) -> Any:
+    """A tensor of numbers, or a mapping of them, in float32; whole numbers as they are."""
+    if isinstance(value, Mapping):
+        return {n: in_float32(v) for n, v in value.items()}
+    return value.float() if value.is_floating_point() else value
+
+
+@contextmanager
+def quiet_export() -> Iterator[None]:
+    """The tracer and the exporters warn about their own insides, to people who cannot change them."""
+    before = logging.root.manager.disable
+    with silent_libraries(), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+def _is_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(v, torch.Tensor) for v in value.values())
+
+
+def _as_input(name: str, value: Any) -> Any:
+    # Some schedulers count timesteps in whole numbers and some do not; the engine must serve both.
+    if name == "timestep" and not value.is_floating_point():
+        return value.to(torch.float32)
+    return {n: v.clone() for n, v in value.items()} if isinstance(value, Mapping) else value.clone()

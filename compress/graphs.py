@@ -1,0 +1,101 @@
+"""What can become an engine, told from configs alone: shared by every stage that builds one, so that a plan can refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from compress.artifact import Artifact, Format, read_json
+from compress.params import Params
+
+Components = tuple[str, ...] | Literal["all"]
+
+# Largest accepted root mean square of the difference to torch, over that of torch's own output. float32 engines differ by
+# the order of additions; bfloat16 has 8 bits of mantissa and float16 11, and their rounding adds up over the layers. In 8
+# and 4 bits an engine computes something else on purpose: this only catches what is broken, the evaluation judges the rest.
+TOLERANCE = {
+    "float32": 1e-3,
+    "float16": 2e-2,
+    "bfloat16": 1e-1,
+    "int8_weights": 1e-1,
+    "int8": 3e-1,
+    "int4_weights": 5e-1,
+}
+# By model_type, what was tried and cannot work with the exporters of transformers 5.23.
+NO_GRAPH = {
+    "mamba": "is recurrent, and its graph takes texts of one length",
+    "falcon_mamba": "is recurrent, and its graph takes texts of one length",
+    "mamba2": "is recurrent, and its graph takes texts up to one chunk",
+    "mpt": "loses its attention bias in a graph with a KV cache",
+}
+
+
+class Profile(Params):
+    """The sizes an engine is built for. It takes any between the smallest and the largest, and is fastest at the middle one."""
+
+    batch: tuple[int, int, int] = Field((1, 1, 16), description="prompts or sequences a call: fewest, usual, most")
+    tokens: tuple[int, int, int] = Field(
+        (1, 128, 1024), description="tokens of a text, those in the cache included: fewest, usual, most"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Profile:
+        for name in ("batch", "tokens"):
+            low, usual, high = getattr(self, name)
+            if not 1 <= low <= usual <= high:
+                raise ValueError(f"{name} must rise from at least 1: fewest, usual, most")
+        return self
+
+
+def wanted(artifact: Artifact, components: Components, engine: Format) -> tuple[str, ...]:
+    """The components to build: those named, or all that paint or write and are no such engine yet."""
+    if components != "all":
+        return components
+    return tuple(name for name in artifact.working if artifact.components[name].format != engine)
+
+
+def refuse_engine(
+    artifact: Artifact, components: Components, engine: Format, cannot: Mapping[str, str] | None = None
+) -> str:
+    """Why these components cannot become an engine, or "".
+
+    Args:
+        cannot: by class or model type, what this engine in particular cannot do.
+    """
+    names = wanted(artifact, components, engine)
+    if unknown := [name for name in names if name not in artifact.components]:
+        return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
+    if done := [name for name in names if artifact.components[name].format == engine]:
+        return f"{', '.join(done)} is an engine already"
+    return next(filter(None, (_obstacle(artifact, name, cannot or {}) for name in names)), "")
+
+
+def _obstacle(artifact: Artifact, name: str, cannot: Mapping[str, str]) -> str:
+    """What a component's class or config says that no fixed graph can do."""
+    kind = artifact.components[name].kind
+    if why := cannot.get(kind, ""):
+        return f"{kind} {why}"
+    path = artifact.folder(name) / "config.json"
+    if not path.is_file():
+        return ""  # of an artifact still to be made there is nothing to read
+    config = read_json(path)
+    if stored := config.get("quantization_config"):
+        method = stored.get("quant_method", "quantized")
+        return f"the weights of `{name}` are {method} already: give the unquantized checkpoint, and quantize its engine"
+    family = config.get("model_type", "")
+    if why := cannot.get(family, NO_GRAPH.get(family, "")):
+        return f"{kind} {why}: leave this stage out"
+    return _dynamic_positions(name, config)
+
+
+def _dynamic_positions(name: str, config: Mapping[str, Any]) -> str:
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if any(r.get("rope_type", r.get("type")) == "dynamic" for r in (rope, *rope.values()) if isinstance(r, dict)):
+        limit = config.get("max_position_embeddings", "max_position_embeddings")
+        return (
+            f"the rotary positions of `{name}` are rescaled by the length of each text (rope_type: dynamic), and a graph is fixed: "
+            f"set rope_type to default in its config.json, which is the same up to {limit} tokens, or leave this stage out"
+        )
+    return ""
