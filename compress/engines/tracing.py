@@ -49,7 +49,8 @@ class Traced(torch.nn.Module):
 
 def _keeper(seen: dict[str, torch.Tensor], name: str) -> Any:
     def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
-        first = output[0] if isinstance(output, tuple) else output
+        many = tuple(output.values()) if isinstance(output, Mapping) else output
+        first = many[0] if isinstance(many, tuple) and many else many
         if isinstance(first, torch.Tensor):
             # A layer that runs again counts once; one more operation, for an exporter merges outputs that are one tensor.
             seen.setdefault(name, first * 1.0)
