@@ -18,7 +18,8 @@ from compress.errors import ModelError
 from compress.hashing import list_files
 
 Task = Literal["text_to_image", "text_generation"]
-Format = Literal["torch", "openvino", "onnx", "tensorrt", "gguf", "compiled"]
+# "fastest" stands in plans alone: whatever format the choice will fall on.
+Format = Literal["torch", "openvino", "onnx", "tensorrt", "gguf", "compiled", "fastest"]
 # The distribution that runs a component of each format.
 RUNS_ON: Mapping[Format, str] = {
     "torch": "torch",

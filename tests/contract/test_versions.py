@@ -24,7 +24,17 @@ ROOT = Path(compress.__file__).parent.parent
 GOLDEN = "stage_versions.json"
 COUNTED = tuple(
     f"compress.{name}"
-    for name in ("algorithms", "building", "engines", "families", "graphs", "recordings", "tasks", "training")
+    for name in (
+        "algorithms",
+        "building",
+        "choosing",
+        "engines",
+        "families",
+        "graphs",
+        "recordings",
+        "tasks",
+        "training",
+    )
 )
 
 

@@ -1,0 +1,97 @@
+"""Try the engines and precisions of this machine on the model's own calls, and keep the fastest that agrees with torch.
+
+Use it when you do not know which engine suits a model on this machine. Every component is built with every engine that takes
+it, held against torch, and timed in turns with all others and with torch itself; of those within the bound the fastest stays,
+and the report shows the whole table. What is fastest depends on the machine, so the choice belongs to it.
+
+    - build.fastest: {precisions: [float32, bfloat16]}
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from compress import deps
+from compress.artifact import Artifact
+from compress.catalogue import Foresight, Stage, find_stage, stage, stage_names
+from compress.context import Context
+from compress.graphs import Components
+from compress.params import Params
+from compress.sources import parameter_count
+
+OWN = "build.fastest"
+Precision = Literal["float32", "float16", "bfloat16", "int8", "int8_weights", "int4_weights"]
+
+
+class BuildFastest(Params):
+    engines: tuple[str, ...] | Literal["all"] = Field(
+        "all", description="which to try, such as openvino and onnxruntime; all: those whose library is installed"
+    )
+    precisions: tuple[Precision, ...] = Field(
+        ("float32", "bfloat16", "int8_weights"), description="what to try of each engine, where it has it"
+    )
+    within: float = Field(
+        0.05,
+        gt=0,
+        description="largest accepted difference to torch: its root mean square over that of torch's own output",
+    )
+    components: Components = Field("all", description="what to build; all: every component that paints or writes")
+    batch: int = Field(1, ge=1, description="prompts or sequences of a timed call")
+    prompt_tokens: int = Field(64, ge=1, description="tokens that a timed text begins with")
+    new_tokens: int = Field(48, ge=1, description="tokens that a timed text is continued by")
+    blocks: int = Field(12, ge=4, description="times that each is measured, in turns")
+    samples: int = Field(64, ge=1, le=2000, description="calls that int8 is calibrated on")
+
+
+def builders(params: BuildFastest) -> tuple[Stage, ...]:
+    """The stages that build an engine, those whose libraries are here, or those named."""
+    found = [find_stage(name) for name in stage_names() if name.startswith("build.") and name != OWN]
+    if params.engines == "all":
+        return tuple(s for s in found if all(map(deps.version, s.libraries)))
+    return tuple(s for s in found if s.name.removeprefix("build.") in params.engines)
+
+
+def refuse(artifact: Artifact, params: BuildFastest) -> str:
+    known = {s.name.removeprefix("build."): s for s in builders(params)}
+    unknown = [] if params.engines == "all" else [e for e in params.engines if e not in known]
+    if unknown:
+        return f"there is no engine {', '.join(unknown)}; there is {', '.join(n[6:] for n in stage_names() if n.startswith('build.') and n != OWN)}"
+    lacking = {n: [lib for lib in s.libraries if not deps.version(lib)] for n, s in known.items()}
+    if missing := [f"{name} needs {', '.join(libs)}" for name, libs in lacking.items() if libs]:
+        return f"{'; '.join(missing)}: install it, or leave that engine out"
+    names = artifact.working if params.components == "all" else params.components
+    if unknown := [name for name in names if name not in artifact.components]:
+        return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
+    return ""
+
+
+def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
+    names = artifact.working if params.components == "all" else params.components
+    weights = 4 * sum(parameter_count(artifact.folder(name)) for name in names)
+    tried = len(builders(params)) * len(params.precisions)
+    return Foresight(
+        told=f"tries {', '.join(s.name.removeprefix('build.') for s in builders(params))} in {', '.join(params.precisions)}",
+        scratch_bytes=tried * weights,
+        memory_bytes=(tried + 2) * weights,
+    )
+
+
+@stage(
+    version=1,
+    params=BuildFastest,
+    tasks=("text_to_image", "text_generation"),
+    formats={"torch": "fastest"},
+    effect="format",
+    reproducible="behaviour",
+    bound_to=("isa", "device"),
+    libraries=("torch", "transformers", "diffusers"),
+    refuse=refuse,
+    foresee=foresee,
+    data=lambda params: ("calibration",) if "int8" in params.precisions else (),
+)
+def run(artifact: Artifact, params: BuildFastest, context: Context) -> None:
+    from compress.choosing import choose
+
+    choose(artifact, params, builders(params), context)

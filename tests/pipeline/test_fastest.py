@@ -1,0 +1,126 @@
+"""`build.fastest` on tiny models: what it keeps is what its own table says, and the whole table is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import compress
+from compress.artifact import Artifact, describe
+from compress.catalogue import find_stage
+from compress.errors import RecipeError, StageFailed
+from compress.racing import fastest, race
+from compress.tasks import open_task
+from tests.stages import CAPTIONS, apply
+from tests.tiny import tiny_diffusion, tiny_llama
+
+FEW = {"engines": ("openvino",), "blocks": 4, "new_tokens": 6, "prompt_tokens": 8}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return describe(tiny_diffusion(tmp_path_factory.mktemp("pipeline")))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return describe(tiny_llama(tmp_path_factory.mktemp("llama")))
+
+
+def test_the_fastest_of_the_table_is_kept_and_paints_as_torch(pipeline: Artifact, tmp_path: Path) -> None:
+    made, notes = apply(
+        "build.fastest", pipeline, tmp_path / "out", components=("vae",), precisions=("float32", "bfloat16"), **FEW
+    )
+    table: Any = notes[0].facts["tried"]
+    assert next(row["engine"] for row in table) == notes[0].facts["kept"]
+    assert {row["engine"] for row in table} == {"torch", "openvino float32", "openvino bfloat16"}
+    assert all(row["milliseconds"] > 0 for row in table if not row["why not"])
+    assert next(row for row in table if row["engine"] == "torch")["times torch"] == 1
+    assert made.components["vae"].format == notes[0].facts["kept"].split()[0]
+    assert made.components["unet"].format == "torch"
+    ours, theirs = (
+        open_task(a).paint(CAPTIONS[:2], ["0", "1"], 0, num_inference_steps=2).astype(int)  # type: ignore[union-attr]
+        for a in (made, pipeline)
+    )
+    assert np.abs(ours - theirs).max() <= 4
+    assert not list(tmp_path.glob("*-scratch/trials"))
+
+
+def test_what_differs_too_much_is_timed_never_kept_and_said(llama: Artifact, tmp_path: Path) -> None:
+    made, notes = apply(
+        "build.fastest", llama, tmp_path / "out", precisions=("float32", "int4_weights"), within=1e-3, **FEW
+    )
+    rows = {row["engine"]: row for row in notes[0].facts["tried"]}  # type: ignore[attr-defined]
+    assert rows["openvino int4_weights"]["difference"] > 1e-3
+    assert "differs from torch" in rows["openvino int4_weights"]["why not"]
+    assert notes[0].facts["kept"] in ("openvino float32", "torch")
+    assert len(open_task(made).generate([[5, 6, 7]], 4)[0]) == 4  # type: ignore[union-attr]
+
+
+def test_where_no_engine_is_near_enough_the_stage_says_why(llama: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(
+        StageFailed, match=r"no engine took `model` within 1e-12 of torch \(openvino float32: differs by"
+    ):
+        apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), within=1e-12, **FEW)
+
+
+def test_an_interrupted_choice_builds_nothing_twice(
+    llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import compress.choosing
+
+    def cut_off(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compress.choosing, "race", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
+    built = list((tmp_path / "out-scratch").rglob("openvino_model.xml"))
+    assert len(built) == 1
+    stamp = built[0].stat().st_mtime_ns
+    monkeypatch.setattr(compress.choosing, "_assemble", cut_off)
+    monkeypatch.setattr(compress.choosing, "race", race)
+    (tmp_path / "out").rmdir()
+    with pytest.raises(KeyboardInterrupt):
+        apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
+    assert built[0].stat().st_mtime_ns == stamp
+
+
+def test_a_recipe_with_it_runs_caches_and_says_what_may_follow(llama: Artifact, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    step = "build.fastest: {engines: [openvino], precisions: [float32], blocks: 4, new_tokens: 4, prompt_tokens: 8}"
+    recipe.write_text(f"schema: 1\nname: x\nmodel: {llama.path}\nstages:\n  - {step}\n")
+    plan = compress.plan(recipe, cache=tmp_path / "cache")
+    assert "tries openvino in float32" in plan.nodes[0].told
+    compress.run(recipe, cache=tmp_path / "cache", out=tmp_path / "runs")
+    assert compress.plan(recipe, cache=tmp_path / "cache").nodes[0].cached
+    recipe.write_text(recipe.read_text() + "  - quantize.nncf: {mode: int8_weights}\n")
+    with pytest.raises(RecipeError, match=r"takes openvino, but `model` is fastest after `build\.fastest`"):
+        compress.check(recipe, cache=tmp_path / "cache")
+
+
+def test_an_engine_nobody_knows_is_refused(llama: Artifact) -> None:
+    stage = find_stage("build.fastest")
+    assert "there is no engine warp; there is" in stage.refuse(llama, stage.params(engines=("warp",)))
+    assert "no component unet" in stage.refuse(llama, stage.params(components=("unet",)))
+
+
+def test_a_race_finds_the_faster_and_takes_turns() -> None:
+    heard: list[str] = []
+
+    def work(name: str, seconds: float) -> Any:
+        import time
+
+        def call() -> None:
+            heard.append(name)
+            time.sleep(seconds)
+
+        return call
+
+    paces = race({"slow": work("slow", 0.03), "quick": work("quick", 0.025)}, blocks=4)
+    assert fastest(paces) == "quick"
+    assert paces["slow"].seconds > paces["quick"].seconds > 0.02
+    assert heard[-8:] == ["slow", "quick", "quick", "slow"] * 2
