@@ -59,7 +59,9 @@ class Viewpoint:
         formats = {c.format for c in self.artifact.components.values()}
         pictures = ("diffusers",) if self.artifact.task == "text_to_image" else ()
         engines = sorted({RUNS_ON[f] for f in formats})
-        return {name: deps.version(name) or "" for name in dict.fromkeys(("torch", "transformers", *pictures, *engines))}
+        return {
+            name: deps.version(name) or "" for name in dict.fromkeys(("torch", "transformers", *pictures, *engines))
+        }
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ those ratios are what a smaller model alone can give. More than that came from e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from evaluation.scores import Row
 
@@ -40,6 +41,25 @@ def realised(rows: Sequence[Row]) -> Realised | None:
     if not (math.isfinite(theoretical) and math.isfinite(measured) and theoretical > 0):
         return None
     return Realised(theoretical, measured, measured / theoretical, _sentence(theoretical, wall, text))
+
+
+def roof(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
+    """How near the candidate's decoding comes to what memory allows: each step reads every weight once. "" for pictures.
+
+    A model that fits into the processor's caches may read faster than memory does.
+    """
+    known = {row.metric: row for row in rows}
+    if "throughput" not in known or "size" not in known or not _is_text(known) or not machine.get("read_gb_s"):
+        return ""
+    wall, size = known["throughput"], known["size"]
+    steps = wall.candidate.value / wall.protocol.get("batch", 1)
+    read = size.candidate.value / 1000 * steps  # MB a step to GB a second
+    if not math.isfinite(read):
+        return ""
+    return (
+        f"Decoding reads {read:.1f} GB/s of weights, {100 * read / machine['read_gb_s']:.0f}% of the "
+        f"{machine['read_gb_s']:g} GB/s that this machine reads from memory"
+    )
 
 
 def _is_text(known: dict[str, Row]) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.report import contributions, curve, plots, tradeoff, words
+from evaluation.report import contributions, curve, plots, tradeoff, trials, words
 from evaluation.report.result import plain
 from evaluation.scores import Comparison, Completion, Picture, Row
 
@@ -31,6 +31,7 @@ def render(comparison: Comparison) -> str:
         _section("Speed against quality", _tradeoff(comparison)),
         _section("What each stage gave and cost", _waterfall(comparison)),
         _section("Stages", _stages(comparison)),
+        _section("Engines tried", _trials(comparison)),
         _section("Same prompt, same noise", _pictures(comparison)),
         _section("What came out worst", _worst(comparison)),
         _section(
@@ -129,7 +130,8 @@ def _stages(comparison: Comparison) -> str:
     for stage in comparison.stages:
         facts = dict(stage.get("facts", {}))
         curves = {name: found for name, fact in facts.items() if (found := curve.read(name, fact)) is not None}
-        others = ", ".join(f"{name} {_fact(fact)}" for name, fact in facts.items() if name not in curves)
+        plain = {n: f for n, f in facts.items() if n not in curves and not trials.is_trials(f)}
+        others = ", ".join(f"{name} {_fact(fact)}" for name, fact in plain.items())
         small = f"<small>{_e(others)}</small>" if others else ""
         small += "".join(curve.draw(name, found) for name, found in curves.items())
         rows.append(
@@ -141,6 +143,15 @@ def _stages(comparison: Comparison) -> str:
             )
         )
     return _table(("stage", "state", "time", "size"), rows) if rows else ""
+
+
+def _trials(comparison: Comparison) -> str:
+    drawn = []
+    for found in trials.read(comparison.stages):
+        rows = [tuple(map(_e, row)) for row in found.rows]
+        key = f"{found.component or found.stage}: kept {found.kept}. Each was timed in turns on the model's own calls."
+        drawn.append(f'<p class="quiet">{_e(key)}</p>{_table(trials.HEADINGS, rows)}')
+    return "".join(drawn)
 
 
 def _pictures(comparison: Comparison) -> str:

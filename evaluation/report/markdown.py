@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from evaluation.report import contributions, words
+from evaluation.report import contributions, trials, words
 from evaluation.scores import Comparison
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
@@ -28,7 +28,7 @@ def render(comparison: Comparison) -> str:
     for stage in comparison.stages:
         state = "cached" if stage["cached"] else "ran"
         lines.append(f"| {safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {words.size(stage['size_bytes'])} |")
-    lines += _contributions(comparison)
+    lines += _contributions(comparison) + _trials(comparison)
     lines += ["", f"Baseline: {safe(comparison.baseline.engine)}. Candidate: {safe(comparison.candidate.engine)}."]
     lines += [f"Machine: {safe(words.machine(comparison))}."]
     lines += ["", *(f"* {safe(line)}" for line in words.unmeasured(comparison))] if words.unmeasured(comparison) else []
@@ -47,6 +47,15 @@ def _contributions(comparison: Comparison) -> list[str]:
         lines += ["", f"Quality of the stages on the first {units} items."]
     notes = [f"* {safe(step.stage)}: {safe(step.note)}" for step in comparison.steps if step.note]
     return lines + (["", *notes] if notes else [])
+
+
+def _trials(comparison: Comparison) -> list[str]:
+    lines = []
+    for found in trials.read(comparison.stages):
+        headings = (f"engine of {found.component or found.stage}", *trials.HEADINGS[1:])
+        lines += ["", "| " + " | ".join(map(safe, headings)) + " |", "|---" + "|---:" * 4 + "|---|"]
+        lines += ["| " + " | ".join(map(safe, row)) + " |" for row in found.rows]
+    return lines
 
 
 def safe(text: object) -> str:

@@ -9,7 +9,7 @@ from html import escape
 
 from evaluation.gates import recommended
 from evaluation.scores import Comparison, Estimate, Row
-from evaluation.theory import realised
+from evaluation.theory import realised, roof
 
 MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", "not gated": "–"}
 VERDICTS = {
@@ -144,9 +144,9 @@ def _with_interval(head: str, estimate: Estimate) -> str:
 
 
 def _beside_theory(answer: str, comparison: Comparison) -> str:
-    """The measured speed, with what the fewer operations or bytes alone would give."""
-    found = realised(comparison.rows)
-    return f"{answer} {found.sentence}." if found else answer
+    """The measured speed, with what the fewer operations or bytes alone would give, and what memory would allow."""
+    found, near = realised(comparison.rows), roof(comparison.rows, comparison.machine)
+    return " ".join((answer, *(f"{said}." for said in (found.sentence if found else "", near) if said)))
 
 
 def speed_row(comparison: Comparison) -> Row | None:

@@ -213,6 +213,28 @@ def test_a_stage_that_trained_shows_its_loss_as_a_line_and_not_as_numbers() -> N
     assert "[10," not in source
 
 
+def chosen(why: str = "differs from torch by more than allowed") -> Comparison:
+    """`image()` with a stage that tried three engines for its denoiser."""
+    row = {"milliseconds": 2.5, "times torch": 4.0, "noise": 0.011, "difference": 2e-6, "why not": ""}
+    torch = {**row, "engine": "torch", "milliseconds": 10.0, "times torch": 1.0, "difference": 0.0}
+    far = {**row, "engine": "x int8", "milliseconds": None, "times torch": None, "noise": None, "why not": why}
+    tried = [{**row, "engine": "x float32"}, torch, far]
+    stage = {**image().stages[0], "id": "fastest", "facts": {"unet kept": "x float32", "unet tried": tried}}
+    return replace(image(), stages=(stage,))
+
+
+def test_the_engines_that_a_stage_tried_have_a_table_in_both_reports() -> None:
+    told = markdown.render(chosen())
+    assert "| engine of unet | time a call | × torch | noise | difference to torch |  |" in told
+    assert "| x float32 | 2.50 ms | 4.00× | ±1.1% | 2.0e−06 | kept |" in told
+    assert "| x int8 | – | – | – | 2.0e−06 | differs from torch by more than allowed |" in told
+    source = html.render(chosen())
+    assert "unet: kept x float32." in source
+    assert "milliseconds" not in source
+    assert Page(source).open == []
+    assert "<img src" not in html.render(chosen("<img src=x>")).split("Engines tried")[1].split("</table>")[0]
+
+
 def test_stages_are_drawn_between_the_scores_and_their_table() -> None:
     source = html.render(staged())
     titles = re.findall("<h2>([^<]+)</h2>", source)

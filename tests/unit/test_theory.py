@@ -7,7 +7,7 @@ import math
 import pytest
 
 from evaluation.scores import Better, Estimate, Row, Verdict
-from evaluation.theory import realised
+from evaluation.theory import realised, roof
 
 
 def row(metric: str, ratio: float, spread: float = 0.0, better: Better = "lower", **protocol: str | int) -> Row:
@@ -80,3 +80,23 @@ def test_as_many_or_more_operations_are_called_that(ratio: float, words: str) ->
 )
 def test_without_both_rows_there_is_nothing_to_say(rows: tuple[Row, ...]) -> None:
     assert realised(rows) is None
+
+
+def measured(metric: str, value: float, **protocol: str | int) -> Row:
+    one = Estimate(value, value, value, 20)
+    return Row(metric, metric, "", "lower", "ratio", one, one, one, Verdict("not gated"), protocol=protocol)
+
+
+@pytest.mark.parametrize(("batch", "share"), [(1, 50), (4, 12)])
+def test_decoding_is_held_against_what_memory_allows(batch: int, share: int) -> None:
+    rows = (measured("throughput", 100.0, counts="decoded tokens", batch=batch), measured("size", 50.0))
+    said = roof(rows, {"read_gb_s": 10.0})
+    assert f"{share}% of the 10 GB/s that this machine reads" in said
+
+
+def test_pictures_and_unknown_machines_have_no_roof() -> None:
+    pictures = (measured("throughput", 100.0, counts="pictures", batch=1), measured("size", 50.0))
+    assert roof(pictures, {"read_gb_s": 10.0}) == ""
+    text = (measured("throughput", 100.0, counts="decoded tokens", batch=1), measured("size", 50.0))
+    assert roof(text, {}) == ""
+    assert roof(text[:1], {"read_gb_s": 10.0}) == ""
