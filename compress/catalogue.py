@@ -43,7 +43,9 @@ class Stage:
     check enforces; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
     "calibration") it cannot do without, given its parameters; `inputs` the roles of further artifacts it is given ("teacher",
     the source unless the recipe names another); `refuse` looks at an artifact's description before anything runs and returns
-    why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError.
+    why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError; `idle_here` says
+    why what it leaves, and all that follows from it, cannot run on this machine ("" when it can); `machine` tells a reader
+    what this machine can do with the stage, and how to install what lacks.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Stage:
     doc: str = ""
     refuse: Callable[[Artifact, Any], str] = field(default=lambda artifact, params: "")
     foresee: Callable[[Artifact, Any], Foresight] = field(default=lambda artifact, params: Foresight())
+    idle_here: Callable[[Any], str] = field(default=lambda params: "")
+    machine: Callable[[], str] = field(default=lambda: "")
 
 
 def stage(
@@ -79,6 +83,8 @@ def stage(
     extra: str = "",
     refuse: Callable[[Artifact, Any], str] | None = None,
     foresee: Callable[[Artifact, Any], Foresight] | None = None,
+    idle_here: Callable[[Any], str] | None = None,
+    machine: Callable[[], str] | None = None,
 ) -> Callable[[Callable[[Artifact, Any, Context], None]], Stage]:
     """Turn a stage file's `run` function into its record. The name is the file's place, the help its docstring."""
 
@@ -100,6 +106,8 @@ def stage(
             doc=sys.modules[run.__module__].__doc__ or "",
             refuse=refuse or (lambda artifact, params: ""),
             foresee=foresee or (lambda artifact, params: Foresight()),
+            idle_here=idle_here or (lambda params: ""),
+            machine=machine or (lambda: ""),
         )
 
     return record
@@ -148,6 +156,8 @@ def find_metric(name: str) -> Any:
 def near(name: str, known: tuple[str, ...]) -> str:
     """A remedy for a misspelt name: its near matches, or all there is."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
+    likeness = {k: difflib.SequenceMatcher(None, name, k).ratio() for k in close}
+    close = [k for k in close if likeness[k] > max(likeness.values()) - 0.15]
     close = close or [k for k in known if name and (name in k.split(".") or k.split(".")[-1] == name.split(".")[-1])]
     if close:
         return "did you mean " + " or ".join(f"`{c}`" for c in close) + "?"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -74,7 +75,7 @@ def _build(artifact: Artifact, component: str, stage: Stage, precision: str, par
     title = f"{stage.name.removeprefix('build.')} {precision}"
     chosen = {"precision": precision, "components": (component,), "samples": params.samples}
     given = stage.params(**{k: v for k, v in chosen.items() if k in stage.params.model_fields})
-    if why := stage.refuse(artifact, given):
+    if why := _why_not(artifact, stage, given):
         return Trial(title, None, why=why)
     out, done = (context.scratch / "trials" / component / f"{title}{end}" for end in ("", ".done"))
     heard: list[Event] = []
@@ -93,6 +94,14 @@ def _build(artifact: Artifact, component: str, stage: Stage, precision: str, par
     return Trial(title, describe(out), float(done.read_text()))
 
 
+def _why_not(artifact: Artifact, stage: Stage, given: Any) -> str:
+    """Why a stage cannot build what runs here, or ""."""
+    try:
+        return stage.refuse(artifact, given) or stage.idle_here(given)
+    except PareError as error:
+        return error.problems[0].message
+
+
 def _calls(
     artifact: Artifact, component: str, trials: Mapping[str, Trial], params: Any
 ) -> dict[str, Callable[[], object]]:
@@ -105,17 +114,11 @@ def _calls(
         )
         length = {"max_new_tokens": params.new_tokens, "min_new_tokens": params.new_tokens}
         call = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(tokens), **length}
-        return {
-            name: lambda model=model: _without_gradients(model.generate, tokens, **call)
-            for name, model in opened.items()
-        }
+        return {name: partial(_without_gradients, model.generate, tokens, **call) for name, model in opened.items()}
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(params.batch)]
     heard = first_calls(TextToImage(artifact), (component,), prompts)[component]
     function = function_of(component)
-    return {
-        name: lambda module=module: _without_gradients(getattr(module, function), **heard)
-        for name, module in opened.items()
-    }
+    return {name: partial(_without_gradients, getattr(module, function), **heard) for name, module in opened.items()}
 
 
 def _without_gradients(function: Callable[..., object], *args: Any, **kwargs: Any) -> object:

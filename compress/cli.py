@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -214,6 +215,8 @@ def explain(name: Annotated[str, typer.Argument(help="a stage or a metric")]) ->
         print(f"\ntasks     {', '.join(sorted(record.tasks))}\nformats   {formats}\nchanges   {record.effect}")
         data = [f"{role} data" for role in record.data(record.params.model_construct())]
         print(f"repeats   {record.reproducible}\nneeds     {', '.join((*record.libraries, *data))}")
+        if able := record.machine():
+            print(f"\nthis machine\n{textwrap.indent(able, '  ')}")
 
 
 @app.command()
@@ -225,18 +228,23 @@ def schema() -> None:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """What this machine has: engines, versions, CPU, memory, and how to install what lacks."""
+def doctor(
+    recipes: Annotated[
+        list[Path] | None, typer.Argument(help="tell what these need; default: those in ./recipes")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What this machine has: engines, versions, CPU, memory, what recipes need, and how to install what lacks."""
     from compress.doctor import diagnose
 
-    found = diagnose()
+    found = diagnose(recipes or ())
     if as_json:
         _print_json(found)
         return
     for title, rows in found.items():
         print(title)
         for key, value in rows.items():
-            print(f"  {key:<18} {value}")
+            print(f"  {key:<{max(map(len, rows))}}  {value}")
 
 
 @app.command()

@@ -6,41 +6,119 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
-from compress import deps
+from compress import deps, gpus
 from compress.cache import default_root
+from compress.catalogue import Stage, find_metric, find_stage, stage_names
+from compress.errors import PareError
 from compress.planning import machine_fact
+from compress.reading import read_recipes
 
-LIBRARIES = {  # distribution → the command that installs it
-    "torch": "pip install pare",
-    "transformers": "pip install pare",
-    "diffusers": "pip install pare",
-    "openvino": "pip install pare",
-    "nncf": "pip install pare",
-    "torch-pruning": "pip install pare",
-    "onnxruntime": "pip install 'pare[onnx]'",
-    "bitsandbytes": "pip install 'pare[bitsandbytes]'",
-    "lm-eval": "pip install 'pare[lm-eval]'",
-    "gptqmodel": "pip install 'pare[gptq]'",
-    "tensorrt_rtx_cu13": "pip install 'pare[tensorrt]'",
+LIBRARIES = {  # distribution → the extra that brings it; "" for what always comes with pare
+    "torch": "",
+    "transformers": "",
+    "diffusers": "",
+    "openvino": "",
+    "nncf": "",
+    "torch-pruning": "",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "bitsandbytes": "bitsandbytes",
+    "gguf": "gguf",
+    "llama-cpp-python": "llama-cpp",
+    "lm-eval": "lm-eval",
+    "gptqmodel": "gptq",
+    "tensorrt-rtx-cu13": "tensorrt",
 }
 
 
-def diagnose() -> dict[str, dict[str, str]]:
-    """Sections of facts, each a name and a line of text."""
+def diagnose(recipes: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
+    """Sections of facts, each a name and a line of text.
+
+    Args:
+        recipes: files to tell what they would need; none: those in the folder `recipes` of the current one, if there is one.
+    """
+    files = tuple(recipes) or tuple(sorted(Path("recipes").rglob("*.yaml")))
+    found = {
+        "machine": _machine(),
+        "engines": {s.name.removeprefix("build."): _engine(s) for s in _builders()},
+        "libraries": {name: deps.version(name) or f"not installed: {install({name})}" for name in LIBRARIES},
+        "recipes": {str(file): _recipe(file) for file in files},
+        "cache": _cache(),
+    }
+    missing = {name for file in files for name in _missing(file)}
+    if missing:
+        found["install"] = {"what the recipes lack": install(missing)}
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def install(libraries: set[str]) -> str:
+    """The one command that installs these distributions."""
+    extras = sorted({LIBRARIES.get(name, "") for name in libraries} - {""})
+    others = sorted(name for name in libraries if name not in LIBRARIES)
+    pare = f"'pare[{','.join(extras)}]'" if extras else "pare"
+    return f"pip install {' '.join((*((pare,) if extras or not others else ()), *others))}"
+
+
+def _machine() -> dict[str, str]:
     import psutil
 
     supported = sys.platform in ("linux", "darwin")
-    machine = {
+    gpu = gpus.gpu_here()
+    return {
         "system": f"{platform.platform()}{'' if supported else ' (not supported yet)'}",
         "python": platform.python_version(),
         "processor": machine_fact("isa"),
         "cores": f"{psutil.cpu_count(logical=False)} physical, {os.cpu_count()} logical",
         "memory": f"{psutil.virtual_memory().total / 1e9:.1f} GB, {psutil.virtual_memory().available / 1e9:.1f} GB free",
-        "gpu": "NVIDIA driver found" if shutil.which("nvidia-smi") else "none found",
+        "gpu": f"{gpu.name}, {gpu.target}" if gpu else "none found",
+        "compiler": shutil.which("g++") or shutil.which("clang++") or "none found",
     }
-    libraries = {name: deps.version(name) or f"not installed: {command}" for name, command in LIBRARIES.items()}
+
+
+def _builders() -> list[Stage]:
+    return [find_stage(name) for name in stage_names() if name.startswith("build.") and name != "build.fastest"]
+
+
+def _engine(stage: Stage) -> str:
+    """Whether an engine can be built and run here."""
+    if missing := {name for name in stage.libraries if not deps.version(name)}:
+        return f"not installed: {install(missing)}"
+    if told := stage.machine():
+        return "; ".join(" ".join(line.split()) for line in told.splitlines())
+    return stage.idle_here(stage.params()) or "ready"
+
+
+def _recipe(file: Path) -> str:
+    """What a recipe lacks here, or that nothing does."""
+    try:
+        steps = [step for recipe in read_recipes(file) for step in recipe.stages]
+    except PareError as error:
+        return f"does not read: {error.problems[0].message}"
+    if missing := _missing(file):
+        return f"needs {', '.join(sorted(missing))}: {install(missing)}"
+    try:
+        idle = [why for step in steps if (why := find_stage(step.stage).idle_here(step.params))]
+    except PareError as error:
+        return error.problems[0].message
+    return idle[0] if idle else "ready"
+
+
+def _missing(file: Path) -> set[str]:
+    """The distributions that a recipe's stages and metrics want and that are not installed."""
+    try:
+        recipes = read_recipes(file)
+    except PareError:
+        return set()
+    wanted = {name for r in recipes for step in r.stages for name in find_stage(step.stage).libraries}
+    wanted |= {name for r in recipes for metric in r.evaluate.metrics for name in find_metric(metric).libraries}
+    return {name for name in wanted if not deps.version(name)}
+
+
+def _cache() -> dict[str, str]:
     root = default_root()
     above = next(p for p in (root, *root.parents) if p.exists())
-    cache = {"folder": str(root), "free": f"{shutil.disk_usage(above).free / 1e9:.1f} GB"}
-    return {"machine": machine, "libraries": libraries, "cache": cache}
+    return {"folder": str(root), "free": f"{shutil.disk_usage(above).free / 1e9:.1f} GB"}

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress import deps
+from compress import deps, gpus
 from compress.artifact import Artifact, Provenance
 from compress.cache import Cache
 from compress.catalogue import Foresight, Stage, find_metric, find_stage
 from compress.data import Data, open_data
+from compress.engine_checks import engine_problems
 from compress.errors import PareError, Problem, RecipeError, UserError
 from compress.hashing import digest_json, list_files
 from compress.recipe import Recipe, StepSpec
@@ -45,6 +46,7 @@ class Node:
     seconds: float | None = None  # what it took when it last ran here; None: not known
     told: str = ""  # requested against granted
     memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
+    idle: str = ""  # why the model it leaves cannot run on this machine
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     data = _open_all(recipe, problems)
     _check_evaluation(recipe, source, data, problems)
     nodes = _chain(recipe, source, data, cache, problems) if source else ()
+    if source and nodes:
+        problems += engine_problems(recipe, source.artifact, nodes[-1].idle)
     if problems or source is None:
         raise RecipeError(tuple(problems))
     plan = Plan(recipe, source, nodes, data, *_room(source, nodes))
@@ -187,7 +191,8 @@ def _chain(
         if found or foresight is None:
             problems += [replace(p, message=_about(step.stage, p.message)) for p in found]
             continue
-        node = _node(recipe, step, stage, touched, known, data, cache, foresight)
+        idle = stage.idle_here(step.params) or next((n.idle for n in nodes if n.id == step.after), "")
+        node = replace(_node(recipe, step, stage, touched, known, data, cache, foresight), idle=idle)
         known[step.id] = (node.expected, node.key)
         nodes.append(node)
     return tuple(nodes)
@@ -311,6 +316,8 @@ def stage_key(
 
 def machine_fact(kind: str) -> str:
     """What of this machine a `bound_to` kind stands for, as text."""
+    if kind == "gpu":
+        return gpus.fingerprint()
     if kind == "isa":
         flags = _cpu_flags()
         return f"{platform.machine()} {' '.join(f for f in sorted(flags) if f.startswith(('avx', 'amx', 'sse4', 'asimd', 'sve')))}"

@@ -52,7 +52,7 @@ def roof(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
     if "throughput" not in known or "size" not in known or not _is_text(known) or not machine.get("read_gb_s"):
         return ""
     wall, size = known["throughput"], known["size"]
-    steps = wall.candidate.value / wall.protocol.get("batch", 1)
+    steps = wall.candidate.value / float(wall.protocol.get("batch", 1))
     read = size.candidate.value / 1000 * steps  # MB a step to GB a second
     if not math.isfinite(read):
         return ""

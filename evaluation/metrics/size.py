@@ -11,7 +11,7 @@ from evaluation import statistics
 from evaluation.evidence import Evidence
 from evaluation.scores import Sample, metric
 
-WEIGHTS = (".safetensors", ".bin", ".onnx", ".data", ".gguf")
+WEIGHTS = (".safetensors", ".bin", ".onnx", ".data", ".gguf", ".engine")
 
 
 class Size(Params):
@@ -35,7 +35,10 @@ def measure(evidence: Evidence, params: Size) -> Sample:
 
 
 def _is_read(file: Path) -> bool:
-    """An engine's `.bin` stands beside its `.xml`; a checkpoint's is not read where safetensors lie beside it."""
+    """An engine's `.bin` stands beside its `.xml`; a checkpoint's is not read where safetensors lie beside it. Of TensorRT's engines
+    for several GPUs one is read, here the largest, and not the ONNX they were built from."""
+    if engines := sorted(file.parent.glob("*.engine")):
+        return file == max(engines, key=lambda engine: engine.stat().st_size)
     if file.suffix != ".bin" or file.with_suffix(".xml").is_file():
         return True
     return file.name != "training_args.bin" and not any(file.parent.glob("*.safetensors"))

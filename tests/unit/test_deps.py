@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import tomllib
@@ -15,6 +14,7 @@ import pytest
 from compress import deps, doctor
 from compress.catalogue import find_stage, stage_names
 from compress.errors import MissingLibrary
+from compress.gpus import Gpu
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -73,25 +73,54 @@ def test_versions_are_those_of_the_installation() -> None:
 # The doctor
 
 
-def test_the_doctor_knows_every_library_of_an_extra_by_the_command_that_installs_it() -> None:
-    commands = set(doctor.LIBRARIES.values())
-    for extra in set(EXTRAS) - {"dev"}:
-        assert f"pip install 'pare[{extra}]'" in commands, extra
+def test_the_doctor_knows_every_extra_and_names_none_that_is_not() -> None:
+    known = {*doctor.LIBRARIES.values()} - {""}
+    assert known == set(EXTRAS) - {"dev"}
+    assert {find_stage(name).extra for name in stage_names()} - {""} <= set(EXTRAS)
 
 
-def test_every_command_names_an_extra_that_exists() -> None:
-    named = {extra for command in doctor.LIBRARIES.values() for extra in re.findall(r"pare\[([\w-]+)\]", command)}
-    named |= {find_stage(name).extra for name in stage_names()} - {""}
-    assert named <= set(EXTRAS)
+def test_one_command_installs_whatever_lacks() -> None:
+    assert doctor.install({"onnx", "onnxruntime", "gptqmodel"}) == "pip install 'pare[gptq,onnx]'"
+    assert doctor.install({"torch"}) == "pip install pare"
+    assert doctor.install({"somebodys"}) == "pip install somebodys"
+    assert doctor.install({"onnx", "somebodys"}) == "pip install 'pare[onnx]' somebodys"
 
 
 def test_what_lacks_is_shown_with_its_command_and_what_is_there_with_its_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("compress.deps.version", lambda library: "" if library == "onnxruntime" else "1.2.3")
-    found = doctor.diagnose()["libraries"]
-    assert found["onnxruntime"] == "not installed: pip install 'pare[onnx]'"
-    assert found["torch"] == "1.2.3"
+    found = doctor.diagnose()
+    assert found["libraries"]["onnxruntime"] == "not installed: pip install 'pare[onnx]'"
+    assert found["libraries"]["torch"] == "1.2.3"
+    assert found["engines"]["onnxruntime"] == "not installed: pip install 'pare[onnx]'"
+    assert found["engines"]["openvino"] == "ready"
+
+
+def test_the_doctor_tells_what_each_recipe_needs_and_the_one_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    body = "schema: 1\nname: x\nmodel: ./m\nstages:\n  - {}\n"
+    for name, step in (("lacks", "quantize.nncf: {}"), ("wrong", "no.such: {}")):
+        (tmp_path / f"{name}.yaml").write_text(body.replace("{}", step, 1))
+    monkeypatch.setattr("compress.deps.version", lambda library: "" if library == "nncf" else "1.2.3")
+    monkeypatch.setitem(doctor.LIBRARIES, "nncf", "some-extra")
+    found = doctor.diagnose(tuple(sorted(tmp_path.glob("*.yaml"))))
+    told = {Path(name).stem: line for name, line in found["recipes"].items()}
+    assert told["lacks"] == "needs nncf: pip install 'pare[some-extra]'"
+    assert "no stage is called `no.such`" in told["wrong"]
+    assert found["install"] == {"what the recipes lack": "pip install 'pare[some-extra]'"}
+
+
+def test_recipes_of_the_current_folder_are_looked_at_by_themselves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "recipes" not in doctor.diagnose()
+    (tmp_path / "recipes" / "deep").mkdir(parents=True)
+    steps = "schema: 1\nname: x\nmodel: ./m\nstages:\n  - accelerate.steps: {steps: 4}\n"
+    (tmp_path / "recipes" / "deep" / "one.yaml").write_text(steps)
+    assert doctor.diagnose()["recipes"] == {"recipes/deep/one.yaml": "ready"}
 
 
 def test_the_doctor_tells_the_cache_folder_even_before_it_exists(
@@ -108,11 +137,11 @@ def test_the_doctor_tells_the_cache_folder_even_before_it_exists(
 
 def test_the_doctor_tells_memory_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=16_000_000_000, available=4_500_000_000))
-    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)
+    monkeypatch.setattr("compress.gpus.gpu_here", lambda: Gpu("Some GPU", "SM89"))
     found = doctor.diagnose()["machine"]
     assert found["memory"] == "16.0 GB, 4.5 GB free"
-    assert found["gpu"] == "NVIDIA driver found"
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert found["gpu"] == "Some GPU, SM89"
+    monkeypatch.setattr("compress.gpus.gpu_here", lambda: None)
     assert doctor.diagnose()["machine"]["gpu"] == "none found"
 
 

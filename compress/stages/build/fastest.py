@@ -2,7 +2,8 @@
 
 Use it when you do not know which engine suits a model on this machine. Every component is built with every engine that takes
 it, held against torch, and timed in turns with all others and with torch itself; of those within the bound the fastest stays,
-and the report shows the whole table. What is fastest depends on the machine, so the choice belongs to it.
+and the report shows the whole table. What is fastest depends on the machine, so the choice belongs to it. Source: interleaved timing, as in Touati et al., "The
+Speedup-Test: A Statistical Methodology for Program Speedup Analysis and Computation" (2013).
 
     - build.fastest: {precisions: [float32, bfloat16]}
 """

@@ -1,0 +1,215 @@
+"""The compiled engine: torch's own graph as native code, made ahead of time by its compiler (AOTInductor).
+
+A component's folder holds `compiled.pt2`: a zip of a shared library with the weights in it, and the C++ it was made from. It holds
+no pickle, but loading it runs its code. So only packages are opened that lie, unchanged, in an artifact of `build.compiled`.
+That keeps out files that got there by accident; who can write to the artifact's folder can write its records too.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from compress.artifact import MANIFEST, read_json
+from compress.engines.language import EngineLanguageModel, Past, TensorPast
+from compress.engines.module import EngineModule, read_settings
+from compress.errors import ModelError, UserError
+from compress.hashing import digest_file
+from compress.planning import machine_fact
+
+Precision = Literal["float32", "bfloat16"]
+PACKAGE = "compiled.pt2"
+STAGE = "build.compiled"
+CACHE = "past_key_values"
+AGAIN = "run the recipe again: it builds the engine anew"
+_MODEL, _SHARED, _RUNNERS, _ANY_DEVICE = "model", False, 1, -1
+_opened: dict[str, Any] = {}  # by digest
+_lock = threading.Lock()
+
+
+def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> EngineModule:
+    """An engine component of a pipeline. `dtype` is the engine's own affair: it takes and gives float32.
+
+    Raises:
+        ModelError: the folder holds no engine, or one that was not made by `build.compiled` for this machine and torch.
+    """
+    check_origin(folder)
+    return EngineModule(folder, library, kind, Package(folder))
+
+
+def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, device: str) -> EngineLanguageModel:
+    """A language model that transformers' `generate` runs as it runs a torch one.
+
+    Raises:
+        ModelError: as `load_component`.
+    """
+    check_origin(folder)
+    return EngineLanguageModel(folder, kind, Cached(Package(folder)))
+
+
+def check_origin(folder: Path) -> None:
+    """See that the artifact around a component's folder was made by `build.compiled`, before any of its code runs.
+
+    Raises:
+        ModelError: it was not.
+    """
+    manifest = next((p / MANIFEST for p in (folder, folder.parent) if (p / MANIFEST).is_file()), None)
+    if manifest is None or STAGE not in [step["stage"] for step in read_json(manifest)["lineage"]]:
+        raise ModelError(
+            f"holds native code that no {STAGE} in the artifact's lineage accounts for, and is not run",
+            place=str(folder / PACKAGE),
+            fix=f"build the engine yourself: a recipe with {STAGE} on the torch model",
+        )
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input of the graph. `shape` holds for each axis its size, or the name of a size that only a call decides.
+
+    `value` is what a cache carries beside keys and values, a number that never changes, such as the width of its window.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int | str, ...]
+    value: int | float | None = None
+
+
+class Package:
+    """A compiled graph. Any thread may call it: one call runs at a time, on as many threads as torch has."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.settings = read_settings(folder)
+        self.ports = tuple(
+            Port(p["name"], getattr(torch, p["dtype"]), tuple(p["shape"]), p["value"]) for p in self.settings["inputs"]
+        )
+        self.inputs: Sequence[tuple[str, torch.dtype]] = tuple((p.name, p.dtype) for p in self.ports)
+        self.outputs: Sequence[str] = tuple(self.settings["outputs"])
+        self._ranges: Mapping[str, tuple[int, int]] = {
+            n: (low, high) for n, (low, high) in self.settings["ranges"].items()
+        }
+        _check_maker(folder, self.settings)
+        self._loader = _open(folder / PACKAGE, self.settings["digest"])
+
+    def run(self, values: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        return [v.float() if v.is_floating_point() else v for v in self.call(values)]
+
+    def call(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The outputs in the graph's own precision, for contiguous inputs in it.
+
+        Raises:
+            UserError: a size is not one it was built for. The native code looks at none, and would read past the end.
+        """
+        sizes: dict[str, int] = {}
+        for port, value in zip(self.ports, values, strict=True):
+            if not self._fits(port, value, sizes):
+                raise self._refusal(port, value)
+        found: list[torch.Tensor] = self._loader.run(list(values))
+        return found
+
+    def _fits(self, port: Port, value: torch.Tensor, sizes: dict[str, int]) -> bool:
+        """Whether an input has the sizes of its port; an axis whose name is in `sizes` already must be as long there."""
+        if value.dim() != len(port.shape):
+            return False
+        for size, wanted in zip(value.shape, port.shape, strict=True):
+            if isinstance(wanted, str):
+                low, high = self._ranges.get(wanted, (0, size))
+                if not low <= size <= high:
+                    return False
+                wanted = sizes.setdefault(wanted, size)
+            if size != wanted:
+                return False
+        return True
+
+    def _refusal(self, port: Port, value: torch.Tensor) -> UserError:
+        ranges = {name: f"{low} to {high}" for name, (low, high) in self._ranges.items()}
+        built = ", ".join(str(s) if isinstance(s, int) else ranges.get(s, "any") for s in port.shape)
+        return UserError(
+            f"the engine takes `{port.name}` of [{built}], equally many rows in all inputs, "
+            f"and this call gives [{', '.join(map(str, value.shape))}]",
+            place=str(self.folder),
+            fix=f"call it at those sizes, or build it for others: {STAGE} has a `profile`",
+        )
+
+
+class Cached:
+    """A decoder whose graph takes the cache of the tokens seen and gives it back, longer by those of the step."""
+
+    def __init__(self, package: Package) -> None:
+        self.package = package
+        self._rows = next(p for p in package.ports if p.name == "input_ids").shape[0]
+
+    def begin(self, batch: int) -> TensorPast:
+        caches = (p for p in self.package.ports if p.name.startswith(CACHE) and p.value is None)
+        return TensorPast([torch.empty([self._size(s, batch) for s in p.shape], dtype=p.dtype) for p in caches])
+
+    def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
+        """As `Decoder.step`."""
+        if not isinstance(past, TensorPast):
+            raise UserError("this cache is another engine's", fix="begin each generation with the model that goes on")
+        given, caches = language_inputs(tokens, past.seen), iter(past.tensors)
+        values = [
+            torch.tensor(p.value, dtype=p.dtype)
+            if p.value is not None
+            else (next(caches).contiguous() if p.name.startswith(CACHE) else given[p.name]())
+            for p in self.package.ports
+        ]
+        logits, *grown = self.package.call(values)
+        past.tensors = tuple(t for t in grown if t.dim() > 0)
+        return logits.float()
+
+    def _size(self, size: int | str, batch: int) -> int:
+        if isinstance(size, int):
+            return size
+        return batch if size == self._rows else 0
+
+
+def language_inputs(tokens: torch.Tensor, seen: int) -> Mapping[str, Callable[[], torch.Tensor]]:
+    """What a language model's graph may ask for beside its cache, for tokens [batch, tokens] that follow `seen` others."""
+    batch, count = tokens.shape
+    position = torch.arange(seen, seen + count)
+    return {
+        "input_ids": lambda: tokens,
+        "position_ids": lambda: position.expand(batch, count).contiguous(),
+        "cache_position": lambda: position,
+        "attention_mask": lambda: torch.ones((batch, seen + count), dtype=torch.int64),
+    }
+
+
+def _open(package: Path, digest: str) -> Any:
+    """The loaded package. torch never unloads one, so each is loaded once in a process, and later engines share it."""
+    with _lock:
+        if digest not in _opened:
+            # Not by `torch._inductor.aoti_load_package`, which imports the compiler first: 3 s before the first answer.
+            try:
+                _opened[digest] = torch._C._aoti.AOTIModelPackageLoader(
+                    str(package), _MODEL, _SHARED, _RUNNERS, _ANY_DEVICE
+                )
+            except RuntimeError as error:
+                first = str(error).strip().splitlines()[0]
+                raise ModelError(f"does not load: {first}", place=str(package), fix=AGAIN) from error
+        return _opened[digest]
+
+
+def _check_maker(folder: Path, settings: Mapping[str, Any]) -> None:
+    """See that a package is the one that was built, for this torch and this processor."""
+    if not (folder / PACKAGE).is_file():
+        raise ModelError(f"holds no {PACKAGE}", place=str(folder), fix=AGAIN)
+    for what, built, here in (
+        ("torch", settings["version"], torch.__version__),
+        ("a processor with", settings["isa"], machine_fact("isa")),
+    ):
+        if built != here:
+            raise ModelError(
+                f"this engine was compiled for {what} {built}, and here is {what} {here}", place=str(folder), fix=AGAIN
+            )
+    if digest_file(folder / PACKAGE) != settings["digest"]:
+        raise ModelError(
+            "is not the package that was built here: its digest differs", place=str(folder / PACKAGE), fix=AGAIN
+        )

@@ -1,0 +1,155 @@
+"""Torch to native code, through the exporter of transformers and torch's ahead-of-time compiler (AOTInductor)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._inductor import aoti_compile_and_package
+from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
+from torch.export import Dim, ExportedProgram
+from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
+
+from compress.engines.builder import Builder, Example, Feed
+from compress.engines.compiled import CACHE, PACKAGE, Cached, Package, Port
+from compress.engines.language import EngineLanguageModel
+from compress.engines.module import EngineModule, flatten, write_settings
+from compress.engines.tracing import Call, Traced, decoding_step, quiet_export, split
+from compress.graphs import Profile
+from compress.hashing import digest_file
+from compress.planning import machine_fact
+
+GUIDED = 2  # rows a prompt: guidance sends a denoiser each prompt beside an empty one, at some calls and not at others
+OPTIONS = {
+    "freezing": True,  # weights laid out once for the processor: a small denoiser's call takes a quarter less
+    "cpp.dynamic_threads": True,  # else the code has built in how many threads torch had while building
+    "aot_inductor.enable_line_tables": False,  # they name folders of this machine
+}
+
+
+class CompiledBuilder(Builder):
+    """Packages of native code.
+
+    Args:
+        scratch: where the compiler keeps what it makes on the way.
+    """
+
+    format = "compiled"
+
+    def __init__(self, precision: str, profile: Profile, scratch: Path) -> None:
+        super().__init__(precision)
+        self.profile = profile
+        self.scratch = scratch
+
+    def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
+        (small, constants), (large, _) = split(example.small), split(example.large)
+        traced = Traced(self._cast(example.module), example.function, constants, watched).eval()
+        inputs, shapes = self._each(small, large)
+        with quiet_export():
+            program, _ = DynamoExporter().export_program(traced, inputs, DynamoConfig(dynamic_shapes=shapes))
+        ports = _ports(program, tuple(flatten(inputs)))
+        ranges = {
+            str(size): (hint.min, hint.max)
+            for port, axes in zip(ports, flat_hints(shapes), strict=True)
+            for axis, hint in axes.items()
+            if isinstance(size := port.shape[axis], str)
+        }
+        called = {"function": example.function, "arguments": example.arguments}
+        self._write(program, folder, ports, program.call_spec.out_spec.context, ranges, **called)
+
+    def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
+        with quiet_export():
+            decoder, inputs = decoding_step(self._cast(model))
+            program, _ = DynamoExporter().export_program(decoder, inputs, DynamoConfig(dynamic=True))
+        ports = _ports(program, program.graph_signature.user_inputs)
+        fewest, _, most = self.profile.batch
+        self._write(program, folder, ports, ("logits",), {str(ports[0].shape[0]): (fewest, most)})
+
+    def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
+        return EngineModule(folder, library, kind, Package(folder))
+
+    def open_language_model(self, folder: Path, kind: str) -> EngineLanguageModel:
+        return EngineLanguageModel(folder, kind, Cached(Package(folder)))
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        found: torch.dtype = getattr(torch, self.precision)
+        return found
+
+    def _cast(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The module in this precision; a copy, where rounding its weights would change what parity holds the engine against."""
+        exact = self.precision == "float32"
+        return module.float() if exact else copy.deepcopy(module).to(self._dtype)
+
+    def _each(self, small: Mapping[str, Any], large: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
+        pairs = {name: self._usual(name, value, large[name]) for name, value in small.items()}
+        return {n: value for n, (value, _) in pairs.items()}, {n: axes for n, (_, axes) in pairs.items()}
+
+    def _usual(self, name: str, value: Any, larger: Any) -> tuple[Any, Any]:
+        """An input as a usual call gives it, in this precision, and the range of those of its axes that stay open.
+
+        An axis is open where another prompt makes it longer, by `step`. The compiler takes a length of one for good, so there
+        are at least two prompts.
+        """
+        if isinstance(value, Mapping):
+            return self._each(value, larger)
+        fewest, usual, most = self.profile.batch
+        axes: dict[int, Any] = {}
+        for axis, (size, more) in enumerate(zip(value.shape, larger.shape, strict=True)):
+            if step := more - size:
+                value = value.index_select(axis, torch.arange(step * max(2, usual)) % size)
+                axes[axis] = Dim.AUTO(min=fewest, max=most * max(GUIDED, step))
+        if value.is_floating_point():  # in bfloat16 the steps 999 and 1000 would be one
+            value = value.float() if name == "timestep" else value.to(self._dtype)
+        return value.contiguous(), axes or None
+
+    def _write(
+        self,
+        program: ExportedProgram,
+        folder: Path,
+        ports: Sequence[Port],
+        outputs: Sequence[str],
+        ranges: Mapping[str, tuple[int, int]],
+        **called: Any,
+    ) -> None:
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        with quiet_export(), temporary_cache_dir(str(self.scratch / "inductor")):
+            aoti_compile_and_package(program, package_path=str(folder / PACKAGE), inductor_configs=dict(OPTIONS))
+        write_settings(
+            folder,
+            "compiled",
+            torch.__version__,
+            self.precision,
+            isa=machine_fact("isa"),
+            digest=digest_file(folder / PACKAGE),
+            inputs=[{**vars(port), "dtype": str(port.dtype).removeprefix("torch.")} for port in ports],
+            outputs=list(outputs),
+            ranges=ranges,
+            **called,
+        )
+
+
+def _ports(program: ExportedProgram, names: Sequence[str]) -> tuple[Port, ...]:
+    """The inputs of a program under these names, in the order the native code wants them."""
+    nodes = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    values = [nodes[name] for name in program.graph_signature.user_inputs]
+    examples = torch.utils._pytree.tree_leaves(program.example_inputs)
+    return tuple(_port(*found) for found in zip(names, values, examples, strict=True))
+
+
+def _port(name: str, traced: torch.Tensor, example: torch.Tensor) -> Port:
+    shape = tuple(size if isinstance(size, int) else str(size) for size in traced.shape)
+    number = example.item() if name.startswith(CACHE) and not shape else None
+    return Port(name, traced.dtype, shape, number)
+
+
+def flat_hints(shapes: Mapping[str, Any]) -> list[dict[int, Any]]:
+    """The open axes of each input, in the order of `flatten`."""
+    found: list[dict[int, Any]] = []
+    for axes in shapes.values():
+        nested = isinstance(axes, Mapping) and any(isinstance(name, str) for name in axes)
+        found += flat_hints(axes) if nested else [axes or {}]
+    return found

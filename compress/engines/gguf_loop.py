@@ -1,0 +1,118 @@
+"""Greedy decoding and sampling, one token after another, with nothing between two calls of llama.cpp but the choice of a token.
+
+transformers' own loop spends a tenth of a small model's token on masks, caches and criteria that an engine does not have. What
+it has prepared is kept: its processors, its end of a text, its draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers.generation.logits_process import MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor
+from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+
+ELSEWHERE = (
+    "synced_gpus",
+    "streamer",
+    "past_key_values",
+    "inputs_embeds",
+)  # arguments that only transformers' loop serves
+
+
+@dataclass(frozen=True)
+class Forbidden:
+    """Tokens that may not be chosen while a text, its prompt with it, is shorter than `before`."""
+
+    tokens: tuple[int, ...]
+    before: int
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A generation that this loop can do: how a token is chosen, and when the text is at its end."""
+
+    processors: Any  # of transformers, for each token's scores; empty where `forbidden` says it all
+    forbidden: tuple[Forbidden, ...]
+    sampled: bool
+    most: int
+    ends: tuple[int, ...]
+    pad: int
+
+    @classmethod
+    def of(cls, logits_processor: Any, stopping_criteria: Any, generation_config: Any, **others: Any) -> Plain | None:
+        """What `generate` asks for; None where only its own loop can do that."""
+        known = all(type(c) in (MaxLengthCriteria, EosTokenCriteria) for c in stopping_criteria)
+        asked = any(others.get(name) is not None and others[name] is not False for name in ELSEWHERE)
+        if not known or asked or generation_config.return_dict_in_generate or others.get("use_cache") is False:
+            return None
+        forbidden = _forbidden(logits_processor)
+        ends = (
+            int(t) for c in stopping_criteria if isinstance(c, EosTokenCriteria) for t in c.eos_token_id.reshape(-1)
+        )
+        pad = generation_config._pad_token_tensor
+        return cls(
+            processors=logits_processor if forbidden is None else (),
+            forbidden=forbidden or (),
+            sampled=bool(generation_config.do_sample),
+            most=min(c.max_length for c in stopping_criteria if isinstance(c, MaxLengthCriteria)),
+            ends=tuple(ends),
+            pad=0 if pad is None else int(pad),
+        )
+
+    def choose(self, logits: NDArray[np.float32], written: torch.Tensor) -> NDArray[np.int64]:
+        """A token for each row of logits [rows, vocabulary], which this may change; `written` is int64 [rows, tokens]."""
+        for rule in self.forbidden:
+            if written.shape[1] < rule.before:
+                logits[:, rule.tokens] = -np.inf
+        if not self.sampled and not self.processors:
+            return logits.argmax(-1)
+        scores = torch.from_numpy(logits)
+        if self.processors:
+            scores = self.processors(written, scores.clone())
+        if self.sampled:
+            return torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0].numpy()
+        return scores.argmax(-1).numpy()
+
+
+def _forbidden(processors: Sequence[Any]) -> tuple[Forbidden, ...] | None:
+    """Processors that only keep a text from ending early, as rules; None if there are others among them."""
+    rules = []
+    for found in processors:
+        if type(found) is MinNewTokensLengthLogitsProcessor:
+            before = found.prompt_length_to_skip + found.min_new_tokens
+        elif type(found) is MinLengthLogitsProcessor:
+            before = found.min_length
+        else:
+            return None
+        rules.append(Forbidden(tuple(found.eos_token_id.reshape(-1).tolist()), before))
+    return tuple(rules)
+
+
+def plain_loop(model: Any, prompt: torch.Tensor, plain: Plain, mask: torch.Tensor | None) -> torch.Tensor:
+    """Continue prompts [rows, tokens] until each row is at its end: int64 [rows, tokens], padded behind a row's end.
+
+    Args:
+        model: a `LlamaModel`; its `forward` takes the prompt, its decoder the tokens after it.
+    """
+    rows, length = prompt.shape
+    written = torch.cat([prompt, prompt.new_zeros(rows, max(0, plain.most - length))], 1)
+    said = model(prompt, attention_mask=mask, logits_to_keep=1)
+    past, decoder = said.past_key_values, model.decoder
+    logits = said.logits[:, -1].numpy()
+    decoder.ready(past)
+    going = np.ones(rows, bool)
+    while True:
+        chosen = plain.choose(logits, written[:, :length])
+        if plain.ends:
+            chosen = np.where(going, chosen, plain.pad)
+            going &= ~np.isin(chosen, plain.ends)
+        written[:, length] = torch.from_numpy(chosen)
+        length += 1
+        if length >= plain.most or not going.any():
+            return written[:, :length]
+        logits = decoder.next(chosen, past)

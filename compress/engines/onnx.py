@@ -1,0 +1,186 @@
+"""The ONNX engine: a graph that ONNX Runtime runs on the CPU. One session serves all threads.
+
+A component's folder holds `model.onnx` and its weights in `model.onnx.data`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+from compress.engines.language import EngineLanguageModel, Past, TensorPast
+from compress.engines.module import EngineModule, read_settings
+from compress.errors import ModelError, UserError
+
+GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
+CACHE_IN, CACHE_OUT = "input.past_key_values.", "output.past_key_values."
+_UNREADABLE = (
+    states.EPFail,
+    states.Fail,
+    states.InvalidArgument,
+    states.InvalidGraph,
+    states.InvalidProtobuf,
+    states.NoSuchFile,
+    states.NotImplemented,
+    states.RuntimeException,
+    RuntimeError,
+)
+_DTYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(int64)": torch.int64,
+    "tensor(int32)": torch.int32,
+    "tensor(bool)": torch.bool,
+}
+_QUIET = 3  # errors alone; they reach the caller as exceptions
+
+
+def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> EngineModule:
+    """An engine component of a pipeline. `dtype` is the engine's own affair: it takes and gives float32.
+
+    Raises:
+        ModelError: the folder holds no engine.
+    """
+    return EngineModule(folder, library, kind, Graph(folder))
+
+
+def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, device: str) -> EngineLanguageModel:
+    """A language model that transformers' `generate` runs as it runs a torch one.
+
+    Raises:
+        ModelError: the folder holds no engine.
+    """
+    return EngineLanguageModel(folder, kind, Cached(Graph(folder)))
+
+
+class Graph:
+    """A graph on disk, opened at its first use."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = read_settings(folder)
+        if not (folder / GRAPH).is_file():
+            raise ModelError(f"holds no {GRAPH}", place=str(folder), fix=_again(self.settings))
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._session: onnxruntime.InferenceSession | None = None
+        self._names: tuple[str, ...] = ()
+        self._inputs: tuple[tuple[str, torch.dtype], ...] = ()
+        self._outputs: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> Sequence[tuple[str, torch.dtype]]:
+        self.open()
+        return self._inputs
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        self.open()
+        return self._outputs
+
+    def run(self, values: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        session = self.open()
+        with self._refusals():
+            # Fed by numpy, ONNX Runtime copies nothing in or out, and was as quick as with its own values and bindings.
+            results = session.run(None, {n: v.numpy() for n, v in zip(self._names, values, strict=True)})
+        return [torch.from_numpy(result) for result in results]
+
+    def open(self) -> onnxruntime.InferenceSession:
+        """The session. As many threads as torch's take part in a call: the physical cores, unless the user chose.
+
+        Raises:
+            ModelError: the graph or its weights do not read, or hold what this version of ONNX Runtime does not know.
+        """
+        with self._lock:
+            if self._session is None:
+                session = self._read()
+                names = tuple(port.name for port in session.get_inputs())
+                kinds = map(_torch_dtype, session.get_inputs())
+                self._names = names
+                self._inputs = tuple(zip((n.removeprefix("input.") for n in names), kinds, strict=True))
+                self._outputs = tuple(port.name.removeprefix("output.") for port in session.get_outputs())
+                self._session = session
+            return self._session
+
+    def _read(self) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = _QUIET
+        try:
+            return onnxruntime.InferenceSession(str(self.folder / GRAPH), options, providers=["CPUExecutionProvider"])
+        except _UNREADABLE as error:
+            raise ModelError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot open the graph: {_first_line(error)}",
+                place=str(self.folder / GRAPH),
+                fix=_again(self.settings),
+            ) from error
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except states.InvalidArgument as error:
+            raise UserError(
+                f"the graph refuses this call: {_first_line(error)}",
+                place=str(self.folder),
+                fix="call it at the sizes it was built for: only the batch, and a language model's text, may vary",
+            ) from error
+
+
+class Cached:
+    """A decoder whose graph takes the cache of the tokens seen and gives it back, longer by those of the step."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def begin(self, batch: int) -> TensorPast:
+        ports = (port for port in self.graph.open().get_inputs() if port.name.startswith(CACHE_IN))
+        return TensorPast([_empty(port, batch) for port in ports])
+
+    def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
+        """As `Decoder.step`."""
+        if not isinstance(past, TensorPast):
+            raise UserError("this cache is another engine's", fix="begin each generation with the model that goes on")
+        caches = iter(past.tensors)
+        given = language_inputs(tokens, past.seen)
+        values = [given[name]() if name in given else next(caches) for name, _ in self.graph.inputs]
+        logits, *grown = self.graph.run(values)
+        past.tensors = tuple(grown)
+        return logits
+
+
+def language_inputs(tokens: torch.Tensor, seen: int) -> Mapping[str, Callable[[], torch.Tensor]]:
+    """What a language model's graph may ask for beside its cache, for tokens [batch, tokens] that follow `seen` others."""
+    batch, count = tokens.shape
+    position = torch.arange(seen, seen + count)
+    return {
+        "input_ids": lambda: tokens,
+        "position_ids": lambda: position.expand(batch, count).contiguous(),
+        "cache_position": lambda: position,
+        "attention_mask": lambda: torch.ones((batch, seen + count), dtype=torch.int64),
+    }
+
+
+def _empty(port: Any, batch: int) -> torch.Tensor:
+    """A cache of no tokens: of its axes the first, which is open, is the batch, any other open one that of the tokens."""
+    sizes = [size if isinstance(size, int) else 0 for size in port.shape[1:]]
+    return torch.empty((batch, *sizes), dtype=_torch_dtype(port))
+
+
+def _torch_dtype(port: Any) -> torch.dtype:
+    found: torch.dtype = _DTYPES[port.type]
+    return found
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _again(settings: Mapping[str, Any]) -> str:
+    return f"build it again; it was made for {settings['engine']} {settings['version']}"

@@ -1,0 +1,262 @@
+"""Torch to TensorRT: an ONNX graph in the precision asked for, which is kept, and an engine of it for each target."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir
+import torch
+
+from compress.artifact import DENOISERS
+from compress.engines import onnx, tensorrt
+from compress.engines.builder import Builder, Example, Feed
+from compress.engines.language import EngineLanguageModel
+from compress.engines.module import EngineModule, flatten, write_settings
+from compress.engines.onnx import CACHE_IN, CACHE_OUT, GRAPH
+from compress.engines.onnx_build import export_component, export_language_model, save_graph
+from compress.engines.onnx_quantize import quantize_activations
+from compress.engines.tensorrt_compile import Network
+from compress.engines.tensorrt_quantize import OPSET, compress_weights
+from compress.engines.tensorrt_record import OPEN, Port, Ports, Range, Record, Target, digest_onnx
+from compress.engines.torch import silent_libraries
+from compress.engines.tracing import Call, in_float32, split
+from compress.gpus import Library, gpu_here
+from compress.graphs import Profile
+from compress.hashing import digest_file
+
+GUIDED = 2  # rows of a denoiser for each prompt, where guidance is on
+COMPUTES = {"int8": "float32", "int8_weights": "float16", "int4_weights": "float16"}
+BITS = {"int8_weights": 8, "int4_weights": 4}
+_HALVES = (onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16)
+
+
+class TensorRTBuilder(Builder):
+    """Strongly typed networks: the precision is that of the torch module when its graph is taken, so that what its authors
+    compute in float32 (norms, timesteps) stays so. Ports are float32, but for a language model's cache.
+
+    Args:
+        targets: compute capabilities, an engine for each.
+        scratch: where the library keeps kernels' timings from build to build.
+    """
+
+    format = "tensorrt"
+
+    def __init__(
+        self, precision: str, library: Library, targets: tuple[str, ...], profile: Profile, scratch: Path
+    ) -> None:
+        super().__init__(precision)
+        self.library = library
+        self.targets = targets
+        self.profile = profile
+        self.scratch = scratch
+
+    @property
+    def here(self) -> tuple[str, ...]:
+        """The target whose engine can be held against torch on this machine; none without such a GPU."""
+        gpu = gpu_here()
+        return (gpu.target,) if gpu and gpu.target in self.targets else ()
+
+    def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
+        self._keep(
+            export_component(_typed(example, self.dtype), opset=self.opset, watched=watched), folder, example.feeds
+        )
+        rows = _rows(example, self.profile.batch, folder.name in DENOISERS)
+        self._build(folder, rows, bool(watched), function=example.function, arguments=example.arguments)
+
+    def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
+        self._keep(export_language_model(_in_dtype(model, self.dtype), opset=self.opset), folder, feeds)
+        self._build(folder, _texts(model.config, self.profile), False)
+
+    def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
+        """The engine, where a GPU it was built for is at hand, else the ONNX it was built from, in ONNX Runtime."""
+        if self.here:
+            return tensorrt.load_component(folder, library, kind, None, "cpu")
+        return onnx.load_component(self._runnable(folder), library, kind, None, "cpu")
+
+    def open_language_model(self, folder: Path, kind: str) -> EngineLanguageModel:
+        if self.here:
+            return tensorrt.load_language_model(folder, kind, None, "cpu")
+        return onnx.load_language_model(self._runnable(folder), kind, None, "cpu")
+
+    def _runnable(self, folder: Path) -> Path:
+        """Where the ONNX lies as a processor runs it: in bfloat16 a copy that computes in float32, with the weights as rounded."""
+        if self.precision != "bfloat16":
+            return folder
+        place = self.scratch / "float32"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        for file in folder.glob("*.json"):
+            shutil.copyfile(file, place / file.name)
+        graph = onnx_ir.load(str(folder / GRAPH))
+        compute_in_float32(graph)
+        save_graph(graph, place)
+        return place
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the graph computes in where it is not quantized. int8's calls are listened to in float32."""
+        return getattr(torch, COMPUTES.get(self.precision, self.precision))
+
+    @property
+    def opset(self) -> int | None:
+        return OPSET if self.precision == "int4_weights" else None
+
+    def _keep(self, graph: onnx_ir.Model, folder: Path, feeds: Sequence[Feed]) -> None:
+        """Write the ONNX that the engines are built from."""
+        widen_ports(graph)
+        if self.precision in BITS:
+            compress_weights(graph, BITS[self.precision])
+        save_graph(graph, folder)
+        if self.precision == "int8":
+            save_graph(quantize_activations(folder / GRAPH, feeds, symmetric=True), folder)
+
+    def _build(self, folder: Path, sizes: Mapping[str, Any], watched: bool, **more: Any) -> None:
+        network = Network(folder, self.library)
+        profile = {port.name: _range(port, sizes[port.name.removeprefix("input.")]) for port in network.inputs}
+        ports = Ports(digest_onnx(folder), network.inputs, network.outputs)
+        targets = self.here if watched else self.targets
+        records = [self._engine_for(folder, network, target, ports, profile).to_json() for target in targets]
+        write_settings(
+            folder, "tensorrt", self.library.version, self.precision, library=self.library.name, engines=records, **more
+        )
+
+    def _engine_for(
+        self, folder: Path, network: Network, gpu: str, ports: Ports, profile: Mapping[str, Range]
+    ) -> Record:
+        file = folder / f"{gpu}.engine"
+        file.write_bytes(network.build(gpu, profile, self.scratch))
+        target = Target(gpu, self.library.name, self.library.version)
+        return Record(file.name, digest_file(file), target, self.precision, network.layers, ports, profile)
+
+
+Sizes = Mapping[int, tuple[int, int, int]]  # by axis, where it varies: fewest, usual, most
+
+
+def _rows(example: Example, batch: tuple[int, int, int], denoiser: bool) -> dict[str, Sizes]:
+    """The axes of a component's inputs that vary with the number of prompts, two and three in the example's calls.
+
+    A denoiser has a row for each prompt, or two: whoever builds it with guidance may leave that out later, and the reverse.
+    """
+    small, large = (flatten(split(call)[0]) for call in (example.small, example.large))
+    fewest, usual, most = batch
+    found: dict[str, Sizes] = {}
+    for name, value in small.items():
+        each = {i: b - a for i, (a, b) in enumerate(zip(value.shape, large[name].shape, strict=True)) if a != b}
+        found[name] = {
+            i: (fewest, usual * n, most * GUIDED) if denoiser else (fewest * n, usual * n, most * n)
+            for i, n in each.items()
+        }
+    return found
+
+
+class _Texts(dict[str, Sizes]):
+    """The axes of a language model's inputs. Those of its cache are looked up by how they begin."""
+
+    def __missing__(self, name: str) -> Sizes:
+        return self[CACHE_IN]
+
+
+def _texts(config: Any, profile: Profile) -> Mapping[str, Sizes]:
+    """Usual is one more token after `tokens` others, which is what a model does most; the three sizes of each axis go together,
+    for TensorRT tries the graph at all fewest, all usual and all most ones."""
+    known = getattr(config, "max_position_embeddings", None) or profile.tokens[2]
+    most = min(profile.tokens[2], known)
+    usual = min(profile.tokens[1], most - 1)
+    new, seen = (1, 1, most), (0, usual, most - 1)
+    whole = (new[0] + seen[0], new[1] + seen[1], new[2] + seen[2])
+    return _Texts(
+        {
+            "input_ids": {0: profile.batch, 1: new},
+            "position_ids": {0: profile.batch, 1: new},
+            "cache_position": {0: new},
+            "attention_mask": {0: profile.batch, 1: whole},
+            CACHE_IN: {0: profile.batch, 2: seen},
+        }
+    )
+
+
+def _range(port: Port, sizes: Sizes) -> Range:
+    """Shapes of an input: fewest, usual, most."""
+    axes = [sizes[i] if size == OPEN else (size, size, size) for i, size in enumerate(port.shape)]
+    low, usual, high = tuple(zip(*axes, strict=True)) if axes else ((), (), ())
+    return low, usual, high
+
+
+def _typed(example: Example, dtype: torch.dtype) -> Example:
+    """A component and its calls in a precision. What has one axis or none stays as it is: timesteps, which bfloat16 cannot count."""
+    small, large = (_cast(call, dtype) for call in (example.small, example.large))
+    return replace(example, module=_in_dtype(example.module, dtype), small=small, large=large)
+
+
+def _in_dtype(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    with silent_libraries():
+        return module.float() if dtype == torch.float32 else copy.deepcopy(module).to(dtype)
+
+
+def _cast(values: Mapping[str, Any], dtype: torch.dtype) -> Call:
+    cast: Call = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            cast[name] = _cast(value, dtype)
+        elif isinstance(value, torch.Tensor) and value.is_floating_point():
+            cast[name] = value.to(dtype) if value.ndim > 1 else in_float32(value)
+        else:
+            cast[name] = value
+    return cast
+
+
+def widen_ports(model: onnx_ir.Model) -> None:
+    """Let a graph take and give float32 whatever it computes in. A language model's cache stays as it is: only it reads that."""
+    graph = model.graph
+    for port in [p for p in graph.inputs if p.dtype in _HALVES and not p.name.startswith(CACHE_IN)]:
+        users = list(port.uses())
+        node = onnx_ir.node("Cast", [port], {"to": int(port.dtype)})
+        narrow = _like(node.outputs[0], port, f"{port.name}.narrow")
+        for user, index in users:
+            user.replace_input_with(index, narrow)
+        port.dtype = onnx_ir.DataType.FLOAT
+        graph.insert_before(graph[0], node)
+    for index, port in enumerate(graph.outputs):
+        if port.dtype in _HALVES and not port.name.startswith(CACHE_OUT):
+            node = onnx_ir.node("Cast", [port], {"to": int(onnx_ir.DataType.FLOAT)})
+            wide = _like(node.outputs[0], port, port.name)
+            wide.dtype, port.name = onnx_ir.DataType.FLOAT, f"{port.name}.narrow"
+            graph.append(node)
+            graph.outputs[index] = wide
+
+
+def compute_in_float32(model: onnx_ir.Model) -> None:
+    """Let a bfloat16 graph compute in float32, its weights as they were rounded: no processor's ONNX Runtime computes in bfloat16."""
+    for value in model.graph.initializers.values():
+        value.const_value = _wide(value.const_value)
+    for node in model.graph.all_nodes():
+        for name, attribute in node.attributes.items():
+            if attribute.type == onnx_ir.AttributeType.TENSOR:
+                node.attributes[name] = onnx_ir.AttrTensor(name, _wide(attribute.value))
+            elif name in ("to", "dtype") and attribute.value == onnx_ir.DataType.BFLOAT16:
+                node.attributes[name] = onnx_ir.AttrInt64(name, int(onnx_ir.DataType.FLOAT))
+        for value in node.outputs:
+            _widen(value)
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        _widen(value)
+
+
+def _like(value: onnx_ir.Value, other: onnx_ir.Value, name: str | None) -> onnx_ir.Value:
+    value.name, value.dtype, value.shape = name, other.dtype, other.shape
+    return value
+
+
+def _wide(tensor: Any) -> Any:
+    if tensor is None or tensor.dtype != onnx_ir.DataType.BFLOAT16:
+        return tensor
+    return onnx_ir.tensor(tensor.numpy().astype("float32"), name=tensor.name)
+
+
+def _widen(value: onnx_ir.Value) -> None:
+    if value.dtype == onnx_ir.DataType.BFLOAT16:
+        value.dtype = onnx_ir.DataType.FLOAT

@@ -1,0 +1,141 @@
+"""NVIDIA's GPUs and the two TensorRT libraries, told without torch: what is at hand, and what can be built for.
+
+`tensorrt-rtx` builds ahead of time for GPUs that need not be here. `tensorrt`, the data-centre library, builds for the GPU
+at hand alone: it times its kernels there.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from compress import deps
+from compress.errors import MissingLibrary, UserError
+
+HERE: Literal["here"] = "here"
+Targets = tuple[str, ...] | Literal["here"]
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU by its name and its compute capability, such as SM89."""
+
+    name: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Library:
+    """One of the TensorRT libraries: how it is imported, under which distributions it comes, and how to get it."""
+
+    name: str
+    module: str
+    distributions: tuple[str, ...]
+    install: str
+
+    @property
+    def version(self) -> str:
+        """The installed version, or ""."""
+        if not deps.installed(self.module):
+            return ""
+        return next(filter(None, map(deps.version, self.distributions)), "")
+
+
+RTX = Library(
+    "tensorrt-rtx",
+    "tensorrt_rtx",
+    ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
+    "pip install 'pare[tensorrt]'",
+)
+DATA_CENTRE = Library(
+    "tensorrt",
+    "tensorrt",
+    ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "pip install tensorrt, which fetches from NVIDIA's own package index",
+)
+LIBRARIES = {library.name: library for library in (RTX, DATA_CENTRE)}
+
+
+@cache
+def gpu_here() -> Gpu | None:
+    """The machine's first GPU, as its driver tells; None where there is no driver or no GPU."""
+    ask = ["nvidia-smi", "--query-gpu=compute_cap,name", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    capability, comma, name = told.partition("\n")[0].partition(",")
+    return Gpu(name.strip(), "SM" + capability.strip().replace(".", "")) if comma else None
+
+
+def targets_of(library: Library) -> tuple[str, ...]:
+    """The compute capabilities that an installed library builds for on this machine.
+
+    Raises:
+        MissingLibrary: it is not installed.
+    """
+    if not library.version:
+        raise MissingLibrary(f"the library `{library.name}` is not installed", fix=library.install)
+    if library is RTX:
+        named = deps.need(library.module).ComputeCapability.__members__
+        return tuple(sorted((n for n in named if n.startswith("SM")), key=lambda n: int(n[2:])))
+    return (gpu.target,) if (gpu := gpu_here()) else ()
+
+
+def choose(library: str, targets: Targets) -> tuple[Library, tuple[str, ...]]:
+    """The library that builds, and for which compute capabilities.
+
+    Args:
+        library: "tensorrt", "tensorrt-rtx" or "auto": the former where it is installed and can, else the latter.
+
+    Raises:
+        MissingLibrary: it is not installed.
+        UserError: there is no GPU at hand to build for, or the library does not know a target.
+    """
+    gpu = gpu_here()
+    if targets == HERE and gpu is None:
+        raise UserError(
+            "there is no NVIDIA GPU at hand to build for", fix="name some: targets: [SM86, SM89], or run on such a GPU"
+        )
+    asked = (gpu.target,) if targets == HERE and gpu else tuple(targets)
+    able = bool(DATA_CENTRE.version) and set(asked) <= set(targets_of(DATA_CENTRE))
+    found = LIBRARIES[library] if library != "auto" else DATA_CENTRE if able else RTX
+    known = targets_of(found)
+    if unknown := [t for t in asked if t not in known]:
+        raise UserError(
+            f"{found.name} {found.version} does not build for {', '.join(unknown)} here",
+            fix=f"targets it builds for: {', '.join(known) or 'none, for there is no GPU at hand'}",
+        )
+    return found, asked
+
+
+def why_idle(built: tuple[str, ...]) -> str:
+    """Why engines for these targets, or rebuilt from their ONNX, cannot run on this machine; "" where they can."""
+    gpu = gpu_here()
+    if gpu is None:
+        return f"the engines of build.tensorrt for {', '.join(built)} cannot run on this machine: it has no NVIDIA GPU"
+    if gpu.target in built or any(lib.version and gpu.target in targets_of(lib) for lib in LIBRARIES.values()):
+        return ""
+    return f"the engines of build.tensorrt for {', '.join(built)} cannot run on this machine: its {gpu.name} is {gpu.target}"
+
+
+def fingerprint() -> str:
+    """What of a machine decides an engine beside the recipe: the GPU at hand and the installed libraries."""
+    gpu = gpu_here()
+    versions = [f"{library.name} {library.version or 'absent'}" for library in LIBRARIES.values()]
+    return ", ".join((gpu.target if gpu else "no GPU", *versions))
+
+
+def abilities() -> str:
+    """What this machine can build and run, in lines for a reader."""
+    gpu = gpu_here()
+    lines = [f"GPU          {f'{gpu.name}, {gpu.target}' if gpu else 'none found: engines can be built and not run'}"]
+    for library in LIBRARIES.values():
+        if not library.version:
+            lines.append(f"{library.name:<12} not installed: {library.install}")
+            continue
+        known = ", ".join(targets_of(library)) or "nothing, for it builds on the GPU at hand"
+        lines.append(f"{library.name:<12} {library.version}, builds for {known}")
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""Compile a model's components to native code for this processor, each held against torch on real inputs before it is kept.
+
+Use it after everything that changes torch weights, where the model stays on machines like this one: torch's compiler fuses a
+graph's operations into C++ and builds that into one package, which needs torch and nothing else. The package runs under exactly
+the torch it was built with, on a processor with the same instructions; elsewhere the recipe builds it anew. It takes any batch
+that `profile` allows, texts of any length, and pictures of the size the pipeline was built at. A VAE's engine is its decoder.
+`bfloat16` rounds weights and computes in it, fast where the processor has the instructions. Building needs a C++ compiler and
+about a minute a component. Source: AOTInductor (`torch._inductor.aoti_compile_and_package`), and the exporter of transformers.
+
+    - build.compiled: {}
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Literal
+
+from pydantic import Field
+
+from compress.artifact import Artifact
+from compress.catalogue import stage
+from compress.context import Context
+from compress.graphs import Components, Profile, refuse_engine, wanted
+from compress.params import Params
+
+CANNOT: dict[str, str] = {}
+
+
+class BuildCompiled(Params):
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="what the engine computes in; it takes and gives float32"
+    )
+    components: Components = Field(
+        "all", description="what to build; all: denoiser, VAE decoder and text encoders, or the language model"
+    )
+    profile: Profile = Field(
+        Profile(),
+        description="the batches it takes; the code is laid out for the usual sizes, and a text may be longer",
+    )
+
+
+def refuse(artifact: Artifact, params: BuildCompiled) -> str:
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        return (
+            f"this machine has no C++ compiler `{compiler}`: install one, such as the package g++, or set CXX to yours"
+        )
+    return refuse_engine(artifact, params.components, "compiled", CANNOT)
+
+
+@stage(
+    version=1,
+    params=BuildCompiled,
+    tasks=("text_to_image", "text_generation"),
+    formats={"torch": "compiled"},
+    effect="format",
+    reproducible="behaviour",
+    bound_to=("isa",),
+    libraries=("torch", "transformers", "diffusers"),
+    refuse=refuse,
+)
+def run(artifact: Artifact, params: BuildCompiled, context: Context) -> None:
+    from compress.building import build_engines
+    from compress.engines.compiled_build import CompiledBuilder
+
+    names = wanted(artifact, params.components, "compiled")
+    build_engines(artifact, names, CompiledBuilder(params.precision, params.profile, context.scratch), context)

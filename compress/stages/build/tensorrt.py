@@ -1,0 +1,114 @@
+"""Build TensorRT engines of a model's components for NVIDIA GPUs, those at hand or others.
+
+Use it last, for the GPU that the model will run on: an engine is fast there, opens nowhere else, and cannot be changed any more.
+With TensorRT-RTX it is built ahead of time on any machine, without a GPU; the data-centre library builds on the GPU itself. Beside
+the engines their ONNX is kept: a GPU or library version that none was built for gets one from it, in memory, when the model is
+opened. Networks are strongly typed: `float16` and `bfloat16` are cast in torch, so that what a model's authors compute in float32
+stays so. Where no GPU of a target is at hand, the ONNX is held against torch in place of the engine, through ONNX Runtime, and
+nothing but `size` can be measured. Source: NVIDIA TensorRT and TensorRT-RTX.
+
+    - build.tensorrt: {targets: [SM86, SM89]}
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from compress import gpus
+from compress.artifact import Artifact
+from compress.catalogue import Foresight, stage
+from compress.context import Context
+from compress.graphs import Components, Profile, refuse_engine, wanted
+from compress.params import Params
+from compress.sources import parameter_count
+
+WEIGHTS_AT_ONCE = 4  # float32 copies: torch's own, the graph's, the parser's, and the engine's bytes
+LIBRARY_BYTES = 1_000_000_000  # the builder itself beside them, measured on small models
+
+
+class BuildTensorRT(Params):
+    precision: Literal["float32", "float16", "bfloat16", "int8", "int8_weights", "int4_weights"] = Field(
+        "float32",
+        description="what the networks compute in; int8: weights and activations, the rest in float32; "
+        "int8_weights, int4_weights: weights alone, in a float16 network",
+    )
+    targets: gpus.Targets = Field(
+        gpus.HERE, description="compute capabilities to build for, such as [SM86, SM89]; here: the GPU at hand"
+    )
+    library: Literal["auto", "tensorrt", "tensorrt-rtx"] = Field(
+        "auto", description="what builds and runs; auto: tensorrt where it is installed and knows the targets, else RTX"
+    )
+    profile: Profile = Field(
+        default_factory=lambda: Profile(),
+        description="the sizes of calls; a denoiser takes twice as many rows as prompts",
+    )
+    components: Components = Field(
+        "all", description="what to build; all: denoiser, VAE decoder and text encoders, or the language model"
+    )
+
+    samples: int = Field(64, ge=1, le=2000, description="calls to each component that int8 is calibrated on")
+
+    @field_validator("targets")
+    @classmethod
+    def _named_once(cls, targets: gpus.Targets) -> gpus.Targets:
+        if targets != gpus.HERE and (not targets or len(set(targets)) < len(targets)):
+            raise ValueError("name each target once, and one at least, or say: here")
+        return targets
+
+
+def refuse(artifact: Artifact, params: BuildTensorRT) -> str:
+    if params.precision == "int8" and artifact.task == "text_generation":
+        return "int8 is calibrated on pictures' components: a language model takes int8_weights or int4_weights"
+    return refuse_engine(artifact, params.components, "tensorrt")
+
+
+def foresee(artifact: Artifact, params: BuildTensorRT) -> Foresight:
+    """Which library builds for what, and the memory that takes."""
+    library, targets = gpus.choose(params.library, params.targets)
+    names = wanted(artifact, params.components, "tensorrt")
+    weights = sum(4 * parameter_count(artifact.folder(name)) for name in names)
+    told = f"{library.name} {library.version} builds for {', '.join(targets)}"
+    return Foresight(
+        told=told,
+        scratch_bytes=weights * len(targets),  # an engine each, beside the ONNX
+        memory_bytes=WEIGHTS_AT_ONCE * weights + LIBRARY_BYTES,
+    )
+
+
+def idle_here(params: BuildTensorRT) -> str:
+    return gpus.why_idle(gpus.choose(params.library, params.targets)[1])
+
+
+@stage(
+    version=1,
+    params=BuildTensorRT,
+    tasks=("text_to_image", "text_generation"),
+    formats={"torch": "tensorrt"},
+    effect="format",
+    reproducible="behaviour",
+    bound_to=("gpu",),
+    libraries=("onnx", "onnxruntime", "onnxscript", "transformers", "torch", "diffusers"),
+    extra="tensorrt",
+    refuse=refuse,
+    foresee=foresee,
+    idle_here=idle_here,
+    machine=gpus.abilities,
+    data=lambda params: ("calibration",) if params.precision == "int8" else (),
+)
+def run(artifact: Artifact, params: BuildTensorRT, context: Context) -> None:
+    from compress.building import build_engines
+    from compress.engines.tensorrt_build import TensorRTBuilder
+
+    library, targets = gpus.choose(params.library, params.targets)
+    builder = TensorRTBuilder(params.precision, library, targets, params.profile, context.scratch)
+    samples = params.samples if params.precision == "int8" else 0
+    build_engines(artifact, wanted(artifact, params.components, "tensorrt"), builder, context, samples)
+    if not builder.here:
+        context.note(
+            f"the ONNX was held against torch, through ONNX Runtime; the engines for {', '.join(targets)} were not run, "
+            "for no such GPU is at hand",
+            compared="onnx",
+            targets=list(targets),
+        )
