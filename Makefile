@@ -22,8 +22,9 @@ check: setup  ## lint, types, smoke
 	$(BIN)/mypy
 	$(BIN)/pare check recipes/quickstart.yaml
 
-test: setup check
-	$(BIN)/python -m pytest -m "not slow"
+test: setup check  ## two processes, then by themselves the tests that measure time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "alone and not slow"
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -57,7 +57,7 @@ class Tried:
 
     first: tuple[Done, ...]
     again: tuple[Done, ...]
-    elsewhere: tuple[Done, ...]
+    elsewhere: tuple[Done, ...]  # of a stage that declares equal bytes; nothing else would be held against them
     before: dict[str, str]
     after: dict[str, str]
 
@@ -76,11 +76,13 @@ def tried(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_fact
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(body))
     before = digest_files(models[task])
-    runs = []
-    for cache in ("one", "one", "other"):
+
+    def run(cache: str) -> tuple[Done, ...]:
         store = Cache(folder / cache)
-        runs.append(execute(compress.plan(recipe, cache=store.root), store, silent))
-    return Tried(*runs, before, digest_files(models[task]))
+        return execute(compress.plan(recipe, cache=store.root), store, silent)
+
+    elsewhere = run("other") if find_stage(name).reproducible == "bytes" else ()
+    return Tried(run("one"), run("one"), elsewhere, before, digest_files(models[task]))
 
 
 def test_a_stage_leaves_the_formats_it_declares_and_says_how_it_came_about(tried: Tried) -> None:
@@ -104,10 +106,10 @@ def test_the_second_run_is_a_cache_hit(tried: Tried) -> None:
 
 
 def test_a_stage_that_declares_equal_bytes_gives_equal_bytes(tried: Tried) -> None:
-    for one, other in zip(tried.first, tried.elsewhere, strict=True):
+    for one, other in zip(tried.first, tried.elsewhere, strict=False):
         assert other.node.key == one.node.key
-        if one.node.stage.reproducible == "bytes":
-            assert other.artifact.digest == one.artifact.digest
+        assert other.artifact.digest == one.artifact.digest
+    assert tried.elsewhere or tried.first[-1].node.stage.reproducible == "behaviour"
 
 
 @pytest.mark.parametrize("name", stage_names())

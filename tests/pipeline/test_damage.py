@@ -240,6 +240,7 @@ def noise(seed: int, ms: float) -> Callable[[int], float]:
     return lambda call: ms / 1000 * float(np.exp(draw.normal(0, 0.01)))
 
 
+@pytest.mark.alone
 def test_a_candidate_that_is_a_twentieth_slower_fails_a_gate_of_two_per_cent() -> None:
     row = judged(timed(noise(0, 20.0), noise(1, 21.0)), Gate(worse_by="2%"))
     assert row.verdict.status == "fail"
@@ -247,6 +248,7 @@ def test_a_candidate_that_is_a_twentieth_slower_fails_a_gate_of_two_per_cent() -
     assert judged(timed(noise(0, 20.0), noise(1, 20.0)), Gate(worse_by="2%")).verdict.status == "pass"
 
 
+@pytest.mark.alone
 def test_a_baseline_that_was_never_warmed_up_proves_no_speedup() -> None:
     steady = noise(2, 20.0)
 
