@@ -15,13 +15,12 @@ from compress.checker import Checker
 from compress.context import Context
 from compress.errors import ContractError, ModelError, PareError, StageFailed
 from compress.events import Emit, Event
-from compress.hashing import digest_file
+from compress.hashing import digest_file, list_files
 from compress.planning import Node, Plan, with_lineage
 from compress.sources import check_safetensors
 
 # What engines write beside their settings: graphs, weights and compiled code.
 ENGINE_FILES = ("*.bin", "*.xml", "*.onnx", "*.onnx.data", "*.engine", "*.gguf", "*.pt2")
-FULL_BYTES = 1_000_000  # with less than this free, a failure to write is taken for a full disk
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,9 @@ def _run_stage(
     except PareError:
         raise
     except Exception as error:
-        if shutil.disk_usage(out).free < FULL_BYTES:  # libraries that write by themselves say something else instead
+        # Libraries that write by themselves say something else instead, and may have taken away what they began.
+        written = sum((out / f).stat().st_size for f in list_files(out))
+        if shutil.disk_usage(out).free + written < node.disk_bytes:
             raise full_disk(cache.root) from error
         raise StageFailed(
             f"stage `{node.id}` ({node.stage.name}) failed: {type(error).__name__}: {error}",

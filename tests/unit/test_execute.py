@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -305,6 +306,18 @@ def test_a_failure_is_told_and_never_stored(
     assert names(cache.root / "tmp") == []
     (scratch,) = (cache.root / "scratch").iterdir()
     assert names(scratch) == ["checkpoint"]
+
+
+def test_a_library_that_fails_where_the_disk_has_become_too_small_is_told_as_a_full_disk(
+    cache: Cache, llama: Path, trusting: Trusting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(artifact: Any, params: Any, context: Any) -> None:
+        monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=400_000))
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    with pytest.raises(CacheError, match=r"the disk is full \(0.4 MB free\)") as caught:
+        one(cache, llama, CUT, fails)
+    assert caught.value.exit_code == 2
 
 
 def test_a_failed_stage_points_into_the_recipe_and_says_how_to_resume(
