@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import torch
 
-from compress.artifact import MANIFEST, Artifact, derive, describe, weight_files, write_manifest
+from compress.artifact import MANIFEST, Artifact, Provenance, derive, describe, weight_files, write_manifest
 from compress.building import PROMPTS, first_calls
 from compress.catalogue import Stage
 from compress.context import Context
@@ -90,6 +90,8 @@ def _build(artifact: Artifact, component: str, stage: Stage, precision: str, par
             return Trial(title, None, why=error.problems[0].message)
         except Exception as error:  # what a foreign library raises on a model it cannot take is an answer too
             return Trial(title, None, why=f"{type(error).__name__}: {error}"[:300])
+        made_by = Provenance(stage.name, stage.version, given.counted(), "")  # native code runs for those it names
+        write_manifest(replace(describe(out), lineage=(*artifact.lineage, made_by)))
         done.write_text(str(next((e.facts["relative"] for e in heard if "relative" in e.facts), 0.0)))
     return Trial(title, describe(out), float(done.read_text()))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact, Provenance, describe, write_manifest
 from compress.catalogue import Foresight, find_stage
 from compress.context import Context
 from compress.data import Data, Item
@@ -37,6 +38,8 @@ def apply(
     roles = {"calibration": data, "train": data}
     context = Context(out, scratch, inputs=inputs or {}, data=roles, emit=heard.append, node="step")
     stage.run(artifact, checked, context)
+    made_by = Provenance(name, stage.version, checked.counted(), "")
+    write_manifest(replace(describe(out), lineage=(*artifact.lineage, made_by)))
     return describe(out), [e for e in heard if e.kind == "note"]
 
 

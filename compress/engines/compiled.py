@@ -25,6 +25,7 @@ from compress.planning import machine_fact
 Precision = Literal["float32", "bfloat16"]
 PACKAGE = "compiled.pt2"
 STAGE = "build.compiled"
+MAKERS = frozenset({STAGE, "build.fastest"})  # which may have chosen what the former made
 CACHE = "past_key_values"
 AGAIN = "run the recipe again: it builds the engine anew"
 _MODEL, _SHARED, _RUNNERS, _ANY_DEVICE = "model", False, 1, -1
@@ -59,7 +60,7 @@ def check_origin(folder: Path) -> None:
         ModelError: it was not.
     """
     manifest = next((p / MANIFEST for p in (folder, folder.parent) if (p / MANIFEST).is_file()), None)
-    if manifest is None or STAGE not in [step["stage"] for step in read_json(manifest)["lineage"]]:
+    if manifest is None or MAKERS.isdisjoint(step["stage"] for step in read_json(manifest)["lineage"]):
         raise ModelError(
             f"holds native code that no {STAGE} in the artifact's lineage accounts for, and is not run",
             place=str(folder / PACKAGE),

@@ -67,6 +67,13 @@ def test_where_no_engine_is_near_enough_the_stage_says_why(llama: Artifact, tmp_
         apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), within=1e-12, **FEW)
 
 
+def test_native_code_may_win(llama: Artifact, tmp_path: Path) -> None:
+    options = {**FEW, "engines": ("compiled",)}
+    made, notes = apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **options)
+    assert {row["engine"]: row["why not"] for row in notes[0].facts["tried"]} == {"compiled float32": "", "torch": ""}  # type: ignore[attr-defined]
+    assert len(open_task(made).generate([[5, 6, 7]], 4)[0]) == 4  # type: ignore[union-attr]
+
+
 def test_an_interrupted_choice_builds_nothing_twice(
     llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
