@@ -108,7 +108,8 @@ def _calls(
     artifact: Artifact, component: str, trials: Mapping[str, Trial], params: Any
 ) -> dict[str, Callable[[], object]]:
     """The same real call to each trial's component."""
-    opened = {name: open_component(t.artifact or artifact, component) for name, t in trials.items()}
+    # torch in float32, as in every comparison; an engine takes float32 whatever it computes in.
+    opened = {name: open_component(t.artifact or artifact, component, "float32") for name, t in trials.items()}
     if artifact.task == "text_generation":
         words = int(opened[TORCH].config.vocab_size)
         tokens = torch.randint(
@@ -118,7 +119,8 @@ def _calls(
         call = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(tokens), **length}
         return {name: partial(_without_gradients, model.generate, tokens, **call) for name, model in opened.items()}
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(params.batch)]
-    heard = first_calls(TextToImage(artifact), (component,), prompts)[component]
+    task = TextToImage(artifact, dtype=torch.float32)
+    heard = first_calls(task, (component,), prompts)[component]
     function = function_of(component)
     return {name: partial(_without_gradients, getattr(module, function), **heard) for name, module in opened.items()}
 

@@ -111,14 +111,13 @@ def choose(library: str, targets: Targets) -> tuple[Library, tuple[str, ...]]:
     return found, asked
 
 
-def why_idle(built: tuple[str, ...]) -> str:
-    """Why engines for these targets, or rebuilt from their ONNX, cannot run on this machine; "" where they can."""
+def why_idle(library: Library, built: tuple[str, ...]) -> str:
+    """Why a library's engines for these targets, or rebuilt from their ONNX, cannot run on this machine; "" where they can."""
     gpu = gpu_here()
-    if gpu is None:
-        return f"the engines of build.tensorrt for {', '.join(built)} cannot run on this machine: it has no NVIDIA GPU"
-    if gpu.target in built or any(lib.version and gpu.target in targets_of(lib) for lib in LIBRARIES.values()):
+    if gpu and gpu.target in targets_of(library):
         return ""
-    return f"the engines of build.tensorrt for {', '.join(built)} cannot run on this machine: its {gpu.name} is {gpu.target}"
+    why = f"its {gpu.name} is {gpu.target}, which {library.name} does not know" if gpu else "it has no NVIDIA GPU"
+    return f"the engines of build.tensorrt for {', '.join(built)} cannot run on this machine: {why}"
 
 
 def fingerprint() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import torch
 
 from compress.artifact import Format
 from compress.engines.module import EngineModule, arguments_of
-from compress.engines.tracing import Call, Traced, dynamic_shapes, split
+from compress.engines.torch import silent_libraries
+from compress.engines.tracing import Call, Traced, dynamic_shapes, in_float32, split
 
 Feed = dict[str, torch.Tensor]
 
@@ -34,11 +35,25 @@ class Example:
     def arguments(self) -> tuple[str, ...]:
         return arguments_of(getattr(type(self.module), self.function))
 
+    def in_float32(self) -> Example:
+        """The same with all numbers in float32, for engines that know no other. The component itself is widened, as it is for
+        the comparison."""
+        with silent_libraries():
+            module = self.module.float()
+        small, large, *feeds = ({n: _wide(v) for n, v in c.items()} for c in (self.small, self.large, *self.feeds))
+        return Example(module, self.function, small, large, feeds)
+
     def trace(self, watched: tuple[str, ...] = ()) -> tuple[Traced, Call, dict[str, Any]]:
         """What an exporter is given: the module, its inputs, and which of their axes stay open."""
         inputs, constants = split(self.small)
         open_axes = dynamic_shapes(inputs, split(self.large)[0])
         return Traced(self.module, self.function, constants, watched).eval(), inputs, open_axes
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, Mapping):  # PixArt's holds None, where a picture's size does not count
+        return {n: _wide(v) for n, v in value.items()}
+    return in_float32(value) if isinstance(value, torch.Tensor) else value
 
 
 class Builder:

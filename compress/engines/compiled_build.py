@@ -53,7 +53,7 @@ class CompiledBuilder(Builder):
         ports = _ports(program, tuple(flatten(inputs)))
         ranges = {
             str(size): (hint.min, hint.max)
-            for port, axes in zip(ports, flat_hints(shapes), strict=True)
+            for port, axes in zip(ports, _open_axes(shapes), strict=True)
             for axis, hint in axes.items()
             if isinstance(size := port.shape[axis], str)
         }
@@ -146,10 +146,10 @@ def _port(name: str, traced: torch.Tensor, example: torch.Tensor) -> Port:
     return Port(name, traced.dtype, shape, number)
 
 
-def flat_hints(shapes: Mapping[str, Any]) -> list[dict[int, Any]]:
+def _open_axes(shapes: Mapping[str, Any]) -> list[dict[int, Any]]:
     """The open axes of each input, in the order of `flatten`."""
     found: list[dict[int, Any]] = []
     for axes in shapes.values():
         nested = isinstance(axes, Mapping) and any(isinstance(name, str) for name in axes)
-        found += flat_hints(axes) if nested else [axes or {}]
+        found += _open_axes(axes) if nested else [axes or {}]
     return found

@@ -65,8 +65,9 @@ class Graph:
 
     def __init__(self, folder: Path) -> None:
         self.settings = read_settings(folder)
-        if not (folder / GRAPH).is_file():
-            raise ModelError(f"holds no {GRAPH}", place=str(folder), fix=_again(self.settings))
+        for name in (GRAPH, WEIGHTS):
+            if not (folder / name).is_file():
+                raise ModelError(f"holds no {name}", place=str(folder), fix=_again(self.settings))
         self.folder = folder
         self._lock = threading.Lock()
         self._session: onnxruntime.InferenceSession | None = None
@@ -183,4 +184,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _again(settings: Mapping[str, Any]) -> str:
-    return f"build it again; it was made for {settings['engine']} {settings['version']}"
+    return f"build it again with build.onnxruntime or export.onnx: it was made by {settings['engine']} {settings['version']}"

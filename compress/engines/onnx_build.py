@@ -40,13 +40,14 @@ class OnnxBuilder(Builder):
         self.fusions = fusions
 
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
+        example = example.in_float32()
         graph = export_component(example, opset=self.opset, fusions=self.fusions, watched=watched)
         self._write(graph, folder, example.feeds, function=example.function, arguments=example.arguments)
 
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
         # Shape inference, which dynamic quantization begins with, stumbles over what fusing leaves behind.
         fusions = None if self.precision == "int8_dynamic" else self.fusions
-        self._write(export_language_model(model, opset=self.opset, fusions=fusions), folder, ())
+        self._write(export_language_model(model.float(), opset=self.opset, fusions=fusions), folder, ())
 
     def _write(self, graph: onnx_ir.Model, folder: Path, feeds: Sequence[Feed], **more: Any) -> None:
         save_graph(graph, folder)

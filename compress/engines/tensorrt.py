@@ -33,7 +33,7 @@ from compress.engines.tensorrt_record import (
     record_from,
 )
 from compress.errors import ModelError, UserError
-from compress.gpus import LIBRARIES, gpu_here
+from compress.gpus import LIBRARIES, gpu_here, targets_of
 from compress.hashing import digest_file
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def target_here(folder: Path, records: Sequence[Record]) -> Target:
     """The GPU at hand with the library that built these engines.
 
     Raises:
-        UserError: there is no GPU here, or not that library.
+        UserError: there is no GPU here, or not that library, or one that the library does not know.
     """
     built = ", ".join(str(record.target) for record in records)
     gpu, library = gpu_here(), LIBRARIES[records[0].target.library]
@@ -89,6 +89,12 @@ def target_here(folder: Path, records: Sequence[Record]) -> Target:
     if not library.version:
         raise UserError(
             f"{library.name} is not installed; this was built for {built}", place=str(folder), fix=library.install
+        )
+    if gpu.target not in targets_of(library):
+        raise UserError(
+            f"{library.name} {library.version} does not know the {gpu.name} here, {gpu.target}; this was built for {built}",
+            place=str(folder),
+            fix="run it on another GPU, or build it again with library: tensorrt",
         )
     return Target(gpu.target, library.name, library.version)
 

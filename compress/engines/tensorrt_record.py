@@ -150,10 +150,8 @@ def _unfit(record: Record) -> list[str]:
     for port in record.ports.inputs:
         low, usual, high = record.profile.get(port.name, ((), (), ()))
         sizes = list(zip(port.shape, low, usual, high, strict=False))
-        good = len(low) == len(port.shape) and all(
-            a <= b <= c and (size == OPEN or a == c == size) for size, a, b, c in sizes
-        )
-        if not good:
+        rises = all(a <= b <= c and (size == OPEN or a == c == size) for size, a, b, c in sizes)
+        if port.name not in record.profile or len(low) != len(port.shape) or not rises:
             found.append(f"the profile of its input {port.name} does not fit {list(port.shape)}")
     return found
 

@@ -24,8 +24,6 @@ from compress.context import Context
 from compress.graphs import Components, Profile, refuse_engine, wanted
 from compress.params import Params
 
-CANNOT: dict[str, str] = {}
-
 
 class BuildCompiled(Params):
     precision: Literal["float32", "bfloat16"] = Field(
@@ -36,7 +34,7 @@ class BuildCompiled(Params):
     )
     profile: Profile = Field(
         Profile(),
-        description="the batches it takes; the code is laid out for the usual sizes, and a text may be longer",
+        description="the batches it takes, and the usual one, for which the code is laid out; a text may have any length",
     )
 
 
@@ -46,7 +44,7 @@ def refuse(artifact: Artifact, params: BuildCompiled) -> str:
         return (
             f"this machine has no C++ compiler `{compiler}`: install one, such as the package g++, or set CXX to yours"
         )
-    return refuse_engine(artifact, params.components, "compiled", CANNOT)
+    return refuse_engine(artifact, params.components, "compiled")
 
 
 @stage(

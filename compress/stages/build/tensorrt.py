@@ -25,6 +25,7 @@ from compress.params import Params
 from compress.sources import parameter_count
 
 WEIGHTS_AT_ONCE = 4  # float32 copies: torch's own, the graph's, the parser's, and the engine's bytes
+KERNEL_BYTES = 20_000_000  # of an engine beside its weights; measured on small models, up to 16 MB
 LIBRARY_BYTES = 1_000_000_000  # the builder itself beside them, measured on small models
 
 
@@ -72,13 +73,13 @@ def foresee(artifact: Artifact, params: BuildTensorRT) -> Foresight:
     told = f"{library.name} {library.version} builds for {', '.join(targets)}"
     return Foresight(
         told=told,
-        scratch_bytes=weights * len(targets),  # an engine each, beside the ONNX
+        scratch_bytes=(weights + KERNEL_BYTES * len(names)) * len(targets),  # engines, beside the ONNX
         memory_bytes=WEIGHTS_AT_ONCE * weights + LIBRARY_BYTES,
     )
 
 
 def idle_here(params: BuildTensorRT) -> str:
-    return gpus.why_idle(gpus.choose(params.library, params.targets)[1])
+    return gpus.why_idle(*gpus.choose(params.library, params.targets))
 
 
 @stage(

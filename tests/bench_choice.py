@@ -1,0 +1,78 @@
+"""Whether `build.fastest` keeps what is fastest: its choice and every single choice, timed anew in one interleaved run.
+
+python -m tests.bench_choice
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import compress
+from compress.artifact import Artifact
+from compress.racing import race
+from compress.tasks import open_component
+
+PRECISIONS = {"openvino": ("float32", "bfloat16", "int8_weights"), "onnxruntime": ("float32", "int8_weights")}
+MODELS = {"zoo://digits-diffusion": "unet", "zoo://docs-llama": "model"}
+BLOCKS = 30
+
+
+def choices(model: str, component: str, cache: Path) -> dict[str, Artifact]:
+    """The model by each single choice, and by `build.fastest` among them (within any difference: speed alone counts here)."""
+    made = {
+        f"{engine} {precision}": compress.apply(
+            f"build.{engine}", model, cache=cache, precision=precision, components=(component,)
+        )
+        for engine, precisions in PRECISIONS.items()
+        for precision in precisions
+    }
+    options: dict[str, Any] = {"engines": tuple(PRECISIONS), "components": (component,), "within": 1.0}
+    kept = compress.apply("build.fastest", model, cache=cache, **options)
+    return {"build.fastest": kept, **made}
+
+
+def calls(model: str, component: str, made: dict[str, Artifact]) -> dict[str, Callable[[], object]]:
+    opened = {name: open_component(artifact, component) for name, artifact in made.items()}
+    if component == "model":
+        tokens = torch.arange(64)[None]
+        length = {"max_new_tokens": 48, "min_new_tokens": 48, "do_sample": False, "pad_token_id": 0}
+        return {name: partial(m.generate, tokens, **length) for name, m in opened.items()}
+    from compress.building import PROMPTS, first_calls
+    from compress.sources import find_source
+    from compress.tasks.text_to_image import TextToImage
+
+    task = TextToImage(find_source(model, Path(), None).artifact, dtype=torch.float32)
+    heard = first_calls(task, (component,), PROMPTS[:1])[component]
+    return {name: partial(m, **heard) for name, m in opened.items()}
+
+
+def choice(model: str, component: str, cache: Path) -> dict[str, Any]:
+    """Medians in ms, and how much slower than the best single choice the kept one is, beside its noise floor."""
+    with torch.inference_mode():
+        paces = race(calls(model, component, choices(model, component, cache)), BLOCKS)
+    kept = paces.pop("build.fastest")
+    best = min(paces, key=lambda name: paces[name].seconds)
+    return {
+        "milliseconds": {name: round(1000 * p.seconds, 3) for name, p in {"build.fastest": kept, **paces}.items()},
+        "best single choice": best,
+        "kept over best": round(kept.seconds / paces[best].seconds, 4),
+        "noise floor": round(max(kept.spread, paces[best].spread), 4),
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = {model: choice(model, component, Path(folder)) for model, component in MODELS.items()}
+    sys.stdout.write(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

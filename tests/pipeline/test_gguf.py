@@ -1,0 +1,208 @@
+"""GGUF files of tiny real models: each tensor against torch, read back by transformers, and run by llama.cpp where it is installed."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader
+from gguf.quants import dequantize
+
+import compress
+from compress.artifact import Artifact, describe
+from compress.catalogue import find_stage
+from compress.deps import installed
+from compress.engines.gguf_build import named_tensors, neighbours_turn, write_gguf
+from compress.engines.gguf_reading import MODEL, read_model
+from compress.errors import ModelError, RecipeError, UserError
+from compress.graphs import TOLERANCE
+from compress.llamacpp import KNOWN_SPLITS, pre_tokenizer, refuse_config
+from compress.tasks import open_task
+from compress.tasks.text_generation import TextGeneration
+from tests.families import tiny_text
+from tests.stages import apply
+from tests.tiny import tiny_llama
+
+FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
+PRECISIONS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8_weights": "Q8_0", "int4_weights": "Q4_0"}
+PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12]]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp(request.param)
+    return describe(tiny_llama(folder) if request.param == "llama" else tiny_text(folder, request.param))
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return describe(tiny_llama(tmp_path_factory.mktemp("llama")))
+
+
+@pytest.fixture(scope="module")
+def built(llama: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return apply("build.gguf", llama, tmp_path_factory.mktemp("built") / "out", precision="float32")[0]
+
+
+def plain(artifact: Artifact) -> TextGeneration:
+    found = open_task(artifact, dtype="float32")
+    assert isinstance(found, TextGeneration)
+    return found
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_tensor_is_in_the_file_as_near_as_its_type_allows(
+    source: Artifact, tmp_path: Path, precision: str
+) -> None:
+    task = plain(source)
+    held = write_gguf(task.model, task.tokenizer, tmp_path / MODEL, precision)
+    stored = {t.name: t for t in GGUFReader(tmp_path / MODEL).tensors}
+    expected = dict(named_tensors(task.model))
+    assert stored.keys() == expected.keys()
+    assert held[PRECISIONS[precision]] > 5
+    for name, tensor in expected.items():
+        found = dequantize(stored[name].data, stored[name].tensor_type).reshape(tensor.shape)
+        wanted = tensor.detach().float().numpy()
+        error = np.sqrt(np.square(found - wanted).mean() / max(np.square(wanted).mean(), 1e-30))
+        assert error <= {"F32": 0, "F16": 1e-3, "BF16": 5e-3, "Q8_0": 1e-2, "Q4_0": 0.12}[stored[name].tensor_type.name]
+
+
+def test_transformers_reads_the_file_as_the_same_model(source: Artifact, tmp_path: Path) -> None:
+    made, notes = apply("build.gguf", source, tmp_path / "out", precision="float32")
+    assert 0 <= notes[0].facts["relative"] < TOLERANCE["float32"]
+    assert "read back by " in notes[-1].message
+    tokens = torch.tensor([PROMPTS[0]])
+    with torch.no_grad():
+        ours = read_model(made.path, source.components["model"].kind)(tokens).logits
+        theirs = plain(source).model(tokens).logits
+    assert float((ours - theirs).abs().max()) < 1e-4
+    assert float(theirs.std()) > 0.01
+
+
+def test_the_file_says_how_the_model_is_run_and_how_text_is_cut(built: Artifact) -> None:
+    fields = GGUFReader(built.path / MODEL).fields
+    told = {name: field.contents() for name, field in fields.items() if not name.startswith("GGUF")}
+    config = built.config("model")
+    assert told["general.architecture"] == "llama"
+    assert told["llama.block_count"] == config["num_hidden_layers"]
+    assert told["llama.attention.head_count_kv"] == config["num_key_value_heads"]
+    assert told["tokenizer.ggml.model"] == "gpt2"
+    assert told["tokenizer.ggml.pre"] in KNOWN_SPLITS
+    vocabulary = json.loads((built.path / "tokenizer.json").read_text())["model"]["vocab"]
+    assert {token: told["tokenizer.ggml.tokens"][number] for token, number in vocabulary.items()} == {
+        token: token for token in vocabulary
+    }
+
+
+def test_equal_models_give_equal_bytes(llama: Artifact, tmp_path: Path) -> None:
+    task = plain(llama)
+    files = [tmp_path / name for name in ("a.gguf", "b.gguf")]
+    for file in files:
+        write_gguf(task.model, task.tokenizer, file, "int4_weights")
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_rows_that_turn_together_stand_side_by_side() -> None:
+    rows = torch.arange(8)[:, None]
+    assert neighbours_turn(rows, 2).flatten().tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"model_type": "opt"},
+            "pare writes GGUF files of llama, mistral, qwen2, qwen3, gpt2, and this model is of opt",
+        ),
+        (
+            {"model_type": "llama", "hidden_act": "relu"},
+            "computes llama with hidden_act silu, and this model's is relu",
+        ),
+        ({"model_type": "mistral", "sliding_window": 8, "max_position_embeddings": 64}, "sees 8 of 64 tokens"),
+        ({"model_type": "qwen2", "rope_scaling": {"rope_type": "yarn"}}, "scaled as yarn"),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "llama3"}}, ""),
+        ({"model_type": "gpt2"}, ""),
+    ],
+)
+def test_what_llama_cpp_computes_otherwise_is_refused_from_the_config(config: dict[str, Any], said: str) -> None:
+    found = refuse_config(config)
+    assert (said in found) if said else found == ""
+
+
+def test_a_tokenizer_that_llama_cpp_cannot_cut_as_is_refused(llama: Artifact, tmp_path: Path) -> None:
+    import shutil
+
+    model = shutil.copytree(llama.path, tmp_path / "model")
+    spelt = json.loads((model / "tokenizer.json").read_text())
+    assert pre_tokenizer(spelt) in KNOWN_SPLITS
+    spelt["pre_tokenizer"] = {"type": "Whitespace"}
+    (model / "tokenizer.json").write_text(json.dumps(spelt))
+    stage = find_stage("build.gguf")
+    assert "does not know how its tokenizer cuts text" in stage.refuse(describe(model), stage.params())
+
+
+def test_without_llama_cpp_a_plan_measures_nothing_but_the_size(
+    llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress.stages.build.gguf.installed", lambda name: False)
+    recipe = tmp_path / "recipe.yaml"
+    text = f"schema: 1\nname: x\nmodel: {llama.path}\nstages:\n  - build.gguf: {{}}\n"
+    recipe.write_text(text + "evaluate: {metrics: [throughput, size]}\n")
+    with pytest.raises(RecipeError, match=r"throughput needs the model to run, and llama-cpp-python is not installed"):
+        compress.check(recipe, cache=tmp_path / "cache")
+    recipe.write_text(text + "evaluate: {metrics: [size]}\n")
+    compress.check(recipe, cache=tmp_path / "cache")
+
+
+def test_a_file_cut_short_is_one_clear_error(built: Artifact, tmp_path: Path) -> None:
+    import shutil
+
+    broken = shutil.copytree(built.path, tmp_path / "broken")
+    body = (broken / MODEL).read_bytes()
+    (broken / MODEL).write_bytes(body[: len(body) // 2])
+    with pytest.raises(ModelError, match=str(broken)):
+        read_model(broken, "LlamaForCausalLM")
+
+
+needs_llama_cpp = pytest.mark.skipif(not installed("llama_cpp"), reason="llama-cpp-python compiles for ten minutes")
+
+
+@needs_llama_cpp
+def test_llama_cpp_scores_and_writes_as_torch_does(llama: Artifact, built: Artifact) -> None:
+    ours, theirs = plain(built), plain(llama)
+    for a, b in zip(ours.token_logprobs(["hello", "abc"], 2), theirs.token_logprobs(["hello", "abc"], 2), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    assert ours.generate(PROMPTS, 20) == theirs.generate(PROMPTS, 20)
+
+
+@needs_llama_cpp
+def test_its_own_loop_writes_what_transformers_loop_writes(built: Artifact) -> None:
+    model = plain(built).model
+    call = {"max_new_tokens": 12, "min_new_tokens": 12, "pad_token_id": 1}
+    tokens = torch.tensor([PROMPTS[0]])
+
+    class Streamer:
+        def put(self, value: torch.Tensor) -> None: ...
+
+        def end(self) -> None: ...
+
+    for options in ({"do_sample": False}, {"do_sample": True, "temperature": 0.7, "top_k": 5}):
+        torch.manual_seed(0)
+        quick = model.generate(tokens, **call, **options).tolist()
+        torch.manual_seed(0)
+        assert model.generate(tokens, streamer=Streamer(), **call, **options).tolist() == quick
+
+
+@needs_llama_cpp
+def test_llama_cpp_refuses_beams_and_serves_two_threads(built: Artifact) -> None:
+    task = plain(built)
+    with pytest.raises(UserError, match="no beams"):
+        task.model.generate(torch.tensor([PROMPTS[0]]), num_beams=2, max_new_tokens=4, do_sample=False, pad_token_id=1)
+    alone = [task.generate([p], 20) for p in PROMPTS]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda p: task.generate([p], 20), PROMPTS)) == alone
