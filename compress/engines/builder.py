@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Example:
         the comparison."""
         with silent_libraries():
             module = self.module.float()
-        small, large, *feeds = ({n: _wide(v) for n, v in c.items()} for c in (self.small, self.large, *self.feeds))
+        small, large, *feeds = (in_float32(call) for call in (self.small, self.large, *self.feeds))
         return Example(module, self.function, small, large, feeds)
 
     def trace(self, watched: tuple[str, ...] = ()) -> tuple[Traced, Call, dict[str, Any]]:
@@ -48,12 +48,6 @@ class Example:
         inputs, constants = split(self.small)
         open_axes = dynamic_shapes(inputs, split(self.large)[0])
         return Traced(self.module, self.function, constants, watched).eval(), inputs, open_axes
-
-
-def _wide(value: Any) -> Any:
-    if isinstance(value, Mapping):  # PixArt's holds None, where a picture's size does not count
-        return {n: _wide(v) for n, v in value.items()}
-    return in_float32(value) if isinstance(value, torch.Tensor) else value
 
 
 class Builder:

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from compress.engines.language import EngineLanguageModel, Past, TensorPast
@@ -32,6 +34,7 @@ _UNREADABLE = (
     states.RuntimeException,
     RuntimeError,
 )
+Array: TypeAlias = NDArray[np.generic]
 _DTYPES = {
     "tensor(float)": torch.float32,
     "tensor(float16)": torch.float16,
@@ -57,7 +60,7 @@ def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, devi
     Raises:
         ModelError: the folder holds no engine.
     """
-    return EngineLanguageModel(folder, kind, Cached(Graph(folder)))
+    return EngineLanguageModel(folder, kind, Decoder(Graph(folder)))
 
 
 class Graph:
@@ -135,7 +138,7 @@ class Graph:
 
 
 class Cached:
-    """A decoder whose graph takes the cache of the tokens seen and gives it back, longer by those of the step."""
+    """A decoder whose graph, run by whatever engine, takes the cache of the tokens seen and gives it back longer."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -147,13 +150,55 @@ class Cached:
     def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
         """As `Decoder.step`."""
         if not isinstance(past, TensorPast):
-            raise UserError("this cache is another engine's", fix="begin each generation with the model that goes on")
+            raise _foreign()
         caches = iter(past.tensors)
         given = language_inputs(tokens, past.seen)
         values = [given[name]() if name in given else next(caches) for name, _ in self.graph.inputs]
         logits, *grown = self.graph.run(values)
         past.tensors = tuple(grown)
         return logits
+
+
+class ArrayPast(Past):
+    """A KV cache as the arrays that ONNX Runtime gives, under the names by which it takes them."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        super().__init__()
+        self.arrays = dict(arrays)
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        rows = beam_idx.numpy()
+        self.arrays = {name: array[rows] for name, array in self.arrays.items()}
+
+
+class Decoder:
+    """As `Cached`, on a session of ONNX Runtime: between two steps of a small model every line counts, and nothing is converted."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._asked: tuple[str, ...] = ()
+        self._given: tuple[str, ...] = ()
+        self._caches: tuple[str, ...] = ()
+
+    def begin(self, batch: int) -> ArrayPast:
+        session = self.graph.open()
+        ports = session.get_inputs()
+        if not self._given:
+            self._asked = tuple(port.name for port in ports if not port.name.startswith(CACHE_IN))
+            given = tuple(port.name for port in session.get_outputs())
+            self._caches = tuple(CACHE_IN + name.removeprefix(CACHE_OUT) for name in given[1:])
+            self._given = given
+        return ArrayPast({p.name: _empty(p, batch).numpy() for p in ports if p.name.startswith(CACHE_IN)})
+
+    def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
+        """As `engines.language.Decoder.step`."""
+        if not isinstance(past, ArrayPast):
+            raise _foreign()
+        made = language_inputs(tokens, past.seen)
+        feed = {**past.arrays, **{name: made[name]().numpy() for name in self._asked}}
+        logits, *grown = self.graph.open().run(self._given, feed)
+        past.arrays = dict(zip(self._caches, grown, strict=True))
+        return torch.from_numpy(logits)
 
 
 def language_inputs(tokens: torch.Tensor, seen: int) -> Mapping[str, Callable[[], torch.Tensor]]:
@@ -177,6 +222,10 @@ def _empty(port: Any, batch: int) -> torch.Tensor:
 def _torch_dtype(port: Any) -> torch.dtype:
     found: torch.dtype = _DTYPES[port.type]
     return found
+
+
+def _foreign() -> UserError:
+    return UserError("this cache is another engine's", fix="begin each generation with the model that goes on")
 
 
 def _first_line(error: Exception) -> str:

@@ -101,10 +101,10 @@ def decoding_step(model: torch.nn.Module) -> tuple[torch.nn.Module, Call]:
 
 
 def in_float32(value: Any) -> Any:
-    """A tensor of numbers, or a mapping of them, in float32; whole numbers as they are."""
+    """A tensor of numbers, or a mapping of them, in float32; whole numbers and what is no tensor as they are."""
     if isinstance(value, Mapping):
         return {n: in_float32(v) for n, v in value.items()}
-    return value.float() if value.is_floating_point() else value
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 @contextmanager

@@ -1,141 +1,291 @@
-"""Native code made of tiny models: it computes what torch does, at the sizes it was built for, and only where it was made."""
+"""Native code does what torch does, in the sizes it was built for, and runs only where and as it was built."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
+import compress
 from compress.artifact import MANIFEST, Artifact, describe
+from compress.building import build_engines
 from compress.catalogue import find_stage
+from compress.context import Context
 from compress.engines.builder import Example
-from compress.engines.compiled import PACKAGE, load_component
+from compress.engines.compiled import AGAIN, PACKAGE, Package
 from compress.engines.compiled_build import CompiledBuilder
+from compress.engines.module import ENGINE, read_settings
 from compress.engines.parity import compare_calls
-from compress.errors import ModelError, UserError
+from compress.errors import ModelError, StageFailed, UserError
 from compress.graphs import Profile
 from compress.tasks import open_task
 from tests.families import MODELS
-from tests.stages import CAPTIONS, apply
+from tests.stages import CAPTIONS
 from tests.tiny import tiny_diffusion, tiny_llama
 
-PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12]]
+TEXTS = ["hello world", "abc", "the quick brown fox jumps over the lazy dog", "x" * 500]
+PROMPTS = [[5, 6, 7], [10, 11, 12], list(range(20, 45))]
+NAMES = ["0", "1", "2"]
+
+
+def paint(artifact: Artifact, count: int) -> Any:
+    task: Any = open_task(artifact, dtype="float32")
+    return task.paint(CAPTIONS[:count], NAMES[:count], 0, num_inference_steps=3).astype(int)
+
+
+def build(model: Path, folder: Path, **params: Any) -> tuple[Artifact, Artifact]:
+    """A source model and what the executor makes of it: native code runs only from an artifact whose lineage names its maker."""
+    return describe(model), compress.apply("build.compiled", model, cache=folder / "cache", **params)
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return describe(tiny_diffusion(tmp_path_factory.mktemp("pipeline")))
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
+    folder = tmp_path_factory.mktemp("pipeline")
+    profile = {"batch": (1, 1, 4)}
+    return build(tiny_diffusion(folder), folder, components=("vae",), profile=profile)
 
 
 @pytest.fixture(scope="module")
-def built(pipeline: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    out = tmp_path_factory.mktemp("built") / "out"
-    return apply("build.compiled", pipeline, out, components=("vae",), profile={"batch": (1, 1, 4)})[0]
+def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]:
+    folder = tmp_path_factory.mktemp("llama")
+    return build(tiny_llama(folder / "model"), folder)
 
 
-@pytest.fixture(scope="module")
-def llamas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    source = describe(tiny_llama(tmp_path_factory.mktemp("llama")))
-    made, _ = apply("build.compiled", source, tmp_path_factory.mktemp("built-llama") / "out")
-    return open_task(source), open_task(made)
-
-
-def test_it_paints_what_torch_paints_at_any_batch_of_its_profile(pipeline: Artifact, built: Artifact) -> None:
-    plain: Any = open_task(pipeline)
-    engine: Any = open_task(built)
+def agree_in_pictures(source: Artifact, made: Artifact) -> None:
     for count in (1, 3):
-        call = (list(CAPTIONS[:count]), [str(i) for i in range(count)], 0)
-        ours, theirs = (t.paint(*call, num_inference_steps=2).astype(int) for t in (engine, plain))
-        assert np.abs(ours - theirs).max() <= 1
-        assert theirs.std() > 5
+        theirs = paint(source, count)
+        assert np.abs(paint(made, count) - theirs).max() <= 1
+        assert theirs.std() > 5  # a constant picture would agree with anything
 
 
-def test_a_batch_outside_its_profile_is_refused_with_both_sizes(built: Artifact) -> None:
-    engine: Any = open_task(built)
-    with pytest.raises(UserError, match=r"takes `z` of \[1 to 8, 4, 8, 8\].* and this call gives \[9, 4, 8, 8\]"):
-        engine.component("vae").decode(torch.randn(9, 4, 8, 8))
-    with pytest.raises(UserError, match=r"gives \[1, 4, 16, 16\]"):
-        engine.component("vae").decode(torch.randn(1, 4, 16, 16))
-
-
-def test_it_scores_and_writes_as_torch_does_whatever_the_lengths(llamas: tuple[Any, Any]) -> None:
-    plain, engine = llamas
-    texts = ["hello", "a", "the quick brown fox jumps over the lazy dog"]
-    for a, b in zip(plain.token_logprobs(texts, 2), engine.token_logprobs(texts, 2), strict=True):
+def agree_in_texts(source: Artifact, made: Artifact) -> None:
+    plain, engine = open_task(source, dtype="float32"), open_task(made)
+    ours, theirs = engine.token_logprobs(TEXTS, 2), plain.token_logprobs(TEXTS, 2)
+    for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
-    assert engine.generate(PROMPTS, 12) == plain.generate(PROMPTS, 12)
-    call = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 1, "num_beams": 3}
-    beams = [t.model.generate(torch.tensor([PROMPTS[0]]), **call).tolist() for t in llamas]
-    assert beams[0] == beams[1]
+    assert np.concatenate(theirs).std() > 0.3
+    assert engine.generate(PROMPTS, 20) == plain.generate(PROMPTS, 20)
 
 
-def test_a_package_holds_no_pickle(built: Artifact) -> None:
-    names = zipfile.ZipFile(built.folder("vae") / PACKAGE).namelist()
-    assert any(name.endswith(".so") for name in names)
-    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pth"))]
+def test_a_compiled_decoder_paints_as_torch_does(pipeline: tuple[Artifact, Artifact]) -> None:
+    agree_in_pictures(*pipeline)
+
+
+def test_a_compiled_language_model_scores_and_writes_as_torch_does(llama: tuple[Artifact, Artifact]) -> None:
+    agree_in_texts(*llama)
+
+
+def test_its_folder_holds_the_package_and_no_pickle(pipeline: tuple[Artifact, Artifact]) -> None:
+    folder = pipeline[1].folder("vae")
+    assert sorted(f.name for f in folder.iterdir()) == sorted([PACKAGE, "config.json", ENGINE])
+    with zipfile.ZipFile(folder / PACKAGE) as package:
+        names = package.namelist()
+        starts = {name: package.read(name)[:4] for name in names}
+        code = "".join(package.read(name).decode() for name in names if name.endswith(".cpp"))
+    assert sum(name.endswith(".so") for name in names) == 1
+    assert not [n for n, start in starts.items() if n.endswith((".pkl", ".pt")) or start[:2] in (b"\x80\x02", b"PK")]
+    assert "#pragma omp parallel" in code
+    assert not re.findall(r"num_threads\(\d+\)", code)  # else it would run on as many threads as built it, anywhere
+
+
+def test_what_the_compiler_keeps_lies_in_the_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    (tmp_path / "engine").mkdir()
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    module.forward = lambda z, return_dict: {"sample": module[0](z)}  # type: ignore[method-assign, assignment]
+    small, large = ({"z": torch.randn(n, 4)} for n in (2, 3))
+    builder = CompiledBuilder("float32", Profile(), tmp_path / "scratch")
+    builder.component(Example(module, "forward", small, large), tmp_path / "engine")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "mine")
+    assert not (tmp_path / "mine").exists()
+    assert list((tmp_path / "scratch").rglob("*.cpp"))
+    package = Package(tmp_path / "engine")
+    torch.testing.assert_close(package.run([large["z"]])[0], module[0](large["z"]))
+    with pytest.raises(UserError, match=r"takes `z` of \[1 to 32, 4\].*and this call gives \[33, 4\]"):
+        package.run([torch.randn(33, 4)])
+
+
+def test_sizes_it_was_not_built_for_are_refused(pipeline: tuple[Artifact, Artifact]) -> None:
+    vae = compress.load(pipeline[1]).vae
+    assert vae.decode(torch.randn(8, 4, 8, 8)).sample.shape == (8, 3, 16, 16)  # four prompts, each guided
+    for shape in ((9, 4, 8, 8), (1, 4, 16, 16), (4, 8, 8)):
+        with pytest.raises(UserError, match=r"takes `z` of \[1 to 8, 4, 8, 8\]") as caught:
+            vae.decode(torch.randn(shape))
+        assert "`profile`" in caught.value.problems[0].fix
+
+
+def test_inputs_of_two_batches_are_refused(llama: tuple[Artifact, Artifact]) -> None:
+    model = compress.load(llama[1])
+    first = model(torch.tensor([[5, 6, 7]]))
+    with pytest.raises(UserError, match="equally many rows in all inputs"):
+        model(torch.tensor([[8], [9]]), past_key_values=first.past_key_values)
+
+
+Edit = Callable[[Path], None]
+
+
+def saying(**changed: Any) -> Edit:
+    def edit(folder: Path) -> None:
+        (folder / ENGINE).write_text(json.dumps({**read_settings(folder), **changed}))
+
+    return edit
+
+
+def longer(folder: Path) -> None:
+    with (folder / PACKAGE).open("ab") as package:
+        package.write(b"x")
+
+
+def of_no_lineage(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "lineage": []}))
+
+
+def missing(folder: Path) -> None:
+    (folder / PACKAGE).unlink()
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("edit", "message", "fix"),
     [
-        ("version", "2.0.0", "compiled for torch 2.0.0, and here is torch"),
-        ("isa", "x86_64 mmx", "compiled for a processor with x86_64 mmx"),
-        ("digest", "0" * 64, "its digest differs"),
+        (saying(version="2.12.0"), "compiled for torch 2.12.0, and here is torch 2", AGAIN),
+        (saying(isa="x86_64 sse4"), "compiled for a processor with x86_64 sse4, and here is", AGAIN),
+        (longer, "its digest differs", AGAIN),
+        (missing, f"holds no {PACKAGE}", AGAIN),
+        (
+            of_no_lineage,
+            "native code that no build.compiled in the artifact's lineage accounts for",
+            "build the engine",
+        ),
     ],
+    ids=["version", "isa", "digest", "missing", "lineage"],
 )
-def test_an_engine_from_elsewhere_is_never_loaded(
-    built: Artifact, tmp_path: Path, field: str, value: str, said: str
+def test_a_package_of_another_origin_is_not_run(
+    llama: tuple[Artifact, Artifact], tmp_path: Path, edit: Edit, message: str, fix: str
 ) -> None:
-    moved = shutil.copytree(built.path, tmp_path / "moved")
-    settings = json.loads((moved / "vae/engine.json").read_text())
-    (moved / "vae/engine.json").write_text(json.dumps({**settings, field: value}))
-    with pytest.raises(ModelError, match=said) as caught:
-        load_component(moved / "vae", "diffusers", "AutoencoderKL", None, "cpu")
-    assert "run the recipe again" in caught.value.problems[0].fix
+    folder = shutil.copytree(llama[1].path, tmp_path / "model")
+    edit(folder)
+    with pytest.raises(ModelError) as caught:
+        compress.load(folder)
+    problem = caught.value.problems[0]
+    assert message in problem.message
+    assert problem.fix.startswith(fix)
+    assert str(folder) in problem.place
 
 
-def test_native_code_of_unknown_origin_is_never_run(built: Artifact, tmp_path: Path) -> None:
-    moved = shutil.copytree(built.path, tmp_path / "moved")
-    manifest = json.loads((moved / MANIFEST).read_text())
-    (moved / MANIFEST).write_text(json.dumps({**manifest, "lineage": []}))
-    with pytest.raises(ModelError, match=r"native code that no build\.compiled"):
-        load_component(moved / "vae", "diffusers", "AutoencoderKL", None, "cpu")
-    (moved / "vae" / PACKAGE).unlink()
-    (moved / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match=r"holds no compiled\.pt2"):
-        load_component(moved / "vae", "diffusers", "AutoencoderKL", None, "cpu")
+def test_two_threads_get_what_each_gets_alone(
+    pipeline: tuple[Artifact, Artifact], llama: tuple[Artifact, Artifact]
+) -> None:
+    vae, model = compress.load(pipeline[1]).vae, compress.load(llama[1])
+    latents = [torch.randn(n, 4, 8, 8) for n in (1, 2, 3)]
+
+    def decode(z: torch.Tensor) -> torch.Tensor:
+        return vae.decode(z, return_dict=False)[0]  # type: ignore[no-any-return]
+
+    def write(prompt: list[int]) -> list[int]:
+        return model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0].tolist()  # type: ignore[no-any-return]
+
+    pictures, texts = [decode(z) for z in latents], [write(p) for p in PROMPTS]
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(10):
+            assert all(map(torch.equal, pool.map(decode, latents), pictures))
+            assert list(pool.map(write, PROMPTS)) == texts
 
 
-def test_without_a_compiler_the_plan_says_what_to_install(pipeline: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "no-such-compiler")
+def test_a_package_is_loaded_once_however_often_it_is_opened(pipeline: tuple[Artifact, Artifact]) -> None:
+    """torch never unloads one: each loading would stay in memory."""
+
+    def libraries() -> set[str]:
+        return {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "wrapper.so" in line}
+
+    call = [torch.randn(1, 4, 8, 8)]
+    first = Package(pipeline[1].folder("vae")).run(call)[0]
+    before = libraries()
+    outputs = [Package(pipeline[1].folder("vae")).run(call)[0] for _ in range(20)]
+    assert before
+    assert libraries() == before
+    assert all(torch.equal(out, first) for out in outputs)
+    assert len({out.data_ptr() for out in outputs}) == 20  # each its own
+
+
+def test_without_a_compiler_the_plan_says_what_to_install(
+    pipeline: tuple[Artifact, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage = find_stage("build.compiled")
-    assert "no C++ compiler `no-such-compiler`: install one" in stage.refuse(pipeline, stage.params())
+    assert stage.refuse(pipeline[0], stage.params()) == ""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no C++ compiler `no-such-compiler`: install one" in stage.refuse(pipeline[0], stage.params())
+    monkeypatch.delenv("CXX")
+    monkeypatch.setenv("PATH", "")
+    assert "such as the package g++" in stage.refuse(pipeline[0], stage.params())
 
 
 @pytest.mark.slow
-def test_a_bert_encoder_is_compiled_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "opt", "qwen2", "gemma2", "mistral"])
+def test_language_models_of_other_families_write_as_torch_does(family: str, tmp_path: Path) -> None:
+    agree_in_texts(*build(MODELS[family](tmp_path / "model"), tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sdxl", "pixart-sigma", "sd3-no-t5", "flux", "sana"])
+def test_pipelines_of_other_families_paint_as_torch_does(family: str, tmp_path: Path) -> None:
+    agree_in_pictures(*build(MODELS[family](tmp_path / "model"), tmp_path))
+
+
+@pytest.mark.slow
+def test_in_bfloat16_it_takes_and_gives_float32_and_is_near(tmp_path: Path) -> None:
+    source, made = build(tiny_diffusion(tmp_path), tmp_path, components=("unet",), precision="bfloat16")
+    assert 0 < np.abs(paint(made, 3) - paint(source, 3)).mean() < 3
+    settings = read_settings(made.folder("unet"))
+    dtypes = {port["name"]: port["dtype"] for port in settings["inputs"]}
+    assert dtypes == {"sample": "bfloat16", "timestep": "float32", "encoder_hidden_states": "bfloat16"}
+    call = {"timestep": torch.tensor(999.0), "encoder_hidden_states": torch.randn(2, 16, 32)}
+    given = compress.load(made).unet(torch.randn(2, 4, 8, 8), **call).sample
+    assert given.dtype == torch.float32
+    assert bool(given.isfinite().all())
+
+
+@pytest.mark.slow
+def test_an_encoder_is_compiled_as_a_component(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(vocab_size=99, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    bert = BertModel(BertConfig(vocab_size=100, **shape)).eval()
-    bert.save_pretrained(tmp_path)
-    calls = [{"input_ids": torch.randint(0, 100, (n, 9)), "attention_mask": torch.ones(n, 9).long()} for n in (2, 3)]
+    module = BertModel(config).eval()
+    config.save_pretrained(tmp_path)
+    tokens = torch.randint(0, 99, (3, 12))
+    small, large = ({"input_ids": tokens[:n], "attention_mask": torch.ones_like(tokens[:n])} for n in (2, 3))
+    large["attention_mask"][0, 8:] = 0  # padding counts
     builder = CompiledBuilder("float32", Profile(), tmp_path / "scratch")
-    builder.component(Example(bert, "forward", *calls), tmp_path)
+    builder.component(Example(module, "forward", small, large), tmp_path)
     engine = builder.open_component(tmp_path, "transformers", "BertModel")
-    assert compare_calls(bert, engine, "forward", calls[1]).relative < 1e-4
+    assert 0 < compare_calls(module, engine, "forward", large).relative < 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["sd", "sdxl", "pixart-sigma", "sd3-no-t5", "flux", "qwen2", "gpt2", "opt"])
-def test_families_are_compiled_and_agree(family: str, tmp_path: Path) -> None:
-    source = describe(MODELS[family](tmp_path / "model"))
-    made, notes = apply("build.compiled", source, tmp_path / "out")
-    assert {made.components[n].format for n in source.working} == {"compiled"}
-    assert all(0 <= n.facts["relative"] < 1e-4 for n in notes if "relative" in n.facts)
+def test_the_layer_where_native_code_breaks_is_named(tmp_path: Path) -> None:
+    class Damaging(CompiledBuilder):
+        def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
+            weight = example.module.get_parameter("decoder.mid_block.resnets.0.conv1.weight")
+            with torch.no_grad():
+                kept = weight.clone()
+                weight.mul_(1.2)
+                super().component(example, folder, watched)
+                weight.copy_(kept)
+
+    (tmp_path / "out").mkdir()
+    builder = Damaging("float32", Profile(), tmp_path / "scratch")
+    with pytest.raises(StageFailed, match=r"first in its layer `decoder.mid_block.resnets.0.conv1`"):
+        build_engines(
+            describe(tiny_diffusion(tmp_path)), ("vae",), builder, Context(tmp_path / "out", tmp_path / "scratch")
+        )

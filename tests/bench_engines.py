@@ -1,0 +1,206 @@
+"""What pare's engine path costs over the engine called by hand, and decoding beside llama.cpp by hand; each in one interleaved run.
+
+`overhead`: a call of the zoo's denoiser, and one token of its language model after 64 others, with the same graph and the same arrays.
+`decode`: 64 tokens of prompt and 48 written by a Llama of 134 M parameters (random weights: speed alone counts), greedily, through
+`generate`; by hand is llama.cpp's own C interface in a bare loop, and the `Llama` class of llama-cpp-python.
+
+python -m tests.bench_engines overhead|decode
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import compress
+from compress.racing import Pace, race
+from compress.tasks import open_component
+from evaluation import machine
+
+SEEN, PROMPT, NEW = 64, 64, 48
+SHAPE = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
+WORDS = 32000
+Calls = dict[str, Callable[[], object]]
+
+
+def overhead(folder: Path) -> dict[str, Any]:
+    rows = {}
+    for engine in ("openvino", "onnxruntime"):
+        rows[f"{engine} denoiser"] = _ratio(race(_denoiser(engine, folder), blocks=60))
+        rows[f"{engine} decode step"] = _ratio(race(_step(engine, folder), blocks=60))
+    return rows
+
+
+def _ratio(paces: Mapping[str, Pace]) -> dict[str, float]:
+    ours, by_hand = paces["pare"].seconds, paces["by hand"].seconds
+    return {"pare_ms": round(1e3 * ours, 4), "by_hand_ms": round(1e3 * by_hand, 4), "ratio": round(ours / by_hand, 4)}
+
+
+def _denoiser(engine: str, folder: Path) -> Calls:
+    made = compress.apply(f"build.{engine}", "zoo://digits-diffusion", cache=folder, components=("unet",))
+    unet: Any = open_component(made, "unet")
+    states = torch.randn(2, _tokens(made), unet.config.cross_attention_dim)
+    call = {"sample": torch.randn(2, 4, 8, 8), "timestep": torch.tensor(500.0), "encoder_hidden_states": states}
+    values = [v.numpy() for v in unet.feed((), call).values()]
+
+    def by_hand() -> object:
+        if engine == "onnxruntime":
+            names = [port.name for port in unet.runner.open().get_inputs()]
+            return unet.runner.open().run(None, dict(zip(names, values, strict=True)))
+        request = unet.runner.request_for(tuple(v.shape for v in values))
+        return request.infer(values, share_inputs=True, share_outputs=True)[0].copy()
+
+    return {"pare": lambda: unet(**call, return_dict=False), "by hand": by_hand}
+
+
+def _tokens(artifact: Any) -> int:
+    """How many tokens a caption has: what the denoiser was built for."""
+    found: int = json.loads((artifact.path / "text_encoder" / "config.json").read_text())["max_position_embeddings"]
+    return found
+
+
+def _step(engine: str, folder: Path) -> Calls:
+    """One more token, always the same one after the same others: the cache does not grow."""
+    made = compress.apply(f"build.{engine}", "zoo://docs-llama", cache=folder)
+    model: Any = open_component(made, "model")
+    past = model(torch.arange(SEEN)[None]).past_key_values
+    token = torch.tensor([[5]])
+    if engine == "openvino":
+        return {"pare": lambda: model(token, past_key_values=past), "by hand": _stateful(model, past, token)}
+    kept, seen = past.arrays, past.seen
+    session = model.decoder.graph.open()
+    given = {"input_ids": token.numpy(), "position_ids": np.array([[seen]])}
+    feed = {port.name: given.get(port.name, kept.get(port.name)) for port in session.get_inputs()}
+
+    def ours() -> object:
+        past.arrays, past.seen = kept, seen
+        return model(token, past_key_values=past)
+
+    return {"pare": ours, "by hand": lambda: session.run(None, feed)}
+
+
+def _stateful(model: Any, past: Any, token: torch.Tensor) -> Callable[[], object]:
+    from compress.engines.openvino import input_name, language_inputs
+
+    names = tuple(map(input_name, model.decoder.graph.compiled.inputs))
+    row = np.zeros(1, np.int32)
+
+    def by_hand() -> object:
+        # The cache grows by a token at each call of either side, so both see the same lengths.
+        values = list(language_inputs(token.numpy(), past.seen, row, names).values())
+        found = past.request.infer(values, share_inputs=True, share_outputs=True)[0].copy()
+        past.seen += 1
+        return found
+
+    return by_hand
+
+
+def decode(folder: Path) -> dict[str, Any]:
+    model = _llama(folder / "model")
+    made = {
+        f"{stage} {precision}": compress.apply(f"build.{stage}", model, cache=folder, precision=precision)
+        for stage, precision in (
+            ("gguf", "int4_weights"),
+            ("openvino", "int8_weights"),
+            ("openvino", "int4_weights"),
+            ("openvino", "bfloat16"),
+        )
+    }
+    prompt = torch.randint(2, 258, (1, PROMPT), generator=torch.Generator().manual_seed(1))
+    length = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 1}
+    calls: Calls = {}
+    for name, artifact in made.items():
+        opened: Any = compress.load(artifact)
+        calls[name] = lambda opened=opened: opened.generate(prompt, attention_mask=torch.ones_like(prompt), **length)
+    file = made["gguf int4_weights"].path / "model.gguf"
+    calls |= {
+        "llama.cpp by hand, C interface": _bare(file, prompt),
+        "llama.cpp by hand, class Llama": _high(file, prompt),
+    }
+    return _told(race(calls, blocks=12), {name: _bytes(a.path) for name, a in made.items()}, file.stat().st_size)
+
+
+def _told(paces: Mapping[str, Pace], sizes: Mapping[str, int], by_hand: int) -> dict[str, Any]:
+    roof = float(machine.facts()["read_gb_s"])
+    best = min(p.seconds for name, p in paces.items() if "by hand" in name)
+    rows = {}
+    for name, pace in paces.items():
+        read = sizes.get(name, by_hand) * NEW / pace.seconds / 1e9
+        rows[name] = {
+            "tokens_per_second": round(NEW / pace.seconds, 1),
+            "times_llama_cpp_by_hand": round(best / pace.seconds, 3),
+            "noise": round(pace.spread, 3),
+            "of_read_bandwidth": round(read / roof, 3),
+        }
+    return {"read_gb_s": roof, **rows}
+
+
+def _bytes(folder: Path) -> int:
+    return max(f.stat().st_size for f in folder.iterdir() if f.is_file())
+
+
+def _llama(folder: Path) -> Path:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tests.tiny import tiny_byte_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer: Any = tiny_byte_tokenizer()
+    config = LlamaConfig(vocab_size=WORDS, max_position_embeddings=2048, bos_token_id=0, eos_token_id=1, **SHAPE)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _bare(file: Path, prompt: torch.Tensor) -> Callable[[], object]:
+    import llama_cpp as library
+
+    model = library.llama_model_load_from_file(str(file).encode(), library.llama_model_default_params())
+    options = library.llama_context_default_params()
+    options.n_ctx, options.n_threads, options.n_threads_batch = 1024, *(2 * [torch.get_num_threads()])
+    context = library.llama_init_from_model(model, options)
+    tokens, one = (library.llama_token * PROMPT)(*prompt[0].tolist()), (library.llama_token * 1)()
+
+    def by_hand() -> object:
+        library.llama_memory_clear(library.llama_get_memory(context), False)
+        library.llama_decode(context, library.llama_batch_get_one(tokens, PROMPT))
+        for written in range(NEW):
+            one[0] = int(np.ctypeslib.as_array(library.llama_get_logits_ith(context, -1), shape=(WORDS,)).argmax())
+            if written < NEW - 1:
+                library.llama_decode(context, library.llama_batch_get_one(one, 1))
+        return one[0]
+
+    return by_hand
+
+
+def _high(file: Path, prompt: torch.Tensor) -> Callable[[], object]:
+    import llama_cpp
+
+    threads = torch.get_num_threads()
+    model = llama_cpp.Llama(str(file), n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
+
+    def by_hand() -> object:
+        model.reset()
+        for count, token in enumerate(model.generate(prompt[0].tolist(), temp=0.0, repeat_penalty=1.0), 1):
+            if count == NEW:
+                return token
+        return None
+
+    return by_hand
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        rows = {"overhead": overhead, "decode": decode}[sys.argv[1]](Path(folder))
+    sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
