@@ -111,7 +111,7 @@ def _judge(
             f"the engine of `{name}` differs from torch by {found.relative:.2g} of its output's size "
             f"(largest difference {found.largest:.3g}){where}; at most {allowed:g} is accepted in {builder.precision}",
             place=str(folder),
-            fix="build with precision: float32, or leave this component out of `components`",
+            fix=f"{'build with precision: float32, or ' if builder.precision != 'float32' else ''}leave this component out",
         )
     context.note(
         f"{name} agrees with torch",

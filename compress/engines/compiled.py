@@ -8,7 +8,7 @@ That keeps out files that got there by accident; who can write to the artifact's
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from compress.artifact import MANIFEST, read_json
-from compress.engines.language import EngineLanguageModel, Past, TensorPast
+from compress.engines.language import EngineLanguageModel, Past, TensorPast, step_inputs
 from compress.engines.module import EngineModule, read_settings
 from compress.errors import ModelError, UserError
 from compress.hashing import digest_file
@@ -144,6 +144,7 @@ class Cached:
 
     def __init__(self, package: Package) -> None:
         self.package = package
+        self._names = [p.name for p in package.ports]
         self._rows = next(p for p in package.ports if p.name == "input_ids").shape[0]
 
     def begin(self, batch: int) -> TensorPast:
@@ -154,11 +155,11 @@ class Cached:
         """As `Decoder.step`."""
         if not isinstance(past, TensorPast):
             raise UserError("this cache is another engine's", fix="begin each generation with the model that goes on")
-        given, caches = language_inputs(tokens, past.seen), iter(past.tensors)
+        given, caches = step_inputs(tokens.numpy(), past.seen, self._names), iter(past.tensors)
         values = [
             torch.tensor(p.value, dtype=p.dtype)
             if p.value is not None
-            else (next(caches).contiguous() if p.name.startswith(CACHE) else given[p.name]())
+            else (next(caches).contiguous() if p.name.startswith(CACHE) else torch.from_numpy(given[p.name]))
             for p in self.package.ports
         ]
         logits, *grown = self.package.call(values)
@@ -169,18 +170,6 @@ class Cached:
         if isinstance(size, int):
             return size
         return batch if size == self._rows else 0
-
-
-def language_inputs(tokens: torch.Tensor, seen: int) -> Mapping[str, Callable[[], torch.Tensor]]:
-    """What a language model's graph may ask for beside its cache, for tokens [batch, tokens] that follow `seen` others."""
-    batch, count = tokens.shape
-    position = torch.arange(seen, seen + count)
-    return {
-        "input_ids": lambda: tokens,
-        "position_ids": lambda: position.expand(batch, count).contiguous(),
-        "cache_position": lambda: position,
-        "attention_mask": lambda: torch.ones((batch, seen + count), dtype=torch.int64),
-    }
 
 
 def _open(package: Path, digest: str) -> Any:

@@ -11,7 +11,8 @@ import torch
 from torch._inductor import aoti_compile_and_package
 from torch._inductor.runtime.cache_dir_utils import temporary_cache_dir
 from torch.export import Dim, ExportedProgram
-from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
+from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter, patch_forward_signature
+from transformers.exporters.utils import apply_patches
 
 from compress.engines.builder import Builder, Example, Feed
 from compress.engines.compiled import CACHE, PACKAGE, Cached, Package, Port
@@ -48,8 +49,9 @@ class CompiledBuilder(Builder):
         (small, constants), (large, _) = split(example.small), split(example.large)
         traced = Traced(self._cast(example.module), example.function, constants, watched).eval()
         inputs, shapes = self._each(small, large)
-        with quiet_export():
-            program, _ = DynamoExporter().export_program(traced, inputs, DynamoConfig(dynamic_shapes=shapes))
+        # Not by `export_program`, which casts every input to the type of the weights, timesteps too.
+        with quiet_export(), apply_patches("dynamo"), patch_forward_signature(traced, inputs):
+            program = torch.export.export(traced, (), inputs, dynamic_shapes=shapes, strict=False)
         ports = _ports(program, tuple(flatten(inputs)))
         ranges = {
             str(size): (hint.min, hint.max)

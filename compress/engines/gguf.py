@@ -137,7 +137,7 @@ class Context:
     def logits(self, count: int) -> NDArray[np.float32]:
         """The `count` rows of logits that the last `take` was asked for: llama.cpp's own memory, until the next."""
         found = self.library.llama_get_logits(self.pointer)
-        place = ctypes.cast(found, ctypes.c_void_p).value or 0, count
+        place = ctypes.addressof(found.contents), count
         if place != self._seen_at:  # a view costs as much as a small layer, and the memory stays where it is
             self._seen_at = place
             self._view = np.ctypeslib.as_array(found, shape=(count, self.weights.words))
@@ -154,6 +154,8 @@ class Context:
 
 class LlamaPast(Past):
     """A KV cache that lives in a context. `keep` says how many tokens' logits the next step wants: 0 for all."""
+
+    context: Context
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -200,21 +202,22 @@ class Sequences:
                 found[:, first : first + wanted] = context.logits(rows * wanted).reshape(rows, wanted, -1)
         return torch.from_numpy(found)
 
-    def next(self, chosen: NDArray[np.int64], past: Past) -> NDArray[np.float32]:
+    def ready(self, past: LlamaPast) -> None:
+        """Write down once what `following` leaves as it is: a token for each row, all of whose logits are wanted."""
+        context = past.context = self.context(past, 1)
+        context.texts[: past.rows] = np.arange(past.rows)
+        context.wanted[: past.rows] = 1
+
+    def following(self, chosen: NDArray[np.int64], past: LlamaPast) -> NDArray[np.float32]:
         """One more token for each row: their logits [rows, vocabulary], in memory that the next call writes over."""
-        rows = len(chosen)
-        context = self.context(past, 1)
+        if past.seen >= past.context.room:
+            self.ready(past)
+        context, rows = past.context, past.rows
         context.tokens[:rows] = chosen
         context.positions[:rows] = past.seen
         context.take(rows)
         past.seen += 1
         return context.logits(rows)
-
-    def ready(self, past: LlamaPast) -> None:
-        """Write down once what `next` leaves as it is: a token for each row, all of whose logits are wanted."""
-        context = self.context(past, 1)
-        context.texts[: past.rows] = np.arange(past.rows)
-        context.wanted[: past.rows] = 1
 
     def context(self, past: Past, count: int) -> Context:
         """This thread's context, with room for `count` more tokens."""
@@ -240,7 +243,6 @@ class Sequences:
         if found is not None and past.seen:
             found.copy_to(larger)
         self._threads.context = larger
-        self.ready(past)
         return larger
 
     def _write(self, context: Context, part: NDArray[np.int64], seen: int, ahead: int) -> None:

@@ -1,7 +1,8 @@
 """Greedy decoding and sampling, one token after another, with nothing between two calls of llama.cpp but the choice of a token.
 
-transformers' own loop spends a tenth of a small model's token on masks, caches and criteria that an engine does not have. What
-it has prepared is kept: its processors, its end of a text, its draws.
+transformers' own loop spends time on masks, caches and criteria that an engine does not have, and finds its own code gone
+from the processor's caches after each token: weights have passed through them. What it has prepared is kept: its processors, its
+end of a text, its draws. So a token here is as little code as can be.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ELSEWHERE = (
 class Forbidden:
     """Tokens that may not be chosen while a text, its prompt with it, is shorter than `before`."""
 
-    tokens: tuple[int, ...]
+    tokens: frozenset[int]
     before: int
 
 
@@ -40,7 +41,7 @@ class Plain:
     forbidden: tuple[Forbidden, ...]
     sampled: bool
     most: int
-    ends: tuple[int, ...]
+    ends: frozenset[int]
     pad: int
 
     @classmethod
@@ -60,20 +61,30 @@ class Plain:
             forbidden=forbidden or (),
             sampled=bool(generation_config.do_sample),
             most=min(c.max_length for c in stopping_criteria if isinstance(c, MaxLengthCriteria)),
-            ends=tuple(ends),
+            ends=frozenset(ends),
             pad=0 if pad is None else int(pad),
         )
 
-    def choose(self, logits: NDArray[np.float32], written: torch.Tensor) -> NDArray[np.int64]:
-        """A token for each row of logits [rows, vocabulary], which this may change; `written` is int64 [rows, tokens]."""
+    def choose(self, logits: NDArray[np.float32], written: torch.Tensor, length: int) -> NDArray[np.int64]:
+        """A token for each row of logits [rows, vocabulary], which this may change.
+
+        Args:
+            written: int64 [rows, tokens], of which the first `length` stand.
+        """
+        greedy = not self.sampled and not self.processors
+        if greedy:
+            chosen: NDArray[np.int64] = logits.argmax(1)
+            found = chosen.tolist()
+            if all(rule.tokens.isdisjoint(found) for rule in self.forbidden):  # as nearly always
+                return chosen
         for rule in self.forbidden:
-            if written.shape[1] < rule.before:
-                logits[:, rule.tokens] = -np.inf
-        if not self.sampled and not self.processors:
-            return logits.argmax(-1)
+            if length < rule.before:
+                logits[:, list(rule.tokens)] = -np.inf
+        if greedy:
+            return logits.argmax(1)
         scores = torch.from_numpy(logits)
         if self.processors:
-            scores = self.processors(written, scores.clone())
+            scores = self.processors(written[:, :length], scores.clone())
         if self.sampled:
             return torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0].numpy()
         return scores.argmax(-1).numpy()
@@ -89,7 +100,7 @@ def _forbidden(processors: Sequence[Any]) -> tuple[Forbidden, ...] | None:
             before = found.min_length
         else:
             return None
-        rules.append(Forbidden(tuple(found.eos_token_id.reshape(-1).tolist()), before))
+        rules.append(Forbidden(frozenset(found.eos_token_id.reshape(-1).tolist()), before))
     return tuple(rules)
 
 
@@ -101,18 +112,21 @@ def plain_loop(model: Any, prompt: torch.Tensor, plain: Plain, mask: torch.Tenso
     """
     rows, length = prompt.shape
     written = torch.cat([prompt, prompt.new_zeros(rows, max(0, plain.most - length))], 1)
+    numbers = written.numpy()
     said = model(prompt, attention_mask=mask, logits_to_keep=1)
-    past, decoder = said.past_key_values, model.decoder
+    past, following = said.past_key_values, model.decoder.following
     logits = said.logits[:, -1].numpy()
-    decoder.ready(past)
-    going = np.ones(rows, bool)
+    model.decoder.ready(past)
+    going: NDArray[np.bool_] | None = None  # which rows are not at their end; None as long as all are not
     while True:
-        chosen = plain.choose(logits, written[:, :length])
-        if plain.ends:
+        chosen = plain.choose(logits, written, length)
+        if going is not None:
             chosen = np.where(going, chosen, plain.pad)
-            going &= ~np.isin(chosen, plain.ends)
-        written[:, length] = torch.from_numpy(chosen)
+        numbers[:, length] = chosen
         length += 1
-        if length >= plain.most or not going.any():
+        if not plain.ends.isdisjoint(ended := chosen.tolist()):
+            still = np.array([token not in plain.ends for token in ended])
+            going = still if going is None else going & still
+        if length >= plain.most or (going is not None and not going.any()):
             return written[:, :length]
-        logits = decoder.next(chosen, past)
+        logits = following(chosen, past)

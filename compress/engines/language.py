@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -49,6 +51,19 @@ class Decoder(Protocol):
 
     def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
         """Logits [batch, tokens, vocabulary] for int64 tokens [batch, tokens] that follow `past`, which takes them in."""
+
+
+def step_inputs(tokens: NDArray[np.int64], seen: int, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """What a graph asks for beside its cache: those of `names` that are known, for tokens [batch, tokens] after `seen` others."""
+    batch, count = tokens.shape
+    position = np.arange(seen, seen + count)
+    made: Mapping[str, Callable[[], NDArray[Any]]] = {
+        "input_ids": lambda: tokens,
+        "position_ids": lambda: np.repeat(position[None], batch, 0),
+        "cache_position": lambda: position,
+        "attention_mask": lambda: np.ones((batch, seen + count), dtype=np.int64),
+    }
+    return {name: made[name]() for name in names if name in made}
 
 
 class EngineLanguageModel(torch.nn.Module, GenerationMixin):

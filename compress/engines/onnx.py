@@ -6,7 +6,7 @@ A component's folder holds `model.onnx` and its weights in `model.onnx.data`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from compress.engines.language import EngineLanguageModel, Past, TensorPast
+from compress.engines.language import EngineLanguageModel, Past, TensorPast, step_inputs
 from compress.engines.module import EngineModule, read_settings
 from compress.errors import ModelError, UserError
 
@@ -152,8 +152,8 @@ class Cached:
         if not isinstance(past, TensorPast):
             raise _foreign()
         caches = iter(past.tensors)
-        given = language_inputs(tokens, past.seen)
-        values = [given[name]() if name in given else next(caches) for name, _ in self.graph.inputs]
+        given = step_inputs(tokens.cpu().numpy(), past.seen, (name for name, _ in self.graph.inputs))
+        values = [torch.from_numpy(given[n]) if n in given else next(caches) for n, _ in self.graph.inputs]
         logits, *grown = self.graph.run(values)
         past.tensors = tuple(grown)
         return logits
@@ -194,23 +194,10 @@ class Decoder:
         """As `engines.language.Decoder.step`."""
         if not isinstance(past, ArrayPast):
             raise _foreign()
-        made = language_inputs(tokens, past.seen)
-        feed = {**past.arrays, **{name: made[name]().numpy() for name in self._asked}}
+        feed = {**past.arrays, **step_inputs(tokens.numpy(), past.seen, self._asked)}
         logits, *grown = self.graph.open().run(self._given, feed)
         past.arrays = dict(zip(self._caches, grown, strict=True))
         return torch.from_numpy(logits)
-
-
-def language_inputs(tokens: torch.Tensor, seen: int) -> Mapping[str, Callable[[], torch.Tensor]]:
-    """What a language model's graph may ask for beside its cache, for tokens [batch, tokens] that follow `seen` others."""
-    batch, count = tokens.shape
-    position = torch.arange(seen, seen + count)
-    return {
-        "input_ids": lambda: tokens,
-        "position_ids": lambda: position.expand(batch, count).contiguous(),
-        "cache_position": lambda: position,
-        "attention_mask": lambda: torch.ones((batch, seen + count), dtype=torch.int64),
-    }
 
 
 def _empty(port: Any, batch: int) -> torch.Tensor:

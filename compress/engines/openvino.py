@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,7 +17,7 @@ import openvino
 import torch
 from numpy.typing import NDArray
 
-from compress.engines.language import EngineLanguageModel, Past
+from compress.engines.language import EngineLanguageModel, Past, step_inputs
 from compress.engines.module import ENGINE, EngineModule, read_settings
 from compress.errors import ModelError, UserError
 
@@ -186,15 +186,8 @@ def language_inputs(
     tokens: NDArray[np.int64], seen: int, beams: NDArray[np.int32], names: Sequence[str]
 ) -> dict[str, NDArray[Any]]:
     """What a language model's graph asks for by `names`, for tokens [batch, tokens] that follow `seen` others."""
-    position = np.arange(seen, seen + tokens.shape[1], dtype=np.int64)
-    made: Mapping[str, Callable[[], NDArray[Any]]] = {
-        "input_ids": lambda: tokens,
-        "position_ids": lambda: np.broadcast_to(position, tokens.shape).copy(),
-        "cache_position": lambda: position,
-        "attention_mask": lambda: np.ones((tokens.shape[0], seen + tokens.shape[1]), dtype=np.int64),
-        "beam_idx": lambda: beams,
-    }
-    return {name: made[name]() for name in names}
+    given = {**step_inputs(tokens, seen, names), "beam_idx": beams}
+    return {name: given[name] for name in names}
 
 
 def start_of_text(tokens: list[int], graph: Graph) -> dict[str, NDArray[Any]]:
