@@ -12,6 +12,8 @@ import pytest
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import compress
 from compress.artifact import Artifact, describe
@@ -19,9 +21,9 @@ from compress.catalogue import find_stage
 from compress.deps import installed
 from compress.engines.gguf_build import named_tensors, neighbours_turn, write_gguf
 from compress.engines.gguf_reading import MODEL, read_model
-from compress.errors import ModelError, RecipeError, UserError
+from compress.errors import ModelError, RecipeError, StageFailed, UserError
 from compress.graphs import TOLERANCE
-from compress.llamacpp import KNOWN_SPLITS, pre_tokenizer, refuse_config
+from compress.llamacpp import _SPLITS, KNOWN_SPLITS, pre_tokenizer, refuse_config
 from compress.tasks import open_task
 from compress.tasks.text_generation import TextGeneration
 from tests.families import tiny_text
@@ -144,6 +146,100 @@ def test_a_tokenizer_that_llama_cpp_cannot_cut_as_is_refused(llama: Artifact, tm
     (model / "tokenizer.json").write_text(json.dumps(spelt))
     stage = find_stage("build.gguf")
     assert "does not know how its tokenizer cuts text" in stage.refuse(describe(model), stage.params())
+    task = plain(llama)
+    task.tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    with pytest.raises(ModelError, match="cuts text"):
+        write_gguf(task.model, task.tokenizer, tmp_path / MODEL, "float32")
+
+
+def test_a_file_that_differs_from_torch_names_its_layer(
+    llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TOLERANCE, "int4_weights", 1e-6)
+    with pytest.raises(StageFailed, match=r"first in its layer `model\.embed_tokens`; at most 1e-06"):
+        apply("build.gguf", llama, tmp_path / "out", precision="int4_weights")
+
+
+def rotated(folder: Path, **rope: Any) -> Artifact:
+    """A Llama with biases and scaled rotary positions."""
+    tiny_llama(folder)
+    config = LlamaConfig.from_pretrained(folder)
+    config.attention_bias = config.mlp_bias = True
+    config.rope_parameters = {"rope_theta": 10000.0, **rope}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(weight)
+    model.save_pretrained(folder)
+    return describe(folder)
+
+
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+@pytest.mark.parametrize("rope", [LLAMA_3, {"rope_type": "linear", "factor": 4.0}], ids=["llama3", "linear"])
+def test_biases_and_scaled_positions_are_kept(rope: dict[str, Any], tmp_path: Path) -> None:
+    source = rotated(tmp_path / "model", **rope)
+    made, notes = apply("build.gguf", source, tmp_path / "out", precision="float32")
+    assert 0 <= notes[0].facts["relative"] < 1e-4
+    reader = GGUFReader(made.path / MODEL)
+    assert {t.name for t in reader.tensors} >= {"blk.0.attn_q.bias", "blk.0.attn_output.bias", "blk.0.ffn_up.bias"}
+    factors = [t.data for t in reader.tensors if t.name == "rope_freqs.weight"]
+    turned = plain(source).model.model.rotary_emb.inv_freq.numpy()
+    unscaled = 10000.0 ** -(np.arange(0, 8, 2) / 8)
+    if rope is LLAMA_3:
+        np.testing.assert_allclose(unscaled / factors[0], turned, rtol=1e-6)
+    else:
+        assert not factors
+        np.testing.assert_allclose(unscaled / reader.fields["llama.rope.scaling.factor"].contents(), turned, rtol=1e-6)
+
+
+TEXT = "It's 1234 O'CLOCK,  don't\n\n  panic!! naïve façade 数学 x=10^-3\t(end)\r\n"
+
+
+def bpe(split: str) -> Any:
+    """A byte-level BPE that cuts text as llama.cpp's pre-tokenizer of this name."""
+    patterns = {name: parts for parts, name in _SPLITS.items()}[split]
+    digits = len(patterns) > 1
+    cuts: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    own = [] if split in ("gpt-2", "smollm") else [pre_tokenizers.Split(Regex(patterns[-1]), "isolated")]
+    spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not own)
+    made = Tokenizer(models.BPE(ignore_merges=split == "llama-bpe"))
+    made.pre_tokenizer = pre_tokenizers.Sequence([*cuts, *own, spelling])
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<bos>", "<eos>"])
+    made.train_from_iterator([TEXT * 4, "the panic at the clock, 1234 times 10"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>", eos_token="<eos>")
+
+
+@pytest.mark.parametrize("split", KNOWN_SPLITS)
+def test_the_file_cuts_text_as_the_tokenizer_does(split: str, tmp_path: Path) -> None:
+    tokenizer = bpe(split)
+    config = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer) + 3, **config))
+    assert pre_tokenizer(json.loads(tokenizer.backend_tokenizer.to_str())) == split
+    write_gguf(model, tokenizer, tmp_path / MODEL, "float32")
+    wanted = tokenizer(TEXT)["input_ids"]
+    assert len(wanted) < len(TEXT.encode())
+    if split != "smollm":  # transformers' reader takes it for plain GPT-2, whose numbers stay together
+        read = AutoTokenizer.from_pretrained(str(tmp_path), gguf_file=MODEL)
+        assert read(TEXT, add_special_tokens=False)["input_ids"] == wanted
+        assert read.decode(wanted, clean_up_tokenization_spaces=False) == TEXT
+    if installed("llama_cpp"):
+        import llama_cpp
+
+        opened = llama_cpp.Llama(str(tmp_path / MODEL), vocab_only=True, verbose=False)
+        assert opened.tokenize(TEXT.encode(), add_bos=False) == wanted
+        assert opened.n_vocab() == len(tokenizer) + 3
+        opened.close()
 
 
 def test_without_llama_cpp_a_plan_measures_nothing_but_the_size(
@@ -191,11 +287,87 @@ def test_its_own_loop_writes_what_transformers_loop_writes(built: Artifact) -> N
 
         def end(self) -> None: ...
 
-    for options in ({"do_sample": False}, {"do_sample": True, "temperature": 0.7, "top_k": 5}):
+    for options in (
+        {"do_sample": False},
+        {"do_sample": False, "repetition_penalty": 1.3},
+        {"do_sample": True, "temperature": 0.7, "top_k": 5},
+    ):
         torch.manual_seed(0)
         quick = model.generate(tokens, **call, **options).tolist()
         torch.manual_seed(0)
         assert model.generate(tokens, streamer=Streamer(), **call, **options).tolist() == quick
+
+
+@needs_llama_cpp
+def test_each_row_ends_where_torch_ends_it(llama: Artifact, built: Artifact) -> None:
+    tokens = torch.tensor([[5, 6, 7], [10, 11, 12], [20, 21, 22], [30, 31, 32]])
+    free = plain(llama).generate(tokens.tolist(), 24)
+    ends = [free[0][3], free[1][8]]
+    call = {"max_new_tokens": 24, "do_sample": False, "pad_token_id": 1, "eos_token_id": ends}
+    for options in ({}, {"min_new_tokens": 6}):
+        ours, theirs = (
+            plain(a).model.generate(tokens, attention_mask=torch.ones_like(tokens), **call, **options)
+            for a in (built, llama)
+        )
+        assert ours.tolist() == theirs.tolist()
+        assert (ours[:, 3:] == 1).any()  # some row waits for the others
+
+
+@needs_llama_cpp
+def test_a_text_outgrows_its_room(llama: Artifact, built: Artifact) -> None:
+    """llama.cpp rounds room up to 256 tokens; what it remembers moves to a larger context."""
+    ours, theirs = plain(built).model, plain(llama).model
+    tokens = torch.arange(300)[None] % 250 + 2
+    with torch.no_grad():
+        first = ours(tokens[:, :200])
+        rest = ours(tokens[:, 200:], past_key_values=first.past_key_values)
+        whole = theirs(tokens, use_cache=False).logits
+    np.testing.assert_allclose(torch.cat([first.logits, rest.logits], 1).numpy(), whole.numpy(), atol=1e-3)
+    fresh = plain(built)
+    assert fresh.generate([tokens[0, :240].tolist()], 40) == plain(llama).generate([tokens[0, :240].tolist()], 40)
+    assert fresh.model.decoder.context(fresh.model.decoder._threads.past, 1).room == 512
+
+
+@needs_llama_cpp
+def test_what_llama_cpp_cannot_hold_is_one_clear_error(tmp_path: Path, built: Artifact) -> None:
+    import shutil
+
+    made, _ = apply("build.gguf", describe(tiny_text(tmp_path / "gpt2", "gpt2")), tmp_path / "out")
+    with pytest.raises(UserError, match="the model has 64 positions, and this text 300 tokens"):
+        plain(made).model(torch.ones(1, 300, dtype=torch.long))
+    model = plain(built).model
+    with pytest.raises(UserError, match="keeps 256 texts at a time, and these are 257"):
+        model(torch.ones(257, 2, dtype=torch.long))
+    with pytest.raises(UserError, match="does not take these tokens"):
+        model(torch.full((1, 2), 999))
+    old = model(torch.ones(1, 2, dtype=torch.long)).past_key_values
+    model(torch.ones(1, 2, dtype=torch.long))
+    with pytest.raises(UserError, match="another began in this thread"):
+        model(torch.ones(1, 1, dtype=torch.long), past_key_values=old)
+    broken = shutil.copytree(built.path, tmp_path / "broken")
+    body = (broken / MODEL).read_bytes()
+    (broken / MODEL).write_bytes(body[: len(body) // 2])
+    with pytest.raises(ModelError, match=r"does not read: .*(corrupted|incomplete|not within)") as caught:
+        open_task(describe(broken))
+    assert caught.value.problems[0].place.endswith(MODEL)
+
+
+@needs_llama_cpp
+def test_memory_is_freed_with_the_model(built: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gc
+
+    import llama_cpp
+
+    freed: list[str] = []
+    for name in ("llama_free", "llama_model_free"):
+        own = getattr(llama_cpp, name)
+        monkeypatch.setattr(llama_cpp, name, lambda p, name=name, own=own: (freed.append(name), own(p)))
+    task = plain(built)
+    task.generate(PROMPTS[:1], 4)
+    assert not freed
+    del task
+    gc.collect()
+    assert freed == ["llama_free", "llama_model_free"]
 
 
 @needs_llama_cpp
