@@ -30,8 +30,7 @@ from compress.errors import ModelError, UserError
 FILES = (MODEL, ENGINE)
 CHUNK = 512  # tokens a call of llama.cpp; it keeps the logits of as many
 ROOM = 1024  # tokens of a text that a context has room for at first; it doubles where that is not enough
-STEP = 256  # llama.cpp rounds room up to these
-ERROR = 3  # of llama.cpp's log levels
+ERROR = 4  # of llama.cpp's log levels
 
 
 def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> EngineModule:
@@ -79,7 +78,7 @@ class Context:
 
     Args:
         rows: how many texts at a time.
-        room: tokens of each.
+        room: tokens of each; llama.cpp rounds them up to hundreds.
         exact: keep keys and values in float32, for a file that is; else in float16.
     """
 
@@ -153,14 +152,14 @@ class Context:
 
 
 class LlamaPast(Past):
-    """A KV cache that lives in a context. `keep` says how many tokens' logits the next step wants: 0 for all."""
-
-    context: Context
+    """A KV cache that lives in a context. `keep` says how many tokens' logits the next step wants: 0 for all; `ready` is the
+    context whose arrays hold a token for each row."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()
         self.rows = rows
         self.keep = 0
+        self.ready: Context | None = None
 
 
 class Sequences:
@@ -186,9 +185,10 @@ class Sequences:
         Raises:
             UserError: the past was overtaken by a later generation in this thread, or the text is too long.
         """
+        assert isinstance(past, LlamaPast)
         rows, count = tokens.shape
-        context = self.context(past, count)
-        keep = min(past.keep or count, count)  # type: ignore[attr-defined]
+        context, past.ready = self.context(past, count), None
+        keep = min(past.keep or count, count)
         given = tokens.numpy()
         found = np.empty((rows, keep, self.weights.words), np.float32)
         width = max(1, CHUNK // rows)
@@ -202,44 +202,46 @@ class Sequences:
                 found[:, first : first + wanted] = context.logits(rows * wanted).reshape(rows, wanted, -1)
         return torch.from_numpy(found)
 
-    def ready(self, past: LlamaPast) -> None:
-        """Write down once what `following` leaves as it is: a token for each row, all of whose logits are wanted."""
-        context = past.context = self.context(past, 1)
-        context.texts[: past.rows] = np.arange(past.rows)
-        context.wanted[: past.rows] = 1
-
     def following(self, chosen: NDArray[np.int64], past: LlamaPast) -> NDArray[np.float32]:
         """One more token for each row: their logits [rows, vocabulary], in memory that the next call writes over."""
-        if past.seen >= past.context.room:
-            self.ready(past)
-        context, rows = past.context, past.rows
+        context, rows = past.ready, past.rows
+        if context is None or past.seen >= context.room:
+            context = self._ready(past)
         context.tokens[:rows] = chosen
         context.positions[:rows] = past.seen
         context.take(rows)
         past.seen += 1
         return context.logits(rows)
 
-    def context(self, past: Past, count: int) -> Context:
+    def _ready(self, past: LlamaPast) -> Context:
+        """Write down once what `following` leaves as it is: whose each token is, and that its logits are wanted."""
+        context = past.ready = self.context(past, 1)
+        context.texts[: past.rows] = np.arange(past.rows)
+        context.wanted[: past.rows] = 1
+        return context
+
+    def context(self, past: LlamaPast, count: int) -> Context:
         """This thread's context, with room for `count` more tokens."""
-        if getattr(self._threads, "past", None) is not past or not isinstance(past, LlamaPast):
+        if getattr(self._threads, "past", None) is not past:
             raise UserError("this generation's cache is gone: another began in this thread", fix="finish one at a time")
         need_room = past.seen + count
         found: Context | None = getattr(self._threads, "context", None)
         if found is not None and found.rows >= past.rows and found.room >= need_room:
             return found
-        if self.weights.learned_positions and need_room > self.weights.positions:
-            raise UserError(
-                f"the model has {self.weights.positions} positions, and this text {need_room} tokens",
-                fix="give shorter texts, or generate fewer tokens",
-            )
         return self._grow(past, found, need_room)
 
     def _grow(self, past: LlamaPast, found: Context | None, need_room: int) -> Context:
-        at_first = min(ROOM, self.weights.positions)
-        room = max(at_first, found.room if found else 0)
+        most = self.weights.positions
+        room = max(min(ROOM, most), found.room if found else 0)
         while room < need_room:
             room *= 2
-        larger = Context(self.weights, max(past.rows, found.rows if found else 0), -(-room // STEP) * STEP, self.exact)
+        if self.weights.learned_positions and need_room > most:
+            raise UserError(
+                f"the model has {most} positions, and this text {need_room} tokens",
+                fix="give shorter texts, or generate fewer tokens",
+            )
+        room = min(room, most) if self.weights.learned_positions else room
+        larger = Context(self.weights, max(past.rows, found.rows if found else 0), room, self.exact)
         if found is not None and past.seen:
             found.copy_to(larger)
         self._threads.context = larger

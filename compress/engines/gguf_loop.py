@@ -116,7 +116,6 @@ def plain_loop(model: Any, prompt: torch.Tensor, plain: Plain, mask: torch.Tenso
     said = model(prompt, attention_mask=mask, logits_to_keep=1)
     past, following = said.past_key_values, model.decoder.following
     logits = said.logits[:, -1].numpy()
-    model.decoder.ready(past)
     going: NDArray[np.bool_] | None = None  # which rows are not at their end; None as long as all are not
     while True:
         chosen = plain.choose(logits, written, length)

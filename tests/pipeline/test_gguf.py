@@ -315,7 +315,7 @@ def test_each_row_ends_where_torch_ends_it(llama: Artifact, built: Artifact) -> 
 
 @needs_llama_cpp
 def test_a_text_outgrows_its_room(llama: Artifact, built: Artifact) -> None:
-    """llama.cpp rounds room up to 256 tokens; what it remembers moves to a larger context."""
+    """What llama.cpp remembers moves to a larger context."""
     ours, theirs = plain(built).model, plain(llama).model
     tokens = torch.arange(300)[None] % 250 + 2
     with torch.no_grad():
@@ -325,7 +325,7 @@ def test_a_text_outgrows_its_room(llama: Artifact, built: Artifact) -> None:
     np.testing.assert_allclose(torch.cat([first.logits, rest.logits], 1).numpy(), whole.numpy(), atol=1e-3)
     fresh = plain(built)
     assert fresh.generate([tokens[0, :240].tolist()], 40) == plain(llama).generate([tokens[0, :240].tolist()], 40)
-    assert fresh.model.decoder.context(fresh.model.decoder._threads.past, 1).room == 512
+    assert fresh.model.decoder._threads.context.room == 512
 
 
 @needs_llama_cpp
@@ -335,6 +335,10 @@ def test_what_llama_cpp_cannot_hold_is_one_clear_error(tmp_path: Path, built: Ar
     made, _ = apply("build.gguf", describe(tiny_text(tmp_path / "gpt2", "gpt2")), tmp_path / "out")
     with pytest.raises(UserError, match="the model has 64 positions, and this text 300 tokens"):
         plain(made).model(torch.ones(1, 300, dtype=torch.long))
+    with pytest.raises(UserError, match="the model has 64 positions, and this text 65 tokens"):
+        plain(made).generate(PROMPTS[:1], 70)
+    for length, more in ((3, 62), (64, 1)):  # the last one is not read any more
+        assert len(plain(made).generate([list(range(length))], more)[0]) == more
     model = plain(built).model
     with pytest.raises(UserError, match="keeps 256 texts at a time, and these are 257"):
         model(torch.ones(257, 2, dtype=torch.long))

@@ -48,7 +48,7 @@ def refuse(artifact: Artifact, params: BuildCompiled) -> str:
 
 
 @stage(
-    version=1,
+    version=2,
     params=BuildCompiled,
     tasks=("text_to_image", "text_generation"),
     formats={"torch": "compiled"},

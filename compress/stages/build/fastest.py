@@ -5,7 +5,7 @@ it, held against torch, and timed in turns with all others and with torch itself
 and the report shows the whole table. What is fastest depends on the machine, so the choice belongs to it. Source: interleaved timing, as in Touati et al., "The
 Speedup-Test: A Statistical Methodology for Program Speedup Analysis and Computation" (2013).
 
-    - build.fastest: {precisions: [float32, bfloat16]}
+    - build.fastest: {engines: [openvino, onnxruntime], precisions: [float32, bfloat16]}
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from compress.params import Params
 from compress.sources import parameter_count
 
 OWN = "build.fastest"
-Precision = Literal["float32", "float16", "bfloat16", "int8", "int8_weights", "int4_weights"]
+Precision = Literal["float32", "float16", "bfloat16", "int8", "int8_dynamic", "int8_weights", "int4_weights"]
 
 
 class BuildFastest(Params):
