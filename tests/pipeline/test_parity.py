@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from compress.artifact import Artifact, describe, read_json
 from compress.building import build_engines
@@ -19,7 +20,7 @@ from compress.context import Context
 from compress.engines.builder import Example
 from compress.engines.module import EngineModule, write_settings
 from compress.engines.openvino_build import OpenVINOBuilder
-from compress.engines.parity import first_broken
+from compress.engines.parity import compare_calls, first_broken
 from compress.errors import StageFailed
 from compress.tasks import open_task
 from tests.families import MODELS
@@ -167,3 +168,20 @@ def test_an_engine_has_no_method_but_its_own(pipeline: Artifact, tmp_path: Path)
     with pytest.raises(AttributeError, match="has no method encode"):
         _ = engine_of(pipeline, "vae", tmp_path / "vae").encode
     assert not hasattr(engine_of(pipeline, "unet", tmp_path / "unet"), "no_such_thing")
+
+
+def test_an_encoder_that_no_recipe_takes_becomes_an_engine_all_the_same(tmp_path: Path) -> None:
+    """BERT reads a text whole and continues none, so recipes refuse it as a model; as a component it is one like any other."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    bert = BertModel(BertConfig(vocab_size=100, **shape)).eval()
+    bert.save_pretrained(tmp_path)
+    small, large = (
+        {"input_ids": torch.randint(0, 100, (n, 9)), "attention_mask": torch.ones(n, 9).long()} for n in (2, 3)
+    )
+    builder = OpenVINOBuilder("float32")
+    builder.component(Example(bert, "forward", small, large), tmp_path)
+    engine = builder.open_component(tmp_path, "transformers", "BertModel")
+    found = compare_calls(bert, engine, "forward", large)
+    assert 0 < found.relative < 1e-5
+    assert engine(**small).last_hidden_state.shape == (2, 9, 32)
