@@ -23,7 +23,7 @@ def engine_problems(recipe: Recipe, artifact: Artifact, idle: str) -> list[Probl
     if running and idle:
         place = recipe.place.get(f"evaluate.metrics.{metrics.index(running[0])}", recipe.place.get("evaluate", ""))
         what = f"{', '.join(running)} need{'s' * (len(running) == 1)} the model to run"
-        return [Problem(place, f"{what}, and {idle}", "evaluate.metrics: [size], or run the recipe on such a GPU")]
+        return [Problem(place, f"{what}, and {idle}", "evaluate.metrics: [size], or run the recipe where it can")]
     profiles = [(step, step.params.profile) for step in recipe.stages if hasattr(step.params, "profile")]
     return [p for step, profile in profiles for p in _outside(recipe, artifact, step, profile)]
 

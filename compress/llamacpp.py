@@ -1,5 +1,5 @@
-"""What llama.cpp can read, told from a model's own JSON files, so that a plan can refuse: shapes, rotary positions and how
-a tokenizer splits text."""
+"""What llama.cpp can read, told from a model's own JSON files, so that a plan can refuse: shapes, rotary positions and
+how a tokenizer splits text."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _refuse_rotary(family: str, config: Config) -> str:
 
 
 def rotary(config: Config) -> dict[str, Any]:
-    """How positions turn queries and keys, as any version of transformers wrote it: `rope_type` and `rope_theta` are there."""
+    """How positions turn queries and keys, as any transformers wrote it: with `rope_type` and `rope_theta`."""
     said = config.get("rope_parameters") or config.get("rope_scaling") or {}
     known = {"rope_theta": config.get("rope_theta", 10000.0), **said}
     return {**known, "rope_type": said.get("rope_type", said.get("type", "default"))}

@@ -1,5 +1,5 @@
-"""The llama.cpp engine, through llama-cpp-python: one model in memory for all threads, and for each thread a context of its own
-with the KV cache of the generation it is in.
+"""The llama.cpp engine, through llama-cpp-python: one model in memory for all threads, and for each thread a context of
+its own with the KV cache of the generation it is in.
 
 A folder holds `model.gguf`. The engine takes as many threads as torch does.
 """
@@ -152,8 +152,8 @@ class Context:
 
 
 class LlamaPast(Past):
-    """A KV cache that lives in a context. `keep` says how many tokens' logits the next step wants: 0 for all; `ready` is the
-    context whose arrays hold a token for each row."""
+    """A KV cache that lives in a context. `keep` says how many tokens' logits the next step wants: 0 for all; `ready` is
+    the context whose arrays hold a token for each row."""
 
     def __init__(self, rows: int) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class LlamaModel(EngineLanguageModel):
         return {**inputs, "logits_to_keep": kwargs.get("logits_to_keep", 0)}
 
     def _sample(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """What `generate` runs for greedy decoding and sampling: a loop with nothing in it but llama.cpp, where it can."""
+        """What `generate` runs for greedy decoding and sampling: a loop with little in it but llama.cpp, where it can."""
         plain = Plain.of(*args, **kwargs)
         if plain is None:
             return super()._sample(input_ids, *args, **kwargs)

@@ -1,5 +1,5 @@
-"""Torch to GGUF, the one file that llama.cpp reads: what the model computes as metadata, its tokenizer, and its tensors, each
-laid out as llama.cpp wants it."""
+"""Torch to GGUF, the one file that llama.cpp reads: what the model computes as metadata, its tokenizer, and its tensors,
+each laid out as llama.cpp wants it."""
 
 from __future__ import annotations
 
@@ -211,8 +211,8 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
 
 
 def _vocabulary(tokenizer: Any, rows: int) -> tuple[list[str], list[TokenType]]:
-    """Each row's token and kind. Rows that the tokenizer does not use get a name all the same; added tokens without a row,
-    which the model could not read anyway, are left out."""
+    """Each row's token and kind. Rows that the tokenizer does not use get a name all the same; added tokens without a
+    row, which the model could not read anyway, are left out."""
     added = tokenizer.added_tokens_decoder
     spelt = {number: token for token, number in tokenizer.get_vocab().items() if number < rows or number not in added}
     if max(spelt) >= rows:

@@ -1,8 +1,8 @@
-"""Greedy decoding and sampling, one token after another, with nothing between two calls of llama.cpp but the choice of a token.
+"""Greedy decoding and sampling with nothing between two calls of llama.cpp but the choice of a token.
 
-transformers' own loop spends time on masks, caches and criteria that an engine does not have, and finds its own code gone
-from the processor's caches after each token: weights have passed through them. What it has prepared is kept: its processors, its
-end of a text, its draws. So a token here is as little code as can be.
+transformers' own loop spends time on masks, caches and criteria that an engine does not have, and finds its code gone
+from the processor's caches after each token: weights have passed through them. So a token here is as little code as can
+be. What transformers has prepared is kept: its processors, its end of a text, its draws.
 """
 
 from __future__ import annotations
