@@ -71,9 +71,10 @@ def refuse(artifact: Artifact, params: BuildFastest) -> str:
 def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
     names = artifact.working if params.components == "all" else params.components
     weights = 4 * sum(parameter_count(artifact.folder(name)) for name in names)
-    tried = len(builders(params)) * len(params.precisions)
+    stages = [s for s in builders(params) if artifact.task in s.tasks]
+    tried = len(stages) * len(params.precisions)
     return Foresight(
-        told=f"tries {', '.join(s.name.removeprefix('build.') for s in builders(params))} in {', '.join(params.precisions)}",
+        told=f"tries {', '.join(s.name.removeprefix('build.') for s in stages)} in {', '.join(params.precisions)}",
         scratch_bytes=tried * weights,
         memory_bytes=(tried + 2) * weights,
     )
@@ -95,4 +96,4 @@ def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
 def run(artifact: Artifact, params: BuildFastest, context: Context) -> None:
     from compress.choosing import choose
 
-    choose(artifact, params, builders(params), context)
+    choose(artifact, params, [s for s in builders(params) if artifact.task in s.tasks], context)
