@@ -55,15 +55,17 @@ def _pipeline(
 ) -> None:
     task = TextToImage(artifact)
     index = read_json(artifact.path / "model_index.json")
+    fits = builder.profile.nearest("batch", len(PROMPTS))
     small, large = (first_calls(task, names, PROMPTS[:n]) for n in (2, 3))
+    fitting = large if fits == len(PROMPTS) else first_calls(task, names, [PROMPTS[i % 3] for i in range(fits)])
     feeds = picture_calls(task, names, samples, context) if samples else {}
     for name in context.progress(names, "components", len(names)):
         module, library = task.component(name), index[name][0]
-        example = Example(module, function_of(name), small[name], large[name], feeds.get(name, ()))
+        example = Example(module, function_of(name), small[name], large[name], feeds.get(name, ()), fitting[name])
         kind = artifact.components[name].kind
         builder.component(example, made.folder(name))
         engine = builder.open_component(made.folder(name), library, kind)
-        found = compare_calls(module, engine, example.function, example.large)
+        found = compare_calls(module, engine, example.function, example.held)
         _judge(name, found, builder, example, made.folder(name), library, kind, context)
 
 
@@ -77,19 +79,23 @@ def _language_model(
     engine = builder.open_language_model(made.path, kind)
     model = model.float()
     generator = torch.Generator().manual_seed(context.seed)
-    tokens = torch.randint(0, model.config.vocab_size, (3, 24), generator=generator)
-    long = torch.randint(0, model.config.vocab_size, (1, min(task.max_tokens, LONG)), generator=generator)
+    near, words = builder.profile.nearest, model.config.vocab_size
+    drawn = torch.randint(0, words, (max(3, near("batch", 3)), near("tokens", 24)), generator=generator)
+    tokens = drawn[: near("batch", 3)]
+    longest = near("tokens", min(task.max_tokens, LONG))
+    long = torch.randint(0, words, (near("batch", 1), longest), generator=generator)
+    seen = tokens.shape[1] * 2 // 3
 
     def in_two_parts() -> Any:  # what came before must reach the second part through the cache
-        first = engine(tokens[:, :17])
-        rest = engine(tokens[:, 17:], past_key_values=first.past_key_values)
+        first = engine(tokens[:, :seen])
+        rest = engine(tokens[:, seen:], past_key_values=first.past_key_values)
         return torch.cat([first.logits, rest.logits], 1)
 
     parted = compare(lambda: model(tokens, use_cache=False).logits, in_two_parts)
     whole = compare(lambda: model(long, use_cache=False).logits, lambda: engine(long).logits)
     found = max(parted, whole, key=lambda d: d.relative)
-    small, large = ({"input_ids": tokens[:n], "use_cache": False} for n in (2, 3))
-    example = Example(model, "forward", small, large)
+    small, large, held = ({"input_ids": t, "use_cache": False} for t in (drawn[:2], drawn[:3], tokens))
+    example = Example(model, "forward", small, large, fitting=held)
     _judge(LANGUAGE_MODEL, found, builder, example, made.path, "transformers", kind, context)
 
 
@@ -128,7 +134,7 @@ def _blame(
     """The layer in which an engine begins to differ: it is built again with more and more of its insides coming out."""
     place = context.scratch / "blame"
     module = example.module.float()
-    inputs, constants = split(example.large)
+    inputs, constants = split(example.held)
     inputs = {n: in_float32(v) for n, v in inputs.items()}
 
     def watch(parts: tuple[str, ...]) -> tuple[Outputs, Outputs]:

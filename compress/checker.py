@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from compress.errors import ContractError
+from compress.graphs import ANY_SIZE, Profile
 
 
 @dataclass
@@ -36,8 +37,11 @@ class Checker:
                 env={**os.environ, "HF_HUB_OFFLINE": "1"},
             )
 
-    def probe(self, folder: Path) -> dict[str, Any]:
+    def probe(self, folder: Path, profile: Profile = ANY_SIZE) -> dict[str, Any]:
         """Load the artifact in `folder` and call it once. Returns `finite`, `spread` (standard deviation) and `digest`.
+
+        Args:
+            profile: the sizes of calls that it takes.
 
         Raises:
             ContractError: it does not load or run; the message holds the cause.
@@ -48,7 +52,7 @@ class Checker:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps({"folder": str(folder)}) + "\n")
+            process.stdin.write(json.dumps({"folder": str(folder), "profile": profile.model_dump()}) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
         except BrokenPipeError:
@@ -76,8 +80,13 @@ class Checker:
         self.stop()
 
 
-def probe(folder: Path) -> dict[str, Any]:
-    """Load an artifact and call it on a fixed input: two prompts painted in two steps, or one text scored."""
+PROMPTS = ("a red three on white paper", "a blue seven")
+TEXT = "The array of values to sort along the given axis."
+
+
+def probe(folder: Path, profile: Profile = ANY_SIZE) -> dict[str, Any]:
+    """Load an artifact and call it on a fixed input: two prompts painted in two steps, or one text scored; as near to that as
+    its profile takes."""
     import numpy as np
 
     from compress.artifact import describe
@@ -88,9 +97,11 @@ def probe(folder: Path) -> dict[str, Any]:
     task: Any = open_task(artifact)
     if artifact.task == "text_to_image":
         steps = min(2, artifact.settings.call.get("num_inference_steps", 2))
-        output = task.paint(["a red three on white paper", "a blue seven"], ["0", "1"], 0, num_inference_steps=steps)
+        ids = [str(i) for i in range(profile.nearest("batch", 2))]
+        output = task.paint([PROMPTS[int(i) % 2] for i in ids], ids, 0, num_inference_steps=steps)
     else:
-        output = task.token_logprobs(["The array of values to sort along the given axis."], 1)[0]
+        rows, text = profile.nearest("batch", 1), TEXT[: profile.tokens[2] - 1]  # no letter makes more than one token
+        output = task.token_logprobs([text] * rows, rows)[0]
     values = np.asarray(output, dtype=np.float64)
     return {
         "finite": bool(np.isfinite(values).all()),
@@ -107,7 +118,8 @@ def serve() -> None:
 
     for line in sys.stdin:
         try:
-            answer = probe(Path(json.loads(line)["folder"]))
+            asked = json.loads(line)
+            answer = probe(Path(asked["folder"]), Profile(**asked["profile"]))
         except Exception as error:  # whatever a broken artifact raises is the answer
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)

@@ -174,7 +174,7 @@ def _check_contract(node: Node, before: Artifact, out: Path, checker: Checker, w
         warn(f"not opened again after it was made: {node.idle}")
         return
     try:
-        answer = checker.probe(out)
+        answer = checker.probe(out, node.profile)
     except ContractError as error:
         raise _broken(node, error.problems[0].message) from error
     if not answer["finite"]:

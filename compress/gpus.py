@@ -111,12 +111,24 @@ def choose(library: str, targets: Targets) -> tuple[Library, tuple[str, ...]]:
     return found, asked
 
 
+def torch_without_cuda() -> str:
+    """The version of a torch that was built for processors alone, as its name says; "" of any other. An engine takes and gives
+    torch's tensors, so it runs where torch knows the GPU."""
+    version = deps.version("torch")
+    return version if version.endswith("+cpu") else ""
+
+
 def why_idle(library: Library, built: tuple[str, ...]) -> str:
     """Why a library's engines for these targets, or rebuilt from their ONNX, cannot run on this machine; "" where they can."""
     gpu = gpu_here()
-    if gpu and gpu.target in targets_of(library):
+    if gpu is None:
+        why = "it has no NVIDIA GPU"
+    elif gpu.target not in targets_of(library):
+        why = f"its {gpu.name} is {gpu.target}, which {library.name} does not know"
+    elif version := torch_without_cuda():
+        why = f"its torch {version} is built without CUDA"
+    else:
         return ""
-    why = f"its {gpu.name} is {gpu.target}, which {library.name} does not know" if gpu else "it has no NVIDIA GPU"
     return f"the engines of build.tensorrt for {', '.join(built)} cannot run on this machine: {why}"
 
 

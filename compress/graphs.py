@@ -47,7 +47,17 @@ class Profile(Params):
             low, usual, high = getattr(self, name)
             if not 1 <= low <= usual <= high:
                 raise ValueError(f"{name} must rise from at least 1: fewest, usual, most")
+        if self.tokens[2] < 2:
+            raise ValueError("tokens must reach 2 at least: one that is seen, and one that follows")
         return self
+
+    def nearest(self, axis: Literal["batch", "tokens"], size: int) -> int:
+        """The size nearest to this one that an engine takes."""
+        low, _, high = getattr(self, axis)
+        return int(min(max(low, size), high))
+
+
+ANY_SIZE = Profile(batch=(1, 1, 2**31), tokens=(1, 1, 2**31))
 
 
 def wanted(artifact: Artifact, components: Components, engine: Format) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from compress.catalogue import Foresight, Stage, find_metric, find_stage
 from compress.data import Data, open_data
 from compress.engine_checks import engine_problems
 from compress.errors import PareError, Problem, RecipeError, UserError
+from compress.graphs import ANY_SIZE, Profile
 from compress.hashing import digest_json, list_files
 from compress.recipe import Recipe, StepSpec
 from compress.sources import Source, find_source, parameter_count
@@ -47,6 +48,7 @@ class Node:
     told: str = ""  # requested against granted
     memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
     idle: str = ""  # why the model it leaves cannot run on this machine
+    profile: Profile = ANY_SIZE  # the sizes of calls that the model it leaves takes
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,11 @@ def _chain(
         if found or foresight is None:
             problems += [replace(p, message=_about(step.stage, p.message)) for p in found]
             continue
-        idle = stage.idle_here(step.params) or next((n.idle for n in nodes if n.id == step.after), "")
-        node = replace(_node(recipe, step, stage, touched, known, data, cache, foresight), idle=idle)
+        before = next((n for n in nodes if n.id == step.after), None)
+        idle = stage.idle_here(step.params) or (before.idle if before else "")
+        profile = getattr(step.params, "profile", before.profile if before else ANY_SIZE)
+        made = _node(recipe, step, stage, touched, known, data, cache, foresight)
+        node = replace(made, idle=idle, profile=profile)
         known[step.id] = (node.expected, node.key)
         nodes.append(node)
     return tuple(nodes)

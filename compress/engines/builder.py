@@ -14,6 +14,7 @@ from compress.artifact import Format
 from compress.engines.module import EngineModule, arguments_of
 from compress.engines.torch import silent_libraries
 from compress.engines.tracing import Call, Traced, dynamic_shapes, in_float32, split
+from compress.graphs import ANY_SIZE, Profile
 
 Feed = dict[str, torch.Tensor]
 
@@ -22,7 +23,8 @@ Feed = dict[str, torch.Tensor]
 class Example:
     """A component with two real calls to it that differ in batch alone: what an engine is built from.
 
-    `small` and `large` are keyword arguments; `feeds` are the tensors of calibration calls, by dotted name.
+    `small` and `large` are keyword arguments; `feeds` are the tensors of calibration calls, by dotted name; `fitting` is a call
+    of a size that the engine takes, where it does not take `large`.
     """
 
     module: torch.nn.Module
@@ -30,6 +32,12 @@ class Example:
     small: Call
     large: Call
     feeds: Sequence[Feed] = ()
+    fitting: Call | None = None
+
+    @property
+    def held(self) -> Call:
+        """The call in which the engine is held against torch."""
+        return self.large if self.fitting is None else self.fitting
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -54,6 +62,7 @@ class Builder:
     """How one engine makes and opens its files."""
 
     format: Format
+    profile: Profile = ANY_SIZE
 
     def __init__(self, precision: str) -> None:
         self.precision = precision

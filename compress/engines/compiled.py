@@ -7,7 +7,9 @@ That keeps out files that got there by accident; who can write to the artifact's
 
 from __future__ import annotations
 
+import tempfile
 import threading
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,7 @@ STAGE = "build.compiled"
 MAKERS = frozenset({STAGE, "build.fastest"})  # which may have chosen what the former made
 CACHE = "past_key_values"
 AGAIN = "run the recipe again: it builds the engine anew"
-_MODEL, _SHARED, _RUNNERS, _ANY_DEVICE = "model", False, 1, -1
+_ONE_CALL_AT_A_TIME = 1
 _opened: dict[str, Any] = {}  # by digest
 _lock = threading.Lock()
 
@@ -68,6 +70,9 @@ def check_origin(folder: Path) -> None:
         )
 
 
+Shape = tuple[int | str, ...]
+
+
 @dataclass(frozen=True)
 class Port:
     """An input of the graph. `shape` holds for each axis its size, or the name of a size that only a call decides.
@@ -77,7 +82,7 @@ class Port:
 
     name: str
     dtype: torch.dtype
-    shape: tuple[int | str, ...]
+    shape: Shape
     value: int | float | None = None
 
 
@@ -95,6 +100,7 @@ class Package:
         self._ranges: Mapping[str, tuple[int, int]] = {
             n: (low, high) for n, (low, high) in self.settings["ranges"].items()
         }
+        self._alike = _alike(self.ports)
         _check_maker(folder, self.settings)
         self._loader = _open(folder / PACKAGE, self.settings["digest"])
 
@@ -108,27 +114,32 @@ class Package:
             UserError: a size is not one it was built for. The native code looks at none, and would read past the end.
         """
         sizes: dict[str, int] = {}
-        for port, value in zip(self.ports, values, strict=True):
-            if not self._fits(port, value, sizes):
-                raise self._refusal(port, value)
+        for wanted, places in self._alike.items():
+            shapes = {values[place].shape for place in places}
+            if len(shapes) > 1 or not self._fits(wanted, shapes.pop(), sizes):
+                raise self._refusal(values)
         found: list[torch.Tensor] = self._loader.run(list(values))
         return found
 
-    def _fits(self, port: Port, value: torch.Tensor, sizes: dict[str, int]) -> bool:
+    def _fits(self, wanted: Shape, given: Sequence[int], sizes: dict[str, int]) -> bool:
         """Whether an input has the sizes of its port; an axis whose name is in `sizes` already must be as long there."""
-        if value.dim() != len(port.shape):
+        if len(given) != len(wanted):
             return False
-        for size, wanted in zip(value.shape, port.shape, strict=True):
-            if isinstance(wanted, str):
-                low, high = self._ranges.get(wanted, (0, size))
+        for size, port in zip(given, wanted, strict=True):
+            if isinstance(port, str):
+                low, high = self._ranges.get(port, (0, size))
                 if not low <= size <= high:
                     return False
-                wanted = sizes.setdefault(wanted, size)
-            if size != wanted:
+                port = sizes.setdefault(port, size)
+            if size != port:
                 return False
         return True
 
-    def _refusal(self, port: Port, value: torch.Tensor) -> UserError:
+    def _refusal(self, values: Sequence[torch.Tensor]) -> UserError:
+        """What to say of the first input that does not fit."""
+        sizes: dict[str, int] = {}
+        pairs = zip(self.ports, values, strict=True)
+        port, value = next((p, v) for p, v in pairs if not self._fits(p.shape, v.shape, sizes))
         ranges = {name: f"{low} to {high}" for name, (low, high) in self._ranges.items()}
         built = ", ".join(str(s) if isinstance(s, int) else ranges.get(s, "any") for s in port.shape)
         return UserError(
@@ -172,19 +183,35 @@ class Cached:
         return batch if size == self._rows else 0
 
 
+def _alike(ports: Sequence[Port]) -> dict[Shape, list[int]]:
+    """The places of the inputs that must have the same sizes, such as all of a cache: one look does for them."""
+    places: dict[Shape, list[int]] = {}
+    for place, port in enumerate(ports):
+        places.setdefault(port.shape, []).append(place)
+    return places
+
+
 def _open(package: Path, digest: str) -> Any:
     """The loaded package. torch never unloads one, so each is loaded once in a process, and later engines share it."""
     with _lock:
         if digest not in _opened:
-            # Not by `torch._inductor.aoti_load_package`, which imports the compiler first: 3 s before the first answer.
             try:
-                _opened[digest] = torch._C._aoti.AOTIModelPackageLoader(
-                    str(package), _MODEL, _SHARED, _RUNNERS, _ANY_DEVICE
-                )
-            except RuntimeError as error:
-                first = str(error).strip().splitlines()[0]
+                _opened[digest] = _load(package)
+            except (RuntimeError, StopIteration, zipfile.BadZipFile) as error:
+                first = (str(error).strip() or "it holds no library").splitlines()[0]
                 raise ModelError(f"does not load: {first}", place=str(package), fix=AGAIN) from error
         return _opened[digest]
+
+
+def _load(package: Path) -> Any:
+    """Run the library out of a folder that is gone when this returns: the system keeps a mapped file as long as it is in use.
+
+    Not by `torch._inductor.aoti_load_package`, which imports the compiler first, 3 s before the first answer; nor by its
+    loader in C++, which unpacks all to a temporary folder and leaves that behind if its process is killed.
+    """
+    with tempfile.TemporaryDirectory(prefix="pare-") as folder, zipfile.ZipFile(package) as packed:
+        library = packed.extract(next(n for n in packed.namelist() if n.endswith(".so")), folder)
+        return torch._C._aoti.AOTIModelContainerRunnerCpu(library, _ONE_CALL_AT_A_TIME)
 
 
 def _check_maker(folder: Path, settings: Mapping[str, Any]) -> None:

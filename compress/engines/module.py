@@ -85,14 +85,16 @@ class EngineModule(torch.nn.Module):
             UserError: an argument that the graph was built with is missing.
         """
         leaves = flatten({**dict(zip(self._arguments, args, strict=False)), **kwargs})
-        missing = [name for name, _ in self.runner.inputs if name not in leaves]
-        if missing:
+        inputs, device = self.runner.inputs, self.device
+        try:
+            return {name: leaves[name].detach().to(device, dtype).contiguous() for name, dtype in inputs}
+        except KeyError as error:
+            missing = [name for name, _ in inputs if name not in leaves]
             raise UserError(
                 f"the engine needs {', '.join(missing)}, which this call does not give",
                 place=str(self.folder),
                 fix="call it as the pipeline it was built for does",
-            )
-        return {name: leaves[name].detach().to(self.device, dtype).contiguous() for name, dtype in self.runner.inputs}
+            ) from error
 
 
 class Twin:

@@ -6,8 +6,7 @@ A component's folder holds `model.onnx` and its weights in `model.onnx.data`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -90,9 +89,15 @@ class Graph:
 
     def run(self, values: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         session = self.open()
-        with self._refusals():
+        try:
             # Fed by numpy, ONNX Runtime copies nothing in or out, and was as quick as with its own values and bindings.
             results = session.run(None, {n: v.numpy() for n, v in zip(self._names, values, strict=True)})
+        except states.InvalidArgument as error:
+            raise UserError(
+                f"the graph refuses this call: {_first_line(error)}",
+                place=str(self.folder),
+                fix="call it at the sizes it was built for: only the batch, and a language model's text, may vary",
+            ) from error
         return [torch.from_numpy(result) for result in results]
 
     def open(self) -> onnxruntime.InferenceSession:
@@ -101,6 +106,8 @@ class Graph:
         Raises:
             ModelError: the graph or its weights do not read, or hold what this version of ONNX Runtime does not know.
         """
+        if self._session is not None:  # set when all else is
+            return self._session
         with self._lock:
             if self._session is None:
                 session = self._read()
@@ -123,17 +130,6 @@ class Graph:
                 f"ONNX Runtime {onnxruntime.__version__} cannot open the graph: {_first_line(error)}",
                 place=str(self.folder / GRAPH),
                 fix=_again(self.settings),
-            ) from error
-
-    @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        try:
-            yield
-        except states.InvalidArgument as error:
-            raise UserError(
-                f"the graph refuses this call: {_first_line(error)}",
-                place=str(self.folder),
-                fix="call it at the sizes it was built for: only the batch, and a language model's text, may vary",
             ) from error
 
 

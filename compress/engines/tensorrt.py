@@ -33,7 +33,7 @@ from compress.engines.tensorrt_record import (
     record_from,
 )
 from compress.errors import ModelError, UserError
-from compress.gpus import LIBRARIES, gpu_here, targets_of
+from compress.gpus import LIBRARIES, gpu_here, targets_of, torch_without_cuda
 from compress.hashing import digest_file
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def target_here(folder: Path, records: Sequence[Record]) -> Target:
     """The GPU at hand with the library that built these engines.
 
     Raises:
-        UserError: there is no GPU here, or not that library, or one that the library does not know.
+        UserError: there is no GPU here, or not that library, or one that the library or torch does not know.
     """
     built = ", ".join(str(record.target) for record in records)
     gpu, library = gpu_here(), LIBRARIES[records[0].target.library]
@@ -95,6 +95,12 @@ def target_here(folder: Path, records: Sequence[Record]) -> Target:
             f"{library.name} {library.version} does not know the {gpu.name} here, {gpu.target}; this was built for {built}",
             place=str(folder),
             fix="run it on another GPU, or build it again with library: tensorrt",
+        )
+    if version := torch_without_cuda():
+        raise UserError(
+            f"torch {version} is built without CUDA, and engines run on torch's tensors; this was built for {built}",
+            place=str(folder),
+            fix="install a torch with CUDA: https://pytorch.org/get-started/locally",
         )
     return Target(gpu.target, library.name, library.version)
 

@@ -25,7 +25,7 @@ from compress.engines.tensorrt_quantize import OPSET, compress_weights
 from compress.engines.tensorrt_record import OPEN, Port, Ports, Range, Record, Target, digest_onnx
 from compress.engines.torch import silent_libraries
 from compress.engines.tracing import Call, in_float32, split
-from compress.gpus import Library, gpu_here
+from compress.gpus import Library, gpu_here, why_idle
 from compress.graphs import Profile
 from compress.hashing import digest_file
 
@@ -59,7 +59,8 @@ class TensorRTBuilder(Builder):
     def here(self) -> tuple[str, ...]:
         """The target whose engine can be held against torch on this machine; none without such a GPU."""
         gpu = gpu_here()
-        return (gpu.target,) if gpu and gpu.target in self.targets else ()
+        runs = gpu and gpu.target in self.targets and not why_idle(self.library, self.targets)
+        return (gpu.target,) if gpu and runs else ()
 
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
         self._keep(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from compress.artifact import MANIFEST, Artifact, describe
 from compress.building import build_engines
 from compress.catalogue import find_stage
 from compress.context import Context
+from compress.engines import compiled
 from compress.engines.builder import Example
 from compress.engines.compiled import AGAIN, PACKAGE, Package
 from compress.engines.compiled_build import CompiledBuilder
@@ -28,6 +30,7 @@ from compress.engines.module import ENGINE, read_settings
 from compress.engines.parity import compare_calls
 from compress.errors import ModelError, StageFailed, UserError
 from compress.graphs import Profile
+from compress.hashing import digest_file
 from compress.tasks import open_task
 from tests.families import MODELS
 from tests.stages import CAPTIONS
@@ -155,6 +158,23 @@ def missing(folder: Path) -> None:
     (folder / PACKAGE).unlink()
 
 
+def cut_short(folder: Path) -> None:
+    (folder / PACKAGE).write_bytes((folder / PACKAGE).read_bytes()[:1000])
+    saying(digest=digest_file(folder / PACKAGE))(folder)
+
+
+def of_no_library(folder: Path) -> None:
+    with zipfile.ZipFile(folder / PACKAGE, "w") as package:
+        package.writestr("compiled/byteorder", "little")
+    saying(digest=digest_file(folder / PACKAGE))(folder)
+
+
+def of_no_code(folder: Path) -> None:
+    with zipfile.ZipFile(folder / PACKAGE, "w") as package:
+        package.writestr("compiled/model.so", "none")
+    saying(digest=digest_file(folder / PACKAGE))(folder)
+
+
 @pytest.mark.parametrize(
     ("edit", "message", "fix"),
     [
@@ -162,13 +182,16 @@ def missing(folder: Path) -> None:
         (saying(isa="x86_64 sse4"), "compiled for a processor with x86_64 sse4, and here is", AGAIN),
         (longer, "its digest differs", AGAIN),
         (missing, f"holds no {PACKAGE}", AGAIN),
+        (cut_short, "does not load: File is not a zip file", AGAIN),
+        (of_no_library, "does not load: it holds no library", AGAIN),
+        (of_no_code, "does not load: ", AGAIN),
         (
             of_no_lineage,
             "native code that no build.compiled in the artifact's lineage accounts for",
             "build the engine",
         ),
     ],
-    ids=["version", "isa", "digest", "missing", "lineage"],
+    ids=["version", "isa", "digest", "missing", "cut", "empty", "no code", "lineage"],
 )
 def test_a_package_of_another_origin_is_not_run(
     llama: tuple[Artifact, Artifact], tmp_path: Path, edit: Edit, message: str, fix: str
@@ -202,17 +225,26 @@ def test_two_threads_get_what_each_gets_alone(
             assert list(pool.map(write, PROMPTS)) == texts
 
 
-def test_a_package_is_loaded_once_however_often_it_is_opened(pipeline: tuple[Artifact, Artifact]) -> None:
-    """torch never unloads one: each loading would stay in memory."""
+def test_a_package_is_loaded_once_however_often_it_is_opened(
+    pipeline: tuple[Artifact, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch never unloads one: each loading would stay in memory. On disk nothing stays beside the artifact."""
 
     def libraries() -> set[str]:
-        return {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "wrapper.so" in line}
+        return {
+            line.removesuffix(" (deleted)").split()[-1]
+            for line in Path("/proc/self/maps").read_text().splitlines()
+            if "wrapper.so" in line
+        }
 
+    monkeypatch.setattr(compiled, "_opened", {})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     call = [torch.randn(1, 4, 8, 8)]
     first = Package(pipeline[1].folder("vae")).run(call)[0]
     before = libraries()
     outputs = [Package(pipeline[1].folder("vae")).run(call)[0] for _ in range(20)]
-    assert before
+    assert list(tmp_path.iterdir()) == []
+    assert any(str(tmp_path) in library for library in before), "it was loaded from elsewhere"
     assert libraries() == before
     assert all(torch.equal(out, first) for out in outputs)
     assert len({out.data_ptr() for out in outputs}) == 20  # each its own

@@ -16,7 +16,7 @@ from compress import gpus
 from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
 from compress.engines import tensorrt
-from compress.engines.onnx import GRAPH
+from compress.engines.onnx import GRAPH, Decoder
 from compress.engines.onnx import load_component as load_onnx
 from compress.engines.tensorrt_compile import Network
 from compress.engines.tensorrt_record import Ports, Record, Target, check_record, read_ports
@@ -94,20 +94,14 @@ def test_the_zoos_denoiser_has_an_engine_for_each_target_and_its_onnx_agrees_wit
     source = zoo_model("digits-diffusion")
     plain = load_torch(source / "unet", "diffusers", "UNet2DConditionModel", torch.float32, "cpu")
     graph = load_onnx(made.folder("unet"), "diffusers", "UNet2DConditionModel", None, "cpu")
-    width = int(plain.config.cross_attention_dim)
+    ports = {p.name.removeprefix("input."): p.shape[1:] for p in read_ports(made.folder("unet")).inputs}
     for rows in (1, 5):
-        call = (torch.randn(rows, 4, 8, 8), torch.tensor(500.0), torch.randn(rows, 40, width))
-        if call[2].shape[1] != _text_length(made):
-            call = (*call[:2], torch.randn(rows, _text_length(made), width))
+        sample, texts = (torch.randn(rows, *ports[name]) for name in ("sample", "encoder_hidden_states"))
+        call = (sample, torch.tensor(500.0), texts)
         with torch.no_grad():
             ours, theirs = graph(*call).sample, plain(*call).sample
         assert float((ours - theirs).abs().max()) < 1e-4
         assert float(theirs.std()) > 0.1
-
-
-def _text_length(artifact: Artifact) -> int:
-    ports = {p.name.removeprefix("input."): p for p in read_ports(artifact.folder("unet")).inputs}
-    return ports["encoder_hidden_states"].shape[1]
 
 
 def test_the_zoos_language_model_has_an_engine_for_each_target(zoo_llama: tuple[Artifact, list[Any]]) -> None:
@@ -135,10 +129,17 @@ def test_every_component_of_a_pipeline_becomes_an_engine(built: Artifact) -> Non
 
 @pytest.mark.parametrize(
     "precision",
-    ["float16", "int4_weights", *(pytest.param(p, marks=pytest.mark.slow) for p in ("bfloat16", "int8_weights"))],
+    ["int4_weights", *(pytest.param(p, marks=pytest.mark.slow) for p in ("float16", "bfloat16", "int8_weights"))],
 )
-def test_a_narrow_network_is_built_and_its_onnx_is_near_torch(llama: Artifact, tmp_path: Path, precision: str) -> None:
-    profile = {"tokens": (1, 32, 64)}
+def test_a_narrow_network_is_built_and_its_onnx_is_near_torch_in_calls_of_its_profile(
+    llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    profile = {"batch": (1, 1, 1), "tokens": (1, 8, 20)}
+    heard: list[tuple[int, ...]] = []
+    step = Decoder.step
+    monkeypatch.setattr(
+        Decoder, "step", lambda self, tokens, past: heard.append(tuple(tokens.shape)) or step(self, tokens, past)
+    )
     made, notes = apply(
         "build.tensorrt", llama, tmp_path / "out", precision=precision, targets=("SM89",), profile=profile
     )
@@ -148,6 +149,7 @@ def test_a_narrow_network_is_built_and_its_onnx_is_near_torch(llama: Artifact, t
     assert record.ports.inputs[0].dtype == "int64"
     assert {p.dtype for p in record.ports.outputs if p.name == "logits"} == {"float32"}
     assert 0 < notes[0].facts["relative"] <= TOLERANCE[precision]
+    assert heard == [(1, 13), (1, 7), (1, 20)]  # 20 tokens in two parts, and at once
 
 
 @pytest.mark.slow
@@ -200,11 +202,16 @@ def test_an_engine_is_taken_only_where_all_fits(built: Artifact) -> None:
     assert "its file has changed" in against[1]
 
 
+def at_hand(patch: pytest.MonkeyPatch, target: str) -> None:
+    patch.setattr(tensorrt, "gpu_here", lambda: Gpu("Some GPU", target))
+    patch.setattr(tensorrt, "torch_without_cuda", lambda: "")
+
+
 def test_a_foreign_engine_is_built_anew_from_the_onnx_in_memory(
     built: Artifact, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All but opening what was built, which takes the GPU."""
-    monkeypatch.setattr(tensorrt, "gpu_here", lambda: Gpu("Some GPU", "SM120"))
+    at_hand(monkeypatch, "SM120")
     opened: list[int] = []
     monkeypatch.setattr(tensorrt.Engine, "_deserialize", lambda self, body: opened.append(len(body)) or "engine")
     before = digest_files(built.path)
@@ -217,11 +224,39 @@ def test_a_foreign_engine_is_built_anew_from_the_onnx_in_memory(
 
 
 def test_an_engine_that_fits_is_read_from_its_file(built: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt, "gpu_here", lambda: Gpu("Some GPU", "SM89"))
+    at_hand(monkeypatch, "SM89")
     opened: list[bytes] = []
     monkeypatch.setattr(tensorrt.Engine, "_deserialize", lambda self, body: opened.append(body) or "engine")
     tensorrt.Engine(built.folder("vae"), torch.device("cpu")).open()
     assert opened == [(built.folder("vae") / "SM89.engine").read_bytes()]
+
+
+def test_a_call_outside_the_profile_is_refused_before_the_gpu_is_asked(
+    built: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_hand(monkeypatch, "SM89")
+    engine = tensorrt.Engine(built.folder("vae"), torch.device("cpu"))
+    with pytest.raises(UserError, match=r"\[17, 4, 8, 8\] lies outside its profile, \[1, 4, 8, 8\] to \[16, 4, 8, 8\]"):
+        engine.run([torch.zeros(17, 4, 8, 8)])
+
+
+def test_a_language_models_cache_is_empty_where_it_begins(
+    zoo_llama: tuple[Artifact, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = zoo_llama
+    at_hand(monkeypatch, "SM89")
+    config = made.config("model")
+    past = tensorrt.Decoder(tensorrt.Engine(made.folder("model"), torch.device("cpu"))).begin(3)
+    heads, size = config["num_key_value_heads"], config["hidden_size"] // config["num_attention_heads"]
+    assert [tuple(t.shape) for t in past.tensors] == [(3, heads, 0, size)] * (2 * config["num_hidden_layers"])
+
+
+def test_a_torch_without_cuda_is_told_with_its_remedy(built: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_hand(monkeypatch, "SM89")
+    monkeypatch.setattr(tensorrt, "torch_without_cuda", lambda: "2.13.0+cpu")
+    with pytest.raises(UserError, match=r"torch 2\.13\.0\+cpu is built without CUDA") as caught:
+        tensorrt.Engine(built.folder("vae"), torch.device("cpu"))
+    assert "a torch with CUDA" in caught.value.problems[0].fix
 
 
 def test_without_a_gpu_loading_says_what_was_built_and_what_to_do(built: Artifact, tmp_path: Path) -> None:
@@ -280,6 +315,7 @@ def test_a_profile_that_leaves_out_the_recipes_own_batch_is_refused(
     pipeline: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gpus, "gpu_here", lambda: Gpu("Some GPU", "SM89"))
+    monkeypatch.setattr(gpus, "torch_without_cuda", lambda: "")
     step = "{targets: [SM89], profile: {batch: [1, 1, 4]}}"
     path = recipe(tmp_path, pipeline.path, step, "metrics: [latency, clip_score], batch: 16")
     with pytest.raises(RecipeError, match=r"evaluate\.batch makes calls of 16, .* takes batch from 1 to 4"):
@@ -304,6 +340,21 @@ def test_a_run_on_a_machine_without_a_gpu_measures_the_size_and_warns(pipeline: 
     found = compress.run(path, cache=tmp_path / "cache", out=tmp_path / "runs", emit=heard.append)
     assert [row.metric for row in found.rows] == ["size"]
     assert any("not opened again" in event.message for event in heard if event.kind == "warning")
+
+
+def test_a_failed_build_leaves_the_model_as_it_was_and_nothing_in_the_cache(
+    pipeline: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any) -> Any:
+        raise StageFailed("made no engine")
+
+    monkeypatch.setattr(Network, "build", refuse)
+    before, cache = digest_files(pipeline.path), tmp_path / "cache"
+    path = recipe(tmp_path, pipeline.path, "{targets: [SM86], components: [vae]}")
+    with pytest.raises(StageFailed, match="made no engine"):
+        compress.run(path, cache=cache, out=tmp_path / "runs")
+    assert digest_files(pipeline.path) == before
+    assert not list(cache.rglob("*.engine")) + list(cache.rglob(GRAPH))
 
 
 def test_explain_tells_what_this_machine_can_build() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,9 @@ from compress.checker import Checker
 from compress.errors import CacheError, ContractError, MissingLibrary, StageFailed, UserError
 from compress.events import Event, silent
 from compress.execute import Done, execute
+from compress.graphs import ANY_SIZE, Profile
 from compress.hashing import digest_folder
+from compress.params import Params
 from compress.planning import make_plan
 from compress.recipe import StepSpec
 from tests.fakes import BUILD, CUT, TUNE, knowing, language_model, needing, pipeline, recipe, step
@@ -38,11 +40,13 @@ class Trusting:
     """A checker that has seen nothing and believes everything."""
 
     starts: int = 0
+    asked: list[Profile] = field(default_factory=list)
 
     def start(self) -> None:
         self.starts += 1
 
-    def probe(self, folder: Path) -> dict[str, Any]:
+    def probe(self, folder: Path, profile: Profile = ANY_SIZE) -> dict[str, Any]:
+        self.asked.append(profile)
         return {"finite": True, "spread": 1.0, "digest": ""}
 
 
@@ -235,6 +239,19 @@ def test_notes_are_kept_with_the_entry_and_come_back_when_it_is_used_again(
     assert again.seconds == pytest.approx(done.seconds, abs=0.001)
     assert again.artifact == done.artifact
     assert cache.facts(done.node.key)["stage"] == "demo.cut"
+
+
+def test_a_model_is_reloaded_in_calls_of_the_sizes_it_was_last_built_for(
+    cache: Cache, llama: Path, trusting: Trusting
+) -> None:
+    class Sized(Params):
+        profile: Profile = Profile(batch=(3, 3, 4))
+
+    sized = replace(CUT, name="demo.sized", params=Sized, run=rewriting(add_one))
+    cut = replace(CUT, run=rewriting(add_one))
+    steps = (cut, step(cut)), (sized, step(sized, after=cut.name)), (cut, step(cut, id="again", after=sized.name))
+    run(cache, llama, *steps)
+    assert trusting.asked == [ANY_SIZE, Sized().profile, Sized().profile]
 
 
 def test_what_is_cached_starts_no_process_and_says_so(cache: Cache, llama: Path, trusting: Trusting) -> None:

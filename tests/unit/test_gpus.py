@@ -17,6 +17,7 @@ ask_the_driver = gpus.gpu_here.__wrapped__
 
 def at_hand(patch: pytest.MonkeyPatch, gpu: Gpu | None, *installed: Library) -> None:
     patch.setattr(gpus, "gpu_here", lambda: gpu)
+    patch.setattr(gpus, "torch_without_cuda", lambda: "")
     patch.setattr(Library, "version", property(lambda self: "1.0" if self in installed else ""))
 
 
@@ -75,6 +76,14 @@ def test_engines_are_idle_without_a_gpu_and_rebuilt_for_another_that_is_known(mo
         choose("auto", HERE)
     at_hand(monkeypatch, Gpu("NVIDIA RTX 5090", "SM120"), RTX)
     assert why_idle(RTX, ("SM86",)) == ""
+    monkeypatch.setattr(gpus, "torch_without_cuda", lambda: "2.13.0+cpu")
+    assert why_idle(RTX, ("SM86",)).endswith(": its torch 2.13.0+cpu is built without CUDA")
+
+
+@pytest.mark.parametrize(("version", "told"), [("2.13.0+cpu", "2.13.0+cpu"), ("2.13.0+cu130", ""), ("2.13.0", "")])
+def test_a_torch_without_cuda_is_told_by_its_version(monkeypatch: pytest.MonkeyPatch, version: str, told: str) -> None:
+    monkeypatch.setattr(gpus.deps, "version", {"torch": version}.__getitem__)
+    assert gpus.torch_without_cuda() == told
 
 
 def test_the_fingerprint_tells_gpus_and_versions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
