@@ -15,15 +15,15 @@ from tests.tiny import _clip, tiny_byte_tokenizer, tiny_clip_tokenizer, tiny_dif
 WIDTH, HEADS, LAYERS, POSITIONS = 32, 4, 2, 64
 
 
-def tiny_text(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
-    """A causal language model of a family, with a byte-level tokenizer."""
+def tiny_text(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> Path:
+    """A causal language model of a family, its config with `changes`, and a byte-level tokenizer."""
     import transformers
 
     torch.manual_seed(seed)
     tokenizer: Any = tiny_byte_tokenizer()
     kind, config, options = TEXT[family]
     known = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    made = getattr(transformers, config)(vocab_size=len(tokenizer), **known, **options)
+    made = getattr(transformers, config)(vocab_size=len(tokenizer), **known, **{**options, **changes})
     model = getattr(transformers, kind)(made).eval()
     model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -277,6 +277,37 @@ def tiny_gemma_tokenizer() -> Any:
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁"]
     letters = [chr(c) for c in range(ord("!"), ord("~") + 1)]
     return GemmaTokenizer(vocab={token: i for i, token in enumerate([*special, *letters])}, merges=[])
+
+
+def piecewise(manner: str, texts: list[str]) -> Any:
+    """A tokenizer in the manner of SentencePiece, its pieces learnt from texts: "gemma", "llama" or "metaspace"."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    learnt = Tokenizer(models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.Metaspace()
+    letters = sorted({c for text in texts for c in text if c.isascii()} - {" "})
+    trainer = trainers.BpeTrainer(vocab_size=120, initial_alphabet=letters, limit_alphabet=len(letters) + 1)
+    learnt.train_from_iterator(texts, trainer)
+    special = ["<unk>", "<bos>", "<eos>"]
+    found = sorted(learnt.get_vocab(), key=learnt.get_vocab().__getitem__)
+    pieces = [*special, *(f"<0x{byte:02X}>" for byte in range(256)), *found]
+    # SentencePiece joins whatever two make a piece, the earliest piece first.
+    halves = [(p[:i], p[i:]) for p in found for i in range(1, len(p)) if {p[:i], p[i:]} <= set(found)]
+    model = models.BPE(
+        {p: i for i, p in enumerate(pieces)}, halves, byte_fallback=True, fuse_unk=True, unk_token="<unk>"
+    )
+    made = Tokenizer(model)
+    spaces = normalizers.Replace(" ", "▁")
+    if manner == "gemma":
+        made.normalizer = spaces
+        made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    elif manner == "llama":
+        made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
+    else:
+        made.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
+    made.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>")
 
 
 PICTURES: dict[str, Callable[[Path], Any]] = {

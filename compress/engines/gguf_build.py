@@ -3,7 +3,6 @@ each laid out as llama.cpp wants it."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, RopeScalingType, TokenType, get_tensor_name_map
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, RopeScalingType, get_tensor_name_map
 from gguf.constants import GGML_QUANT_SIZES, MODEL_ARCH, MODEL_ARCH_NAMES
 from gguf.quants import quant_shape_to_byte_shape, quantize
 from transformers import AutoTokenizer
@@ -21,9 +20,10 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from compress.deps import installed
 from compress.engines.builder import Builder, Example, Feed
 from compress.engines.gguf_reading import MODEL, Reading, read_model
+from compress.engines.gguf_tokenizer import add_tokenizer
 from compress.engines.module import EngineModule, write_settings
 from compress.errors import ModelError
-from compress.llamacpp import ARCHITECTURES, KNOWN_SPLITS, pre_tokenizer, rotary
+from compress.llamacpp import ARCHITECTURES, rotary
 
 _TYPES = {
     "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -33,7 +33,7 @@ _TYPES = {
     "int4_weights": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
 }
 _TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # GPT-2 keeps [in, out] where others keep [out, in]
-_EMBEDDINGS = ("token_embd.weight", "output.weight")
+_GEMMA = (MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3)
 
 
 class GGUFBuilder(Builder):
@@ -80,7 +80,7 @@ def write_gguf(model: Any, tokenizer: Any, path: Path, precision: str) -> Mappin
     writer = GGUFWriter(None, ARCHITECTURES[model.config.model_type])
     _describe(writer, model.config, precision)
     if tokenizer is not None:
-        _add_tokenizer(writer, tokenizer, model.config.vocab_size)
+        add_tokenizer(writer, tokenizer, model.config.vocab_size)
     held: Counter[str] = Counter()
     kinds: dict[str, GGMLQuantizationType] = {}
     for name, tensor in named_tensors(model):
@@ -135,6 +135,8 @@ def _laid_out(name: str, tensor: torch.Tensor, config: Any, architecture: MODEL_
         return neighbours_turn(tensor, config.num_attention_heads)
     if architecture == MODEL_ARCH.LLAMA and ".k_proj." in name:
         return neighbours_turn(tensor, config.num_key_value_heads)
+    if architecture in _GEMMA and name.endswith("norm.weight"):
+        return tensor.float() + 1  # transformers adds it when it computes
     return tensor
 
 
@@ -183,45 +185,16 @@ def _describe(writer: GGUFWriter, config: Any, precision: str) -> None:
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
+    if config.model_type.startswith("gemma"):
+        _describe_gemma(writer, config)
 
 
-def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {"model": {}}
-    cut = pre_tokenizer(backend)
-    if not cut:
-        raise ModelError(
-            "llama.cpp does not know how this model's tokenizer cuts text",
-            place=str(tokenizer.name_or_path),
-            fix=f"leave build.gguf out, or use a byte-level BPE that cuts as one of {', '.join(KNOWN_SPLITS)}",
-        )
-    tokens, types = _vocabulary(tokenizer, rows)
-    merges = [m if isinstance(m, str) else " ".join(m) for m in backend["model"]["merges"]]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(cut)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges(merges or [""])  # llama.cpp wants a list, and the writer takes none that is empty
-    for name in ("bos", "eos", "unk", "pad"):
-        if (number := getattr(tokenizer, f"{name}_token_id")) is not None and number < rows:
-            getattr(writer, f"add_{name}_token_id")(number)
-    begun: list[int] = tokenizer("a")["input_ids"]
-    writer.add_add_bos_token(tokenizer.bos_token_id is not None and begun[0] == tokenizer.bos_token_id)
-    if isinstance(tokenizer.chat_template, str):
-        writer.add_chat_template(tokenizer.chat_template)
-
-
-def _vocabulary(tokenizer: Any, rows: int) -> tuple[list[str], list[TokenType]]:
-    """Each row's token and kind. Rows that the tokenizer does not use get a name all the same; added tokens without a
-    row, which the model could not read anyway, are left out."""
-    added = tokenizer.added_tokens_decoder
-    spelt = {number: token for token, number in tokenizer.get_vocab().items() if number < rows or number not in added}
-    if max(spelt) >= rows:
-        raise ModelError(
-            f"the tokenizer has token {max(spelt)}, and the model only {rows} rows",
-            place=str(tokenizer.name_or_path),
-            fix="give the model its own tokenizer",
-        )
-    kinds = {n: TokenType.CONTROL if token.special else TokenType.USER_DEFINED for n, token in added.items()}
-    tokens = [spelt.get(row, f"[PAD{row}]") for row in range(rows)]
-    types = [kinds.get(row, TokenType.NORMAL if row in spelt else TokenType.UNUSED) for row in range(rows)]
-    return tokens, types
+def _describe_gemma(writer: GGUFWriter, config: Any) -> None:
+    """Which layers see only a window, and what bounds attention and logits."""
+    writer.add_sliding_window(config.sliding_window)
+    writer.add_sliding_window_pattern([layer == "sliding_attention" for layer in config.layer_types])
+    writer.add_rope_freq_base_swa(rotary(config.to_dict(), "sliding_attention")["rope_theta"])
+    if config.attn_logit_softcapping is not None:
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+    if config.final_logit_softcapping is not None:
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)

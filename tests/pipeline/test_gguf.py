@@ -21,24 +21,33 @@ from compress.catalogue import find_stage
 from compress.deps import installed
 from compress.engines.gguf_build import named_tensors, neighbours_turn, write_gguf
 from compress.engines.gguf_reading import MODEL, read_model
+from compress.engines.gguf_tokenizer import piece_scores
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
 from compress.graphs import TOLERANCE
-from compress.llamacpp import _SPLITS, KNOWN_SPLITS, pre_tokenizer, refuse_config
+from compress.llamacpp import _SPLITS, KNOWN_SPLITS, Vocabulary, refuse_config, vocabulary
 from compress.tasks import open_task
 from compress.tasks.text_generation import TextGeneration
-from tests.families import tiny_text
+from tests.families import piecewise, tiny_text
 from tests.stages import apply
 from tests.tiny import tiny_llama
 
-FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
+_OWN_SCALE = {"query_pre_attn_scalar": 8}
+FAMILIES: dict[str, dict[str, Any]] = {  # and what llama.cpp asks of the config
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma2": {"tie_word_embeddings": True, **_OWN_SCALE},
+    "gemma3": {"layer_types": ["sliding_attention", "full_attention"], **_OWN_SCALE},
+    "gpt2": {},
+}
 PRECISIONS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8_weights": "Q8_0", "int4_weights": "Q4_0"}
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12]]
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    folder = tmp_path_factory.mktemp(request.param)
-    return describe(tiny_llama(folder) if request.param == "llama" else tiny_text(folder, request.param))
+    folder, family = tmp_path_factory.mktemp(request.param), request.param
+    return describe(tiny_llama(folder) if family == "llama" else tiny_text(folder, family, **FAMILIES[family]))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +128,7 @@ def test_rows_that_turn_together_stand_side_by_side() -> None:
     [
         (
             {"model_type": "opt"},
-            "pare writes GGUF files of llama, mistral, qwen2, qwen3, gpt2, and this model is of opt",
+            "pare writes GGUF files of llama, mistral, qwen2, qwen3, gemma2, gemma3_text, gpt2, and this model is of opt",
         ),
         (
             {"model_type": "llama", "hidden_act": "relu"},
@@ -129,6 +138,21 @@ def test_rows_that_turn_together_stand_side_by_side() -> None:
         ({"model_type": "qwen2", "rope_scaling": {"rope_type": "yarn"}}, "scaled as yarn"),
         ({"model_type": "llama", "rope_scaling": {"rope_type": "llama3"}}, ""),
         ({"model_type": "gpt2"}, ""),
+        ({"model_type": "gemma2"}, ""),
+        ({"model_type": "gemma2", "tie_word_embeddings": False}, "tie_word_embeddings True, and this model's is False"),
+        ({"model_type": "gemma2", "head_dim": 128}, "scales its attention by 128, and this model has query_pre_attn_"),
+        (
+            {
+                "model_type": "gemma3_text",
+                "num_hidden_layers": 62,
+                "hidden_size": 5376,
+                "num_attention_heads": 32,
+                "head_dim": 128,
+                "query_pre_attn_scalar": 168,
+                "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+            },
+            "",
+        ),
     ],
 )
 def test_what_llama_cpp_computes_otherwise_is_refused_from_the_config(config: dict[str, Any], said: str) -> None:
@@ -141,7 +165,7 @@ def test_a_tokenizer_that_llama_cpp_cannot_cut_as_is_refused(llama: Artifact, tm
 
     model = shutil.copytree(llama.path, tmp_path / "model")
     spelt = json.loads((model / "tokenizer.json").read_text())
-    assert pre_tokenizer(spelt) in KNOWN_SPLITS
+    assert vocabulary(spelt) == Vocabulary("gpt2", "gpt-2")
     spelt["pre_tokenizer"] = {"type": "Whitespace"}
     (model / "tokenizer.json").write_text(json.dumps(spelt))
     stage = find_stage("build.gguf")
@@ -220,12 +244,16 @@ def bpe(split: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>", eos_token="<eos>")
 
 
+def one_layer(rows: int) -> LlamaForCausalLM:
+    config = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=rows, **config))
+
+
 @pytest.mark.parametrize("split", KNOWN_SPLITS)
 def test_the_file_cuts_text_as_the_tokenizer_does(split: str, tmp_path: Path) -> None:
     tokenizer = bpe(split)
-    config = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer) + 3, **config))
-    assert pre_tokenizer(json.loads(tokenizer.backend_tokenizer.to_str())) == split
+    model = one_layer(len(tokenizer) + 3)
+    assert vocabulary(json.loads(tokenizer.backend_tokenizer.to_str())) == Vocabulary("gpt2", split)
     write_gguf(model, tokenizer, tmp_path / MODEL, "float32")
     wanted = tokenizer(TEXT)["input_ids"]
     assert len(wanted) < len(TEXT.encode())
@@ -240,6 +268,45 @@ def test_the_file_cuts_text_as_the_tokenizer_does(split: str, tmp_path: Path) ->
         assert opened.tokenize(TEXT.encode(), add_bos=False) == wanted
         assert opened.n_vocab() == len(tokenizer) + 3
         opened.close()
+
+
+@pytest.mark.parametrize(("manner", "space_first"), [("gemma", False), ("llama", True), ("metaspace", True)])
+def test_the_file_joins_pieces_as_the_tokenizer_does(manner: str, space_first: bool, tmp_path: Path) -> None:
+    tokenizer = piecewise(manner, [TEXT * 4, "the panic at the clock, 1234 times 10"])
+    assert vocabulary(json.loads(tokenizer.backend_tokenizer.to_str())) == Vocabulary("llama", "default", space_first)
+    model = one_layer(len(tokenizer) + 3)
+    write_gguf(model, tokenizer, tmp_path / MODEL, "float32")
+    wanted = tokenizer(TEXT)["input_ids"]
+    assert len(wanted) < len(TEXT)
+    assert any(tokenizer.convert_ids_to_tokens(wanted)[i].startswith("<0x") for i in range(len(wanted)))
+    if space_first:  # transformers' reader writes one whatever the file says
+        read = AutoTokenizer.from_pretrained(str(tmp_path), gguf_file=MODEL)
+        assert read(TEXT, add_special_tokens=False)["input_ids"] == wanted
+    if installed("llama_cpp"):
+        import llama_cpp
+
+        opened = llama_cpp.Llama(str(tmp_path / MODEL), vocab_only=True, verbose=False)
+        assert opened.tokenize(TEXT.encode(), add_bos=False) == wanted
+        assert opened.tokenize(b"<bos>the<eos>", add_bos=False, special=True)[0] == tokenizer.bos_token_id
+        opened.close()
+
+
+def test_pieces_that_llama_cpp_would_join_otherwise_are_refused(tmp_path: Path) -> None:
+    halves = [("a", "b"), ("ab", "c"), ("b", "c"), ("a", "bc")]
+    pieces = {"a", "b", "c", "ab", "bc", "abc"}
+    assert piece_scores(pieces, halves[:1] + halves[2:3]) is None, "abc is no merge, and llama.cpp would join it"
+    assert piece_scores(pieces, halves) is None, "bc comes between the two ways to abc"
+    together = [halves[0], halves[2], halves[1], halves[3]]
+    assert piece_scores(pieces, together) == {"ab": 0.0, "bc": -1.0, "abc": -2.0}
+    assert piece_scores(pieces - {"bc", "abc"}, halves[:1]) == {"ab": 0.0}
+    tokenizer = piecewise("gemma", [TEXT])
+    spelt = json.loads(tokenizer.backend_tokenizer.to_str())
+    spelt["model"]["merges"] = spelt["model"]["merges"][::2]
+    mixed = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spelt)))
+    with pytest.raises(ModelError, match="joins pieces in an order"):
+        write_gguf(one_layer(len(mixed)), mixed, tmp_path / MODEL, "float32")
+    del spelt["model"]["vocab"]["<0x0A>"]
+    assert vocabulary(spelt) is None, "llama.cpp ends the process at a byte that has no token"
 
 
 def test_without_llama_cpp_a_plan_measures_nothing_but_the_size(
@@ -269,8 +336,8 @@ needs_llama_cpp = pytest.mark.skipif(not installed("llama_cpp"), reason="llama-c
 
 
 @needs_llama_cpp
-def test_llama_cpp_scores_and_writes_as_torch_does(llama: Artifact, built: Artifact) -> None:
-    ours, theirs = plain(built), plain(llama)
+def test_llama_cpp_scores_and_writes_as_torch_does(source: Artifact, tmp_path: Path) -> None:
+    ours, theirs = plain(apply("build.gguf", source, tmp_path / "out", precision="float32")[0]), plain(source)
     for a, b in zip(ours.token_logprobs(["hello", "abc"], 2), theirs.token_logprobs(["hello", "abc"], 2), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
     assert ours.generate(PROMPTS, 20) == theirs.generate(PROMPTS, 20)

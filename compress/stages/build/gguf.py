@@ -1,9 +1,10 @@
 """Write a language model as a GGUF file for llama.cpp, held against torch before it is kept.
 
 Use it for generation on a processor, where llama.cpp is the engine to beat: `int4_weights` (its Q4_0) moves the fewest bytes
-a token. It reads models of Llama, Mistral, Qwen 2, Qwen 3 and GPT-2 whose tokenizer is a byte-level BPE. Q8_0 and Q4_0 share a
-scale among 32 weights of a row; rows that do not divide by 32 stay float16, and norms, biases and learned positions float32.
-`model.gguf` runs in any llama.cpp; pare runs it where `llama-cpp-python` is installed. Source: llama.cpp and its `gguf` package.
+a token. It reads models of Llama, Mistral, Qwen 2, Qwen 3, Gemma 2, Gemma 3 and GPT-2 whose tokenizer is a byte-level BPE or
+pieces in the manner of SentencePiece. Q8_0 and Q4_0 share a scale among 32 weights of a row; rows that do not divide by 32 stay
+float16, and norms, biases and learned positions float32. `model.gguf` runs in any llama.cpp; pare runs it where
+`llama-cpp-python` is installed. Source: llama.cpp and its `gguf` package.
 
     - build.gguf: {precision: int4_weights}
 """
@@ -19,7 +20,7 @@ from compress.catalogue import stage
 from compress.context import Context
 from compress.deps import installed
 from compress.graphs import refuse_engine
-from compress.llamacpp import KNOWN_SPLITS, pre_tokenizer, refuse_config
+from compress.llamacpp import KNOWN_SPLITS, refuse_config, vocabulary
 from compress.params import Params
 
 
@@ -33,9 +34,12 @@ def refuse(artifact: Artifact, params: BuildGGUF) -> str:
     if (why := refuse_engine(artifact, "all", "gguf")) or (why := refuse_config(artifact.config(LANGUAGE_MODEL))):
         return why
     tokenizer = artifact.path / "tokenizer.json"
-    if tokenizer.is_file() and not pre_tokenizer(read_json(tokenizer)):
+    if tokenizer.is_file() and vocabulary(read_json(tokenizer)) is None:
         known = ", ".join(KNOWN_SPLITS)
-        return f"llama.cpp does not know how its tokenizer cuts text: it must be a byte-level BPE that cuts as one of {known}"
+        return (
+            "llama.cpp does not know how its tokenizer cuts text: it must be pieces of SentencePiece, "
+            f"or a byte-level BPE that cuts as one of {known}"
+        )
     return ""
 
 
@@ -44,7 +48,7 @@ def idle_here(params: BuildGGUF) -> str:
 
 
 @stage(
-    version=1,
+    version=2,
     params=BuildGGUF,
     tasks=("text_generation",),
     formats={"torch": "gguf"},
