@@ -24,6 +24,8 @@ CALIBRATION = {"text_to_image": "zoo://digits/validation", "text_generation": "z
 # A stage that trains is tried on as little as shows its contract.
 LITTLE = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16}
 CASES = [(name, task) for name in stage_names() for task in sorted(find_stage(name).tasks)]
+# A minute each, of C++ compiled; the other task shows the contract too, and tests/pipeline tries both.
+SLOW = [("build.compiled", "text_to_image"), ("build.fastest", "text_to_image")]
 
 
 def steps_of(doc: str) -> list[dict[str, dict[str, object]]]:
@@ -62,7 +64,10 @@ class Tried:
     after: dict[str, str]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=[f"{name}-{task}" for name, task in CASES])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if case in SLOW else []) for case in CASES],
+)
 def tried(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Tried:
     name, task = request.param
     folder = tmp_path_factory.mktemp("contract")

@@ -62,8 +62,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Built:
     scope="module",
     params=[
         "llama",
-        "mistral",
-        *map(slow, ("gpt2", "qwen2", "qwen3", "opt", "gemma2", "gemma3", "phi3", "bert", "bloom")),
+        *map(slow, ("mistral", "gpt2", "qwen2", "qwen3", "opt", "gemma2", "gemma3", "phi3", "bert", "bloom")),
     ],
 )
 def text(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
