@@ -1,15 +1,19 @@
 """The process that opens every finished artifact as a stranger would: it has never held the live model.
 
-One is started at the beginning of a run, so that its imports overlap with the first stage. It reads one JSON request a line
-and answers with one JSON line.
+One is started at the beginning of a run, so that its imports overlap with the first stage, and a run that follows at once in
+the same process takes it over. It reads one JSON request a line and answers with one JSON line.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +28,11 @@ class Checker:
     """A handle on the checker process. Mutable, for it owns a process."""
 
     process: subprocess.Popen[str] | None = field(default=None, init=False)
+    surroundings: tuple[Mapping[str, str], str] | None = field(default=None, init=False)
 
     def start(self) -> None:
         if self.process is None:
+            self.surroundings = _surroundings()
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "compress.checker"],
                 stdin=subprocess.PIPE,
@@ -71,6 +77,10 @@ class Checker:
             self.process.communicate()  # closes both pipes
         self.process = None
 
+    def serves_here(self) -> bool:
+        """Whether its process lives, and was started in the surroundings of today."""
+        return self.process is not None and self.process.poll() is None and self.surroundings == _surroundings()
+
     def __enter__(self) -> Checker:
         return self
 
@@ -78,6 +88,60 @@ class Checker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _surroundings() -> tuple[Mapping[str, str], str]:
+    return dict(os.environ), os.getcwd()
+
+
+@contextmanager
+def lent_checker() -> Iterator[Checker]:
+    """A checker for one run, of its own for that time. It stays for the next run, unless this one fails or the next is long in
+    coming: imports take eight seconds."""
+    with _spare.take() as checker:
+        yield checker
+        _spare.keep(checker)
+
+
+class Spare:
+    """The checker that no run has now. At most one, and not for long: it holds some hundred megabytes."""
+
+    def __init__(self, seconds: float = 60) -> None:
+        self.seconds = seconds
+        self._lock = threading.Lock()
+        self._kept: Checker | None = None
+        self._end: threading.Timer | None = None
+
+    def take(self) -> Checker:
+        kept = self._swap(None)
+        if kept.serves_here():
+            return kept
+        kept.stop()
+        return Checker()
+
+    def keep(self, checker: Checker) -> None:
+        """Take over a checker's process; the handle has none any more."""
+        kept = Checker()
+        kept.process, kept.surroundings, checker.process = checker.process, checker.surroundings, None
+        self._swap(kept).stop()
+
+    def drop(self) -> None:
+        self._swap(None).stop()
+
+    def _swap(self, checker: Checker | None) -> Checker:
+        with self._lock:
+            before, self._kept = self._kept, checker
+            if self._end:
+                self._end.cancel()
+            self._end = threading.Timer(self.seconds, self.drop) if checker else None
+            if self._end:
+                self._end.daemon = True
+                self._end.start()
+        return before or Checker()
+
+
+_spare = Spare()
+atexit.register(_spare.drop)
 
 
 PROMPTS = ("a red three on white paper", "a blue seven")

@@ -11,7 +11,7 @@ from typing import Any
 
 from compress.artifact import Artifact, describe, weight_files, write_manifest
 from compress.cache import Cache, disk_errors, full_disk
-from compress.checker import Checker
+from compress.checker import Checker, lent_checker
 from compress.context import Context
 from compress.errors import ContractError, ModelError, PareError, StageFailed
 from compress.events import Emit, Event
@@ -45,7 +45,7 @@ def execute(plan: Plan, cache: Cache, emit: Emit) -> tuple[Done, ...]:
     cache.sweep()
     done: dict[str, Done] = {}
     artifacts = {"source": replace(plan.source.artifact, digest=plan.source.key)}
-    with Checker() as checker, disk_errors(cache.root):
+    with lent_checker() as checker, disk_errors(cache.root):
         for node in plan.nodes:
             inputs = {role: artifacts[name] for role, name in node.inputs.items()}
             done[node.id] = _one(node, artifacts[node.after], inputs, plan, cache, checker, emit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from compress.artifact import derive, describe, write_manifest
 from compress.cache import Cache
 from compress.catalogue import Stage
-from compress.checker import Checker
+from compress.checker import Checker, Spare, lent_checker
 from compress.errors import CacheError, ContractError, MissingLibrary, StageFailed, UserError
 from compress.events import Event, silent
 from compress.execute import Done, execute
@@ -53,7 +54,7 @@ class Trusting:
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> Trusting:
     checker = Trusting()
-    monkeypatch.setattr("compress.execute.Checker", lambda: contextlib.nullcontext(checker))
+    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(checker))
     return checker
 
 
@@ -67,7 +68,7 @@ def stranger() -> Iterator[Checker]:
 
 @pytest.fixture
 def reloading(stranger: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.execute.Checker", lambda: contextlib.nullcontext(stranger))
+    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(stranger))
 
 
 @pytest.fixture(scope="module")
@@ -495,3 +496,48 @@ def test_an_artifact_that_brings_the_checker_down_is_told_and_the_next_one_gets_
         assert checker.process is not None
         started = checker.process
     assert started.poll() is not None  # and it ends with the run
+
+
+def started(checker: Checker) -> subprocess.Popen[str]:
+    checker.start()
+    assert checker.process is not None
+    return checker.process
+
+
+def test_the_next_run_takes_the_checker_over_where_the_surroundings_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spare = Spare()
+    with spare.take() as checker:
+        process = started(checker)
+        spare.keep(checker)
+    assert process.poll() is None
+    with spare.take() as checker:
+        assert checker.process is process
+        assert spare.take().process is None  # a run beside it gets one of its own
+        spare.keep(checker)
+    monkeypatch.setenv("PARE_ELSEWHERE", "1")
+    assert spare.take().process is None
+    assert process.poll() is not None
+
+
+def test_a_checker_that_no_run_takes_ends() -> None:
+    spare = Spare(seconds=0.05)
+    with spare.take() as checker:
+        process = started(checker)
+        spare.keep(checker)
+    assert process.wait(timeout=30) is not None
+    assert spare.take().process is None
+
+
+def test_a_run_that_fails_takes_its_checker_with_it() -> None:
+    left = []
+
+    def fail() -> None:
+        with lent_checker() as checker:
+            left.append(started(checker))
+            raise ContractError("broken")
+
+    with pytest.raises(ContractError, match="broken"):
+        fail()
+    assert left[0].poll() is not None
