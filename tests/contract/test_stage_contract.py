@@ -21,21 +21,23 @@ from compress.params import Training
 from tests.tiny import tiny_diffusion, tiny_llama
 
 CALIBRATION = {"text_to_image": "zoo://digits/validation", "text_generation": "zoo://docstrings/validation"}
-# A stage that trains is tried on as little as shows its contract.
-LITTLE = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16}
+# Each stage is tried on as little as shows its contract.
+TRAINING = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16}
+OTHER = {"samples": 8, "blocks": 4, "new_tokens": 8, "precisions": ["float32"]}
 CASES = [(name, task) for name in stage_names() for task in sorted(find_stage(name).tasks)]
-# A minute each, of C++ compiled; the other task shows the contract too, and tests/pipeline tries both.
-SLOW = [("build.compiled", "text_to_image"), ("build.fastest", "text_to_image")]
 
 
-def steps_of(doc: str) -> list[dict[str, dict[str, object]]]:
-    """The recipe that ends a stage's docstring."""
+def steps_of(doc: str, task: str = "") -> list[dict[str, dict[str, object]]]:
+    """The recipe that ends a stage's docstring; of a picture's engines the smallest, for tests/pipeline builds them all."""
     lines = re.findall(r"^    - .*$", doc, re.MULTILINE)
     found: list[dict[str, dict[str, object]]] = yaml.safe_load(textwrap.dedent("\n".join(lines)))
     for step in found:
         for stage, params in step.items():
-            if issubclass(find_stage(stage).params, Training):
-                params |= {k: v for k, v in LITTLE.items() if k in find_stage(stage).params.model_fields}
+            known = find_stage(stage).params
+            little = TRAINING if issubclass(known, Training) else OTHER
+            params |= {k: v for k, v in little.items() if k in known.model_fields}
+            if task == "text_to_image" and stage.startswith(("build.", "export.", "quantize.nncf")):
+                params["components"] = ["text_encoder"]
     return found
 
 
@@ -66,7 +68,7 @@ class Tried:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if case in SLOW else []) for case in CASES],
+    params=[pytest.param(case, id="-".join(case)) for case in CASES],
 )
 def tried(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Tried:
     name, task = request.param
@@ -76,7 +78,7 @@ def tried(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_fact
         "name": "contract",
         "model": str(models[task]),
         "data": {"calibration": CALIBRATION[task], "train": train_data(task, folder)},
-        "stages": steps_of(find_stage(name).doc),
+        "stages": steps_of(find_stage(name).doc, task),
     }
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(body))

@@ -19,7 +19,7 @@ from compress.events import silent
 from compress.execute import execute
 from tests.tiny import tiny_diffusion, tiny_llama
 
-STEPS = 40
+STEPS = 30
 CHAINS = {
     "text_to_image": [
         {"prune.width": {"ratio": 0.5}},
