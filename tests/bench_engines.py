@@ -1,8 +1,8 @@
 """What pare's engine path costs over the engine called by hand, and decoding beside llama.cpp by hand; each in one interleaved run.
 
 `overhead`: a call of the zoo's denoiser, and one token of its language model after 64 others, with the same graph and the same arrays.
-`decode`: 64 tokens of prompt and 48 written by a Llama of 134 M parameters (random weights: speed alone counts), greedily, through
-`generate`; by hand is llama.cpp's own C interface in a bare loop, and the `Llama` class of llama-cpp-python. The model that is
+`decode`: 64 tokens of prompt and 48 written by a Llama of 134 M parameters (random weights: speed alone counts, so `build.fastest`
+may differ from torch by any amount), greedily, through `generate`; by hand is llama.cpp's own C interface in a bare loop, and the `Llama` class of llama-cpp-python. The model that is
 loaded first in a process decodes some percent slower, whoever loads it: so pare's and the bare loop's are each loaded twice, the one
 before and after the other, and called in turns.
 
@@ -24,6 +24,7 @@ import torch
 
 import compress
 from compress.artifact import Artifact
+from compress.engines.module import read_settings
 from compress.racing import Pace, race
 from compress.tasks import open_component
 from evaluation import machine
@@ -108,14 +109,13 @@ def _stateful(model: Any, past: Any, token: torch.Tensor) -> Callable[[], object
 
 def decode(folder: Path) -> dict[str, Any]:
     model = _llama(folder / "model")
-    made = {
-        f"{stage} {precision}": compress.apply(f"build.{stage}", model, cache=folder, precision=precision)
-        for stage, precision in (
-            ("gguf", "int4_weights"),
-            ("openvino", "int8_weights"),
-            ("openvino", "int4_weights"),
-            ("openvino", "bfloat16"),
-        )
+    precisions = ("bfloat16", "int8_weights", "int4_weights")
+    options: dict[str, Any] = {"precisions": precisions, "within": 2.0, "prompt_tokens": PROMPT, "new_tokens": NEW}
+    kept = compress.apply("build.fastest", model, cache=folder, **options)
+    file = compress.apply("build.gguf", model, cache=folder, precision="int4_weights").path / "model.gguf"
+    others = {
+        f"openvino {precision}": compress.apply("build.openvino", model, cache=folder, precision=precision)
+        for precision in precisions
     }
     prompt = torch.randint(2, 258, (1, PROMPT), generator=torch.Generator().manual_seed(1))
     length = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 1}
@@ -124,31 +124,28 @@ def decode(folder: Path) -> dict[str, Any]:
         opened: Any = compress.load(artifact)
         return lambda: opened.generate(prompt, attention_mask=torch.ones_like(prompt), **length)
 
-    first = made.pop("gguf int4_weights")
-    file = first.path / "model.gguf"
-    calls: Calls = {}
+    settings = read_settings(kept.path)
+    name = f"build.fastest: {settings['engine']} {settings['precision']}"
     first_ours, first_by_hand, second_by_hand, second_ours = (
-        ours(first),
+        ours(kept),
         _bare(file, prompt),
         _bare(file, prompt),
-        ours(first),
+        ours(kept),
     )
-    calls["gguf int4_weights"] = _in_turns(first_ours, second_ours)
-    calls["llama.cpp by hand, C interface"] = _in_turns(first_by_hand, second_by_hand)
-    calls["llama.cpp by hand, class Llama"] = _high(file, prompt)
-    calls |= {name: ours(artifact) for name, artifact in made.items()}
-    assert len({_last(call()) for name, call in calls.items() if "openvino" not in name}) == 1
-    return _told(race(calls, blocks=24), {name: _bytes(a.path) for name, a in made.items()}, file.stat().st_size)
+    calls: Calls = {
+        name: _in_turns(first_ours, second_ours),
+        "llama.cpp by hand, C interface": _in_turns(first_by_hand, second_by_hand),
+        "llama.cpp by hand, class Llama": _high(file, prompt),
+        **{name: ours(artifact) for name, artifact in others.items()},
+    }
+    assert calls["llama.cpp by hand, C interface"]() == calls["llama.cpp by hand, class Llama"]()
+    sizes = {name: _bytes(kept.path), **{name: _bytes(a.path) for name, a in others.items()}}
+    return _told(race(calls, blocks=24), sizes, file.stat().st_size)
 
 
 def _in_turns(*calls: Callable[[], object]) -> Callable[[], object]:
     following = itertools.cycle(calls)
     return lambda: next(following)()
-
-
-def _last(written: Any) -> int:
-    """The last token of what `generate` returns, or the token itself."""
-    return int(written[0, -1]) if isinstance(written, torch.Tensor) else int(written)
 
 
 def _told(paces: Mapping[str, Pace], sizes: Mapping[str, int], by_hand: int) -> dict[str, Any]:

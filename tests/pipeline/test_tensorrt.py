@@ -26,6 +26,7 @@ from compress.gpus import RTX, Gpu
 from compress.graphs import TOLERANCE
 from compress.hashing import digest_file, digest_files
 from compress.zoo import zoo_model
+from tests.families import MODELS
 from tests.stages import apply
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -150,6 +151,24 @@ def test_a_narrow_network_is_built_and_its_onnx_is_near_torch_in_calls_of_its_pr
     assert {p.dtype for p in record.ports.outputs if p.name == "logits"} == {"float32"}
     assert 0 < notes[0].facts["relative"] <= TOLERANCE[precision]
     assert heard == [(1, 13), (1, 7), (1, 20)]  # 20 tokens in two parts, and at once
+
+
+FAMILIES = ("sdxl", "pixart-sigma", "sd3", "flux", "sana", "qwen2", "qwen3", "gpt2", "opt", "mistral", "gemma2", "phi3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_component_of_other_families_becomes_an_engine(family: str, tmp_path: Path) -> None:
+    made, notes = apply(
+        "build.tensorrt", describe(MODELS[family](tmp_path / "model")), tmp_path / "out", targets=TARGETS
+    )
+    engines = [name for name, part in made.components.items() if part.format == "tensorrt"]
+    assert set(engines) == set(made.working)
+    for name in engines:
+        check_whole(made, name)
+    agreed = {n.facts["component"]: n.facts["relative"] for n in notes if "relative" in n.facts}
+    assert set(agreed) == set(engines)
+    assert all(0 < relative < TOLERANCE["float32"] for relative in agreed.values())
 
 
 @pytest.mark.slow
