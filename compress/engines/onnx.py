@@ -41,8 +41,8 @@ _DTYPES = {
     "tensor(int32)": torch.int32,
     "tensor(bool)": torch.bool,
 }
-# Processors without VNNI sum two products of bytes in 16 bits, which overflow; the option has no effect on any other.
-_EXACT = ("session.x64quantprecision", "1")
+# Processors without VNNI sum two products of bytes in 16 bits, which overflow, unless ONNX Runtime is told to be precise.
+_SUMS_BYTES = ("int8", "int8_dynamic")
 _QUIET = 3  # errors alone; they reach the caller as exceptions
 
 
@@ -125,7 +125,8 @@ class Graph:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = _QUIET
-        options.add_session_config_entry(*_EXACT)
+        if self.settings["precision"] in _SUMS_BYTES:
+            options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             return onnxruntime.InferenceSession(str(self.folder / GRAPH), options, providers=["CPUExecutionProvider"])
         except _UNREADABLE as error:

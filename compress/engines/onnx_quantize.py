@@ -130,9 +130,7 @@ def _narrow_channels(graph: onnx_ir.Graph, node: onnx_ir.Node) -> None:
         return
     axis = 0 if node.op_type == "Conv" or node.attributes.get_int("transB", 0) else 1
     codes, scales = _round(weight.numpy(), axis)
-    # The zeros go without saying, but not to the pass that widens codes where the processor has no VNNI.
-    parts = {"codes": codes, "scales": scales, "zeros": np.zeros(len(scales), np.int8)}
-    inputs = [_constant(graph, node.inputs[1], n, v) for n, v in parts.items()]
+    inputs = [_constant(graph, node.inputs[1], n, v) for n, v in (("codes", codes), ("scales", scales))]
     wide = onnx_ir.node("DequantizeLinear", inputs, {"axis": axis})
     graph.insert_before(node, wide)
     node.replace_input_with(1, wide.outputs[0])

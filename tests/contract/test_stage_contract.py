@@ -23,8 +23,14 @@ from tests.tiny import tiny_diffusion, tiny_llama
 CALIBRATION = {"text_to_image": "zoo://digits/validation", "text_generation": "zoo://docstrings/validation"}
 # Each stage is tried on as little as shows its contract.
 TRAINING = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16}
+BUILDS = ("build.", "export.", "quantize.nncf")
 OTHER = {"samples": 8, "blocks": 4, "new_tokens": 8, "precisions": ["float32"]}
 CASES = [(name, task) for name in stage_names() for task in sorted(find_stage(name).tasks)]
+
+
+def slow(name: str, task: str) -> bool:
+    """Half a minute of graphs taken and compiled; the stage's other task shows the contract too, and tests/pipeline builds both."""
+    return name.startswith(BUILDS) and task != sorted(find_stage(name).tasks)[-1]
 
 
 def steps_of(doc: str, task: str = "") -> list[dict[str, dict[str, object]]]:
@@ -36,7 +42,7 @@ def steps_of(doc: str, task: str = "") -> list[dict[str, dict[str, object]]]:
             known = find_stage(stage).params
             little = TRAINING if issubclass(known, Training) else OTHER
             params |= {k: v for k, v in little.items() if k in known.model_fields}
-            if task == "text_to_image" and stage.startswith(("build.", "export.", "quantize.nncf")):
+            if task == "text_to_image" and stage.startswith(BUILDS):
                 params["components"] = ["text_encoder"]
     return found
 
@@ -68,7 +74,7 @@ class Tried:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(case, id="-".join(case)) for case in CASES],
+    params=[pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if slow(*case) else []) for case in CASES],
 )
 def tried(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Tried:
     name, task = request.param

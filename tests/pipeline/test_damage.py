@@ -204,7 +204,7 @@ def test_a_model_that_writes_a_fifth_less_is_caught_by_the_tokens_it_writes(plac
     shutil.copytree(short.path, folder)
     write_manifest(replace(short, path=folder))
     gates = {"tokens_written": Gate(within="10%"), "perplexity": Gate(worse_by="1%")}
-    spec = EvalSpec(samples=16, continuations=16, prompt_tokens=24, new_tokens=40)
+    spec = EvalSpec(samples=8, continuations=8, prompt_tokens=24, new_tokens=40)
     found = compared(place, folder, "zoo://docs-llama", metrics=list(gates), gates=gates, data=WORDS, spec=spec)
     assert statuses(found) == {"tokens_written": "fail", "perplexity": "pass"}
     row = rows(found)["tokens_written"]

@@ -67,6 +67,7 @@ def test_where_no_engine_is_near_enough_the_stage_says_why(llama: Artifact, tmp_
         apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), within=1e-12, **FEW)
 
 
+@pytest.mark.slow
 def test_native_code_may_win(llama: Artifact, tmp_path: Path) -> None:
     options = {**FEW, "engines": ("compiled",)}
     made, notes = apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **options)

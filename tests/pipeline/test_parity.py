@@ -75,6 +75,7 @@ def test_the_layer_that_breaks_a_decoder_is_named(pipeline: Artifact, tmp_path: 
     assert not (tmp_path / "scratch" / "blame").exists()
 
 
+@pytest.mark.slow
 def test_the_layer_that_breaks_a_language_model_is_named(tmp_path: Path) -> None:
     layer = "model.layers.1.mlp.down_proj"
     llama = describe(tiny_llama(tmp_path / "llama"))
