@@ -10,7 +10,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --progress-bar on --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --progress-bar on -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: setup  ## the main job: the image quickstart, into runs/quickstart

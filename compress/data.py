@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,12 +35,20 @@ class Data:
     source: str
     kind: Kind
     digest: str
-    count: int  # -1: as many as wanted
-    read: Callable[[int], Item]
+    count: int  # -1: as many as wanted, or as reading shows
+    read: Callable[[int], Item]  # IndexError behind the last
 
     def first(self, n: int) -> tuple[Item, ...]:
         """The first `n` items, or all there are."""
-        return tuple(self.read(i) for i in range(n if self.count < 0 else min(n, self.count)))
+        return tuple(islice(self._all(), n))
+
+    def _all(self) -> Iterator[Item]:
+        for index in count() if self.count < 0 else range(self.count):
+            try:
+                item = self.read(index)
+            except IndexError:
+                return
+            yield item
 
 
 def open_data(source: str, base: Path) -> Data:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -79,8 +79,24 @@ def held_out(split: Split) -> tuple[Document, ...]:
 
 
 def corpus_versions() -> dict[str, str]:
-    """The installed version of each package that the training text is read from."""
-    return {name: version(name) for name in PACKAGES.values()}
+    """The installed version of each package that the training text is read from.
+
+    Raises:
+        DataError: one of them is not installed.
+    """
+    return {distribution: _version(package, distribution) for package, distribution in PACKAGES.items()}
+
+
+def _version(package: str, distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError as error:
+        raise _missing(package) from error
+
+
+def _missing(package: str) -> DataError:
+    fix = f"pip install {PACKAGES[package]}"
+    return DataError(f"zoo://docstrings reads {package}, which is not installed", fix=fix)
 
 
 def without_relatives(documents: Sequence[Document], kept_out: Sequence[Document]) -> tuple[Document, ...]:
@@ -153,8 +169,7 @@ def installed_documents(packages: Iterable[str] = tuple(PACKAGES)) -> tuple[Docu
 def _package_docstrings(package: str) -> Iterator[tuple[str, str]]:
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        fix = f"pip install {PACKAGES[package]}"
-        raise DataError(f"zoo://docstrings reads {package}, which is not installed", fix=fix)
+        raise _missing(package)
     root = Path(found.origin).parent
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts

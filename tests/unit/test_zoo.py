@@ -266,3 +266,22 @@ def test_held_out_documents_are_items_in_their_shipped_order() -> None:
     assert data.count == len(shipped)
     assert [(i.id, i.text) for i in data.first(10_000)] == [(d.id, d.text) for d in shipped]
     assert data.first(3) == data.first(10)[:3]
+
+
+def test_training_documents_are_known_by_versions_and_read_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    few = docstrings.held_out("test")[:3]
+    monkeypatch.setattr(docstrings, "train_documents", lambda: asked.append(1) or few)
+    data = open_zoo_data("zoo://docstrings/train")
+    assert data.digest == open_zoo_data("zoo://docstrings/train").digest
+    assert not asked
+    assert [item.text for item in data.first(5)] == [document.text for document in few]
+    monkeypatch.setattr(docstrings, "version", lambda distribution: "0.0")
+    assert open_zoo_data("zoo://docstrings/train").digest != data.digest
+
+
+def test_a_package_that_the_training_documents_lack_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(docstrings.PACKAGES, "nowhere", "no-such-distribution")
+    with pytest.raises(DataError, match="reads nowhere, which is not installed") as caught:
+        open_zoo_data("zoo://docstrings/train")
+    assert caught.value.problems[0].fix == "pip install no-such-distribution"
