@@ -16,11 +16,12 @@ from compress.catalogue import Stage
 from compress.context import Context
 from compress.errors import PareError, StageFailed
 from compress.events import Event
-from compress.racing import Pace, fastest, race
+from compress.racing import Pace, fastest, race, undecided
 from compress.tasks import open_component
 from compress.tasks.text_to_image import TextToImage, function_of
 
 TORCH = "torch"
+FINAL = 3  # times as many blocks, for those that noise did not tell apart
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,12 @@ def choose(artifact: Artifact, params: Any, stages: Sequence[Stage], context: Co
                 f"no engine took `{name}` within {params.within:g} of torch ({reasons or 'none has such a precision'})",
                 fix="raise `within`, name other precisions, or leave this component out",
             )
-        paces = race(_calls(artifact, name, fit, params), params.blocks)
-        best = fastest(paces)
+        calls = _calls(artifact, name, fit, params)
+        paces = race(calls, params.blocks)
+        close = undecided(paces)
+        if len(close) > 1:
+            paces |= race({n: calls[n] for n in close}, FINAL * params.blocks)
+        best = fastest({n: paces[n] for n in close})
         kept[name] = fit[best].artifact or artifact
         context.note(f"{name} runs fastest as {best}", component=name, kept=best, tried=_table(trials, paces))
     _assemble(artifact, kept, context)

@@ -39,6 +39,12 @@ def fastest(paces: Mapping[str, Pace]) -> str:
     return min(paces, key=lambda name: paces[name].seconds)
 
 
+def undecided(paces: Mapping[str, Pace]) -> tuple[str, ...]:
+    """The names that may be fastest: those whose noise reaches that of the lowest median, which is among them."""
+    best = paces[fastest(paces)]
+    return tuple(n for n, p in paces.items() if p.seconds * (1 - p.spread) <= best.seconds * (1 + best.spread))
+
+
 def _warm(call: Callable[[], object]) -> int:
     """Call until caches, clocks and allocators have settled. Returns how many calls make a block."""
     until, least = time.perf_counter() + WARM_SECONDS, float("inf")

@@ -133,8 +133,8 @@ def decode(folder: Path) -> dict[str, Any]:
         ours(kept),
     )
     calls: Calls = {
-        name: _in_turns(first_ours, second_ours),
-        "llama.cpp by hand, C interface": _in_turns(first_by_hand, second_by_hand),
+        name: in_turns(first_ours, second_ours),
+        "llama.cpp by hand, C interface": in_turns(first_by_hand, second_by_hand),
         "llama.cpp by hand, class Llama": _high(file, prompt),
         **{name: ours(artifact) for name, artifact in others.items()},
     }
@@ -143,7 +143,7 @@ def decode(folder: Path) -> dict[str, Any]:
     return _told(race(calls, blocks=24), sizes, file.stat().st_size)
 
 
-def _in_turns(*calls: Callable[[], object]) -> Callable[[], object]:
+def in_turns(*calls: Callable[[], object]) -> Callable[[], object]:
     following = itertools.cycle(calls)
     return lambda: next(following)()
 

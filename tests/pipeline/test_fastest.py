@@ -12,7 +12,7 @@ import compress
 from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
 from compress.errors import RecipeError, StageFailed
-from compress.racing import fastest, race
+from compress.racing import Pace, fastest, race, undecided
 from compress.tasks import open_task
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama
@@ -114,6 +114,33 @@ def test_an_engine_nobody_knows_is_refused(llama: Artifact) -> None:
     stage = find_stage("build.fastest")
     assert "there is no engine warp; there is" in stage.refuse(llama, stage.params(engines=("warp",)))
     assert "no component unet" in stage.refuse(llama, stage.params(components=("unet",)))
+
+
+def test_what_noise_does_not_tell_apart_is_undecided() -> None:
+    best = Pace(1.0, 0.1)
+    assert undecided({"best": best, "near": Pace(1.2, 0.1), "far": Pace(1.3, 0.1)}) == ("best", "near")
+    assert undecided({"noisy": Pace(1.5, 0.3), "best": best}) == ("noisy", "best")
+    assert undecided({"best": best, "far": Pace(1.3, 0.05)}) == ("best",)
+
+
+def test_those_that_are_close_race_again_for_longer(
+    llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import compress.choosing
+
+    heard: list[tuple[set[str], int]] = []
+    table = {"torch": Pace(1.1, 0.1), "openvino float32": Pace(1.0, 0.1)}
+
+    def racing(calls: Any, blocks: int) -> dict[str, Pace]:
+        heard.append((set(calls), blocks))
+        again = len(heard) == 2  # the longer look turns them round
+        return {n: Pace(2 - table[n].seconds, 0.01) if again else table[n] for n in calls}
+
+    monkeypatch.setattr(compress.choosing, "race", racing)
+    _, notes = apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
+    assert heard == [(set(table), 4), (set(table), 12)]
+    assert notes[0].facts["kept"] == "torch"
+    assert [row["engine"] for row in notes[0].facts["tried"]] == list(table)  # type: ignore[attr-defined]
 
 
 @pytest.mark.alone
