@@ -18,16 +18,31 @@ from numpy.typing import NDArray
 from compress.deps import installed, need
 from compress.engines.module import ENGINE
 from compress.engines.openvino import MODEL, save_graph
+from compress.planning import machine_fact
 
 Feed = Mapping[str, NDArray[Any]]
 NARROW = ("i8", "u8", "i4", "u4")
 
 
 def quantize_activations(model: openvino.Model, feeds: Sequence[Feed]) -> openvino.Model:
-    """Eight-bit weights and activations, their ranges read off `feeds`, each one call's inputs by argument name."""
+    """Eight-bit weights and activations, their ranges read off `feeds`, each one call's inputs by argument name.
+
+    Where products of bytes overflow, weights use half their range.
+    """
     with _quiet_nncf() as nncf:
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+
+        fix = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE) if bytes_overflow() else None
         data = nncf.Dataset([{f"input.{name}": value for name, value in feed.items()} for feed in feeds])
-        return nncf.quantize(model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(feeds))
+        return nncf.quantize(
+            model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(feeds), advanced_parameters=fix
+        )
+
+
+def bytes_overflow() -> bool:
+    """Whether this processor adds two products of bytes in 16 bits: x86 without VNNI or AMX."""
+    machine, *flags = machine_fact("isa").split()
+    return machine == "x86_64" and not any("vnni" in flag or flag == "amx_int8" for flag in flags)
 
 
 def compress_weights(

@@ -44,6 +44,7 @@ def refuse(artifact: Artifact, params: BuildOpenVINO) -> str:
     formats={"torch": "openvino"},
     effect="format",
     reproducible="bytes",
+    bound_to=("isa",),  # in int8, weights use half their range where products of bytes overflow
     libraries=("openvino", "nncf", "transformers", "torch", "diffusers"),
     refuse=refuse,
     data=lambda params: ("calibration",) if params.precision == "int8" else (),

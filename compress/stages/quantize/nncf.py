@@ -55,6 +55,7 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
     formats={"openvino": "openvino"},
     effect="weights",
     reproducible="bytes",
+    bound_to=("isa",),  # in int8, weights use half their range where products of bytes overflow
     libraries=("nncf", "openvino", "transformers", "diffusers"),
     refuse=refuse,
     data=lambda params: ("calibration",) if params.mode == "int8" else (),
