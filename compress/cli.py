@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from compress.errors import PareError
+from compress.exits import exit_code, unread
 
 if TYPE_CHECKING:
     from evaluation.scores import Comparison
@@ -292,61 +291,7 @@ def cache(
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `pare` command: runs one verb and turns every error into its exit code."""
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some reads every installed distribution
-    sys.exit(_guarded(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def _guarded(arguments: list[str]) -> int:
-    try:
-        code = app(arguments or ["--help"], prog_name="pare", standalone_mode=False)
-        sys.stdout.flush()  # a reader that has gone away is found out here, not after the last line
-        return _stopped(arguments) if code == 130 else code if isinstance(code, int) else 0
-    except PareError as error:
-        _print_problems(error)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return _stopped(arguments)
-    except SystemExit as leaving:
-        if isinstance(leaving.__context__, BrokenPipeError):  # typer saw it first
-            return _unread()
-        raise
-    except Exception as error:
-        return _uncaught(error, arguments)
-
-
-def _stopped(arguments: list[str]) -> int:
-    """Ctrl-C, which typer turns into an exit code of 130 where it can."""
-    print("\nstopped; resume with: " + shlex.join(["pare", *arguments]), file=sys.stderr)
-    return 130
-
-
-def _uncaught(error: Exception, arguments: list[str]) -> int:
-    if isinstance(error, typer.Abort):
-        return _stopped(arguments)
-    if isinstance(error, BrokenPipeError):
-        return _unread()
-    if hasattr(error, "format_message"):  # a usage error, of whichever click typer carries
-        context = getattr(error, "ctx", None)
-        verb = context.command_path if context else "pare"
-        print(f"pare: {error.format_message()}\n  fix: {verb} --help", file=sys.stderr)
-        return 2
-    import traceback
-
-    traceback.print_exception(error)
-    print("pare: this is a fault of pare; please report it with the lines above", file=sys.stderr)
-    return 3
-
-
-def _unread() -> int:
-    """Nobody reads on, as in `pare list | head`: no failure of ours, and nothing more to say."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
-
-
-def _print_problems(error: PareError) -> None:
-    for problem in error.problems:
-        print(problem, file=sys.stderr)
-    if len(error.problems) > 1:
-        print(f"{len(error.problems)} problems", file=sys.stderr)
+    sys.exit(exit_code(app, list(sys.argv[1:] if arguments is None else arguments)))
 
 
 def _print_json(value: Any) -> None:
@@ -358,7 +303,7 @@ def _finish(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
         _show(comparisons, as_json)
         sys.stdout.flush()
     except BrokenPipeError:
-        _unread()  # the verdict still is the exit code
+        unread()  # the verdict still is the exit code
     worst = max((c.exit_code for c in comparisons), key=[0, 4, 1].index, default=0)
     raise typer.Exit(worst)
 

@@ -2,16 +2,13 @@
 
 Stopped at any moment, by Ctrl-C or `kill -9`, the next run goes on from the last checkpoint and, on a CPU, ends in the same
 bits and the same loss curve as one that was never disturbed: each batch draws from its own seed, and a checkpoint is whole or
-not there (with as many threads: sums are rounded in their order). accelerate's own `save_state` pickles, so checkpoints are ours: `state-STEP.safetensors`, and `state.json`, which
-names it and is renamed last.
+not there (with as many threads: sums are rounded in their order). accelerate's own `save_state` pickles, so checkpoints are ours.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,33 +21,22 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import GradientAccumulationPlugin
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from compress import checkpoints
+from compress.checkpoints import Curve, Spent
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.events import Emit, Event, silent
-from compress.hashing import digest_file, digest_json
+from compress.hashing import digest_json
 from compress.params import Training
 
 Losses: TypeAlias = Mapping[str, torch.Tensor]  # named scalars; their sum is what is minimised
-Curve: TypeAlias = tuple[tuple[int, float], ...]  # (step, mean total loss since the point before)
 
-STATE = "state.json"
 POINTS = 100
 LARGEST_NORM = 1.0
 LAST_SHARE = 0.05  # of the peak learning rate, at the last step
 REMEDY = "set a lower learning_rate, or precision: float32"
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What went into some weights. `recent` holds the losses since the curve's last point, one record a step."""
-
-    steps: int = 0
-    seconds: float = 0.0
-    curve: Curve = ()
-    recent: tuple[Mapping[str, float], ...] = ()
 
 
 def train(
@@ -287,10 +273,10 @@ class _Run:
 
     def resume(self, lenient: bool) -> None:
         """Go on from the checkpoint in the folder, if there is one and it is this training's."""
-        if not (self.folder / STATE).is_file():
+        if not (self.folder / checkpoints.STATE).is_file():
             return
         try:
-            spent, tensors = _read(self.folder, None if lenient else self.settings)
+            spent, tensors = checkpoints.read(self.folder, None if lenient else self.settings)
             self.learner.check(tensors)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -363,27 +349,9 @@ class _Run:
         """Write a checkpoint, unless this step's is there. Until its JSON is renamed, the one before stays whole."""
         if self.spent.steps == self.saved:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors, counters = self.folder / "next.safetensors", self.folder / "next.json"
-        name = _tensor_file(self.spent.steps)
-        save_file(self.learner.tensors(), tensors)
-        facts = {
-            "step": self.spent.steps,
-            "seconds": time.monotonic() - self.began,
-            "curve": self.spent.curve,
-            "recent": self.spent.recent,
-            "settings": self.settings,
-            "digest": digest_file(tensors),
-        }
-        counters.write_text(json.dumps(facts))
-        _sync(tensors)
-        _sync(counters)
-        tensors.replace(self.folder / name)
-        counters.replace(self.folder / STATE)
-        self.saved = self.spent.steps
-        for old in self.folder.glob(_tensor_file("*")):
-            if old.name != name:
-                old.unlink()
+        spent = replace(self.spent, seconds=time.monotonic() - self.began)
+        checkpoints.write(self.folder, spent, self.learner.tensors(), self.settings)
+        self.saved = spent.steps
 
 
 def _count(spent: Spent, losses: Mapping[str, float], steps: int) -> Spent:
@@ -403,32 +371,3 @@ def _means(losses: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _batch_seed(seed: int, batch: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {batch}".encode()).digest()[:7], "big")
-
-
-# ---------------------------------------------------------------- checkpoints
-
-
-def _tensor_file(step: int | str) -> str:
-    return f"state-{step}.safetensors"
-
-
-def _read(folder: Path, settings: str | None) -> tuple[Spent, dict[str, torch.Tensor]]:
-    """The checkpoint in `folder`; with `settings` None, one of any settings, or of the zoo's older form, which had none.
-
-    Raises:
-        ValueError, KeyError, TypeError, OSError, SafetensorError: it is corrupt, or of other settings.
-    """
-    facts: dict[str, Any] = json.loads((folder / STATE).read_text())
-    if settings is not None and facts["settings"] != settings:
-        raise ValueError("it was made with other settings")
-    file = folder / _tensor_file(int(facts["step"]))
-    if (settings is not None or "digest" in facts) and digest_file(file) != facts["digest"]:
-        raise ValueError(f"{file.name} is corrupt")
-    curve = tuple((int(step), float(loss)) for step, loss in facts["curve"])
-    recent = tuple(one if isinstance(one, dict) else {"loss": float(one)} for one in facts.get("recent", ()))
-    return Spent(int(facts["step"]), float(facts["seconds"]), curve, recent), load_file(file)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Example:
         return Traced(self.module, self.function, constants, watched).eval(), inputs, open_axes
 
 
-class Builder:
+class Builder(ABC):
     """How one engine makes and opens its files."""
 
     format: Format
@@ -67,17 +68,17 @@ class Builder:
     def __init__(self, precision: str) -> None:
         self.precision = precision
 
+    @abstractmethod
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
         """Write an engine of a pipeline's component into its folder, where `config.json` already lies.
 
         Args:
             watched: submodules whose outputs the engine gives too, as `layer.NAME`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
         """Write an engine of a causal language model."""
-        raise NotImplementedError
 
     def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
         """What is held against torch: the engine itself, where it runs on this machine."""

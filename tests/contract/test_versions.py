@@ -27,7 +27,9 @@ COUNTED = tuple(
     for name in (
         "algorithms",
         "building",
+        "checkpoints",
         "choosing",
+        "depths",
         "engines",
         "families",
         "graphs",

@@ -441,7 +441,7 @@ def test_a_reader_that_goes_away_does_not_hide_the_verdict(
     def gone(comparison: object) -> None:
         raise BrokenPipeError(errno.EPIPE, "nobody reads")
 
-    monkeypatch.setattr("compress.cli._unread", lambda: 0)  # it would close this process's own output
+    monkeypatch.setattr("compress.cli.unread", lambda: 0)  # it would close this process's own output
     monkeypatch.setattr("evaluation.report.terminal.show", gone)
     monkeypatch.setattr("compress.api.run_all", lambda *a, **o: (SimpleNamespace(exit_code=1),))
     assert pare("run", recipe).code == 1

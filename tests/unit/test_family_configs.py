@@ -9,23 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.depths import Pool, Unit, cut_depth, depth_pools, renamed, without
 from compress.errors import UserError
-from compress.families import (
-    FAMILIES,
-    PARTS,
-    Cut,
-    Granted,
-    Pool,
-    Unit,
-    cut_depth,
-    cut_width,
-    depth_pools,
-    family,
-    feature_stacks,
-    renamed,
-    snap,
-    without,
-)
+from compress.families import FAMILIES, PARTS, Cut, Granted, cut_width, family, feature_stacks, snap
 
 LLAMA: dict[str, Any] = {
     "hidden_size": 96,

@@ -25,10 +25,11 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
 from compress import training
+from compress.checkpoints import Spent
 from compress.errors import StageFailed
 from compress.events import Event
 from compress.params import Training
-from compress.training import Losses, Spent, kept_share, rate_at, train
+from compress.training import Losses, kept_share, rate_at, train
 from compress.zoo.training import loop
 
 STEPS = 120  # two to a point of the curve

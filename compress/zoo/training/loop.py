@@ -12,9 +12,9 @@ import torch
 
 from compress import training
 from compress.cache import default_root
+from compress.checkpoints import STATE, Curve, Spent
 from compress.events import Event
 from compress.params import Training
-from compress.training import STATE, Curve, Spent
 
 CHECKPOINTS = default_root() / "training"
 
