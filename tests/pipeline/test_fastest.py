@@ -159,4 +159,5 @@ def test_a_race_finds_the_faster_and_takes_turns() -> None:
     paces = race({"slow": work("slow", 0.06), "quick": work("quick", 0.025)}, blocks=4)
     assert fastest(paces) == "quick"
     assert paces["slow"].seconds > paces["quick"].seconds > 0.02
-    assert heard[-8:] == ["slow", "quick", "quick", "slow"] * 2
+    blocks = [tuple(heard[i : i + 2]) for i in range(len(heard) - 8, len(heard), 2)]
+    assert set(blocks) == {("slow", "quick"), ("quick", "slow")}  # either goes first in some
