@@ -11,7 +11,7 @@ from evaluation import statistics
 from evaluation.evidence import Evidence
 from evaluation.scores import Sample, metric
 
-WEIGHTS = (".safetensors", ".bin", ".onnx", ".data", ".gguf", ".engine")
+WEIGHTS = (".safetensors", ".bin", ".onnx", ".data", ".gguf", ".engine", ".pt2")
 
 
 class Size(Params):
@@ -29,9 +29,13 @@ class Size(Params):
     unit="MB",
 )
 def measure(evidence: Evidence, params: Size) -> Sample:
-    files = [f for f in evidence.artifact.path.rglob("*") if f.suffix in WEIGHTS and f.is_file()]
-    total = sum(f.stat().st_size for f in files if _is_read(f))
+    total = sum(f.stat().st_size for f in weights_read(evidence.artifact.path))
     return Sample(("disk",), np.array([total / 1e6]), protocol={"counts": "weight files on disk"})
+
+
+def weights_read(folder: Path) -> tuple[Path, ...]:
+    """The weight files in a folder, at any depth, that running the model reads."""
+    return tuple(f for f in sorted(folder.rglob("*")) if f.suffix in WEIGHTS and f.is_file() and _is_read(f))
 
 
 def _is_read(file: Path) -> bool:

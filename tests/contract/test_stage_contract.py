@@ -18,6 +18,7 @@ from compress.events import silent
 from compress.execute import Done, execute
 from compress.hashing import digest_files
 from compress.params import Training
+from evaluation.metrics.size import weights_read
 from tests.tiny import tiny_diffusion, tiny_llama
 
 CALIBRATION = {"text_to_image": "zoo://digits/validation", "text_generation": "zoo://docstrings/validation"}
@@ -106,6 +107,12 @@ def test_a_stage_leaves_the_formats_it_declares_and_says_how_it_came_about(tried
     last = tried.first[-1]
     assert [p.stage for p in last.artifact.lineage] == [done.node.stage.name for done in tried.first]
     assert last.artifact.lineage[-1].key == last.node.key
+
+
+def test_the_size_metric_counts_the_weights_of_each_component(tried: Tried) -> None:
+    for done in tried.first:
+        for component in done.node.components:
+            assert sum(f.stat().st_size for f in weights_read(done.artifact.folder(component))) > 0
 
 
 def test_the_input_is_as_it_was(tried: Tried) -> None:
