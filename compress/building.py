@@ -160,19 +160,29 @@ def _blame(
 
 
 def first_calls(task: TextToImage, components: tuple[str, ...], prompts: Sequence[str]) -> dict[str, Call]:
-    """The first call to each component while the pipeline paints these prompts, all arguments by name."""
+    """The first call to each component while the pipeline paints these prompts, all arguments by name.
+
+    Raises:
+        StageFailed: one is not called.
+    """
     heard: dict[str, Call] = {}
     with ExitStack() as stack:
         for name in components:
             listen = _listener(task, name, lambda call, name=name: heard.setdefault(name, call))
             stack.enter_context(task.watch(name, listen))
         task.paint(prompts, [str(i) for i in range(len(prompts))], 0, num_inference_steps=2)
+    if idle := [name for name in components if name not in heard]:
+        raise StageFailed(
+            f"the pipeline paints without ever calling {', '.join(idle)}",
+            place=str(task.artifact.path),
+            fix="leave it out: name the others as `components`",
+        )
     return heard
 
 
 def picture_calls(task: TextToImage, names: tuple[str, ...], samples: int, context: Context) -> dict[str, list[Feed]]:
-    """What each component is given while whole calibration pictures are painted, until the first named has been called often
-    enough: all timesteps, evenly. Works on torch components and on engines."""
+    """What each component is given while whole calibration pictures are painted, until the one that is called most has been
+    called often enough: all timesteps, evenly. Works on torch components and on engines."""
     feeds: dict[str, list[Feed]] = {name: [] for name in names}
     items = context.data["calibration"].first(samples * PICTURES_A_BATCH)
     with ExitStack() as stack:
@@ -182,7 +192,7 @@ def picture_calls(task: TextToImage, names: tuple[str, ...], samples: int, conte
         for start in range(0, len(items), PICTURES_A_BATCH):
             batch = items[start : start + PICTURES_A_BATCH]
             task.paint([i.text for i in batch], [i.id for i in batch], context.seed)
-            if len(feeds[names[0]]) >= samples:
+            if max(map(len, feeds.values())) >= samples:
                 break
     return feeds
 

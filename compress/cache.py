@@ -26,6 +26,7 @@ from compress.hashing import digest_file, digest_files, digest_json, list_files
 
 ENTRY = ".entry.json"
 FORMAT = 1
+LEAST_FREE = 50_000_000  # bytes; what fails with less than this left has most likely run out of it
 
 
 def default_root() -> Path:
@@ -224,6 +225,12 @@ def disk_errors(root: Path) -> Iterator[None]:
                 f"cannot write: {error}", place=str(root), fix="give a writable folder with --cache"
             ) from error
         raise
+
+
+def no_room(error: Exception, folder: Path) -> bool:
+    """Whether something failed for want of disk: libraries that write by themselves say so in their own words."""
+    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return told or shutil.disk_usage(folder).free < LEAST_FREE
 
 
 def full_disk(folder: Path) -> CacheError:

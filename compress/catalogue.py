@@ -41,7 +41,7 @@ class Stage:
 
     `formats` maps each component format it takes to the one it leaves; `effect` and `reproducible` are what the contract
     check enforces; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
-    "calibration") it cannot do without, given its parameters; `inputs` the roles of further artifacts it is given ("teacher",
+    "calibration") it cannot do without, given its parameters; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
     the source unless the recipe names another); `refuse` looks at an artifact's description before anything runs and returns
     why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError; `idle_here` says
     why what it leaves, and all that follows from it, cannot run on this machine ("" when it can); `machine` tells a reader
@@ -58,6 +58,7 @@ class Stage:
     run: Run
     bound_to: frozenset[str] = frozenset()
     data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
+    calls: Callable[[Any], tuple[Stage, ...]] = field(default=lambda params: ())
     inputs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     extra: str = ""
@@ -78,6 +79,7 @@ def stage(
     reproducible: Reproducible,
     bound_to: tuple[str, ...] = (),
     data: Callable[[Any], tuple[str, ...]] | None = None,
+    calls: Callable[[Any], tuple[Stage, ...]] | None = None,
     inputs: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
     extra: str = "",
@@ -100,6 +102,7 @@ def stage(
             run=run,
             bound_to=frozenset(bound_to),
             data=data or (lambda params: ()),
+            calls=calls or (lambda params: ()),
             inputs=inputs,
             libraries=libraries,
             extra=extra,

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from compress.errors import ContractError
-from compress.graphs import ANY_SIZE, Profile
+from compress.graphs import ANY_SIZE, Batches, Profile
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Checker:
                 env={**os.environ, "HF_HUB_OFFLINE": "1"},
             )
 
-    def probe(self, folder: Path, profile: Profile = ANY_SIZE) -> dict[str, Any]:
+    def probe(self, folder: Path, profile: Batches = ANY_SIZE) -> dict[str, Any]:
         """Load the artifact in `folder` and call it once. Returns `finite`, `spread` (standard deviation) and `digest`.
 
         Args:
@@ -148,7 +148,7 @@ PROMPTS = ("a red three on white paper", "a blue seven")
 TEXT = "The array of values to sort along the given axis."
 
 
-def probe(folder: Path, profile: Profile = ANY_SIZE) -> dict[str, Any]:
+def probe(folder: Path, profile: Batches = ANY_SIZE) -> dict[str, Any]:
     """Load an artifact and call it on a fixed input: two prompts painted in two steps, or one text scored; as near to that as
     its profile takes."""
     import numpy as np
@@ -164,7 +164,10 @@ def probe(folder: Path, profile: Profile = ANY_SIZE) -> dict[str, Any]:
         ids = [str(i) for i in range(profile.nearest("batch", 2))]
         output = task.paint([PROMPTS[int(i) % 2] for i in ids], ids, 0, num_inference_steps=steps)
     else:
-        rows, text = profile.nearest("batch", 1), TEXT[: profile.tokens[2] - 1]  # no letter makes more than one token
+        rows, text = (
+            profile.nearest("batch", 1),
+            TEXT[: profile.nearest("tokens", len(TEXT) + 1) - 1],
+        )  # no letter makes more than one token
         output = task.token_logprobs([text] * rows, rows)[0]
     values = np.asarray(output, dtype=np.float64)
     return {

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
-from compress.artifact import MANIFEST, Artifact, Provenance, derive, describe, weight_files, write_manifest
+from compress.artifact import (
+    LANGUAGE_MODEL,
+    MANIFEST,
+    Artifact,
+    Provenance,
+    derive,
+    describe,
+    weight_files,
+    write_manifest,
+)
 from compress.building import PROMPTS, first_calls
+from compress.cache import no_room
 from compress.catalogue import Stage
 from compress.context import Context
-from compress.errors import PareError, StageFailed
+from compress.errors import CacheError, PareError, StageFailed
 from compress.events import Event
 from compress.racing import Pace, fastest, race, undecided
 from compress.tasks import open_component
 from compress.tasks.text_to_image import TextToImage, function_of
 
 TORCH = "torch"
+MADE, DIFFERENCE, DECISION = "artifact", "difference.txt", "decision.json"
 FINAL = 3  # times as many blocks, for those that noise did not tell apart
 
 
@@ -41,64 +55,104 @@ def choose(artifact: Artifact, params: Any, stages: Sequence[Stage], context: Co
         StageFailed: no engine took a component.
     """
     names = artifact.working if params.components == "all" else params.components
-    kept: dict[str, Artifact] = {}
-    for name in names:
-        trials = [Trial(TORCH, artifact), *_build_all(artifact, name, params, stages, context)]
-        fit = {t.name: t for t in trials if t.artifact is not None and t.relative <= params.within}
-        if len(fit) == 1:
-            reasons = "; ".join(f"{t.name}: {t.why or f'differs by {t.relative:.2g}'}" for t in trials[1:])
-            raise StageFailed(
-                f"no engine took `{name}` within {params.within:g} of torch ({reasons or 'none has such a precision'})",
-                fix="raise `within`, name other precisions, or leave this component out",
-            )
-        calls = _calls(artifact, name, fit, params)
-        paces = race(calls, params.blocks)
-        close = undecided(paces)
-        if len(close) > 1:
-            paces |= race({n: calls[n] for n in close}, FINAL * params.blocks)
-        best = fastest({n: paces[n] for n in close})
-        kept[name] = fit[best].artifact or artifact
-        context.note(f"{name} runs fastest as {best}", component=name, kept=best, tried=_table(trials, paces))
+    kept = {name: _choose(artifact, name, params, stages, context) for name in names}
     _assemble(artifact, kept, context)
-    shutil.rmtree(context.scratch / "trials", ignore_errors=True)
+
+
+def _choose(artifact: Artifact, name: str, params: Any, stages: Sequence[Stage], context: Context) -> Artifact:
+    """An artifact that has the component as it runs fastest; an interrupted run's decision stands."""
+    place = context.scratch / "trials" / name
+    decision = place / DECISION
+    if not decision.is_file():
+        trials = [Trial(TORCH, artifact), *_build_all(artifact, name, params, stages, context, place)]
+        _write_whole(decision, _raced(artifact, name, trials, params))
+    found = json.loads(decision.read_text())
+    for loser in place.iterdir():
+        if loser.is_dir() and loser.name != found["kept"]:
+            shutil.rmtree(loser)
+    context.note(f"{name} runs fastest as {found['kept']}", component=name, **found)
+    return artifact if found["kept"] == TORCH else describe(place / found["kept"] / MADE)
+
+
+def _raced(artifact: Artifact, name: str, trials: Sequence[Trial], params: Any) -> dict[str, Any]:
+    """The name of the fastest that may be kept, and what became of each.
+
+    Raises:
+        StageFailed: there is none but torch.
+    """
+    near = [t for t in trials if t.artifact is not None and t.relative <= params.within]
+    calls, failed = _calls(artifact, name, near, params)
+    trials = [replace(t, artifact=None, why=failed[t.name]) if t.name in failed else t for t in trials]
+    if len(calls) == 1:
+        reasons = "; ".join(f"{t.name}: {t.why or f'differs by {t.relative:.2g}'}" for t in trials[1:])
+        raise StageFailed(
+            f"no engine took `{name}` within {params.within:g} of torch ({reasons or 'none has such a precision'})",
+            fix="raise `within`, name other precisions, or leave this component out",
+        )
+    paces = race(calls, params.blocks)
+    close = undecided(paces)
+    if len(close) > 1:
+        paces |= race({n: calls[n] for n in close}, FINAL * params.blocks)
+    return {"kept": fastest({n: paces[n] for n in close}), "tried": _table(trials, paces)}
 
 
 def _build_all(
-    artifact: Artifact, component: str, params: Any, stages: Sequence[Stage], context: Context
+    artifact: Artifact, component: str, params: Any, stages: Sequence[Stage], context: Context, place: Path
 ) -> list[Trial]:
     ways = [(s, p) for s in stages for p in params.precisions if p in _precisions(s)]
     titles = context.progress(ways, f"engines of {component}", len(ways))
-    return [_build(artifact, component, stage, precision, params, context) for stage, precision in titles]
+    return [_build(artifact, component, stage, precision, params, context, place) for stage, precision in titles]
 
 
 def _precisions(stage: Stage) -> tuple[str, ...]:
     return get_args(stage.params.model_fields["precision"].annotation)
 
 
-def _build(artifact: Artifact, component: str, stage: Stage, precision: str, params: Any, context: Context) -> Trial:
-    """Build one engine, or find that an interrupted run has built it."""
+def _build(
+    artifact: Artifact, component: str, stage: Stage, precision: str, params: Any, context: Context, place: Path
+) -> Trial:
+    """Build one engine, or find that an interrupted run has built it: its folder has its name once it is whole."""
     title = f"{stage.name.removeprefix('build.')} {precision}"
-    chosen = {"precision": precision, "components": (component,), "samples": params.samples}
+    chosen = {"precision": precision, "components": (component,), "samples": params.samples, "profile": params.profile}
     given = stage.params(**{k: v for k, v in chosen.items() if k in stage.params.model_fields})
     if why := _why_not(artifact, stage, given):
         return Trial(title, None, why=why)
-    out, done = (context.scratch / "trials" / component / f"{title}{end}" for end in ("", ".done"))
-    heard: list[Event] = []
-    if not done.is_file():
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
-        within = replace(context, out=out, scratch=context.scratch / "inner", emit=heard.append, link=False)
-        within.scratch.mkdir(parents=True, exist_ok=True)
+    whole, part = place / title, place / f"{title}.part"
+    if not whole.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+        (part / MADE).mkdir(parents=True)
         try:
-            stage.run(artifact, given, within)
+            relative = _run(artifact, stage, given, context, part / MADE)
+        except (CacheError, MemoryError):
+            raise
         except PareError as error:
             return Trial(title, None, why=error.problems[0].message)
         except Exception as error:  # what a foreign library raises on a model it cannot take is an answer too
+            if no_room(error, place):
+                raise
             return Trial(title, None, why=f"{type(error).__name__}: {error}"[:300])
-        made_by = Provenance(stage.name, stage.version, given.counted(), "")  # native code runs for those it names
-        write_manifest(replace(describe(out), lineage=(*artifact.lineage, made_by)))
-        done.write_text(str(next((e.facts["relative"] for e in heard if "relative" in e.facts), 0.0)))
-    return Trial(title, describe(out), float(done.read_text()))
+        _drop_others(artifact, component, part / MADE)
+        (part / DIFFERENCE).write_text(str(relative))
+        part.rename(whole)
+    return Trial(title, describe(whole / MADE), float((whole / DIFFERENCE).read_text()))
+
+
+def _run(artifact: Artifact, stage: Stage, given: Any, context: Context, out: Path) -> float:
+    """Build an engine as its own stage does. Returns how far it is from torch."""
+    heard: list[Event] = []
+    within = replace(context, out=out, scratch=context.scratch / "inner", emit=heard.append)
+    within.scratch.mkdir(parents=True, exist_ok=True)
+    stage.run(artifact, given, within)
+    made_by = Provenance(stage.name, stage.version, given.counted(), "")  # native code runs for those it names
+    write_manifest(replace(describe(out), lineage=(*artifact.lineage, made_by)))
+    return next((e.facts["relative"] for e in heard if "relative" in e.facts), 0.0)
+
+
+def _drop_others(artifact: Artifact, component: str, made: Path) -> None:
+    """Leave out the weights of the other components: of a trial only its own is looked at."""
+    others = [artifact.folder(name) for name in artifact.components if name != component]
+    for file in (f for folder in others for f in weight_files(folder)):
+        (made / file.relative_to(artifact.path)).unlink(missing_ok=True)
 
 
 def _why_not(artifact: Artifact, stage: Stage, given: Any) -> str:
@@ -110,29 +164,55 @@ def _why_not(artifact: Artifact, stage: Stage, given: Any) -> str:
 
 
 def _calls(
-    artifact: Artifact, component: str, trials: Mapping[str, Trial], params: Any
-) -> dict[str, Callable[[], object]]:
-    """The same real call to each trial's component."""
-    # torch in float32, as in every comparison; an engine takes float32 whatever it computes in.
-    opened = {name: open_component(t.artifact or artifact, component, "float32") for name, t in trials.items()}
-    if artifact.task == "text_generation":
-        words = int(opened[TORCH].config.vocab_size)
-        tokens = torch.randint(
-            0, words, (params.batch, params.prompt_tokens), generator=torch.Generator().manual_seed(0)
-        )
-        length = {"max_new_tokens": params.new_tokens, "min_new_tokens": params.new_tokens}
-        call = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(tokens), **length}
-        return {name: partial(_without_gradients, model.generate, tokens, **call) for name, model in opened.items()}
+    artifact: Artifact, component: str, trials: Sequence[Trial], params: Any
+) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """The same real call to each trial's component, and why some do not take it."""
+    made = (
+        _text_call(artifact, params)
+        if artifact.task == "text_generation"
+        else _picture_call(artifact, component, params)
+    )
+    calls: dict[str, Callable[[], object]] = {}
+    failed: dict[str, str] = {}
+    for trial in trials:
+        try:
+            # torch in float32, as in every comparison; an engine takes float32 whatever it computes in.
+            call = partial(_without_gradients, made(open_component(trial.artifact or artifact, component, "float32")))
+            call()
+        except Exception as error:
+            if trial.name == TORCH:
+                raise
+            failed[trial.name] = error.problems[0].message if isinstance(error, PareError) else f"{error}"[:300]
+        else:
+            calls[trial.name] = call
+    return calls, failed
+
+
+def _text_call(artifact: Artifact, params: Any) -> Callable[[Any], Callable[[], object]]:
+    words = int(open_component(artifact, LANGUAGE_MODEL, "float32").config.get_text_config().vocab_size)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, words, (params.batch, params.prompt_tokens), generator=generator)
+    length = {"max_new_tokens": params.new_tokens, "min_new_tokens": params.new_tokens}
+    call = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(tokens), **length}
+    return lambda model: partial(model.generate, tokens, **call)
+
+
+def _picture_call(artifact: Artifact, component: str, params: Any) -> Callable[[Any], Callable[[], object]]:
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(params.batch)]
-    task = TextToImage(artifact, dtype=torch.float32)
-    heard = first_calls(task, (component,), prompts)[component]
-    function = function_of(component)
-    return {name: partial(_without_gradients, getattr(module, function), **heard) for name, module in opened.items()}
+    heard = first_calls(TextToImage(artifact, dtype=torch.float32), (component,), prompts)[component]
+    return lambda module: partial(getattr(module, function_of(component)), **heard)
 
 
-def _without_gradients(function: Callable[..., object], *args: Any, **kwargs: Any) -> object:
+def _without_gradients(call: Callable[[], object]) -> object:
     with torch.inference_mode():
-        return function(*args, **kwargs)
+        return call()
+
+
+def _write_whole(file: Path, value: Any) -> None:
+    """Write JSON so that it is whole or not there."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(value))
+    part.replace(file)
 
 
 def _table(trials: Sequence[Trial], paces: Mapping[str, Pace]) -> list[dict[str, Any]]:
@@ -161,5 +241,13 @@ def _assemble(artifact: Artifact, kept: Mapping[str, Artifact], context: Context
     for name, trial in engines.items():
         for file in sorted(trial.folder(name).iterdir()):
             if file.is_file() and file.name != MANIFEST and not (made.folder(name) / file.name).exists():
-                shutil.move(file, made.folder(name) / file.name)
+                _place(file, made.folder(name) / file.name)
     write_manifest(made.replacing({name: trial.components[name].format for name, trial in engines.items()}))
+
+
+def _place(file: Path, target: Path) -> None:
+    """Put a trial's file into the artifact and leave the trial whole, for the run may be cut off here too."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copyfile(file, target)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from compress.artifact import Artifact
-from compress.catalogue import find_metric
+from compress.catalogue import Stage, find_metric
 from compress.errors import Problem
-from compress.graphs import Profile
+from compress.graphs import Batches
 from compress.recipe import EvalSpec, Recipe, StepSpec
 
 
-def engine_problems(recipe: Recipe, artifact: Artifact, idle: str) -> list[Problem]:
+def engine_problems(recipe: Recipe, artifact: Artifact, stages: Mapping[str, Stage], idle: str) -> list[Problem]:
     """What keeps the candidate from being measured as the recipe asks.
 
     Args:
         artifact: the source model.
+        stages: by the id of the step; a step with problems of its own has none.
         idle: why the candidate cannot run on this machine, or "".
     """
     metrics = list(recipe.evaluate.metrics)
@@ -24,17 +25,25 @@ def engine_problems(recipe: Recipe, artifact: Artifact, idle: str) -> list[Probl
         place = recipe.place.get(f"evaluate.metrics.{metrics.index(running[0])}", recipe.place.get("evaluate", ""))
         what = f"{', '.join(running)} need{'s' * (len(running) == 1)} the model to run"
         return [Problem(place, f"{what}, and {idle}", "evaluate.metrics: [size], or run the recipe where it can")]
-    profiles = [(step, step.params.profile) for step in recipe.stages if hasattr(step.params, "profile")]
+    known = [(step, stages[step.id]) for step in recipe.stages if step.id in stages]
+    profiles = [(step, profile) for step, stage in known if (profile := _profile(step, stage))]
     return [p for step, profile in profiles for p in _outside(recipe, artifact, step, profile)]
 
 
-def _outside(recipe: Recipe, artifact: Artifact, step: StepSpec, profile: Profile) -> Iterator[Problem]:
+def _profile(step: StepSpec, stage: Stage) -> Batches | None:
+    """The sizes that a step builds an engine for, or lets another stage build one for; None where it takes any."""
+    called = stage.calls(step.params)
+    known = any("profile" in s.params.model_fields for s in called) or not called
+    return getattr(step.params, "profile", None) if known else None
+
+
+def _outside(recipe: Recipe, artifact: Artifact, step: StepSpec, profile: Batches) -> Iterator[Problem]:
     """The sizes that the evaluation calls the model with, and that its profile leaves out."""
     for name, wanted in _sizes(recipe.evaluate, artifact).items():
-        axis = "tokens" if name not in ("batch", "timing_batch") else "batch"
-        low, usual, high = getattr(profile, axis)
-        if low <= wanted <= high:
+        axis = "tokens" if name == "new_tokens" else "batch"
+        if profile.nearest(axis, wanted) == wanted:  # type: ignore[arg-type]
             continue
+        low, usual, high = getattr(profile, axis)
         place = recipe.place.get(f"evaluate.{name}", step.place)
         wide = [min(low, wanted), usual, max(high, wanted)]
         yield Problem(
@@ -45,11 +54,13 @@ def _outside(recipe: Recipe, artifact: Artifact, step: StepSpec, profile: Profil
 
 
 def _sizes(spec: EvalSpec, artifact: Artifact) -> dict[str, int]:
-    """By the name of the setting that decides it, the largest size of a call."""
+    """By the name of the setting that decides it, the size of a call."""
     needs = frozenset(need for name in spec.metrics for need in find_metric(name).needs)
     sizes = {}
     if needs & {"pictures", "documents", "completions"}:
-        sizes["batch"] = spec.batch
+        sizes["batch"] = min(spec.batch, spec.samples)
+        if rest := spec.samples % spec.batch:
+            sizes["samples"] = rest  # the last call
     if needs & {"timings", "starts"}:
         sizes["timing_batch"] = spec.timing_batch
         if artifact.task == "text_generation":

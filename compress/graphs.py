@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from compress.artifact import Artifact, Format, read_json
 from compress.params import Params
 
-Components = tuple[str, ...] | Literal["all"]
+Components = Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all"]
 
 # Largest accepted root mean square of the difference to torch, over that of torch's own output. float32 engines differ by
 # the order of additions; bfloat16 has 8 bits of mantissa and float16 11, and their rounding adds up over the layers. In 8
@@ -33,31 +33,40 @@ NO_GRAPH = {
 }
 
 
-class Profile(Params):
-    """The sizes an engine is built for. It takes any between the smallest and the largest, and is fastest at the middle one."""
+class Batches(Params):
+    """The batches an engine is built for. It takes any between the smallest and the largest, and is fastest at the middle one."""
 
     batch: tuple[int, int, int] = Field((1, 1, 16), description="prompts or sequences a call: fewest, usual, most")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Batches:
+        for name in type(self).model_fields:
+            low, usual, high = getattr(self, name)
+            if not 1 <= low <= usual <= high:
+                raise ValueError(f"{name} must rise from at least 1: fewest, usual, most")
+        return self
+
+    def nearest(self, axis: Literal["batch", "tokens"], size: int) -> int:
+        """The size nearest to this one that an engine takes."""
+        low, _, high = getattr(self, axis, (size,) * 3)
+        return int(min(max(low, size), high))
+
+
+class Profile(Batches):
+    """The sizes an engine is built for, texts' lengths among them."""
+
     tokens: tuple[int, int, int] = Field(
         (1, 128, 1024), description="tokens of a text, those in the cache included: fewest, usual, most"
     )
 
     @model_validator(mode="after")
-    def _in_order(self) -> Profile:
-        for name in ("batch", "tokens"):
-            low, usual, high = getattr(self, name)
-            if not 1 <= low <= usual <= high:
-                raise ValueError(f"{name} must rise from at least 1: fewest, usual, most")
+    def _reaches_a_second(self) -> Profile:
         if self.tokens[2] < 2:
             raise ValueError("tokens must reach 2 at least: one that is seen, and one that follows")
         return self
 
-    def nearest(self, axis: Literal["batch", "tokens"], size: int) -> int:
-        """The size nearest to this one that an engine takes."""
-        low, _, high = getattr(self, axis)
-        return int(min(max(low, size), high))
 
-
-ANY_SIZE = Profile(batch=(1, 1, 2**31), tokens=(1, 1, 2**31))
+ANY_SIZE = Batches(batch=(1, 1, 2**31))
 
 
 def wanted(artifact: Artifact, components: Components, engine: Format) -> tuple[str, ...]:
@@ -65,6 +74,17 @@ def wanted(artifact: Artifact, components: Components, engine: Format) -> tuple[
     if components != "all":
         return components
     return tuple(name for name in artifact.working if artifact.components[name].format != engine)
+
+
+def refuse_components(artifact: Artifact, components: Components) -> str:
+    """Why these components cannot be built, whatever the engine, or ""."""
+    if components == "all":
+        return ""
+    if unknown := [name for name in components if name not in artifact.components]:
+        return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
+    if idle := [name for name in components if name not in artifact.working]:
+        return f"{', '.join(idle)} takes no part in painting or writing; {', '.join(artifact.working)} do"
+    return ""
 
 
 def refuse_engine(
@@ -75,9 +95,9 @@ def refuse_engine(
     Args:
         cannot: by class or model type, what this engine in particular cannot do.
     """
+    if why := refuse_components(artifact, components):
+        return why
     names = wanted(artifact, components, engine)
-    if unknown := [name for name in names if name not in artifact.components]:
-        return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
     if done := [name for name in names if artifact.components[name].format == engine]:
         return f"{', '.join(done)} is an engine already"
     return next(filter(None, (_obstacle(artifact, name, cannot or {}) for name in names)), "")

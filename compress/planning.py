@@ -18,7 +18,7 @@ from compress.catalogue import Foresight, Stage, find_metric, find_stage
 from compress.data import Data, open_data
 from compress.engine_checks import engine_problems
 from compress.errors import PareError, Problem, RecipeError, UserError
-from compress.graphs import ANY_SIZE, Profile
+from compress.graphs import ANY_SIZE, Batches
 from compress.hashing import digest_json, list_files
 from compress.recipe import Recipe, StepSpec
 from compress.sources import Source, find_source, parameter_count
@@ -48,7 +48,7 @@ class Node:
     told: str = ""  # requested against granted
     memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
     idle: str = ""  # why the model it leaves cannot run on this machine
-    profile: Profile = ANY_SIZE  # the sizes of calls that the model it leaves takes
+    profile: Batches = ANY_SIZE  # the sizes of calls that the model it leaves takes
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     _check_evaluation(recipe, source, data, problems)
     nodes = _chain(recipe, source, data, cache, problems) if source else ()
     if source and nodes:
-        problems += engine_problems(recipe, source.artifact, nodes[-1].idle)
+        problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)
     if problems or source is None:
         raise RecipeError(tuple(problems))
     plan = Plan(recipe, source, nodes, data, *_room(source, nodes))
@@ -302,8 +302,7 @@ def stage_key(
     stage: Stage, task: str, params: Any, components: tuple[str, ...], inputs: Mapping[str, str], seed: int
 ) -> str:
     """The key of a stage's result: everything that decides its bytes, known before anything runs."""
-    libraries = {name: deps.version(name) for name in sorted({*BASE_LIBRARIES, *stage.libraries})}
-    bound = {kind: machine_fact(kind) for kind in sorted(stage.bound_to)}
+    called = {s.name: [s.version, *_surroundings(s)] for s in stage.calls(params)}
     parts = [
         KEY_FORMAT,
         stage.name,
@@ -313,10 +312,16 @@ def stage_key(
         components,
         dict(inputs),
         seed,
-        libraries,
-        bound,
+        *_surroundings(stage),
+        *([called] if called else []),
     ]
     return digest_json(parts)
+
+
+def _surroundings(stage: Stage) -> tuple[dict[str, str], dict[str, str]]:
+    """The versions of a stage's libraries, and what of the machine it is bound to."""
+    libraries = {name: deps.version(name) for name in sorted({*BASE_LIBRARIES, *stage.libraries})}
+    return libraries, {kind: machine_fact(kind) for kind in sorted(stage.bound_to)}
 
 
 def machine_fact(kind: str) -> str:

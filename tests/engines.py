@@ -16,8 +16,10 @@ from typing import get_args
 
 import compress
 from compress import deps
+from compress.artifact import describe
 from compress.catalogue import Stage, find_stage, stage_names
 from compress.errors import PareError
+from compress.zoo import zoo_model
 from evaluation.report import result, words
 from evaluation.scores import Comparison
 
@@ -70,9 +72,11 @@ def idle(stage: Stage) -> str:
         return str(error)
 
 
-def of(stage: Stage) -> tuple[str, ...]:
-    found: tuple[str, ...] = get_args(stage.params.model_fields["precision"].annotation)
-    return found
+def of(stage: Stage) -> list[str]:
+    """The precisions that a language model can have."""
+    known = get_args(stage.params.model_fields["precision"].annotation)
+    llama = describe(zoo_model("docs-llama"))
+    return [p for p in known if not stage.refuse(llama, stage.params(precision=p))]
 
 
 def measured(stage: Stage, precision: str, folder: Path) -> Comparison:

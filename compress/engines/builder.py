@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from typing import Any
 import torch
 
 from compress.artifact import Format
-from compress.engines.module import EngineModule, arguments_of
+from compress.engines.module import PLAIN, EngineModule, arguments_of, flatten
 from compress.engines.torch import silent_libraries
 from compress.engines.tracing import Call, Traced, dynamic_shapes, in_float32, split
-from compress.graphs import ANY_SIZE, Profile
+from compress.graphs import ANY_SIZE, Batches
 
 Feed = dict[str, torch.Tensor]
+POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # what models call the table of their learned positions
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,18 @@ class Example:
         return self.large if self.fitting is None else self.fitting
 
     @property
-    def arguments(self) -> tuple[str, ...]:
-        return arguments_of(getattr(type(self.module), self.function))
+    def called(self) -> dict[str, Any]:
+        """What an engine must know of how it is called: the method, its arguments in order, the tensors that it was given by
+        dotted name, and the values built into the graph."""
+        function = getattr(type(self.module), self.function)
+        inputs, given = split(self.small)
+        kept = {n: p.default for n, p in inspect.signature(function).parameters.items() if isinstance(p.default, PLAIN)}
+        return {
+            "function": self.function,
+            "arguments": arguments_of(function),
+            "tensors": sorted(flatten(inputs)),
+            "constants": {**kept, **given},
+        }
 
     def in_float32(self) -> Example:
         """The same with all numbers in float32, for engines that know no other. The component itself is widened, as it is for
@@ -59,11 +71,22 @@ class Example:
         return Traced(self.module, self.function, constants, watched).eval(), inputs, open_axes
 
 
+def positions_of(model: torch.nn.Module) -> int | None:
+    """The longest text that a language model has learned positions for; None where positions are worked out."""
+    tables = [
+        part
+        for name, part in model.named_modules()
+        if isinstance(part, torch.nn.Embedding) and name.rpartition(".")[2] in POSITIONS
+    ]
+    most: int = model.config.max_position_embeddings if tables else 0
+    return min([most, *(t.num_embeddings - (t.padding_idx or -1) - 1 for t in tables)]) if tables else None
+
+
 class Builder(ABC):
     """How one engine makes and opens its files."""
 
     format: Format
-    profile: Profile = ANY_SIZE
+    profile: Batches = ANY_SIZE
 
     def __init__(self, precision: str) -> None:
         self.precision = precision

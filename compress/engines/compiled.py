@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from compress.artifact import MANIFEST, read_json
-from compress.engines.language import EngineLanguageModel, Past, TensorPast, step_inputs
+from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
 from compress.engines.module import EngineModule, read_settings
 from compress.errors import ModelError, UserError
 from compress.hashing import digest_file
@@ -165,7 +165,7 @@ class Cached:
     def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
         """As `Decoder.step`."""
         if not isinstance(past, TensorPast):
-            raise UserError("this cache is another engine's", fix="begin each generation with the model that goes on")
+            raise foreign_cache()
         given, caches = step_inputs(tokens.numpy(), past.seen, self._names), iter(past.tensors)
         values = [
             torch.tensor(p.value, dtype=p.dtype)

@@ -14,12 +14,12 @@ from torch.export import Dim, ExportedProgram
 from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter, patch_forward_signature
 from transformers.exporters.utils import apply_patches
 
-from compress.engines.builder import Builder, Example, Feed
+from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.compiled import CACHE, PACKAGE, Cached, Package, Port
 from compress.engines.language import EngineLanguageModel
 from compress.engines.module import EngineModule, flatten, write_settings
 from compress.engines.tracing import Call, Traced, decoding_step, quiet_export, split
-from compress.graphs import Profile
+from compress.graphs import Batches
 from compress.hashing import digest_file
 from compress.planning import machine_fact
 
@@ -40,7 +40,7 @@ class CompiledBuilder(Builder):
 
     format = "compiled"
 
-    def __init__(self, precision: str, profile: Profile, scratch: Path) -> None:
+    def __init__(self, precision: str, profile: Batches, scratch: Path) -> None:
         super().__init__(precision)
         self.profile = profile
         self.scratch = scratch
@@ -59,8 +59,7 @@ class CompiledBuilder(Builder):
             for axis, hint in axes.items()
             if isinstance(size := port.shape[axis], str)
         }
-        called = {"function": example.function, "arguments": example.arguments}
-        self._write(program, folder, ports, program.call_spec.out_spec.context, ranges, **called)
+        self._write(program, folder, ports, program.call_spec.out_spec.context, ranges, **example.called)
 
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
         with quiet_export():
@@ -68,7 +67,8 @@ class CompiledBuilder(Builder):
             program, _ = DynamoExporter().export_program(decoder, inputs, DynamoConfig(dynamic=True))
         ports = _ports(program, program.graph_signature.user_inputs)
         fewest, _, most = self.profile.batch
-        self._write(program, folder, ports, ("logits",), {str(ports[0].shape[0]): (fewest, most)})
+        ranges = {str(ports[0].shape[0]): (fewest, most)}
+        self._write(program, folder, ports, ("logits",), ranges, positions=positions_of(model))
 
     def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
         return EngineModule(folder, library, kind, Package(folder))

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from compress.deps import need
 from compress.engines.gguf_loop import Plain, plain_loop
 from compress.engines.gguf_reading import MODEL, unreadable
-from compress.engines.language import EngineLanguageModel, Past
+from compress.engines.language import EngineLanguageModel, Past, foreign_cache
 from compress.engines.module import ENGINE, EngineModule, read_settings
 from compress.errors import ModelError, UserError
 
@@ -142,9 +142,9 @@ class Context:
             self._view = np.ctypeslib.as_array(found, shape=(count, self.weights.words))
         return self._view
 
-    def copy_to(self, other: Context) -> None:
-        """Give a larger context what this one remembers."""
-        for row in range(self.rows):
+    def copy_to(self, other: Context, rows: int) -> None:
+        """Give a larger context what this one remembers of its first rows."""
+        for row in range(rows):
             size = self.library.llama_state_seq_get_size(self.pointer, row)
             buffer = (ctypes.c_uint8 * size)()
             self.library.llama_state_seq_get_data(self.pointer, buffer, size, row)
@@ -185,7 +185,8 @@ class Sequences:
         Raises:
             UserError: the past was overtaken by a later generation in this thread, or the text is too long.
         """
-        assert isinstance(past, LlamaPast)
+        if not isinstance(past, LlamaPast):
+            raise foreign_cache()
         rows, count = tokens.shape
         context, past.ready = self.context(past, count), None
         keep = min(past.keep or count, count)
@@ -232,7 +233,8 @@ class Sequences:
 
     def _grow(self, past: LlamaPast, found: Context | None, need_room: int) -> Context:
         most = self.weights.positions
-        room = max(min(ROOM, most), found.room if found else 0)
+        going = found is not None and past.seen > 0  # else what was generated before is over
+        room = max(min(ROOM, most), found.room if found is not None and going else 0)
         while room < need_room:
             room *= 2
         if self.weights.learned_positions and need_room > most:
@@ -241,9 +243,11 @@ class Sequences:
                 fix="give shorter texts, or generate fewer tokens",
             )
         room = min(room, most) if self.weights.learned_positions else room
-        larger = Context(self.weights, max(past.rows, found.rows if found else 0), room, self.exact)
-        if found is not None and past.seen:
-            found.copy_to(larger)
+        if not going:
+            found = self._threads.context = None  # its memory is free before the next takes some
+        larger = Context(self.weights, past.rows, room, self.exact)
+        if found is not None:
+            found.copy_to(larger, past.rows)
         self._threads.context = larger
         return larger
 
@@ -266,13 +270,13 @@ class LlamaModel(EngineLanguageModel):
         attention_mask: torch.Tensor | None = None,
         past_key_values: Past | None = None,
         logits_to_keep: int = 0,
-        **ignored: Any,
+        **others: Any,
     ) -> CausalLMOutputWithPast:
         """As `EngineLanguageModel.forward`, with the logits of only the last `logits_to_keep` tokens; 0 for all."""
         past = past_key_values or self.decoder.begin(input_ids.shape[0])
         if isinstance(past, LlamaPast):
             past.keep = logits_to_keep if isinstance(logits_to_keep, int) else 0
-        return super().forward(input_ids, attention_mask, past)
+        return super().forward(input_ids, attention_mask, past, **others)
 
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, past_key_values: Past | None = None, **kwargs: Any
@@ -285,6 +289,7 @@ class LlamaModel(EngineLanguageModel):
         plain = Plain.of(*args, **kwargs)
         if plain is None:
             return super()._sample(input_ids, *args, **kwargs)
+        self.refuse_padding(kwargs.get("attention_mask"))
         return plain_loop(self, input_ids, plain, kwargs.get("attention_mask"))
 
 

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from compress.deps import installed
-from compress.engines.builder import Builder, Example, Feed
+from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.gguf_reading import MODEL, Reading, read_model
 from compress.engines.gguf_tokenizer import add_tokenizer
 from compress.engines.module import EngineModule, write_settings
@@ -46,13 +46,11 @@ class GGUFBuilder(Builder):
         self.held: Mapping[str, int] = {}
 
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
-        self._write(model, folder, AutoTokenizer.from_pretrained(str(folder)))
+        self._write(model, folder, AutoTokenizer.from_pretrained(str(folder)), positions=positions_of(model))
 
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
         """The file once more, to be read by transformers, whose layers can be looked at: llama.cpp's cannot."""
-        self._write(
-            example.module, folder, None, function=example.function, arguments=example.arguments, watched=watched
-        )
+        self._write(example.module, folder, None, watched=watched, **example.called)
 
     def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
         return EngineModule(folder, library, kind, Reading(folder, kind))

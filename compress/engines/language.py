@@ -16,6 +16,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from compress.engines.module import CPU, config_of, read_settings
 from compress.errors import UserError
 
+FORM = ("use_cache", "return_dict", "cache_position")  # how a call is made, not what it computes
+ONE_LENGTH = "give prompts of one length at a time"
+
 
 class Past:
     """What generation carries from token to token: the decoder's KV cache, and how many tokens it has seen."""
@@ -31,6 +34,11 @@ class Past:
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Let each row go on from another row's past: `beam_idx` int [batch] says which."""
         raise UserError("this engine promises greedy decoding and sampling, no beams", fix="set num_beams to 1")
+
+
+def foreign_cache() -> UserError:
+    """What a decoder raises that is given another engine's past."""
+    return UserError("this cache is another engine's", fix="begin each generation with the model that goes on")
 
 
 class TensorPast(Past):
@@ -80,7 +88,7 @@ def step_output(logits: torch.Tensor, past: Past) -> CausalLMOutputWithPast:
 
 
 class EngineLanguageModel(torch.nn.Module, GenerationMixin):
-    """A causal language model whose decoder keeps the KV cache. A batch has prompts of one length: no padding."""
+    """A causal language model whose decoder keeps the KV cache. What it generates from are prompts of one length: no padding."""
 
     main_input_name = "input_ids"
     base_model_prefix = ""
@@ -98,6 +106,8 @@ class EngineLanguageModel(torch.nn.Module, GenerationMixin):
         self.dtype = torch.float32
         self.device = device
         self.decoder = decoder
+        self._positions: int | None = self.settings.get("positions")
+        self._words = int(self.config.get_text_config().vocab_size)
 
     def can_generate(self) -> bool:
         return True
@@ -116,27 +126,55 @@ class EngineLanguageModel(torch.nn.Module, GenerationMixin):
         if past_key_values is not None and switch and past_key_values.seen <= switch < input_ids.shape[1]:
             past_key_values = None
         mask = kwargs.get("attention_mask") if past_key_values is None else None
+        self.refuse_padding(mask)
         seen = past_key_values.seen if past_key_values is not None else 0
         return {"input_ids": input_ids[:, seen:], "past_key_values": past_key_values, "attention_mask": mask}
+
+    def refuse_padding(self, mask: torch.Tensor | None) -> None:
+        """Raises a UserError where prompts that are to be continued are padded: what is written would follow the padding."""
+        if mask is not None and not bool(mask.all()):
+            raise UserError("the engine continues no padded prompts", fix=ONE_LENGTH)
 
     def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Past | None = None,
-        **ignored: Any,
+        logits_to_keep: int = 0,
+        **others: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits [batch, tokens, vocabulary] of the given tokens, after those that `past_key_values` has seen.
+        """Logits [batch, tokens, vocabulary] of the given tokens, after those that `past_key_values` has seen; of only the last
+        `logits_to_keep` tokens, unless that is 0.
 
         Raises:
-            UserError: the batch is padded on the left, or its past is gone.
+            UserError: a token is masked before one that is not, there is a token or a position that the model has not learned,
+                an argument that the graph has no place for, or the past is gone.
         """
-        # Padding behind the text is harmless, for no token looks ahead; before it, it would shift every position.
-        if attention_mask is not None and attention_mask.ndim == 2 and not bool(attention_mask[:, 0].all()):
+        if odd := [n for n, v in others.items() if v is not None and v is not False and n not in FORM]:
             raise UserError(
-                "the engine takes no left-padded batch", fix="generate from prompts of one length at a time"
+                f"the engine takes no {', '.join(odd)}",
+                fix="call it with input_ids, attention_mask and past_key_values",
             )
         past = past_key_values or self.decoder.begin(input_ids.shape[0])
+        self._check(input_ids, attention_mask, past.seen)
         logits = self.decoder.step(input_ids.contiguous(), past)
         past.seen += input_ids.shape[1]
-        return step_output(logits, past)
+        return step_output(logits[:, -logits_to_keep:], past)
+
+    def _check(self, tokens: torch.Tensor, mask: torch.Tensor | None, seen: int) -> None:
+        """Raises a UserError where the graph would compute something else than the torch model, or read beyond its tables."""
+        if self._positions and seen + tokens.shape[1] > self._positions:
+            raise UserError(
+                f"the model has {self._positions} positions, and this text {seen + tokens.shape[1]} tokens",
+                fix="give shorter texts, or generate fewer tokens",
+            )
+        if not seen and tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self._words:
+            raise UserError(
+                f"tokens go from 0 to {self._words - 1}, and these from {int(tokens.min())} to {int(tokens.max())}",
+                fix="use the tokenizer that came with the model",
+            )
+        if mask is None:
+            return
+        # Padding behind a text is harmless, for no token looks ahead; before a token, it would shift its position.
+        if mask.ndim != 2 or not bool(mask[:, : seen + 1].all()) or bool((mask[:, 1:] > mask[:, :-1]).any()):
+            raise UserError("the engine takes no padding before a token", fix=ONE_LENGTH)

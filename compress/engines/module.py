@@ -22,6 +22,9 @@ from compress.engines.torch import find_class, silent_libraries
 from compress.errors import ModelError, UserError
 
 ENGINE = "engine.json"
+SIZES = "call it at the sizes it was built for: only the batch, and a language model's text, may vary"
+PLAIN = (bool, int, float, str)  # arguments that become part of a graph
+FORM = ("return_dict", "generator")  # how the output comes, and what no decoder draws from
 CPU = torch.device("cpu")
 
 
@@ -53,6 +56,8 @@ class EngineModule(torch.nn.Module):
         self.runner = runner
         self._twin = Twin(library, kind, folder)
         self._arguments: tuple[str, ...] = tuple(self.settings["arguments"])
+        self._tensors = frozenset(self.settings["tensors"])
+        self._constants: dict[str, Any] = self.settings["constants"]
 
     def __getattr__(self, name: str) -> Any:
         """What a stock pipeline reads of the torch component beside calling it, such as the width of a layer."""
@@ -82,19 +87,34 @@ class EngineModule(torch.nn.Module):
         """The tensors, by input name, that a call with these arguments puts into the graph; shared where nothing changes.
 
         Raises:
-            UserError: an argument that the graph was built with is missing.
+            UserError: an argument that the graph was built with is missing, or one is given that the graph does not know.
         """
-        leaves = flatten({**dict(zip(self._arguments, args, strict=False)), **kwargs})
+        call = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
+        leaves = flatten(call)
         inputs, device = self.runner.inputs, self.device
-        try:
-            return {name: leaves[name].detach().to(device, dtype).contiguous() for name, dtype in inputs}
-        except KeyError as error:
-            missing = [name for name, _ in inputs if name not in leaves]
+        if missing := [name for name, _ in inputs if name not in leaves]:
             raise UserError(
                 f"the engine needs {', '.join(missing)}, which this call does not give",
                 place=str(self.folder),
                 fix="call it as the pipeline it was built for does",
-            ) from error
+            )
+        if foreign := [*(leaves.keys() - self._tensors), *(name for name, v in call.items() if self._matters(name, v))]:
+            raise UserError(
+                f"the engine's graph has no {', '.join(sorted(foreign))}: it was built from calls that gave none, or another value",
+                place=str(self.folder),
+                fix="call it as the pipeline it was built for does, or leave this component in torch",
+            )
+        return {name: leaves[name].detach().to(device, dtype).contiguous() for name, dtype in inputs}
+
+    def _matters(self, name: str, value: Any) -> bool:
+        """Whether an argument that is no tensor would change what the torch component computes, and not what the graph does."""
+        if value is None or isinstance(value, torch.Tensor) or name in FORM:
+            return False
+        if isinstance(value, PLAIN):
+            return bool(self._constants.get(name) != value)
+        if isinstance(value, Mapping):
+            return any(self._matters(f"{name}.{key}", inner) for key, inner in value.items())
+        return bool(value)
 
 
 class Twin:
@@ -126,7 +146,8 @@ def write_settings(folder: Path, engine: str, version: str, precision: str, **mo
     """Say in `engine.json` what made an engine and how it is called.
 
     Args:
-        more: `function` and `arguments` of a pipeline's component, and what else the engine must know to be opened.
+        more: what `Example.called` gives of a pipeline's component or `positions` of a language model, and what else the
+            engine must know to be opened.
     """
     body = {"engine": engine, "version": version, "precision": precision, **more}
     (folder / ENGINE).write_text(json.dumps(body, indent=2) + "\n")

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from compress.engines.language import EngineLanguageModel, Past, TensorPast, step_inputs
-from compress.engines.module import EngineModule, read_settings
+from compress.engines.language import EngineLanguageModel, Past, foreign_cache, step_inputs
+from compress.engines.module import SIZES, EngineModule, read_settings
 from compress.errors import ModelError, UserError
 
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
@@ -93,17 +93,24 @@ class Graph:
         return self._outputs
 
     def run(self, values: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        session = self.open()
+        self.open()
+        # Fed by numpy, ONNX Runtime copies nothing in or out, and was as quick as with its own values and bindings.
+        feed = {n: v.numpy() for n, v in zip(self._names, values, strict=True)}
+        return [torch.from_numpy(result) for result in self.call(None, feed)]
+
+    def call(self, outputs: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
+        """The named outputs, or all, for inputs by their names in the graph.
+
+        Raises:
+            UserError: a size is none that the graph takes.
+        """
         try:
-            # Fed by numpy, ONNX Runtime copies nothing in or out, and was as quick as with its own values and bindings.
-            results = session.run(None, {n: v.numpy() for n, v in zip(self._names, values, strict=True)})
-        except states.InvalidArgument as error:
+            found: list[Array] = self.open().run(outputs, feed)
+        except (states.InvalidArgument, states.RuntimeException) as error:
             raise UserError(
-                f"the graph refuses this call: {_first_line(error)}",
-                place=str(self.folder),
-                fix="call it at the sizes it was built for: only the batch, and a language model's text, may vary",
+                f"the graph refuses this call: {_first_line(error)}", place=str(self.folder), fix=SIZES
             ) from error
-        return [torch.from_numpy(result) for result in results]
+        return found
 
     def open(self) -> onnxruntime.InferenceSession:
         """The session. As many threads as torch's take part in a call: the physical cores, unless the user chose.
@@ -141,28 +148,6 @@ class Graph:
             ) from error
 
 
-class Cached:
-    """A decoder whose graph, run by whatever engine, takes the cache of the tokens seen and gives it back longer."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-
-    def begin(self, batch: int) -> TensorPast:
-        ports = (port for port in self.graph.open().get_inputs() if port.name.startswith(CACHE_IN))
-        return TensorPast([_empty(port, batch) for port in ports])
-
-    def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
-        """As `Decoder.step`."""
-        if not isinstance(past, TensorPast):
-            raise _foreign()
-        caches = iter(past.tensors)
-        given = step_inputs(tokens.cpu().numpy(), past.seen, (name for name, _ in self.graph.inputs))
-        values = [torch.from_numpy(given[n]) if n in given else next(caches) for n, _ in self.graph.inputs]
-        logits, *grown = self.graph.run(values)
-        past.tensors = tuple(grown)
-        return logits
-
-
 class ArrayPast(Past):
     """A KV cache as the arrays that ONNX Runtime gives, under the names by which it takes them."""
 
@@ -176,7 +161,8 @@ class ArrayPast(Past):
 
 
 class Decoder:
-    """As `Cached`, on a session of ONNX Runtime: between two steps of a small model every line counts, and nothing is converted."""
+    """A decoder whose graph takes the cache of the tokens seen and gives it back longer. Between two steps of a small model every
+    line counts, and nothing is converted."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -197,9 +183,9 @@ class Decoder:
     def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
         """As `engines.language.Decoder.step`."""
         if not isinstance(past, ArrayPast):
-            raise _foreign()
+            raise foreign_cache()
         feed = {**past.arrays, **step_inputs(tokens.numpy(), past.seen, self._asked)}
-        logits, *grown = self.graph.open().run(self._given, feed)
+        logits, *grown = self.graph.call(self._given, feed)
         past.arrays = dict(zip(self._caches, grown, strict=True))
         return torch.from_numpy(logits)
 
@@ -213,10 +199,6 @@ def _empty(port: Any, batch: int) -> torch.Tensor:
 def _torch_dtype(port: Any) -> torch.dtype:
     found: torch.dtype = _DTYPES[port.type]
     return found
-
-
-def _foreign() -> UserError:
-    return UserError("this cache is another engine's", fix="begin each generation with the model that goes on")
 
 
 def _first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ import torch
 from onnxscript.rewriter.rules.common._no_op import rules as NO_OPERATIONS
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-from compress.engines.builder import Builder, Example, Feed
+from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.module import write_settings
 from compress.engines.onnx import CACHE_IN, CACHE_OUT, GRAPH, WEIGHTS
 from compress.engines.onnx_quantize import compress_weights, quantize_activations, quantize_while_running
@@ -42,12 +42,13 @@ class OnnxBuilder(Builder):
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
         example = example.in_float32()
         graph = export_component(example, opset=self.opset, fusions=self.fusions, watched=watched)
-        self._write(graph, folder, example.feeds, function=example.function, arguments=example.arguments)
+        self._write(graph, folder, example.feeds, **example.called)
 
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
         # Shape inference, which dynamic quantization begins with, stumbles over what fusing leaves behind.
         fusions = None if self.precision == "int8_dynamic" else self.fusions
-        self._write(export_language_model(model.float(), opset=self.opset, fusions=fusions), folder, ())
+        graph = export_language_model(model.float(), opset=self.opset, fusions=fusions)
+        self._write(graph, folder, (), positions=positions_of(model))
 
     def _write(self, graph: onnx_ir.Model, folder: Path, feeds: Sequence[Feed], **more: Any) -> None:
         save_graph(graph, folder)

@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import openvino
@@ -18,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from compress.engines.language import EngineLanguageModel, Past, step_inputs
-from compress.engines.module import ENGINE, EngineModule, read_settings
+from compress.engines.module import ENGINE, SIZES, EngineModule, read_settings
 from compress.errors import ModelError, UserError
 
 Precision = Literal["float32", "bfloat16"]
 MODEL, WEIGHTS = "openvino_model.xml", "openvino_model.bin"
 FILES = (MODEL, WEIGHTS, ENGINE)
+AGAIN = "build it again with build.openvino"
 _HINTS = {"bfloat16": "bf16"}  # fewer bits are in the graph, and what is left of it computes in float32
 
 
@@ -57,6 +58,14 @@ def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, devi
     return EngineLanguageModel(folder, kind, Stateful(Graph(folder)))
 
 
+class Ports(NamedTuple):
+    """What goes into a graph, by dotted name, its shapes, open axes with them, and what comes out."""
+
+    inputs: tuple[tuple[str, torch.dtype], ...]
+    shapes: tuple[openvino.PartialShape, ...]
+    outputs: tuple[str, ...]
+
+
 Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 ANY_SHAPES: Shapes = ()
 OWN_SHAPES = 2  # compiled models cost memory and seconds
@@ -71,28 +80,42 @@ class Graph:
 
     def __init__(self, folder: Path) -> None:
         self.settings = read_settings(folder)
-        if not (folder / MODEL).is_file():
-            raise ModelError(f"holds no {MODEL}", place=str(folder), fix="build it again with build.openvino")
+        for name in (MODEL, WEIGHTS):
+            if not (folder / name).is_file():
+                raise ModelError(f"holds no {name}", place=str(folder), fix=AGAIN)
         self.folder = folder
         self._lock = threading.Lock()
         self._threads = threading.local()
         self._compiled: dict[Shapes, openvino.CompiledModel] = {}
-        self._ports: tuple[tuple[tuple[str, torch.dtype], ...], tuple[str, ...]] | None = None
+        self._ports: Ports | None = None
 
     @property
     def inputs(self) -> Sequence[tuple[str, torch.dtype]]:
-        return self._read_ports()[0]
+        return self._read_ports().inputs
 
     @property
     def outputs(self) -> Sequence[str]:
-        return self._read_ports()[1]
+        return self._read_ports().outputs
 
     def run(self, values: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         feed = [value.numpy() for value in values]
         request = self.request_for(tuple(array.shape for array in feed))
-        results = request.infer(feed, share_inputs=True, share_outputs=True)
+        results = self.call(request, feed)
         # Cloned, for multistep schedulers keep outputs while the next call overwrites the request's memory.
         return [torch.from_numpy(results[i]).clone() for i in range(len(self.outputs))]
+
+    def call(self, request: openvino.InferRequest, feed: list[NDArray[Any]]) -> Any:
+        """The outputs of a request, in memory that its next call writes over.
+
+        Raises:
+            UserError: the graph does not take these values.
+        """
+        try:
+            return request.infer(feed, share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise UserError(
+                f"the graph refuses this call: {_last_line(error)}", place=str(self.folder), fix=SIZES
+            ) from error
 
     @property
     def compiled(self) -> openvino.CompiledModel:
@@ -105,23 +128,49 @@ class Graph:
         return self.request_for(ANY_SHAPES)
 
     def request_for(self, shapes: Shapes) -> openvino.InferRequest:
-        """This thread's own infer request for inputs of these shapes, in the graph's order."""
+        """This thread's own infer request for inputs of these shapes, in the graph's order.
+
+        Raises:
+            UserError: the graph does not take such shapes.
+        """
         requests: dict[Shapes, openvino.InferRequest] = self._threads.__dict__.setdefault("requests", {})
         if shapes not in requests:
+            self._refuse_foreign(shapes)
             known, compiled = self._compile(shapes)
             requests.setdefault(known, compiled.create_infer_request())
             requests[shapes] = requests[known]
         return requests[shapes]
 
     def read(self) -> openvino.Model:
-        return openvino.Core().read_model(str(self.folder / MODEL))
+        """The graph.
 
-    def _read_ports(self) -> tuple[tuple[tuple[str, torch.dtype], ...], tuple[str, ...]]:
+        Raises:
+            ModelError: a file is cut short, garbled, or of another version.
+        """
+        try:
+            return openvino.Core().read_model(str(self.folder / MODEL))
+        except RuntimeError as error:
+            raise ModelError(
+                f"OpenVINO does not read the graph: {_last_line(error)}", place=str(self.folder / MODEL), fix=AGAIN
+            ) from error
+
+    def _read_ports(self) -> Ports:
         if self._ports is None:
             model = self.read()
             inputs = tuple((input_name(port), _torch_dtype(port)) for port in model.inputs)
-            self._ports = inputs, tuple(_name(port, "output.") for port in model.outputs)
+            shapes = tuple(port.get_partial_shape() for port in model.inputs)
+            self._ports = Ports(inputs, shapes, tuple(_name(port, "output.") for port in model.outputs))
         return self._ports
+
+    def _refuse_foreign(self, shapes: Shapes) -> None:
+        """A graph made over for another size of picture would compute something, and nobody has held that against torch."""
+        for (name, _), taken, given in zip(self.inputs, self._read_ports().shapes, shapes, strict=shapes != ANY_SHAPES):
+            if not taken.compatible(openvino.PartialShape(list(given))):
+                raise UserError(
+                    f"the graph takes `{name}` of {taken}, and this call gives {list(given)}",
+                    place=str(self.folder),
+                    fix=SIZES,
+                )
 
     def _compile(self, shapes: Shapes) -> tuple[Shapes, openvino.CompiledModel]:
         """The compiled model to use, and the shapes it stands under."""
@@ -177,7 +226,7 @@ class Stateful:
         if getattr(self._threads, "past", None) is not past or not isinstance(past, RequestPast):
             raise UserError("this generation's cache is gone: another began in this thread", fix="finish one at a time")
         values = language_inputs(tokens.numpy(), past.seen, past.beams, self._names)
-        results = past.request.infer(list(values.values()), share_inputs=True, share_outputs=True)
+        results = self.graph.call(past.request, list(values.values()))
         past.beams = np.arange(tokens.shape[0], dtype=np.int32)
         return torch.from_numpy(results[0]).clone()
 
@@ -203,6 +252,11 @@ def input_name(port: Any) -> str:
 
 def _name(port: Any, prefix: str) -> str:
     return next(n.removeprefix(prefix) for n in sorted(port.get_names()) if n.startswith(prefix))
+
+
+def _last_line(error: Exception) -> str:
+    """OpenVINO tells first where in its own source something happened, and last what."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
 def _torch_dtype(port: Any) -> torch.dtype:

@@ -12,7 +12,7 @@ import torch
 from openvino import opset13 as opset
 from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExporter
 
-from compress.engines.builder import Builder, Example, Feed
+from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.module import flatten, write_settings
 from compress.engines.openvino import input_name, language_inputs, save_graph
 from compress.engines.openvino_quantize import compress_weights, quantize_activations, silence_telemetry
@@ -28,14 +28,14 @@ class OpenVINOBuilder(Builder):
 
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
         graph = self._quantized(convert(example, watched), [_arrays(feed) for feed in example.feeds])
-        self._write(graph, folder, function=example.function, arguments=example.arguments)
+        self._write(graph, folder, **example.called)
 
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
         graph = convert_language_model(model)
         names = tuple(map(input_name, graph.inputs))
         first = np.zeros(1, dtype=np.int32)
         texts = [language_inputs(feed["input_ids"].numpy(), 0, first, names) for feed in feeds]
-        self._write(self._quantized(graph, texts), folder)
+        self._write(self._quantized(graph, texts), folder, positions=positions_of(model))
 
     def _quantized(self, graph: openvino.Model, feeds: list[Any]) -> openvino.Model:
         if self.precision == "int8":

@@ -48,7 +48,7 @@ def difference(ours: Outputs, theirs: Outputs) -> Difference:
     for name, tensor in theirs.items():
         expected = tensor.double().cpu().numpy()
         gap = ours[name].double().cpu().numpy() - expected
-        largest = max(largest, float(np.abs(gap).max()))
+        largest = float(np.maximum(largest, np.abs(gap).max()))  # not `max`, which loses what is no number
         error, scale = error + float(np.square(gap).sum()), scale + float(np.square(expected).sum())
     relative = float(np.sqrt(error / max(scale, 1e-30)))
     return Difference(largest, relative if np.isfinite(largest) else float("inf"))

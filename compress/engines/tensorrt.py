@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from compress.engines.language import EngineLanguageModel, TensorPast
+from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
 from compress.engines.module import EngineModule, read_settings
-from compress.engines.onnx import CACHE_IN, Cached
+from compress.engines.onnx import CACHE_IN
 from compress.engines.tensorrt_compile import Network
 from compress.engines.tensorrt_record import (
     OPEN,
@@ -221,12 +221,11 @@ class Engine:
         return file.is_file() and digest_file(file) == record.digest
 
 
-class Decoder(Cached):
+class Decoder:
     """A decoder whose engine takes the cache of the tokens seen and gives it back, longer by those of the step."""
 
-    def __init__(self, graph: Engine) -> None:
-        super().__init__(graph)  # type: ignore[arg-type]  # what it steps through is any runner
-        self.engine = graph
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
 
     def begin(self, batch: int) -> TensorPast:
         caches = (port for port in self.engine.record.ports.inputs if port.name.startswith(CACHE_IN))
@@ -235,3 +234,14 @@ class Decoder(Cached):
             sizes = [0 if size == OPEN else size for size in port.shape[1:]]
             empty.append(torch.empty((batch, *sizes), dtype=getattr(torch, port.dtype), device=self.engine.home))
         return TensorPast(empty)
+
+    def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
+        """As `engines.language.Decoder.step`."""
+        if not isinstance(past, TensorPast):
+            raise foreign_cache()
+        caches = iter(past.tensors)
+        given = step_inputs(tokens.cpu().numpy(), past.seen, (name for name, _ in self.engine.inputs))
+        values = [torch.from_numpy(given[n]) if n in given else next(caches) for n, _ in self.engine.inputs]
+        logits, *grown = self.engine.run(values)
+        past.tensors = tuple(grown)
+        return logits

@@ -14,7 +14,7 @@ import torch
 
 from compress.artifact import DENOISERS
 from compress.engines import onnx, tensorrt
-from compress.engines.builder import Builder, Example, Feed
+from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.language import EngineLanguageModel
 from compress.engines.module import EngineModule, flatten, write_settings
 from compress.engines.onnx import CACHE_IN, CACHE_OUT, GRAPH
@@ -45,6 +45,7 @@ class TensorRTBuilder(Builder):
     """
 
     format = "tensorrt"
+    profile: Profile
 
     def __init__(
         self, precision: str, library: Library, targets: tuple[str, ...], profile: Profile, scratch: Path
@@ -67,11 +68,11 @@ class TensorRTBuilder(Builder):
             export_component(_typed(example, self.dtype), opset=self.opset, watched=watched), folder, example.feeds
         )
         rows = _rows(example, self.profile.batch, folder.name in DENOISERS)
-        self._build(folder, rows, bool(watched), function=example.function, arguments=example.arguments)
+        self._build(folder, rows, bool(watched), **example.called)
 
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
         self._keep(export_language_model(_in_dtype(model, self.dtype), opset=self.opset), folder, feeds)
-        self._build(folder, _texts(model.config, self.profile), False)
+        self._build(folder, _texts(model.config, self.profile), False, positions=positions_of(model))
 
     def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
         """The engine, where a GPU it was built for is at hand, else the ONNX it was built from, in ONNX Runtime."""

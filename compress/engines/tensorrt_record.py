@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from compress.engines.onnx import GRAPH, WEIGHTS
+from compress.errors import ModelError
 from compress.hashing import digest_file, digest_json
 
 Shape = tuple[int, ...]
@@ -85,9 +87,16 @@ def read_ports(folder: Path) -> Ports:
     """What the ONNX in a folder says of itself; its weights are hashed and not read.
 
     Raises:
-        OSError: it is gone.
+        ModelError: it is gone, or does not read.
     """
-    graph = onnx.load(str(folder / GRAPH), load_external_data=False).graph
+    try:
+        graph = onnx.load(str(folder / GRAPH), load_external_data=False).graph
+    except (OSError, DecodeError) as error:
+        raise ModelError(
+            f"the ONNX that the engines were built from does not read: {error}",
+            place=str(folder / GRAPH),
+            fix="build them again with build.tensorrt",
+        ) from error
     return Ports(digest_onnx(folder), tuple(map(_onnx_port, graph.input)), tuple(map(_onnx_port, graph.output)))
 
 

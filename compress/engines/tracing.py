@@ -12,6 +12,7 @@ import torch
 from torch.export import Dim
 from transformers.exporters.utils import decompose_for_generation
 
+from compress.engines.module import PLAIN
 from compress.engines.torch import silent_libraries
 
 Call = dict[str, Any]
@@ -72,11 +73,7 @@ def named_tensors(output: Any) -> dict[str, torch.Tensor]:
 def split(call: Mapping[str, Any]) -> tuple[Call, Call]:
     """A call's arguments apart: those with tensors, and the constants worth keeping."""
     inputs = {n: _as_input(n, v) for n, v in call.items() if isinstance(v, torch.Tensor) or _is_tensors(v)}
-    kept = {
-        n: v
-        for n, v in call.items()
-        if n not in inputs and isinstance(v, bool | int | float | str) and n != "return_dict"
-    }
+    kept = {n: v for n, v in call.items() if n not in inputs and isinstance(v, PLAIN) and n != "return_dict"}
     return inputs, kept
 
 

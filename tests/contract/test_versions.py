@@ -33,6 +33,7 @@ COUNTED = tuple(
         "engines",
         "families",
         "graphs",
+        "racing",
         "recordings",
         "tasks",
         "training",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +12,17 @@ import numpy as np
 import pytest
 
 import compress
+from compress import deps
 from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
-from compress.errors import RecipeError, StageFailed
+from compress.errors import RecipeError, StageFailed, UserError
+from compress.planning import stage_key
 from compress.racing import Pace, fastest, race, undecided
 from compress.tasks import open_task
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama
 
-FEW = {"engines": ("openvino",), "blocks": 4, "new_tokens": 6, "prompt_tokens": 8}
+FEW: dict[str, Any] = {"engines": ("openvino",), "blocks": 4, "new_tokens": 6, "prompt_tokens": 8}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,8 @@ def test_the_fastest_of_the_table_is_kept_and_paints_as_torch(pipeline: Artifact
         for a in (made, pipeline)
     )
     assert np.abs(ours - theirs).max() <= 4
-    assert not list(tmp_path.glob("*-scratch/trials"))
+    left = {f.name for f in tmp_path.glob("*-scratch/trials/vae/*")}  # the losers have made room already
+    assert left == {"decision.json", notes[0].facts["kept"]} - {"torch"}
 
 
 def test_what_differs_too_much_is_timed_never_kept_and_said(llama: Artifact, tmp_path: Path) -> None:
@@ -161,3 +167,87 @@ def test_a_race_finds_the_faster_and_takes_turns() -> None:
     assert paces["slow"].seconds > paces["quick"].seconds > 0.02
     blocks = [tuple(heard[i : i + 2]) for i in range(len(heard) - 8, len(heard), 2)]
     assert set(blocks) == {("slow", "quick"), ("quick", "slow")}  # either goes first in some
+
+
+def test_a_choice_cut_off_anywhere_goes_on(llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import compress.choosing
+
+    def cut_off(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    def again() -> Any:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        return apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
+
+    slow_torch = {"torch": Pace(2.0, 0.01), "openvino float32": Pace(1.0, 0.01)}
+    monkeypatch.setattr(compress.choosing, "race", lambda calls, blocks: slow_torch)
+    for place in ("_drop_others", "_table", "_place"):  # a build, a race, and the last step, each half done
+        with monkeypatch.context() as patch:
+            patch.setattr(compress.choosing, place, cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                again()
+    monkeypatch.setattr(compress.choosing, "race", cut_off)  # what was decided is not raced again
+    made, notes = again()
+    assert notes[0].facts["kept"] == "openvino float32"
+    assert made.components["model"].format == "openvino"
+    assert len(open_task(made).generate([[5, 6, 7]], 4)[0]) == 4  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("error", "kind"), [(OSError(errno.ENOSPC, "no room"), OSError), (MemoryError(), MemoryError)])
+def test_want_of_disk_or_memory_is_no_answer_about_an_engine(
+    llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
+) -> None:
+    import compress.choosing
+
+    def fail(*args: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(compress.choosing, "_run", fail)
+    with pytest.raises(kind):
+        apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
+
+
+def test_an_engine_that_fails_at_its_first_call_is_told_and_not_kept(
+    llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from compress.engines.openvino import Stateful
+
+    real = Stateful.step
+
+    def too_long(self: Any, tokens: Any, past: Any) -> Any:
+        if tokens.shape[1] == FEW["prompt_tokens"]:
+            raise UserError("the graph takes other sizes")
+        return real(self, tokens, past)
+
+    monkeypatch.setattr(Stateful, "step", too_long)
+    options = {**FEW, "engines": ("openvino", "onnxruntime")}
+    made, notes = apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **options)
+    rows = {row["engine"]: row["why not"] for row in notes[0].facts["tried"]}  # type: ignore[attr-defined]
+    assert rows == {"openvino float32": "the graph takes other sizes", "onnxruntime float32": "", "torch": ""}
+    assert made.components["model"].format in ("onnx", "torch")
+
+
+def test_a_newer_engine_makes_the_choice_anew(llama: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = find_stage("build.fastest")
+    params = stage.params(engines=("openvino",))
+
+    def key() -> str:
+        return stage_key(stage, "text_generation", params, ("model",), {}, 0)
+
+    before, real = key(), deps.version
+    assert key() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(deps, "version", lambda name: "99.0" if name == "openvino" else real(name))
+        assert key() != before
+    newer = replace(find_stage("build.openvino"), version=99)
+    assert (
+        stage_key(replace(stage, calls=lambda params: (newer,)), "text_generation", params, ("model",), {}, 0) != before
+    )
+
+
+def test_a_batch_beyond_what_its_engines_are_built_for_is_refused(llama: Artifact) -> None:
+    stage = find_stage("build.fastest")
+    compiled = {"engines": ("compiled",), "batch": 32}
+    assert "batch: 32 lies outside its profile, which takes 1 to 16" in stage.refuse(llama, stage.params(**compiled))
+    assert stage.refuse(llama, stage.params(**compiled, profile={"batch": (1, 32, 32)})) == ""
+    assert stage.refuse(llama, stage.params(engines=("openvino",), batch=32)) == ""

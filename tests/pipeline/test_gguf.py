@@ -22,6 +22,7 @@ from compress.deps import installed
 from compress.engines.gguf_build import named_tensors, neighbours_turn, write_gguf
 from compress.engines.gguf_reading import MODEL, read_model
 from compress.engines.gguf_tokenizer import piece_scores
+from compress.engines.language import Past
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
 from compress.graphs import TOLERANCE
 from compress.llamacpp import _SPLITS, KNOWN_SPLITS, Vocabulary, refuse_config, vocabulary
@@ -409,8 +410,10 @@ def test_what_llama_cpp_cannot_hold_is_one_clear_error(tmp_path: Path, built: Ar
     model = plain(built).model
     with pytest.raises(UserError, match="keeps 256 texts at a time, and these are 257"):
         model(torch.ones(257, 2, dtype=torch.long))
-    with pytest.raises(UserError, match="does not take these tokens"):
+    with pytest.raises(UserError, match="tokens go from 0 to 257, and these from 999 to 999"):
         model(torch.full((1, 2), 999))
+    with pytest.raises(UserError, match="this cache is another engine's"):
+        model(torch.ones(1, 2, dtype=torch.long), past_key_values=Past())
     old = model(torch.ones(1, 2, dtype=torch.long)).past_key_values
     model(torch.ones(1, 2, dtype=torch.long))
     with pytest.raises(UserError, match="another began in this thread"):
@@ -421,6 +424,19 @@ def test_what_llama_cpp_cannot_hold_is_one_clear_error(tmp_path: Path, built: Ar
     with pytest.raises(ModelError, match=r"does not read: .*(corrupted|incomplete|not within)") as caught:
         open_task(describe(broken))
     assert caught.value.problems[0].place.endswith(MODEL)
+
+
+@needs_llama_cpp
+def test_a_context_has_room_for_the_texts_at_hand_and_not_for_all_before(built: Artifact) -> None:
+    model = plain(built).model
+    threads = model.decoder._threads
+    model(torch.ones(16, 4, dtype=torch.long))
+    assert threads.context.rows == 16
+    few = threads.context
+    model(torch.ones(2, 4, dtype=torch.long))
+    assert threads.context is few  # as long as it is large enough
+    model(torch.ones(1, threads.context.room + 1, dtype=torch.long))
+    assert (threads.context.rows, threads.context.room > few.room) == (1, True)
 
 
 @needs_llama_cpp

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,9 @@ from transformers import GenerationMixin
 
 import compress
 from compress.artifact import Artifact, describe
+from compress.engines.builder import positions_of
+from compress.errors import ModelError, UserError
+from tests.families import MODELS
 from tests.stages import apply
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -144,3 +148,96 @@ def test_a_language_models_engine_lets_go_of_its_memory(llama: Artifact) -> None
 
 def test_a_path_is_enough_to_load(llama: Artifact) -> None:
     assert write(compress.load(Path(llama.path)), [5, 6]) == write(compress.load(llama), [5, 6])
+
+
+def test_what_a_graph_does_not_hold_is_refused_and_never_left_out(pipeline: Artifact) -> None:
+    pipe = compress.load(pipeline)
+    if pipeline.components["unet"].format == "torch":
+        pytest.skip("no engine takes such arguments here")
+    call: dict[str, Any] = {"timestep": torch.tensor(999.0), "encoder_hidden_states": torch.randn(2, 16, 32)}
+    sample = torch.randn(2, 4, 8, 8)
+    plain = pipe.unet(sample, **call).sample
+    harmless = {"cross_attention_kwargs": {}, "class_labels": None, "added_cond_kwargs": {"text_embeds": None}}
+    assert torch.equal(pipe.unet(sample, **call, **harmless, return_dict=False)[0], plain)
+    for more, named in (
+        ({"cross_attention_kwargs": {"scale": 0.5}}, "cross_attention_kwargs"),
+        ({"down_block_additional_residuals": [sample]}, "down_block_additional_residuals"),
+        ({"mid_block_additional_residual": sample}, "mid_block_additional_residual"),
+        ({"added_cond_kwargs": {"image_embeds": sample}}, "added_cond_kwargs.image_embeds"),
+    ):
+        with pytest.raises(UserError, match=f"the engine's graph has no {named}:"):
+            pipe.unet(sample, **call, **more)
+    with pytest.raises(UserError, match=r"the engine's graph has no output_hidden_states:"):
+        pipe("a red three", clip_skip=1, num_inference_steps=1)
+
+
+def test_a_picture_of_another_size_is_refused(pipeline: Artifact) -> None:
+    vae = compress.load(pipeline).vae
+    assert vae.decode(torch.randn(5, 4, 8, 8)).sample.shape == (5, 3, 16, 16)
+    for shape in ((1, 4, 16, 16), (1, 5, 8, 8), (4, 8, 8)):
+        with pytest.raises(UserError, match=r"(?s)graph (takes|refuses).*") as caught:
+            vae.decode(torch.randn(shape))
+        assert "only the batch" in caught.value.problems[0].fix or "profile" in caught.value.problems[0].fix
+
+
+def test_prompts_of_several_lengths_are_refused_and_texts_of_several_lengths_are_read(llama: Artifact) -> None:
+    model, torch_model = compress.load(llama), compress.load(llama.path.parent / "model")
+    tokens = torch.tensor([[5, 6, 7], [5, 6, 0]])
+    behind, before, holes = (torch.tensor([[1, 1, 1], row]) for row in ([1, 1, 0], [0, 1, 1], [1, 0, 1]))
+    ours, theirs = model(tokens, attention_mask=behind).logits, torch_model(tokens, attention_mask=behind).logits
+    torch.testing.assert_close(ours[1, :2], theirs[1, :2], atol=1e-4, rtol=1e-4)
+    for mask in (before, holes):
+        with pytest.raises(UserError, match="no padding before a token"):
+            model(tokens, attention_mask=mask)
+    for mask in (behind, before, holes):
+        with pytest.raises(UserError, match="continues no padded prompts") as caught:
+            model.generate(tokens, attention_mask=mask, max_new_tokens=2)
+    assert "one length" in caught.value.problems[0].fix
+
+
+def test_a_language_models_arguments_are_heeded_or_refused(llama: Artifact) -> None:
+    model = compress.load(llama)
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    whole = model(tokens, use_cache=True, return_dict=True, labels=None, output_attentions=False).logits
+    torch.testing.assert_close(model(tokens, logits_to_keep=2).logits, whole[:, -2:])
+    for more in ({"labels": tokens}, {"position_ids": tokens}, {"output_hidden_states": True}):
+        with pytest.raises(UserError, match=f"the engine takes no {next(iter(more))}"):
+            model(tokens, **more)
+    words = model.config.vocab_size
+    for odd in (words, -1):
+        with pytest.raises(UserError, match=f"tokens go from 0 to {words - 1}"):
+            model(torch.tensor([[5, odd]]))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_a_text_beyond_the_learned_positions_is_refused(family: str, tmp_path: Path) -> None:
+    source = describe(MODELS[family](tmp_path / "model"))
+    made, _ = apply("build.openvino", source, tmp_path / "out")
+    model, most = compress.load(made), compress.load(source).config.max_position_embeddings
+    assert model(torch.ones(1, most, dtype=torch.long)).logits.shape[1] == most
+    with pytest.raises(UserError, match=f"the model has {most} positions, and this text {most + 1} tokens"):
+        model.generate(torch.ones(1, most - 2, dtype=torch.long), max_new_tokens=9, min_new_tokens=9)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+def test_positions_that_are_worked_out_have_no_end(family: str, tmp_path: Path) -> None:
+    assert positions_of(compress.load(MODELS[family](tmp_path / "model"))) is None
+
+
+@pytest.mark.parametrize("how", ["missing", "cut short"])
+def test_a_broken_file_is_one_clear_error(pipeline: Artifact, tmp_path: Path, how: str) -> None:
+    kinds = (".xml", ".bin", ".onnx", ".data", ".pt2")
+    files = [f for f in pipeline.folder("vae").iterdir() if f.suffix in kinds]
+    assert files
+    for file in files:
+        folder = shutil.copytree(pipeline.path, tmp_path / file.name)
+        broken = folder / "vae" / file.name
+        body = broken.read_bytes()
+        broken.unlink()
+        if how == "cut short":
+            broken.write_bytes(body[: len(body) // 2])
+        with pytest.raises(ModelError) as caught:
+            compress.load(folder).vae.decode(torch.randn(1, 4, 8, 8))
+        problem = caught.value.problems[0]
+        assert str(folder) in problem.place
+        assert "build" in problem.fix

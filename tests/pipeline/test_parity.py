@@ -15,15 +15,16 @@ import torch
 from transformers import BertConfig, BertModel
 
 from compress.artifact import Artifact, describe, read_json
-from compress.building import build_engines
+from compress.building import build_engines, first_calls, picture_calls
 from compress.context import Context
 from compress.engines.builder import Example
 from compress.engines.module import EngineModule, write_settings
 from compress.engines.openvino_build import OpenVINOBuilder
-from compress.engines.parity import compare_calls, first_broken
+from compress.engines.parity import compare_calls, difference, first_broken
 from compress.errors import StageFailed
 from compress.tasks import open_task
 from tests.families import MODELS
+from tests.stages import DATA
 from tests.tiny import tiny_diffusion, tiny_llama
 
 
@@ -133,7 +134,7 @@ def engine_of(artifact: Artifact, name: str, folder: Path) -> EngineModule:
     """A component's engine that is looked at and never called, so it needs no graph."""
     folder.mkdir()
     shutil.copyfile(artifact.folder(name) / "config.json", folder / "config.json")
-    write_settings(folder, "none", "0", "float32", function="forward", arguments=[])
+    write_settings(folder, "none", "0", "float32", function="forward", arguments=[], tensors=[], constants={})
     library = read_json(artifact.path / "model_index.json")[name][0]
     return EngineModule(folder, library, artifact.components[name].kind, None)  # type: ignore[arg-type]
 
@@ -186,3 +187,28 @@ def test_an_encoder_that_no_recipe_takes_becomes_an_engine_all_the_same(tmp_path
     found = compare_calls(bert, engine, "forward", large)
     assert 0 < found.relative < 1e-5
     assert engine(**small).last_hidden_state.shape == (2, 9, 32)
+
+
+def test_what_is_no_number_never_agrees() -> None:
+    good, bad = torch.ones(2, 3), torch.ones(2, 3)
+    bad[1, 2] = float("nan")
+    assert difference({"x": good}, {"x": good}).relative == 0
+    for ours, theirs in ((bad, good), (good, bad), (bad, bad)):
+        found = difference({"first": good, "x": ours}, {"first": good, "x": theirs})
+        assert found.relative == float("inf")
+
+
+def test_calibration_stops_when_the_component_called_most_has_been_called_enough(tmp_path: Path) -> None:
+    task = open_task(describe(tiny_diffusion(tmp_path)))
+    context = Context(tmp_path, tmp_path, data={"calibration": DATA})
+    one, other = (picture_calls(task, names, 8, context) for names in (("unet", "vae"), ("vae", "unet")))  # type: ignore[arg-type]
+    assert {name: len(calls) for name, calls in one.items()} == {name: len(calls) for name, calls in other.items()}
+    assert len(one["unet"]) == 50  # of one batch, every step
+    assert len(one["vae"]) == 1
+
+
+def test_a_component_that_painting_never_calls_is_named(tmp_path: Path) -> None:
+    task: Any = open_task(describe(tiny_diffusion(tmp_path)))
+    task.pipeline.spare = torch.nn.Linear(1, 1)
+    with pytest.raises(StageFailed, match="paints without ever calling spare"):
+        first_calls(task, ("unet", "spare"), ["a red three"])

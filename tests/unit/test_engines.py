@@ -98,7 +98,7 @@ def test_threads_do_not_mix_their_caches(llamas: tuple[Any, Any]) -> None:
 
 def test_left_padding_and_a_stale_cache_are_refused(llamas: tuple[Any, Any]) -> None:
     model, tokens = llamas[1].model, torch.tensor([[1, 5, 6]])
-    with pytest.raises(UserError, match="left-padded"):
+    with pytest.raises(UserError, match="no padding before a token"):
         model(tokens, attention_mask=torch.tensor([[0, 1, 1]]))
     stale = model(tokens).past_key_values
     model(tokens)

@@ -21,7 +21,7 @@ from pydantic import Field
 from compress.artifact import Artifact
 from compress.catalogue import stage
 from compress.context import Context
-from compress.graphs import Components, Profile, refuse_engine, wanted
+from compress.graphs import Batches, Components, refuse_engine, wanted
 from compress.params import Params
 
 
@@ -32,23 +32,28 @@ class BuildCompiled(Params):
     components: Components = Field(
         "all", description="what to build; all: denoiser, VAE decoder and text encoders, or the language model"
     )
-    profile: Profile = Field(
-        Profile(),
+    profile: Batches = Field(
+        default_factory=lambda: Batches(),
         description="the batches it takes, and the usual one, for which the code is laid out; a text may have any length",
     )
 
 
-def refuse(artifact: Artifact, params: BuildCompiled) -> str:
+def without_compiler() -> str:
+    """Why this machine cannot build, or ""."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         return (
             f"this machine has no C++ compiler `{compiler}`: install one, such as the package g++, or set CXX to yours"
         )
-    return refuse_engine(artifact, params.components, "compiled")
+    return ""
+
+
+def refuse(artifact: Artifact, params: BuildCompiled) -> str:
+    return without_compiler() or refuse_engine(artifact, params.components, "compiled")
 
 
 @stage(
-    version=2,
+    version=3,
     params=BuildCompiled,
     tasks=("text_to_image", "text_generation"),
     formats={"torch": "compiled"},
@@ -57,6 +62,7 @@ def refuse(artifact: Artifact, params: BuildCompiled) -> str:
     bound_to=("isa",),
     libraries=("torch", "transformers", "diffusers"),
     refuse=refuse,
+    machine=without_compiler,
 )
 def run(artifact: Artifact, params: BuildCompiled, context: Context) -> None:
     from compress.building import build_engines

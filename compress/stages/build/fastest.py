@@ -18,7 +18,7 @@ from compress import deps
 from compress.artifact import Artifact
 from compress.catalogue import Foresight, Stage, find_stage, stage, stage_names
 from compress.context import Context
-from compress.graphs import Components
+from compress.graphs import Components, Profile, refuse_components
 from compress.params import Params
 from compress.sources import parameter_count
 
@@ -42,6 +42,10 @@ class BuildFastest(Params):
     batch: int = Field(1, ge=1, description="prompts or sequences of a timed call")
     prompt_tokens: int = Field(64, ge=1, description="tokens that a timed text begins with")
     new_tokens: int = Field(48, ge=1, description="tokens that a timed text is continued by")
+    profile: Profile = Field(
+        default_factory=lambda: Profile(),
+        description="the sizes of calls, of engines that are built for some: TensorRT, compiled",
+    )
     blocks: int = Field(12, ge=4, description="times that each is measured, in turns")
     samples: int = Field(64, ge=1, le=2000, description="calls that int8 is calibrated on")
 
@@ -62,32 +66,36 @@ def refuse(artifact: Artifact, params: BuildFastest) -> str:
     lacking = {n: [lib for lib in s.libraries if not deps.version(lib)] for n, s in known.items()}
     if missing := [f"{name} needs {', '.join(libs)}" for name, libs in lacking.items() if libs]:
         return f"{'; '.join(missing)}: install it, or leave that engine out"
-    names = artifact.working if params.components == "all" else params.components
-    if unknown := [name for name in names if name not in artifact.components]:
-        return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
+    if why := refuse_components(artifact, params.components):
+        return why
+    low, _, high = params.profile.batch
+    if any("profile" in s.params.model_fields for s in known.values()) and not low <= params.batch <= high:
+        return f"batch: {params.batch} lies outside its profile, which takes {low} to {high}: set profile: {{batch: […]}} to hold it"
     return ""
 
 
 def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
     names = artifact.working if params.components == "all" else params.components
-    weights = 4 * sum(parameter_count(artifact.folder(name)) for name in names)
+    each = [4 * parameter_count(artifact.folder(name)) for name in names]
+    whole = 4 * sum(parameter_count(artifact.folder(name)) for name in artifact.components)
     stages = [s for s in builders(params) if artifact.task in s.tasks]
     tried = len(stages) * len(params.precisions)
     return Foresight(
         told=f"tries {', '.join(s.name.removeprefix('build.') for s in stages)} in {', '.join(params.precisions)}",
-        scratch_bytes=tried * weights,
-        memory_bytes=(tried + 2) * weights,
+        scratch_bytes=whole + tried * max(each) + sum(each),  # one being built, one component's trials, and the winners
+        memory_bytes=(tried + 2) * max(each),
     )
 
 
 @stage(
-    version=1,
+    version=2,
     params=BuildFastest,
     tasks=("text_to_image", "text_generation"),
     formats={"torch": "fastest"},
     effect="format",
     reproducible="behaviour",
-    bound_to=("isa", "device"),
+    bound_to=("isa",),
+    calls=builders,
     libraries=("torch", "transformers", "diffusers"),
     refuse=refuse,
     foresee=foresee,

@@ -48,7 +48,7 @@ def idle_here(params: BuildGGUF) -> str:
 
 
 @stage(
-    version=2,
+    version=3,
     params=BuildGGUF,
     tasks=("text_generation",),
     formats={"torch": "gguf"},

@@ -46,7 +46,7 @@ def refuse(artifact: Artifact, params: BuildOnnxRuntime) -> str:
 
 
 @stage(
-    version=1,
+    version=2,
     params=BuildOnnxRuntime,
     tasks=("text_to_image", "text_generation"),
     formats={"torch": "onnx"},

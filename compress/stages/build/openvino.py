@@ -38,7 +38,7 @@ def refuse(artifact: Artifact, params: BuildOpenVINO) -> str:
 
 
 @stage(
-    version=3,
+    version=4,
     params=BuildOpenVINO,
     tasks=("text_to_image", "text_generation"),
     formats={"torch": "openvino"},

@@ -83,7 +83,7 @@ def idle_here(params: BuildTensorRT) -> str:
 
 
 @stage(
-    version=1,
+    version=2,
     params=BuildTensorRT,
     tasks=("text_to_image", "text_generation"),
     formats={"torch": "tensorrt"},

@@ -33,7 +33,7 @@ def refuse(artifact: Artifact, params: ExportOnnx) -> str:
 
 
 @stage(
-    version=1,
+    version=2,
     params=ExportOnnx,
     tasks=("text_to_image", "text_generation"),
     formats={"torch": "onnx"},
