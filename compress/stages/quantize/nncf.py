@@ -49,7 +49,7 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
 
 
 @stage(
-    version=2,
+    version=3,
     params=QuantizeNNCF,
     tasks=("text_to_image", "text_generation"),
     formats={"openvino": "openvino"},
