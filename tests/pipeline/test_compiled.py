@@ -28,7 +28,7 @@ from compress.engines.compiled import AGAIN, PACKAGE, Package
 from compress.engines.compiled_build import CompiledBuilder
 from compress.engines.module import ENGINE, read_settings
 from compress.engines.parity import compare_calls
-from compress.errors import ModelError, StageFailed, UserError
+from compress.errors import ModelError, RecipeError, StageFailed, UserError
 from compress.graphs import Profile
 from compress.hashing import digest_file
 from compress.tasks import open_task
@@ -64,28 +64,29 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]
     return build(tiny_llama(folder / "model"), folder)
 
 
-def agree_in_pictures(source: Artifact, made: Artifact) -> None:
+def agree_in_pictures(source: Artifact, made: Artifact) -> bool:
     for count in (1, 3):
         theirs = paint(source, count)
         assert np.abs(paint(made, count) - theirs).max() <= 1
         assert theirs.std() > 5  # a constant picture would agree with anything
+    return True
 
 
-def agree_in_texts(source: Artifact, made: Artifact) -> None:
+def agree_in_texts(source: Artifact, made: Artifact) -> bool:
     plain, engine = open_task(source, dtype="float32"), open_task(made)
     ours, theirs = engine.token_logprobs(TEXTS, 2), plain.token_logprobs(TEXTS, 2)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
     assert np.concatenate(theirs).std() > 0.3
-    assert engine.generate(PROMPTS, 20) == plain.generate(PROMPTS, 20)
+    return bool(engine.generate(PROMPTS, 20) == plain.generate(PROMPTS, 20))
 
 
 def test_a_compiled_decoder_paints_as_torch_does(pipeline: tuple[Artifact, Artifact]) -> None:
-    agree_in_pictures(*pipeline)
+    assert agree_in_pictures(*pipeline)
 
 
 def test_a_compiled_language_model_scores_and_writes_as_torch_does(llama: tuple[Artifact, Artifact]) -> None:
-    agree_in_texts(*llama)
+    assert agree_in_texts(*llama)
 
 
 def test_its_folder_holds_the_package_and_no_pickle(pipeline: tuple[Artifact, Artifact]) -> None:
@@ -265,13 +266,13 @@ def test_without_a_compiler_the_plan_says_what_to_install(
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "opt", "qwen2", "gemma2", "mistral"])
 def test_language_models_of_other_families_write_as_torch_does(family: str, tmp_path: Path) -> None:
-    agree_in_texts(*build(MODELS[family](tmp_path / "model"), tmp_path))
+    assert agree_in_texts(*build(MODELS[family](tmp_path / "model"), tmp_path))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["sdxl", "pixart-sigma", "sd3-no-t5", "flux", "sana"])
 def test_pipelines_of_other_families_paint_as_torch_does(family: str, tmp_path: Path) -> None:
-    agree_in_pictures(*build(MODELS[family](tmp_path / "model"), tmp_path))
+    assert agree_in_pictures(*build(MODELS[family](tmp_path / "model"), tmp_path))
 
 
 @pytest.mark.slow
@@ -321,3 +322,33 @@ def test_the_layer_where_native_code_breaks_is_named(tmp_path: Path) -> None:
         build_engines(
             describe(tiny_diffusion(tmp_path)), ("vae",), builder, Context(tmp_path / "out", tmp_path / "scratch")
         )
+
+
+@pytest.mark.parametrize(
+    ("step", "evaluate", "said"),
+    [
+        ("{}", "metrics: [throughput], prompt_tokens: 800, new_tokens: 800", ""),
+        ("{}", "metrics: [throughput], timing_batch: 17", r"timing_batch makes calls of 17, .* batch from 1 to 16"),
+        ("{}", "metrics: [perplexity], samples: 8, batch: 17", ""),
+        (
+            "{profile: {batch: [2, 2, 4]}}",
+            "metrics: [perplexity], samples: 9, batch: 4",
+            r"samples makes calls of 1, .* batch from 2 to 4",
+        ),
+    ],
+)
+def test_the_batches_of_a_recipe_are_held_against_the_profile(
+    tmp_path: Path, step: str, evaluate: str, said: str
+) -> None:
+    model = tiny_llama(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("\n\n".join(f"text {i} of some" for i in range(20)))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"schema: 1\nname: x\nmodel: {model}\ndata: {{evaluate: ./texts.txt}}\n"
+        f"stages:\n  - build.compiled: {step}\nevaluate: {{{evaluate}}}\n"
+    )
+    if not said:
+        assert compress.check(path, cache=tmp_path / "cache")
+        return
+    with pytest.raises(RecipeError, match=said):
+        compress.check(path, cache=tmp_path / "cache")
