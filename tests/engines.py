@@ -1,8 +1,9 @@
 """`make engines`: every engine and precision of the zoo's language model, its perplexity and its speed beside eager PyTorch.
 
-Writes `reports/engines.md`. Perplexity is that of the 200 held-out documents, as the difference from float32 with its 95% interval over
+Perplexity is that of the 200 held-out documents, as the difference from float32 with its 95% interval over
 documents; decoding is measured interleaved with eager float32, 32 tokens of prompt and 64 written, one sequence. The roof is what the
-machine reads from memory: a token needs every weight once, and a model this small fits into the processor's caches.
+machine reads from memory: a token needs every weight once, and a model this small fits into the processor's caches. OpenVINO computes in
+float32 and keeps weights in the type they are stored in, bfloat16 here: hence the size of its float32.
 
 python -m tests.engines [folder]
 """
