@@ -19,7 +19,7 @@ import torch
 
 from compress.artifact import MANIFEST, read_json
 from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
-from compress.engines.module import EngineModule, read_settings
+from compress.engines.module import EngineModule, read_settings, refuse_device
 from compress.errors import ModelError, UserError
 from compress.hashing import digest_file
 from compress.planning import machine_fact
@@ -41,6 +41,7 @@ def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | N
     Raises:
         ModelError: the folder holds no engine, or one that was not made by `build.compiled` for this machine and torch.
     """
+    refuse_device(folder, device)
     check_origin(folder)
     return EngineModule(folder, library, kind, Package(folder))
 
@@ -51,6 +52,7 @@ def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, devi
     Raises:
         ModelError: as `load_component`.
     """
+    refuse_device(folder, device)
     check_origin(folder)
     return EngineLanguageModel(folder, kind, Cached(Package(folder)))
 

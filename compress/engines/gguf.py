@@ -24,7 +24,7 @@ from compress.deps import need
 from compress.engines.gguf_loop import Plain, plain_loop
 from compress.engines.gguf_reading import MODEL, unreadable
 from compress.engines.language import EngineLanguageModel, Past, foreign_cache
-from compress.engines.module import ENGINE, EngineModule, read_settings
+from compress.engines.module import ENGINE, EngineModule, read_settings, refuse_device
 from compress.errors import ModelError, UserError
 
 FILES = (MODEL, ENGINE)
@@ -35,6 +35,7 @@ ERROR = 4  # of llama.cpp's log levels
 
 def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> EngineModule:
     """llama.cpp runs language models only."""
+    refuse_device(folder, device)
     raise ModelError(f"llama.cpp runs no {kind}", place=str(folder), fix="build this component with another engine")
 
 
@@ -45,6 +46,7 @@ def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, devi
         ModelError: the folder holds no such file, or one that llama.cpp cannot read.
         MissingLibrary: llama-cpp-python is not installed.
     """
+    refuse_device(folder, device)
     precision = read_settings(folder)["precision"]
     if not (folder / MODEL).is_file():
         raise ModelError(f"holds no {MODEL}", place=str(folder), fix="build it again with build.gguf")

@@ -165,6 +165,17 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return found
 
 
+def refuse_device(folder: Path, device: str) -> None:
+    """Raises a UserError where an engine that runs on the processor is asked to run elsewhere."""
+    if torch.device(device).type != "cpu":
+        engine = read_settings(folder)["engine"]
+        raise UserError(
+            f"this {engine} engine runs on the processor, not on `{device}`",
+            place=str(folder),
+            fix="load the model with device: cpu, or build another engine",
+        )
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
     """The tensors among a call's arguments, those in dictionaries under dotted names; everything else is left out."""
     leaves: dict[str, torch.Tensor] = {}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from compress.engines.language import EngineLanguageModel, Past, foreign_cache, step_inputs
-from compress.engines.module import SIZES, EngineModule, read_settings
+from compress.engines.module import SIZES, EngineModule, read_settings, refuse_device
 from compress.errors import ModelError, UserError
 
 GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
@@ -55,6 +55,7 @@ def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | N
     Raises:
         ModelError: the folder holds no engine.
     """
+    refuse_device(folder, device)
     return EngineModule(folder, library, kind, Graph(folder))
 
 
@@ -64,6 +65,7 @@ def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, devi
     Raises:
         ModelError: the folder holds no engine.
     """
+    refuse_device(folder, device)
     return EngineLanguageModel(folder, kind, Decoder(Graph(folder)))
 
 

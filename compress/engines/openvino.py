@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from compress.engines.language import EngineLanguageModel, Past, step_inputs
-from compress.engines.module import ENGINE, SIZES, EngineModule, read_settings
+from compress.engines.module import ENGINE, SIZES, EngineModule, read_settings, refuse_device
 from compress.errors import ModelError, UserError
 
 Precision = Literal["float32", "bfloat16"]
@@ -46,6 +46,7 @@ def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | N
     Raises:
         ModelError: the folder holds no engine.
     """
+    refuse_device(folder, device)
     return EngineModule(folder, library, kind, Graph(folder))
 
 
@@ -55,6 +56,7 @@ def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, devi
     Raises:
         ModelError: the folder holds no engine.
     """
+    refuse_device(folder, device)
     return EngineLanguageModel(folder, kind, Stateful(Graph(folder)))
 
 

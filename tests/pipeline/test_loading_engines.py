@@ -150,6 +150,13 @@ def test_a_path_is_enough_to_load(llama: Artifact) -> None:
     assert write(compress.load(Path(llama.path)), [5, 6]) == write(compress.load(llama), [5, 6])
 
 
+def test_an_engine_of_the_processor_asked_for_elsewhere_is_one_clear_error(pipeline: Artifact, llama: Artifact) -> None:
+    for artifact in (pipeline, llama):
+        with pytest.raises(UserError, match="engine runs on the processor, not on `cuda`") as caught:
+            compress.load(artifact, device="cuda")
+        assert "device: cpu" in caught.value.problems[0].fix
+
+
 def test_what_a_graph_does_not_hold_is_refused_and_never_left_out(pipeline: Artifact) -> None:
     pipe = compress.load(pipeline)
     if pipeline.components["unet"].format == "torch":
