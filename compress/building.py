@@ -213,4 +213,5 @@ def _listener(task: TextToImage, name: str, heard: Any) -> Any:
 
 
 def _owned(call: Call) -> Feed:
-    return {name: value.clone() for name, value in flatten(split(call)[0]).items()}
+    """A call's tensors, out of reach of what is written into them later; their numbers in float32, as engines take them."""
+    return {name: in_float32(value.clone()) for name, value in flatten(split(call)[0]).items()}

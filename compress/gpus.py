@@ -111,6 +111,11 @@ def choose(library: str, targets: Targets) -> tuple[Library, tuple[str, ...]]:
     return found, asked
 
 
+def has_float8(target: str) -> bool:
+    """Whether GPUs of a compute capability compute in 8-bit floating point."""
+    return int(target.removeprefix("SM")) >= 89
+
+
 def torch_without_cuda() -> str:
     """The version of a torch that was built for processors alone, as its name says; "" of any other. An engine takes and gives
     torch's tensors, so it runs where torch knows the GPU."""

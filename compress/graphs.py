@@ -21,6 +21,7 @@ TOLERANCE = {
     "bfloat16": 1e-1,
     "int8_weights": 1e-1,
     "int8": 3e-1,
+    "float8": 3e-1,
     "int8_dynamic": 3e-1,
     "int4_weights": 5e-1,
 }

@@ -11,7 +11,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 TOKENS = 16  # a caption's length after padding
 
 
-def tiny_diffusion(folder: Path, *, xl: bool = False, seed: int = 0) -> Path:
+def tiny_diffusion(folder: Path, *, xl: bool = False, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
     """A Stable Diffusion pipeline (or the XL one): 8x8 latents, 16x16 pictures, its own CLIP tokenizer."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
@@ -42,7 +42,7 @@ def tiny_diffusion(folder: Path, *, xl: bool = False, seed: int = 0) -> Path:
         pipeline = StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
-    pipeline.save_pretrained(folder / "model")
+    pipeline.to(dtype).save_pretrained(folder / "model")
     return folder / "model"
 
 

@@ -6,7 +6,7 @@ import importlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # what models cal
 class Example:
     """A component with two real calls to it that differ in batch alone: what an engine is built from.
 
-    `small` and `large` are keyword arguments; `feeds` are the tensors of calibration calls, by dotted name; `fitting` is a call
-    of a size that the engine takes, where it does not take `large`.
+    `small` and `large` are keyword arguments; `feeds` are the tensors of calibration calls, by dotted name, in float32;
+    `fitting` is a call of a size that the engine takes, where it does not take `large`.
     """
 
     module: torch.nn.Module
@@ -61,8 +61,7 @@ class Example:
         the comparison."""
         with silent_libraries():
             module = self.module.float()
-        small, large, *feeds = (in_float32(call) for call in (self.small, self.large, *self.feeds))
-        return Example(module, self.function, small, large, feeds)
+        return replace(self, module=module, small=in_float32(self.small), large=in_float32(self.large))
 
     def trace(self, watched: tuple[str, ...] = ()) -> tuple[Traced, Call, dict[str, Any]]:
         """What an exporter is given: the module, its inputs, and which of their axes stay open."""

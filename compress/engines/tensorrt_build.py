@@ -21,7 +21,7 @@ from compress.engines.onnx import CACHE_IN, CACHE_OUT, GRAPH
 from compress.engines.onnx_build import export_component, export_language_model, save_graph
 from compress.engines.onnx_quantize import quantize_activations
 from compress.engines.tensorrt_compile import Network
-from compress.engines.tensorrt_quantize import OPSET, compress_weights
+from compress.engines.tensorrt_quantize import OPSET, compress_weights, use_float8
 from compress.engines.tensorrt_record import OPEN, Port, Ports, Range, Record, Target, digest_onnx
 from compress.engines.torch import silent_libraries
 from compress.engines.tracing import Call, in_float32, split
@@ -30,7 +30,7 @@ from compress.graphs import Profile
 from compress.hashing import digest_file
 
 GUIDED = 2  # rows of a denoiser for each prompt, where guidance is on
-COMPUTES = {"int8": "float32", "int8_weights": "float16", "int4_weights": "float16"}
+COMPUTES = {"int8": "float32", "float8": "float32", "int8_weights": "float16", "int4_weights": "float16"}
 BITS = {"int8_weights": 8, "int4_weights": 4}
 _HALVES = (onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16)
 
@@ -101,7 +101,7 @@ class TensorRTBuilder(Builder):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the graph computes in where it is not quantized. int8's calls are listened to in float32."""
+        """What the graph computes in where it is not quantized. Calls that ranges are read off are listened to in float32."""
         return getattr(torch, COMPUTES.get(self.precision, self.precision))
 
     @property
@@ -114,8 +114,11 @@ class TensorRTBuilder(Builder):
         if self.precision in BITS:
             compress_weights(graph, BITS[self.precision])
         save_graph(graph, folder)
-        if self.precision == "int8":
-            save_graph(quantize_activations(folder / GRAPH, feeds, symmetric=True), folder)
+        if self.precision in ("int8", "float8"):
+            narrow = quantize_activations(folder / GRAPH, feeds, symmetric=True)
+            if self.precision == "float8":
+                use_float8(narrow, graph.graph.initializers)
+            save_graph(narrow, folder)
 
     def _build(self, folder: Path, sizes: Mapping[str, Any], watched: bool, **more: Any) -> None:
         network = Network(folder, self.library)

@@ -1,7 +1,9 @@
-"""Weights in 8 or 4 bits as TensorRT knows them: whole numbers behind a standard DequantizeLinear, symmetric, no zero point."""
+"""Weights in 8 or 4 bits as TensorRT knows them: whole numbers behind a standard DequantizeLinear, symmetric, no zero point.
+And a graph quantized to int8 turned to 8-bit floating point."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
@@ -12,6 +14,8 @@ from numpy.typing import NDArray
 BLOCK = 64  # weights along the input channels that share a scale in 4 bits; TensorRT knows 64 and 128
 ROOM = 1024  # the smallest weight that is worth it
 OPSET = 21  # of the first ONNX that has 4-bit numbers and blocks
+FLOAT8 = ml_dtypes.float8_e4m3fn
+LARGEST = 448.0  # that this holds
 _FLOATS = (onnx_ir.DataType.FLOAT, onnx_ir.DataType.FLOAT16)
 Array = NDArray[Any]
 
@@ -68,6 +72,35 @@ def _dequantized(graph: onnx_ir.Graph, node: onnx_ir.Node, weight: onnx_ir.Value
     return wide
 
 
+def use_float8(quantized: onnx_ir.Model, weights: Mapping[str, onnx_ir.Value]) -> None:
+    """Let a graph that was quantized to int8, symmetrically, use 8-bit floating point (E4M3) instead, in place.
+
+    Ranges of activations stay. A weight has one scale, for TensorRT multiplies in float8 with one only, and is rounded anew.
+
+    Args:
+        weights: those of the graph before it was quantized, by name.
+    """
+    done: set[str] = set()
+    for node in quantized.graph:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        codes, scale, zero = node.inputs[:3]
+        if node.op_type == "QuantizeLinear":
+            node.outputs[0].dtype = onnx_ir.DataType.FLOAT8E4M3FN
+        node.attributes.pop("axis", None)
+        if scale.name in done:
+            continue
+        done.add(scale.name)
+        if codes.const_value is None:
+            size = scale.const_value.numpy() * (127 / LARGEST)
+        else:
+            weight = weights[codes.name.removesuffix("_quantized")].const_value.numpy()
+            size = max(np.abs(weight).max() / LARGEST, np.finfo(np.float32).tiny)
+            _set(codes, (weight / size).astype(FLOAT8))
+        _set(scale, np.asarray(size, np.float32))
+        _set(zero, np.zeros((), FLOAT8))
+
+
 def round_channels(weight: Array, axis: int) -> tuple[Array, Array]:
     """Codes int8 of the weight's shape, and a scale for each index along `axis`: weight is about codes times scale."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
@@ -88,6 +121,11 @@ def round_blocks(weight: Array, axis: int) -> tuple[Array, Array]:
 def _scales(weight: Array, axes: tuple[int, ...], most: int) -> Array:
     largest = np.abs(weight.astype(np.float32)).max(axis=axes, keepdims=True)
     return np.maximum(largest / most, 2.0**-14)  # the smallest number that float16 holds in full
+
+
+def _set(value: onnx_ir.Value, array: Array) -> None:
+    value.const_value = onnx_ir.tensor(array, name=value.name)
+    value.dtype, value.shape = value.const_value.dtype, onnx_ir.Shape(array.shape)
 
 
 def _constant(graph: onnx_ir.Graph, name: str, array: Array) -> onnx_ir.Value:

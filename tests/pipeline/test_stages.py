@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
@@ -150,6 +151,14 @@ def test_int8_is_calibrated_on_real_calls_and_repeats_to_the_byte(built: Artifac
         task: Any = open_task(artifact)
         pictures.append(task.paint(["a red three", "blue"], ["0", "1"], 0).astype(int))
     assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 10
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_model_stored_in_bfloat16_is_calibrated_too(tmp_path: Path, engine: str) -> None:
+    model = describe(tiny_diffusion(tmp_path / "model", dtype=torch.bfloat16))
+    few, _ = apply("accelerate.steps", model, tmp_path / "few", steps=4)
+    _, notes = apply(f"build.{engine}", few, tmp_path / "out", precision="int8", samples=4, components=("unet",))
+    assert 0 < float(notes[0].facts["relative"]) < 0.2
 
 
 @pytest.mark.parametrize(("mode", "share"), [("int8", 0.5), ("int8_weights", 0.5), ("int4_weights", 0.25)])

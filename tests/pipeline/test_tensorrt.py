@@ -40,6 +40,11 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 @pytest.fixture(scope="module")
+def stored_narrow(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return describe(tiny_diffusion(tmp_path_factory.mktemp("bfloat16"), dtype=torch.bfloat16))
+
+
+@pytest.fixture(scope="module")
 def built(pipeline: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return apply(
         "build.tensorrt", pipeline, tmp_path_factory.mktemp("built") / "out", targets=TARGETS, components=("vae",)
@@ -181,13 +186,17 @@ def test_every_component_of_a_model_becomes_an_engine(family: str, tmp_path: Pat
     assert all(0 < relative < TOLERANCE["float32"] for relative in agreed.values())
 
 
-@pytest.mark.slow
-def test_a_denoiser_in_eight_bits_is_calibrated_on_real_calls(pipeline: Artifact, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "codes"), [("float8", "FLOAT8E4M3FN"), pytest.param("int8", "INT8", marks=pytest.mark.slow)]
+)
+def test_a_denoiser_in_eight_bits_is_calibrated_on_real_calls(
+    tmp_path: Path, stored_narrow: Artifact, precision: str, codes: str
+) -> None:
     made, notes = apply(
         "build.tensorrt",
-        pipeline,
+        stored_narrow,
         tmp_path / "out",
-        precision="int8",
+        precision=precision,
         targets=("SM89",),
         components=("unet",),
         samples=4,
@@ -195,8 +204,11 @@ def test_a_denoiser_in_eight_bits_is_calibrated_on_real_calls(pipeline: Artifact
     graph = onnx.load(str(made.folder("unet") / GRAPH), load_external_data=False).graph
     kinds = [node.op_type for node in graph.node]
     assert kinds.count("QuantizeLinear") > 10
-    assert 0 < notes[0].facts["relative"] <= TOLERANCE["int8"]
-    assert records_of(made, "unet")[0].precision == "int8"
+    stored = [value for value in graph.initializer if value.name.endswith(".weight_quantized")]
+    assert len(stored) > 20
+    assert {onnx.TensorProto.DataType.Name(value.data_type) for value in stored} == {codes}
+    assert 0 < notes[0].facts["relative"] <= TOLERANCE[precision]
+    assert records_of(made, "unet")[0].precision == precision
 
 
 def test_a_record_is_held_against_its_onnx_and_its_machine(zoo_unet: tuple[Artifact, list[Any]]) -> None:
@@ -309,7 +321,7 @@ def test_an_operator_it_does_not_know_is_named_with_its_node(tmp_path: Path) -> 
 
 
 def recipe(folder: Path, model: Path, step: str, evaluate: str = "metrics: [size]") -> Path:
-    data = "data: {evaluate: zoo://digits/test}\n"
+    data = "data: {evaluate: zoo://digits/test, calibration: zoo://digits/validation}\n"
     path = folder / "recipe.yaml"
     path.write_text(
         f"schema: 1\nname: x\nmodel: {model}\n{data}stages:\n  - build.tensorrt: {step}\nevaluate: {{{evaluate}}}\n"
@@ -322,6 +334,7 @@ def recipe(folder: Path, model: Path, step: str, evaluate: str = "metrics: [size
     [
         ("{}", "metrics: [size]", "no NVIDIA GPU at hand to build for", "targets: [SM86, SM89]"),
         ("{targets: [SM90]}", "metrics: [size]", "does not build for SM90", "SM75, SM80, SM86"),
+        ("{targets: [SM86, SM89], precision: float8}", "metrics: [size]", "SM86 does not compute in float8", "int8"),
         ("{targets: [SM86, SM86]}", "metrics: [size]", "name each target once", ""),
         ("{targets: [SM86], profile: {batch: [4, 2, 8]}}", "metrics: [size]", "batch must rise", ""),
         ("{targets: [SM86]}", "metrics: [latency, size]", "cannot run on this machine: it has no NVIDIA GPU", "[size]"),

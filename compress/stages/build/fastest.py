@@ -23,7 +23,7 @@ from compress.params import Params
 from compress.sources import parameter_count
 
 OWN = "build.fastest"
-Precision = Literal["float32", "float16", "bfloat16", "int8", "int8_dynamic", "int8_weights", "int4_weights"]
+Precision = Literal["float32", "float16", "bfloat16", "float8", "int8", "int8_dynamic", "int8_weights", "int4_weights"]
 
 
 class BuildFastest(Params):
@@ -47,7 +47,7 @@ class BuildFastest(Params):
         description="the sizes of calls, of engines that are built for some: TensorRT, compiled",
     )
     blocks: int = Field(12, ge=4, description="times that each is measured, in turns")
-    samples: int = Field(64, ge=1, le=2000, description="calls that int8 is calibrated on")
+    samples: int = Field(64, ge=1, le=2000, description="calls that int8 and float8 are calibrated on")
 
 
 def builders(params: BuildFastest) -> tuple[Stage, ...]:
@@ -88,7 +88,7 @@ def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
 
 
 @stage(
-    version=2,
+    version=3,
     params=BuildFastest,
     tasks=("text_to_image", "text_generation"),
     formats={"torch": "fastest"},
@@ -99,7 +99,7 @@ def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
     libraries=("torch", "transformers", "diffusers"),
     refuse=refuse,
     foresee=foresee,
-    data=lambda params: ("calibration",) if "int8" in params.precisions else (),
+    data=lambda params: ("calibration",) if {"int8", "float8"} & set(params.precisions) else (),
 )
 def run(artifact: Artifact, params: BuildFastest, context: Context) -> None:
     from compress.choosing import choose

@@ -20,19 +20,21 @@ from compress import gpus
 from compress.artifact import Artifact
 from compress.catalogue import Foresight, stage
 from compress.context import Context
+from compress.errors import UserError
 from compress.graphs import Components, Profile, refuse_engine, wanted
 from compress.params import Params
 from compress.sources import parameter_count
 
 WEIGHTS_AT_ONCE = 4  # float32 copies: torch's own, the graph's, the parser's, and the engine's bytes
 KERNEL_BYTES = 20_000_000  # of an engine beside its weights; measured on small models, up to 16 MB
+CALIBRATED = ("int8", "float8")
 LIBRARY_BYTES = 1_000_000_000  # the builder itself beside them, measured on small models
 
 
 class BuildTensorRT(Params):
-    precision: Literal["float32", "float16", "bfloat16", "int8", "int8_weights", "int4_weights"] = Field(
+    precision: Literal["float32", "float16", "bfloat16", "float8", "int8", "int8_weights", "int4_weights"] = Field(
         "float32",
-        description="what the networks compute in; int8: weights and activations, the rest in float32; "
+        description="what the networks compute in; int8, float8 (E4M3, SM89 and later): weights and activations, the rest in float32; "
         "int8_weights, int4_weights: weights alone, in a float16 network",
     )
     targets: gpus.Targets = Field(
@@ -49,7 +51,9 @@ class BuildTensorRT(Params):
         "all", description="what to build; all: denoiser, VAE decoder and text encoders, or the language model"
     )
 
-    samples: int = Field(64, ge=1, le=2000, description="calls to each component that int8 is calibrated on")
+    samples: int = Field(
+        64, ge=1, le=2000, description="calls to each component that int8 and float8 are calibrated on"
+    )
 
     @field_validator("targets")
     @classmethod
@@ -60,14 +64,29 @@ class BuildTensorRT(Params):
 
 
 def refuse(artifact: Artifact, params: BuildTensorRT) -> str:
-    if params.precision == "int8" and artifact.task == "text_generation":
-        return "int8 is calibrated on pictures' components: a language model takes int8_weights or int4_weights"
+    if params.precision in CALIBRATED and artifact.task == "text_generation":
+        return f"{params.precision} is calibrated on pictures' components: a language model takes int8_weights or int4_weights"
     return refuse_engine(artifact, params.components, "tensorrt")
+
+
+def _choose(params: BuildTensorRT) -> tuple[gpus.Library, tuple[str, ...]]:
+    """Which library builds, and for which targets.
+
+    Raises:
+        UserError, MissingLibrary: as `gpus.choose`; or a target does not know the precision.
+    """
+    library, targets = gpus.choose(params.library, params.targets)
+    if params.precision == "float8" and (old := [t for t in targets if not gpus.has_float8(t)]):
+        raise UserError(
+            f"{', '.join(old)} does not compute in float8: SM89 was the first",
+            fix="set precision: int8, or name other targets",
+        )
+    return library, targets
 
 
 def foresee(artifact: Artifact, params: BuildTensorRT) -> Foresight:
     """Which library builds for what, and the memory that takes."""
-    library, targets = gpus.choose(params.library, params.targets)
+    library, targets = _choose(params)
     names = wanted(artifact, params.components, "tensorrt")
     weights = sum(4 * parameter_count(artifact.folder(name)) for name in names)
     told = f"{library.name} {library.version} builds for {', '.join(targets)}"
@@ -79,11 +98,11 @@ def foresee(artifact: Artifact, params: BuildTensorRT) -> Foresight:
 
 
 def idle_here(params: BuildTensorRT) -> str:
-    return gpus.why_idle(*gpus.choose(params.library, params.targets))
+    return gpus.why_idle(*_choose(params))
 
 
 @stage(
-    version=2,
+    version=3,
     params=BuildTensorRT,
     tasks=("text_to_image", "text_generation"),
     formats={"torch": "tensorrt"},
@@ -96,15 +115,15 @@ def idle_here(params: BuildTensorRT) -> str:
     foresee=foresee,
     idle_here=idle_here,
     machine=gpus.abilities,
-    data=lambda params: ("calibration",) if params.precision == "int8" else (),
+    data=lambda params: ("calibration",) if params.precision in CALIBRATED else (),
 )
 def run(artifact: Artifact, params: BuildTensorRT, context: Context) -> None:
     from compress.building import build_engines
     from compress.engines.tensorrt_build import TensorRTBuilder
 
-    library, targets = gpus.choose(params.library, params.targets)
+    library, targets = _choose(params)
     builder = TensorRTBuilder(params.precision, library, targets, params.profile, context.scratch)
-    samples = params.samples if params.precision == "int8" else 0
+    samples = params.samples if params.precision in CALIBRATED else 0
     build_engines(artifact, wanted(artifact, params.components, "tensorrt"), builder, context, samples)
     if not builder.here:
         context.note(
