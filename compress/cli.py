@@ -198,17 +198,15 @@ def explain(name: Annotated[str, typer.Argument(help="a stage or a metric")]) ->
     """What a stage or metric does, when to use it, and its parameters."""
     from compress import catalogue
     from compress.errors import UserError
+    from compress.explaining import parameter_lines
 
     known = catalogue.stage_names() + catalogue.metric_names()
     if name not in known:
         raise UserError(f"no stage or metric is called `{name}`", fix=catalogue.near(name, known))
     record: Any = catalogue.find_stage(name) if name in catalogue.stage_names() else catalogue.find_metric(name)
     print(f"{name}\n\n{record.doc.strip() or record.title}\n\nparameters")
-    for field, info in record.params.model_fields.items():
-        default = "required" if info.is_required() else f"default {info.get_default(call_default_factory=True)!r}"
-        print(f"  {field}: {_type_name(info.annotation)} ({default})  {info.description or ''}")
-    if not record.params.model_fields:
-        print("  none")
+    for line in (*parameter_lines(record.params),) or ("  none",):
+        print(line)
     if name in catalogue.stage_names():
         formats = ", ".join(f"{a} → {b}" for a, b in record.formats.items())
         print(f"\ntasks     {', '.join(sorted(record.tasks))}\nformats   {formats}\nchanges   {record.effect}")
@@ -341,10 +339,6 @@ def _pin(recipe: Path) -> None:
 
 def _headline(doc: str) -> str:
     return doc.strip().split("\n", 1)[0]
-
-
-def _type_name(annotation: Any) -> str:
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation).replace("typing.", "")
 
 
 if __name__ == "__main__":
