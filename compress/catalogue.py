@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 import sys
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from compress.errors import UserError
+from compress.errors import UserError, near
 from compress.params import Params
 
 if TYPE_CHECKING:
@@ -154,17 +153,6 @@ def find_metric(name: str) -> Any:
     if not hasattr(found, "statistic"):
         raise TypeError(f"evaluation/metrics/{name}.py: `measure` is not decorated with @metric")
     return found
-
-
-def near(name: str, known: tuple[str, ...]) -> str:
-    """A remedy for a misspelt name: its near matches, or all there is."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
-    likeness = {k: difflib.SequenceMatcher(None, name, k).ratio() for k in close}
-    close = [k for k in close if likeness[k] > max(likeness.values()) - 0.15]
-    close = close or [k for k in known if name and (name in k.split(".") or k.split(".")[-1] == name.split(".")[-1])]
-    if close:
-        return "did you mean " + " or ".join(f"`{c}`" for c in close) + "?"
-    return "known: " + ", ".join(f"`{k}`" for k in known) if known else "there is none"
 
 
 def _names(package: str) -> tuple[str, ...]:

@@ -197,12 +197,12 @@ def list_(as_json: Json = False) -> None:
 def explain(name: Annotated[str, typer.Argument(help="a stage or a metric")]) -> None:
     """What a stage or metric does, when to use it, and its parameters."""
     from compress import catalogue
-    from compress.errors import UserError
+    from compress.errors import UserError, near
     from compress.explaining import parameter_lines
 
     known = catalogue.stage_names() + catalogue.metric_names()
     if name not in known:
-        raise UserError(f"no stage or metric is called `{name}`", fix=catalogue.near(name, known))
+        raise UserError(f"no stage or metric is called `{name}`", fix=near(name, known))
     record: Any = catalogue.find_stage(name) if name in catalogue.stage_names() else catalogue.find_metric(name)
     print(f"{name}\n\n{record.doc.strip() or record.title}\n\nparameters")
     for line in (*parameter_lines(record.params),) or ("  none",):

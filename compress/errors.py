@@ -14,6 +14,7 @@ PareError
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 
@@ -83,3 +84,14 @@ class StageFailed(PareError):
 
 class ContractError(StageFailed):
     pass
+
+
+def near(name: str, known: tuple[str, ...]) -> str:
+    """A remedy for a misspelt name: its near matches, or all there is."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
+    likeness = {k: difflib.SequenceMatcher(None, name, k).ratio() for k in close}
+    close = [k for k in close if likeness[k] > max(likeness.values()) - 0.15]
+    close = close or [k for k in known if name and (name in k.split(".") or k.split(".")[-1] == name.split(".")[-1])]
+    if close:
+        return "did you mean " + " or ".join(f"`{c}`" for c in close) + "?"
+    return "known: " + ", ".join(f"`{k}`" for k in known) if known else "there is none"

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compress.catalogue import near
-from compress.errors import Problem, RecipeError
+from compress.errors import Problem, RecipeError, near
 from compress.located import given
 from compress.yaml_tree import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, parse_tree
 

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from compress.catalogue import near
-from compress.errors import Problem
+from compress.errors import Problem, near
 from compress.params import Params
 from compress.yaml_tree import Node
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import Field
 
-from compress.catalogue import find_metric, find_stage, metric_names, near
-from compress.errors import Problem, RecipeError, UserError
+from compress.catalogue import find_metric, find_stage, metric_names
+from compress.errors import Problem, RecipeError, UserError, near
 from compress.expand import OVERRIDE, extended, overridden, read_file, variants
 from compress.located import check_params, given
 from compress.params import Params

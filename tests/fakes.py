@@ -13,8 +13,8 @@ from unittest import mock
 
 from pydantic import Field
 
-from compress.catalogue import Stage, near
-from compress.errors import UserError
+from compress.catalogue import Stage
+from compress.errors import UserError, near
 from compress.params import Params, Uncached
 from compress.recipe import DataSpec, EvalSpec, Recipe, StepSpec
 

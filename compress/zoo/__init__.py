@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.catalogue import near
 from compress.data import Data, Item
-from compress.errors import DataError, ModelError
+from compress.errors import DataError, ModelError, near
 
 if TYPE_CHECKING:
     from compress.zoo.docstrings import Document

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 import compress
-from compress.catalogue import Stage, find_metric, find_stage, metric_names, near, stage_names
+from compress.catalogue import Stage, find_metric, find_stage, metric_names, stage_names
+from compress.errors import near
 from compress.params import Params
 from compress.schema import recipe_schema
 from evaluation.scores import Needs

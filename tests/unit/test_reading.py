@@ -16,8 +16,7 @@ from pydantic import Field
 
 import compress.reading
 import compress.schema
-from compress.catalogue import near
-from compress.errors import RecipeError, UserError
+from compress.errors import RecipeError, UserError, near
 from compress.params import Params, Share
 from compress.reading import model_reference, read_recipes, read_text
 from compress.yaml_tree import MAX_BYTES, parse_tree
