@@ -172,7 +172,7 @@ def refuse_device(folder: Path, device: str) -> None:
         raise UserError(
             f"this {engine} engine runs on the processor, not on `{device}`",
             place=str(folder),
-            fix="load the model with device: cpu, or build another engine",
+            fix="load the model on cpu, or build another engine",
         )
 
 

@@ -27,13 +27,13 @@ def open_task(
 
     Raises:
         ModelError: a component does not load.
-        UserError: the dtype has no such name.
+        UserError: the dtype has no such name, or torch no such device here.
     """
     from compress.tasks.text_generation import TextGeneration
     from compress.tasks.text_to_image import TextToImage
 
     kind = TextToImage if artifact.task == "text_to_image" else TextGeneration
-    return kind(artifact, dtype=_dtype(dtype), device=device)
+    return kind(artifact, dtype=_dtype(dtype), device=_device(device))
 
 
 def open_component(artifact: Artifact, name: str, dtype: str | torch.dtype | None = None, device: str = "cpu") -> Any:
@@ -41,6 +41,7 @@ def open_component(artifact: Artifact, name: str, dtype: str | torch.dtype | Non
 
     Raises:
         ModelError: it does not load.
+        UserError: as `open_task`.
     """
     import importlib
 
@@ -49,9 +50,9 @@ def open_component(artifact: Artifact, name: str, dtype: str | torch.dtype | Non
     part, folder = artifact.components[name], artifact.folder(name)
     engine = importlib.import_module(f"compress.engines.{part.format}")
     if name == LANGUAGE_MODEL:
-        return engine.load_language_model(folder, part.kind, _dtype(dtype), device)
+        return engine.load_language_model(folder, part.kind, _dtype(dtype), _device(device))
     library = read_json(artifact.path / "model_index.json")[name][0]
-    return engine.load_component(folder, library, part.kind, _dtype(dtype), device)
+    return engine.load_component(folder, library, part.kind, _dtype(dtype), _device(device))
 
 
 def few_steps(artifact: Artifact) -> dict[str, int]:
@@ -66,3 +67,17 @@ def _dtype(named: Any) -> torch.dtype | None:
     if named is not None and not isinstance(found, torch.dtype):
         raise UserError(f"{named} is no dtype", fix="give float32, bfloat16 or float16")
     return found
+
+
+def _device(named: str) -> str:
+    import torch
+
+    try:
+        torch.empty(0, device=named)
+    except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts that it has it
+        said = str(error).partition("\n")[0]
+        raise UserError(
+            f"torch {torch.__version__} has no device `{named}` here: {said}",
+            fix="give cpu, or install a torch that has it",
+        ) from error
+    return named
