@@ -21,6 +21,7 @@ from evaluation.gates import judge
 from evaluation.painted import captions_of
 from evaluation.scores import Comparison, Estimate, Row, Sample, Side
 from evaluation.showing import completions, grid, worst
+from evaluation.theory import bytes_read
 from evaluation.timing import Interleaved, time_views
 from evaluation.waterfall import measure_steps
 
@@ -228,4 +229,11 @@ def _side(name: str, view: Viewpoint) -> Side:
         ", ".join(f"{n}: {c.format}" for n, c in view.artifact.components.items()) if engines != ["torch"] else "torch"
     )
     lineage = tuple({"stage": p.stage, "params": dict(p.params)} for p in view.artifact.lineage)
-    return Side(name, view.artifact.digest, f"{parts} {how}".strip(), dict(view.call), lineage)
+    return Side(
+        name,
+        view.artifact.digest,
+        f"{parts} {how}".strip(),
+        dict(view.call),
+        lineage,
+        bytes_read(view.artifact, view.dtype),
+    )

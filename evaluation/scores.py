@@ -215,13 +215,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Side:
-    """One model of the comparison: what it is and how it was called."""
+    """One model of the comparison: what it is and how it was called.
+
+    read_bytes: of weights that one step of its main component reads, torch's in the type they were opened in, an engine's as
+        they are stored; 0 where nobody knows.
+    """
 
     name: str
     digest: str
     engine: str  # e.g. "torch float32 eager" or "unet: openvino int8"
     call: Mapping[str, Any] = field(default_factory=dict)
     lineage: tuple[Mapping[str, Any], ...] = ()
+    read_bytes: int = 0
 
 
 @dataclass(frozen=True)

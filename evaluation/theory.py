@@ -7,11 +7,14 @@ those ratios are what a smaller model alone can give. More than that came from e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from evaluation.scores import Row
+from compress.artifact import Artifact
+from compress.sources import parameter_count
+from evaluation.metrics.size import weights_read
+from evaluation.scores import Comparison, Row
+
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a weight
 
 
 @dataclass(frozen=True)
@@ -24,42 +27,57 @@ class Realised:
     sentence: str
 
 
-def realised(rows: Sequence[Row]) -> Realised | None:
+def bytes_read(artifact: Artifact, dtype: str) -> int:
+    """Bytes of weights that one step of the main component reads: `Side.read_bytes`."""
+    if not artifact.components:
+        return 0
+    folder = artifact.folder(artifact.main)
+    if dtype and artifact.components[artifact.main].format == "torch":
+        return WIDTHS[dtype] * parameter_count(folder)
+    return sum(file.stat().st_size for file in weights_read(folder))
+
+
+def realised(comparison: Comparison) -> Realised | None:
     """Pair the measured speed-up with the theoretical one.
 
     Pictures: `latency`, or else `throughput`, with `flops`. Text: `throughput` of decoding, or else `time_per_output_token`,
-    with `size`, for each token reads every weight once. None where either row is missing or has no number.
+    with the bytes of weights, for each token reads every one of them once. None where either is missing or has no number.
     """
-    known = {row.metric: row for row in rows}
+    known = {row.metric: row for row in comparison.rows}
     text = _is_text(known)
     names = ("throughput", "time_per_output_token") if text else ("latency", "throughput")
     wall = next((known[name] for name in names if name in known), None)
-    promised = known.get("size" if text else "flops")
-    if wall is None or promised is None:
+    theoretical = _fewer_bytes(comparison) if text else known["flops"].contrast.value if "flops" in known else math.nan
+    if wall is None:
         return None
-    theoretical, measured = promised.contrast.value, wall.contrast.value
+    measured = wall.contrast.value
     if not (math.isfinite(theoretical) and math.isfinite(measured) and theoretical > 0):
         return None
     return Realised(theoretical, measured, measured / theoretical, _sentence(theoretical, wall, text))
 
 
-def roof(rows: Sequence[Row], machine: Mapping[str, Any]) -> str:
+def roof(comparison: Comparison) -> str:
     """How near the candidate's decoding comes to what memory allows: each step reads every weight once. "" for pictures.
 
     A model that fits into the processor's caches may read faster than memory does.
     """
-    known = {row.metric: row for row in rows}
-    if "throughput" not in known or "size" not in known or not _is_text(known) or not machine.get("read_gb_s"):
+    known = {row.metric: row for row in comparison.rows}
+    most, step = comparison.machine.get("read_gb_s"), comparison.candidate.read_bytes
+    if not (most and step and "throughput" in known and _is_text(known)):
         return ""
-    wall, size = known["throughput"], known["size"]
-    steps = wall.candidate.value / float(wall.protocol.get("batch", 1))
-    read = size.candidate.value / 1000 * steps  # MB a step to GB a second
+    wall = known["throughput"]
+    read = step / 1e9 * wall.candidate.value / float(wall.protocol.get("batch", 1))
     if not math.isfinite(read):
         return ""
     return (
-        f"Decoding reads {read:.1f} GB/s of weights, {100 * read / machine['read_gb_s']:.0f}% of the "
-        f"{machine['read_gb_s']:g} GB/s that this machine reads from memory"
+        f"Decoding reads {read:.1f} GB/s of weights, {100 * read / most:.0f}% of the "
+        f"{most:g} GB/s that this machine reads from memory"
     )
+
+
+def _fewer_bytes(comparison: Comparison) -> float:
+    before, after = comparison.baseline.read_bytes, comparison.candidate.read_bytes
+    return before / after if after else math.nan
 
 
 def _is_text(known: dict[str, Row]) -> bool:

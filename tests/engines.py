@@ -95,7 +95,7 @@ def measured(stage: Stage, precision: str, folder: Path) -> Comparison:
 def row(stage: Stage, precision: str, found: Comparison) -> tuple[str, ...]:
     rows = {r.metric: r for r in found.rows}
     speed, size = rows["throughput"], rows["size"]
-    read = size.candidate.value / 1000 * speed.candidate.value  # MB a token to GB a second
+    read = found.candidate.read_bytes / 1e9 * speed.candidate.value
     return (
         stage.name.removeprefix("build."),
         precision,

@@ -67,7 +67,12 @@ STATUS = {"enum": ["pass", "fail", "inconclusive", "not gated"]}
 def schema() -> dict[str, Any]:
     """The JSON Schema of a result."""
     side = _closed(
-        {"name": TEXT, "digest": TEXT, "engine": TEXT, "call": {"type": "object"}, "lineage": {"type": "array"}}
+        {
+            **dict.fromkeys(("name", "digest", "engine"), TEXT),
+            "call": {"type": "object"},
+            "lineage": {"type": "array"},
+            "read_bytes": WHOLE,
+        }
     )
     completion = _closed(
         {**dict.fromkeys(("unit_id", "prompt", "baseline", "candidate"), TEXT), "first_divergent_token": WHOLE}

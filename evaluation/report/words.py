@@ -145,7 +145,7 @@ def _with_interval(head: str, estimate: Estimate) -> str:
 
 def _beside_theory(answer: str, comparison: Comparison) -> str:
     """The measured speed, with what the fewer operations or bytes alone would give, and what memory would allow."""
-    found, near = realised(comparison.rows), roof(comparison.rows, comparison.machine)
+    found, near = realised(comparison), roof(comparison)
     return " ".join((answer, *(f"{said}." for said in (found.sentence if found else "", near) if said)))
 
 

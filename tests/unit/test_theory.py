@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
-from evaluation.scores import Better, Estimate, Row, Verdict
-from evaluation.theory import realised, roof
+from compress.artifact import describe
+from compress.zoo import zoo_model
+from evaluation.metrics.size import weights_read
+from evaluation.scores import Better, Comparison, Estimate, Row, Side, Verdict
+from evaluation.theory import Realised, bytes_read, roof
+from evaluation.theory import realised as of_comparison
+from tests.stages import apply
+from tests.tiny import tiny_llama
 
 
 def row(metric: str, ratio: float, spread: float = 0.0, better: Better = "lower", **protocol: str | int) -> Row:
@@ -18,6 +25,15 @@ def row(metric: str, ratio: float, spread: float = 0.0, better: Better = "lower"
 
 def decoding(ratio: float, spread: float = 0.0) -> Row:
     return row("throughput", ratio, spread, "higher", counts="decoded tokens")
+
+
+def compared(rows: tuple[Row, ...], read: tuple[int, int] = (0, 0), **machine: float) -> Comparison:
+    before, after = (Side(name, "", "", read_bytes=n) for name, n in zip(("baseline", "candidate"), read, strict=True))
+    return Comparison("x", "text_generation", before, after, rows, machine, "")
+
+
+def realised(rows: tuple[Row, ...], read: tuple[int, int] = (0, 0)) -> Realised | None:
+    return of_comparison(compared(rows, read))
 
 
 def test_more_than_arithmetic_explains_is_flagged() -> None:
@@ -44,12 +60,12 @@ def test_a_ratio_that_holds_theorys_within_its_interval_is_no_flag() -> None:
 
 
 def test_text_is_held_against_the_bytes_that_a_token_reads() -> None:
-    rows = (row("latency", 9.0), decoding(1.5), row("size", 3.0), row("flops", 1.0, new_tokens=64))
-    found = realised(rows)
+    rows = (row("latency", 9.0), decoding(1.5), row("size", 2.0), row("flops", 1.0, new_tokens=64))
+    found = realised(rows, (300, 100))
     assert found is not None
     assert (found.measured, found.theoretical, found.share) == (1.5, 3.0, 0.5)
     assert found.sentence == "1.5× measured, 3.0× fewer bytes a token: 50% of what arithmetic promises"
-    faster = realised((row("time_per_output_token", 4.0), row("size", 2.0)))
+    faster = realised((row("time_per_output_token", 4.0),), (200, 100))
     assert faster is not None
     assert faster.sentence.endswith("so engine or fewer operations gave the rest")
 
@@ -73,7 +89,7 @@ def test_as_many_or_more_operations_are_called_that(ratio: float, words: str) ->
         (),
         (row("latency", 2.0),),
         (row("flops", 2.0), row("size", 2.0)),
-        (row("latency", 2.0), row("size", 2.0)),  # pictures' bytes bound nothing
+        (row("time_per_output_token", 2.0), row("size", 2.0)),  # what lies on disk need not be what is read
         (row("latency", 2.0), row("flops", 2.0, new_tokens=64)),  # nor do text's operations
         (row("latency", 2.0), row("flops", math.nan)),
     ],
@@ -89,14 +105,26 @@ def measured(metric: str, value: float, **protocol: str | int) -> Row:
 
 @pytest.mark.parametrize(("batch", "share"), [(1, 50), (4, 12)])
 def test_decoding_is_held_against_what_memory_allows(batch: int, share: int) -> None:
-    rows = (measured("throughput", 100.0, counts="decoded tokens", batch=batch), measured("size", 50.0))
-    said = roof(rows, {"read_gb_s": 10.0})
+    rows = (measured("throughput", 100.0, counts="decoded tokens", batch=batch),)
+    said = roof(compared(rows, (1, 50_000_000), read_gb_s=10.0))
     assert f"{share}% of the 10 GB/s that this machine reads" in said
 
 
 def test_pictures_and_unknown_machines_have_no_roof() -> None:
-    pictures = (measured("throughput", 100.0, counts="pictures", batch=1), measured("size", 50.0))
-    assert roof(pictures, {"read_gb_s": 10.0}) == ""
-    text = (measured("throughput", 100.0, counts="decoded tokens", batch=1), measured("size", 50.0))
-    assert roof(text, {}) == ""
-    assert roof(text[:1], {"read_gb_s": 10.0}) == ""
+    read = (50_000_000, 50_000_000)
+    pictures = (measured("throughput", 100.0, counts="pictures", batch=1),)
+    assert roof(compared(pictures, read, read_gb_s=10.0)) == ""
+    text = (measured("throughput", 100.0, counts="decoded tokens", batch=1),)
+    assert roof(compared(text, read)) == ""
+    assert roof(compared(text, read_gb_s=10.0)) == ""
+    assert roof(compared((), read, read_gb_s=10.0)) == ""
+
+
+def test_torch_reads_weights_as_they_were_opened_and_an_engine_as_they_are_stored(tmp_path: Path) -> None:
+    llama = describe(zoo_model("docs-llama"))  # stored in bfloat16
+    stored = sum(file.stat().st_size for file in weights_read(llama.path))
+    assert bytes_read(llama, "") == stored
+    assert bytes_read(llama, "bfloat16") == pytest.approx(stored, rel=0.01)  # but for the file's header
+    assert bytes_read(llama, "float32") == 2 * bytes_read(llama, "bfloat16")
+    engine, _ = apply("build.openvino", describe(tiny_llama(tmp_path / "model")), tmp_path / "out")
+    assert bytes_read(engine, "float32") == (engine.path / "openvino_model.bin").stat().st_size
