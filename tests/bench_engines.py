@@ -1,6 +1,7 @@
 """What pare's engine path costs over the engine called by hand, and decoding beside llama.cpp by hand; each in one interleaved run.
 
-`overhead`: a call of the zoo's denoiser, and one token of its language model after 64 others, with the same graph and the same arrays.
+`overhead`: a call of the zoo's denoiser, and one token of its language model after 64 others, with the same graph. By hand it takes
+tensors and gives a tensor, as a pipeline needs it, or arrays that were made before.
 `decode`: 64 tokens of prompt and 48 written by a Llama of 134 M parameters (random weights: speed alone counts, so `build.fastest`
 may differ from torch by any amount), greedily, through `generate`; by hand is llama.cpp's own C interface in a bare loop, and the `Llama` class of llama-cpp-python. The model that is
 loaded first in a process decodes some percent slower, whoever loads it: so pare's and the bare loop's are each loaded twice, the one
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import torch
 
 import compress
@@ -44,8 +46,9 @@ def overhead(folder: Path) -> dict[str, Any]:
 
 
 def _ratio(paces: Mapping[str, Pace]) -> dict[str, float]:
-    ours, by_hand = paces["pare"].seconds, paces["by hand"].seconds
-    return {"pare_ms": round(1e3 * ours, 4), "by_hand_ms": round(1e3 * by_hand, 4), "ratio": round(ours / by_hand, 4)}
+    ours = paces["pare"].seconds
+    times = {f"{name} ms": round(1e3 * pace.seconds, 3) for name, pace in paces.items()}
+    return times | {f"pare over {name}": round(ours / paces[name].seconds, 4) for name in paces if name != "pare"}
 
 
 def _denoiser(engine: str, folder: Path) -> Calls:
@@ -53,16 +56,28 @@ def _denoiser(engine: str, folder: Path) -> Calls:
     unet: Any = open_component(made, "unet")
     states = torch.randn(2, _tokens(made), unet.config.cross_attention_dim)
     call = {"sample": torch.randn(2, 4, 8, 8), "timestep": torch.tensor(500.0), "encoder_hidden_states": states}
-    values = [v.numpy() for v in unet.feed((), call).values()]
+    tensors = list(unet.feed((), call).values())
+    arrays = [t.numpy() for t in tensors]
+    run = _openvino(made.folder("unet"), arrays) if engine == "openvino" else _onnxruntime(unet.runner.open())
+    return {
+        "pare": lambda: unet(**call, return_dict=False),
+        "by hand": lambda: torch.from_numpy(run([t.numpy() for t in tensors])),
+        "by hand on arrays": lambda: run(arrays),
+    }
 
-    def by_hand() -> object:
-        if engine == "onnxruntime":
-            names = [port.name for port in unet.runner.open().get_inputs()]
-            return unet.runner.open().run(None, dict(zip(names, values, strict=True)))
-        request = unet.runner.request_for(tuple(v.shape for v in values))
-        return request.infer(values, share_inputs=True, share_outputs=True)[0].copy()
 
-    return {"pare": lambda: unet(**call, return_dict=False), "by hand": by_hand}
+def _openvino(folder: Path, values: list[Any]) -> Callable[[list[Any]], Any]:
+    """Compiled for these shapes, for latency."""
+    model = openvino.Core().read_model(folder / "openvino_model.xml")
+    model.reshape({i: list(v.shape) for i, v in enumerate(values)})
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    return lambda values: request.infer(values, share_inputs=True, share_outputs=True)[0].copy()
+
+
+def _onnxruntime(session: Any) -> Callable[[list[Any]], Any]:
+    names = [port.name for port in session.get_inputs()]
+    return lambda values: session.run(None, dict(zip(names, values, strict=True)))[0]
 
 
 def _tokens(artifact: Any) -> int:
@@ -77,34 +92,45 @@ def _step(engine: str, folder: Path) -> Calls:
     model: Any = open_component(made, "model")
     past = model(torch.arange(SEEN)[None]).past_key_values
     token = torch.tensor([[5]])
-    if engine == "openvino":
-        return {"pare": lambda: model(token, past_key_values=past), "by hand": _stateful(model, past, token)}
+    ours, by_hand = _stateful(model, past, token) if engine == "openvino" else _cached(model, past, token)
+    array = token.numpy()
+    return {
+        "pare": ours,
+        "by hand": lambda: torch.from_numpy(by_hand(token.numpy())),
+        "by hand on arrays": lambda: by_hand(array),
+    }
+
+
+def _cached(model: Any, past: Any, token: torch.Tensor) -> tuple[Callable[[], object], Callable[[Any], Any]]:
     kept, seen = past.arrays, past.seen
-    session = model.decoder.graph.open()
-    given = {"input_ids": token.numpy(), "position_ids": np.array([[seen]])}
-    feed = {port.name: given.get(port.name, kept.get(port.name)) for port in session.get_inputs()}
+    session, names = model.decoder.graph.open(), tuple(kept)
 
     def ours() -> object:
         past.arrays, past.seen = kept, seen
         return model(token, past_key_values=past)
 
-    return {"pare": ours, "by hand": lambda: session.run(None, feed)}
+    def by_hand(tokens: Any) -> Any:
+        logits, *grown = session.run(None, {"input_ids": tokens, "position_ids": np.array([[seen]]), **kept})
+        assert dict(zip(names, grown, strict=True))  # the cache of the next token
+        return logits
+
+    return ours, by_hand
 
 
-def _stateful(model: Any, past: Any, token: torch.Tensor) -> Callable[[], object]:
+def _stateful(model: Any, past: Any, token: torch.Tensor) -> tuple[Callable[[], object], Callable[[Any], Any]]:
     from compress.engines.openvino import input_name, language_inputs
 
     names = tuple(map(input_name, model.decoder.graph.compiled.inputs))
     row = np.zeros(1, np.int32)
 
-    def by_hand() -> object:
+    def by_hand(tokens: Any) -> Any:
         # The cache grows by a token at each call of either side, so both see the same lengths.
-        values = list(language_inputs(token.numpy(), past.seen, row, names).values())
-        found = past.request.infer(values, share_inputs=True, share_outputs=True)[0].copy()
+        values = list(language_inputs(tokens, past.seen, row, names).values())
+        found = past.request.own.infer(values, share_inputs=True, share_outputs=True)[0].copy()
         past.seen += 1
         return found
 
-    return by_hand
+    return lambda: model(token, past_key_values=past), by_hand
 
 
 def decode(folder: Path) -> dict[str, Any]:

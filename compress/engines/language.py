@@ -70,7 +70,8 @@ def step_inputs(tokens: NDArray[np.int64], seen: int, names: Iterable[str]) -> d
         if name == "input_ids":
             made[name] = tokens
         elif name == "position_ids":
-            made[name] = np.arange(seen, seen + count)[None].repeat(batch, 0)
+            row = np.arange(seen, seen + count)[None]
+            made[name] = row if batch == 1 else row.repeat(batch, 0)
         elif name == "cache_position":
             made[name] = np.arange(seen, seen + count)
         elif name == "attention_mask":
@@ -157,9 +158,9 @@ class EngineLanguageModel(torch.nn.Module, GenerationMixin):
             )
         past = past_key_values or self.decoder.begin(input_ids.shape[0])
         self._check(input_ids, attention_mask, past.seen)
-        logits = self.decoder.step(input_ids.contiguous(), past)
+        logits = self.decoder.step(input_ids if input_ids.is_contiguous() else input_ids.contiguous(), past)
         past.seen += input_ids.shape[1]
-        return step_output(logits[:, -logits_to_keep:], past)
+        return step_output(logits[:, -logits_to_keep:] if 0 < logits_to_keep < logits.shape[1] else logits, past)
 
     def _check(self, tokens: torch.Tensor, mask: torch.Tensor | None, seen: int) -> None:
         """Raises a UserError where the graph would compute something else than the torch model, or read beyond its tables."""

@@ -72,6 +72,8 @@ class EngineModule(torch.nn.Module):
         """What the torch component gives: an output with named tensors, or a tuple if `return_dict` is off."""
         leaves = self.feed(args, kwargs)
         values = self.runner.run(list(leaves.values()))
+        if len(values) == 1 and kwargs.get("return_dict") is False:
+            return tuple(values)
         grouped = regroup(dict(zip(self.runner.outputs, values, strict=True)))
         return tuple(grouped.values()) if kwargs.get("return_dict") is False else ModelOutput(grouped)
 
@@ -89,10 +91,17 @@ class EngineModule(torch.nn.Module):
         Raises:
             UserError: an argument that the graph was built with is missing, or one is given that the graph does not know.
         """
-        call = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
+        call = {**dict(zip(self._arguments, args, strict=False)), **kwargs} if args else kwargs
         leaves = flatten(call)
         inputs, device = self.runner.inputs, self.device
-        if missing := [name for name, _ in inputs if name not in leaves]:
+        others = [name for name, v in call.items() if v is not None and name not in leaves and name not in FORM]
+        if leaves.keys() != self._tensors or (others and any(self._matters(name, call[name]) for name in others)):
+            self._refuse(call, leaves)
+        return {name: _fitting(leaves[name], device, dtype) for name, dtype in inputs}
+
+    def _refuse(self, call: Mapping[str, Any], leaves: Mapping[str, torch.Tensor]) -> None:
+        """Raises a UserError where a call lacks what the graph needs, or gives what it does not know."""
+        if missing := [name for name, _ in self.runner.inputs if name not in leaves]:
             raise UserError(
                 f"the engine needs {', '.join(missing)}, which this call does not give",
                 place=str(self.folder),
@@ -104,7 +113,6 @@ class EngineModule(torch.nn.Module):
                 place=str(self.folder),
                 fix="call it as the pipeline it was built for does, or leave this component in torch",
             )
-        return {name: leaves[name].detach().to(device, dtype).contiguous() for name, dtype in inputs}
 
     def _matters(self, name: str, value: Any) -> bool:
         """Whether an argument that is no tensor would change what the torch component computes, and not what the graph does."""
@@ -174,6 +182,13 @@ def refuse_device(folder: Path, device: str) -> None:
             place=str(folder),
             fix="load the model on cpu, or build another engine",
         )
+
+
+def _fitting(value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """A value as a graph takes it. Between two calls of an engine torch's operations cost more than they do in a row: none is called in vain."""
+    if value.dtype is dtype and value.device == device and value.is_contiguous() and not value.requires_grad:
+        return value
+    return value.detach().to(device, dtype).contiguous()
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
