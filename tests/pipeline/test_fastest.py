@@ -96,7 +96,8 @@ def test_an_interrupted_choice_builds_nothing_twice(
     assert len(built) == 1
     stamp = built[0].stat().st_mtime_ns
     monkeypatch.setattr(compress.choosing, "_assemble", cut_off)
-    monkeypatch.setattr(compress.choosing, "race", race)
+    # Losers go at once, and beside noise torch may win on a model this small.
+    monkeypatch.setattr(compress.choosing, "race", lambda calls, _: {n: Pace(1.0 + (n == "torch"), 0.0) for n in calls})
     (tmp_path / "out").rmdir()
     with pytest.raises(KeyboardInterrupt):
         apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
