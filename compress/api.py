@@ -241,8 +241,8 @@ def load(artifact: Artifact | str | Path, *, device: str = "cpu") -> Any:
     Raises:
         ModelError: the folder is no model.
     """
+    from compress.opening import open_task
     from compress.sources import fetch_weights, find_source
-    from compress.tasks import open_task
 
     if not isinstance(artifact, Artifact):
         artifact = fetch_weights(find_source(str(artifact), Path(), None)).artifact

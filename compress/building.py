@@ -18,12 +18,12 @@ from compress.context import Context
 from compress.engines.builder import Builder, Example, Feed
 from compress.engines.module import EngineModule, arguments_of, flatten
 from compress.engines.parity import Difference, Outputs, compare, compare_calls, first_broken
-from compress.engines.torch import silent_libraries
+from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, in_float32, split
 from compress.errors import StageFailed
 from compress.graphs import TOLERANCE
-from compress.tasks.text_generation import TextGeneration
-from compress.tasks.text_to_image import TextToImage, function_of
+from compress.opening.text_generation import TextGeneration
+from compress.opening.text_to_image import TextToImage, function_of
 
 LONG = 300  # tokens; beyond the chunks that some layers cut a text into
 PROMPTS = ("a red three", "a blue seven", "a green one")

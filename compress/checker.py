@@ -155,7 +155,7 @@ def probe(folder: Path, profile: Batches = ANY_SIZE) -> dict[str, Any]:
 
     from compress.artifact import describe
     from compress.hashing import digest_json
-    from compress.tasks import open_task
+    from compress.opening import open_task
 
     artifact = describe(folder)
     task: Any = open_task(artifact)
@@ -181,7 +181,7 @@ def serve() -> None:
     """Answer requests until the input closes. Only answers go to standard output, whatever libraries print."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import compress.tasks  # noqa: F401  (eight seconds of imports, while the first stage is at work)
+    import compress.opening  # noqa: F401  (eight seconds of imports, while the first stage is at work)
 
     for line in sys.stdin:
         try:

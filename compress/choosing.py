@@ -29,9 +29,9 @@ from compress.catalogue import Stage
 from compress.context import Context
 from compress.errors import CacheError, PareError, StageFailed
 from compress.events import Event
+from compress.opening import open_component
+from compress.opening.text_to_image import TextToImage, function_of
 from compress.racing import Pace, fastest, race, undecided
-from compress.tasks import open_component
-from compress.tasks.text_to_image import TextToImage, function_of
 
 TORCH = "torch"
 MADE, DIFFERENCE, DECISION = "artifact", "difference.txt", "decision.json"

@@ -25,8 +25,8 @@ def count_picture(artifact: Artifact, dtype: str, call: Mapping[str, Any]) -> di
         ModelError: the pipeline does not load, or a component's class is not there.
         Exception: whatever a component's library raises where shapes alone do not let it run.
     """
-    from compress.tasks import open_task
-    from compress.tasks.text_to_image import function_of
+    from compress.opening import open_task
+    from compress.opening.text_to_image import function_of
 
     task: Any = open_task(artifact, dtype=dtype or None)
     heard: dict[str, list[tuple[Any, Any]]] = {name: [] for name in artifact.working}
@@ -47,7 +47,7 @@ def count_text(artifact: Artifact, prompt_tokens: int, new_tokens: int) -> int:
     """
     import inspect
 
-    from compress.engines.torch import count_flops
+    from compress.engines.torch.runtime import count_flops
 
     model = empty(artifact, LANGUAGE_MODEL)
     # `generate` has the prompt's last position alone turned into probabilities, where the model can do that.
@@ -80,7 +80,7 @@ def empty(artifact: Artifact, component: str) -> Any:
     """
     import torch
 
-    from compress.engines.torch import find_class, silent_libraries
+    from compress.engines.torch.runtime import find_class, silent_libraries
 
     part, folder = artifact.components[component], artifact.folder(component)
     language = component == LANGUAGE_MODEL
@@ -114,7 +114,7 @@ def _shapes(value: Any) -> Any:
 
 def _count_calls(module: Any, function: str, calls: Sequence[tuple[Any, Any]]) -> int:
     """Equal calls are counted once and multiplied."""
-    from compress.engines.torch import count_flops
+    from compress.engines.torch.runtime import count_flops
 
     times: dict[str, int] = {}
     shown: dict[str, tuple[Any, Any]] = {}
@@ -128,7 +128,7 @@ def _count_calls(module: Any, function: str, calls: Sequence[tuple[Any, Any]]) -
 def _count_token(model: Any, seen: int) -> int:
     import torch
 
-    from compress.engines.torch import count_flops
+    from compress.engines.torch.runtime import count_flops
 
     with torch.no_grad():
         past = getattr(model(input_ids=_tokens(seen), use_cache=True), "past_key_values", None)

@@ -154,7 +154,7 @@ def _open(folder: Path, found: Evidence, read: Callable[[Path, Evidence], Eviden
 def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
     from PIL import Image
 
-    from compress.tasks import open_task
+    from compress.opening import open_task
 
     task: Any = open_task(view.artifact, dtype=view.dtype or None)
     starts = range(0, len(view.items), view.batch)
@@ -211,7 +211,7 @@ def _save(tensors: dict[str, NDArray[Any]], path: Path) -> None:
 
 
 def _score(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
-    from compress.tasks import open_task
+    from compress.opening import open_task
 
     task: Any = open_task(view.artifact, dtype=view.dtype or None)
     # Documents of like length share a batch; the order they are stored in stays that of the data.
@@ -252,7 +252,7 @@ def _bytes_read(task: Any, text: str, scored: int) -> int:
 
 
 def _continue(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
-    from compress.tasks import open_task
+    from compress.opening import open_task
 
     task: Any = open_task(view.artifact, dtype=view.dtype or None)
     documents, length, most = view.continued

@@ -154,7 +154,7 @@ def _observe(
 
 
 def _time(views: tuple[Viewpoint, Viewpoint], request: Request, emit: Emit) -> Interleaved:
-    from compress.tasks import open_task
+    from compress.opening import open_task
 
     one, other = (open_task(view.artifact, dtype=view.dtype or None) for view in views)
     return time_views(one, other, *views, request.spec, emit)

@@ -67,7 +67,7 @@ def highest_resident() -> int:
 def main(folder: str, dtype: str, call: str) -> None:
     began = time.perf_counter()
     from compress.artifact import describe
-    from compress.tasks import open_task
+    from compress.opening import open_task
 
     artifact = describe(Path(folder))
     task: Any = open_task(artifact, dtype=dtype or None)

@@ -104,7 +104,7 @@ def _observe(
         return found, None
 
     def time() -> tuple[Timings, Timings]:
-        from compress.tasks import open_task
+        from compress.opening import open_task
 
         one: Any = open_task(base.artifact, dtype=base.dtype or None)
         other: Any = open_task(view.artifact, dtype=view.dtype or None)

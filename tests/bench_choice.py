@@ -20,8 +20,8 @@ import torch
 import compress
 from compress.artifact import Artifact
 from compress.engines.module import read_settings
+from compress.opening import open_component
 from compress.racing import fastest, race
-from compress.tasks import open_component
 
 PRECISIONS = {"openvino": ("float32", "bfloat16", "int8_weights"), "onnxruntime": ("float32", "int8_weights")}
 MODELS = {"zoo://digits-diffusion": "unet", "zoo://docs-llama": "model"}
@@ -57,8 +57,8 @@ def _each(model: str, component: str, opened: list[tuple[str, Any]]) -> list[tup
         length = {"max_new_tokens": 48, "min_new_tokens": 48, "do_sample": False, "pad_token_id": 0}
         return [(name, partial(m.generate, tokens, **length)) for name, m in opened]
     from compress.building import PROMPTS, first_calls
+    from compress.opening.text_to_image import TextToImage
     from compress.sources import find_source
-    from compress.tasks.text_to_image import TextToImage
 
     task = TextToImage(find_source(model, Path(), None).artifact, dtype=torch.float32)
     heard = first_calls(task, (component,), PROMPTS[:1])[component]

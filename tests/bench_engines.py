@@ -27,8 +27,8 @@ import torch
 import compress
 from compress.artifact import Artifact
 from compress.engines.module import read_settings
+from compress.opening import open_component
 from compress.racing import Pace, race
-from compress.tasks import open_component
 from evaluation import machine
 
 SEEN, PROMPT, NEW = 64, 64, 48
@@ -118,7 +118,7 @@ def _cached(model: Any, past: Any, token: torch.Tensor) -> tuple[Callable[[], ob
 
 
 def _stateful(model: Any, past: Any, token: torch.Tensor) -> tuple[Callable[[], object], Callable[[Any], Any]]:
-    from compress.engines.openvino import input_name, language_inputs
+    from compress.engines.openvino.runtime import input_name, language_inputs
 
     names = tuple(map(input_name, model.decoder.graph.compiled.inputs))
     row = np.zeros(1, np.int32)

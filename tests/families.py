@@ -95,7 +95,7 @@ TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def tiny_picture(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
     """A text-to-image pipeline of a transformer family, with the arguments that make it paint small pictures."""
-    from compress.engines.torch import silent_libraries
+    from compress.engines.torch.runtime import silent_libraries
 
     torch.manual_seed(seed)
     with silent_libraries():

@@ -14,7 +14,7 @@ import torch
 
 from compress.artifact import Format
 from compress.engines.module import PLAIN, EngineModule, arguments_of, flatten
-from compress.engines.torch import silent_libraries
+from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, dynamic_shapes, in_float32, split
 from compress.graphs import ANY_SIZE, Batches
 
@@ -111,4 +111,4 @@ class Builder(ABC):
         return self._engine().load_language_model(folder, kind, None, "cpu")
 
     def _engine(self) -> Any:
-        return importlib.import_module(f"compress.engines.{self.format}")
+        return importlib.import_module(f"compress.engines.{self.format}.runtime")

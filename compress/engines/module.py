@@ -18,7 +18,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from compress.artifact import read_json
-from compress.engines.torch import find_class, silent_libraries
+from compress.engines.torch.runtime import find_class, silent_libraries
 from compress.errors import ModelError, UserError
 
 ENGINE = "engine.json"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from compress.engines.module import flatten
-from compress.engines.torch import silent_libraries
+from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, in_float32, named_tensors, split
 
 Outputs = Mapping[str, torch.Tensor]

@@ -13,7 +13,7 @@ from torch.export import Dim
 from transformers.exporters.utils import decompose_for_generation
 
 from compress.engines.module import PLAIN
-from compress.engines.torch import silent_libraries
+from compress.engines.torch.runtime import silent_libraries
 
 Call = dict[str, Any]
 

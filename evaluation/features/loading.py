@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from compress.engines.torch import silent_libraries
+from compress.engines.torch.runtime import silent_libraries
 from compress.errors import ModelError
 
 FIX = "give a folder saved by transformers"

@@ -43,7 +43,7 @@ class Accuracy(Params):
     extra="lm-eval",
 )
 def measure(evidence: Evidence, params: Accuracy) -> Sample:
-    from compress.tasks import open_task
+    from compress.opening import open_task
     from evaluation.harness import load_tasks, run_tasks
 
     tasks = load_tasks(params.tasks)  # first, for it may refuse

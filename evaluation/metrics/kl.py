@@ -60,7 +60,7 @@ def measure(evidence: Evidence, params: Kl) -> Sample:
     if evidence.original is None:
         nothing = [(0.0, len(tokens)) for tokens in evidence.token_logprobs]
         return Sample(evidence.unit_ids, np.array(nothing, dtype=np.float64), protocol=protocol)
-    from compress.tasks import open_task
+    from compress.opening import open_task
 
     original, candidate = (open_task(side.artifact, dtype=side.dtype or None) for side in (evidence.original, evidence))
     rows = divergences(original, candidate, [item.text for item in evidence.items])

@@ -126,8 +126,8 @@ def test_only_a_change_without_a_new_version_is_told() -> None:
 
 
 def test_a_stage_reaches_the_engines_that_do_its_work() -> None:
-    assert "compress.engines.openvino_build" in reached("compress.stages.build.openvino")
-    assert "compress.engines.openvino_quantize" in reached("compress.stages.quantize.nncf")
+    assert "compress.engines.openvino.build" in reached("compress.stages.build.openvino")
+    assert "compress.engines.openvino.quantize" in reached("compress.stages.quantize.nncf")
     assert "compress.cache" not in reached("compress.stages.quantize.nncf")
 
 

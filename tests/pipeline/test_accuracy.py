@@ -11,7 +11,7 @@ import pytest
 
 from compress.artifact import describe
 from compress.errors import DataError, MissingLibrary, UserError
-from compress.tasks import open_task
+from compress.opening import open_task
 from evaluation import harness
 from evaluation.evidence import Evidence
 from evaluation.metrics import accuracy

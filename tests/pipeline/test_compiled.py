@@ -22,16 +22,16 @@ from compress.artifact import MANIFEST, Artifact, describe
 from compress.building import build_engines
 from compress.catalogue import find_stage
 from compress.context import Context
-from compress.engines import compiled
 from compress.engines.builder import Example
-from compress.engines.compiled import AGAIN, PACKAGE, Package
-from compress.engines.compiled_build import CompiledBuilder
+from compress.engines.compiled import runtime as compiled
+from compress.engines.compiled.build import CompiledBuilder
+from compress.engines.compiled.runtime import AGAIN, PACKAGE, Package
 from compress.engines.module import ENGINE, read_settings
 from compress.engines.parity import compare_calls
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
 from compress.graphs import Profile
 from compress.hashing import digest_file
-from compress.tasks import open_task
+from compress.opening import open_task
 from tests.families import MODELS
 from tests.stages import CAPTIONS
 from tests.tiny import tiny_diffusion, tiny_llama

@@ -15,11 +15,11 @@ import torch
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, describe
 from compress.catalogue import find_stage
-from compress.engines.torch import find_class, silent_libraries, stored_dtype
+from compress.engines.torch.runtime import find_class, silent_libraries, stored_dtype
 from compress.errors import UserError
 from compress.hashing import digest_files
-from compress.tasks import open_task
-from compress.tasks.text_to_image import noise_source
+from compress.opening import open_task
+from compress.opening.text_to_image import noise_source
 from tests.families import MODELS, tiny_text
 from tests.stages import CAPTIONS, DATA, apply, foresee
 from tests.tiny import tiny_diffusion, tiny_llama

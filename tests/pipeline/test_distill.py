@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from compress.artifact import LANGUAGE_MODEL, Artifact, describe
 from compress.errors import DataError, ModelError
 from compress.hashing import digest_files
+from compress.opening import open_component, open_task
 from compress.recordings import count_calls
-from compress.tasks import open_component, open_task
 from tests.families import MODELS
 from tests.stages import CAPTIONS, apply
 

@@ -16,7 +16,7 @@ from compress.catalogue import find_stage
 from compress.context import Context
 from compress.errors import ModelError, StageFailed
 from compress.events import Event
-from compress.tasks import open_task
+from compress.opening import open_task
 from tests.families import CALLS, LAYERS, tiny_picture, tiny_text
 from tests.stages import CAPTIONS, apply
 

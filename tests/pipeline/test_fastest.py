@@ -16,9 +16,9 @@ from compress import deps
 from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
 from compress.errors import RecipeError, StageFailed, UserError
+from compress.opening import open_task
 from compress.planning import stage_key
 from compress.racing import Pace, fastest, race, undecided
-from compress.tasks import open_task
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -211,7 +211,7 @@ def test_want_of_disk_or_memory_is_no_answer_about_an_engine(
 def test_an_engine_that_fails_at_its_first_call_is_told_and_not_kept(
     llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compress.engines.openvino import Stateful
+    from compress.engines.openvino.runtime import Stateful
 
     real = Stateful.step
 

@@ -19,15 +19,15 @@ import compress
 from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
 from compress.deps import installed
-from compress.engines.gguf_build import named_tensors, neighbours_turn, write_gguf
-from compress.engines.gguf_reading import MODEL, read_model
-from compress.engines.gguf_tokenizer import piece_scores
+from compress.engines.gguf.build import named_tensors, neighbours_turn, write_gguf
+from compress.engines.gguf.reading import MODEL, read_model
+from compress.engines.gguf.tokenizer import piece_scores
 from compress.engines.language import Past
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
 from compress.graphs import TOLERANCE
 from compress.llamacpp import _SPLITS, KNOWN_SPLITS, Vocabulary, refuse_config, vocabulary
-from compress.tasks import open_task
-from compress.tasks.text_generation import TextGeneration
+from compress.opening import open_task
+from compress.opening.text_generation import TextGeneration
 from tests.families import piecewise, tiny_text
 from tests.stages import apply
 from tests.tiny import tiny_llama

@@ -132,7 +132,7 @@ def growth(cycle: Callable[[], object]) -> int:
 
 
 def test_a_pipelines_engine_lets_go_of_its_memory(pipeline: Artifact) -> None:
-    from compress.tasks import open_component
+    from compress.opening import open_component
 
     call = {"z": torch.randn(1, 4, 8, 8)}
 

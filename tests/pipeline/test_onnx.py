@@ -17,14 +17,14 @@ import torch
 from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
 from compress.engines.builder import Example
-from compress.engines.onnx import GRAPH, WEIGHTS, load_component
-from compress.engines.onnx_build import OnnxBuilder
-from compress.engines.onnx_quantize import count_narrow
+from compress.engines.onnx.build import OnnxBuilder
+from compress.engines.onnx.quantize import count_narrow
+from compress.engines.onnx.runtime import GRAPH, WEIGHTS, load_component
 from compress.engines.parity import compare_calls
 from compress.errors import ModelError, UserError
 from compress.events import Event
 from compress.execute import _weights_digest
-from compress.tasks import open_task
+from compress.opening import open_task
 from tests.families import MODELS
 from tests.stages import CAPTIONS, apply
 

@@ -19,10 +19,10 @@ from compress.building import build_engines, first_calls, picture_calls
 from compress.context import Context
 from compress.engines.builder import Example
 from compress.engines.module import EngineModule, write_settings
-from compress.engines.openvino_build import OpenVINOBuilder
+from compress.engines.openvino.build import OpenVINOBuilder
 from compress.engines.parity import compare_calls, difference, first_broken
 from compress.errors import StageFailed
-from compress.tasks import open_task
+from compress.opening import open_task
 from tests.families import MODELS
 from tests.stages import DATA
 from tests.tiny import tiny_diffusion, tiny_llama

@@ -20,8 +20,8 @@ from compress.artifact import Artifact
 from compress.cache import Cache
 from compress.events import silent
 from compress.execute import execute
-from compress.tasks import open_task
-from compress.tasks.text_to_image import noise_source
+from compress.opening import open_task
+from compress.opening.text_to_image import noise_source
 from tests.tiny import tiny_diffusion, tiny_llama
 
 CAPTIONS, NAMES = ["a red three", "blue"], ["0", "1"]

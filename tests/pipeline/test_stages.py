@@ -15,7 +15,7 @@ from compress.catalogue import find_stage
 from compress.errors import StageFailed
 from compress.graphs import TOLERANCE, wanted
 from compress.hashing import digest_file
-from compress.tasks import open_task
+from compress.opening import open_task
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama
 

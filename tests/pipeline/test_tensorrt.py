@@ -15,12 +15,12 @@ import compress
 from compress import gpus
 from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
-from compress.engines import tensorrt
-from compress.engines.onnx import GRAPH, Decoder
-from compress.engines.onnx import load_component as load_onnx
-from compress.engines.tensorrt_compile import Network
-from compress.engines.tensorrt_record import Ports, Record, Target, check_record, read_ports
-from compress.engines.torch import load_component as load_torch
+from compress.engines.onnx.runtime import GRAPH, Decoder
+from compress.engines.onnx.runtime import load_component as load_onnx
+from compress.engines.tensorrt import runtime as tensorrt
+from compress.engines.tensorrt.compile import Network
+from compress.engines.tensorrt.record import Ports, Record, Target, check_record, read_ports
+from compress.engines.torch.runtime import load_component as load_torch
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
 from compress.gpus import RTX, Gpu
 from compress.graphs import TOLERANCE

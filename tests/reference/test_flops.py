@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.artifact import Artifact, describe
+from compress.opening import open_task
 from compress.recipe import Gate
-from compress.tasks import open_task
 from compress.zoo import zoo_model
 from evaluation.arithmetic import PROMPT, add_up, count_picture, count_text
 from evaluation.compare import row_of

@@ -19,7 +19,7 @@ from compress.artifact import describe
 from compress.catalogue import find_metric
 from compress.data import Item
 from compress.errors import DataError
-from compress.tasks import open_task
+from compress.opening import open_task
 from compress.zoo import docstrings, scenes, zoo_model
 from evaluation import frechet, mmd
 from evaluation.evidence import Evidence, Timings

@@ -279,7 +279,7 @@ def llamas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact
 
 
 def reading(artifact: Artifact, original: Evidence | None = None) -> Evidence:
-    from compress.tasks import open_task
+    from compress.opening import open_task
 
     items = tuple(Item(str(i), text) for i, text in enumerate(TEXTS))
     logprobs = tuple(open_task(artifact).token_logprobs(TEXTS, 2))  # type: ignore[union-attr]
@@ -335,7 +335,7 @@ def test_kl_of_the_original_with_itself_is_nothing(llamas: tuple[Artifact, Artif
 def test_kl_does_not_depend_on_the_batch(llamas: tuple[Artifact, Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
     evidence = reading(llamas[1], reading(llamas[0]))
     together = kl.measure.measure(evidence, kl.Kl()).values
-    monkeypatch.setattr("compress.tasks.text_generation.CELLS", 1)
+    monkeypatch.setattr("compress.opening.text_generation.CELLS", 1)
     assert kl.measure.measure(evidence, kl.Kl()).values == pytest.approx(together, rel=1e-5, abs=1e-9)
 
 
@@ -353,10 +353,10 @@ def test_models_of_two_vocabularies_have_no_kl(llamas: tuple[Artifact, Artifact]
 def test_batches_hold_each_index_once_and_no_more_than_fits(
     llamas: tuple[Artifact, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compress.tasks import open_task
+    from compress.opening import open_task
 
     task: Any = open_task(llamas[0])
-    monkeypatch.setattr("compress.tasks.text_generation.CELLS", 20 * len(task.tokenizer))
+    monkeypatch.setattr("compress.opening.text_generation.CELLS", 20 * len(task.tokenizer))
     lengths = [3, 50, 7, 7, 1, 20, 4]
     found = list(task.batches(lengths))
     assert sorted(i for batch in found for i in batch) == list(range(7))

@@ -16,8 +16,8 @@ from compress.artifact import Artifact, describe
 from compress.data import Item
 from compress.errors import StageFailed
 from compress.events import Event, silent
-from compress.tasks.text_generation import TextGeneration
-from compress.tasks.text_to_image import TextToImage
+from compress.opening.text_generation import TextGeneration
+from compress.opening.text_to_image import TextToImage
 from evaluation.collect import MANIFEST, Viewpoint, collect
 from tests.tiny import tiny_diffusion, tiny_llama
 

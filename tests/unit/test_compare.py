@@ -19,8 +19,8 @@ from compress.catalogue import find_metric
 from compress.data import Data, Item
 from compress.errors import StageFailed, UserError
 from compress.events import Event, silent
+from compress.opening import open_task
 from compress.recipe import BaselineSpec, EvalSpec, Gate
-from compress.tasks import open_task
 from evaluation import machine, report
 from evaluation.compare import Request, compare, viewpoints
 from evaluation.report import result
@@ -250,7 +250,7 @@ def test_size_alone_opens_no_model(writers: Stand, tmp_path: Path, monkeypatch: 
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr("compress.tasks.open_task", refuse)
+    monkeypatch.setattr("compress.opening.open_task", refuse)
     found = compare(writers.request(tmp_path, {"size": {}}), silent)
     assert rows(found)["size"].contrast.value == 1
     assert (found.pictures, found.completions) == ((), ())

@@ -14,10 +14,10 @@ from compress.artifact import Artifact, describe
 from compress.catalogue import find_stage
 from compress.context import Context
 from compress.engines.module import EngineModule, flatten
-from compress.engines.openvino import Graph
+from compress.engines.openvino.runtime import Graph
 from compress.errors import ModelError, UserError
-from compress.tasks import open_task
-from compress.tasks.text_to_image import noise_source
+from compress.opening import open_task
+from compress.opening.text_to_image import noise_source
 from tests.tiny import tiny_diffusion, tiny_llama
 
 PROMPTS = [[5, 6, 7], [8, 9], [10, 11, 12]]

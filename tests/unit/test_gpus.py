@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from compress import gpus
-from compress.engines.tensorrt_quantize import BLOCK, round_blocks, round_channels
+from compress.engines.tensorrt.quantize import BLOCK, round_blocks, round_channels
 from compress.errors import MissingLibrary, UserError
 from compress.gpus import DATA_CENTRE, HERE, RTX, Gpu, Library, choose, why_idle
 

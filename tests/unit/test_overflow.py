@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from compress.engines import openvino_quantize
+from compress.engines.openvino import quantize as openvino_quantize
 
 
 @pytest.mark.parametrize(

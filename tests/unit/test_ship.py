@@ -11,7 +11,7 @@ import pytest
 
 import compress
 from compress.events import Event
-from compress.tasks.text_generation import TextGeneration
+from compress.opening.text_generation import TextGeneration
 from evaluation import machine, ship
 from evaluation.collect import MANIFEST
 from tests.tiny import tiny_llama

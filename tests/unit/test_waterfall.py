@@ -16,8 +16,8 @@ from compress.api import _chain
 from compress.artifact import describe
 from compress.errors import StageFailed
 from compress.events import Event, silent
+from compress.opening import open_task
 from compress.recipe import BaselineSpec, Gate
-from compress.tasks import open_task
 from evaluation import machine, waterfall
 from evaluation.compare import compare, viewpoints
 from evaluation.report import html, markdown, result
@@ -139,7 +139,7 @@ def test_only_what_the_recipe_asks_for_is_measured(writers: Stand, tmp_path: Pat
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("a model was opened")
 
-    monkeypatch.setattr("compress.tasks.open_task", refuse)
+    monkeypatch.setattr("compress.opening.open_task", refuse)
     steps = compare(writers.request(tmp_path, {"size": {}}, chain=chain(writers)), silent).steps
     assert [(s.speed, s.quality, s.note) for s in steps] == [(None, (), "")] * 3
     assert compare(writers.request(tmp_path, {"size": {}}), silent).steps == ()

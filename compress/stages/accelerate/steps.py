@@ -85,7 +85,7 @@ def _write_scheduler(artifact: Artifact, params: Steps, context: Context) -> Non
     """Let diffusers carry the training schedule over from the old scheduler's config to the new one's."""
     import diffusers
 
-    from compress.engines.torch import silent_libraries
+    from compress.engines.torch.runtime import silent_libraries
 
     config = json.loads((artifact.path / CONFIG).read_text())
     kind = SCHEDULERS[params.scheduler] if params.scheduler else config["_class_name"]

@@ -66,7 +66,7 @@ def refuse(artifact: Artifact, params: BuildCompiled) -> str:
 )
 def run(artifact: Artifact, params: BuildCompiled, context: Context) -> None:
     from compress.building import build_engines
-    from compress.engines.compiled_build import CompiledBuilder
+    from compress.engines.compiled.build import CompiledBuilder
 
     names = wanted(artifact, params.components, "compiled")
     build_engines(artifact, names, CompiledBuilder(params.precision, params.profile, context.scratch), context)

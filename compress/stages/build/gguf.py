@@ -61,7 +61,7 @@ def idle_here(params: BuildGGUF) -> str:
 )
 def run(artifact: Artifact, params: BuildGGUF, context: Context) -> None:
     from compress.building import build_engines
-    from compress.engines.gguf_build import GGUFBuilder
+    from compress.engines.gguf.build import GGUFBuilder
 
     builder = GGUFBuilder(params.precision)
     build_engines(artifact, (LANGUAGE_MODEL,), builder, context)

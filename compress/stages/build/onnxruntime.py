@@ -59,7 +59,7 @@ def refuse(artifact: Artifact, params: BuildOnnxRuntime) -> str:
 )
 def run(artifact: Artifact, params: BuildOnnxRuntime, context: Context) -> None:
     from compress.building import build_engines
-    from compress.engines.onnx_build import OnnxBuilder
+    from compress.engines.onnx.build import OnnxBuilder
 
     samples = params.samples if params.precision == "int8" else 0
     names = wanted(artifact, params.components, "onnx")

@@ -51,7 +51,7 @@ def refuse(artifact: Artifact, params: BuildOpenVINO) -> str:
 )
 def run(artifact: Artifact, params: BuildOpenVINO, context: Context) -> None:
     from compress.building import build_engines
-    from compress.engines.openvino_build import OpenVINOBuilder
+    from compress.engines.openvino.build import OpenVINOBuilder
 
     samples = params.samples if params.precision == "int8" else 0
     names = wanted(artifact, params.components, "openvino")

@@ -119,7 +119,7 @@ def idle_here(params: BuildTensorRT) -> str:
 )
 def run(artifact: Artifact, params: BuildTensorRT, context: Context) -> None:
     from compress.building import build_engines
-    from compress.engines.tensorrt_build import TensorRTBuilder
+    from compress.engines.tensorrt.build import TensorRTBuilder
 
     library, targets = _choose(params)
     builder = TensorRTBuilder(params.precision, library, targets, params.profile, context.scratch)

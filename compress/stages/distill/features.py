@@ -66,9 +66,9 @@ def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
     foresee=foresee,
 )
 def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
-    from compress.engines.torch import save_component
+    from compress.engines.torch.runtime import save_component
+    from compress.opening import open_component, open_task
     from compress.recordings import read_call
-    from compress.tasks import open_component, open_task
     from compress.training import teach
 
     name, source = artifact.main, context.inputs["teacher"]
@@ -152,7 +152,7 @@ def _lesson(
     import torch
 
     from compress.algorithms.losses import Projections, listening, match_blocks, relative_error
-    from compress.engines.torch import first_tensor
+    from compress.engines.torch.runtime import first_tensor
     from compress.recordings import read_call
 
     pairs = [p for a, b in zip(*stacks, strict=True) for p in match_blocks(a, b)]

@@ -59,8 +59,8 @@ def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
     foresee=foresee,
 )
 def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
-    from compress.engines.torch import save_component
-    from compress.tasks import open_task
+    from compress.engines.torch.runtime import save_component
+    from compress.opening import open_task
     from compress.training import teach
 
     source = context.inputs["teacher"]

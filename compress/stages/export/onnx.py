@@ -45,7 +45,7 @@ def refuse(artifact: Artifact, params: ExportOnnx) -> str:
 )
 def run(artifact: Artifact, params: ExportOnnx, context: Context) -> None:
     from compress.building import build_engines
-    from compress.engines.onnx_build import OnnxBuilder
+    from compress.engines.onnx.build import OnnxBuilder
 
     names = wanted(artifact, params.components, "onnx")
     build_engines(artifact, names, OnnxBuilder("float32", opset=params.opset), context)

@@ -56,8 +56,8 @@ def foresee(artifact: Artifact, params: PruneDepth) -> Foresight:
     foresee=foresee,
 )
 def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
-    from compress.engines.torch import blank, save_component, shares_kept
-    from compress.tasks import open_task
+    from compress.engines.torch.runtime import blank, save_component, shares_kept
+    from compress.opening import open_task
 
     wanted = params.components or (artifact.main,)
     made = derive(artifact, context.out, without=rewritten(artifact, wanted), link=context.link)
@@ -92,7 +92,7 @@ def _least_missed(
 ) -> tuple[tuple[Unit, ...], Mapping[str, Any]]:
     """Of every pool the units to take out, in their order; and one of the calls they were judged by."""
     from compress.algorithms import influence
-    from compress.tasks import few_steps
+    from compress.opening import few_steps
 
     module = task.component(name)
     pools = depth_pools(task.artifact.components[name].kind, task.artifact.config(name))

@@ -61,8 +61,8 @@ def foresee(artifact: Artifact, params: PruneWidth) -> Foresight:
 def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
     from compress.algorithms.coupling import cut_state, find_groups, parameter_shapes
     from compress.algorithms.saliency import of_units
-    from compress.engines.torch import blank, save_component, shares_kept
-    from compress.tasks import open_task
+    from compress.engines.torch.runtime import blank, save_component, shares_kept
+    from compress.opening import open_task
 
     wanted = params.components or (artifact.main,)
     made = derive(artifact, context.out, without=rewritten(artifact, wanted), link=context.link)
@@ -89,7 +89,7 @@ def _cut(artifact: Artifact, name: str, params: PruneWidth) -> Cut:
 
 def _example(task: Any, name: str) -> dict[str, Any]:
     from compress.data import Item
-    from compress.tasks import few_steps
+    from compress.opening import few_steps
 
     text = PROMPT if task.artifact.task == "text_to_image" else DOCUMENT
     found: dict[str, Any] = next(task.record(name, (Item("0", text),), 0, **few_steps(task.artifact)))
@@ -98,7 +98,7 @@ def _example(task: Any, name: str) -> dict[str, Any]:
 
 def _saliency(task: Any, name: str, params: PruneWidth, context: Context) -> dict[str, Any]:
     from compress.algorithms import saliency
-    from compress.tasks import few_steps
+    from compress.opening import few_steps
 
     module = task.component(name)
     if params.importance == "magnitude":
@@ -120,7 +120,7 @@ def _noise_loss(module: Any, seed: int) -> Callable[[Mapping[str, Any]], Any]:
     """The output's projection on noise, whose squared gradient tells, on average, how far the whole output moves."""
     import torch
 
-    from compress.engines.torch import first_tensor
+    from compress.engines.torch.runtime import first_tensor
 
     generator = torch.Generator().manual_seed(seed)
 

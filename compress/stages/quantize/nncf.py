@@ -62,8 +62,8 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
 )
 def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
     from compress.engines.module import ENGINE
-    from compress.engines.openvino import FILES
-    from compress.engines.openvino_quantize import count_quantized, read_graph, write_graph
+    from compress.engines.openvino.quantize import count_quantized, read_graph, write_graph
+    from compress.engines.openvino.runtime import FILES
 
     wanted = _wanted(artifact, params)
     parts = [str((artifact.folder(n) / f).relative_to(artifact.path)) for n in wanted for f in FILES]
@@ -90,7 +90,7 @@ def _wanted(artifact: Artifact, params: QuantizeNNCF) -> tuple[str, ...]:
 
 
 def _quantize(model: Any, feeds: list[Any], params: QuantizeNNCF) -> Any:
-    from compress.engines.openvino_quantize import compress_weights, quantize_activations
+    from compress.engines.openvino.quantize import compress_weights, quantize_activations
 
     if params.mode == "int8":
         return quantize_activations(model, feeds)
@@ -103,9 +103,9 @@ def _record(
 ) -> dict[str, list[Any]]:
     """Each component's real inputs while the artifact is used on the calibration data as it is meant to be."""
     from compress.building import picture_calls, text_calls
-    from compress.engines.openvino import start_of_text
-    from compress.tasks.text_generation import TextGeneration
-    from compress.tasks.text_to_image import TextToImage
+    from compress.engines.openvino.runtime import start_of_text
+    from compress.opening.text_generation import TextGeneration
+    from compress.opening.text_to_image import TextToImage
 
     if artifact.task == "text_to_image":
         heard = picture_calls(TextToImage(artifact), wanted, params.samples, context)

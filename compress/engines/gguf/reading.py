@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from compress.engines.module import config_of, read_settings
-from compress.engines.torch import find_class, silent_libraries
+from compress.engines.torch.runtime import find_class, silent_libraries
 from compress.engines.tracing import Traced
 from compress.errors import ModelError
 

@@ -24,7 +24,7 @@ class TextGeneration:
 
     def __init__(self, artifact: Artifact, *, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
         component = artifact.components[LANGUAGE_MODEL]
-        engine = importlib.import_module(f"compress.engines.{component.format}")
+        engine = importlib.import_module(f"compress.engines.{component.format}.runtime")
         self.artifact = artifact
         self.device = device
         self.model: Any = engine.load_language_model(artifact.folder(LANGUAGE_MODEL), component.kind, dtype, device)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from compress.artifact import Artifact, read_json
 from compress.data import Item
-from compress.engines.torch import find_class, stored_dtype
+from compress.engines.torch.runtime import find_class, stored_dtype
 from compress.errors import ModelError, StageFailed
 
 # Parts that judge or mark pictures rather than paint them: they would change what is measured.
@@ -156,7 +156,7 @@ class TextToImage:
                     f"{kind} does not load: {error}", place=str(folder), fix="save the pipeline again"
                 ) from error
         component = self.artifact.components[name]
-        engine = importlib.import_module(f"compress.engines.{component.format}")
+        engine = importlib.import_module(f"compress.engines.{component.format}.runtime")
         return engine.load_component(self.artifact.folder(name), library, component.kind, self.dtype, self.device)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from compress.deps import installed, need
 from compress.engines.module import ENGINE
-from compress.engines.openvino import MODEL, save_graph
+from compress.engines.openvino.runtime import MODEL, save_graph
 from compress.planning import machine_fact
 
 Feed = Mapping[str, NDArray[Any]]

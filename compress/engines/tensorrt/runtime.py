@@ -20,9 +20,9 @@ import torch
 
 from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
 from compress.engines.module import EngineModule, read_settings
-from compress.engines.onnx import CACHE_IN
-from compress.engines.tensorrt_compile import Network
-from compress.engines.tensorrt_record import (
+from compress.engines.onnx.runtime import CACHE_IN
+from compress.engines.tensorrt.compile import Network
+from compress.engines.tensorrt.record import (
     OPEN,
     Ports,
     Record,

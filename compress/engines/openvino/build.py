@@ -14,8 +14,8 @@ from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExp
 
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.module import flatten, write_settings
-from compress.engines.openvino import input_name, language_inputs, save_graph
-from compress.engines.openvino_quantize import compress_weights, quantize_activations, silence_telemetry
+from compress.engines.openvino.quantize import compress_weights, quantize_activations, silence_telemetry
+from compress.engines.openvino.runtime import input_name, language_inputs, save_graph
 from compress.engines.tracing import decoding_step, quiet_export, split
 
 GROUP = 64  # weights that share a scale in 4 bits

@@ -15,7 +15,7 @@ from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter,
 from transformers.exporters.utils import apply_patches
 
 from compress.engines.builder import Builder, Example, Feed, positions_of
-from compress.engines.compiled import CACHE, PACKAGE, Cached, Package, Port
+from compress.engines.compiled.runtime import CACHE, PACKAGE, Cached, Package, Port
 from compress.engines.language import EngineLanguageModel
 from compress.engines.module import EngineModule, flatten, write_settings
 from compress.engines.tracing import Call, Traced, decoding_step, quiet_export, split

@@ -13,17 +13,18 @@ import onnx_ir
 import torch
 
 from compress.artifact import DENOISERS
-from compress.engines import onnx, tensorrt
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.language import EngineLanguageModel
 from compress.engines.module import EngineModule, flatten, write_settings
-from compress.engines.onnx import CACHE_IN, CACHE_OUT, GRAPH
-from compress.engines.onnx_build import export_component, export_language_model, save_graph
-from compress.engines.onnx_quantize import quantize_activations
-from compress.engines.tensorrt_compile import Network
-from compress.engines.tensorrt_quantize import OPSET, compress_weights, use_float8
-from compress.engines.tensorrt_record import OPEN, Port, Ports, Range, Record, Target, digest_onnx
-from compress.engines.torch import silent_libraries
+from compress.engines.onnx import runtime as onnx
+from compress.engines.onnx.build import export_component, export_language_model, save_graph
+from compress.engines.onnx.quantize import quantize_activations
+from compress.engines.onnx.runtime import CACHE_IN, CACHE_OUT, GRAPH
+from compress.engines.tensorrt import runtime as tensorrt
+from compress.engines.tensorrt.compile import Network
+from compress.engines.tensorrt.quantize import OPSET, compress_weights, use_float8
+from compress.engines.tensorrt.record import OPEN, Port, Ports, Range, Record, Target, digest_onnx
+from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, in_float32, split
 from compress.gpus import Library, gpu_here, why_idle
 from compress.graphs import Profile

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from compress.deps import need
-from compress.engines.gguf_loop import Plain, plain_loop
-from compress.engines.gguf_reading import MODEL, unreadable
+from compress.engines.gguf.loop import Plain, plain_loop
+from compress.engines.gguf.reading import MODEL, unreadable
 from compress.engines.language import EngineLanguageModel, Past, foreign_cache
 from compress.engines.module import ENGINE, EngineModule, read_settings, refuse_device
 from compress.errors import ModelError, UserError
