@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.cache import Cache, default_root, disk_errors
+from compress.devices import Opening, settled
 from compress.errors import RecipeError, UserError
 from compress.events import Emit, Event, silent
 from compress.recipe import DataSpec, EvalSpec, Gate, Recipe, StepSpec
@@ -235,19 +236,23 @@ def apply(
     return execute(_with_weights(make_plan(recipe, store)), store, emit)[-1].artifact
 
 
-def load(artifact: Artifact | str | Path, *, device: str = "cpu") -> Any:
+def load(artifact: Artifact | str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Any:
     """A stock diffusers pipeline or transformers model, its engine components in place, ready to call.
+
+    Args:
+        device: cpu, cuda, cuda:1, mps, or auto for the best there is.
 
     Raises:
         ModelError: the folder is no model.
+        UserError: there is no such device here.
     """
     from compress.opening import open_task
     from compress.sources import fetch_weights, find_source
 
     if not isinstance(artifact, Artifact):
         artifact = fetch_weights(find_source(str(artifact), Path(), None)).artifact
-    task: Any = open_task(artifact, device=device)
-    return task.pipeline if artifact.task == "text_to_image" else task.model
+    opening = Opening(device=settled(device), trust_remote_code=trust_remote_code)
+    return open_task(artifact, opening).stock
 
 
 def open_cache(root: str | Path | None) -> Cache:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,66 +17,74 @@ from typing import Any, Literal
 from compress.errors import ModelError
 from compress.hashing import list_files
 
-Task = Literal["text_to_image", "text_generation"]
-# "fastest" stands in plans alone: whatever format the choice will fall on.
-Format = Literal["torch", "openvino", "onnx", "tensorrt", "gguf", "compiled", "fastest"]
-# The distribution that runs a component of each format.
-RUNS_ON: Mapping[Format, str] = {
-    "torch": "torch",
-    "openvino": "openvino",
-    "onnx": "onnxruntime",
-    "tensorrt": "tensorrt-rtx-cu13",
-    "gguf": "llama-cpp-python",
-    "compiled": "torch",
-}
+Format = str  # the name of an engine's record, or CHOSEN
+CHOSEN = "fastest"  # stands in plans alone: whatever format the choice will fall on
 MANIFEST = "pare.json"
 SCHEMA = 1
 LANGUAGE_MODEL = "model"
 DENOISERS = ("unet", "transformer")
-# Words in diffusers' class names: of pipelines that are given more than text, and of those that give other than pictures.
-OTHER_INPUTS = ("Img2Img", "Inpaint", "Control", "Upscale", "Pix2Pix", "Edit", "Variation", "SuperResolution", "Fill")
-OTHER_OUTPUTS = ("Video", "Audio", "Animate", "Motion", "Temporal", "3D", "1D")
-NO_TEXT = ("UNet2DModel", "DiTTransformer2DModel")  # denoisers that no text reaches
-# Encoders that continue a text only where their config says `is_decoder`.
-BERTS = (
-    "bert",
-    "bert-generation",
-    "camembert",
-    "megatron-bert",
-    "rembert",
-    "roberta",
-    "roberta-prelayernorm",
-    "roc_bert",
-)
-ENCODERS = (
-    *BERTS,
-    "big_bird",
-    "data2vec-text",
-    "electra",
-    "ernie",
-    "roformer",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-)
-BOTH_WAYS = ("XLNetLMHeadModel", "XLMWithLMHeadModel", "FlaubertWithLMHeadModel")  # read on both sides of a token
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a torch component's weights are packed, so that only one library opens them and nothing else can change them."""
+
+    method: str
+    bits: int
+    library: str  # the distribution that opens it
 
 
 @dataclass(frozen=True)
 class Component:
-    """A part of a model that can be replaced by itself. `path` is relative to the artifact ("" is the root)."""
+    """A part of a model that can be replaced by itself.
+
+    path: relative to the artifact; "" is the root.
+    kind: the class that its own config names, e.g. UNet2DConditionModel.
+    module: the dotted part of a checkpoint that several components share; "" where it has one of its own.
+    quantization: of packed torch weights, also while they are only planned.
+    """
 
     format: Format
     path: str
-    kind: str  # the class that its own config names, e.g. UNet2DConditionModel
+    kind: str
+    module: str = ""
+    quantization: Quantization | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a manifest has it: what is not said is the default."""
+        found: dict[str, Any] = {"format": self.format, "path": self.path, "kind": self.kind}
+        found |= {"module": self.module} if self.module else {}
+        return found | ({"quantization": vars(self.quantization)} if self.quantization else {})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run a component otherwise, beyond the arguments of a call: a cache hooked into its blocks, an attention backend."""
+
+    name: str
+    component: str
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run the model. `call` holds arguments of the pipeline or of `generate`; it goes with any engine."""
+    """How to run the model, by level.
+
+    call: arguments of the pipeline or of `generate`; they go with any engine.
+    graph: what must be set before a graph is taken, and is built into it.
+    hook: what is hooked into torch modules, and so goes with no engine.
+    """
 
     call: Mapping[str, Any] = field(default_factory=dict)
     needs_pare: bool = False
+    graph: tuple[Setting, ...] = ()
+    hook: tuple[Setting, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As a manifest has it: what is not said is the default."""
+        found: dict[str, Any] = {"call": dict(self.call), "needs_pare": self.needs_pare}
+        levels = {"graph": self.graph, "hook": self.hook}
+        return found | {level: [vars(s) for s in given] for level, given in levels.items() if given}
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ class Provenance:
 @dataclass(frozen=True)
 class Artifact:
     path: Path
-    task: Task
+    task: str
     components: Mapping[str, Component]
     settings: Settings = field(default_factory=Settings)
     lineage: tuple[Provenance, ...] = ()
@@ -124,6 +132,27 @@ class Artifact:
         found: Mapping[str, Any] = read_json(self.folder(component) / "config.json")
         return found
 
+    @property
+    def writes_text(self) -> bool:
+        """Whether it is a language model, and no pipeline of several components."""
+        return self.main == LANGUAGE_MODEL
+
+    def packed(self, components: Iterable[str]) -> tuple[str, ...]:
+        """Those of the components whose weights are quantized and packed."""
+        return tuple(n for n in components if n in self.components and self.components[n].quantization)
+
+    def choose(self, named: tuple[str, ...] | Literal["all"], takes: Callable[[Format], bool]) -> tuple[str, ...]:
+        """The components that are meant: those named, or `all` working ones of a format that is taken, or, if none is named, the
+        main one."""
+        if named == "all":
+            return tuple(name for name in self.working if takes(self.components[name].format))
+        return named or (self.main,)
+
+    def known_config(self, component: str) -> Mapping[str, Any]:
+        """As `config`, or nothing where there is none to read yet."""
+        there = component in self.planned or (self.folder(component) / "config.json").is_file()
+        return self.config(component) if there else {}
+
     def replacing(self, formats: Mapping[str, Format]) -> Artifact:
         """The same artifact with some components in another format."""
         parts = {n: replace(c, format=formats.get(n, c.format)) for n, c in self.components.items()}
@@ -132,29 +161,6 @@ class Artifact:
     def calling(self, **call: Any) -> Artifact:
         """The same artifact, called with more arguments."""
         return replace(self, settings=replace(self.settings, call={**self.settings.call, **call}))
-
-
-def describe(path: Path) -> Artifact:
-    """Read what a folder holds, from JSON alone: no weights, no model library.
-
-    Raises:
-        ModelError: `path` is no folder, no model, or its JSON does not read.
-    """
-    if not path.is_dir():
-        raise ModelError(
-            "no such model folder", place=str(path), fix="give a folder that diffusers or transformers saved"
-        )
-    if (path / MANIFEST).is_file():
-        return _from_manifest(path)
-    if (path / "model_index.json").is_file():
-        return _pipeline(path)
-    if (path / "config.json").is_file():
-        return _language_model(path)
-    raise ModelError(
-        "this folder is no model: it has neither model_index.json nor config.json",
-        place=str(path),
-        fix="give a folder written by save_pretrained of diffusers or transformers",
-    )
 
 
 def read_json(path: Path) -> Any:
@@ -169,76 +175,13 @@ def read_json(path: Path) -> Any:
         raise ModelError(f"does not read as JSON: {error}", place=str(path), fix="save the model again") from error
 
 
-def _pipeline(path: Path) -> Artifact:
-    index = read_json(path / "model_index.json")
-    kind, parts = str(index.get("_class_name", "")), _pipeline_components(path, index)
-    found = Artifact(path, "text_to_image", parts)
-    denoiser = parts[found.main].kind if found.main else ""
-    other = any(word in kind for word in (*OTHER_INPUTS, *OTHER_OUTPUTS))
-    other |= any(word in denoiser for word in (*OTHER_OUTPUTS, *NO_TEXT))
-    if other or not found.main:
-        why = "takes or gives something else" if other else f"has no {' or '.join(DENOISERS)} of its own"
-        raise ModelError(
-            f"pare paints pictures from text alone, and {kind or 'this pipeline'} {why}",
-            place=str(path),
-            fix="give a text-to-image pipeline, such as StableDiffusionPipeline or FluxPipeline",
-        )
-    return found
-
-
-def _pipeline_components(path: Path, index: Mapping[str, Any]) -> dict[str, Component]:
-    parts = {}
-    for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[1] is None:
-            continue
-        if (path / name / "config.json").is_file():  # schedulers and tokenizers carry other config files
-            parts[name] = Component("torch", name, str(entry[1]))
-    if not parts:
-        raise ModelError(
-            "model_index.json names no component with weights", place=str(path), fix="save the pipeline again"
-        )
-    return parts
-
-
-def _language_model(path: Path) -> Artifact:
-    config = read_json(path / "config.json")
-    kind = (config.get("architectures") or [""])[0]
-    encoder = kind in BOTH_WAYS or (config.get("model_type") in ENCODERS and not config.get("is_decoder"))
-    if encoder or not kind.endswith(("ForCausalLM", "LMHeadModel")):
-        what = kind or "of an unnamed class"
-        why = f"{what}, which reads a text whole and does not continue it" if encoder else what
-        raise ModelError(
-            f"pare reads text-generation and text-to-image models, and this is {why}",
-            place=str(path),
-            fix="give a causal language model or a diffusers pipeline folder",
-        )
-    return Artifact(path, "text_generation", {LANGUAGE_MODEL: Component("torch", "", kind)})
-
-
-def _from_manifest(path: Path) -> Artifact:
-    data = read_json(path / MANIFEST)
-    if data.get("schema") != SCHEMA:
-        raise ModelError(
-            f"artifact schema {data.get('schema')} is not the {SCHEMA} this pare reads",
-            place=str(path / MANIFEST),
-            fix="run the recipe again with this version of pare, or upgrade pare",
-        )
-    return Artifact(
-        path=path,
-        task=data["task"],
-        components={name: Component(**c) for name, c in data["components"].items()},
-        settings=Settings(**data["settings"]),
-        lineage=tuple(Provenance(**p) for p in data["lineage"]),
-    )
-
-
 def write_manifest(artifact: Artifact) -> None:
     """Write `pare.json` into the artifact's folder. Holds no time and no path, so equal work gives equal bytes."""
     body = {
         "schema": SCHEMA,
         "task": artifact.task,
-        "components": {name: vars(c) for name, c in sorted(artifact.components.items())},
-        "settings": {"call": dict(artifact.settings.call), "needs_pare": artifact.settings.needs_pare},
+        "components": {name: c.to_json() for name, c in sorted(artifact.components.items())},
+        "settings": artifact.settings.to_json(),
         "lineage": [vars(p) for p in artifact.lineage],
     }
     (artifact.path / MANIFEST).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
@@ -275,8 +218,8 @@ def rewritten(artifact: Artifact, components: tuple[str, ...]) -> tuple[str, ...
     """The files that saving these components again writes, for `derive` to leave out: weights and config."""
     files = [f for name in components for f in weight_files(artifact.folder(name))]
     files += [artifact.folder(name) / "config.json" for name in components]
-    if artifact.task == "text_generation":
-        files.append(artifact.path / "generation_config.json")
+    if LANGUAGE_MODEL in components:
+        files.append(artifact.folder(LANGUAGE_MODEL) / "generation_config.json")
     return tuple(str(f.relative_to(artifact.path)) for f in files)
 
 

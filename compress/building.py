@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compress.artifact import LANGUAGE_MODEL, Artifact, derive, read_json, weight_files, write_manifest
+from compress.artifact import LANGUAGE_MODEL, Artifact, derive, weight_files, write_manifest
+from compress.catalogue import find_engine
 from compress.context import Context
+from compress.data import Item
+from compress.devices import CPU
 from compress.engines.builder import Builder, Example, Feed
-from compress.engines.module import EngineModule, arguments_of, flatten
+from compress.engines.module import flatten
 from compress.engines.parity import Difference, Outputs, compare, compare_calls, first_broken
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, in_float32, split
 from compress.errors import StageFailed
-from compress.graphs import TOLERANCE
-from compress.opening.text_generation import TextGeneration
-from compress.opening.text_to_image import TextToImage, function_of
+from compress.opening import LanguageModel, OpenModel, open_language, open_task
+from compress.pipelines import library_of
 
 LONG = 300  # tokens; beyond the chunks that some layers cut a text into
-PROMPTS = ("a red three", "a blue seven", "a green one")
 PICTURES_A_BATCH = 4
 LONGEST_TEXT = 128
 
@@ -45,7 +46,7 @@ def build_engines(
     weights = [f.relative_to(artifact.path) for name in names for f in weight_files(artifact.folder(name))]
     made = derive(artifact, context.out, without=tuple(map(str, weights)), link=context.link)
     made = made.replacing(dict.fromkeys(names, builder.format))
-    build = _language_model if artifact.task == "text_generation" else _pipeline
+    build = _language_model if artifact.writes_text else _pipeline
     build(artifact, made, names, builder, context, samples)
     write_manifest(made)
 
@@ -53,15 +54,16 @@ def build_engines(
 def _pipeline(
     artifact: Artifact, made: Artifact, names: tuple[str, ...], builder: Builder, context: Context, samples: int
 ) -> None:
-    task = TextToImage(artifact)
-    index = read_json(artifact.path / "model_index.json")
-    fits = builder.profile.nearest("batch", len(PROMPTS))
-    small, large = (first_calls(task, names, PROMPTS[:n]) for n in (2, 3))
-    fitting = large if fits == len(PROMPTS) else first_calls(task, names, [PROMPTS[i % 3] for i in range(fits)])
-    feeds = picture_calls(task, names, samples, context) if samples else {}
+    task = open_task(artifact, context.opening)
+    some = task.examples
+    fits = builder.profile.nearest("batch", len(some))
+    small, large = (first_calls(task, names, some[:n]) for n in (2, 3))
+    fitting = large if fits == len(some) else first_calls(task, names, repeated(some, fits))
+    feeds = calibration_calls(task, names, samples, context) if samples else {}
     for name in context.progress(names, "components", len(names)):
-        module, library = task.component(name), index[name][0]
-        example = Example(module, function_of(name), small[name], large[name], feeds.get(name, ()), fitting[name])
+        module, library = task.component(name), library_of(artifact.path, name)
+        calls = small[name], large[name], feeds.get(name, ()), fitting[name]
+        example = Example(module, task.function_of(name), *calls)
         kind = artifact.components[name].kind
         builder.component(example, made.folder(name))
         engine = builder.open_component(made.folder(name), library, kind)
@@ -72,7 +74,7 @@ def _pipeline(
 def _language_model(
     artifact: Artifact, made: Artifact, names: tuple[str, ...], builder: Builder, context: Context, samples: int
 ) -> None:
-    task = TextGeneration(artifact)
+    task = open_language(artifact, context.opening)
     model = task.model
     kind = artifact.components[LANGUAGE_MODEL].kind
     builder.language_model(model, made.path, text_calls(task, samples, context) if samples else ())
@@ -110,7 +112,7 @@ def _judge(
     kind: str,
     context: Context,
 ) -> None:
-    allowed = TOLERANCE[builder.precision]
+    allowed = find_engine(builder.format).precisions[builder.precision]
     if not found.relative <= allowed:
         layer = _blame(builder, example, folder, library, kind, context, allowed)
         where = f", first in its layer `{layer}`" if layer else ", in no layer by itself: it adds up"
@@ -159,18 +161,15 @@ def _blame(
         shutil.rmtree(place, ignore_errors=True)
 
 
-def first_calls(task: TextToImage, components: tuple[str, ...], prompts: Sequence[str]) -> dict[str, Call]:
-    """The first call to each component while the pipeline paints these prompts, all arguments by name.
+def first_calls(task: OpenModel, components: tuple[str, ...], items: Sequence[Item]) -> dict[str, Call]:
+    """The first call to each component while the model runs on these items as one batch, all arguments by name.
 
     Raises:
         StageFailed: one is not called.
     """
     heard: dict[str, Call] = {}
-    with ExitStack() as stack:
-        for name in components:
-            listen = _listener(task, name, lambda call, name=name: heard.setdefault(name, call))
-            stack.enter_context(task.watch(name, listen))
-        task.paint(prompts, [str(i) for i in range(len(prompts))], 0, num_inference_steps=2)
+    for name, call in task.calls_of(components, items, 0, batch=len(items), num_inference_steps=2):
+        heard.setdefault(name, call)
     if idle := [name for name in components if name not in heard]:
         raise StageFailed(
             f"the pipeline paints without ever calling {', '.join(idle)}",
@@ -180,38 +179,32 @@ def first_calls(task: TextToImage, components: tuple[str, ...], prompts: Sequenc
     return heard
 
 
-def picture_calls(task: TextToImage, names: tuple[str, ...], samples: int, context: Context) -> dict[str, list[Feed]]:
-    """What each component is given while whole calibration pictures are painted, until the one that is called most has been
+def repeated(items: Sequence[Item], count: int) -> list[Item]:
+    """So many items: these, and as often as it takes the same again under other ids."""
+    return [replace(items[i % len(items)], id=str(i)) for i in range(count)]
+
+
+def calibration_calls(task: OpenModel, names: tuple[str, ...], samples: int, context: Context) -> dict[str, list[Feed]]:
+    """What each component is given while the model runs on calibration items, until the one that is called most has been
     called often enough: all timesteps, evenly. Works on torch components and on engines."""
     feeds: dict[str, list[Feed]] = {name: [] for name in names}
     items = context.data["calibration"].first(samples * PICTURES_A_BATCH)
-    with ExitStack() as stack:
-        for name in names:
-            listen = _listener(task, name, lambda call, name=name: feeds[name].append(_owned(call)))
-            stack.enter_context(task.watch(name, listen))
-        for start in range(0, len(items), PICTURES_A_BATCH):
-            batch = items[start : start + PICTURES_A_BATCH]
-            task.paint([i.text for i in batch], [i.id for i in batch], context.seed)
-            if max(map(len, feeds.values())) >= samples:
-                break
+    for start in range(0, len(items), PICTURES_A_BATCH):
+        batch = items[start : start + PICTURES_A_BATCH]
+        for name, call in task.calls_of(names, batch, context.seed, batch=len(batch)):
+            feeds[name].append(_in_numbers(call))
+        if max(map(len, feeds.values())) >= samples:
+            break
     return feeds
 
 
-def text_calls(task: TextGeneration, samples: int, context: Context) -> list[Feed]:
+def text_calls(task: LanguageModel, samples: int, context: Context) -> list[Feed]:
     """The tokens, int64 [1, tokens], of calibration texts."""
     items = context.data["calibration"].first(samples)
     texts = context.progress((item.text for item in items), "calibration texts", len(items))
-    return [{"input_ids": torch.tensor([task.encode(text)[:LONGEST_TEXT]])} for text in texts]
+    return [{"input_ids": torch.tensor([task.encode(text)[:LONGEST_TEXT]], device=CPU)} for text in texts]
 
 
-def _listener(task: TextToImage, name: str, heard: Any) -> Any:
-    module = task.component(name)
-    if isinstance(module, EngineModule):
-        return lambda call: heard(module.feed(call.args, call.kwargs))
-    names = arguments_of(getattr(type(module), function_of(name)))
-    return lambda call: heard({**dict(zip(names, call.args, strict=False)), **call.kwargs})
-
-
-def _owned(call: Call) -> Feed:
-    """A call's tensors, out of reach of what is written into them later; their numbers in float32, as engines take them."""
-    return {name: in_float32(value.clone()) for name, value in flatten(split(call)[0]).items()}
+def _in_numbers(call: Call) -> Feed:
+    """A call's tensors by dotted name, their numbers in float32, as engines take them."""
+    return {name: in_float32(value) for name, value in flatten(split(call)[0]).items()}

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
+from compress.describing import describe
 from compress.errors import CacheError, ModelError
 from compress.hashing import digest_file, digest_files, digest_json, list_files
 

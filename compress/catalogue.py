@@ -1,5 +1,5 @@
-"""What pare can do is what lies on disk: `compress/stages/prune/width.py` is the stage `prune.width`,
-`evaluation/metrics/kid.py` is the metric `kid`. Nobody edits a list."""
+"""What pare can do is what lies on disk: `compress/stages/prune/width.py` is the stage `prune.width`, `evaluation/metrics/kid.py`
+the metric `kid`, `compress/tasks/text_to_image.py` the task, `compress/engines/onnx/` the engine. Nobody edits a list."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from compress.engines import Engine
 from compress.errors import UserError, near
 from compress.params import Params
+from compress.tasks import Observable, Task
 
 if TYPE_CHECKING:
-    from compress.artifact import Artifact, Format, Task
+    from compress.artifact import Artifact, Format, Quantization, Settings
     from compress.context import Context
+    from evaluation.scores import Metric
+
+R = TypeVar("R")
 
 Effect = Literal["weights", "format", "settings"]
 Reproducible = Literal["bytes", "behaviour"]
@@ -25,21 +30,25 @@ Run = Callable[..., None]
 
 @dataclass(frozen=True)
 class Foresight:
-    """What a stage can tell before anything runs: its components' configs as they will be, what it grants of what was asked,
-    the disk it needs beside its result while it works, and the memory for its weights, gradients and moments."""
+    """What a stage can tell before anything runs: its components' configs as they will be, how it packs their weights, the
+    settings it leaves, what it grants of what was asked, the disk it needs beside its result while it works, and the memory for
+    its weights, gradients and moments."""
 
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     told: str = ""
     scratch_bytes: int = 0
     memory_bytes: int = 0
+    quantization: Mapping[str, Quantization] = field(default_factory=dict)
+    settings: Settings | None = None  # None: those it was given
 
 
 @dataclass(frozen=True)
 class Stage:
     """One step of a recipe: what it takes, what it leaves behind, and what it is held to.
 
-    `formats` maps each component format it takes to the one it leaves; `effect` and `reproducible` are what the contract
-    check enforces; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
+    `needs` says what of a model it must be able to observe, which decides the tasks it works on; `formats` maps each component
+    format it takes to the one it leaves, and is empty for a stage that takes any and leaves it; `effects` and `reproducible` are
+    what the contract check enforces; `packed` says whether it takes weights that are quantized already; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
     "calibration") it cannot do without, given its parameters; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
     the source unless the recipe names another); `refuse` looks at an artifact's description before anything runs and returns
     why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError; `idle_here` says
@@ -50,11 +59,12 @@ class Stage:
     name: str
     version: int
     params: type[Params]
-    tasks: frozenset[Task]
+    needs: frozenset[Observable]
     formats: Mapping[Format, Format]
-    effect: Effect
+    effects: frozenset[Effect]
     reproducible: Reproducible
     run: Run
+    packed: bool = False
     bound_to: frozenset[str] = frozenset()
     data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
     calls: Callable[[Any], tuple[Stage, ...]] = field(default=lambda params: ())
@@ -67,15 +77,37 @@ class Stage:
     idle_here: Callable[[Any], str] = field(default=lambda params: "")
     machine: Callable[[], str] = field(default=lambda: "")
 
+    @property
+    def makes(self) -> bool:
+        """Whether it writes components anew, and does not only say how to call them."""
+        return self.effects != {"settings"}
+
+    def takes(self, format: Format) -> bool:
+        """Whether it works on components of this format."""
+        return not self.formats or format in self.formats
+
+    def leaves(self, format: Format) -> Format:
+        """The format in which it leaves a component of this one."""
+        return self.formats.get(format, format)
+
+    def touches(self, artifact: Artifact, params: Params) -> tuple[str, ...]:
+        """The components it works on: as its parameters say, `all` being those that it takes, else the main one."""
+        return artifact.choose(getattr(params, "components", ()), self.takes)
+
+    def works_on(self, task: Task) -> bool:
+        """Whether models of this task show what it needs."""
+        return not task.fits(self.needs)
+
 
 def stage(
     *,
     version: int,
     params: type[Params],
-    tasks: tuple[Task, ...],
-    formats: Mapping[Format, Format],
-    effect: Effect,
     reproducible: Reproducible,
+    effects: tuple[Effect, ...],
+    needs: tuple[Observable, ...] = (),
+    formats: Mapping[Format, Format] | None = None,
+    packed: bool = False,
     bound_to: tuple[str, ...] = (),
     data: Callable[[Any], tuple[str, ...]] | None = None,
     calls: Callable[[Any], tuple[Stage, ...]] | None = None,
@@ -94,11 +126,12 @@ def stage(
             name=run.__module__.removeprefix("compress.stages."),
             version=version,
             params=params,
-            tasks=frozenset(tasks),
-            formats=dict(formats),
-            effect=effect,
+            needs=frozenset(needs),
+            formats=dict(formats or {}),
+            effects=frozenset(effects),
             reproducible=reproducible,
             run=run,
+            packed=packed,
             bound_to=frozenset(bound_to),
             data=data or (lambda params: ()),
             calls=calls or (lambda params: ()),
@@ -126,33 +159,85 @@ def metric_names() -> tuple[str, ...]:
 
 
 @cache
+def task_names() -> tuple[str, ...]:
+    return _names("compress.tasks")
+
+
+@cache
+def engine_names() -> tuple[str, ...]:
+    """The formats that there is an engine for: torch's own is one of them."""
+    root = importlib.import_module("compress.engines")
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(root.__path__) if m.ispkg))
+
+
+@cache
 def find_stage(name: str) -> Stage:
     """The stage called `name`.
 
     Raises:
         UserError: there is none; the fix names the near matches.
     """
-    if name not in stage_names():
-        raise UserError(f"no stage is called `{name}`", fix=near(name, stage_names()))
-    found = importlib.import_module(f"compress.stages.{name}").run
-    if not isinstance(found, Stage):
-        raise TypeError(f"compress/stages/{name.replace('.', '/')}.py: `run` is not decorated with @stage")
-    return found
+    return _find("stage", name, stage_names(), "compress.stages", "run", Stage)
 
 
 @cache
-def find_metric(name: str) -> Any:
-    """The `evaluation.scores.Metric` called `name`.
+def find_metric(name: str) -> Metric[Any]:
+    """The metric called `name`.
 
     Raises:
         UserError: there is none; the fix names the near matches.
     """
-    if name not in metric_names():
-        raise UserError(f"no metric is called `{name}`", fix=near(name, metric_names()))
-    found = importlib.import_module(f"evaluation.metrics.{name}").measure
-    if not hasattr(found, "statistic"):
-        raise TypeError(f"evaluation/metrics/{name}.py: `measure` is not decorated with @metric")
+    from evaluation.scores import Metric
+
+    return _find("metric", name, metric_names(), "evaluation.metrics", "measure", Metric)
+
+
+@cache
+def find_task(name: str) -> Task:
+    """The task called `name`.
+
+    Raises:
+        UserError: there is none; the fix names the near matches.
+    """
+    found = _find("task", name, task_names(), "compress.tasks", "TASK", Task)
+    return _named(found, found.name, name)
+
+
+@cache
+def find_engine(format: str) -> Engine:
+    """The engine that runs components of a format.
+
+    Raises:
+        UserError: there is none; the fix names the near matches.
+    """
+    found = _find("engine", format, engine_names(), "compress.engines", "ENGINE", Engine)
+    return _named(found, found.format, format)
+
+
+def tasks_for(needs: frozenset[Observable]) -> tuple[str, ...]:
+    """The tasks whose models, on data that gives all it can, show what a metric or a stage needs."""
+    return tuple(n for n in task_names() if not find_task(n).fits(needs, ("captions", "scenes")))
+
+
+def builders() -> tuple[Stage, ...]:
+    """The stages that turn torch components into one kind of engine, by name."""
+    found = (find_stage(name) for name in stage_names() if name.startswith("build."))
+    return tuple(s for s in found if s.formats.get("torch") in engine_names())
+
+
+def _find(what: str, name: str, known: tuple[str, ...], package: str, record: str, kind: type[R]) -> R:
+    if name not in known:
+        raise UserError(f"no {what} is called `{name}`", fix=near(name, known))
+    found = getattr(importlib.import_module(f"{package}.{name}"), record, None)
+    if not isinstance(found, kind):
+        raise TypeError(f"{package}.{name}: `{record}` is no {kind.__name__}")
     return found
+
+
+def _named(record: R, said: str, name: str) -> R:
+    if said != name:
+        raise TypeError(f"a record that calls itself `{said}` lies where `{name}` should")
+    return record
 
 
 def _names(package: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ the same process takes it over. It reads one JSON request a line and answers wit
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from compress.catalogue import task_names
 from compress.errors import ContractError
 from compress.graphs import ANY_SIZE, Batches, Profile
 
@@ -144,32 +146,15 @@ _spare = Spare()
 atexit.register(_spare.drop)
 
 
-PROMPTS = ("a red three on white paper", "a blue seven")
-TEXT = "The array of values to sort along the given axis."
-
-
 def probe(folder: Path, profile: Batches = ANY_SIZE) -> dict[str, Any]:
-    """Load an artifact and call it on a fixed input: two prompts painted in two steps, or one text scored; as near to that as
-    its profile takes."""
+    """Load an artifact and call it on a fixed input, as near to two items as its profile takes."""
     import numpy as np
 
-    from compress.artifact import describe
+    from compress.describing import describe
     from compress.hashing import digest_json
     from compress.opening import open_task
 
-    artifact = describe(folder)
-    task: Any = open_task(artifact)
-    if artifact.task == "text_to_image":
-        steps = min(2, artifact.settings.call.get("num_inference_steps", 2))
-        ids = [str(i) for i in range(profile.nearest("batch", 2))]
-        output = task.paint([PROMPTS[int(i) % 2] for i in ids], ids, 0, num_inference_steps=steps)
-    else:
-        rows, text = (
-            profile.nearest("batch", 1),
-            TEXT[: profile.nearest("tokens", len(TEXT) + 1) - 1],
-        )  # no letter makes more than one token
-        output = task.token_logprobs([text] * rows, rows)[0]
-    values = np.asarray(output, dtype=np.float64)
+    values = open_task(describe(folder)).probe(profile)
     return {
         "finite": bool(np.isfinite(values).all()),
         "spread": float(np.nan_to_num(values).std()),
@@ -181,7 +166,8 @@ def serve() -> None:
     """Answer requests until the input closes. Only answers go to standard output, whatever libraries print."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import compress.opening  # noqa: F401  (eight seconds of imports, while the first stage is at work)
+    for name in task_names():  # eight seconds of imports, while the first stage is at work
+        importlib.import_module(f"compress.opening.{name}")
 
     for line in sys.stdin:
         try:

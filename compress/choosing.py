@@ -9,28 +9,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
 from compress.artifact import (
-    LANGUAGE_MODEL,
     MANIFEST,
     Artifact,
     Provenance,
     derive,
-    describe,
     weight_files,
     write_manifest,
 )
-from compress.building import PROMPTS, first_calls
+from compress.building import first_calls, repeated
 from compress.cache import no_room
-from compress.catalogue import Stage
+from compress.catalogue import Stage, find_engine
 from compress.context import Context
+from compress.describing import describe
+from compress.devices import CPU
 from compress.errors import CacheError, PareError, StageFailed
 from compress.events import Event
-from compress.opening import open_component
-from compress.opening.text_to_image import TextToImage, function_of
+from compress.graphs import wanted
+from compress.opening import open_component, open_language, open_task
 from compress.racing import Pace, fastest, race, undecided
 
 TORCH = "torch"
@@ -54,7 +54,7 @@ def choose(artifact: Artifact, params: Any, stages: Sequence[Stage], context: Co
     Raises:
         StageFailed: no engine took a component.
     """
-    names = artifact.working if params.components == "all" else params.components
+    names = wanted(artifact, params.components)
     kept = {name: _choose(artifact, name, params, stages, context) for name in names}
     _assemble(artifact, kept, context)
 
@@ -65,7 +65,7 @@ def _choose(artifact: Artifact, name: str, params: Any, stages: Sequence[Stage],
     decision = place / DECISION
     if not decision.is_file():
         trials = [Trial(TORCH, artifact), *_build_all(artifact, name, params, stages, context, place)]
-        _write_whole(decision, _raced(artifact, name, trials, params))
+        _write_whole(decision, _raced(artifact, name, trials, params, context))
     found = json.loads(decision.read_text())
     for loser in place.iterdir():
         if loser.is_dir() and loser.name != found["kept"]:
@@ -74,14 +74,14 @@ def _choose(artifact: Artifact, name: str, params: Any, stages: Sequence[Stage],
     return artifact if found["kept"] == TORCH else describe(place / found["kept"] / MADE)
 
 
-def _raced(artifact: Artifact, name: str, trials: Sequence[Trial], params: Any) -> dict[str, Any]:
+def _raced(artifact: Artifact, name: str, trials: Sequence[Trial], params: Any, context: Context) -> dict[str, Any]:
     """The name of the fastest that may be kept, and what became of each.
 
     Raises:
         StageFailed: there is none but torch.
     """
     near = [t for t in trials if t.artifact is not None and t.relative <= params.within]
-    calls, failed = _calls(artifact, name, near, params)
+    calls, failed = _calls(artifact, name, near, params, context)
     trials = [replace(t, artifact=None, why=failed[t.name]) if t.name in failed else t for t in trials]
     if len(calls) == 1:
         reasons = "; ".join(f"{t.name}: {t.why or f'differs by {t.relative:.2g}'}" for t in trials[1:])
@@ -99,13 +99,9 @@ def _raced(artifact: Artifact, name: str, trials: Sequence[Trial], params: Any) 
 def _build_all(
     artifact: Artifact, component: str, params: Any, stages: Sequence[Stage], context: Context, place: Path
 ) -> list[Trial]:
-    ways = [(s, p) for s in stages for p in params.precisions if p in _precisions(s)]
+    ways = [(s, p) for s in stages for p in params.precisions if p in find_engine(s.leaves(TORCH)).precisions]
     titles = context.progress(ways, f"engines of {component}", len(ways))
     return [_build(artifact, component, stage, precision, params, context, place) for stage, precision in titles]
-
-
-def _precisions(stage: Stage) -> tuple[str, ...]:
-    return get_args(stage.params.model_fields["precision"].annotation)
 
 
 def _build(
@@ -164,20 +160,23 @@ def _why_not(artifact: Artifact, stage: Stage, given: Any) -> str:
 
 
 def _calls(
-    artifact: Artifact, component: str, trials: Sequence[Trial], params: Any
+    artifact: Artifact, component: str, trials: Sequence[Trial], params: Any, context: Context
 ) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
     """The same real call to each trial's component, and why some do not take it."""
     made = (
-        _text_call(artifact, params)
-        if artifact.task == "text_generation"
-        else _picture_call(artifact, component, params)
+        _text_call(artifact, params, context)
+        if artifact.writes_text
+        else _picture_call(artifact, component, params, context)
     )
     calls: dict[str, Callable[[], object]] = {}
     failed: dict[str, str] = {}
     for trial in trials:
         try:
             # torch in float32, as in every comparison; an engine takes float32 whatever it computes in.
-            call = partial(_without_gradients, made(open_component(trial.artifact or artifact, component, "float32")))
+            call = partial(
+                _without_gradients,
+                made(open_component(trial.artifact or artifact, component, context.opening.of("float32"))),
+            )
             call()
         except Exception as error:
             if trial.name == TORCH:
@@ -188,19 +187,23 @@ def _calls(
     return calls, failed
 
 
-def _text_call(artifact: Artifact, params: Any) -> Callable[[Any], Callable[[], object]]:
-    words = int(open_component(artifact, LANGUAGE_MODEL, "float32").config.get_text_config().vocab_size)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(0, words, (params.batch, params.prompt_tokens), generator=generator)
+def _text_call(artifact: Artifact, params: Any, context: Context) -> Callable[[Any], Callable[[], object]]:
+    opening = context.opening.of("float32")
+    words = int(open_language(artifact, opening).model.config.get_text_config().vocab_size)
+    generator = torch.Generator(CPU).manual_seed(0)
+    drawn = torch.randint(0, words, (params.batch, params.prompt_tokens), generator=generator, device=CPU)
+    tokens = drawn.to(opening.device)
     length = {"max_new_tokens": params.new_tokens, "min_new_tokens": params.new_tokens}
     call = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(tokens), **length}
     return lambda model: partial(model.generate, tokens, **call)
 
 
-def _picture_call(artifact: Artifact, component: str, params: Any) -> Callable[[Any], Callable[[], object]]:
-    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(params.batch)]
-    heard = first_calls(TextToImage(artifact, dtype=torch.float32), (component,), prompts)[component]
-    return lambda module: partial(getattr(module, function_of(component)), **heard)
+def _picture_call(
+    artifact: Artifact, component: str, params: Any, context: Context
+) -> Callable[[Any], Callable[[], object]]:
+    task = open_task(artifact, context.opening.of("float32"))
+    heard = first_calls(task, (component,), repeated(task.examples, params.batch))[component]
+    return lambda module: partial(getattr(module, task.function_of(component)), **heard)
 
 
 def _without_gradients(call: Callable[[], object]) -> object:

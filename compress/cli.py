@@ -208,8 +208,9 @@ def explain(name: Annotated[str, typer.Argument(help="a stage or a metric")]) ->
     for line in (*parameter_lines(record.params),) or ("  none",):
         print(line)
     if name in catalogue.stage_names():
-        formats = ", ".join(f"{a} → {b}" for a, b in record.formats.items())
-        print(f"\ntasks     {', '.join(sorted(record.tasks))}\nformats   {formats}\nchanges   {record.effect}")
+        formats = ", ".join(f"{a} → {b}" for a, b in record.formats.items()) or "any, which stays as it is"
+        tasks, effects = ", ".join(catalogue.tasks_for(record.needs)), ", ".join(sorted(record.effects))
+        print(f"\ntasks     {tasks}\nformats   {formats}\nchanges   {effects}")
         data = [f"{role} data" for role in record.data(record.params.model_construct())]
         print(f"repeats   {record.reproducible}\nneeds     {', '.join((*record.libraries, *data))}")
         if able := record.machine():

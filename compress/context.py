@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from compress.devices import Opening
 from compress.events import Emit, Event, silent, track
 
 if TYPE_CHECKING:
@@ -18,12 +19,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Context:
-    """`out` is an empty folder to fill; `scratch` survives a crash; `data` maps train and calibration to their items."""
+    """`out` is an empty folder to fill; `scratch` survives a crash; `opening` says where every model is opened that the stage opens;
+    `data` maps train and calibration to their items."""
 
     out: Path
     scratch: Path
     seed: int = 0
-    device: str = "cpu"
+    opening: Opening = field(default_factory=Opening)
     inputs: Mapping[str, Artifact] = field(default_factory=dict)
     data: Mapping[str, Data] = field(default_factory=dict)
     emit: Emit = silent

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from compress.tasks import Observable
+
 Kind = Literal["captioned_images", "texts"]
 
 
@@ -37,6 +39,7 @@ class Data:
     digest: str
     count: int  # -1: as many as wanted, or as reading shows
     read: Callable[[int], Item]  # IndexError behind the last
+    gives: frozenset[Observable] = frozenset()  # what of a metric's needs its items bring themselves
 
     def first(self, n: int) -> tuple[Item, ...]:
         """The first `n` items, or all there are."""
@@ -104,7 +107,14 @@ def _image_folder(path: Path, source: str) -> Data:
         row = rows[index]
         return Item(str(row["file_name"]), str(row["text"]), lambda: _picture(path / str(row["file_name"])))
 
-    return Data(source, "captioned_images", digest, len(rows), read)
+    return Data(source, "captioned_images", digest, len(rows), read, _given([str(row["text"]) for row in rows]))
+
+
+def _given(captions: list[str]) -> frozenset[Observable]:
+    """What captions tell beside themselves: those in the grammar of the zoo's digits say where each digit stands."""
+    from compress.zoo import scenes
+
+    return frozenset({"captions", "scenes"}) if all(map(scenes.is_scene, captions)) else frozenset({"captions"})
 
 
 def _picture(path: Path) -> NDArray[np.uint8]:

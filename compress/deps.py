@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
+from functools import cache
 from importlib import metadata, util
 from types import ModuleType
 
 from compress.errors import MissingLibrary
+
+DEVELOPERS = "dev"  # an extra that brings what others bring, for those who work on pare
 
 
 def need(module: str, extra: str = "") -> ModuleType:
@@ -35,3 +39,23 @@ def version(library: str) -> str:
         return metadata.version(library)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def canonical(library: str) -> str:
+    """A distribution's name as indexes spell it: torch_pruning is torch-pruning."""
+    return re.sub(r"[-_.]+", "-", library).lower()
+
+
+@cache
+def extras_of(distribution: str) -> dict[str, str]:
+    """What an installed distribution depends on, by canonical name, each with the extra that brings it; "" for what always comes.
+
+    Its own extras are followed: what `tensorrt` brings through `onnx` is onnx's.
+    """
+    found: dict[str, str] = {}
+    for line in metadata.requires(distribution) or ():
+        name, marker = re.split(r"[\s;\[<>=!~(]", line, maxsplit=1)[0], line.partition("extra ==")[2]
+        extra = marker.strip(" '\"")
+        if extra != DEVELOPERS and canonical(name) != distribution:
+            found.setdefault(canonical(name), extra)
+    return found

@@ -7,32 +7,23 @@ import platform
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from compress import deps, gpus
 from compress.cache import default_root
-from compress.catalogue import Stage, find_metric, find_stage, stage_names
+from compress.catalogue import (
+    builders,
+    engine_names,
+    find_engine,
+    find_metric,
+    find_stage,
+    metric_names,
+    stage_names,
+)
 from compress.errors import PareError
-from compress.planning import machine_fact
+from compress.facts import machine_fact
 from compress.reading import read_recipes
-
-LIBRARIES = {  # distribution → the extra that brings it; "" for what always comes with pare
-    "torch": "",
-    "transformers": "",
-    "diffusers": "",
-    "openvino": "",
-    "nncf": "",
-    "torch-pruning": "",
-    "onnx": "onnx",
-    "onnxruntime": "onnx",
-    "onnxscript": "onnx",
-    "bitsandbytes": "bitsandbytes",
-    "gguf": "gguf",
-    "llama-cpp-python": "llama-cpp",
-    "lm-eval": "lm-eval",
-    "gptqmodel": "gptq",
-    "tensorrt-rtx-cu13": "tensorrt",
-}
 
 
 def diagnose(recipes: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
@@ -44,8 +35,8 @@ def diagnose(recipes: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
     files = tuple(recipes) or tuple(sorted(Path("recipes").rglob("*.yaml")))
     found = {
         "machine": _machine(),
-        "engines": {s.name.removeprefix("build."): _engine(s) for s in _builders()},
-        "libraries": {name: deps.version(name) or f"not installed: {install({name})}" for name in LIBRARIES},
+        "engines": {name: _engine(name) for name in engine_names()},
+        "libraries": {name: deps.version(name) or f"not installed: {install({name})}" for name in libraries()},
         "recipes": {str(file): _recipe(file) for file in files},
         "cache": _cache(),
     }
@@ -55,10 +46,24 @@ def diagnose(recipes: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
     return {title: rows for title, rows in found.items() if rows}
 
 
-def install(libraries: set[str]) -> str:
+@cache
+def libraries() -> dict[str, str]:
+    """Every distribution that a stage, a metric or an engine asks for, or that an extra of pare brings, with that extra; "" for
+    what always comes with pare, and for what no extra does."""
+    wanted = {name for stage in map(find_stage, stage_names()) for name in stage.libraries}
+    wanted |= {name for metric in map(find_metric, metric_names()) for name in metric.libraries}
+    wanted |= {find_engine(name).distribution for name in engine_names()}
+    extras = deps.extras_of("pare")
+    named = {*map(deps.canonical, wanted), *(name for name, extra in extras.items() if extra)}
+    return {name: extras.get(name, "") for name in sorted(named, key=lambda name: (extras.get(name, ""), name))}
+
+
+def install(missing: set[str]) -> str:
     """The one command that installs these distributions."""
-    extras = sorted({LIBRARIES.get(name, "") for name in libraries} - {""})
-    others = sorted(name for name in libraries if name not in LIBRARIES)
+    known = deps.extras_of("pare")
+    names = {deps.canonical(name) for name in missing}
+    extras = sorted({known[name] for name in names if name in known} - {""})
+    others = sorted(name for name in names if name not in known)
     pare = f"'pare[{','.join(extras)}]'" if extras else "pare"
     return f"pip install {' '.join((*((pare,) if extras or not others else ()), *others))}"
 
@@ -79,17 +84,17 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _builders() -> list[Stage]:
-    return [find_stage(name) for name in stage_names() if name.startswith("build.") and name != "build.fastest"]
-
-
-def _engine(stage: Stage) -> str:
+def _engine(format: str) -> str:
     """Whether an engine can be built and run here."""
-    if missing := {name for name in stage.libraries if not deps.version(name)}:
+    engine = find_engine(format)
+    stages = [stage for stage in builders() if format in stage.formats.values()]
+    if missing := {name for stage in stages for name in stage.libraries if not deps.version(name)}:
         return f"not installed: {install(missing)}"
-    if told := stage.machine():
-        return "; ".join(" ".join(line.split()) for line in told.splitlines())
-    return stage.idle_here(stage.params()) or "ready"
+    if told := "; ".join(" ".join(line.split()) for stage in stages for line in stage.machine().splitlines()):
+        return told
+    if idle := [why for stage in stages if (why := stage.idle_here(stage.params()))]:
+        return idle[0]
+    return "ready" if deps.version(engine.distribution) else f"not installed: {install({engine.distribution})}"
 
 
 def _recipe(file: Path) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from compress.artifact import Artifact
-from compress.catalogue import Stage, find_metric
+from compress.catalogue import Stage, find_metric, find_task
 from compress.errors import Problem
 from compress.graphs import Batches
 from compress.recipe import EvalSpec, Recipe, StepSpec
+from compress.tasks import COST, OF_ITEMS, Size
 
 
 def engine_problems(recipe: Recipe, artifact: Artifact, stages: Mapping[str, Stage], idle: str) -> list[Problem]:
@@ -39,30 +40,28 @@ def _profile(step: StepSpec, stage: Stage) -> Batches | None:
 
 def _outside(recipe: Recipe, artifact: Artifact, step: StepSpec, profile: Batches) -> Iterator[Problem]:
     """The sizes that the evaluation calls the model with, and that its profile leaves out."""
-    for name, wanted in _sizes(recipe.evaluate, artifact).items():
-        axis = "tokens" if name == "new_tokens" else "batch"
-        if profile.nearest(axis, wanted) == wanted:  # type: ignore[arg-type]
+    for name, size in _sizes(recipe.evaluate, artifact).items():
+        if profile.nearest(size.axis, size.count) == size.count:
             continue
-        low, usual, high = getattr(profile, axis)
+        low, usual, high = getattr(profile, size.axis)
         place = recipe.place.get(f"evaluate.{name}", step.place)
-        wide = [min(low, wanted), usual, max(high, wanted)]
+        wide = [min(low, size.count), usual, max(high, size.count)]
         yield Problem(
             place,
-            f"evaluate.{name} makes calls of {wanted}, and the profile of {step.id} takes {axis} from {low} to {high}",
-            f"{step.stage}: {{profile: {{{axis}: {wide}}}}}, or another evaluate.{name}",
+            f"evaluate.{name} makes calls of {size.count}, and the profile of {step.id} takes {size.axis} from {low} to {high}",
+            f"{step.stage}: {{profile: {{{size.axis}: {wide}}}}}, or another evaluate.{name}",
         )
 
 
-def _sizes(spec: EvalSpec, artifact: Artifact) -> dict[str, int]:
+def _sizes(spec: EvalSpec, artifact: Artifact) -> dict[str, Size]:
     """By the name of the setting that decides it, the size of a call."""
     needs = frozenset(need for name in spec.metrics for need in find_metric(name).needs)
-    sizes = {}
-    if needs & {"pictures", "documents", "completions"}:
-        sizes["batch"] = min(spec.batch, spec.samples)
+    sizes: dict[str, Size] = {}
+    if needs & OF_ITEMS:
+        sizes["batch"] = Size("batch", min(spec.batch, spec.samples))
         if rest := spec.samples % spec.batch:
-            sizes["samples"] = rest  # the last call
-    if needs & {"timings", "starts"}:
-        sizes["timing_batch"] = spec.timing_batch
-        if artifact.task == "text_generation":
-            sizes["new_tokens"] = spec.prompt_tokens + spec.new_tokens
+            sizes["samples"] = Size("batch", rest)  # the last call
+    if needs & COST - {"files"}:
+        sizes["timing_batch"] = Size("batch", spec.timing_batch)
+        sizes |= find_task(artifact.task).sizes(spec)
     return sizes

@@ -12,17 +12,19 @@ from pydantic import ValidationError
 
 from compress.artifact import Artifact
 from compress.cache import Cache
-from compress.catalogue import find_metric
+from compress.catalogue import find_metric, find_task, task_names
 from compress.data import Data, open_data
 from compress.errors import UserError
 from compress.events import Emit
 from compress.recipe import EvalSpec, Gate
+from compress.step_checks import misfit
 
 if TYPE_CHECKING:
     from evaluation.compare import Request
     from evaluation.scores import Comparison
 
 RESULT = "result.json"
+PAINTING = next(name for name in task_names() if not find_task(name).fits(("pictures",)))  # of two folders of pictures
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     """
     from evaluation.compare import Request
 
-    sides = [_side(named, store) for named in (candidate, baseline)]
+    sides = _sides(candidate, baseline, store)
     data = open_data(wanted.data, Path()) if wanted.data else None
     _check(wanted, sides, data)
     return Request(
@@ -70,12 +72,20 @@ def measure(request: Request, emit: Emit) -> Comparison:
     return comparison
 
 
-def _side(named: str, store: Cache) -> Artifact:
-    from compress.sources import fetch_weights, find_source
+def _sides(candidate: str, baseline: str, store: Cache) -> list[Artifact]:
+    """Both sides. A folder of pictures does what the model beside it does, if that paints."""
     from evaluation.painted import describe_painted, is_painted
 
-    if is_painted(Path(named).expanduser()):
-        return describe_painted(Path(named).expanduser())
+    folders = {named: Path(named).expanduser() for named in (candidate, baseline)}
+    models = {named: _model(named, store) for named, folder in folders.items() if not is_painted(folder)}
+    beside = [side.task for side in models.values() if not find_task(side.task).fits(("pictures",))]
+    task = next(iter(beside), PAINTING)
+    return [models.get(named) or describe_painted(folders[named], task) for named in (candidate, baseline)]
+
+
+def _model(named: str, store: Cache) -> Artifact:
+    from compress.sources import fetch_weights, find_source
+
     found = find_source(named, Path(), store.root / "digests")
     return replace(fetch_weights(found).artifact, digest=found.key)
 
@@ -99,9 +109,8 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> None
     if any(not side.components for side in sides):
         check_metrics([(name, metric.needs) for name, metric in metrics.items()])
     for name, metric in metrics.items():
-        if not tasks <= metric.tasks:
-            fits = ", ".join(sorted(metric.tasks))
-            raise UserError(f"{name} measures {fits}, and these do {tasks.pop()}", fix="drop it from --metrics")
+        if why := misfit(name, find_task(sides[0].task), data):
+            raise UserError(why.replace("this model does", "these do"), fix="drop it from --metrics")
         if metric.needs_data and data is None and all(side.components for side in sides):
             raise UserError(f"{name} needs evaluation data", fix="give some with --data")
         _check_params(metric, wanted.metrics.get(name, {}))

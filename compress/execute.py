@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compress.artifact import Artifact, describe, weight_files, write_manifest
+from compress.artifact import Artifact, weight_files, write_manifest
 from compress.cache import Cache, disk_errors, full_disk
 from compress.checker import Checker, lent_checker
 from compress.context import Context
+from compress.describing import describe
 from compress.errors import ContractError, ModelError, PareError, StageFailed
 from compress.events import Emit, Event
 from compress.hashing import digest_file, list_files
@@ -110,6 +111,7 @@ def _run_stage(
         out=out,
         scratch=cache.scratch(node.key),
         seed=plan.recipe.seed,
+        opening=plan.opening,
         inputs=inputs,
         data={role: plan.data[role] for role in node.stage.data(node.params)},  # only what is part of its key
         emit=emit,
@@ -156,12 +158,12 @@ def _check_contract(node: Node, before: Artifact, out: Path, checker: Checker, w
     found = {name: part.format for name, part in after.components.items()}
     if {n: f for n, f in found.items() if n not in chosen} != {n: f for n, f in formats.items() if n not in chosen}:
         raise _broken(node, "the formats of its components are not the declared ones")
-    looked_at = after.components if node.stage.effect == "settings" else node.components
+    looked_at = after.components if not node.stage.makes else node.components
     changed = {n for n in looked_at if _weights_digest(before, n) != _weights_digest(after, n)}
-    if node.stage.effect == "settings" and changed:
+    if not node.stage.makes and changed:
         raise _broken(node, f"it declared a change of settings and changed the weights of {', '.join(sorted(changed))}")
     left = {n for n in set(node.components) - changed if n not in chosen or found[n] != before.components[n].format}
-    if node.stage.effect != "settings" and left:
+    if node.stage.makes and left:
         raise _broken(node, f"it left {', '.join(sorted(left))} as it was")
     for name in sorted(changed):
         try:

@@ -59,15 +59,20 @@ LIBRARIES = {library.name: library for library in (RTX, DATA_CENTRE)}
 
 
 @cache
-def gpu_here() -> Gpu | None:
-    """The machine's first GPU, as its driver tells; None where there is no driver or no GPU."""
+def gpus_here() -> tuple[Gpu, ...]:
+    """The machine's GPUs, as their driver tells; none where there is no driver or no GPU."""
     ask = ["nvidia-smi", "--query-gpu=compute_cap,name", "--format=csv,noheader"]
     try:
         told = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return None
-    capability, comma, name = told.partition("\n")[0].partition(",")
-    return Gpu(name.strip(), "SM" + capability.strip().replace(".", "")) if comma else None
+        return ()
+    rows = [line.partition(",") for line in told.splitlines()]
+    return tuple(Gpu(name.strip(), "SM" + one.strip().replace(".", "")) for one, comma, name in rows if comma)
+
+
+def gpu_here() -> Gpu | None:
+    """The machine's first GPU; None where there is none."""
+    return next(iter(gpus_here()), None)
 
 
 def targets_of(library: Library) -> tuple[str, ...]:

@@ -7,24 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from compress.artifact import Artifact, Format, read_json
+from compress.artifact import Artifact, Format
+from compress.catalogue import find_engine
 from compress.params import Params
 
 Components = Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all"]
 
-# Largest accepted root mean square of the difference to torch, over that of torch's own output. float32 engines differ by
-# the order of additions; bfloat16 has 8 bits of mantissa and float16 11, and their rounding adds up over the layers. In 8
-# and 4 bits an engine computes something else on purpose: this only catches what is broken, the evaluation judges the rest.
-TOLERANCE = {
-    "float32": 1e-3,
-    "float16": 2e-2,
-    "bfloat16": 1e-1,
-    "int8_weights": 1e-1,
-    "int8": 3e-1,
-    "float8": 3e-1,
-    "int8_dynamic": 3e-1,
-    "int4_weights": 5e-1,
-}
 # By model_type, what was tried and cannot work with the exporters of transformers 5.23.
 NO_GRAPH = {
     "mamba": "is recurrent, and its graph takes texts of one length",
@@ -70,11 +58,9 @@ class Profile(Batches):
 ANY_SIZE = Batches(batch=(1, 1, 2**31))
 
 
-def wanted(artifact: Artifact, components: Components, engine: Format) -> tuple[str, ...]:
-    """The components to build: those named, or all that paint or write and are no such engine yet."""
-    if components != "all":
-        return components
-    return tuple(name for name in artifact.working if artifact.components[name].format != engine)
+def wanted(artifact: Artifact, components: Components) -> tuple[str, ...]:
+    """The components to build: those named, or all that paint or write and are torch's still."""
+    return artifact.choose(components, lambda format: format == "torch")
 
 
 def refuse_components(artifact: Artifact, components: Components) -> str:
@@ -88,37 +74,23 @@ def refuse_components(artifact: Artifact, components: Components) -> str:
     return ""
 
 
-def refuse_engine(
-    artifact: Artifact, components: Components, engine: Format, cannot: Mapping[str, str] | None = None
-) -> str:
-    """Why these components cannot become an engine, or "".
-
-    Args:
-        cannot: by class or model type, what this engine in particular cannot do.
-    """
+def refuse_engine(artifact: Artifact, components: Components, engine: Format) -> str:
+    """Why these components cannot become an engine, or ""."""
     if why := refuse_components(artifact, components):
         return why
-    names = wanted(artifact, components, engine)
+    names = wanted(artifact, components)
     if done := [name for name in names if artifact.components[name].format == engine]:
         return f"{', '.join(done)} is an engine already"
-    return next(filter(None, (_obstacle(artifact, name, cannot or {}) for name in names)), "")
+    record = find_engine(engine)
+    return next(filter(None, (_obstacle(artifact, name) or record.refuse(artifact, name) for name in names)), "")
 
 
-def _obstacle(artifact: Artifact, name: str, cannot: Mapping[str, str]) -> str:
-    """What a component's class or config says that no fixed graph can do."""
-    kind = artifact.components[name].kind
-    if why := cannot.get(kind, ""):
-        return f"{kind} {why}"
-    path = artifact.folder(name) / "config.json"
-    if not path.is_file():
-        return ""  # of an artifact still to be made there is nothing to read
-    config = read_json(path)
-    if stored := config.get("quantization_config"):
-        method = stored.get("quant_method", "quantized")
-        return f"the weights of `{name}` are {method} already: give the unquantized checkpoint, and quantize its engine"
+def _obstacle(artifact: Artifact, name: str) -> str:
+    """What a component's class or config, as it will be, says that no fixed graph can do."""
+    config = artifact.known_config(name)
     family = config.get("model_type", "")
-    if why := cannot.get(family, NO_GRAPH.get(family, "")):
-        return f"{kind} {why}: leave this stage out"
+    if why := NO_GRAPH.get(family, ""):
+        return f"{artifact.components[name].kind} {why}: leave this stage out"
     return _dynamic_positions(name, config)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 
 class Uncached:
@@ -24,6 +25,27 @@ class Params(BaseModel):
             if any(isinstance(m, Uncached) for m in field.metadata)
         }
         return self.model_dump(mode="json", exclude=skip)
+
+
+def united(name: str, base: type[Params], parts: Sequence[type[Params]], **more: tuple[Any, Any]) -> type[Params]:
+    """A record with the fields of `base`, of each of `parts`, and `more` (name to annotation and field).
+
+    Raises:
+        TypeError: two parts mean different things by one name.
+    """
+    fields: dict[str, tuple[Any, Any]] = dict(more)
+    for part in parts:
+        for key, info in part.model_fields.items():
+            given = (info.annotation, info)
+            if key in base.model_fields or repr(fields.setdefault(key, given)[1]) != repr(info):
+                raise TypeError(f"{part.__name__}.{key} is a setting of something else already")
+    made: type[Params] = create_model(name, __base__=base, __doc__=base.__doc__, __module__=base.__module__, **fields)  # type: ignore[call-overload]
+    return made
+
+
+def one_of(names: Iterable[str]) -> Any:
+    """The type of a field that takes one of these names: those of records, which are on disk and in no list."""
+    return Literal[tuple(names)]  # type: ignore[misc]
 
 
 TRAINED = (

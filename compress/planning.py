@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from compress import deps, gpus
+from compress import room
 from compress.artifact import Artifact, Provenance
 from compress.cache import Cache
-from compress.catalogue import Foresight, Stage, find_metric, find_stage
+from compress.catalogue import Foresight, Stage, find_stage
 from compress.data import Data, open_data
+from compress.devices import AS_STORED, CPU, Opening, settled
 from compress.engine_checks import engine_problems
-from compress.errors import PareError, Problem, RecipeError, UserError
+from compress.errors import Problem, RecipeError, UserError
 from compress.graphs import ANY_SIZE, Batches
-from compress.hashing import digest_json, list_files
+from compress.keys import stage_key
+from compress.params import Params
 from compress.recipe import Recipe, StepSpec
-from compress.sources import Source, find_source, parameter_count
+from compress.sources import Source, find_source
+from compress.step_checks import evaluation_problems, input_problems, source_problems, step_problems
 
-KEY_FORMAT = 1
-PROCESS_BYTES = 1_600_000_000  # resident memory of a process with torch, diffusers and openvino imported, measured
+T = TypeVar("T")
 SOURCE = "source"
-BASE_LIBRARIES = ("torch", "transformers", "diffusers")
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Node:
 
     id: str
     stage: Stage
-    params: Any
+    params: Params
     components: tuple[str, ...]
     after: str
     inputs: Mapping[str, str]
@@ -59,6 +56,7 @@ class Plan:
     data: Mapping[str, Data] = field(default_factory=dict)
     disk_bytes: int = 0
     memory_bytes: int = 0
+    opening: Opening = AS_STORED
 
     @property
     def seconds(self) -> float | None:
@@ -74,21 +72,33 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
         RecipeError: everything that cannot work, each with its place and what to do instead.
     """
     problems: list[Problem] = []
-    memory, base = cache.root / "digests", recipe.folder("model")
-    source = _collect(problems, recipe.place.get("model", ""), lambda: find_source(recipe.model, base, memory))
+    memory, base, place = cache.root / "digests", recipe.folder("model"), recipe.place.get("model", "")
+    source = _collect(problems, place, lambda: find_source(recipe.model, base, memory))
+    opening = _opening(recipe, problems)
     data = _open_all(recipe, problems)
-    _check_evaluation(recipe, source, data, problems)
-    nodes = _chain(recipe, source, data, cache, problems) if source else ()
+    problems += evaluation_problems(recipe, source.artifact if source else None, data)
+    nodes: tuple[Node, ...] = ()
+    if source:
+        problems += source_problems(source.artifact, opening, place)
+        nodes = _chain(recipe, source, data, cache, opening, problems)
     if source and nodes:
         problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)
     if problems or source is None:
         raise RecipeError(tuple(problems))
-    plan = Plan(recipe, source, nodes, data, *_room(source, nodes))
-    _check_room(plan, cache)
-    return plan
+    disk, resident = room.needed(source, (n.disk_bytes for n in nodes), (n.memory_bytes for n in nodes))
+    if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place):
+        raise RecipeError(tuple(lacking))
+    return Plan(recipe, source, nodes, data, disk, resident, opening)
 
 
-def _collect(problems: list[Problem], place: str, make: Any) -> Any:
+def _opening(recipe: Recipe, problems: list[Problem]) -> Opening:
+    """How the recipe wants every model opened; on the processor where it names a device that there is not."""
+    place = recipe.place.get("device", "")
+    device = _collect(problems, place, lambda: settled(recipe.device))
+    return Opening(device=device or CPU, trust_remote_code=recipe.trust_remote_code)
+
+
+def _collect(problems: list[Problem], place: str, make: Callable[[], T]) -> T | None:
     """The value, or None after noting every problem of the error at `place`."""
     try:
         return make()
@@ -107,7 +117,7 @@ def _open_all(recipe: Recipe, problems: list[Problem]) -> dict[str, Data]:
         named = getattr(recipe.data, role)
         place = recipe.place.get(f"data.{role}", recipe.place.get("data", ""))
         base = recipe.folder(f"data.{role}")
-        if named and (found := _collect(problems, place, lambda named=named, base=base: open_data(named, base))):
+        if named and (found := _collect(problems, place, partial(open_data, named, base))):
             opened[role] = found
     for role in ("train", "calibration"):
         if role in opened and "evaluate" in opened and (shared := _overlap(opened[role], opened["evaluate"])):
@@ -126,272 +136,86 @@ def _overlap(one: Data, other: Data) -> str:
     return f"{shared} item{'s' * (shared > 1)}" if shared and one.kind == "texts" else ""
 
 
-def _check_evaluation(recipe: Recipe, source: Source | None, data: Mapping[str, Data], problems: list[Problem]) -> None:
-    from evaluation.gates import problems as gate_problems
+@dataclass
+class _Chain:
+    """A plan's nodes as they grow, and what each step leaves: its artifact as it will be, and its key."""
 
-    place = recipe.place.get("evaluate.metrics", "")
-    for index, name in enumerate(recipe.evaluate.metrics):
-        metric = find_metric(name)
-        here = recipe.place.get(f"evaluate.metrics.{index}", place)
-        if source and source.artifact.task not in metric.tasks:
-            fits = ", ".join(sorted(metric.tasks))
-            problems.append(
-                Problem(here, f"{name} measures {fits}, and this model does {source.artifact.task}", "remove it")
-            )
-        if metric.needs_data and not recipe.data.evaluate:
-            problems.append(Problem(here, f"{name} needs evaluation data", "add data: {evaluate: …}"))
-    for name, gate in recipe.gates.items():
-        if name in recipe.evaluate.metrics and (why := gate_problems(gate, find_metric(name))):
-            problems.append(
-                Problem(recipe.place.get(f"gates.{name}", ""), f"gate {name}: {why}", "`pare explain " + name + "`")
-            )
-    wanted = {"text_to_image": "captioned_images", "text_generation": "texts"}
-    for role, found in data.items():
-        if source and found.kind != wanted[source.artifact.task]:
-            where = recipe.place.get(f"data.{role}", "")
-            problems.append(
-                Problem(
-                    where, f"{found.source} holds {found.kind}, this model needs {wanted[source.artifact.task]}", ""
-                )
-            )
+    recipe: Recipe
+    data: Mapping[str, Data]
+    cache: Cache
+    opening: Opening
+    known: dict[str, tuple[Artifact, str]]
+    nodes: list[Node] = field(default_factory=list)
+
+    def add(self, step: StepSpec) -> list[Problem]:
+        """Plan one step more; returns what keeps it from working."""
+        artifact, _ = self.known[step.after]
+        stage = find_stage(step.stage)
+        touched = stage.touches(artifact, step.params)
+        found = step_problems(self.recipe, step, stage, artifact, touched, self.opening)
+        found += input_problems(step, stage, {name: given for name, (given, _) in self.known.items()})
+        foresight = None if found else _collect(found, step.place, partial(stage.foresee, artifact, step.params))
+        if foresight is None:
+            return [replace(p, message=_about(step.stage, p.message)) for p in found]
+        node = self.node(step, stage, touched, foresight)
+        self.known[step.id] = (node.expected, node.key)
+        self.nodes.append(node)
+        return []
+
+    def node(self, step: StepSpec, stage: Stage, touched: tuple[str, ...], foresight: Foresight) -> Node:
+        artifact, parent = self.known[step.after]
+        before = next((n for n in self.nodes if n.id == step.after), None)
+        roles = {role: step.inputs.get(role, SOURCE) for role in stage.inputs}
+        inputs = {"model": parent, **{role: self.known[name][1] for role, name in roles.items()}}
+        inputs |= {f"data.{role}": self.data[role].digest for role in stage.data(step.params) if role in self.data}
+        key = stage_key(stage, artifact.task, step.params, touched, inputs, self.recipe.seed, self.opening)
+        cached = self.cache.has(key)
+        disk = room.stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes
+        return Node(
+            id=step.id,
+            stage=stage,
+            params=step.params,
+            components=touched,
+            after=step.after,
+            inputs=roles,
+            key=key,
+            cached=cached,
+            expected=_expected(artifact, stage, touched, foresight),
+            place=step.place,
+            disk_bytes=0 if cached else disk,
+            seconds=room.last_seconds(self.cache, stage.name),
+            told=foresight.told,
+            memory_bytes=0 if cached else foresight.memory_bytes,
+            idle=stage.idle_here(step.params) or (before.idle if before else ""),
+            profile=getattr(step.params, "profile", before.profile if before else ANY_SIZE),
+        )
 
 
 def _chain(
-    recipe: Recipe, source: Source, data: Mapping[str, Data], cache: Cache, problems: list[Problem]
+    recipe: Recipe, source: Source, data: Mapping[str, Data], cache: Cache, opening: Opening, problems: list[Problem]
 ) -> tuple[Node, ...]:
-    known: dict[str, tuple[Artifact, str]] = {SOURCE: (source.artifact, source.key)}
-    nodes: list[Node] = []
+    chain = _Chain(recipe, data, cache, opening, {SOURCE: (source.artifact, source.key)})
     for step in recipe.stages:
-        if step.after not in known:
-            continue  # the step it continues has problems of its own, which are reported
-        artifact, _ = known[step.after]
-        stage = find_stage(step.stage)
-        touched = touched_components(step, artifact)
-        found = list(_step_problems(recipe, step, stage, artifact, touched, data))
-        found += [
-            Problem(
-                step.place,
-                f"{step.stage}: input `{role}` names `{name}`, which is no earlier step",
-                "name one, or source",
-            )
-            for role, name in step.inputs.items()
-            if name not in known
-        ]
-        found += [
-            Problem(
-                step.place, f"{step.stage}: its {role} `{name}` is an engine there", "name a step before the engine"
-            )
-            for role, name in step.inputs.items()
-            if name in known and known[name][0].components[artifact.main].format not in stage.formats
-        ]
-        found += [
-            Problem(step.place, f"{step.stage} takes no {role}", "remove it")
-            for role in step.inputs
-            if role not in stage.inputs
-        ]
-        foresight = None if found else _collect(found, step.place, partial(stage.foresee, artifact, step.params))
-        if found or foresight is None:
-            problems += [replace(p, message=_about(step.stage, p.message)) for p in found]
-            continue
-        before = next((n for n in nodes if n.id == step.after), None)
-        idle = stage.idle_here(step.params) or (before.idle if before else "")
-        profile = getattr(step.params, "profile", before.profile if before else ANY_SIZE)
-        made = _node(recipe, step, stage, touched, known, data, cache, foresight)
-        node = replace(made, idle=idle, profile=profile)
-        known[step.id] = (node.expected, node.key)
-        nodes.append(node)
-    return tuple(nodes)
+        if step.after in chain.known:  # else the step it continues has problems of its own, which are reported
+            problems += chain.add(step)
+    return tuple(chain.nodes)
+
+
+def _expected(artifact: Artifact, stage: Stage, touched: tuple[str, ...], foresight: Foresight) -> Artifact:
+    """What a stage will leave, with its input's path."""
+    expected = artifact.replacing({name: stage.leaves(artifact.components[name].format) for name in touched})
+    parts = {
+        n: replace(c, quantization=foresight.quantization.get(n, c.quantization))
+        for n, c in expected.components.items()
+    }
+    settings = foresight.settings or artifact.settings
+    return replace(expected, components=parts, settings=settings, planned={**artifact.planned, **foresight.configs})
 
 
 def _about(stage: str, message: str) -> str:
     return message if stage in message else f"{stage}: {message}"
 
 
-def touched_components(step: StepSpec, artifact: Artifact) -> tuple[str, ...]:
-    """The components a step works on: as the recipe says, else as its parameters say, else the main one."""
-    if step.components:
-        return step.components
-    chosen = getattr(step.params, "components", ())
-    if chosen == "all":
-        return artifact.working
-    return tuple(chosen) or (artifact.main,)
-
-
-def _step_problems(
-    recipe: Recipe, step: StepSpec, stage: Stage, artifact: Artifact, touched: tuple[str, ...], data: Mapping[str, Data]
-) -> list[Problem]:
-    place = step.place
-    if artifact.task not in stage.tasks:
-        fits = ", ".join(sorted(stage.tasks))
-        return [
-            Problem(place, f"{stage.name} works on {fits}, and this model does {artifact.task}", "remove this stage")
-        ]
-    found = []
-    for name in touched:
-        if name not in artifact.components:
-            have = ", ".join(f"`{c}`" for c in artifact.components)
-            found.append(Problem(place, f"{stage.name}: this model has no component `{name}`", f"it has {have}"))
-            continue
-        have_format = artifact.components[name].format
-        if have_format not in stage.formats:
-            takes = " or ".join(stage.formats)
-            after = f"after `{step.after}`" if step.after != SOURCE else "in the source model"
-            fix = f"put a stage before it that makes {takes}, or give it `from:` an earlier step"
-            found.append(Problem(place, f"{stage.name} takes {takes}, but `{name}` is {have_format} {after}", fix))
-    if step.components and step.components != (artifact.main,) and "components" not in stage.params.model_fields:
-        found.append(Problem(place, f"{stage.name} works on `{artifact.main}` and takes no components", "remove it"))
-    if not found and (why := stage.refuse(artifact, step.params)):
-        found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
-    found += [
-        Problem(place, f"{stage.name} needs {role} data", f"add data: {{{role}: …}}")
-        for role in stage.data(step.params)
-        if not getattr(recipe.data, role)
-    ]
-    found += [
-        Problem(
-            place,
-            f"{stage.name} needs the library {library}",
-            f"pip install 'pare[{stage.extra}]'" if stage.extra else f"pip install {library}",
-        )
-        for library in stage.libraries
-        if not deps.version(library)
-    ]
-    return found
-
-
-def _node(
-    recipe: Recipe,
-    step: StepSpec,
-    stage: Stage,
-    touched: tuple[str, ...],
-    known: Mapping[str, tuple[Artifact, str]],
-    data: Mapping[str, Data],
-    cache: Cache,
-    foresight: Foresight,
-) -> Node:
-    artifact, parent_key = known[step.after]
-    roles = {role: step.inputs.get(role, SOURCE) for role in stage.inputs}
-    inputs = {"model": parent_key, **{role: known[name][1] for role, name in roles.items()}}
-    inputs |= {f"data.{role}": data[role].digest for role in stage.data(step.params) if role in data}
-    key = stage_key(stage, artifact.task, step.params, touched, inputs, recipe.seed)
-    expected = artifact.replacing({name: stage.formats[artifact.components[name].format] for name in touched})
-    expected = replace(expected, planned={**artifact.planned, **foresight.configs})
-    cached = cache.has(key)
-    facts = _previous(cache, stage.name)
-    return Node(
-        id=step.id,
-        stage=stage,
-        params=step.params,
-        components=touched,
-        after=step.after,
-        inputs=roles,
-        key=key,
-        cached=cached,
-        expected=expected,
-        place=step.place,
-        disk_bytes=0
-        if cached
-        else _stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes,
-        seconds=facts,
-        told=foresight.told,
-        memory_bytes=0 if cached else foresight.memory_bytes,
-    )
-
-
-def stage_key(
-    stage: Stage, task: str, params: Any, components: tuple[str, ...], inputs: Mapping[str, str], seed: int
-) -> str:
-    """The key of a stage's result: everything that decides its bytes, known before anything runs."""
-    called = {s.name: [s.version, *_surroundings(s)] for s in stage.calls(params)}
-    parts = [
-        KEY_FORMAT,
-        stage.name,
-        stage.version,
-        task,
-        params.counted(),
-        components,
-        dict(inputs),
-        seed,
-        *_surroundings(stage),
-        *([called] if called else []),
-    ]
-    return digest_json(parts)
-
-
-def _surroundings(stage: Stage) -> tuple[dict[str, str], dict[str, str]]:
-    """The versions of a stage's libraries, and what of the machine it is bound to."""
-    libraries = {name: deps.version(name) for name in sorted({*BASE_LIBRARIES, *stage.libraries})}
-    return libraries, {kind: machine_fact(kind) for kind in sorted(stage.bound_to)}
-
-
-def machine_fact(kind: str) -> str:
-    """What of this machine a `bound_to` kind stands for, as text."""
-    if kind == "gpu":
-        return gpus.fingerprint()
-    if kind == "isa":
-        flags = _cpu_flags()
-        return f"{platform.machine()} {' '.join(f for f in sorted(flags) if f.startswith(('avx', 'amx', 'sse4', 'asimd', 'sve')))}"
-    return platform.machine()
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith(("flags", "Features"))), set())
-
-
 def with_lineage(node: Node, artifact: Artifact) -> tuple[Provenance, ...]:
     """The lineage of a node's result: its input's, and itself."""
     return (*artifact.lineage, Provenance(node.stage.name, node.stage.version, node.params.counted(), node.key))
-
-
-def _previous(cache: Cache, stage: str) -> float | None:
-    note = cache.root / "seconds" / stage
-    try:
-        return float(note.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _stage_bytes(stage: Stage, artifact: Artifact, touched: tuple[str, ...], copies: bool) -> int:
-    """Upper bound of what a stage writes: float32 weights of what it touches, and a copy of the rest where it cannot link.
-
-    Only entries of the cache are linked to one another; a stage that continues the source copies it.
-    """
-    copied = sum((artifact.path / f).stat().st_size for f in list_files(artifact.path)) if copies else 0
-    written = 0 if stage.effect == "settings" else sum(4 * _parameters(artifact, name) for name in touched)
-    return 1_000_000 + copied + written
-
-
-def _parameters(artifact: Artifact, component: str) -> int:
-    try:
-        return parameter_count(artifact.folder(component))
-    except PareError:
-        return 0
-
-
-def _room(source: Source, nodes: tuple[Node, ...]) -> tuple[int, int]:
-    weights = sum(4 * _parameters(source.artifact, name) for name in source.artifact.components)
-    disk = sum(node.disk_bytes for node in nodes)
-    # Two processes (ours and the checker), and at worst the source, an export of it and its quantized copy at once.
-    return disk, 2 * PROCESS_BYTES + max(3 * weights, *(node.memory_bytes for node in nodes), 0)
-
-
-def _check_room(plan: Plan, cache: Cache) -> None:
-    below = next(p for p in (cache.root, *cache.root.parents) if p.exists())
-    free, memory = shutil.disk_usage(below).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    problems = []
-    if plan.disk_bytes > free:
-        message = f"needs about {_size(plan.disk_bytes)} of disk, and {_size(free)} are free"
-        problems.append(Problem(str(cache.root), message, "free room, or give another folder with --cache"))
-    if plan.memory_bytes > memory and any(not n.cached for n in plan.nodes):
-        message = f"needs about {_size(plan.memory_bytes)} of memory, and this machine has {_size(memory)}"
-        problems.append(Problem(plan.recipe.place.get("model", ""), message, "use a larger machine or a smaller model"))
-    if problems:
-        raise RecipeError(tuple(problems))
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from compress.params import Params
+from compress.catalogue import find_task, task_names
+from compress.devices import CPU
+from compress.params import Params, united
+
+P = TypeVar("P", bound=Params)
 
 SCHEMA_VERSION = 1
 
@@ -22,22 +26,17 @@ class DataSpec(Params):
     evaluate: str = Field("", description="source of evaluation items; must share no item with the two others")
 
 
-class BaselineSpec(Params):
+class CommonBaseline(Params):
     """What the candidate is compared with: the recipe's own model, run as stated here."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="number type of the baseline; default: the checkpoint's own"
     )
-    steps: int | None = Field(None, ge=1, description="denoising steps; default: the pipeline's own")
-    guidance: float | None = Field(
-        None, ge=0, description="classifier-free guidance scale, for both sides; default: the pipeline's own"
-    )
 
 
-class EvalSpec(Params):
+class CommonEval(Params):
     """What is measured, on how much."""
 
-    baseline: BaselineSpec = Field(default_factory=lambda: BaselineSpec(), description="how the baseline is run")
     metrics: Mapping[str, Mapping[str, Any]] = Field(
         default_factory=dict, description="metrics to measure: a list of names, or of {name: {parameters}}"
     )
@@ -51,15 +50,32 @@ class EvalSpec(Params):
     batch: int = Field(16, ge=1, description="items per call while collecting quality evidence")
     timing_batch: int = Field(1, ge=1, description="prompts or sequences per timed call")
     timing_blocks: int = Field(20, ge=5, description="interleaved blocks per side; each gives one paired ratio")
-    prompt_tokens: int = Field(32, ge=1, description="tokens of each timed text prompt")
-    new_tokens: int = Field(64, ge=2, description="tokens written per timed text prompt, exactly")
     starts: int = Field(3, ge=1, description="fresh processes a side that peak memory and cold start are measured in")
-    continuations: int = Field(
-        32,
-        ge=0,
-        description="documents whose start of `prompt_tokens` both sides continue greedily by `new_tokens` or fewer",
-    )
     seed: int = Field(0, ge=0, description="seed of prompts' noise; noise belongs to (seed, prompt id)")
+
+    def of(self, kind: type[P]) -> P:
+        """A task's own settings, out of all that there are."""
+        return kind(**{name: getattr(self, name) for name in kind.model_fields})
+
+
+if TYPE_CHECKING:
+
+    class BaselineSpec(CommonBaseline):
+        """With every task's own settings."""
+
+    class EvalSpec(CommonEval):
+        """With every task's own settings."""
+
+        baseline: BaselineSpec = Field(default_factory=BaselineSpec)
+
+else:
+    BaselineSpec = united("BaselineSpec", CommonBaseline, [find_task(name).baseline for name in task_names()])
+    EvalSpec = united(
+        "EvalSpec",
+        CommonEval,
+        [find_task(name).settings for name in task_names()],
+        baseline=(BaselineSpec, Field(default_factory=BaselineSpec, description="how the baseline is run")),
+    )
 
 
 class Gate(Params):
@@ -111,6 +127,7 @@ class Recipe:
     evaluate: EvalSpec
     gates: Mapping[str, Gate]
     place: Mapping[str, str]
+    device: str = CPU
     source: str = ""  # the text it was read from, for the report
     file: str = ""
 

@@ -9,7 +9,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
+from compress.describing import describe
 from compress.errors import ModelError
 from compress.hashing import digest_folder
 

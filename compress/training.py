@@ -97,7 +97,11 @@ def train(
 
 def teach(student: torch.nn.Module, loss_at: Callable[[int], Losses], how: Training, context: Context) -> Curve:
     """`train` as a distillation stage does: checkpoints in its scratch folder, and no dropout, which its teacher has not either."""
-    where: dict[str, Any] = {"folder": context.scratch / "training", "seed": context.seed, "device": context.device}
+    where: dict[str, Any] = {
+        "folder": context.scratch / "training",
+        "seed": context.seed,
+        "device": context.opening.device,
+    }
     return train(student, loss_at, how, **where, emit=context.emit, what=context.node, dropout=False)
 
 

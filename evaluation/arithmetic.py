@@ -7,16 +7,18 @@ engine's component keeps the config of the torch one it was built from, so that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from functools import cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
+from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.devices import Opening
+from compress.pipelines import library_of
 
-PROMPT = "a red three on white paper"
+if TYPE_CHECKING:
+    import torch
 
 
-def count_picture(artifact: Artifact, dtype: str, call: Mapping[str, Any]) -> dict[str, int]:
+def count_picture(artifact: Artifact, opening: Opening, call: Mapping[str, Any]) -> dict[str, int]:
     """Operations of each component while the pipeline paints one picture.
 
     The pipeline itself runs once, for only it knows how often it calls which component on what shapes.
@@ -25,16 +27,13 @@ def count_picture(artifact: Artifact, dtype: str, call: Mapping[str, Any]) -> di
         ModelError: the pipeline does not load, or a component's class is not there.
         Exception: whatever a component's library raises where shapes alone do not let it run.
     """
-    from compress.opening import open_task
-    from compress.opening.text_to_image import function_of
+    from compress.opening import open_images
 
-    task: Any = open_task(artifact, dtype=dtype or None)
-    heard: dict[str, list[tuple[Any, Any]]] = {name: [] for name in artifact.working}
-    with ExitStack() as watching:
-        for name, calls in heard.items():
-            watching.enter_context(task.watch(name, partial(_note, calls)))
-        task.paint([PROMPT], ["0"], 0, **call)
-    return {name: _count_calls(empty(artifact, name), function_of(name), calls) for name, calls in heard.items()}
+    task = open_images(artifact, opening)
+    heard: dict[str, list[Mapping[str, Any]]] = {name: [] for name in artifact.working}
+    for name, shapes in task.shapes_of(artifact.working, _note, **call):
+        heard[name].append(shapes)
+    return {n: _count_calls(empty(artifact, n), task.function_of(n), calls) for n, calls in heard.items()}
 
 
 def count_text(artifact: Artifact, prompt_tokens: int, new_tokens: int) -> int:
@@ -84,7 +83,7 @@ def empty(artifact: Artifact, component: str) -> Any:
 
     part, folder = artifact.components[component], artifact.folder(component)
     language = component == LANGUAGE_MODEL
-    library = "transformers" if language else read_json(artifact.path / "model_index.json")[component][0]
+    library = "transformers" if language else library_of(artifact.path, component)
     kind = find_class(library, part.kind, folder)
     with silent_libraries(), torch.device("meta"):
         if library != "transformers":
@@ -94,10 +93,9 @@ def empty(artifact: Artifact, component: str) -> Any:
         return kind._from_config(config).float().eval()
 
 
-def _note(calls: list[tuple[Any, Any]], call: Any) -> None:
+def _note(name: str, call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     # A mask decides what is computed and not how much; what builds on it would look at its numbers.
-    kwargs = {name: value for name, value in call.kwargs.items() if name != "attention_mask"}
-    calls.append((_shapes(call.args), _shapes(kwargs)))
+    return name, {argument: _shapes(value) for argument, value in call.items() if argument != "attention_mask"}
 
 
 def _shapes(value: Any) -> Any:
@@ -112,17 +110,17 @@ def _shapes(value: Any) -> Any:
     return type(value)(map(_shapes, value)) if type(value) in (list, tuple) else value
 
 
-def _count_calls(module: Any, function: str, calls: Sequence[tuple[Any, Any]]) -> int:
+def _count_calls(module: torch.nn.Module, function: str, calls: Sequence[Mapping[str, Any]]) -> int:
     """Equal calls are counted once and multiplied."""
     from compress.engines.torch.runtime import count_flops
 
     times: dict[str, int] = {}
-    shown: dict[str, tuple[Any, Any]] = {}
+    shown: dict[str, Mapping[str, Any]] = {}
     for one in calls:
         times[repr(one)] = times.get(repr(one), 0) + 1
         shown[repr(one)] = one
     run = getattr(module, function)
-    return sum(number * count_flops(partial(run, *shown[key][0]), shown[key][1]) for key, number in times.items())
+    return sum(number * count_flops(run, shown[key]) for key, number in times.items())
 
 
 def _count_token(model: Any, seen: int) -> int:

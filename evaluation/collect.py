@@ -7,70 +7,76 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress import deps
-from compress.artifact import RUNS_ON, Artifact
+from compress.artifact import Artifact
+from compress.catalogue import find_engine, find_task
 from compress.data import Item
+from compress.devices import Opening
 from compress.errors import DataError, StageFailed
 from compress.events import Emit, Event, track
 from compress.hashing import digest_file, digest_json
 from evaluation.evidence import Continuation, Evidence
 from evaluation.painted import pictures_for
 
+if TYPE_CHECKING:
+    from compress.opening import LanguageModel
+
 FORMAT = 4
 MANIFEST = "evidence.json"
+CONTINUATIONS = "continuations"
 
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """Everything that decides what one side shows: the model, how it is called, and on what."""
+    """Everything that decides what one side shows: the model, how it is opened and called, and on what.
+
+    batch: not in the key: noise belongs to (seed, prompt), never to the batch.
+    evidence: the kinds to collect, each with the numbers that decide it beside all this.
+    """
 
     artifact: Artifact
-    dtype: str
+    opening: Opening
     call: Mapping[str, Any]
     items: tuple[Item, ...]
     data_digest: str
     seed: int
-    batch: int  # not in the key: noise belongs to (seed, prompt), never to the batch
-    continued: tuple[int, int, int] = (0, 32, 64)  # documents, tokens of a prompt, most tokens written
+    batch: int
+    evidence: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def key(self, kind: str) -> str:
         how = (
             self.artifact.digest,
             self.artifact.task,
-            self.dtype,
+            self.opening.dtype or "",
             dict(self.call),
             self.data_digest,
             len(self.items),
             self.seed,
             self._libraries,
         )
-        return digest_json([FORMAT, kind, *how, *(self.continued if kind == "continuations" else ())])
+        device = [self.opening.counted] if self.opening.counted else []
+        return digest_json([FORMAT, kind, *how, *self.evidence.get(kind, ()), *device])
 
     @property
     def _libraries(self) -> dict[str, str]:
         """Versions of what runs the model: with others, the same files may show something else."""
-        formats = {c.format for c in self.artifact.components.values()}
-        pictures = ("diffusers",) if self.artifact.task == "text_to_image" else ()
-        engines = sorted({RUNS_ON[f] for f in formats})
-        return {
-            name: deps.version(name) or "" for name in dict.fromkeys(("torch", "transformers", *pictures, *engines))
-        }
+        parts = self.artifact.components.values()
+        engines = sorted({find_engine(part.format).distribution for part in parts})
+        packers = sorted({part.quantization.library for part in parts if part.quantization})
+        names = dict.fromkeys((*find_task(self.artifact.task).libraries, *engines, *packers))
+        return {name: deps.version(name) or "" for name in names}
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What can be observed of its items."""
-        if not self.items or not self.artifact.components:
-            return ()
-        if self.artifact.task == "text_to_image":
-            return ("pictures",)
-        return ("documents", "continuations") if self.continued[0] else ("documents",)
+        """What is observed of its items."""
+        return tuple(self.evidence) if self.items and self.artifact.components else ()
 
 
 def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> Evidence:
@@ -82,13 +88,13 @@ def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> 
     found = Evidence(
         view.artifact,
         view.items,
-        dtype=view.dtype,
+        opening=view.opening,
         call=view.call,
         seed=view.seed,
         key=view.key(view.kinds[0]) if view.kinds else "",
         data_key=digest_json([view.data_digest, len(view.items)]),
         memory=folders[0].parent / "features",
-        written=view.continued[2],
+        written=view.evidence.get(CONTINUATIONS, (0, 0, 0))[2],
         protocol={"samples": len(view.items), "seed": view.seed, "data": view.data_digest},
     )
     if view.items and not view.artifact.components:
@@ -154,16 +160,14 @@ def _open(folder: Path, found: Evidence, read: Callable[[Path, Evidence], Eviden
 def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
     from PIL import Image
 
-    from compress.opening import open_task
+    from compress.opening import open_images
 
-    task: Any = open_task(view.artifact, dtype=view.dtype or None)
+    task = open_images(view.artifact, view.opening)
     starts = range(0, len(view.items), view.batch)
     latents: list[NDArray[np.float32]] = []
     for start in track(starts, emit, f"painting with the {side}", len(starts)):
         items = view.items[start : start + view.batch]
-        painted, decoded = task.paint_with_latents(
-            [i.text for i in items], [i.id for i in items], view.seed, **view.call
-        )
+        painted, decoded = task.pictures(items, view.seed, **view.call)
         latents += [] if decoded is None else list(decoded)
         for offset, picture in enumerate(painted):
             if picture.min() == picture.max():
@@ -211,9 +215,9 @@ def _save(tensors: dict[str, NDArray[Any]], path: Path) -> None:
 
 
 def _score(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
-    from compress.opening import open_task
+    from compress.opening import open_language
 
-    task: Any = open_task(view.artifact, dtype=view.dtype or None)
+    task = open_language(view.artifact, view.opening)
     # Documents of like length share a batch; the order they are stored in stays that of the data.
     order = sorted(range(len(view.items)), key=lambda i: len(view.items[i].text))
     scores: dict[int, NDArray[np.float64]] = {}
@@ -244,7 +248,7 @@ def _read_scores(folder: Path, found: Evidence) -> Evidence:
     return replace(found, token_logprobs=scores, bytes_read=tuple(stored["bytes"].tolist()))
 
 
-def _bytes_read(task: Any, text: str, scored: int) -> int:
+def _bytes_read(task: LanguageModel, text: str, scored: int) -> int:
     """Bytes of a document's text that its scored tokens stand for."""
     tokens = task.encode(text)
     read = text if len(tokens) < task.max_tokens else task.tokenizer.decode(tokens[len(tokens) - scored :])
@@ -252,10 +256,10 @@ def _bytes_read(task: Any, text: str, scored: int) -> int:
 
 
 def _continue(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
-    from compress.opening import open_task
+    from compress.opening import open_language
 
-    task: Any = open_task(view.artifact, dtype=view.dtype or None)
-    documents, length, most = view.continued
+    task = open_language(view.artifact, view.opening)
+    documents, length, most = view.evidence[CONTINUATIONS]
     rows = []
     items = view.items[:documents]
     for item in track(items, emit, f"writing with the {side}", len(items)):
@@ -278,5 +282,5 @@ def _read_continuations(folder: Path, found: Evidence) -> Evidence:
 KINDS: Mapping[str, tuple[Callable[[Viewpoint, Path, str, Emit], None], Callable[[Path, Evidence], Evidence]]] = {
     "pictures": (_paint, _read_pictures),
     "documents": (_score, _read_scores),
-    "continuations": (_continue, _read_continuations),
+    CONTINUATIONS: (_continue, _read_continuations),
 }

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from compress.artifact import Artifact
-from compress.catalogue import find_metric
+from compress.catalogue import find_metric, find_task
 from compress.data import Data
+from compress.devices import AS_STORED, Opening
 from compress.errors import StageFailed, UserError
 from compress.events import Emit, Event, track
 from compress.recipe import EvalSpec, Gate
@@ -19,7 +20,7 @@ from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.gates import judge
 from evaluation.painted import captions_of
-from evaluation.scores import Comparison, Estimate, Row, Sample, Side
+from evaluation.scores import Comparison, Estimate, Metric, P, Row, Sample, Side
 from evaluation.showing import completions, grid, worst
 from evaluation.theory import bytes_read
 from evaluation.timing import Interleaved, time_views
@@ -32,6 +33,7 @@ class Request:
 
     evidence_dirs: the first is written, the rest only read.
     chain: the stages that lead to the candidate, by id, with what each left; the last one left the candidate.
+    opening: on which device both sides are opened; their number types are their own.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Request:
     workdir: Path
     evidence_dirs: tuple[Path, ...]
     chain: tuple[tuple[str, Artifact], ...] = ()
+    opening: Opening = AS_STORED
 
 
 def compare(request: Request, emit: Emit) -> Comparison:
@@ -106,31 +109,39 @@ def _noting(emit: Emit, warnings: list[str]) -> Emit:
 
 
 def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
-    """Both sides see the same items, noise and guidance; steps and precision are their own."""
-    asked, base = request.spec.baseline, _viewpoint(request, request.baseline)
-    if asked.steps is not None:
-        base = replace(base, call={**base.call, "num_inference_steps": asked.steps})
-    base = replace(base, dtype=asked.dtype or "")
+    """Both sides see the same items and noise. The baseline is called as the recipe says, else as its own artifact does."""
+    base = _viewpoint(request, request.baseline, {**request.baseline.settings.call, **_asked(request)})
+    base = replace(base, opening=request.opening.of(request.spec.baseline.dtype))
     return base, beside(base, request, request.candidate)
 
 
 def beside(base: Viewpoint, request: Request, artifact: Artifact) -> Viewpoint:
-    """How an artifact is looked at when it stands beside the baseline."""
-    view = _viewpoint(request, artifact)
-    steps = {k: v for k, v in base.call.items() if k == "num_inference_steps"}
+    """How an artifact is looked at when it stands beside the baseline.
+
+    What it is meant to be called with wins over whatever the recipe says of the baseline: a student taught to paint in four
+    steps without guidance does so. What it took over from the original unchanged, and what it leaves open, goes as there.
+    """
+    original, meant = base.artifact.settings.call, artifact.settings.call
+    own = {name: value for name, value in meant.items() if name not in original or original[name] != value}
+    shared = {n: value for n, value in base.call.items() if n in find_task(artifact.task).called.values()}
     torch_only = all(c.format == "torch" for c in artifact.components.values())
-    # A candidate that says nothing of steps runs as many as the baseline.
-    return replace(view, dtype=base.dtype if torch_only else "", call={**steps, **view.call})
+    view = _viewpoint(request, artifact, {**meant, **shared, **own})
+    return replace(view, opening=base.opening if torch_only else base.opening.of(None))
 
 
-def _viewpoint(request: Request, artifact: Artifact) -> Viewpoint:
-    spec, guidance = request.spec, request.spec.baseline.guidance
+def _asked(request: Request) -> dict[str, Any]:
+    """The arguments of a call that the recipe sets for the baseline."""
+    task, baseline = find_task(request.baseline.task), request.spec.baseline
+    given = {argument: getattr(baseline, name) for name, argument in task.called.items()}
+    return {argument: value for argument, value in given.items() if value is not None}
+
+
+def _viewpoint(request: Request, artifact: Artifact, call: Mapping[str, Any]) -> Viewpoint:
+    spec = request.spec
     data = request.data or (None if artifact.components else captions_of(artifact.path))
     items, digest = (data.first(spec.samples), data.digest) if data else ((), "")
-    shared = {} if guidance is None else {"guidance_scale": guidance}
-    call = {**artifact.settings.call, **shared}
-    continued = (spec.continuations, spec.prompt_tokens, spec.new_tokens)
-    return Viewpoint(artifact, "", call, items, digest, spec.seed, spec.batch, continued)
+    evidence = find_task(artifact.task).evidence(spec)
+    return Viewpoint(artifact, request.opening, call, items, digest, spec.seed, spec.batch, evidence)
 
 
 def _observe(
@@ -147,7 +158,7 @@ def _observe(
     if any("starts" in m.needs for m in metrics):
         started = starts.start_both(views, request.spec.starts, emit)
         one, other = replace(one, starts=started[0]), replace(other, starts=started[1])
-    timed = _time(views, request, emit) if any("timings" in m.needs for m in metrics) else None
+    timed = _time(views, request, emit) if any(m.timed for m in metrics) else None
     if timed:
         one, other = replace(one, timings=timed.baseline), replace(other, timings=timed.candidate)
     return (one, replace(other, original=one)), timed
@@ -156,7 +167,7 @@ def _observe(
 def _time(views: tuple[Viewpoint, Viewpoint], request: Request, emit: Emit) -> Interleaved:
     from compress.opening import open_task
 
-    one, other = (open_task(view.artifact, dtype=view.dtype or None) for view in views)
+    one, other = (open_task(view.artifact, view.opening) for view in views)
     return time_views(one, other, *views, request.spec, emit)
 
 
@@ -169,7 +180,7 @@ def _rows(
         metric = find_metric(name)
         values = metric.params(**request.spec.metrics[name])
         found = metric.measure(sides[0], values), metric.measure(sides[1], values)
-        noise = _noise(metric, sides[0], found[0], timed, values) if timed and "timings" in metric.needs else None
+        noise = _noise(metric, sides[0], found[0], timed, values) if timed and metric.timed else None
         rows.append(row_of(metric, found, sides[0].protocol, request.gates.get(name), noise))
         measured[name] = found
     shutil.rmtree(request.workdir / "samples", ignore_errors=True)  # of another run, of which nothing may be left
@@ -179,7 +190,7 @@ def _rows(
 
 
 def row_of(
-    metric: Any,
+    metric: Metric[Any],
     found: tuple[Sample, Sample],
     protocol: Mapping[str, str | int | float],
     gate: Gate | None,
@@ -214,7 +225,7 @@ def row_of(
     )
 
 
-def _noise(metric: Any, baseline: Evidence, sample: Sample, timed: Interleaved, params: Any) -> Estimate:
+def _noise(metric: Metric[P], baseline: Evidence, sample: Sample, timed: Interleaved, params: P) -> Estimate:
     """The baseline against itself (A/A), as this metric sees it."""
     again: Estimate = metric.contrast(metric.measure(replace(baseline, timings=timed.again), params), sample)
     return replace(again, note=timed.unsettled)
@@ -224,7 +235,7 @@ def _side(name: str, view: Viewpoint) -> Side:
     if not view.artifact.components:
         return Side(name, view.artifact.digest, "a folder of pictures")
     engines = sorted({f"{c.format}" for c in view.artifact.components.values()})
-    how = view.dtype + " eager" if engines == ["torch"] else ""
+    how = f"{view.opening.dtype or ''} eager" if engines == ["torch"] else ""
     parts = (
         ", ".join(f"{n}: {c.format}" for n, c in view.artifact.components.items()) if engines != ["torch"] else "torch"
     )
@@ -235,5 +246,5 @@ def _side(name: str, view: Viewpoint) -> Side:
         f"{parts} {how}".strip(),
         dict(view.call),
         lineage,
-        bytes_read(view.artifact, view.dtype),
+        bytes_read(view.artifact, view.opening.dtype or ""),
     )

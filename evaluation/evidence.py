@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.devices import Opening
+
 if TYPE_CHECKING:
     from compress.artifact import Artifact
     from compress.data import Item
@@ -70,7 +72,7 @@ class Evidence:
     bytes_read: per document, how many bytes of UTF-8 those tokens stand for: a document longer than the model reads is cut.
     continuations: of the first prompts; written: the most tokens one could have.
     timings, starts: always fresh.
-    dtype, call: how the model was opened and called, for metrics that do so themselves.
+    opening, call: how the model was opened and called, for metrics that do so themselves.
     key: what decides this evidence; data_key: what decides the real pictures. memory: a folder for what follows from them.
     """
 
@@ -85,7 +87,7 @@ class Evidence:
     written: int = 0
     timings: Timings | None = None
     starts: tuple[Start, ...] = ()
-    dtype: str = ""
+    opening: Opening = field(default_factory=Opening)
     call: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     key: str = ""

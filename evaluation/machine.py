@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import deps
-from compress.planning import machine_fact
+from compress.facts import machine_fact
 from evaluation import energy
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")

@@ -12,6 +12,7 @@ from compress.errors import DataError, UserError
 from compress.hashing import digest_file, digest_json, list_files
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SHOWN = frozenset({"pictures", "captions", "scenes"})  # what such a folder can show, with its captions
 MODEL_FILES = ("pare.json", "model_index.json", "config.json")
 
 
@@ -29,10 +30,10 @@ def is_painted(folder: Path) -> bool:
     return folder.is_dir() and not any((folder / name).is_file() for name in MODEL_FILES) and bool(files_of(folder))
 
 
-def describe_painted(folder: Path) -> Artifact:
-    """The folder as an artifact without components: it can be looked at, and not run."""
+def describe_painted(folder: Path, task: str) -> Artifact:
+    """The folder as an artifact without components: it can be looked at, and not run. What it is a picture of is another side's task."""
     digest = digest_json([[_name(f, folder), digest_file(f)] for f in files_of(folder)])
-    return Artifact(folder, "text_to_image", {}, digest=digest)
+    return Artifact(folder, task, {}, digest=digest)
 
 
 def captions_of(folder: Path) -> Data:
@@ -74,7 +75,7 @@ def check_metrics(metrics: Sequence[tuple[str, frozenset[str]]]) -> None:
         UserError: a metric needs more than pictures.
     """
     for name, needs in metrics:
-        if needs != {"pictures"}:
+        if needs - SHOWN:
             raise UserError(
                 f"{name} needs a model, and one side is a folder of pictures",
                 fix="drop it from --metrics, or give two models",

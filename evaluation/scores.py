@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from compress.params import Params
 from compress.recipe import Gate
+from compress.tasks import COST, OF_ITEMS, Observable
 
 if TYPE_CHECKING:
     import pandas
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Params)
 Better = Literal["lower", "higher", "same"]
 Compared = Literal["difference", "ratio"]
-# What of a side must be observed: painted pictures (with their latents), documents' token probabilities, greedy completions,
-# interleaved timings, starts of a fresh process, the model's files, or the model itself, opened by the metric.
-Needs = Literal["pictures", "documents", "completions", "timings", "starts", "files", "model"]
-COST = frozenset[Needs]({"timings", "starts", "files"})  # what it takes to run, and not what comes out
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,7 @@ class Metric(Generic[P]):
     """One metric. The name is its file's.
 
     measure: one side's evidence (and parameters) to its Sample.
+    needs: what of a side, or of its data, must be observed; it fits every task that yields that.
     own: whether it holds a side against the original's own output, so that the baseline's number is that of no change.
     """
 
@@ -85,8 +83,7 @@ class Metric(Generic[P]):
     version: int
     title: str
     params: type[P]
-    tasks: frozenset[str]
-    needs: frozenset[Needs]
+    needs: frozenset[Observable]
     better: Better
     unit: str
     measure: Callable[[Evidence, P], Sample]
@@ -111,12 +108,17 @@ class Metric(Generic[P]):
     @property
     def needs_data(self) -> bool:
         """Whether it looks at what a side makes of the evaluation data."""
-        return bool(self.needs & {"pictures", "documents", "completions"})
+        return bool(self.needs & OF_ITEMS)
 
     @property
     def quality(self) -> bool:
         """Whether it judges what comes out, and not what that costs."""
         return not self.needs & COST
+
+    @property
+    def timed(self) -> bool:
+        """Whether it looks at interleaved timings."""
+        return bool(self.needs & {"timings", "token_timings"})
 
 
 def metric(
@@ -124,8 +126,7 @@ def metric(
     version: int,
     title: str,
     params: type[P],
-    tasks: tuple[str, ...],
-    needs: tuple[Needs, ...],
+    needs: tuple[Observable, ...],
     better: Better,
     statistic: Statistic,
     unit: str = "",
@@ -141,7 +142,6 @@ def metric(
             version=version,
             title=title,
             params=params,
-            tasks=frozenset(tasks),
             needs=frozenset(needs),
             better=better,
             unit=unit,

@@ -1,6 +1,6 @@
 """Fresh processes, each of which loads a model and makes one call: what that takes in memory and in time.
 
-python -m evaluation.starts FOLDER DTYPE CALL   (CALL is JSON; prints {"peak_bytes": …, "seconds": …})
+python -m evaluation.starts FOLDER OPENING CALL   (the last two are JSON; prints {"peak_bytes": …, "seconds": …})
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.devices import Opening
 from compress.errors import StageFailed
 from compress.events import Emit, track
 from evaluation.evidence import Start
@@ -37,11 +38,18 @@ def start_both(views: Sequence[Viewpoint], count: int, emit: Emit) -> tuple[tupl
 
 def start(view: Viewpoint) -> Start:
     """One fresh process."""
-    return _start(view.artifact.path, view.dtype, view.call)
+    return _start(view.artifact.path, view.opening, view.call)
 
 
-def _start(folder: Path, dtype: str, call: Mapping[str, Any]) -> Start:
-    command = [sys.executable, "-m", "evaluation.starts", str(folder), dtype, json.dumps(dict(call))]
+def _start(folder: Path, opening: Opening, call: Mapping[str, Any]) -> Start:
+    command = [
+        sys.executable,
+        "-m",
+        "evaluation.starts",
+        str(folder),
+        json.dumps(vars(opening)),
+        json.dumps(dict(call)),
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False
     )
@@ -64,17 +72,12 @@ def highest_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes, and its own
 
 
-def main(folder: str, dtype: str, call: str) -> None:
+def main(folder: str, opening: str, call: str) -> None:
     began = time.perf_counter()
-    from compress.artifact import describe
+    from compress.describing import describe
     from compress.opening import open_task
 
-    artifact = describe(Path(folder))
-    task: Any = open_task(artifact, dtype=dtype or None)
-    if artifact.task == "text_to_image":
-        task.paint(["a red three on white paper"], ["0"], 0, **json.loads(call))
-    else:
-        task.generate([task.encode("The array of values")], 16)
+    open_task(describe(Path(folder)), Opening(**json.loads(opening))).first_call(**json.loads(call))
     print(json.dumps({"peak_bytes": highest_resident(), "seconds": time.perf_counter() - began}))
 
 

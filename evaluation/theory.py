@@ -31,10 +31,10 @@ def bytes_read(artifact: Artifact, dtype: str) -> int:
     """Bytes of weights that one step of the main component reads: `Side.read_bytes`."""
     if not artifact.components:
         return 0
-    folder = artifact.folder(artifact.main)
-    if dtype and artifact.components[artifact.main].format == "torch":
-        return WIDTHS[dtype] * parameter_count(folder)
-    return sum(file.stat().st_size for file in weights_read(folder))
+    main = artifact.components[artifact.main]
+    if dtype and main.format == "torch" and not main.quantization:
+        return WIDTHS[dtype] * parameter_count(artifact.folder(artifact.main))
+    return sum(file.stat().st_size for file in weights_read(artifact, (artifact.main,)))
 
 
 def realised(comparison: Comparison) -> Realised | None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import gc
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.data import Item
 from compress.events import Emit, Event, track
 from compress.recipe import EvalSpec
 from evaluation.collect import Viewpoint
 from evaluation.energy import Meter, find_meter
 from evaluation.evidence import Floats, Timings
+
+if TYPE_CHECKING:
+    from compress.opening import OpenModel
 
 WARM_UP = 2
 MORE_WARM_UP, SETTLED = 8, 0.1  # most further calls of a side, until two in a row differ by no more than this share
@@ -123,89 +124,16 @@ def started_slowly(side: str, seconds: Floats) -> str:
     return ""
 
 
-def time_views(one: Any, other: Any, base: Viewpoint, candidate: Viewpoint, spec: EvalSpec, emit: Emit) -> Interleaved:
+def time_views(
+    one: OpenModel, other: OpenModel, base: Viewpoint, candidate: Viewpoint, spec: EvalSpec, emit: Emit
+) -> Interleaved:
     """Time two opened models against each other, each called as its viewpoint says, on what the recipe asks for.
 
     Raises:
         ValueError: a side wrote fewer tokens than it was asked for.
     """
-    blocks, batch = spec.timing_blocks, spec.timing_batch
-    if base.artifact.task == "text_to_image":
-        prompts, calls = _timed_prompts(base.items, batch), (dict(base.call), dict(candidate.call))
-        runs = painter(one, prompts, calls[0]), painter(other, prompts, calls[1])
-        work = (_denoiser_evaluations(one, calls[0]), _denoiser_evaluations(other, calls[1]))
-        return time_pair(*runs, work, batch, blocks, spec.seed, emit, find_meter())
-    tokens = _timed_tokens(one, base.items, spec)
-    runs = writer(one, tokens, spec.new_tokens), writer(other, tokens, spec.new_tokens)
-    return time_pair(
-        *runs, (spec.new_tokens, spec.new_tokens), batch, blocks, spec.seed, emit, find_meter(), spec.prompt_tokens
-    )
-
-
-def _timed_prompts(items: tuple[Item, ...], batch: int) -> list[str]:
-    texts = [item.text for item in items[:batch]] or ["a red three on white paper"]
-    return [texts[i % len(texts)] for i in range(batch)]
-
-
-def _denoiser_evaluations(task: Any, call: Mapping[str, Any]) -> int:
-    """Of one call: counted, not assumed."""
-    component = task.artifact.main
-    calls: list[object] = []
-    with task.watch(component, calls.append):
-        task.paint(["a red three on white paper"], ["0"], 0, **call)
-    return len(calls)
-
-
-def _timed_tokens(task: Any, items: tuple[Item, ...], spec: EvalSpec) -> list[list[int]]:
-    """Prompts of exactly `prompt_tokens` tokens, out of the evaluation data."""
-    stream: list[int] = []
-    for item in items:
-        stream += task.encode(item.text)
-        if len(stream) >= spec.prompt_tokens * spec.timing_batch:
-            break
-    stream = stream or task.encode("The array of values to sort along the given axis.")
-    needed = spec.prompt_tokens * spec.timing_batch
-    stream = (stream * (needed // len(stream) + 1))[:needed]
-    return [stream[i : i + spec.prompt_tokens] for i in range(0, needed, spec.prompt_tokens)]
-
-
-def painter(task: Any, prompts: Sequence[str], call: dict[str, Any]) -> Run:
-    """One call paints all `prompts` as one batch."""
-    names = [f"timing/{i}" for i in range(len(prompts))]
-
-    def run() -> tuple[float, float]:
-        began = time.perf_counter()
-        task.paint(prompts, names, 0, **call)
-        return time.perf_counter() - began, 0.0
-
-    return run
-
-
-def writer(task: Any, prompts: Sequence[Sequence[int]], new_tokens: int) -> Run:
-    """One call continues all `prompts` (of one length) by exactly `new_tokens` tokens."""
-    from transformers.generation.streamers import BaseStreamer
-
-    class FirstToken(BaseStreamer):  # type: ignore[misc]
-        """Notes when the first written token arrives; what arrives before it is the prompt."""
-
-        def __init__(self) -> None:
-            self.puts: list[float] = []
-
-        def put(self, value: object) -> None:
-            self.puts.append(time.perf_counter())
-
-        def end(self) -> None:
-            return
-
-    def run() -> tuple[float, float]:
-        heard = FirstToken()
-        began = time.perf_counter()
-        written = task.generate(prompts, new_tokens, streamer=heard)
-        seconds = time.perf_counter() - began
-        if any(len(row) != new_tokens for row in written):
-            raise ValueError(
-                f"a side wrote {sorted({len(row) for row in written})} tokens where {new_tokens} were asked for"
-            )
-        return seconds, heard.puts[1] - began
-
-    return run
+    # Both sides are given the baseline's items: its tokenizer makes the prompts of both.
+    timed = one.timed(base.items, spec, base.call), other.timed(base.items, spec, candidate.call)
+    work, prompt = (timed[0].work, timed[1].work), timed[0].prompt_tokens
+    runs = timed[0].run, timed[1].run
+    return time_pair(*runs, work, spec.timing_batch, spec.timing_blocks, spec.seed, emit, find_meter(), prompt)

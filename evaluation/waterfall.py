@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from compress.catalogue import find_metric
 from compress.errors import PareError
 from compress.events import Emit, track
 from compress.recipe import EvalSpec, Gate
 from evaluation import statistics
-from evaluation.collect import Viewpoint, collect
+from evaluation.collect import CONTINUATIONS, Viewpoint, collect
 from evaluation.evidence import Evidence, Timings
 from evaluation.scores import Contribution, Estimate, Sample, Step
 from evaluation.timing import time_views
@@ -95,7 +95,7 @@ def _observe(
     spec, found = request.spec, Evidence(view.artifact)
     few = replace(view, items=view.items[: spec.stage_samples])
     if not any("completions" in find_metric(name).needs for name in names[1:]):
-        few = replace(few, continued=(0, 0, 0))
+        few = replace(few, evidence={kind: how for kind, how in few.evidence.items() if kind != CONTINUATIONS})
     if names[1:]:
         side = f"model after {stage}"
         found = _tried(lambda: collect(few, request.evidence_dirs, side, emit), "quality", notes) or found
@@ -106,8 +106,7 @@ def _observe(
     def time() -> tuple[Timings, Timings]:
         from compress.opening import open_task
 
-        one: Any = open_task(base.artifact, dtype=base.dtype or None)
-        other: Any = open_task(view.artifact, dtype=view.dtype or None)
+        one, other = (open_task(side.artifact, side.opening) for side in (base, view))
         blocks = max(FEWEST_BLOCKS, spec.timing_blocks // 3)
         timed = time_views(one, other, base, view, spec.model_copy(update={"timing_blocks": blocks}), emit)
         return timed.baseline, timed.candidate

@@ -19,6 +19,7 @@ import torch
 
 import compress
 from compress.artifact import Artifact
+from compress.devices import Opening
 from compress.engines.module import read_settings
 from compress.opening import open_component
 from compress.racing import fastest, race
@@ -60,7 +61,7 @@ def _each(model: str, component: str, opened: list[tuple[str, Any]]) -> list[tup
     from compress.opening.text_to_image import TextToImage
     from compress.sources import find_source
 
-    task = TextToImage(find_source(model, Path(), None).artifact, dtype=torch.float32)
+    task = TextToImage(find_source(model, Path(), None).artifact, Opening("float32"))
     heard = first_calls(task, (component,), PROMPTS[:1])[component]
     return [(name, partial(m, **heard)) for name, m in opened]
 

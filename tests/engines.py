@@ -17,8 +17,8 @@ from typing import get_args
 
 import compress
 from compress import deps
-from compress.artifact import describe
 from compress.catalogue import Stage, find_stage, stage_names
+from compress.describing import describe
 from compress.errors import PareError
 from compress.zoo import zoo_model
 from evaluation.report import result, words

@@ -35,14 +35,16 @@ CUT = Stage(
     name="demo.cut",
     version=1,
     params=Cut,
-    tasks=frozenset({"text_generation", "text_to_image"}),
+    needs=frozenset(),
     formats={"torch": "torch"},
-    effect="weights",
+    effects=frozenset({"weights"}),
     reproducible="bytes",
     run=idle,
 )
-BUILD = replace(CUT, name="demo.build", formats={"torch": "openvino"}, effect="format")
-TUNE = replace(CUT, name="demo.tune", formats={"torch": "torch", "openvino": "openvino"}, effect="settings")
+BUILD = replace(CUT, name="demo.build", formats={"torch": "openvino"}, effects=frozenset({"format"}))
+TUNE = replace(
+    CUT, name="demo.tune", formats={"torch": "torch", "openvino": "openvino"}, effects=frozenset({"settings"})
+)
 STAGES = (CUT, BUILD, TUNE)
 
 

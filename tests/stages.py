@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compress.artifact import Artifact, Provenance, describe, write_manifest
+from compress.artifact import Artifact, Provenance, write_manifest
 from compress.catalogue import Foresight, find_stage
 from compress.context import Context
 from compress.data import Data, Item
+from compress.describing import describe
 from compress.events import Event
 
 CAPTIONS = ("a red three", "blue", "green on paper")

@@ -1,0 +1,68 @@
+"""An engine: what runs a component of one format. The package `compress/engines/openvino/` is the format `openvino`: the record
+`ENGINE` in its `__init__` is the registration, and what runs it (`runtime.py`) and builds it lies beside it.
+
+A record is read by plans, so it imports no engine. What every engine shares lies here: `module.py`, `language.py`, `builder.py`,
+`parity.py`, `tracing.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from compress.artifact import Artifact
+    from compress.devices import Kind
+
+# Largest accepted root mean square of the difference to torch, over that of torch's own output. float32 engines differ by
+# the order of additions; bfloat16 has 8 bits of mantissa and float16 11, and their rounding adds up over the layers. In 8
+# and 4 bits an engine computes something else on purpose: this only catches what is broken, the evaluation judges the rest.
+TOLERANCE: Mapping[str, float] = {
+    "float32": 1e-3,
+    "float16": 2e-2,
+    "bfloat16": 1e-1,
+    "int8_weights": 1e-1,
+    "int8": 3e-1,
+    "float8": 3e-1,
+    "int8_dynamic": 3e-1,
+    "int4_weights": 5e-1,
+}
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs a component of one format.
+
+    format: as manifests have it; its package's name.
+    title: its name for a reader.
+    distribution: what is installed to run it.
+    files: patterns of what it writes beside `engine.json` and the component's config: graphs, weights, compiled code.
+    devices: the kinds of device that it runs on.
+    precisions: what it computes in, each with the largest difference to torch that is accepted.
+    weights: the files in a component's folder that running it reads.
+    refuse: why it cannot take a component, told from JSON and file names alone, or "".
+    """
+
+    format: str
+    title: str
+    distribution: str
+    files: tuple[str, ...]
+    devices: frozenset[Kind]
+    precisions: Mapping[str, float] = field(default_factory=dict)
+    weights: Callable[[Path], tuple[Path, ...]] | None = None
+    refuse: Callable[[Artifact, str], str] = field(default=lambda artifact, component: "")
+
+    def reads(self, folder: Path) -> tuple[Path, ...]:
+        """The weight files in a component's folder that running it reads."""
+        return self.weights(folder) if self.weights else self.written(folder)
+
+    def written(self, folder: Path) -> tuple[Path, ...]:
+        """All that it wrote into a component's folder, by name."""
+        return tuple(sorted({file for pattern in self.files for file in folder.glob(pattern)}))
+
+
+def tolerances(*precisions: str) -> dict[str, float]:
+    """Precisions with the tolerances that are usual for them."""
+    return {name: TOLERANCE[name] for name in precisions}

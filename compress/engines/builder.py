@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from compress.artifact import Format
+from compress.devices import AS_STORED
 from compress.engines.module import PLAIN, EngineModule, arguments_of, flatten
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, dynamic_shapes, in_float32, split
@@ -104,11 +105,11 @@ class Builder(ABC):
 
     def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
         """What is held against torch: the engine itself, where it runs on this machine."""
-        found: EngineModule = self._engine().load_component(folder, library, kind, None, "cpu")
+        found: EngineModule = self._engine().load_component(folder, library, kind, AS_STORED)
         return found
 
     def open_language_model(self, folder: Path, kind: str) -> Any:
-        return self._engine().load_language_model(folder, kind, None, "cpu")
+        return self._engine().load_language_model(folder, kind, AS_STORED)
 
     def _engine(self) -> Any:
         return importlib.import_module(f"compress.engines.{self.format}.runtime")

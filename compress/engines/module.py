@@ -55,7 +55,7 @@ class EngineModule(torch.nn.Module):
         self.device = device
         self.runner = runner
         self._twin = Twin(library, kind, folder)
-        self._arguments: tuple[str, ...] = tuple(self.settings["arguments"])
+        self.arguments: tuple[str, ...] = tuple(self.settings["arguments"])
         self._tensors = frozenset(self.settings["tensors"])
         self._constants: dict[str, Any] = self.settings["constants"]
 
@@ -91,7 +91,7 @@ class EngineModule(torch.nn.Module):
         Raises:
             UserError: an argument that the graph was built with is missing, or one is given that the graph does not know.
         """
-        call = {**dict(zip(self._arguments, args, strict=False)), **kwargs} if args else kwargs
+        call = {**dict(zip(self.arguments, args, strict=False)), **kwargs} if args else kwargs
         leaves = flatten(call)
         inputs, device = self.runner.inputs, self.device
         others = [name for name, v in call.items() if v is not None and name not in leaves and name not in FORM]
@@ -171,17 +171,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise ModelError(f"holds no {ENGINE}", place=str(folder), fix="run the recipe again: it builds the engine")
     found: dict[str, Any] = read_json(folder / ENGINE)
     return found
-
-
-def refuse_device(folder: Path, device: str) -> None:
-    """Raises a UserError where an engine that runs on the processor is asked to run elsewhere."""
-    if torch.device(device).type != "cpu":
-        engine = read_settings(folder)["engine"]
-        raise UserError(
-            f"this {engine} engine runs on the processor, not on `{device}`",
-            place=str(folder),
-            fix="load the model on cpu, or build another engine",
-        )
 
 
 def _fitting(value: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

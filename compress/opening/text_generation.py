@@ -3,32 +3,98 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers.generation.streamers import BaseStreamer
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.data import Item
+from compress.devices import AS_STORED, Opening
 from compress.errors import ModelError
+from compress.graphs import Batches
+from compress.opening import Call, Timed
+from compress.opening.tensors import device_of, to_host
+from compress.tasks.text_generation import Writing
+
+if TYPE_CHECKING:
+    from compress.recipe import EvalSpec
 
 UNLIMITED = 10**9  # a tokenizer that knows no limit gives a number far above this
 LONGEST = 2048  # for models that set no limit at all
 CELLS = 2**25  # logits at a time: 128 MiB in float32
+TEXT, BEGINNING = "The array of values to sort along the given axis.", "The array of values"
+
+
+def open_model(artifact: Artifact, opening: Opening) -> TextGeneration:
+    return TextGeneration(artifact, opening)
 
 
 class TextGeneration:
     """A language model with its tokenizer. `model` can be given to `transformers.pipeline` or called by itself."""
 
-    def __init__(self, artifact: Artifact, *, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
+    def __init__(self, artifact: Artifact, opening: Opening = AS_STORED) -> None:
         component = artifact.components[LANGUAGE_MODEL]
         engine = importlib.import_module(f"compress.engines.{component.format}.runtime")
         self.artifact = artifact
-        self.device = device
-        self.model: Any = engine.load_language_model(artifact.folder(LANGUAGE_MODEL), component.kind, dtype, device)
+        self.opening = opening
+        self.device = device_of(opening)
+        self.model: Any = engine.load_language_model(artifact.folder(LANGUAGE_MODEL), component.kind, opening)
         self.tokenizer: Any = _tokenizer(artifact)
+
+    @property
+    def stock(self) -> Any:
+        return self.model
+
+    @property
+    def brief(self) -> Mapping[str, Any]:
+        return {}
+
+    @property
+    def examples(self) -> Sequence[Item]:
+        return (Item("0", TEXT),)
+
+    def probe(self, profile: Batches) -> NDArray[np.float64]:
+        """One text scored, as long and as often as the profile takes: no letter makes more than one token."""
+        rows, text = profile.nearest("batch", 1), TEXT[: profile.nearest("tokens", len(TEXT) + 1) - 1]
+        return self.token_logprobs([text] * rows, rows)[0]
+
+    def first_call(self, **call: Any) -> None:
+        """Sixteen tokens behind a few. Arguments of `generate` are part of the artifact already."""
+        self.generate([self.encode(BEGINNING)], 16)
+
+    def timed(self, items: Sequence[Item], spec: EvalSpec, call: Mapping[str, Any]) -> Timed:
+        """One call continues `timing_batch` prompts of one length by exactly as many tokens as the recipe says."""
+        own = spec.of(Writing)
+        prompts = self._timed_prompts(items, own.prompt_tokens, spec.timing_batch)
+
+        def run() -> tuple[float, float]:
+            heard = _FirstToken()
+            began = time.perf_counter()
+            written = self.generate(prompts, own.new_tokens, streamer=heard)
+            seconds = time.perf_counter() - began
+            if any(len(row) != own.new_tokens for row in written):
+                lengths = sorted({len(row) for row in written})
+                raise ValueError(f"a side wrote {lengths} tokens where {own.new_tokens} were asked for")
+            return seconds, heard.puts[1] - began
+
+        return Timed(run, own.new_tokens, own.prompt_tokens)
+
+    def _timed_prompts(self, items: Sequence[Item], length: int, batch: int) -> list[list[int]]:
+        """Prompts of exactly `length` tokens, out of the evaluation data."""
+        stream: list[int] = []
+        for item in items:
+            stream += self.encode(item.text)
+            if len(stream) >= length * batch:
+                break
+        stream = stream or self.encode(TEXT)
+        needed = length * batch
+        stream = (stream * (needed // len(stream) + 1))[:needed]
+        return [stream[i : i + length] for i in range(0, needed, length)]
 
     @property
     def max_tokens(self) -> int:
@@ -36,18 +102,22 @@ class TextGeneration:
         known = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         return int(known) if known < UNLIMITED else LONGEST
 
-    def component(self, name: str) -> Any:
+    def component(self, name: str) -> torch.nn.Module:
         """The language model, a language model's only component."""
-        return self.model
+        module: torch.nn.Module = self.model
+        return module
 
-    def record(
-        self, component: str, items: Sequence[Item], seed: int, batch: int = 1, **call: Any
-    ) -> Iterator[dict[str, Any]]:
-        """One call for each document that has two tokens or more, its arguments by name."""
+    def function_of(self, component: str) -> str:
+        return "forward"
+
+    def calls_of(
+        self, components: Sequence[str], items: Sequence[Item], seed: int, *, batch: int = 1, **call: Any
+    ) -> Iterator[tuple[str, Call]]:
+        """One call for each document that has two tokens or more."""
         for item in items:
             tokens = self.encode(item.text)
             if len(tokens) > 1:
-                yield {"input_ids": torch.tensor([tokens], device=self.device), "use_cache": False}
+                yield LANGUAGE_MODEL, {"input_ids": torch.tensor([tokens], device=self.device), "use_cache": False}
 
     def encode(self, text: str) -> list[int]:
         """A document's tokens behind the token that begins one (`bos`, or `eos` where there is none), cut to the model's length."""
@@ -127,8 +197,21 @@ class TextGeneration:
         for row, document in enumerate(documents):
             following = torch.tensor(document[1:], dtype=torch.long, device=self.device)
             found = logits[row, : len(following)].float().log_softmax(-1).gather(-1, following[:, None])[:, 0]
-            scores.append(found.cpu().double().numpy())
+            scores.append(to_host(found).double().numpy())
         return scores
+
+
+class _FirstToken(BaseStreamer):  # type: ignore[misc]
+    """Notes when the first written token arrives; what arrives before it is the prompt."""
+
+    def __init__(self) -> None:
+        self.puts: list[float] = []
+
+    def put(self, value: object) -> None:
+        self.puts.append(time.perf_counter())
+
+    def end(self) -> None:
+        return
 
 
 def _tokenizer(artifact: Artifact) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,30 +17,84 @@ from numpy.typing import NDArray
 
 from compress.artifact import Artifact, read_json
 from compress.data import Item
+from compress.devices import AS_STORED, Opening
+from compress.engines.module import EngineModule, arguments_of
 from compress.engines.torch.runtime import find_class, stored_dtype
 from compress.errors import ModelError, StageFailed
+from compress.graphs import Batches
+from compress.opening import Call, Timed
+from compress.opening.tensors import device_of, dtype_of, to_host
+from compress.pipelines import INDEX
 
+if TYPE_CHECKING:
+    from compress.recipe import EvalSpec
+
+T = TypeVar("T")
 # Parts that judge or mark pictures rather than paint them: they would change what is measured.
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+LOOKS = 8  # timesteps at which a denoiser is looked at
+PROMPT, OTHER = "a red three on white paper", "a blue seven"
+EXAMPLES = (Item("0", "a red three"), Item("1", OTHER), Item("2", "a green one"))
 
 
-@dataclass(frozen=True)
-class Call:
-    """What a component was called with while a pipeline ran."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+def open_model(artifact: Artifact, opening: Opening) -> TextToImage:
+    return TextToImage(artifact, opening)
 
 
 class TextToImage:
     """A pipeline ready to paint. `pipeline` is the library's own class and can be called by itself."""
 
-    def __init__(self, artifact: Artifact, *, dtype: torch.dtype | None = None, device: str = "cpu") -> None:
+    def __init__(self, artifact: Artifact, opening: Opening = AS_STORED) -> None:
         self.artifact = artifact
-        self.device = device
-        self.dtype = dtype or _natural_dtype(artifact)
-        self.pipeline = self._assemble()
+        self.opening = opening
+        self.dtype = dtype_of(opening) or _natural_dtype(artifact)
+        self.device = device_of(opening)
+        self.pipeline: Any = self._assemble()
         self.pipeline.set_progress_bar_config(disable=True)
+
+    @property
+    def stock(self) -> Any:
+        return self.pipeline
+
+    @property
+    def brief(self) -> Mapping[str, Any]:
+        """A few steps, at timesteps spread evenly."""
+        return {"num_inference_steps": LOOKS}
+
+    @property
+    def examples(self) -> Sequence[Item]:
+        return EXAMPLES
+
+    def probe(self, profile: Batches) -> NDArray[np.float64]:
+        """Two prompts painted in two steps, or as near to that as the profile takes."""
+        steps = min(2, self.artifact.settings.call.get("num_inference_steps", 2))
+        ids = [str(i) for i in range(profile.nearest("batch", 2))]
+        painted = self.paint([(PROMPT, OTHER)[int(i) % 2] for i in ids], ids, 0, num_inference_steps=steps)
+        return painted.astype(np.float64)
+
+    def first_call(self, **call: Any) -> None:
+        self.paint([PROMPT], ["0"], 0, **call)
+
+    def timed(self, items: Sequence[Item], spec: EvalSpec, call: Mapping[str, Any]) -> Timed:
+        """One call paints as many prompts as `timing_batch` says, as one batch; its work is counted, not assumed."""
+        prompts = _timed_prompts(items, spec.timing_batch)
+        names = [f"timing/{i}" for i in range(len(prompts))]
+        evaluations: list[None] = []
+        with self.watch(self.artifact.main, lambda args, kwargs: evaluations.append(None)):
+            self.first_call(**call)
+
+        def run() -> tuple[float, float]:
+            began = time.perf_counter()
+            self.paint(prompts, names, 0, **call)
+            return time.perf_counter() - began, 0.0
+
+        return Timed(run, len(evaluations))
+
+    def pictures(
+        self, items: Sequence[Item], seed: int, **call: Any
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """As `ImageModel.pictures`: items' captions are painted."""
+        return self.paint_with_latents([i.text for i in items], [i.id for i in items], seed, **call)
 
     def paint(self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: Any) -> NDArray[np.uint8]:
         """Paint one picture for each prompt, as one batch.
@@ -70,21 +125,20 @@ class TextToImage:
         pipeline that decodes nothing."""
         if getattr(self.pipeline, "vae", None) is None:
             return self.paint(prompts, noise_ids, seed, **call), None
-        heard: list[Call] = []
-        with self.watch("vae", heard.append):
+        decoded: list[torch.Tensor] = []
+        with self.watch("vae", lambda args, kwargs: decoded.append(args[0] if args else kwargs["z"])):
             painted = self.paint(prompts, noise_ids, seed, **call)
-        decoded = [one.args[0] if one.args else one.kwargs["z"] for one in heard]
-        return painted, torch.cat(decoded).float().cpu().numpy() if decoded else None
+        return painted, to_host(torch.cat(decoded)).float().numpy() if decoded else None
 
     @contextmanager
-    def watch(self, component: str, heard: Callable[[Call], None]) -> Iterator[None]:
-        """Tell `heard` of every call to a component, with its real inputs, while the context lasts."""
-        module = getattr(self.pipeline, component)
-        name = function_of(component)
+    def watch(self, component: str, heard: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
+        """Tell `heard` of every call to a component, with its real arguments, while the context lasts."""
+        module = self.component(component)
+        name = self.function_of(component)
         real = getattr(module, name)
 
         def listening(*args: Any, **kwargs: Any) -> Any:
-            heard(Call(args, kwargs))
+            heard(args, kwargs)
             return real(*args, **kwargs)
 
         setattr(module, name, listening)
@@ -93,31 +147,47 @@ class TextToImage:
         finally:
             delattr(module, name)  # uncovers the class's own method
 
-    def component(self, name: str) -> Any:
+    def component(self, name: str) -> torch.nn.Module:
         """The module that stands for a component."""
-        return getattr(self.pipeline, name)
+        module: torch.nn.Module = getattr(self.pipeline, name)
+        return module
 
-    def record(
-        self, component: str, items: Sequence[Item], seed: int, batch: int = 4, **call: Any
-    ) -> Iterator[dict[str, Any]]:
-        """Every call to a component while the items' captions are painted, its arguments by name.
+    def function_of(self, component: str) -> str:
+        """The method a pipeline calls a component by."""
+        return function_of(component)
 
-        A call holds a batch as the pipeline makes it: with guidance, two rows a picture.
-        """
-        module = self.component(component)
-        function = getattr(type(module), function_of(component))
-        names = [n for n in inspect.signature(function).parameters if n != "self"]
-        kind = "np" if component == "vae" else "latent"  # what nobody looks at need not be decoded
+    def calls_of(
+        self, components: Sequence[str], items: Sequence[Item], seed: int, *, batch: int = 4, **call: Any
+    ) -> Iterator[tuple[str, Call]]:
+        """As `OpenModel.calls_of`. A call holds a batch as the pipeline makes it: with guidance, two rows a picture."""
         for start in range(0, len(items), batch):
-            heard: list[Call] = []
             some = items[start : start + batch]
-            with self.watch(component, heard.append):
-                self._run([i.text for i in some], [i.id for i in some], seed, kind, call)
-            for one in heard:
-                with torch.inference_mode(False):
-                    arguments = {**dict(zip(names, one.args, strict=False)), **one.kwargs}
-                    owned = {n: _own(v) for n, v in arguments.items()}
-                yield owned  # out of that context, which would change the caller's gradient mode
+            # Yielded out of the pipeline's context, which would change the caller's gradient mode.
+            yield from self._heard(components, some, seed, partial(_owned, {}), call)
+
+    def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: Any) -> list[T]:
+        """As `ImageModel.shapes_of`: what is kept may be no more than the shapes."""
+        return self._heard(components, (Item("0", PROMPT),), 0, keep, call)
+
+    def _heard(
+        self, components: Sequence[str], items: Sequence[Item], seed: int, keep: Callable[[str, Call], T], call: Call
+    ) -> list[T]:
+        """The one recorder: what `keep` makes of each call, arguments by name, while one batch is painted."""
+        found: list[T] = []
+        with ExitStack() as watching:
+            for name in components:
+                watching.enter_context(self.watch(name, self._listener(name, keep, found)))
+            kind = "np" if "vae" in components else "latent"  # what nobody looks at need not be decoded
+            self._run([i.text for i in items], [i.id for i in items], seed, kind, call)
+        return found
+
+    def _listener(
+        self, name: str, keep: Callable[[str, Call], T], found: list[T]
+    ) -> Callable[[tuple[Any, ...], dict[str, Any]], None]:
+        module = self.component(name)
+        engine = isinstance(module, EngineModule)
+        names = module.arguments if engine else arguments_of(getattr(type(module), self.function_of(name)))
+        return lambda args, kwargs: found.append(keep(name, {**dict(zip(names, args, strict=False)), **kwargs}))
 
     def _run(
         self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, output: str, call: dict[str, Any]
@@ -130,8 +200,8 @@ class TextToImage:
     def _assemble(self) -> Any:
         """Build the pipeline part by part: `from_pretrained` would refuse modules that are not of the classes it knows."""
         path = self.artifact.path
-        index = read_json(path / "model_index.json")
-        kind = find_class("diffusers", str(index["_class_name"]), path / "model_index.json")
+        index = read_json(path / INDEX)
+        kind = find_class("diffusers", str(index["_class_name"]), path / INDEX)
         accepted = inspect.signature(kind.__init__).parameters
         parts: dict[str, Any] = {}
         for name, entry in index.items():
@@ -157,7 +227,8 @@ class TextToImage:
                 ) from error
         component = self.artifact.components[name]
         engine = importlib.import_module(f"compress.engines.{component.format}.runtime")
-        return engine.load_component(self.artifact.folder(name), library, component.kind, self.dtype, self.device)
+        opening = self.opening.of(str(self.dtype).removeprefix("torch."))
+        return engine.load_component(self.artifact.folder(name), library, component.kind, opening)
 
 
 def noise_source(seed: int, noise_id: str) -> torch.Generator:
@@ -178,10 +249,24 @@ def _natural_dtype(artifact: Artifact) -> torch.dtype:
     return stored_dtype(artifact.folder(artifact.main))
 
 
-def _own(value: Any) -> Any:
-    """A copy that gradients may flow through: what is heard while painting are inference tensors."""
-    if torch.is_tensor(value):
-        return value.detach().clone()
+def _timed_prompts(items: Sequence[Item], batch: int) -> list[str]:
+    texts = [item.text for item in items[:batch]] or [PROMPT]
+    return [texts[i % len(texts)] for i in range(batch)]
+
+
+def _owned(seen: dict[str, torch.Tensor], name: str, given: Call) -> tuple[str, Call]:
+    return name, _own(given, name, seen)
+
+
+def _own(value: Any, name: str, seen: dict[str, torch.Tensor]) -> Any:
+    """A copy that gradients may flow through: what is heard while painting are inference tensors. What comes again as it was, as
+    a prompt's embedding does at every step, is copied once."""
     if isinstance(value, dict):
-        return {k: _own(v) for k, v in value.items()}
-    return value
+        return {key: _own(one, f"{name}.{key}", seen) for key, one in value.items()}
+    if not isinstance(value, torch.Tensor):
+        return value
+    last = seen.get(name)
+    if last is None or last.dtype != value.dtype or last.shape != value.shape or not torch.equal(last, value):
+        with torch.inference_mode(False):
+            last = seen[name] = value.detach().clone()
+    return last

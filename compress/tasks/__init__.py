@@ -1,0 +1,91 @@
+"""A task: what a model is for. The file `compress/tasks/text_to_image.py` is the task `text_to_image`: its record `TASK` is the
+registration, as with stages and metrics.
+
+A record is read by plans, so it imports no model library: it knows JSON and file names. What runs a model of the task lies in
+`compress/opening/` under the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from compress.errors import Problem
+from compress.params import Params
+
+if TYPE_CHECKING:
+    from compress.artifact import Artifact
+    from compress.data import Kind
+    from compress.recipe import EvalSpec
+
+# What can be seen of a model: `pictures` it paints, the `latents` they are decoded from, the `denoising` between, `documents`'
+# token probabilities, greedy `completions`, the time of a call and that of its tokens, the `language_model` itself, opened.
+# And what data may give beside its items: `captions`, and `scenes`, captions in the grammar of the zoo's digits.
+Observable = Literal[
+    "pictures",
+    "latents",
+    "denoising",
+    "documents",
+    "completions",
+    "language_model",
+    "timings",
+    "token_timings",
+    "starts",
+    "files",
+    "captions",
+    "scenes",
+]
+ALWAYS: frozenset[Observable] = frozenset({"timings", "starts", "files"})  # of a model of any task
+COST: frozenset[Observable] = ALWAYS | {"token_timings"}  # what it takes to run, and not what comes out
+OF_ITEMS: frozenset[Observable] = frozenset({"pictures", "latents", "documents", "completions"})  # what is made of data
+Axis = Literal["batch", "tokens"]
+
+
+class NoSettings(Params):
+    """A task without settings of its own."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a call the evaluation makes: `count` along an axis that an engine may be built for some sizes of."""
+
+    axis: Axis
+    count: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is for.
+
+    name: its file's. title: in words.
+    data: the kind of items it is run on.
+    yields: what can be observed of a model; a metric or a stage fits where it needs no more than that.
+    settings: its own part of `evaluate`, and `baseline` that of `evaluate.baseline`; no other task may say a name otherwise.
+    called: by the names in `baseline`, the arguments of a call that they set.
+    evidence: from an evaluation's settings, the kinds of evidence that are collected of its items, each with the numbers that
+        decide it beside the model, the call and the items.
+    recognise: a folder to what it holds, or the Problem of one that comes near, or None where it is something else.
+    check: what does not fit together in an artifact, or cannot be opened.
+    libraries: the distributions that run a model, beside those of its engines: their versions decide what it shows.
+    sizes: by the name of the setting that decides it, how large the calls of an evaluation are.
+    """
+
+    name: str
+    title: str
+    data: Kind
+    yields: frozenset[Observable]
+    recognise: Callable[[Path], Artifact | Problem | None]
+    settings: type[Params] = NoSettings
+    baseline: type[Params] = NoSettings
+    called: Mapping[str, str] = field(default_factory=dict)
+    evidence: Callable[[EvalSpec], Mapping[str, tuple[int, ...]]] = field(default=lambda spec: {})
+    check: Callable[[Artifact], Iterable[Problem]] = field(default=lambda artifact: ())
+    libraries: tuple[str, ...] = ("torch", "transformers")
+    sizes: Callable[[EvalSpec], Mapping[str, Size]] = field(default=lambda spec: {})
+
+    def fits(self, needs: Iterable[Observable], given: Iterable[Observable] = ()) -> tuple[Observable, ...]:
+        """What is lacking of `needs`, of a model of this task run on data that gives `given`; () where all is there."""
+        there = self.yields | ALWAYS | set(given)
+        return tuple(sorted(need for need in needs if need not in there))

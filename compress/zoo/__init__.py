@@ -50,7 +50,9 @@ def _digits(source: str, split: str) -> Data:
         return Item(f"{split}/{index}", scene.caption, lambda: scenes.render(scene))
 
     # A scene is a function of (generator, split, index), so these are its content.
-    return Data(source, "captioned_images", f"digits-v{scenes.VERSION}/{split}", -1, read)
+    return Data(
+        source, "captioned_images", f"digits-v{scenes.VERSION}/{split}", -1, read, frozenset({"captions", "scenes"})
+    )
 
 
 def _docstrings(source: str, split: str) -> Data:

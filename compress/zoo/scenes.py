@@ -130,6 +130,11 @@ def describe(layout: Layout, things: tuple[tuple[int, str], ...], paper: str) ->
     return f"{middle} on {paper} paper"
 
 
+def is_scene(caption: str) -> bool:
+    """Whether a caption is one of the grammar."""
+    return _GRAMMAR.fullmatch(caption) is not None
+
+
 def parse(caption: str) -> tuple[Layout, tuple[tuple[int, str], ...], str]:
     """Layout, (digit, ink) pairs and paper of a caption.
 

@@ -35,19 +35,18 @@ class Accuracy(Params):
     version=1,
     title="accuracy",
     params=Accuracy,
-    tasks=("text_generation",),
-    needs=("model",),
+    needs=("language_model",),
     better="higher",
     statistic=statistics.PROPORTION,
     libraries=("lm_eval",),
     extra="lm-eval",
 )
 def measure(evidence: Evidence, params: Accuracy) -> Sample:
-    from compress.opening import open_task
+    from compress.opening import open_language
     from evaluation.harness import load_tasks, run_tasks
 
     tasks = load_tasks(params.tasks)  # first, for it may refuse
-    model = open_task(evidence.artifact, dtype=evidence.dtype or None)
+    model = open_language(evidence.artifact, evidence.opening)
     found = run_tasks(model, tasks, params.few_shot, params.limit, evidence.seed)
     marks = {f"{task}/{doc}": mark for task, rows in found.items() for doc, mark in _marks(task, rows).items()}
     asked = [[row["doc_hash"], row["prompt_hash"]] for rows in found.values() for row in rows]

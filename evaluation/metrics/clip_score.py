@@ -23,8 +23,7 @@ class ClipScore(Params):
     version=2,
     title="CLIP score",
     params=ClipScore,
-    tasks=("text_to_image",),
-    needs=("pictures",),
+    needs=("pictures", "captions"),
     better="same",
     statistic=statistics.MEAN,
 )

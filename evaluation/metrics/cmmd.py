@@ -40,7 +40,6 @@ def _linear(sample: Sample) -> Linear:
     version=1,
     title="CMMD",
     params=Cmmd,
-    tasks=("text_to_image",),
     needs=("pictures",),
     better="lower",
     statistic=Statistic("difference", score, contrast),

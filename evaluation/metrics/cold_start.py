@@ -21,7 +21,6 @@ class ColdStart(Params):
     version=1,
     title="cold start",
     params=ColdStart,
-    tasks=("text_generation", "text_to_image"),
     needs=("starts",),
     better="lower",
     statistic=statistics.RESOURCE,

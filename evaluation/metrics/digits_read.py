@@ -21,8 +21,7 @@ class DigitsRead(Params):
     version=2,
     title="digits read",
     params=DigitsRead,
-    tasks=("text_to_image",),
-    needs=("pictures",),
+    needs=("pictures", "scenes"),
     better="higher",
     statistic=statistics.SHARE,
 )

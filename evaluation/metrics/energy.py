@@ -41,7 +41,6 @@ def _unknown(sample: Sample) -> Estimate | None:
     version=1,
     title="energy",
     params=Energy,
-    tasks=("text_generation", "text_to_image"),
     needs=("timings",),
     better="lower",
     statistic=Statistic("ratio", score, contrast),

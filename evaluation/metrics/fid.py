@@ -34,7 +34,6 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     version=2,
     title="FID",
     params=Fid,
-    tasks=("text_to_image",),
     needs=("pictures",),
     better="lower",
     statistic=Statistic("difference", score, contrast),

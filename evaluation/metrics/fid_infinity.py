@@ -35,7 +35,6 @@ def _said(sample: Sample) -> str:
     version=1,
     title="FID∞",
     params=FidInfinity,
-    tasks=("text_to_image",),
     needs=("pictures",),
     better="lower",
     statistic=Statistic("difference", score, contrast),

@@ -36,14 +36,13 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     version=1,
     title="operations of a call",
     params=Flops,
-    tasks=("text_generation", "text_to_image"),
     needs=("files",),
     better="lower",
     statistic=Statistic("ratio", statistics.EXACT.score, contrast),
     unit="GFLOP",
 )
 def measure(evidence: Evidence, params: Flops) -> Sample:
-    text = evidence.artifact.task == "text_generation"
+    text = evidence.artifact.writes_text
     lengths = {"prompt_tokens": params.prompt_tokens, "new_tokens": params.new_tokens} if text else {}
     try:
         total, note = _count(evidence, params)
@@ -56,8 +55,8 @@ def measure(evidence: Evidence, params: Flops) -> Sample:
 
 def _count(evidence: Evidence, params: Flops) -> tuple[float, str]:
     """Operations, and which components they fall on."""
-    if evidence.artifact.task == "text_generation":
+    if evidence.artifact.writes_text:
         return arithmetic.count_text(evidence.artifact, params.prompt_tokens, params.new_tokens), ""
-    parts = arithmetic.count_picture(evidence.artifact, evidence.dtype, evidence.call)
+    parts = arithmetic.count_picture(evidence.artifact, evidence.opening, evidence.call)
     total = sum(parts.values())
     return total, ", ".join(f"{name} {100 * count / total:.0f}%" for name, count in parts.items())

@@ -21,8 +21,7 @@ class InksRight(Params):
     version=2,
     title="inks right",
     params=InksRight,
-    tasks=("text_to_image",),
-    needs=("pictures",),
+    needs=("pictures", "scenes"),
     better="higher",
     statistic=statistics.SHARE,
 )

@@ -31,7 +31,6 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     version=2,
     title="KID",
     params=Kid,
-    tasks=("text_to_image",),
     needs=("pictures",),
     better="lower",
     statistic=Statistic("difference", score, contrast),

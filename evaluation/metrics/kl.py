@@ -7,7 +7,7 @@ float32; both models read the original's tokens, and interval and comparison res
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
 from evaluation.scores import Estimate, Sample, Statistic, metric
+
+if TYPE_CHECKING:
+    from compress.opening import LanguageModel
 
 
 class Kl(Params):
@@ -48,8 +51,7 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     version=1,
     title="KL divergence",
     params=Kl,
-    tasks=("text_generation",),
-    needs=("documents", "model"),
+    needs=("documents", "language_model"),
     better="lower",
     statistic=Statistic("difference", score, contrast, units=lambda s: s.values[:, 0] / np.maximum(s.values[:, 1], 1)),
     unit="nats",
@@ -60,9 +62,9 @@ def measure(evidence: Evidence, params: Kl) -> Sample:
     if evidence.original is None:
         nothing = [(0.0, len(tokens)) for tokens in evidence.token_logprobs]
         return Sample(evidence.unit_ids, np.array(nothing, dtype=np.float64), protocol=protocol)
-    from compress.opening import open_task
+    from compress.opening import open_language
 
-    original, candidate = (open_task(side.artifact, dtype=side.dtype or None) for side in (evidence.original, evidence))
+    original, candidate = (open_language(side.artifact, side.opening) for side in (evidence.original, evidence))
     rows = divergences(original, candidate, [item.text for item in evidence.items])
     for item, (nats, _) in zip(evidence.items, rows, strict=True):
         if not np.isfinite(nats):
@@ -74,11 +76,11 @@ def measure(evidence: Evidence, params: Kl) -> Sample:
     return Sample(evidence.unit_ids, rows, protocol=protocol)
 
 
-def divergences(original: Any, candidate: Any, texts: Sequence[str]) -> NDArray[np.float64]:
+def divergences(original: LanguageModel, candidate: LanguageModel, texts: Sequence[str]) -> NDArray[np.float64]:
     """Of each text the sum over its tokens of KL(original ‖ candidate), nats, and how many tokens: [n, 2].
 
     Args:
-        original, candidate: `TextGeneration`, both open at a time; a text is cut to the shorter reach.
+        original, candidate: both open at a time; a text is cut to the shorter reach.
 
     Raises:
         StageFailed: their vocabularies differ in size.
@@ -92,7 +94,7 @@ def divergences(original: Any, candidate: Any, texts: Sequence[str]) -> NDArray[
     return rows
 
 
-def _batch(original: Any, candidate: Any, documents: list[list[int]]) -> list[float]:
+def _batch(original: LanguageModel, candidate: LanguageModel, documents: list[list[int]]) -> list[float]:
     """Nats of each document, all of them read in one call of each model."""
     expected, given = original.logits(documents), candidate.logits(documents)
     if expected.shape[-1] != given.shape[-1]:

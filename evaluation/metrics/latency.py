@@ -19,7 +19,6 @@ class Latency(Params):
     version=1,
     title="latency",
     params=Latency,
-    tasks=("text_generation", "text_to_image"),
     needs=("timings",),
     better="lower",
     statistic=statistics.TIME,

@@ -61,7 +61,6 @@ def _unit(layer: NDArray[np.float32]) -> NDArray[np.float32]:
     version=1,
     title="LPIPS",
     params=Lpips,
-    tasks=("text_to_image",),
     needs=("pictures",),
     better="lower",
     statistic=statistics.MEAN,

@@ -21,7 +21,6 @@ class PeakMemory(Params):
     version=2,
     title="peak memory",
     params=PeakMemory,
-    tasks=("text_generation", "text_to_image"),
     needs=("starts",),
     better="lower",
     statistic=statistics.RESOURCE,

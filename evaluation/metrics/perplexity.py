@@ -43,7 +43,6 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     version=1,
     title="perplexity",
     params=Perplexity,
-    tasks=("text_generation",),
     needs=("documents",),
     better="lower",
     statistic=Statistic("difference", score, contrast, units=lambda s: s.values[:, 0] / np.maximum(s.values[:, 1], 1)),

@@ -38,7 +38,6 @@ def units(sample: Sample) -> NDArray[np.float64]:
     version=1,
     title="precision",
     params=Precision,
-    tasks=("text_to_image",),
     needs=("pictures",),
     better="higher",
     statistic=Statistic("difference", score, contrast, units=units),

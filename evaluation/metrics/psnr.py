@@ -33,7 +33,6 @@ def peak_ratio(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     version=1,
     title="PSNR",
     params=Psnr,
-    tasks=("text_to_image",),
     needs=("pictures",),
     better="higher",
     statistic=statistics.MEAN,

@@ -39,7 +39,6 @@ def units(sample: Sample) -> NDArray[np.float64]:
     version=1,
     title="recall",
     params=Recall,
-    tasks=("text_to_image",),
     needs=("pictures",),
     better="higher",
     statistic=Statistic("difference", score, contrast, units=units),

@@ -50,7 +50,6 @@ def similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     version=1,
     title="SSIM",
     params=Ssim,
-    tasks=("text_to_image",),
     needs=("pictures",),
     better="higher",
     statistic=statistics.MEAN,

@@ -19,7 +19,6 @@ class Throughput(Params):
     version=1,
     title="throughput",
     params=Throughput,
-    tasks=("text_generation", "text_to_image"),
     needs=("timings",),
     better="higher",
     statistic=statistics.RATE,

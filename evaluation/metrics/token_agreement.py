@@ -23,7 +23,6 @@ class TokenAgreement(Params):
     version=1,
     title="token agreement",
     params=TokenAgreement,
-    tasks=("text_generation",),
     needs=("completions",),
     better="higher",
     statistic=statistics.MEAN,

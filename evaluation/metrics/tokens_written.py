@@ -23,7 +23,6 @@ class TokensWritten(Params):
     version=1,
     title="tokens written",
     params=TokensWritten,
-    tasks=("text_generation",),
     needs=("completions",),
     better="same",
     statistic=statistics.MEAN,

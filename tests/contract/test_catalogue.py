@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 import compress
-from compress.catalogue import Stage, find_metric, find_stage, metric_names, stage_names
+from compress.catalogue import Stage, find_metric, find_stage, metric_names, stage_names, tasks_for
 from compress.errors import near
 from compress.params import Params
 from compress.schema import recipe_schema
-from evaluation.scores import Needs
+from compress.tasks import Observable
 
 ROOT = Path(compress.__file__).parent.parent
 HEAVY = [
@@ -53,8 +53,8 @@ def test_a_stage_is_its_file_and_says_what_it_does(name: str) -> None:
     assert f"- {name}: {{" in stage.doc, "the docstring ends with a recipe"
     assert "Source:" in stage.doc
     assert stage.version >= 1
-    assert stage.formats
-    assert stage.tasks
+    assert stage.effects
+    assert tasks_for(stage.needs)
 
 
 @pytest.mark.parametrize("name", metric_names())
@@ -62,8 +62,9 @@ def test_a_metric_is_its_file_and_says_what_it_measures(name: str) -> None:
     metric = find_metric(name)
     assert metric.name == name
     assert len(metric.doc) > 60
-    assert metric.needs <= set(get_args(Needs))
+    assert metric.needs <= set(get_args(Observable))
     assert metric.needs
+    assert tasks_for(metric.needs)
     assert metric.better in ("lower", "higher", "same")
 
 

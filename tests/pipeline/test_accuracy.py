@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.artifact import describe
+from compress.describing import describe
+from compress.devices import Opening
 from compress.errors import DataError, MissingLibrary, UserError
 from compress.opening import open_task
 from evaluation import harness
@@ -86,7 +87,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(model: Path, *paths: Path, **more: Any) -> Any:
     params = accuracy.Accuracy(tasks=tuple(map(str, paths)), **more)
-    return accuracy.measure.measure(Evidence(describe(model), dtype="float32"), params)
+    return accuracy.measure.measure(Evidence(describe(model), opening=Opening("float32")), params)
 
 
 def theirs(model: Path, tasks: dict[str, Any]) -> dict[str, list[Any]]:

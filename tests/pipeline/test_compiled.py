@@ -18,14 +18,17 @@ import pytest
 import torch
 
 import compress
-from compress.artifact import MANIFEST, Artifact, describe
+from compress.artifact import MANIFEST, Artifact
 from compress.building import build_engines
 from compress.catalogue import find_stage
 from compress.context import Context
+from compress.describing import describe
+from compress.devices import Opening
 from compress.engines.builder import Example
+from compress.engines.compiled import PACKAGE
 from compress.engines.compiled import runtime as compiled
 from compress.engines.compiled.build import CompiledBuilder
-from compress.engines.compiled.runtime import AGAIN, PACKAGE, Package
+from compress.engines.compiled.runtime import AGAIN, Package
 from compress.engines.module import ENGINE, read_settings
 from compress.engines.parity import compare_calls
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
@@ -42,7 +45,7 @@ NAMES = ["0", "1", "2"]
 
 
 def paint(artifact: Artifact, count: int) -> Any:
-    task: Any = open_task(artifact, dtype="float32")
+    task: Any = open_task(artifact, Opening("float32"))
     return task.paint(CAPTIONS[:count], NAMES[:count], 0, num_inference_steps=3).astype(int)
 
 
@@ -73,7 +76,7 @@ def agree_in_pictures(source: Artifact, made: Artifact) -> bool:
 
 
 def agree_in_texts(source: Artifact, made: Artifact) -> bool:
-    plain, engine = open_task(source, dtype="float32"), open_task(made)
+    plain, engine = open_task(source, Opening("float32")), open_task(made)
     ours, theirs = engine.token_logprobs(TEXTS, 2), plain.token_logprobs(TEXTS, 2)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifact import LANGUAGE_MODEL, Artifact, describe
+from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.catalogue import find_stage
+from compress.describing import describe
 from compress.engines.torch.runtime import find_class, silent_libraries, stored_dtype
 from compress.errors import UserError
 from compress.hashing import digest_files
@@ -247,7 +248,9 @@ def test_a_family_that_is_not_known_is_refused(tmp_path: Path, family: str, name
 def test_recording_leaves_its_listeners_gradients_as_they_were(tmp_path: Path, stop: int | None) -> None:
     task: Any = open_task(describe(tiny_diffusion(tmp_path)))
     with torch.no_grad():
-        for call in itertools.islice(task.record("unet", DATA.first(2), 0, num_inference_steps=2, batch=1), stop):
+        for _, call in itertools.islice(
+            task.calls_of(("unet",), DATA.first(2), 0, num_inference_steps=2, batch=1), stop
+        ):
             assert not torch.is_grad_enabled()
             assert not call["sample"].is_inference()  # gradients may flow through it
     assert torch.is_grad_enabled()

@@ -16,9 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import compress
-from compress.artifact import describe, write_manifest
+from compress.artifact import write_manifest
 from compress.catalogue import find_metric
 from compress.data import open_data
+from compress.describing import describe
 from compress.errors import DataError
 from compress.events import silent
 from compress.recipe import BaselineSpec, EvalSpec, Gate

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compress.artifact import LANGUAGE_MODEL, Artifact, describe
+from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.describing import describe
 from compress.errors import DataError, ModelError
 from compress.hashing import digest_files
 from compress.opening import open_component, open_task

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifact import Artifact, Component, describe
+from compress.artifact import Artifact, Component
 from compress.catalogue import find_stage
 from compress.context import Context
+from compress.describing import describe
+from compress.devices import Opening
 from compress.errors import ModelError, StageFailed
 from compress.events import Event
 from compress.opening import open_task
@@ -36,7 +38,7 @@ class Built:
 
 
 def paint(artifact: Artifact, count: int = 3, **call: Any) -> Any:
-    task: Any = open_task(artifact, dtype="float32")
+    task: Any = open_task(artifact, Opening("float32"))
     return task.paint(CAPTIONS[:count], NAMES[:count], 0, **call).astype(int)
 
 
@@ -75,7 +77,7 @@ def picture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_language_engine_scores_and_writes_as_torch_does(text: Built) -> None:
-    plain, engine = open_task(text.source, dtype="float32"), open_task(text.engine)
+    plain, engine = open_task(text.source, Opening("float32")), open_task(text.engine)
     ours, theirs = engine.token_logprobs(TEXTS, 2), plain.token_logprobs(TEXTS, 2)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

@@ -13,8 +13,9 @@ import pytest
 
 import compress
 from compress import deps
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
 from compress.catalogue import find_stage
+from compress.describing import describe
 from compress.errors import RecipeError, StageFailed, UserError
 from compress.opening import open_task
 from compress.planning import stage_key

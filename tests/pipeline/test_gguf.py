@@ -16,15 +16,18 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import compress
-from compress.artifact import Artifact, describe
-from compress.catalogue import find_stage
+from compress.artifact import Artifact
+from compress.catalogue import find_engine, find_stage
 from compress.deps import installed
+from compress.describing import describe
+from compress.devices import Opening
+from compress.engines import TOLERANCE
+from compress.engines.gguf import MODEL
 from compress.engines.gguf.build import named_tensors, neighbours_turn, write_gguf
-from compress.engines.gguf.reading import MODEL, read_model
+from compress.engines.gguf.reading import read_model
 from compress.engines.gguf.tokenizer import piece_scores
 from compress.engines.language import Past
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
-from compress.graphs import TOLERANCE
 from compress.llamacpp import _SPLITS, KNOWN_SPLITS, Vocabulary, refuse_config, vocabulary
 from compress.opening import open_task
 from compress.opening.text_generation import TextGeneration
@@ -62,7 +65,7 @@ def built(llama: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact
 
 
 def plain(artifact: Artifact) -> TextGeneration:
-    found = open_task(artifact, dtype="float32")
+    found = open_task(artifact, Opening("float32"))
     assert isinstance(found, TextGeneration)
     return found
 
@@ -180,7 +183,7 @@ def test_a_tokenizer_that_llama_cpp_cannot_cut_as_is_refused(llama: Artifact, tm
 def test_a_file_that_differs_from_torch_names_its_layer(
     llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TOLERANCE, "int4_weights", 1e-6)
+    monkeypatch.setitem(find_engine("gguf").precisions, "int4_weights", 1e-6)
     with pytest.raises(StageFailed, match=r"first in its layer `model\.embed_tokens`; at most 1e-06"):
         apply("build.gguf", llama, tmp_path / "out", precision="int4_weights")
 

@@ -18,7 +18,8 @@ from diffusers import StableDiffusionPipeline
 from transformers import GenerationMixin
 
 import compress
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
+from compress.describing import describe
 from compress.engines.builder import positions_of
 from compress.errors import ModelError, UserError
 from compress.zoo import zoo_model

@@ -14,12 +14,15 @@ import onnx_ir
 import pytest
 import torch
 
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
 from compress.catalogue import find_stage
+from compress.describing import describe
+from compress.devices import Opening
 from compress.engines.builder import Example
+from compress.engines.onnx import GRAPH, WEIGHTS
 from compress.engines.onnx.build import OnnxBuilder
 from compress.engines.onnx.quantize import count_narrow
-from compress.engines.onnx.runtime import GRAPH, WEIGHTS, load_component
+from compress.engines.onnx.runtime import load_component
 from compress.engines.parity import compare_calls
 from compress.errors import ModelError, UserError
 from compress.events import Event
@@ -46,7 +49,7 @@ def made(name: str, folder: Path, **params: Any) -> Built:
 
 
 def paint(artifact: Artifact, count: int, steps: int = 2) -> Any:
-    task: Any = open_task(artifact, dtype="float32")
+    task: Any = open_task(artifact, Opening("float32"))
     return task.paint(CAPTIONS[:count], NAMES[:count], 0, num_inference_steps=steps).astype(int)
 
 
@@ -80,7 +83,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 def test_a_language_engine_scores_and_writes_as_torch_does(text: Built) -> None:
     source, built, notes = text
-    plain, engine = open_task(source, dtype="float32"), open_task(built)
+    plain, engine = open_task(source, Opening("float32")), open_task(built)
     theirs = plain.token_logprobs(TEXTS, 2)
     for a, b in zip(engine.token_logprobs(TEXTS, 2), theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
@@ -247,7 +250,7 @@ def test_an_encoder_of_texts_agrees_with_torch(tmp_path: Path) -> None:
     mask[1, 7:] = 0
     small, large = ({"input_ids": rows[:n], "attention_mask": mask[:n]} for n in (2, 3))
     OnnxBuilder("float32", fusions="cpu").component(Example(module, "forward", small, large), tmp_path)
-    engine = load_component(tmp_path, "transformers", "BertModel", None, "cpu")
+    engine = load_component(tmp_path, "transformers", "BertModel", Opening())
     for call in (large, {"input_ids": rows[1:2], "attention_mask": mask[1:2]}):
         assert 0 < compare_calls(module, engine, "forward", call).relative < 1e-5
 

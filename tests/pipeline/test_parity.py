@@ -14,9 +14,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from compress.artifact import Artifact, describe, read_json
-from compress.building import build_engines, first_calls, picture_calls
+from compress.artifact import Artifact, read_json
+from compress.building import build_engines, calibration_calls, first_calls
 from compress.context import Context
+from compress.describing import describe
+from compress.devices import Opening
 from compress.engines.builder import Example
 from compress.engines.module import EngineModule, write_settings
 from compress.engines.openvino.build import OpenVINOBuilder
@@ -142,7 +144,7 @@ def engine_of(artifact: Artifact, name: str, folder: Path) -> EngineModule:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_engine_has_every_attribute_that_pipelines_read(family: str, tmp_path: Path) -> None:
     source = describe(MODELS[family](tmp_path / "model"))
-    plain: Any = open_task(source, dtype="float32")
+    plain: Any = open_task(source, Opening("float32"))
     engines = {name: engine_of(source, name, tmp_path / f"engine-{name}") for name in source.working}
     looked_at = 0
     for name, attribute in sorted(read_by_pipelines(type(plain.pipeline))):
@@ -201,7 +203,7 @@ def test_what_is_no_number_never_agrees() -> None:
 def test_calibration_stops_when_the_component_called_most_has_been_called_enough(tmp_path: Path) -> None:
     task = open_task(describe(tiny_diffusion(tmp_path)))
     context = Context(tmp_path, tmp_path, data={"calibration": DATA})
-    one, other = (picture_calls(task, names, 8, context) for names in (("unet", "vae"), ("vae", "unet")))  # type: ignore[arg-type]
+    one, other = (calibration_calls(task, names, 8, context) for names in (("unet", "vae"), ("vae", "unet")))  # type: ignore[arg-type]
     assert {name: len(calls) for name, calls in one.items()} == {name: len(calls) for name, calls in other.items()}
     assert len(one["unet"]) == 50  # of one batch, every step
     assert len(one["vae"]) == 1
@@ -211,4 +213,4 @@ def test_a_component_that_painting_never_calls_is_named(tmp_path: Path) -> None:
     task: Any = open_task(describe(tiny_diffusion(tmp_path)))
     task.pipeline.spare = torch.nn.Linear(1, 1)
     with pytest.raises(StageFailed, match="paints without ever calling spare"):
-        first_calls(task, ("unet", "spare"), ["a red three"])
+        first_calls(task, ("unet", "spare"), task.examples[:1])

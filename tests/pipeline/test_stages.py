@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifact import Artifact, describe
-from compress.catalogue import find_stage
+from compress.artifact import Artifact
+from compress.catalogue import find_engine, find_stage
+from compress.describing import describe
 from compress.errors import StageFailed
-from compress.graphs import TOLERANCE, wanted
+from compress.graphs import wanted
 from compress.hashing import digest_file
 from compress.opening import open_task
 from tests.stages import CAPTIONS, apply
@@ -98,7 +99,7 @@ def test_a_safety_checker_is_no_part_of_what_is_built(pipeline: Artifact, tmp_pa
     (model / "model_index.json").write_text(json.dumps(index))
     (model / "safety_checker").mkdir()
     (model / "safety_checker" / "config.json").write_text("{}")
-    assert set(wanted(describe(model), "all", "openvino")) == {"unet", "vae", "text_encoder"}
+    assert set(wanted(describe(model), "all")) == {"unet", "vae", "text_encoder"}
     made = compress.apply("build.openvino", model, cache=tmp_path / "cache", components=("text_encoder",))
     assert made.components["safety_checker"].format == "torch"
 
@@ -119,7 +120,7 @@ def test_only_the_components_asked_for_are_built(pipeline: Artifact, tmp_path: P
 def test_a_build_that_differs_from_torch_is_refused(
     pipeline: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(TOLERANCE, "float32", 1e-12)
+    monkeypatch.setitem(find_engine("openvino").precisions, "float32", 1e-12)  # type: ignore[arg-type]
     with pytest.raises(
         StageFailed, match=r"of `text_encoder` differs from torch by .* first in its layer `.+`; at most 1e-12"
     ):

@@ -13,9 +13,12 @@ import torch
 
 import compress
 from compress import gpus
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
 from compress.catalogue import find_stage
-from compress.engines.onnx.runtime import GRAPH, Decoder
+from compress.describing import describe
+from compress.engines import TOLERANCE
+from compress.engines.onnx import GRAPH
+from compress.engines.onnx.runtime import Decoder
 from compress.engines.onnx.runtime import load_component as load_onnx
 from compress.engines.tensorrt import runtime as tensorrt
 from compress.engines.tensorrt.compile import Network
@@ -23,7 +26,6 @@ from compress.engines.tensorrt.record import Ports, Record, Target, check_record
 from compress.engines.torch.runtime import load_component as load_torch
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
 from compress.gpus import RTX, Gpu
-from compress.graphs import TOLERANCE
 from compress.hashing import digest_file, digest_files
 from compress.zoo import zoo_model
 from tests.families import MODELS

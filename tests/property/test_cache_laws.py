@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from compress.artifact import Artifact, Component, describe, write_manifest
+from compress.artifact import Artifact, Component, write_manifest
 from compress.cache import ENTRY, Cache
+from compress.describing import describe
 from compress.hashing import digest_file
 
 KEYS = st.sampled_from([letter * 64 for letter in "abcde"])

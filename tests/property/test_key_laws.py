@@ -47,7 +47,7 @@ def key_of(call: dict[str, Any], workers: int = 1) -> str:
     params = Cut(ratio=call["ratio"], layers=call["layers"], workers=workers)
     with (
         mock.patch("compress.deps.version", lambda library: call["torch"] if library == "torch" else "1"),
-        mock.patch("compress.planning.machine_fact", return_value=call["isa"]),
+        mock.patch("compress.keys.machine_fact", return_value=call["isa"]),
     ):
         return stage_key(stage, call["task"], params, call["components"], call["inputs"], call["seed"])
 

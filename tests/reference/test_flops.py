@@ -14,7 +14,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
+from compress.describing import describe
 from compress.opening import open_task
 from compress.recipe import Gate
 from compress.zoo import zoo_model

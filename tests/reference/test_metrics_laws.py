@@ -15,9 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.artifact import describe
+from compress.artifact import Artifact, Component
 from compress.catalogue import find_metric
 from compress.data import Item
+from compress.describing import describe
+from compress.devices import Opening
 from compress.errors import DataError
 from compress.opening import open_task
 from compress.zoo import docstrings, scenes, zoo_model
@@ -343,7 +345,7 @@ def documents() -> tuple[Item, ...]:
 
 @pytest.fixture(scope="module")
 def llama() -> Any:
-    return open_task(describe(zoo_model("docs-llama")), dtype="float32")
+    return open_task(describe(zoo_model("docs-llama")), Opening("float32"))
 
 
 @pytest.fixture(scope="module")
@@ -486,36 +488,44 @@ def test_one_hanging_block_moves_the_p99_and_not_the_latency() -> None:
     assert found[0].note != found[1].note
 
 
-WEIGHTS: dict[str, int] = {
-    "unet/diffusion_pytorch_model.safetensors": 3000,
-    "vae/diffusion_pytorch_model.safetensors": 500,
-    "text_encoder/openvino_model.bin": 70,
-    "model-00001-of-00002.safetensors": 11,
-    "onnx/model.onnx": 2,
-    "onnx/model.onnx.data": 4,
+PARTS = {  # of a pipeline: each component's format, and what lies in its folder
+    "unet": ("torch", {"diffusion_pytorch_model.safetensors": 3000, "diffusion_pytorch_model.bin": 3100}),
+    "vae": ("torch", {"model-00001-of-00002.bin": 11, "model-00002-of-00002.bin": 5, "training_args.bin": 7}),
+    "text_encoder": ("openvino", {"openvino_model.bin": 70, "openvino_model.xml": 600, "model.safetensors": 900}),
+    "text_encoder_2": ("onnx", {"model.onnx": 2, "model.onnx.data": 4, "engine.json": 100}),
+    "transformer": ("tensorrt", {"SM86.engine": 20, "SM89.engine": 30, "model.onnx": 500, "model.onnx.data": 400}),
 }
-NO_WEIGHTS = {"config.json": 900, "tokenizer/merges.txt": 800, "training.json": 700, "text_encoder/model.xml": 600}
+READ = {"unet": 3000, "vae": 16, "text_encoder": 70, "text_encoder_2": 6, "transformer": 30}
 
 
-def size_of(folder: Path) -> float:
-    side = Evidence(replace(describe(zoo_model("docs-llama")), path=folder))
-    return size.score(size.measure(side, size.params())).value
+def size_of(artifact: Artifact) -> float:
+    return size.score(size.measure(Evidence(artifact), size.params())).value
 
 
-def test_size_is_what_the_weights_of_every_component_take_on_disk(tmp_path: Path) -> None:
-    for name, count in (WEIGHTS | NO_WEIGHTS).items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"\0" * count)
-    assert size_of(tmp_path) * 1e6 == pytest.approx(sum(WEIGHTS.values()))
-    (tmp_path / "unet/diffusion_pytorch_model.safetensors").unlink()
-    assert size_of(tmp_path) * 1e6 == pytest.approx(sum(WEIGHTS.values()) - 3000)
+def test_size_is_what_running_every_component_reads_on_disk(tmp_path: Path) -> None:
+    for name, (_, files) in PARTS.items():
+        for file, count in {**files, "config.json": 900}.items():
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).write_bytes(b"\0" * count)
+    parts = {name: Component(form, name, "Any") for name, (form, _) in PARTS.items()}
+    whole = Artifact(tmp_path, "text_to_image", parts)
+    assert size_of(whole) * 1e6 == pytest.approx(sum(READ.values()))
+    for name in parts:
+        rest = replace(whole, components={n: part for n, part in parts.items() if n != name})
+        assert size_of(rest) * 1e6 == pytest.approx(sum(READ.values()) - READ[name])
+
+
+def test_a_checkpoint_that_components_share_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 1000)
+    both = {name: Component("torch", "", "Any", module=name) for name in ("encoder", "decoder")}
+    assert size_of(Artifact(tmp_path, "text_generation", both)) * 1e6 == pytest.approx(1000)
 
 
 def test_size_of_a_shipped_model_is_its_safetensors_in_megabytes() -> None:
     folder = zoo_model("digits-diffusion")
     expected = sum(f.stat().st_size for f in folder.rglob("*.safetensors"))
-    assert size_of(folder) == pytest.approx(expected / 1e6)
-    assert 1 < size_of(folder) < 45
+    assert size_of(describe(folder)) == pytest.approx(expected / 1e6)
+    assert 1 < size_of(describe(folder)) < 45
 
 
 def test_sizes_compare_as_how_many_times_smaller() -> None:

@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
 from compress.data import Item
+from compress.describing import describe
+from compress.devices import Opening
 from compress.errors import ModelError, StageFailed, UserError
 from evaluation.evidence import Evidence
 from evaluation.features import alexnet
@@ -283,7 +285,7 @@ def reading(artifact: Artifact, original: Evidence | None = None) -> Evidence:
 
     items = tuple(Item(str(i), text) for i, text in enumerate(TEXTS))
     logprobs = tuple(open_task(artifact).token_logprobs(TEXTS, 2))  # type: ignore[union-attr]
-    return Evidence(artifact, items, original, token_logprobs=logprobs, dtype="float32")
+    return Evidence(artifact, items, original, token_logprobs=logprobs, opening=Opening("float32"))
 
 
 def kl_by_loops(one: Artifact, other: Artifact, text: str) -> tuple[float, int]:

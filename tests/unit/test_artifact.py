@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.artifact import Artifact, Component, Provenance, Settings, derive, describe, write_manifest
+from compress.artifact import Artifact, Component, Provenance, Settings, derive, write_manifest
+from compress.describing import describe
 from compress.errors import ModelError
 from compress.sources import check_safetensors, find_source
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from compress.artifact import Artifact, Component, describe, write_manifest
+from compress.artifact import Artifact, Component, write_manifest
 from compress.cache import ENTRY, Cache, default_root, disk_errors
+from compress.describing import describe
 from compress.errors import CacheError
 
 KEY = "a" * 64

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
 from compress.data import Item
+from compress.describing import describe
+from compress.devices import Opening
 from compress.errors import StageFailed
 from compress.events import Event, silent
 from compress.opening.text_generation import TextGeneration
@@ -30,13 +32,13 @@ DOCUMENTS = tuple(Item(f"d{i}", text) for i, text in enumerate(TEXTS))
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Viewpoint:
     artifact = replace(describe(tiny_diffusion(tmp_path_factory.mktemp("diffusion"))), digest="diffusion")
-    return Viewpoint(artifact, "float32", {"num_inference_steps": 2}, ITEMS, "words", 0, 2)
+    return Viewpoint(artifact, Opening("float32"), {"num_inference_steps": 2}, ITEMS, "words", 0, 2, {"pictures": ()})
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Viewpoint:
     artifact = replace(describe(tiny_llama(tmp_path_factory.mktemp("llama"))), digest="llama")
-    return Viewpoint(artifact, "float32", {}, DOCUMENTS, "words", 0, 2)
+    return Viewpoint(artifact, Opening("float32"), {}, DOCUMENTS, "words", 0, 2, {"documents": ()})
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def all_pictures(view: Viewpoint, folder: Path) -> np.ndarray:
 
 CHANGES: dict[str, Callable[[Viewpoint], Viewpoint]] = {
     "the model": lambda v: replace(v, artifact=replace(v.artifact, digest="other")),
-    "its number type": lambda v: replace(v, dtype="bfloat16"),
+    "its number type": lambda v: replace(v, opening=Opening("bfloat16")),
     "the steps": lambda v: replace(v, call={"num_inference_steps": 3}),
     "the guidance": lambda v: replace(v, call={**v.call, "guidance_scale": 2.0}),
     "the data": lambda v: replace(v, data_digest="others"),
@@ -148,9 +150,9 @@ def test_both_sides_start_from_the_same_noise(
 
     def watching(self: Any, prompts: Any, noise_ids: Any, seed: int, **call: Any) -> Any:
         calls: list[Any] = []
-        with self.watch("unet", calls.append):
+        with self.watch("unet", lambda args, kwargs: calls.append(args)):
             found = paint(self, prompts, noise_ids, seed, **call)
-        seen.append(calls[0].args[0][: len(prompts)])  # the guided half is the same latents again
+        seen.append(calls[0][0][: len(prompts)])  # the guided half is the same latents again
         return found
 
     monkeypatch.setattr(TextToImage, "paint", watching)
@@ -165,7 +167,7 @@ def test_both_sides_start_from_the_same_noise(
 def test_scores_are_stored_in_the_order_of_the_data_though_read_by_length(texts: Viewpoint, tmp_path: Path) -> None:
     found = collect(texts, (tmp_path,), "baseline", silent).token_logprobs
     assert [len(f) for f in found] == [len(t) for t in TEXTS]  # a token a byte
-    task = TextGeneration(texts.artifact, dtype=torch.float32)
+    task = TextGeneration(texts.artifact, Opening("float32"))
     for text, stored in zip(TEXTS, found, strict=True):
         assert stored == pytest.approx(task.token_logprobs([text], 1)[0], abs=1e-5)
 
@@ -187,7 +189,7 @@ def test_an_empty_document_keeps_its_place(texts: Viewpoint, tmp_path: Path) -> 
 
 def test_latents_are_what_the_pictures_were_decoded_from(pictures: Viewpoint, tmp_path: Path) -> None:
     evidence = collect(pictures, (tmp_path,), "baseline", silent)
-    task: Any = TextToImage(pictures.artifact, dtype=torch.float32)
+    task: Any = TextToImage(pictures.artifact, Opening("float32"))
     assert evidence.latent is not None
     for index in (0, len(ITEMS) - 1):  # of the first batch and of the last
         with torch.inference_mode():
@@ -197,9 +199,9 @@ def test_latents_are_what_the_pictures_were_decoded_from(pictures: Viewpoint, tm
 
 
 def test_prompts_are_continued_until_the_model_ends_them_and_no_further(texts: Viewpoint, tmp_path: Path) -> None:
-    view = replace(texts, continued=(3, 6, 5))
+    view = replace(texts, evidence={"documents": (), "continuations": (3, 6, 5)})
     evidence = collect(view, (tmp_path,), "baseline", silent)
-    task = TextGeneration(texts.artifact, dtype=torch.float32)
+    task = TextGeneration(texts.artifact, Opening("float32"))
     assert len(evidence.continuations) == 3
     for text, found in zip(TEXTS, evidence.continuations, strict=False):
         prompt = task.encode(text)[: min(6, max(1, len(task.encode(text)) // 2))]
@@ -207,18 +209,18 @@ def test_prompts_are_continued_until_the_model_ends_them_and_no_further(texts: V
         assert 1 <= len(found.tokens) <= 5
         assert found.text == task.tokenizer.decode(list(found.tokens))
     assert {f.name for f in tmp_path.iterdir()} == {view.key("documents"), view.key("continuations")}
-    assert replace(view, continued=(3, 6, 4)).key("documents") == view.key("documents")
+    assert replace(view, evidence={"continuations": (3, 6, 4)}).key("documents") == view.key("documents")
 
 
 def test_a_document_of_nothing_is_continued_by_nothing_or_from_the_token_that_begins_one(
     texts: Viewpoint, tmp_path: Path
 ) -> None:
-    view = replace(texts, items=(Item("empty", ""),), continued=(1, 6, 5))
+    view = replace(texts, items=(Item("empty", ""),), evidence={"continuations": (1, 6, 5)})
     assert len(collect(view, (tmp_path,), "baseline", silent).continuations) == 1
 
 
 def test_pictures_come_back_to_the_byte(pictures: Viewpoint, tmp_path: Path) -> None:
-    task = TextToImage(pictures.artifact, dtype=torch.float32)
+    task = TextToImage(pictures.artifact, Opening("float32"))
     expected = task.paint([i.text for i in ITEMS[:2]], [i.id for i in ITEMS[:2]], 0, num_inference_steps=2)
     evidence = collect(pictures, (tmp_path,), "baseline", silent)
     assert np.array_equal(evidence.pictures(0, 2), expected)

@@ -14,9 +14,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import compress
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
 from compress.catalogue import find_metric
 from compress.data import Data, Item
+from compress.describing import describe
 from compress.errors import StageFailed, UserError
 from compress.events import Event, silent
 from compress.opening import open_task
@@ -122,15 +123,30 @@ def test_both_sides_see_the_same_items_noise_and_batch(painters: Stand) -> None:
 
 def test_a_baseline_of_its_own_checkpoint_is_run_as_its_users_would(painters: Stand) -> None:
     base, candidate = views(painters, BaselineSpec())
-    assert (base.dtype, dict(base.call)) == ("", {})
-    assert (candidate.dtype, dict(candidate.call)) == ("", {})
+    assert (base.opening.dtype, dict(base.call)) == (None, {})
+    assert (candidate.opening.dtype, dict(candidate.call)) == (None, {})
 
 
 def test_guidance_holds_for_both_sides_and_steps_are_the_candidates_own(painters: Stand) -> None:
-    few = painters.candidate.calling(num_inference_steps=4, guidance_scale=9.0)
+    few = painters.candidate.calling(num_inference_steps=4)
     base, candidate = views(painters, BaselineSpec(steps=20, guidance=3.0), candidate=few)
     assert dict(base.call) == {"num_inference_steps": 20, "guidance_scale": 3.0}
     assert dict(candidate.call) == {"num_inference_steps": 4, "guidance_scale": 3.0}
+
+
+def test_what_a_student_is_meant_to_be_called_with_wins_over_the_baselines_guidance(painters: Stand) -> None:
+    """Taught to paint without guidance, it would do twice the work and overdo it."""
+    student = painters.candidate.calling(num_inference_steps=2, guidance_scale=1.0)
+    base, candidate = views(painters, BaselineSpec(steps=20, guidance=3.0), candidate=student)
+    assert base.call["guidance_scale"] == 3.0
+    assert dict(candidate.call) == {"num_inference_steps": 2, "guidance_scale": 1.0}
+
+
+def test_what_a_candidate_took_over_from_its_original_goes_as_the_recipe_says_there(painters: Stand) -> None:
+    original = painters.baseline.calling(guidance_scale=7.0, eta=0.5)
+    copy = painters.candidate.calling(guidance_scale=7.0, eta=0.5)
+    base, candidate = views(painters, BaselineSpec(guidance=3.0), baseline=original, candidate=copy)
+    assert dict(base.call) == dict(candidate.call) == {"guidance_scale": 3.0, "eta": 0.5}
 
 
 def test_a_candidate_that_says_nothing_of_steps_does_the_same_work(painters: Stand) -> None:
@@ -148,10 +164,10 @@ def test_stated_steps_win_over_the_baselines_own(painters: Stand) -> None:
 
 def test_the_baselines_number_type_is_the_candidates_too_unless_an_engine_takes_part(painters: Stand) -> None:
     base, candidate = views(painters, BaselineSpec(dtype="bfloat16"))
-    assert (base.dtype, candidate.dtype) == ("bfloat16", "bfloat16")
+    assert (base.opening.dtype, candidate.opening.dtype) == ("bfloat16", "bfloat16")
     built = painters.candidate.replacing({"unet": "openvino"})
     base, candidate = views(painters, BaselineSpec(dtype="bfloat16"), candidate=built)
-    assert (base.dtype, candidate.dtype) == ("bfloat16", "")
+    assert (base.opening.dtype, candidate.opening.dtype) == ("bfloat16", None)
 
 
 def test_a_recipe_without_data_has_nothing_to_look_at(painters: Stand) -> None:
@@ -313,7 +329,8 @@ def test_sides_say_what_they_are_and_how_they_were_called(image: Comparison, tex
 
 
 def test_an_engine_is_named_component_by_component(writers: Stand, tmp_path: Path) -> None:
-    built = writers.candidate.replacing({"model": "openvino"})
+    built = replace(writers.candidate.replacing({"model": "openvino"}), path=tmp_path)
+    (tmp_path / "openvino_model.bin").write_bytes(b"weights")
     found = compare(writers.request(tmp_path, {"size": {}}, candidate=built), silent)
     assert found.candidate.engine == "model: openvino"
 

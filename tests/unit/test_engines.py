@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
 from compress.catalogue import find_stage
 from compress.context import Context
+from compress.describing import describe
+from compress.devices import Opening
 from compress.engines.module import EngineModule, flatten
 from compress.engines.openvino.runtime import Graph
 from compress.errors import ModelError, UserError
@@ -152,7 +154,7 @@ def test_flatten_keeps_tensors_and_names_nested_ones() -> None:
 
 def test_an_unknown_dtype_and_an_empty_engine_are_said_so(painters: tuple[Any, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="float33 is no dtype"):
-        open_task(painters[0].artifact, dtype="float33")
+        open_task(painters[0].artifact, Opening("float33"))
     with pytest.raises(ModelError, match=r"holds no engine\.json"):
         Graph(tmp_path)
 
@@ -163,7 +165,7 @@ def test_the_checkpoints_own_dtype_is_kept_unless_another_is_asked_for(
     painters[0].pipeline.to(torch.bfloat16).save_pretrained(tmp_path)
     painters[0].pipeline.to(torch.float32)
     task: Any = open_task(describe(tmp_path))
-    wide: Any = open_task(describe(tmp_path), dtype="float32")
+    wide: Any = open_task(describe(tmp_path), Opening("float32"))
     assert task.pipeline.unet.dtype == torch.bfloat16
     assert wide.pipeline.unet.dtype == torch.float32
     assert task.paint(["a red three"], ["0"], 0, num_inference_steps=2).dtype == np.uint8

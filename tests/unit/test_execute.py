@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from compress.artifact import derive, describe, write_manifest
+from compress.artifact import derive, write_manifest
 from compress.cache import Cache
 from compress.catalogue import Stage
 from compress.checker import Checker, Spare, lent_checker
+from compress.describing import describe
 from compress.errors import CacheError, ContractError, MissingLibrary, StageFailed, UserError
 from compress.events import Event, silent
 from compress.execute import Done, execute

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from compress.artifact import Artifact, describe
+from compress.artifact import Artifact
 from compress.data import Item
+from compress.describing import describe
 from compress.errors import DataError, ModelError, UserError
 from compress.zoo import zoo_model
 from evaluation.evidence import Evidence

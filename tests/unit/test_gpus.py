@@ -12,7 +12,9 @@ from compress.engines.tensorrt.quantize import BLOCK, round_blocks, round_channe
 from compress.errors import MissingLibrary, UserError
 from compress.gpus import DATA_CENTRE, HERE, RTX, Gpu, Library, choose, why_idle
 
-ask_the_driver = gpus.gpu_here.__wrapped__
+
+def ask_the_driver() -> Gpu | None:
+    return next(iter(gpus.gpus_here.__wrapped__()), None)
 
 
 def at_hand(patch: pytest.MonkeyPatch, gpu: Gpu | None, *installed: Library) -> None:

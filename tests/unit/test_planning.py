@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from compress.artifact import derive, describe, write_manifest
+from compress.artifact import derive, write_manifest
 from compress.cache import Cache
 from compress.catalogue import Foresight, Stage
+from compress.describing import describe
 from compress.errors import Problem, RecipeError, UserError
 from compress.hashing import list_files
 from compress.planning import Plan, make_plan
@@ -188,7 +189,7 @@ def test_processor_features_count_for_bound_stages_alone(
     wanted = recipe(llama, step(CUT))
     found = {}
     for flags in ("avx2", "avx2 amx"):
-        monkeypatch.setattr("compress.planning.machine_fact", lambda kind, flags=flags: flags)
+        monkeypatch.setattr("compress.keys.machine_fact", lambda kind, flags=flags: flags)
         found[flags] = (keys(wanted, cache, CUT), keys(wanted, cache, bound))
     (plain, tied), (plain_too, tied_elsewhere) = found.values()
     assert plain == plain_too
@@ -252,7 +253,7 @@ def test_what_follows_a_refused_step_is_not_blamed_for_it(llama: Path, cache: Ca
 
 
 def test_a_stage_for_another_task_is_refused(llama: Path, cache: Cache) -> None:
-    pictures = replace(CUT, tasks=frozenset({"text_to_image"}))
+    pictures = replace(CUT, needs=frozenset({"denoising"}))
     problem = only(refused(recipe(llama, step(CUT)), cache, pictures))
     assert problem.message == "demo.cut works on text_to_image, and this model does text_generation"
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.artifact import describe
+from compress.describing import describe
+from compress.devices import Opening
 from compress.errors import StageFailed
 from compress.events import Event, silent
 from evaluation import starts
@@ -23,7 +24,7 @@ BALLAST = 300_000_000
 
 @pytest.fixture
 def view(tmp_path: Path) -> Viewpoint:
-    return Viewpoint(describe(language_model(tmp_path)), "float32", {}, (), "", 0, 1)
+    return Viewpoint(describe(language_model(tmp_path)), Opening("float32"), {}, (), "", 0, 1)
 
 
 def test_a_small_process_started_by_a_large_one_is_small() -> None:
@@ -40,11 +41,11 @@ def test_sides_take_turns_and_each_ones_first_start_is_thrown_away(
     seen: list[str] = []
 
     def start(which: Viewpoint) -> Start:
-        seen.append(which.dtype)
+        seen.append(which.opening.dtype)
         return Start(1000 * len(seen), float(len(seen)))  # told apart by when they came
 
     monkeypatch.setattr(starts, "start", start)
-    one, other = start_both((view, replace(view, dtype="bfloat16")), 3, silent)
+    one, other = start_both((view, replace(view, opening=Opening("bfloat16"))), 3, silent)
     assert seen == ["float32", "bfloat16"] * 4
     assert [s.seconds for s in one] == [3, 5, 7]
     assert [s.seconds for s in other] == [4, 6, 8]

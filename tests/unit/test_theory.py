@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.artifact import describe
+from compress.describing import describe
 from compress.zoo import zoo_model
 from evaluation.metrics.size import weights_read
 from evaluation.scores import Better, Comparison, Estimate, Row, Side, Verdict
@@ -122,7 +122,7 @@ def test_pictures_and_unknown_machines_have_no_roof() -> None:
 
 def test_torch_reads_weights_as_they_were_opened_and_an_engine_as_they_are_stored(tmp_path: Path) -> None:
     llama = describe(zoo_model("docs-llama"))  # stored in bfloat16
-    stored = sum(file.stat().st_size for file in weights_read(llama.path))
+    stored = sum(file.stat().st_size for file in weights_read(llama))
     assert bytes_read(llama, "") == stored
     assert bytes_read(llama, "bfloat16") == pytest.approx(stored, rel=0.01)  # but for the file's header
     assert bytes_read(llama, "float32") == 2 * bytes_read(llama, "bfloat16")

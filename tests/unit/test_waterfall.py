@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from compress.api import _chain
-from compress.artifact import describe
+from compress.describing import describe
 from compress.errors import StageFailed
 from compress.events import Event, silent
 from compress.opening import open_task

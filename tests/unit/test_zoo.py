@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from compress.artifact import describe
+from compress.describing import describe
 from compress.errors import DataError, ModelError
 from compress.sources import check_safetensors, find_source
 from compress.zoo import MODELS, docstrings, open_zoo_data, scenes, zoo_model

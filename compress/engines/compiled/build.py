@@ -15,13 +15,14 @@ from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter,
 from transformers.exporters.utils import apply_patches
 
 from compress.engines.builder import Builder, Example, Feed, positions_of
-from compress.engines.compiled.runtime import CACHE, PACKAGE, Cached, Package, Port
+from compress.engines.compiled import PACKAGE
+from compress.engines.compiled.runtime import CACHE, Cached, Package, Port
 from compress.engines.language import EngineLanguageModel
 from compress.engines.module import EngineModule, flatten, write_settings
 from compress.engines.tracing import Call, Traced, decoding_step, quiet_export, split
+from compress.facts import machine_fact
 from compress.graphs import Batches
 from compress.hashing import digest_file
-from compress.planning import machine_fact
 
 GUIDED = 2  # rows a prompt: guidance sends a denoiser each prompt beside an empty one, at some calls and not at others
 OPTIONS = {

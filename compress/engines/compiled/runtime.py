@@ -18,14 +18,15 @@ from typing import Any, Literal
 import torch
 
 from compress.artifact import MANIFEST, read_json
+from compress.devices import Opening
+from compress.engines.compiled import PACKAGE
 from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
-from compress.engines.module import EngineModule, read_settings, refuse_device
+from compress.engines.module import EngineModule, read_settings
 from compress.errors import ModelError, UserError
+from compress.facts import machine_fact
 from compress.hashing import digest_file
-from compress.planning import machine_fact
 
 Precision = Literal["float32", "bfloat16"]
-PACKAGE = "compiled.pt2"
 STAGE = "build.compiled"
 MAKERS = frozenset({STAGE, "build.fastest"})  # which may have chosen what the former made
 CACHE = "past_key_values"
@@ -35,24 +36,22 @@ _opened: dict[str, Any] = {}  # by digest
 _lock = threading.Lock()
 
 
-def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> EngineModule:
-    """An engine component of a pipeline. `dtype` is the engine's own affair: it takes and gives float32.
+def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
+    """An engine component of a pipeline. The number type is the engine's own affair: it takes and gives float32.
 
     Raises:
         ModelError: the folder holds no engine, or one that was not made by `build.compiled` for this machine and torch.
     """
-    refuse_device(folder, device)
     check_origin(folder)
     return EngineModule(folder, library, kind, Package(folder))
 
 
-def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, device: str) -> EngineLanguageModel:
+def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
     """A language model that transformers' `generate` runs as it runs a torch one.
 
     Raises:
         ModelError: as `load_component`.
     """
-    refuse_device(folder, device)
     check_origin(folder)
     return EngineLanguageModel(folder, kind, Cached(Package(folder)))
 

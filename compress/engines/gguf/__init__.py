@@ -1,0 +1,34 @@
+"""GGUF: a language model in one file, run by llama.cpp."""
+
+from __future__ import annotations
+
+from compress.artifact import Artifact, read_json
+from compress.engines import Engine, tolerances
+from compress.llamacpp import KNOWN_SPLITS, refuse_config, vocabulary
+
+MODEL = "model.gguf"
+
+
+def refuse(artifact: Artifact, component: str) -> str:
+    """Why llama.cpp cannot run a language model: its config, or how its tokenizer cuts text."""
+    if why := refuse_config(artifact.config(component)):
+        return why
+    tokenizer = artifact.path / "tokenizer.json"
+    if tokenizer.is_file() and vocabulary(read_json(tokenizer)) is None:
+        known = ", ".join(KNOWN_SPLITS)
+        return (
+            "llama.cpp does not know how its tokenizer cuts text: it must be pieces of SentencePiece, "
+            f"or a byte-level BPE that cuts as one of {known}"
+        )
+    return ""
+
+
+ENGINE = Engine(
+    format="gguf",
+    title="llama.cpp",
+    distribution="llama-cpp-python",
+    files=(MODEL,),
+    devices=frozenset({"cpu"}),
+    precisions=tolerances("float32", "float16", "bfloat16", "int8_weights", "int4_weights"),
+    refuse=refuse,
+)

@@ -19,7 +19,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from compress.deps import installed
 from compress.engines.builder import Builder, Example, Feed, positions_of
-from compress.engines.gguf.reading import MODEL, Reading, read_model
+from compress.engines.gguf import MODEL
+from compress.engines.gguf.reading import Reading, read_model
 from compress.engines.gguf.tokenizer import add_tokenizer
 from compress.engines.module import EngineModule, write_settings
 from compress.errors import ModelError

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from compress.engines.gguf import MODEL
 from compress.engines.module import config_of, read_settings
 from compress.engines.torch.runtime import find_class, silent_libraries
 from compress.engines.tracing import Traced
 from compress.errors import ModelError
 
-MODEL = "model.gguf"
 LLAMA = "LlamaForCausalLM"
 
 

@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from compress.deps import need
+from compress.devices import Opening
+from compress.engines.gguf import MODEL
 from compress.engines.gguf.loop import Plain, plain_loop
-from compress.engines.gguf.reading import MODEL, unreadable
+from compress.engines.gguf.reading import unreadable
 from compress.engines.language import EngineLanguageModel, Past, foreign_cache
-from compress.engines.module import ENGINE, EngineModule, read_settings, refuse_device
+from compress.engines.module import ENGINE, EngineModule, read_settings
 from compress.errors import ModelError, UserError
 
 FILES = (MODEL, ENGINE)
@@ -33,20 +35,18 @@ ROOM = 1024  # tokens of a text that a context has room for at first; it doubles
 ERROR = 4  # of llama.cpp's log levels
 
 
-def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> EngineModule:
+def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
     """llama.cpp runs language models only."""
-    refuse_device(folder, device)
     raise ModelError(f"llama.cpp runs no {kind}", place=str(folder), fix="build this component with another engine")
 
 
-def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, device: str) -> LlamaModel:
-    """A language model that transformers' `generate` runs as it runs a torch one. `dtype` is the file's own affair.
+def load_language_model(folder: Path, kind: str, opening: Opening) -> LlamaModel:
+    """A language model that transformers' `generate` runs as it runs a torch one. The number type is the file's own affair.
 
     Raises:
         ModelError: the folder holds no such file, or one that llama.cpp cannot read.
         MissingLibrary: llama-cpp-python is not installed.
     """
-    refuse_device(folder, device)
     precision = read_settings(folder)["precision"]
     if not (folder / MODEL).is_file():
         raise ModelError(f"holds no {MODEL}", place=str(folder), fix="build it again with build.gguf")

@@ -17,8 +17,9 @@ from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.module import write_settings
+from compress.engines.onnx import GRAPH, WEIGHTS
 from compress.engines.onnx.quantize import compress_weights, quantize_activations, quantize_while_running
-from compress.engines.onnx.runtime import CACHE_IN, CACHE_OUT, GRAPH, WEIGHTS
+from compress.engines.onnx.runtime import CACHE_IN, CACHE_OUT
 from compress.engines.tracing import decoding_step, quiet_export
 
 Fusions = Literal["cpu", "cuda"] | None  # into operators that only ONNX Runtime knows

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compress.engines.builder import Feed
-from compress.engines.onnx.runtime import GRAPH
+from compress.engines.onnx import GRAPH
 
 BLOCK = 32  # weights that share a scale in a matrix product
 INTEGERS = (

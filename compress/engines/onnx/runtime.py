@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
+from compress.devices import Opening
 from compress.engines.language import EngineLanguageModel, Past, foreign_cache, step_inputs
-from compress.engines.module import SIZES, EngineModule, read_settings, refuse_device
+from compress.engines.module import SIZES, EngineModule, read_settings
+from compress.engines.onnx import GRAPH, WEIGHTS
 from compress.errors import ModelError, UserError
 
-GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 CACHE_IN, CACHE_OUT = "input.past_key_values.", "output.past_key_values."
 _UNREADABLE = (
     states.EPFail,
@@ -49,23 +50,21 @@ _SPIN_MICROSECONDS = 500
 _QUIET = 3  # errors alone; they reach the caller as exceptions
 
 
-def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> EngineModule:
-    """An engine component of a pipeline. `dtype` is the engine's own affair: it takes and gives float32.
+def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
+    """An engine component of a pipeline. The number type is the engine's own affair: it takes and gives float32.
 
     Raises:
         ModelError: the folder holds no engine.
     """
-    refuse_device(folder, device)
     return EngineModule(folder, library, kind, Graph(folder))
 
 
-def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, device: str) -> EngineLanguageModel:
+def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
     """A language model that transformers' `generate` runs as it runs a torch one.
 
     Raises:
         ModelError: the folder holds no engine.
     """
-    refuse_device(folder, device)
     return EngineLanguageModel(folder, kind, Decoder(Graph(folder)))
 
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from compress.deps import installed, need
 from compress.engines.module import ENGINE
-from compress.engines.openvino.runtime import MODEL, save_graph
-from compress.planning import machine_fact
+from compress.engines.openvino import MODEL
+from compress.engines.openvino.runtime import save_graph
+from compress.facts import machine_fact
 
 Feed = Mapping[str, NDArray[Any]]
 NARROW = ("i8", "u8", "i4", "u4")

@@ -17,12 +17,13 @@ import openvino
 import torch
 from numpy.typing import NDArray
 
+from compress.devices import Opening
 from compress.engines.language import EngineLanguageModel, Past, step_inputs
-from compress.engines.module import ENGINE, SIZES, EngineModule, read_settings, refuse_device
+from compress.engines.module import ENGINE, SIZES, EngineModule, read_settings
+from compress.engines.openvino import MODEL, WEIGHTS
 from compress.errors import ModelError, UserError
 
 Precision = Literal["float32", "bfloat16"]
-MODEL, WEIGHTS = "openvino_model.xml", "openvino_model.bin"
 FILES = (MODEL, WEIGHTS, ENGINE)
 AGAIN = "build it again with build.openvino"
 _HINTS = {"bfloat16": "bf16"}  # fewer bits are in the graph, and what is left of it computes in float32
@@ -40,23 +41,21 @@ def save_graph(model: openvino.Model, folder: Path) -> None:
     openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
 
 
-def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> EngineModule:
-    """An engine component of a pipeline. `dtype` is the engine's own affair: it takes and gives float32.
+def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
+    """An engine component of a pipeline. The number type is the engine's own affair: it takes and gives float32.
 
     Raises:
         ModelError: the folder holds no engine.
     """
-    refuse_device(folder, device)
     return EngineModule(folder, library, kind, Graph(folder))
 
 
-def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, device: str) -> EngineLanguageModel:
+def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
     """A stateful language model that transformers' `generate` runs as it runs a torch one.
 
     Raises:
         ModelError: the folder holds no engine.
     """
-    refuse_device(folder, device)
     return EngineLanguageModel(folder, kind, Stateful(Graph(folder)))
 
 

@@ -13,13 +13,15 @@ import onnx_ir
 import torch
 
 from compress.artifact import DENOISERS
+from compress.devices import AS_STORED
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.language import EngineLanguageModel
 from compress.engines.module import EngineModule, flatten, write_settings
+from compress.engines.onnx import GRAPH
 from compress.engines.onnx import runtime as onnx
 from compress.engines.onnx.build import export_component, export_language_model, save_graph
 from compress.engines.onnx.quantize import quantize_activations
-from compress.engines.onnx.runtime import CACHE_IN, CACHE_OUT, GRAPH
+from compress.engines.onnx.runtime import CACHE_IN, CACHE_OUT
 from compress.engines.tensorrt import runtime as tensorrt
 from compress.engines.tensorrt.compile import Network
 from compress.engines.tensorrt.quantize import OPSET, compress_weights, use_float8
@@ -78,13 +80,13 @@ class TensorRTBuilder(Builder):
     def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
         """The engine, where a GPU it was built for is at hand, else the ONNX it was built from, in ONNX Runtime."""
         if self.here:
-            return tensorrt.load_component(folder, library, kind, None, "cpu")
-        return onnx.load_component(self._runnable(folder), library, kind, None, "cpu")
+            return tensorrt.load_component(folder, library, kind, AS_STORED)
+        return onnx.load_component(self._runnable(folder), library, kind, AS_STORED)
 
     def open_language_model(self, folder: Path, kind: str) -> EngineLanguageModel:
         if self.here:
-            return tensorrt.load_language_model(folder, kind, None, "cpu")
-        return onnx.load_language_model(self._runnable(folder), kind, None, "cpu")
+            return tensorrt.load_language_model(folder, kind, AS_STORED)
+        return onnx.load_language_model(self._runnable(folder), kind, AS_STORED)
 
     def _runnable(self, folder: Path) -> Path:
         """Where the ONNX lies as a processor runs it: in bfloat16 a copy that computes in float32, with the weights as rounded."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress.engines.onnx.runtime import GRAPH
+from compress.engines.onnx import GRAPH
 from compress.engines.tensorrt.record import OPEN, Port, Range, dtype_name
 from compress.errors import StageFailed
 from compress.gpus import RTX, Library

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from compress.engines.onnx.runtime import GRAPH, WEIGHTS
+from compress.engines.onnx import GRAPH, WEIGHTS
 from compress.errors import ModelError
 from compress.hashing import digest_file, digest_json
 

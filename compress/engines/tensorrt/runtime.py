@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from compress.devices import Opening
 from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
 from compress.engines.module import EngineModule, read_settings
 from compress.engines.onnx.runtime import CACHE_IN
@@ -35,28 +36,29 @@ from compress.engines.tensorrt.record import (
 from compress.errors import ModelError, UserError
 from compress.gpus import LIBRARIES, gpu_here, targets_of, torch_without_cuda
 from compress.hashing import digest_file
+from compress.opening.tensors import device_of
 
 log = logging.getLogger(__name__)
 
 
-def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> EngineModule:
-    """An engine component of a pipeline. `dtype` is the engine's own affair: it takes and gives float32, on `device`.
+def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
+    """An engine component of a pipeline. The number type is the engine's own affair: it takes and gives float32, on the opening's device.
 
     Raises:
         ModelError: the folder holds no engine.
         UserError: there is no GPU here that could run it.
     """
-    return EngineModule(folder, library, kind, Engine(folder, torch.device(device)), torch.device(device))
+    return EngineModule(folder, library, kind, Engine(folder, device_of(opening)), device_of(opening))
 
 
-def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, device: str) -> EngineLanguageModel:
+def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
     """A language model that transformers' `generate` runs as it runs a torch one.
 
     Raises:
         ModelError: the folder holds no engine.
         UserError: there is no GPU here that could run it.
     """
-    home = torch.device(device)
+    home = device_of(opening)
     return EngineLanguageModel(folder, kind, Decoder(Engine(folder, home)), home)
 
 

@@ -1,0 +1,25 @@
+"""torch: the component as its own library saved it. What every other engine is held against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compress.engines import Engine
+
+NO_WEIGHTS = ("training_args.bin",)
+
+
+def weights(folder: Path) -> tuple[Path, ...]:
+    """Safetensors, or else what torch itself pickled: beside safetensors that is not read."""
+    found = tuple(sorted(folder.glob("*.safetensors")))
+    return found or tuple(f for f in sorted(folder.glob("*.bin")) if f.name not in NO_WEIGHTS)
+
+
+ENGINE = Engine(
+    format="torch",
+    title="torch",
+    distribution="torch",
+    files=("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json"),
+    devices=frozenset({"cpu", "cuda", "mps"}),
+    weights=weights,
+)

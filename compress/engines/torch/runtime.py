@@ -13,7 +13,10 @@ from typing import Any
 import torch
 
 from compress.artifact import read_json, weight_files
+from compress.devices import Opening
 from compress.errors import ModelError
+from compress.opening.tensors import device_of, dtype_of
+from compress.remote_code import AUTO, remote_class
 
 LIBRARIES = ("diffusers", "transformers")
 GENERATION = "generation_config.json"
@@ -36,23 +39,30 @@ def find_class(library: str, name: str, place: Path) -> Any:
     return found
 
 
-def load_component(folder: Path, library: str, kind: str, dtype: torch.dtype | None, device: str) -> torch.nn.Module:
-    """One component of a pipeline, ready to be called. `dtype` None keeps that of the checkpoint.
+def load_component(folder: Path, library: str, kind: str, opening: Opening) -> torch.nn.Module:
+    """One component of a pipeline, ready to be called.
 
     Raises:
         ModelError: its class is unknown or its weights do not read.
     """
+    dtype = dtype_of(opening)
     option = {"torch_dtype": dtype} if library == "diffusers" else {"dtype": dtype or "auto"}
-    return _load(find_class(library, kind, folder), folder, device, {k: v for k, v in option.items() if v is not None})
+    found = find_class(library, kind, folder)
+    return _load(found, folder, opening, {k: v for k, v in option.items() if v is not None})
 
 
-def load_language_model(folder: Path, kind: str, dtype: torch.dtype | None, device: str) -> torch.nn.Module:
-    """A causal language model of transformers. `dtype` None keeps that of the checkpoint.
+def load_language_model(folder: Path, kind: str, opening: Opening) -> torch.nn.Module:
+    """A causal language model of transformers, or of the code in its folder where the opening trusts that.
 
     Raises:
         ModelError: its class is unknown or its weights do not read.
     """
-    return _load(find_class("transformers", kind, folder), folder, device, {"dtype": dtype or "auto"})
+    options: dict[str, Any] = {"dtype": dtype_of(opening) or "auto"}
+    if opening.trust_remote_code and (own := remote_class(read_json(folder / "config.json"), AUTO)):
+        from transformers import AutoModelForCausalLM
+
+        return _load(AutoModelForCausalLM, folder, opening, {**options, "trust_remote_code": True}, name=own)
+    return _load(find_class("transformers", kind, folder), folder, opening, options)
 
 
 def blank(module: torch.nn.Module, config: Mapping[str, Any]) -> torch.nn.Module:
@@ -148,12 +158,19 @@ def silent_libraries() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _load(kind: Any, folder: Path, device: str, options: dict[str, Any]) -> torch.nn.Module:
+def _load(kind: Any, folder: Path, opening: Opening, options: dict[str, Any], name: str = "") -> torch.nn.Module:
     try:
         with silent_libraries():
             model: torch.nn.Module = kind.from_pretrained(str(folder), **options)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(
-            f"{kind.__name__} does not load: {error}", place=str(folder), fix="save the model again"
+            f"{name or kind.__name__} does not load: {error}", place=str(folder), fix="save the model again"
         ) from error
-    return model.to(device).eval()
+    device = device_of(opening)
+    # Packed weights are where their library has put them, and some refuse to be asked.
+    return (model if _there(model, device) else model.to(device)).eval()
+
+
+def _there(model: torch.nn.Module, device: torch.device) -> bool:
+    """Whether all of a model lies on a device already."""
+    return all(t.device == device for t in (*model.parameters(), *model.buffers()))

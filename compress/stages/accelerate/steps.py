@@ -68,9 +68,8 @@ def refuse(artifact: Artifact, params: Steps) -> str:
 @stage(
     version=1,
     params=Steps,
-    tasks=("text_to_image",),
-    formats={"torch": "torch", "openvino": "openvino", "onnx": "onnx", "tensorrt": "tensorrt", "compiled": "compiled"},
-    effect="settings",
+    needs=("denoising",),
+    effects=("settings",),
     reproducible="bytes",
     libraries=("diffusers",),
     refuse=refuse,

@@ -14,21 +14,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from compress.artifact import Artifact
 from compress.catalogue import stage
 from compress.context import Context
+from compress.engines.compiled import ENGINE
 from compress.graphs import Batches, Components, refuse_engine, wanted
-from compress.params import Params
+from compress.params import Params, one_of
+
+if TYPE_CHECKING:
+    Precision = str
+else:
+    Precision = one_of(ENGINE.precisions)
 
 
 class BuildCompiled(Params):
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="what the engine computes in; it takes and gives float32"
-    )
+    precision: Precision = Field("float32", description="what the engine computes in; it takes and gives float32")
     components: Components = Field(
         "all", description="what to build; all: denoiser, VAE decoder and text encoders, or the language model"
     )
@@ -55,9 +59,8 @@ def refuse(artifact: Artifact, params: BuildCompiled) -> str:
 @stage(
     version=3,
     params=BuildCompiled,
-    tasks=("text_to_image", "text_generation"),
     formats={"torch": "compiled"},
-    effect="format",
+    effects=("format",),
     reproducible="behaviour",
     bound_to=("isa",),
     libraries=("torch", "transformers", "diffusers"),
@@ -68,5 +71,5 @@ def run(artifact: Artifact, params: BuildCompiled, context: Context) -> None:
     from compress.building import build_engines
     from compress.engines.compiled.build import CompiledBuilder
 
-    names = wanted(artifact, params.components, "compiled")
+    names = wanted(artifact, params.components)
     build_engines(artifact, names, CompiledBuilder(params.precision, params.profile, context.scratch), context)

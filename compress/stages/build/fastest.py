@@ -10,20 +10,22 @@ Speedup-Test: A Statistical Methodology for Program Speedup Analysis and Computa
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from compress import deps
-from compress.artifact import Artifact
-from compress.catalogue import Foresight, Stage, find_stage, stage, stage_names
+from compress.artifact import CHOSEN, Artifact
+from compress.catalogue import Foresight, Stage, builders, engine_names, find_engine, find_task, stage
 from compress.context import Context
-from compress.graphs import Components, Profile, refuse_components
-from compress.params import Params
+from compress.graphs import Components, Profile, refuse_components, wanted
+from compress.params import Params, one_of
 from compress.sources import parameter_count
 
-OWN = "build.fastest"
-Precision = Literal["float32", "float16", "bfloat16", "float8", "int8", "int8_dynamic", "int8_weights", "int4_weights"]
+if TYPE_CHECKING:
+    Precision = str
+else:  # of all engines together
+    Precision = one_of(dict.fromkeys(p for name in engine_names() for p in find_engine(name).precisions))
 
 
 class BuildFastest(Params):
@@ -50,19 +52,22 @@ class BuildFastest(Params):
     samples: int = Field(64, ge=1, le=2000, description="calls that int8 and float8 are calibrated on")
 
 
-def builders(params: BuildFastest) -> tuple[Stage, ...]:
+def tried(params: BuildFastest) -> tuple[Stage, ...]:
     """The stages that build an engine, those whose libraries are here, or those named."""
-    found = [find_stage(name) for name in stage_names() if name.startswith("build.") and name != OWN]
     if params.engines == "all":
-        return tuple(s for s in found if all(map(deps.version, s.libraries)))
-    return tuple(s for s in found if s.name.removeprefix("build.") in params.engines)
+        return tuple(s for s in builders() if all(map(deps.version, s.libraries)))
+    return tuple(s for s in builders() if _short(s) in params.engines)
+
+
+def _short(stage: Stage) -> str:
+    return stage.name.removeprefix("build.")
 
 
 def refuse(artifact: Artifact, params: BuildFastest) -> str:
-    known = {s.name.removeprefix("build."): s for s in builders(params)}
+    known = {_short(s): s for s in tried(params)}
     unknown = [] if params.engines == "all" else [e for e in params.engines if e not in known]
     if unknown:
-        return f"there is no engine {', '.join(unknown)}; there is {', '.join(n[6:] for n in stage_names() if n.startswith('build.') and n != OWN)}"
+        return f"there is no engine {', '.join(unknown)}; there is {', '.join(map(_short, builders()))}"
     lacking = {n: [lib for lib in s.libraries if not deps.version(lib)] for n, s in known.items()}
     if missing := [f"{name} needs {', '.join(libs)}" for name, libs in lacking.items() if libs]:
         return f"{'; '.join(missing)}: install it, or leave that engine out"
@@ -75,27 +80,26 @@ def refuse(artifact: Artifact, params: BuildFastest) -> str:
 
 
 def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
-    names = artifact.working if params.components == "all" else params.components
+    names = wanted(artifact, params.components)
     each = [4 * parameter_count(artifact.folder(name)) for name in names]
     whole = 4 * sum(parameter_count(artifact.folder(name)) for name in artifact.components)
-    stages = [s for s in builders(params) if artifact.task in s.tasks]
-    tried = len(stages) * len(params.precisions)
+    stages = [s for s in tried(params) if s.works_on(find_task(artifact.task))]
+    ways = len(stages) * len(params.precisions)
     return Foresight(
-        told=f"tries {', '.join(s.name.removeprefix('build.') for s in stages)} in {', '.join(params.precisions)}",
-        scratch_bytes=whole + tried * max(each) + sum(each),  # one being built, one component's trials, and the winners
-        memory_bytes=(tried + 2) * max(each),
+        told=f"tries {', '.join(map(_short, stages))} in {', '.join(params.precisions)}",
+        scratch_bytes=whole + ways * max(each) + sum(each),  # one being built, one component's trials, and the winners
+        memory_bytes=(ways + 2) * max(each),
     )
 
 
 @stage(
     version=3,
     params=BuildFastest,
-    tasks=("text_to_image", "text_generation"),
-    formats={"torch": "fastest"},
-    effect="format",
+    formats={"torch": CHOSEN},
+    effects=("format",),
     reproducible="behaviour",
     bound_to=("isa",),
-    calls=builders,
+    calls=tried,
     libraries=("torch", "transformers", "diffusers"),
     refuse=refuse,
     foresee=foresee,
@@ -104,4 +108,4 @@ def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
 def run(artifact: Artifact, params: BuildFastest, context: Context) -> None:
     from compress.choosing import choose
 
-    choose(artifact, params, [s for s in builders(params) if artifact.task in s.tasks], context)
+    choose(artifact, params, [s for s in tried(params) if s.works_on(find_task(artifact.task))], context)

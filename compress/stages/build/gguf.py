@@ -11,36 +11,32 @@ float16, and norms, biases and learned positions float32. `model.gguf` runs in a
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
+from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.catalogue import stage
 from compress.context import Context
 from compress.deps import installed
+from compress.engines.gguf import ENGINE
 from compress.graphs import refuse_engine
-from compress.llamacpp import KNOWN_SPLITS, refuse_config, vocabulary
-from compress.params import Params
+from compress.params import Params, one_of
+
+if TYPE_CHECKING:
+    Precision = str
+else:
+    Precision = one_of(ENGINE.precisions)
 
 
 class BuildGGUF(Params):
-    precision: Literal["float32", "float16", "bfloat16", "int8_weights", "int4_weights"] = Field(
+    precision: Precision = Field(
         "float16", description="what weights are stored in; int8_weights is llama.cpp's Q8_0, int4_weights its Q4_0"
     )
 
 
 def refuse(artifact: Artifact, params: BuildGGUF) -> str:
-    if (why := refuse_engine(artifact, "all", "gguf")) or (why := refuse_config(artifact.config(LANGUAGE_MODEL))):
-        return why
-    tokenizer = artifact.path / "tokenizer.json"
-    if tokenizer.is_file() and vocabulary(read_json(tokenizer)) is None:
-        known = ", ".join(KNOWN_SPLITS)
-        return (
-            "llama.cpp does not know how its tokenizer cuts text: it must be pieces of SentencePiece, "
-            f"or a byte-level BPE that cuts as one of {known}"
-        )
-    return ""
+    return refuse_engine(artifact, "all", "gguf")
 
 
 def idle_here(params: BuildGGUF) -> str:
@@ -50,9 +46,9 @@ def idle_here(params: BuildGGUF) -> str:
 @stage(
     version=3,
     params=BuildGGUF,
-    tasks=("text_generation",),
+    needs=("language_model",),
     formats={"torch": "gguf"},
-    effect="format",
+    effects=("format",),
     reproducible="bytes",
     libraries=("gguf", "transformers", "torch"),
     extra="gguf",

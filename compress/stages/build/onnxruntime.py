@@ -13,19 +13,25 @@ the other it has no matrix product. Source: ONNX Runtime, and the exporter of tr
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from compress.artifact import Artifact
 from compress.catalogue import stage
 from compress.context import Context
+from compress.engines.onnx import ENGINE
 from compress.graphs import Components, refuse_engine, wanted
-from compress.params import Params
+from compress.params import Params, one_of
+
+if TYPE_CHECKING:
+    Precision = str
+else:
+    Precision = one_of(ENGINE.precisions)
 
 
 class BuildOnnxRuntime(Params):
-    precision: Literal["float32", "int8", "int8_dynamic", "int8_weights", "int4_weights"] = Field(
+    precision: Precision = Field(
         "float32",
         description="what the engine computes in; int8: weights and activations of 8 bits, of pictures, calibrated; int8_dynamic: "
         "the same of a language model, without calibration",
@@ -37,7 +43,7 @@ class BuildOnnxRuntime(Params):
 
 
 def refuse(artifact: Artifact, params: BuildOnnxRuntime) -> str:
-    text = artifact.task == "text_generation"
+    text = artifact.writes_text
     if params.precision == "int8" and text:
         return "a language model's activations get their ranges at each call here: set precision to int8_dynamic"
     if params.precision == "int8_dynamic" and not text:
@@ -48,9 +54,8 @@ def refuse(artifact: Artifact, params: BuildOnnxRuntime) -> str:
 @stage(
     version=2,
     params=BuildOnnxRuntime,
-    tasks=("text_to_image", "text_generation"),
     formats={"torch": "onnx"},
-    effect="format",
+    effects=("format",),
     reproducible="bytes",
     libraries=("onnxruntime", "onnx", "onnxscript", "transformers", "torch", "diffusers"),
     extra="onnx",
@@ -62,5 +67,5 @@ def run(artifact: Artifact, params: BuildOnnxRuntime, context: Context) -> None:
     from compress.engines.onnx.build import OnnxBuilder
 
     samples = params.samples if params.precision == "int8" else 0
-    names = wanted(artifact, params.components, "onnx")
+    names = wanted(artifact, params.components)
     build_engines(artifact, names, OnnxBuilder(params.precision, fusions="cpu"), context, samples)

@@ -11,19 +11,25 @@ exporter of transformers (`transformers.exporters`).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from compress.artifact import Artifact
 from compress.catalogue import stage
 from compress.context import Context
+from compress.engines.openvino import ENGINE
 from compress.graphs import Components, refuse_engine, wanted
-from compress.params import Params
+from compress.params import Params, one_of
+
+if TYPE_CHECKING:
+    Precision = str
+else:
+    Precision = one_of(ENGINE.precisions)
 
 
 class BuildOpenVINO(Params):
-    precision: Literal["float32", "bfloat16", "int8", "int8_weights", "int4_weights"] = Field(
+    precision: Precision = Field(
         "float32",
         description="what the engine computes in; int8: weights and activations of 8 bits, calibrated at real timesteps",
     )
@@ -40,9 +46,8 @@ def refuse(artifact: Artifact, params: BuildOpenVINO) -> str:
 @stage(
     version=4,
     params=BuildOpenVINO,
-    tasks=("text_to_image", "text_generation"),
     formats={"torch": "openvino"},
-    effect="format",
+    effects=("format",),
     reproducible="bytes",
     bound_to=("isa",),  # in int8, weights use half their range where products of bytes overflow
     libraries=("openvino", "nncf", "transformers", "torch", "diffusers"),
@@ -54,5 +59,5 @@ def run(artifact: Artifact, params: BuildOpenVINO, context: Context) -> None:
     from compress.engines.openvino.build import OpenVINOBuilder
 
     samples = params.samples if params.precision == "int8" else 0
-    names = wanted(artifact, params.components, "openvino")
+    names = wanted(artifact, params.components)
     build_engines(artifact, names, OpenVINOBuilder(params.precision), context, samples)

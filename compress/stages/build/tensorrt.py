@@ -12,7 +12,7 @@ nothing but `size` can be measured. Source: NVIDIA TensorRT and TensorRT-RTX.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
@@ -20,9 +20,10 @@ from compress import gpus
 from compress.artifact import Artifact
 from compress.catalogue import Foresight, stage
 from compress.context import Context
+from compress.engines.tensorrt import ENGINE
 from compress.errors import UserError
 from compress.graphs import Components, Profile, refuse_engine, wanted
-from compress.params import Params
+from compress.params import Params, one_of
 from compress.sources import parameter_count
 
 WEIGHTS_AT_ONCE = 4  # float32 copies: torch's own, the graph's, the parser's, and the engine's bytes
@@ -30,9 +31,14 @@ KERNEL_BYTES = 20_000_000  # of an engine beside its weights; measured on small 
 CALIBRATED = ("int8", "float8")
 LIBRARY_BYTES = 1_000_000_000  # the builder itself beside them, measured on small models
 
+if TYPE_CHECKING:
+    Precision = str
+else:
+    Precision = one_of(ENGINE.precisions)
+
 
 class BuildTensorRT(Params):
-    precision: Literal["float32", "float16", "bfloat16", "float8", "int8", "int8_weights", "int4_weights"] = Field(
+    precision: Precision = Field(
         "float32",
         description="what the networks compute in; int8, float8 (E4M3, SM89 and later): weights and activations, the rest in float32; "
         "int8_weights, int4_weights: weights alone, in a float16 network",
@@ -64,7 +70,7 @@ class BuildTensorRT(Params):
 
 
 def refuse(artifact: Artifact, params: BuildTensorRT) -> str:
-    if params.precision in CALIBRATED and artifact.task == "text_generation":
+    if params.precision in CALIBRATED and artifact.writes_text:
         return f"{params.precision} is calibrated on pictures' components: a language model takes int8_weights or int4_weights"
     return refuse_engine(artifact, params.components, "tensorrt")
 
@@ -87,7 +93,7 @@ def _choose(params: BuildTensorRT) -> tuple[gpus.Library, tuple[str, ...]]:
 def foresee(artifact: Artifact, params: BuildTensorRT) -> Foresight:
     """Which library builds for what, and the memory that takes."""
     library, targets = _choose(params)
-    names = wanted(artifact, params.components, "tensorrt")
+    names = wanted(artifact, params.components)
     weights = sum(4 * parameter_count(artifact.folder(name)) for name in names)
     told = f"{library.name} {library.version} builds for {', '.join(targets)}"
     return Foresight(
@@ -104,9 +110,8 @@ def idle_here(params: BuildTensorRT) -> str:
 @stage(
     version=3,
     params=BuildTensorRT,
-    tasks=("text_to_image", "text_generation"),
     formats={"torch": "tensorrt"},
-    effect="format",
+    effects=("format",),
     reproducible="behaviour",
     bound_to=("gpu",),
     libraries=("onnx", "onnxruntime", "onnxscript", "transformers", "torch", "diffusers"),
@@ -124,7 +129,7 @@ def run(artifact: Artifact, params: BuildTensorRT, context: Context) -> None:
     library, targets = _choose(params)
     builder = TensorRTBuilder(params.precision, library, targets, params.profile, context.scratch)
     samples = params.samples if params.precision in CALIBRATED else 0
-    build_engines(artifact, wanted(artifact, params.components, "tensorrt"), builder, context, samples)
+    build_engines(artifact, wanted(artifact, params.components), builder, context, samples)
     if not builder.here:
         context.note(
             f"the ONNX was held against torch, through ONNX Runtime; the engines for {', '.join(targets)} were not run, "

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -24,6 +24,9 @@ from compress.context import Context
 from compress.errors import ModelError
 from compress.families import feature_stacks
 from compress.params import TRAINED, Training
+
+if TYPE_CHECKING:
+    from compress.opening import OpenModel
 
 PICTURES_A_BATCH = 8
 
@@ -55,9 +58,9 @@ def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
 @stage(
     version=1,
     params=DistillFeatures,
-    tasks=("text_to_image",),
+    needs=("denoising",),
     formats={"torch": "torch"},
-    effect="weights",
+    effects=("weights",),
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),
@@ -74,12 +77,13 @@ def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
     name, source = artifact.main, context.inputs["teacher"]
     if source.components.get(name, artifact.components[name]).format != "torch" or name not in source.components:
         raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
-    painter: Any = open_task(source, dtype="float32")
+    opening = context.opening.of("float32")
+    painter = open_task(source, opening)
     calls = _record(painter, name, params, context)
     guidance = _guidance(painter, read_call(*calls[0]), params, context)
     teacher = painter.component(name).requires_grad_(False)
     del painter  # its text encoders and VAE need no memory from here on
-    student = open_component(artifact, name, "float32")
+    student = open_component(artifact, name, opening)
     stacks = _stacks(artifact, name), _stacks(source, name)
     learner, loss_at = _lesson(student, teacher, stacks, calls, guidance, params, context)
     curve = teach(learner, loss_at, params, context)
@@ -95,7 +99,7 @@ def _stacks(artifact: Artifact, name: str) -> tuple[tuple[str, ...], ...]:
     return feature_stacks(artifact.components[name].kind, artifact.config(name))
 
 
-def _record(painter: Any, name: str, params: DistillFeatures, context: Context) -> list[tuple[Path, int]]:
+def _record(painter: OpenModel, name: str, params: DistillFeatures, context: Context) -> list[tuple[Path, int]]:
     """(file, number) of every call, recorded batch by batch; a batch that a crashed run recorded is kept."""
     import numpy as np
 
@@ -113,12 +117,13 @@ def _record(painter: Any, name: str, params: DistillFeatures, context: Context) 
             random = np.random.default_rng([context.seed, start])
             steps = int(random.integers(max(1, params.denoising_steps // 4), params.denoising_steps + 1))
             some = items[start : start + PICTURES_A_BATCH]
-            write_calls(path, painter.record(name, some, context.seed, len(some), num_inference_steps=steps, **guided))
+            heard = painter.calls_of((name,), some, context.seed, batch=len(some), num_inference_steps=steps, **guided)
+            write_calls(path, (call for _, call in heard))
         found += [(path, number) for number in range(count_calls(path))]
     return found
 
 
-def _guidance(painter: Any, call: Mapping[str, Any], params: DistillFeatures, context: Context) -> float:
+def _guidance(painter: OpenModel, call: Mapping[str, Any], params: DistillFeatures, context: Context) -> float:
     """The scale by which the pipeline joins the two halves of a call's rows, without and with the prompt; 0 if it does not.
 
     Read off a recorded call, not off the pipeline's state, which a resumed run does not have.
@@ -128,7 +133,7 @@ def _guidance(painter: Any, call: Mapping[str, Any], params: DistillFeatures, co
     rows = len(next(call[n] for n in ("sample", "hidden_states") if n in call))
     if rows != 2 * len(context.data["train"].first(min(PICTURES_A_BATCH, params.prompts))):
         return 0.0
-    own = inspect.signature(type(painter.pipeline).__call__).parameters["guidance_scale"].default
+    own = inspect.signature(type(painter.stock).__call__).parameters["guidance_scale"].default
     default = painter.artifact.settings.call.get("guidance_scale", own)
     return float(default if params.guidance is None else params.guidance)
 
@@ -153,12 +158,14 @@ def _lesson(
 
     from compress.algorithms.losses import Projections, listening, match_blocks, relative_error
     from compress.engines.torch.runtime import first_tensor
+    from compress.opening.tensors import moved
     from compress.recordings import read_call
 
     pairs = [p for a, b in zip(*stacks, strict=True) for p in match_blocks(a, b)]
     ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
 
-    def compare(call: Mapping[str, Any], projections: Any) -> Any:
+    def compare(recorded: Mapping[str, Any], projections: Any) -> Any:
+        call = moved(recorded, context.opening.device)
         with torch.no_grad(), listening(teacher, theirs) as taught:
             wanted = first_tensor(teacher(**call))
         with listening(student, ours) as learnt:

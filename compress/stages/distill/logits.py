@@ -12,16 +12,22 @@ Pruning and Knowledge Distillation" (Minitron, 2024).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, stage
 from compress.context import Context
+from compress.devices import CPU
 from compress.errors import DataError, ModelError
 from compress.families import feature_stacks
 from compress.params import TRAINED, Training
+
+if TYPE_CHECKING:
+    import torch
+
+    from compress.opening import LanguageModel
 
 
 class DistillLogits(Training):
@@ -48,9 +54,9 @@ def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
 @stage(
     version=1,
     params=DistillLogits,
-    tasks=("text_generation",),
+    needs=("language_model",),
     formats={"torch": "torch"},
-    effect="weights",
+    effects=("weights",),
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),
@@ -60,14 +66,13 @@ def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
 )
 def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
     from compress.engines.torch.runtime import save_component
-    from compress.opening import open_task
+    from compress.opening import open_language
     from compress.training import teach
 
     source = context.inputs["teacher"]
     if source.components[LANGUAGE_MODEL].format != "torch":
         raise ModelError("the teacher is an engine", place=str(source.path), fix="name an earlier step")
-    teacher: Any = open_task(source, dtype="float32")
-    task: Any = open_task(artifact, dtype="float32")
+    teacher, task = (open_language(side, context.opening.of("float32")) for side in (source, artifact))
     rows = _rows(task, params, context)
     learner, loss_at = _lesson(task, teacher, rows, params, context)
     curve = teach(learner, loss_at, params, context)
@@ -78,7 +83,7 @@ def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
     context.note(f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} over {seen} tokens", loss=curve, tokens_seen=seen)
 
 
-def _rows(task: Any, params: DistillLogits, context: Context) -> Any:
+def _rows(task: LanguageModel, params: DistillLogits, context: Context) -> torch.Tensor:
     """The documents, one behind the other, in rows of one length: int64 [rows, tokens].
 
     Raises:
@@ -98,11 +103,11 @@ def _rows(task: Any, params: DistillLogits, context: Context) -> Any:
             place=context.data["train"].source,
             fix="lower `tokens`",
         )
-    return torch.tensor(stream[: count * length]).view(count, length)
+    return torch.tensor(stream[: count * length], device=CPU).view(count, length)
 
 
 def _lesson(
-    task: Any, teacher: Any, rows: Any, params: DistillLogits, context: Context
+    task: LanguageModel, teacher: LanguageModel, rows: torch.Tensor, params: DistillLogits, context: Context
 ) -> tuple[Any, Callable[[int], Mapping[str, Any]]]:
     """What learns (the student and its projections), and its losses by the number of the batch."""
     import numpy as np
@@ -120,7 +125,7 @@ def _lesson(
 
     def loss_at(number: int) -> Mapping[str, Any]:
         drawn = np.random.default_rng([context.seed, number]).integers(len(rows), size=params.batch)
-        tokens = rows[torch.from_numpy(drawn)].to(context.device)
+        tokens = rows[torch.from_numpy(drawn)].to(context.opening.device)
         with torch.no_grad(), listening(taught_by, theirs) as taught:
             wanted = taught_by(input_ids=tokens, use_cache=False).logits
         with listening(student, ours) as learnt:
@@ -137,6 +142,6 @@ def _lesson(
     return torch.nn.ModuleDict({"student": student, "projections": projections}), loss_at
 
 
-def _stacks(task: Any) -> tuple[tuple[str, ...], ...]:
+def _stacks(task: LanguageModel) -> tuple[tuple[str, ...], ...]:
     artifact = task.artifact
     return feature_stacks(artifact.components[LANGUAGE_MODEL].kind, artifact.config(LANGUAGE_MODEL))

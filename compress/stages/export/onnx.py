@@ -35,9 +35,8 @@ def refuse(artifact: Artifact, params: ExportOnnx) -> str:
 @stage(
     version=2,
     params=ExportOnnx,
-    tasks=("text_to_image", "text_generation"),
     formats={"torch": "onnx"},
-    effect="format",
+    effects=("format",),
     reproducible="bytes",
     libraries=("onnx", "onnxscript", "onnxruntime", "transformers", "torch", "diffusers"),
     extra="onnx",
@@ -47,5 +46,5 @@ def run(artifact: Artifact, params: ExportOnnx, context: Context) -> None:
     from compress.building import build_engines
     from compress.engines.onnx.build import OnnxBuilder
 
-    names = wanted(artifact, params.components, "onnx")
+    names = wanted(artifact, params.components)
     build_engines(artifact, names, OnnxBuilder("float32", opset=params.opset), context)

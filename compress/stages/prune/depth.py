@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -24,6 +24,9 @@ from compress.errors import DataError
 from compress.families import Cut, Granted, derived_fields
 from compress.params import Params, Share
 
+if TYPE_CHECKING:
+    from compress.opening import OpenModel
+
 
 class PruneDepth(Params):
     ratio: Share = Field(0.25, description="share of the blocks to remove")
@@ -33,22 +36,21 @@ class PruneDepth(Params):
 
 def foresee(artifact: Artifact, params: PruneDepth) -> Foresight:
     told, configs = [], {}
-    for name in params.components or (artifact.main,):
+    for name in artifact.choose(params.components, bool):
         granted = _granted(artifact, name, params)
         config = artifact.config(name)
         told.append(f"{name}: {Cut(config, granted).told(params.ratio)}")
         # Which blocks go is not known yet, how many is: any as many tell a later stage what it has to know.
         gone = (u for pool in depth_pools(artifact.components[name].kind, config) for u in _worst(pool, {}, params))
         configs[name] = without(config, tuple(gone))
-    return Foresight(configs, "; ".join(told))
+    return Foresight(configs, told="; ".join(told))
 
 
 @stage(
     version=1,
     params=PruneDepth,
-    tasks=("text_to_image", "text_generation"),
     formats={"torch": "torch"},
-    effect="weights",
+    effects=("weights",),
     reproducible="bytes",
     bound_to=("isa",),  # influence is a sum of rounded numbers: another processor may rank two blocks the other way
     libraries=("torch", "transformers", "diffusers"),
@@ -59,9 +61,9 @@ def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
     from compress.engines.torch.runtime import blank, save_component, shares_kept
     from compress.opening import open_task
 
-    wanted = params.components or (artifact.main,)
+    wanted = artifact.choose(params.components, bool)
     made = derive(artifact, context.out, without=rewritten(artifact, wanted), link=context.link)
-    task = open_task(artifact, dtype="float32")
+    task = open_task(artifact, context.opening.of("float32"))
     for name in wanted:
         module, kind = task.component(name), artifact.components[name].kind
         written = {f: getattr(module.config, f, None) for f in derived_fields(kind)}
@@ -88,17 +90,16 @@ def _granted(artifact: Artifact, name: str, params: PruneDepth) -> tuple[Granted
 
 
 def _least_missed(
-    task: Any, name: str, params: PruneDepth, context: Context
+    task: OpenModel, name: str, params: PruneDepth, context: Context
 ) -> tuple[tuple[Unit, ...], Mapping[str, Any]]:
     """Of every pool the units to take out, in their order; and one of the calls they were judged by."""
     from compress.algorithms import influence
-    from compress.opening import few_steps
 
     module = task.component(name)
     pools = depth_pools(task.artifact.components[name].kind, task.artifact.config(name))
     blocks = [block for pool in pools for unit in pool.units for block in unit.blocks]
     items = context.data["calibration"].first(params.samples)
-    calls = task.record(name, items, context.seed, **few_steps(task.artifact))
+    calls = (call for _, call in task.calls_of((name,), items, context.seed, **task.brief))
     example = next(calls, None)
     if example is None:
         raise DataError("no calibration document has two tokens", fix="give longer ones")

@@ -13,7 +13,7 @@ Source: Fang et al., "DepGraph: Towards Any Structural Pruning" (2023), through 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -23,8 +23,10 @@ from compress.context import Context
 from compress.families import Cut, cut_width
 from compress.params import Params, Share
 
-# One fixed call, to follow what feeds what: any would do.
-PROMPT, DOCUMENT = "a red three on white paper", "The array of values to sort along the given axis."
+if TYPE_CHECKING:
+    import torch
+
+    from compress.opening import OpenModel
 
 
 class PruneWidth(Params):
@@ -41,17 +43,16 @@ class PruneWidth(Params):
 
 
 def foresee(artifact: Artifact, params: PruneWidth) -> Foresight:
-    cuts = {name: _cut(artifact, name, params) for name in params.components or (artifact.main,)}
+    cuts = {name: _cut(artifact, name, params) for name in artifact.choose(params.components, bool)}
     told = "; ".join(f"{name}: {cut.told(params.ratio)}" for name, cut in cuts.items())
-    return Foresight({name: cut.config for name, cut in cuts.items()}, told)
+    return Foresight({name: cut.config for name, cut in cuts.items()}, told=told)
 
 
 @stage(
     version=1,
     params=PruneWidth,
-    tasks=("text_to_image", "text_generation"),
     formats={"torch": "torch"},
-    effect="weights",
+    effects=("weights",),
     reproducible="bytes",
     bound_to=("isa",),  # worth is a sum of rounded numbers: another processor may rank two channels the other way
     libraries=("torch_pruning", "torch", "transformers", "diffusers"),
@@ -64,9 +65,9 @@ def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
     from compress.engines.torch.runtime import blank, save_component, shares_kept
     from compress.opening import open_task
 
-    wanted = params.components or (artifact.main,)
+    wanted = artifact.choose(params.components, bool)
     made = derive(artifact, context.out, without=rewritten(artifact, wanted), link=context.link)
-    task = open_task(artifact, dtype="float32")
+    task = open_task(artifact, context.opening.of("float32"))
     for name in context.progress(wanted, "components", len(wanted)):
         cut, module = _cut(artifact, name, params), task.component(name)
         smaller = blank(module, cut.config)
@@ -87,25 +88,20 @@ def _cut(artifact: Artifact, name: str, params: PruneWidth) -> Cut:
     return cut_width(kind, artifact.config(name), params.ratio, params.parts, params.align)
 
 
-def _example(task: Any, name: str) -> dict[str, Any]:
-    from compress.data import Item
-    from compress.opening import few_steps
-
-    text = PROMPT if task.artifact.task == "text_to_image" else DOCUMENT
-    found: dict[str, Any] = next(task.record(name, (Item("0", text),), 0, **few_steps(task.artifact)))
-    return found
+def _example(task: OpenModel, name: str) -> Mapping[str, Any]:
+    """One call, to follow what feeds what: any would do."""
+    return next(call for _, call in task.calls_of((name,), task.examples[:1], 0, **task.brief))
 
 
-def _saliency(task: Any, name: str, params: PruneWidth, context: Context) -> dict[str, Any]:
+def _saliency(task: OpenModel, name: str, params: PruneWidth, context: Context) -> dict[str, torch.Tensor]:
     from compress.algorithms import saliency
-    from compress.opening import few_steps
 
     module = task.component(name)
     if params.importance == "magnitude":
         return saliency.magnitude(module)
     items = context.data["calibration"].first(params.samples)
-    calls = task.record(name, items, context.seed, **few_steps(task.artifact))
-    calls = context.progress(calls, f"{params.importance} calls", 0)
+    heard = (call for _, call in task.calls_of((name,), items, context.seed, **task.brief))
+    calls = context.progress(heard, f"{params.importance} calls", 0)
     if params.importance == "activation":
         return saliency.activation(module, calls)
     loss_of = _language_loss(module) if name == LANGUAGE_MODEL else _noise_loss(module, context.seed)

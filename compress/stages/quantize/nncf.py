@@ -51,9 +51,8 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
 @stage(
     version=3,
     params=QuantizeNNCF,
-    tasks=("text_to_image", "text_generation"),
     formats={"openvino": "openvino"},
-    effect="weights",
+    effects=("weights",),
     reproducible="bytes",
     bound_to=("isa",),  # in int8, weights use half their range where products of bytes overflow
     libraries=("nncf", "openvino", "transformers", "diffusers"),
@@ -86,7 +85,7 @@ def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
 
 
 def _wanted(artifact: Artifact, params: QuantizeNNCF) -> tuple[str, ...]:
-    return params.components or (artifact.main,)
+    return artifact.choose(params.components, bool)
 
 
 def _quantize(model: Any, feeds: list[Any], params: QuantizeNNCF) -> Any:
@@ -102,15 +101,14 @@ def _record(
     artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF, context: Context
 ) -> dict[str, list[Any]]:
     """Each component's real inputs while the artifact is used on the calibration data as it is meant to be."""
-    from compress.building import picture_calls, text_calls
+    from compress.building import calibration_calls, text_calls
     from compress.engines.openvino.runtime import start_of_text
-    from compress.opening.text_generation import TextGeneration
-    from compress.opening.text_to_image import TextToImage
+    from compress.opening import open_language, open_task
 
-    if artifact.task == "text_to_image":
-        heard = picture_calls(TextToImage(artifact), wanted, params.samples, context)
+    if not artifact.writes_text:
+        heard = calibration_calls(open_task(artifact, context.opening), wanted, params.samples, context)
         return {name: [{n: v.numpy() for n, v in feed.items()} for feed in feeds] for name, feeds in heard.items()}
-    task = TextGeneration(artifact)
+    task = open_language(artifact, context.opening)
     graph = task.model.decoder.graph
     texts = text_calls(task, params.samples, context)
     return {artifact.main: [start_of_text(text["input_ids"][0].tolist(), graph) for text in texts]}

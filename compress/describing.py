@@ -1,0 +1,108 @@
+"""What a folder holds, told from JSON and file names alone: no weights, no model library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from compress.artifact import (
+    MANIFEST,
+    SCHEMA,
+    Artifact,
+    Component,
+    Provenance,
+    Quantization,
+    Setting,
+    Settings,
+    read_json,
+)
+from compress.catalogue import find_task, task_names
+from compress.errors import ModelError, Problem, near
+
+# The distribution that opens packed weights, where it is not called as the method.
+OPENERS = {"gptq": "gptqmodel", "awq": "gptqmodel", "quanto": "optimum-quanto"}
+BITS = ("bits", "w_bit", "nbits", "num_bits")  # what configs call the width of a weight
+
+
+def describe(path: Path) -> Artifact:
+    """Read what a folder holds.
+
+    Raises:
+        ModelError: `path` is no folder, no model of a task that pare knows, or its JSON does not read.
+    """
+    if not path.is_dir():
+        raise ModelError(
+            "no such model folder", place=str(path), fix="give a folder that diffusers or transformers saved"
+        )
+    if (path / MANIFEST).is_file():
+        return _from_manifest(path)
+    found = [find_task(name).recognise(path) for name in task_names()]
+    for answer in found:
+        if isinstance(answer, Artifact):
+            return _with_packing(answer)
+    if problems := [answer for answer in found if isinstance(answer, Problem)]:
+        message = "; ".join(dict.fromkeys(problem.message for problem in problems))
+        raise ModelError(message, place=str(path), fix=problems[0].fix)
+    raise ModelError(
+        "this folder is no model: it has neither model_index.json nor config.json",
+        place=str(path),
+        fix="give a folder written by save_pretrained of diffusers or transformers",
+    )
+
+
+def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
+    """How the weights beside a `config.json` are packed; None where they are plain."""
+    stored = config.get("quantization_config")
+    if not isinstance(stored, Mapping):
+        return None
+    method = str(stored.get("quant_method", "quantized"))
+    bits = next((int(stored[name]) for name in BITS if isinstance(stored.get(name), int)), 0)
+    bits = bits or (4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else 0)
+    return Quantization(method, bits, OPENERS.get(method, method))
+
+
+def _with_packing(artifact: Artifact) -> Artifact:
+    """The artifact, each torch component with what its own config says of packed weights."""
+    parts = {name: _packed(artifact, name, part) for name, part in artifact.components.items()}
+    return replace(artifact, components=parts)
+
+
+def _packed(artifact: Artifact, name: str, part: Component) -> Component:
+    file = artifact.folder(name) / "config.json"
+    if part.format != "torch" or part.quantization or not file.is_file():
+        return part
+    config = read_json(file)
+    return replace(part, quantization=quantization_of(config)) if isinstance(config, Mapping) else part
+
+
+def _from_manifest(path: Path) -> Artifact:
+    data = read_json(path / MANIFEST)
+    if data.get("schema") != SCHEMA:
+        raise ModelError(
+            f"artifact schema {data.get('schema')} is not the {SCHEMA} this pare reads",
+            place=str(path / MANIFEST),
+            fix="run the recipe again with this version of pare, or upgrade pare",
+        )
+    if data["task"] not in task_names():
+        fix = f"upgrade pare; {near(data['task'], task_names())}"
+        raise ModelError(f"its task {data['task']} is none that this pare knows", place=str(path / MANIFEST), fix=fix)
+    artifact = Artifact(
+        path=path,
+        task=data["task"],
+        components={name: _component(c) for name, c in data["components"].items()},
+        settings=_settings(data["settings"]),
+        lineage=tuple(Provenance(**p) for p in data["lineage"]),
+    )
+    return _with_packing(artifact)
+
+
+def _component(said: Mapping[str, Any]) -> Component:
+    packed = said.get("quantization")
+    return Component(**{**said, "quantization": Quantization(**packed) if packed else None})
+
+
+def _settings(said: Mapping[str, Any]) -> Settings:
+    levels = {level: tuple(Setting(**s) for s in said.get(level, ())) for level in ("graph", "hook")}
+    return Settings(**{**said, **levels})

@@ -1,0 +1,66 @@
+"""What `model_index.json` says of a diffusers pipeline: its components, and what it takes and gives beside text and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.artifact import DENOISERS, Component, read_json
+from compress.errors import ModelError
+
+INDEX = "model_index.json"
+# Words in diffusers' class names: of pipelines that are given more than text, and of those that give other than pictures.
+OTHER_INPUTS = ("Img2Img", "Inpaint", "Control", "Upscale", "Pix2Pix", "Edit", "Variation", "SuperResolution", "Fill")
+OTHER_OUTPUTS = ("Video", "Audio", "Animate", "Motion", "Temporal", "3D", "1D")
+NO_TEXT = ("UNet2DModel", "DiTTransformer2DModel")  # denoisers that no text reaches
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline's class and its components with weights."""
+
+    kind: str
+    components: Mapping[str, Component]
+
+    @property
+    def denoiser(self) -> str:
+        """The class of the denoiser; "" of a pipeline that has none of its own."""
+        return next((self.components[name].kind for name in DENOISERS if name in self.components), "")
+
+    @property
+    def paints(self) -> bool:
+        """Whether it has a denoiser that text reaches, and gives pictures."""
+        other = any(word in self.kind or word in self.denoiser for word in OTHER_OUTPUTS)
+        return bool(self.denoiser) and not other and not any(word in self.denoiser for word in NO_TEXT)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The words of `OTHER_INPUTS` in its class's name: what it is given beside text."""
+        return tuple(word for word in OTHER_INPUTS if word in self.kind)
+
+
+def read_pipeline(path: Path) -> Pipeline | None:
+    """What a folder's `model_index.json` says; None where there is none.
+
+    Raises:
+        ModelError: it does not read, or names no component with weights.
+    """
+    if not (path / INDEX).is_file():
+        return None
+    index: Mapping[str, Any] = read_json(path / INDEX)
+    parts = {}
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[1] is None:
+            continue
+        if (path / name / "config.json").is_file():  # schedulers and tokenizers carry other config files
+            parts[name] = Component("torch", name, str(entry[1]))
+    if not parts:
+        raise ModelError(f"{INDEX} names no component with weights", place=str(path), fix="save the pipeline again")
+    return Pipeline(str(index.get("_class_name", "")), parts)
+
+
+def library_of(path: Path, component: str) -> str:
+    """The library that a pipeline's component comes from: diffusers or transformers."""
+    return str(read_json(path / INDEX)[component][0])

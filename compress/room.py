@@ -1,0 +1,73 @@
+"""Time, disk and memory that a plan takes, and whether this machine has them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from compress.artifact import Artifact
+from compress.cache import Cache
+from compress.catalogue import Stage
+from compress.errors import PareError, Problem
+from compress.hashing import list_files
+from compress.sources import Source, parameter_count
+
+PROCESS_BYTES = 1_600_000_000  # resident memory of a process with torch, diffusers and openvino imported, measured
+
+
+def last_seconds(cache: Cache, stage: str) -> float | None:
+    note = cache.root / "seconds" / stage
+    try:
+        return float(note.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def stage_bytes(stage: Stage, artifact: Artifact, touched: tuple[str, ...], copies: bool) -> int:
+    """Upper bound of what a stage writes: float32 weights of what it touches, and a copy of the rest where it cannot link.
+
+    Only entries of the cache are linked to one another; a stage that continues the source copies it.
+    """
+    copied = sum((artifact.path / f).stat().st_size for f in list_files(artifact.path)) if copies else 0
+    written = 0 if not stage.makes else sum(4 * _parameters(artifact, name) for name in touched)
+    return 1_000_000 + copied + written
+
+
+def _parameters(artifact: Artifact, component: str) -> int:
+    try:
+        return parameter_count(artifact.folder(component))
+    except PareError:
+        return 0
+
+
+def needed(source: Source, disk: Iterable[int], memory: Iterable[int]) -> tuple[int, int]:
+    """Disk and memory of a whole plan, bytes, from those of its stages."""
+    weights = sum(4 * _parameters(source.artifact, name) for name in source.artifact.components)
+    # Two processes (ours and the checker), and at worst the source, an export of it and its quantized copy at once.
+    return sum(disk), 2 * PROCESS_BYTES + max(3 * weights, *memory, 0)
+
+
+def problems(disk_bytes: int, memory_bytes: int, root: Path, place: str) -> list[Problem]:
+    """What a plan needs and this machine does not have.
+
+    Args:
+        memory_bytes: 0 where nothing runs.
+        root: of the cache.
+        place: of the model in the recipe.
+    """
+    below = next(p for p in (root, *root.parents) if p.exists())
+    free, memory = shutil.disk_usage(below).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = []
+    if disk_bytes > free:
+        message = f"needs about {_size(disk_bytes)} of disk, and {_size(free)} are free"
+        found.append(Problem(str(root), message, "free room, or give another folder with --cache"))
+    if memory_bytes > memory:
+        message = f"needs about {_size(memory_bytes)} of memory, and this machine has {_size(memory)}"
+        found.append(Problem(place, message, "use a larger machine or a smaller model"))
+    return found
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,193 @@
+"""What a plan finds wrong with what a recipe asks of its model: metrics, settings and stages that do not fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from compress import deps
+from compress.artifact import CHOSEN, Artifact
+from compress.catalogue import Stage, find_engine, find_metric, find_task, task_names, tasks_for
+from compress.data import Data
+from compress.devices import Opening, kind_of
+from compress.errors import Problem
+from compress.params import Params
+from compress.recipe import Recipe, StepSpec
+from compress.tasks import Observable, Task
+
+OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
+
+
+def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping[str, Data]) -> Iterator[Problem]:
+    """Metrics, gates, settings and data that do not fit together, or not the model.
+
+    Args:
+        artifact: the source; None where it has problems of its own.
+    """
+    from evaluation.gates import problems as gate_problems
+
+    task = find_task(artifact.task) if artifact else None
+    place = recipe.place.get("evaluate.metrics", "")
+    for index, name in enumerate(recipe.evaluate.metrics):
+        here = recipe.place.get(f"evaluate.metrics.{index}", place)
+        yield from _metric_problems(name, here, task, recipe, data.get("evaluate"))
+    for name, gate in recipe.gates.items():
+        if name in recipe.evaluate.metrics and (why := gate_problems(gate, find_metric(name))):
+            yield Problem(recipe.place.get(f"gates.{name}", ""), f"gate {name}: {why}", "`pare explain " + name + "`")
+    if task is None:
+        return
+    yield from _foreign_settings(recipe, task)
+    for role, found in data.items():
+        if found.kind != task.data:
+            where = recipe.place.get(f"data.{role}", "")
+            yield Problem(where, f"{found.source} holds {found.kind}, this model needs {task.data}", "")
+
+
+def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, data: Data | None) -> Iterator[Problem]:
+    metric = find_metric(name)
+    if metric.needs_data and not recipe.data.evaluate:
+        yield Problem(place, f"{name} needs evaluation data", "add data: {evaluate: …}")
+    if task is None:
+        return
+    if why := misfit(name, task, data):
+        yield Problem(place, why, "remove it")
+    for library in metric.libraries:
+        if not deps.version(library):
+            extra = f"'pare[{metric.extra}]'" if metric.extra else library
+            yield Problem(place, f"{name} needs the library {library}", f"pip install {extra}")
+
+
+def misfit(name: str, task: Task, data: Data | None) -> str:
+    """Why a metric cannot measure models of a task on this data, or ""."""
+    metric = find_metric(name)
+    if task.fits(metric.needs, OF_DATA):
+        return f"{name} measures {', '.join(tasks_for(metric.needs))}, and this model does {task.name}"
+    if data is not None and (lacking := task.fits(metric.needs, data.gives)):
+        return f"{name} needs {' and '.join(lacking)}, which {data.source} does not give"
+    return ""
+
+
+def _foreign_settings(recipe: Recipe, task: Task) -> Iterator[Problem]:
+    """Settings that are another task's own, and would be ignored in silence."""
+    spec = recipe.evaluate
+    for prefix, given, kind in (
+        ("evaluate", spec.model_fields_set, "settings"),
+        ("evaluate.baseline", spec.baseline.model_fields_set, "baseline"),
+    ):
+        for name in sorted(given):
+            owners = [other for other in task_names() if name in _fields(find_task(other), kind)]
+            if owners and task.name not in owners:
+                place = recipe.place.get(f"{prefix}.{name}", recipe.place.get("evaluate", ""))
+                said = f"{prefix}.{name} is a setting of {' and '.join(owners)}, and this model does {task.name}"
+                yield Problem(place, said, "remove it")
+
+
+def _fields(task: Task, kind: str) -> Mapping[str, object]:
+    record: type[Params] = getattr(task, kind)
+    return record.model_fields
+
+
+def source_problems(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:
+    """What keeps a source from being opened here: packed weights without their library, code of its own, parts that do not fit."""
+    yield from find_task(artifact.task).check(artifact)
+    for name in artifact.packed(artifact.components):
+        packed = artifact.components[name].quantization
+        if packed and not deps.version(packed.library):
+            said = f"the weights of `{name}` are {packed.method}, which {packed.library} opens, and it is not installed"
+            yield Problem(place, said, f"pip install {packed.library}, or give the unquantized checkpoint")
+
+
+def input_problems(step: StepSpec, stage: Stage, known: Mapping[str, Artifact]) -> Iterator[Problem]:
+    """What is wrong with the further artifacts that a step names, such as its teacher.
+
+    Args:
+        known: what earlier steps leave, by id.
+    """
+    for role, name in step.inputs.items():
+        if role not in stage.inputs:
+            yield Problem(step.place, f"{step.stage} takes no {role}", "remove it")
+        elif name not in known:
+            said = f"{step.stage}: input `{role}` names `{name}`, which is no earlier step"
+            yield Problem(step.place, said, "name one, or source")
+        elif not stage.takes((given := known[name]).components[given.main].format):
+            said = f"{step.stage}: its {role} `{name}` is an engine there"
+            yield Problem(step.place, said, "name a step before the engine")
+
+
+def step_problems(
+    recipe: Recipe,
+    step: StepSpec,
+    stage: Stage,
+    artifact: Artifact,
+    touched: Sequence[str],
+    opening: Opening,
+) -> list[Problem]:
+    """Why a stage cannot work on what is left by the step before it."""
+    place = step.place
+    if not stage.works_on(find_task(artifact.task)):
+        fits = ", ".join(tasks_for(stage.needs))
+        said = f"{stage.name} works on {fits}, and this model does {artifact.task}"
+        return [Problem(place, said, "remove this stage")]
+    found = [p for name in touched for p in _component_problems(step, stage, artifact, name, opening)]
+    if not found and not touched:
+        formats = sorted({artifact.components[name].format for name in artifact.working})
+        said = f"{stage.name} takes {' or '.join(stage.formats)}, and nothing is left: all is {', '.join(formats)}"
+        found.append(Problem(place, said, "remove it, or give it `from:` an earlier step"))
+    if not found and (why := stage.refuse(artifact, step.params)):
+        found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
+    found += [
+        Problem(place, f"{stage.name} needs {role} data", f"add data: {{{role}: …}}")
+        for role in stage.data(step.params)
+        if not getattr(recipe.data, role)
+    ]
+    found += [
+        Problem(
+            place,
+            f"{stage.name} needs the library {library}",
+            f"pip install 'pare[{stage.extra}]'" if stage.extra else f"pip install {library}",
+        )
+        for library in stage.libraries
+        if not deps.version(library)
+    ]
+    return found
+
+
+def _component_problems(
+    step: StepSpec, stage: Stage, artifact: Artifact, name: str, opening: Opening
+) -> Iterator[Problem]:
+    place = step.place
+    if name not in artifact.components:
+        have = ", ".join(f"`{c}`" for c in artifact.components)
+        yield Problem(place, f"{stage.name}: this model has no component `{name}`", f"it has {have}")
+        return
+    part = artifact.components[name]
+    if not stage.takes(part.format):
+        takes = " or ".join(stage.formats)
+        after = f"after `{step.after}`" if step.after != "source" else "in the source model"
+        fix = f"put a stage before it that makes {takes}, or give it `from:` an earlier step"
+        yield Problem(place, f"{stage.name} takes {takes}, but `{name}` is {part.format} {after}", fix)
+        return
+    if part.quantization and stage.makes and not stage.packed:
+        said = f"the weights of `{name}` are {part.quantization.method} already, and {stage.name} cannot change packed weights"
+        yield Problem(place, said, "give the unquantized checkpoint, or put this stage before the one that packs them")
+    yield from _level_problems(step, stage, artifact, name)
+    left = stage.leaves(part.format)
+    if left != part.format and stage.formats and (why := _elsewhere(left, opening)):
+        yield Problem(place, f"{stage.name}: {why}", "device: cpu, or leave this stage out")
+
+
+def _level_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str) -> Iterator[Problem]:
+    """Settings that do not reach what a stage builds: an engine has no modules to hook."""
+    changes = stage.leaves(artifact.components[name].format) != artifact.components[name].format
+    for hook in artifact.settings.hook if changes else ():
+        if hook.component == name:
+            said = f"{hook.name} hooks the modules of `{name}`, and the engine that {stage.name} makes has none"
+            yield Problem(step.place, said, f"leave one of the two out, or let {stage.name} leave out `{name}`")
+
+
+def _elsewhere(format: str, opening: Opening) -> str:
+    """Why an engine does not run on the device of a run, or ""."""
+    if opening.device == "cpu":
+        return ""
+    if format == CHOSEN or kind_of(opening.device) in (engine := find_engine(format)).devices:
+        return ""
+    return f"{engine.title} runs on {', '.join(sorted(engine.devices))}, and this recipe's device is {opening.device}"

@@ -1,0 +1,88 @@
+"""Text generation: a causal language model of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from compress.artifact import LANGUAGE_MODEL, Artifact, Component, read_json
+from compress.errors import Problem
+from compress.params import Params
+from compress.tasks import Size, Task
+
+if TYPE_CHECKING:
+    from compress.recipe import EvalSpec
+
+# Encoders that continue a text only where their config says `is_decoder`.
+ENCODERS = (
+    "bert",
+    "bert-generation",
+    "camembert",
+    "megatron-bert",
+    "rembert",
+    "roberta",
+    "roberta-prelayernorm",
+    "roc_bert",
+    "big_bird",
+    "data2vec-text",
+    "electra",
+    "ernie",
+    "roformer",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+BOTH_WAYS = ("XLNetLMHeadModel", "XLMWithLMHeadModel", "FlaubertWithLMHeadModel")  # read on both sides of a token
+
+
+class Writing(Params):
+    """How much is read and written."""
+
+    prompt_tokens: int = Field(32, ge=1, description="tokens of each timed text prompt")
+    new_tokens: int = Field(64, ge=2, description="tokens written per timed text prompt, exactly")
+    continuations: int = Field(
+        32,
+        ge=0,
+        description="documents whose start of `prompt_tokens` both sides continue greedily by `new_tokens` or fewer",
+    )
+
+
+def recognise(path: Path) -> Artifact | Problem | None:
+    """A folder with the config of a model that continues text."""
+    if not (path / "config.json").is_file() or (path / "model_index.json").is_file():
+        return None
+    config: Mapping[str, Any] = read_json(path / "config.json")
+    kind = str((config.get("architectures") or [""])[0])
+    encoder = kind in BOTH_WAYS or (config.get("model_type") in ENCODERS and not config.get("is_decoder"))
+    if not encoder and kind.endswith(("ForCausalLM", "LMHeadModel")):
+        return Artifact(path, "text_generation", {LANGUAGE_MODEL: Component("torch", "", kind)})
+    what = kind or "of an unnamed class"
+    why = f"{what}, which reads a text whole and does not continue it" if encoder else what
+    said = f"pare reads text-generation and text-to-image models, and this is {why}"
+    return Problem(str(path), said, "give a causal language model or a diffusers pipeline folder")
+
+
+def evidence(spec: EvalSpec) -> Mapping[str, tuple[int, ...]]:
+    own = spec.of(Writing)
+    continued = {"continuations": (own.continuations, own.prompt_tokens, own.new_tokens)} if own.continuations else {}
+    return {"documents": (), **continued}
+
+
+def sizes(spec: EvalSpec) -> Mapping[str, Size]:
+    own = spec.of(Writing)
+    return {"new_tokens": Size("tokens", own.prompt_tokens + own.new_tokens)}
+
+
+TASK = Task(
+    name="text_generation",
+    title="text generation",
+    data="texts",
+    yields=frozenset({"documents", "completions", "token_timings", "language_model"}),
+    settings=Writing,
+    evidence=evidence,
+    recognise=recognise,
+    sizes=sizes,
+)
