@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 from compress.catalogue import find_metric
 from compress.recipe import Gate
 from evaluation.scores import Estimate, Row, Verdict
+from evaluation.statistics import Z80, Z
 
-Z, Z80 = 1.96, 0.84  # the 97.5% and the 80% point of the normal distribution
 FEWEST = 25
 POWER = ((Z + Z80) / Z) ** 2  # from an interval that touches the margin half the time to one that clears it 80%
 BOUNDS = ("within", "worse_by", "speedup", "at_least", "at_most")

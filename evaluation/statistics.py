@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evaluation.scores import Estimate, Sample, Statistic
 
-Z = 1.959964  # the 97.5% point of the normal distribution
+Z, Z80 = 1.959964, 0.841621  # the 97.5% and the 80% point of the normal distribution
 ROUNDS = 4000
 Floats = NDArray[np.float64]
 

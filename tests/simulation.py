@@ -22,6 +22,7 @@ from evaluation import mmd, samples, statistics
 from evaluation.gates import allowed, judge, recommended, said
 from evaluation.report import result
 from evaluation.scores import Estimate, Row, Sample
+from evaluation.statistics import Z80, Z
 from evaluation.two_sets import paired, real
 
 MULTIPLES = tuple(np.arange(0, 2.6, 0.25))  # of the margin: how far a curve goes
@@ -265,7 +266,7 @@ def enough(case: Case, n: int, twice: Counter[str]) -> int:
         share = twice["fail"] / twice.total()
         if share >= AT_LEAST:
             return n
-        n = math.ceil(1.02 * n * (2.8 / (1.96 + float(ndtri(min(0.79, max(0.2, share)))))) ** 2)
+        n = math.ceil(1.02 * n * ((Z + Z80) / (Z + float(ndtri(min(0.79, max(0.2, share)))))) ** 2)
         (twice,) = simulate(case, (2.0,), n, LARGE, seed=4)
     return 0
 

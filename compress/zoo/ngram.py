@@ -60,7 +60,7 @@ class NGramModel:
 
     def probabilities(self, histories: Ints, words: Ints) -> Floats:
         """p(words[i] | histories[i]), shapes [n, order - 1] and [n] to [n]."""
-        found = np.full(len(words), 1.0 / self.vocabulary)
+        found: Floats = np.full(len(words), 1.0 / self.vocabulary)
         history_keys = np.zeros(len(words), dtype=np.int64)
         for size, level in enumerate(self.levels):
             if size:

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from compress.data import open_data
 from compress.errors import DataError, UserError
-from compress.hashing import digest_file, digest_json, list_files
+from compress.hashing import digest_file, digest_json
 from evaluation.collect import read_picture
 from evaluation.evidence import Evidence
 from evaluation.features.extractor import Extractor
 from evaluation.features.memory import Features, remembered
 from evaluation.features.opening import open_features
 from evaluation.features.statistics import export, read_statistics
+from evaluation.painted import SUFFIXES, files_of
 from evaluation.scores import Sample
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 Read = Callable[[], NDArray[np.uint8]]
 
 
@@ -104,9 +104,9 @@ def _of_folder(files: Sequence[Path], digest: str, extractor: Extractor, memory:
 
 def _folder(path: Path) -> tuple[list[Path], str]:
     """The pictures below a folder in sorted order, and the digest of their contents in that order."""
-    files = [path / f for f in list_files(path) if f.suffix.lower() in ENDINGS]
+    files = list(files_of(path))
     if not files:
-        raise DataError("holds no pictures", place=str(path), fix=f"files ending in {', '.join(ENDINGS)}")
+        raise DataError("holds no pictures", place=str(path), fix=f"files ending in {', '.join(SUFFIXES)}")
     return files, digest_json([digest_file(f) for f in files])
 
 

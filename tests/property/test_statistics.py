@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtri
 
 from evaluation import mmd, statistics
 from evaluation.scores import Estimate
 
 RUNS = 150
+
+
+def test_points_of_the_normal_distribution_are_said_once() -> None:
+    """Intervals and the advice on how many units narrow them rest on the same."""
+    points = (statistics.Z, statistics.Z80)
+    assert points == pytest.approx(ndtri([0.975, 0.8]), abs=1e-6)
+    folder, spelt = Path(statistics.__file__).parent, {}
+    for file in sorted(folder.rglob("*.py")):
+        numbers = [n.value for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Constant)]
+        near = [v for v in numbers if isinstance(v, float) and min(abs(v - point) for point in points) < 0.005]
+        spelt |= {file.name: near} if near else {}
+    assert spelt == {"statistics.py": list(points)}
 
 
 def test_the_bootstrap_covers_the_mean() -> None:

@@ -22,6 +22,7 @@ from evaluation.features import memory, opening, statistics
 from evaluation.features import pictures as under_test
 from evaluation.features.extractor import BATCH, Extractor
 from evaluation.features.pictures import against_real, export_reference
+from evaluation.painted import SUFFIXES, files_of
 
 COUNT = BATCH + 5
 RNG = np.random.default_rng(3)
@@ -248,6 +249,16 @@ def test_statistics_of_data_by_name(counting: Counting, tmp_path: Path) -> None:
     one = image_folder(tmp_path / "one", REAL[:1])
     with pytest.raises(DataError, match="no covariance"):
         export_reference(str(one), "any", "pil", tmp_path / "stats.npz")
+
+
+def test_every_picture_that_an_evaluation_sees_is_seen_by_a_reference(counting: Counting, tmp_path: Path) -> None:
+    for index, suffix in enumerate(SUFFIXES):
+        Image.fromarray(REAL[index]).save(tmp_path / f"{index}{suffix}")
+    Image.fromarray(REAL[0]).save(tmp_path / "loud.BMP")
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert len(files_of(tmp_path)) == len(SUFFIXES) + 1
+    assert export_reference(str(tmp_path), "any", "pil", tmp_path / "stats.npz") == len(SUFFIXES) + 1
+    assert counting.seen == len(SUFFIXES) + 1
 
 
 def test_streamed_statistics_are_those_of_numpy_far_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from compress.catalogue import find_metric
 from compress.recipe import Gate
 from evaluation.gates import judge, problems
 from evaluation.scores import Estimate
+from evaluation.statistics import Z80, Z
 
 
 def _around(low: float, high: float, n: int = 100) -> Estimate:
@@ -64,7 +65,7 @@ def test_a_speedup_inside_the_noise_floor_never_passes() -> None:
 def test_units_needed_fall_with_the_square_of_the_room() -> None:
     clip = find_metric("clip_score")
     near = judge(Gate(within=1.0), clip, TEN, _around(0.3, 1.1), None)  # half-width 0.4, 0.3 from the edge
-    assert near.n_needed == math.ceil(100 * (0.4 / 0.3) ** 2 * (2.8 / 1.96) ** 2)
+    assert near.n_needed == math.ceil(100 * (0.4 / 0.3) ** 2 * ((Z + Z80) / Z) ** 2)
 
 
 def test_no_interval_decides_nothing() -> None:

@@ -139,7 +139,8 @@ class Run:
         """Train until the budget is used; keep the weights that score best on the validation documents."""
         next_evaluation = self.progress.seconds + SECONDS_BETWEEN_EVALUATIONS
         losses: list[float] = []
-        epoch, windows = -1, np.empty((0, CONTEXT + 1), np.int64)
+        epoch = -1
+        windows: NDArray[np.int64] = np.empty((0, CONTEXT + 1), np.int64)
         while self.share_done() < 1:
             began = time.monotonic()
             per_epoch = self._batches_per_epoch()
