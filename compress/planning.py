@@ -208,9 +208,7 @@ def _about(stage: str, message: str) -> str:
 
 
 def touched_components(step: StepSpec, artifact: Artifact) -> tuple[str, ...]:
-    """The components a step works on: as the recipe says, else as its parameters say, else the main one."""
-    if step.components:
-        return step.components
+    """The components a step works on: as its parameters say, else the main one."""
     chosen = getattr(step.params, "components", ())
     if chosen == "all":
         return artifact.working
@@ -238,8 +236,6 @@ def _step_problems(
             after = f"after `{step.after}`" if step.after != SOURCE else "in the source model"
             fix = f"put a stage before it that makes {takes}, or give it `from:` an earlier step"
             found.append(Problem(place, f"{stage.name} takes {takes}, but `{name}` is {have_format} {after}", fix))
-    if step.components and step.components != (artifact.main,) and "components" not in stage.params.model_fields:
-        found.append(Problem(place, f"{stage.name} works on `{artifact.main}` and takes no components", "remove it"))
     if not found and (why := stage.refuse(artifact, step.params)):
         found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
     found += [

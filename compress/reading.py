@@ -207,19 +207,18 @@ class _Reading:
             ids.append(self.step_id(name, params.fields.get("id"), ids, taken))
             return None
         cls = stage.params
-        keys = ("id", "from", "components", *stage.inputs)
+        keys = ("id", "from", *stage.inputs)
         reserved = {k: n for k, n in params.fields.items() if k in keys and k not in cls.model_fields}
         own = {k: n for k, n in params.fields.items() if k not in reserved}
         after = self.earlier(reserved.get("from"), ids, "from") or (ids[-1] if ids else SOURCE)
         inputs = {role: self.earlier(reserved[role], ids, role) for role in stage.inputs if role in reserved}
-        components = self.components(reserved.get("components"))
         step_id = self.step_id(name, reserved.get("id"), ids, taken)
         ids.append(step_id)
         values = params if not isinstance(params.value, dict) else Node(own, params.place, params.key)
         checked = check_params(cls, values, name, self.problems, also=keys)
         if checked is None:
             return None
-        return StepSpec(step_id, name, checked, after, components, inputs, entry.place)
+        return StepSpec(step_id, name, checked, after, inputs, entry.place)
 
     def named(self, entry: Node, what: str) -> tuple[str, Node] | None:
         """The name and the parameters of `name`, `name:` or `name: {…}`."""
@@ -263,17 +262,6 @@ class _Reading:
             self.problem(node.at, f"{key}: no earlier step is called {given(node.value)}", fix)
             return ""
         return str(node.value)
-
-    def components(self, node: Node | None) -> tuple[str, ...]:
-        if node is None:
-            return ()
-        entries = [node] if _is_text(node) else node.entries
-        if not entries or not all(_is_text(entry) and entry.value for entry in entries):
-            self.problem(
-                node.at, f"components must be a name or a list of names, not {given(node.value)}", "components: [unet]"
-            )
-            return ()
-        return tuple(dict.fromkeys(entry.value for entry in entries))
 
     def evaluate(self) -> tuple[EvalSpec | None, set[str]]:
         """What is measured, and every metric named there, sound or not, so that one mistake is told once."""

@@ -93,7 +93,6 @@ class StepSpec:
     stage: str
     params: Params
     after: str  # id of the step it continues, or "source"
-    components: tuple[str, ...] = ()  # empty: the denoiser, or the language model
     inputs: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
 

@@ -53,10 +53,6 @@ def _stages(definitions: dict[str, Any]) -> dict[str, Any]:
             "type": "string",
             "description": "id of the earlier step it continues, or source; default: the one before",
         },
-        "components": {
-            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
-            "description": "parts of the model it works on; default: the denoiser, or the language model",
-        },
     }
     found = {}
     for name in stage_names():
