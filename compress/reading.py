@@ -322,6 +322,8 @@ class _Reading:
                 )
                 self.problem(child.key, f"gates.{name}: this metric is not in evaluate.metrics", fix)
             gate = check_params(Gate, child, f"gates.{name}", self.problems)
+            if gate is not None and (why := gate.miscounted()):
+                self.problem(child.at, f"gates.{name}: {why}", f"gates: {{{name}: {{within: 1%}}}}")
             if gate is not None:
                 found[name] = gate
         return found

@@ -62,8 +62,8 @@ class EvalSpec(Params):
     seed: int = Field(0, ge=0, description="seed of prompts' noise; noise belongs to (seed, prompt id)")
 
 
-class Gate(Params):
-    """What a metric must hold for the verdict to be good. Exactly one of the bounds is given."""
+class Bounds(Params):
+    """What a metric may be held to: a gate gives exactly one of these."""
 
     within: str | float | None = Field(
         None, description="equivalence margin: '1%' of the baseline, or an absolute number"
@@ -80,9 +80,27 @@ class Gate(Params):
     at_most: float | None = Field(
         None, description="greatest value of the candidate itself, for a metric that should be low"
     )
+
+
+class Gate(Bounds):
+    """What a metric must hold for the verdict to be good. Exactly one of the bounds is given."""
+
     two_sided: bool | None = Field(
         None, description="whether rising is as suspect as falling; default: the metric's own"
     )
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of the bounds that are given."""
+        return tuple(name for name in Bounds.model_fields if getattr(self, name) is not None)
+
+    def miscounted(self) -> str:
+        """Why this is not exactly one bound, in words, or ""."""
+        if len(self.given) == 1:
+            return ""
+        return f"give exactly one of {', '.join(Bounds.model_fields)}" + (
+            f", not {' and '.join(self.given)}" if self.given else ""
+        )
 
 
 @dataclass(frozen=True)
