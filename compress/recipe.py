@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
+from compress.errors import UserError
 from compress.params import Params
+from compress.python_values import write_yaml
 
 SCHEMA_VERSION = 1
+
+
+class Head(Params):
+    """The single values at the top of a recipe."""
+
+    name: str = Field(description="name of the recipe; letters, digits, `.`, `_` and `-`, for it names files")
+    model: str = Field(description="zoo://NAME, a folder as ./folder, or hf://org/name@<40-hex commit>")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of everything random")
+    trust_remote_code: bool = Field(False, description="whether the model's own Python code may run")
 
 
 class DataSpec(Params):
@@ -115,6 +126,13 @@ class StepSpec:
     place: str = ""
 
 
+class Origin(Protocol):
+    """What a recipe was made from: enough to make another of it."""
+
+    def changed(self, changes: Sequence[str]) -> Recipe:
+        """The recipe with each `dotted.path=YAML` put in."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A whole recipe. `place` maps a dotted path such as `stages.0.bits` to `file:line:column`."""
@@ -130,6 +148,26 @@ class Recipe:
     place: Mapping[str, str]
     source: str = ""  # the text it was read from, for the report
     file: str = ""
+    origin: Origin | None = field(default=None, compare=False, repr=False)  # None: made without reading
+
+    def with_(self, *changes: str | Mapping[str, object]) -> Recipe:
+        """Another recipe, read anew with some values changed: `{"stages.0.ratio": 0.3}`, or "stages.0.ratio=0.3" as after `--set`.
+
+        It is this recipe that changes: what `extends`, `vars` and `matrix` gave is a value like any other.
+
+        Raises:
+            RecipeError: everything that is wrong with the other recipe.
+            UserError: this one was made without reading.
+        """
+        if self.origin is None:
+            raise UserError(f"recipe {self.name} was never read", fix="change one that `compress.check` gave")
+        told: list[str] = []
+        for change in changes:
+            pairs = () if isinstance(change, str) else change.items()
+            told += (
+                [change] if isinstance(change, str) else [f"{path}={write_yaml(v, one_line=True)}" for path, v in pairs]
+            )
+        return self.origin.changed(told)
 
     def folder(self, path: str) -> Path:
         """Where a relative file named at a dotted path starts: the folder of the recipe it is written in (which may be one

@@ -10,8 +10,8 @@ from typing import Any
 
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
-from compress.reading import MAX_ENTRIES, Head
-from compress.recipe import SCHEMA_VERSION, Bounds, DataSpec, EvalSpec, Gate
+from compress.reading import MAX_ENTRIES
+from compress.recipe import SCHEMA_VERSION, Bounds, DataSpec, EvalSpec, Gate, Head
 
 Schema = dict[str, Any]
 
