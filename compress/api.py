@@ -15,7 +15,7 @@ from compress.cache import Cache, default_root, disk_errors
 from compress.devices import Opening, settled
 from compress.errors import RecipeError, UserError
 from compress.events import Emit, Event, silent
-from compress.recipe import DataSpec, EvalSpec, Gate, Recipe, StepSpec
+from compress.recipe import SCHEMA_VERSION, EvalSpec, Gate, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
-def check(recipe: str | Path, overrides: Sequence[str] = (), *, cache: str | Path | None = None) -> tuple[Recipe, ...]:
+def check(
+    recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, cache: str | Path | None = None
+) -> tuple[Recipe, ...]:
     """Read a recipe and see whether it can work; more than one with `matrix`.
 
     Raises:
@@ -36,7 +38,7 @@ def check(recipe: str | Path, overrides: Sequence[str] = (), *, cache: str | Pat
     return tuple(p.recipe for p in plan_all(recipe, overrides, cache=cache))
 
 
-def plan(recipe: str | Path, overrides: Sequence[str] = (), *, cache: str | Path | None = None) -> Plan:
+def plan(recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, cache: str | Path | None = None) -> Plan:
     """The plan of a recipe without a matrix: stages, keys, what is cached, disk and memory.
 
     Raises:
@@ -46,17 +48,21 @@ def plan(recipe: str | Path, overrides: Sequence[str] = (), *, cache: str | Path
     return _only(plan_all(recipe, overrides, cache=cache), "plan_all")
 
 
-def plan_all(recipe: str | Path, overrides: Sequence[str] = (), *, cache: str | Path | None = None) -> tuple[Plan, ...]:
-    """The plan of every recipe that a matrix fans out into."""
+def plan_all(
+    recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, cache: str | Path | None = None
+) -> tuple[Plan, ...]:
+    """The plan of every recipe that a matrix fans out into; of one that was read already, its own."""
     from compress.planning import make_plan
     from compress.reading import read_recipes
 
     store = open_cache(cache)
+    if isinstance(recipe, Recipe):
+        return (make_plan(recipe.with_(*overrides) if overrides else recipe, store),)
     return tuple(make_plan(r, store) for r in read_recipes(Path(recipe), overrides))
 
 
 def run(
-    recipe: str | Path,
+    recipe: str | Path | Recipe,
     overrides: Sequence[str] = (),
     *,
     cache: str | Path | None = None,
@@ -77,7 +83,7 @@ def run(
 
 
 def run_all(
-    recipe: str | Path,
+    recipe: str | Path | Recipe,
     overrides: Sequence[str] = (),
     *,
     cache: str | Path | None = None,
@@ -200,38 +206,38 @@ def reference(source: str, features: str, out: str | Path, *, resize: str = "pil
 def apply(
     stage: str,
     model: str | Path,
+    parameters: Mapping[str, object] | None = None,
     *,
     seed: int = 0,
     calibration: str = "",
     train: str = "",
     cache: str | Path | None = None,
     emit: Emit = silent,
-    **params: Any,
+    **params: object,
 ) -> Artifact:
-    """Run one stage on a model folder, `zoo://…` or artifact, through the same plan, cache and contract check.
+    """Run one stage on a model folder, `zoo://…` or artifact: a recipe of one stage, read, planned, cached and checked as any.
+
+    Args:
+        parameters: of the stage, as a recipe has them; or give them by name.
 
     Raises:
-        UserError: the stage is unknown, a parameter is wrong, or the stage cannot work on this model.
+        RecipeError: everything wrong at once: the stage is unknown, a parameter is wrong, or the stage cannot work on this model.
         StageFailed: it failed.
     """
-    from pydantic import ValidationError
-
-    from compress.catalogue import find_stage
     from compress.execute import execute
     from compress.planning import make_plan
+    from compress.reading import read_values
 
-    record = find_stage(stage)
-    try:
-        values = record.params(**params)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{stage}.{where}: {first['msg']}", fix=f"`pare explain {stage}` lists the parameters"
-        ) from error
-    step = StepSpec(stage, stage, values, "source")
-    data = DataSpec(calibration=calibration, train=train)
-    recipe = _bare_recipe(stage, str(model), EvalSpec(), data, (step,), seed)
+    place = f'compress.apply("{stage}")'
+    values = {
+        "schema": SCHEMA_VERSION,
+        "name": "apply",
+        "model": _reference(model),
+        "seed": seed,
+        "data": {"calibration": calibration, "train": train},
+        "stages": [{stage: _parameters(parameters, params, place)}],
+    }
+    (recipe,) = read_values(values, place)
     store = open_cache(cache)
     return execute(_with_weights(make_plan(recipe, store)), store, emit)[-1].artifact
 
@@ -265,20 +271,26 @@ def _only(plans: tuple[Plan, ...], instead: str) -> Plan:
     return plans[0]
 
 
-def _bare_recipe(
-    name: str, model: str, spec: EvalSpec, data: DataSpec, stages: tuple[StepSpec, ...] = (), seed: int = 0
-) -> Recipe:
-    return Recipe(
-        name=name,
-        model=model,
-        seed=seed,
-        trust_remote_code=False,
-        data=data,
-        stages=stages,
-        evaluate=spec,
-        gates={},
-        place={},
-    )
+def _reference(model: str | Path) -> str:
+    """A model as a recipe refers to it: a folder by its whole path, whichever way it is given."""
+    path = Path(model).expanduser()
+    return str(path.absolute()) if isinstance(model, Path) or path.is_dir() else model
+
+
+def _parameters(given: object, named: Mapping[str, object], place: str) -> dict[str, object]:
+    """The parameters given as one mapping, and those given by name.
+
+    Raises:
+        UserError: what is given is no mapping, or one is given twice.
+    """
+    if given is None:
+        return dict(named)
+    if not isinstance(given, Mapping):
+        message = f"the parameters are a {type(given).__name__}, not a mapping"
+        raise UserError(message, place=place, fix="give {name: value}, or name=value for each")
+    if twice := [name for name in named if name in given]:
+        raise UserError(f"{', '.join(twice)} is given twice", place=place, fix="give it in the mapping or by name")
+    return {**given, **named}
 
 
 def _with_weights(found: Plan) -> Plan:

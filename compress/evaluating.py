@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from compress.artifact import Artifact
 from compress.cache import Cache
 from compress.catalogue import find_metric, find_task, task_names
 from compress.data import Data, open_data
-from compress.errors import UserError
+from compress.errors import ManyProblems, Problem, UserError
 from compress.events import Emit
+from compress.located import check_values
 from compress.recipe import EvalSpec, Gate
 from compress.step_checks import misfit
 
@@ -47,13 +46,13 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 
     sides = _sides(candidate, baseline, store)
     data = open_data(wanted.data, Path()) if wanted.data else None
-    _check(wanted, sides, data)
+    metrics = _check(wanted, sides, data)
     return Request(
         name=out.name,
         candidate=sides[0],
         baseline=sides[1],
         data=data or _own_captions(sides),
-        spec=wanted.spec.model_copy(update={"metrics": wanted.metrics}),
+        spec=wanted.spec.model_copy(update={"metrics": metrics}),
         gates=wanted.gates,
         recipe_text="",
         stages=(),
@@ -98,8 +97,9 @@ def _own_captions(sides: Sequence[Artifact]) -> Data | None:
     return captions_of(folders[0]) if len(folders) == 1 else None
 
 
-def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> None:
-    from evaluation.gates import problems
+def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict[str, dict[str, Any]]:
+    """The metrics with every parameter filled in."""
+    from evaluation.gates import problems as gate_problems
     from evaluation.painted import check_metrics
 
     tasks = {side.task for side in sides}
@@ -113,23 +113,19 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> None
             raise UserError(why.replace("this model does", "these do"), fix="drop it from --metrics")
         if metric.needs_data and data is None and all(side.components for side in sides):
             raise UserError(f"{name} needs evaluation data", fix="give some with --data")
-        _check_params(metric, wanted.metrics.get(name, {}))
+    problems: list[Problem] = []
+    checked = {
+        name: check_values(metrics[name].params, given, name, "metrics", problems)
+        for name, given in wanted.metrics.items()
+    }
     for name, gate in wanted.gates.items():
         if name not in wanted.metrics:
-            raise UserError(f"{name} is gated and not measured", fix=f"add it to --metrics: …,{name}")
-        if why := problems(gate, metrics[name]):
-            raise UserError(f"gate {name}: {why}", fix=f"`pare explain {name}`")
-
-
-def _check_params(metric: Any, given: Mapping[str, Any]) -> None:
-    try:
-        metric.params(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{metric.name}.{where}: {first['msg']}", fix=f"`pare explain {metric.name}` lists the parameters"
-        ) from error
+            problems.append(Problem("gates", f"{name} is gated and not measured", f"add it to --metrics: …,{name}"))
+        if why := gate_problems(gate, metrics[name]):
+            problems.append(Problem("gates", f"gate {name}: {why}", f"`pare explain {name}`"))
+    if problems:
+        raise ManyProblems(tuple(problems))
+    return {name: params.model_dump(mode="json") for name, params in checked.items() if params is not None}
 
 
 def compare(old: Path, new: Path, out: Path, *, across_machines: bool = False, tolerance: str = "10%") -> Comparison:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compress.catalogue import metric_names, stage_names
 from compress.errors import Problem, RecipeError, near
 from compress.located import given
 from compress.yaml_tree import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, parse_tree
@@ -67,18 +68,18 @@ def extended(root: Node, file: str, chain: tuple[Path, ...] = ()) -> Node:
     return Node(_merged(base, Node(own, root.place)).value, root.place)
 
 
-def overridden(root: Node, overrides: Sequence[str], problems: list[Problem]) -> Node:
-    """`root` with each `path=value` put in; values are YAML, and their place is `--set`."""
+def overridden(root: Node, overrides: Sequence[str], problems: list[Problem], place: str = OVERRIDE) -> Node:
+    """`root` with each `path=value` put in; values are YAML, and `place` is theirs."""
     for override in overrides:
         path, equals, text = override.partition("=")
         parts = path.strip().split(".")
         if not equals or not all(parts) or len(parts) > MAX_DEPTH // 2:
-            problems.append(Problem(OVERRIDE, f"`{override[:80]}` is not path=value", f"{OVERRIDE} stages.0.ratio=0.3"))
+            problems.append(Problem(place, f"`{override[:80]}` is not path=value", f"{place} stages.0.ratio=0.3"))
             continue
         try:
-            root = _put(root, parts, parse_tree(text or "~", OVERRIDE, fixed_place=True), ())
+            root = _put(root, parts, parse_tree(text or "~", place, fixed_place=True), ())
         except RecipeError as error:
-            problems += [Problem(OVERRIDE, f"{path}: {p.message}", p.fix) for p in error.problems]
+            problems += [Problem(place, f"{path}: {p.message}", p.fix) for p in error.problems]
     return root
 
 
@@ -227,28 +228,48 @@ def _merged(base: Node, over: Node) -> Node:
 def _put(node: Node, parts: Sequence[str], value: Node, above: tuple[str, ...]) -> Node:
     """`node` with `value` at `parts`; an entry of `stages` or `metrics` stands for its parameters."""
     if not parts:
-        return Node(value.value, value.place, OVERRIDE)
+        return Node(value.value, value.place, value.place)
     head = parts[0]
     if (above[:1] == ("stages",) and len(above) == 2) or (above[:2] == ("evaluate", "metrics") and len(above) == 3):
         return _put_into_step(node, parts, value, above)
     if isinstance(node.value, list):
         if not head.isascii() or not head.isdigit() or len(head) > 9 or int(head) >= len(node.value):
             fix = f"0 to {len(node.value) - 1}" if node.value else "it is empty"
-            raise RecipeError((Problem(OVERRIDE, f"`{'.'.join(above)}` has no entry `{head}`", fix),))
+            raise RecipeError((Problem(value.place, f"`{'.'.join(above)}` has no entry `{head}`", fix),))
         entries = list(node.entries)
         entries[int(head)] = _put(entries[int(head)], parts[1:], value, (*above, head))
         return Node(entries, node.place, node.key)
     if node.value is not None and not isinstance(node.value, dict):
         raise RecipeError(
-            (Problem(OVERRIDE, f"`{'.'.join(above)}` is {given(node.value)} and has no `{head}`", "set it whole"),)
+            (Problem(value.place, f"`{'.'.join(above)}` is {given(node.value)} and has no `{head}`", "set it whole"),)
         )
-    child = node.fields.get(head, Node(None, OVERRIDE, OVERRIDE))
+    child = node.fields.get(head, Node(None, value.place, value.place))
     return Node({**node.fields, head: _put(child, parts[1:], value, (*above, head))}, node.place, node.key)
 
 
 def _put_into_step(node: Node, parts: Sequence[str], value: Node, above: tuple[str, ...]) -> Node:
+    """A parameter is named behind the entry's number, or behind its number and its name: `stages.0.prune.width.ratio`."""
     fields = {node.value: Node(None, node.place, node.place)} if isinstance(node.value, str) else node.fields
     if len(fields) != 1:
         return node  # not a step at all, which is reported at its own place
     name, params = next(iter(fields.items()))
-    return Node({name: _put(params, parts, value, (*above, name))}, node.place, node.key)
+    own = _behind_name(name, parts, value)
+    if own == parts and (other := _other_name(name, parts, stage_names() if above[0] == "stages" else metric_names())):
+        here = ".".join(above)
+        fix = f"write {here}.{name}.PARAMETER, or {here}.PARAMETER"
+        raise RecipeError((Problem(value.place, f"`{here}` is `{name}`, not `{other}`", fix),))
+    return Node({name: _put(params, own, value, (*above, name))}, node.place, node.key)
+
+
+def _behind_name(name: str, parts: Sequence[str], value: Node) -> Sequence[str]:
+    """`parts` without the entry's name in front, where it is; a parameter may be called like its metric."""
+    words = name.split(".")
+    if list(parts[: len(words)]) != words:
+        return parts
+    return parts[len(words) :] if len(parts) > len(words) or isinstance(value.value, dict) else parts
+
+
+def _other_name(name: str, parts: Sequence[str], known: Sequence[str]) -> str:
+    """The other stage or metric that `parts` begin with, or "": no parameter is named before what belongs to it."""
+    names = (".".join(parts[:n]) for n in range(1, len(parts)))
+    return next((other for other in names if other in known and other != name), "")

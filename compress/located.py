@@ -1,4 +1,5 @@
-"""Check part of a recipe against its parameter class, and say every mistake in plain words at its line and column."""
+"""Check values against their parameter class, and say every mistake in plain words at its place: the one translation of pydantic's
+errors, for recipes as for values given in Python or as options."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from compress.errors import Problem, near
+from compress.errors import Problem, RecipeError, near
 from compress.params import Params
+from compress.python_values import tree_of
 from compress.yaml_tree import Node
 
 P = TypeVar("P", bound=Params)
@@ -61,6 +63,18 @@ def check_params(cls: type[P], node: Node, label: str, problems: list[Problem], 
     except ValidationError as error:
         problems.extend(_problems(cls, node, label, error, also))
         return None
+
+
+def check_values(
+    cls: type[P], values: Mapping[str, object], label: str, place: str, problems: list[Problem]
+) -> P | None:
+    """As `check_params`, for values that stand in no file; `place` is where all of them were given."""
+    try:
+        node = tree_of(values, place, label)
+    except RecipeError as error:
+        problems.extend(error.problems)
+        return None
+    return check_params(cls, node, label, problems)
 
 
 def given(value: Any) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from compress.errors import UserError
+from compress.errors import ManyProblems, Problem, RecipeError, UserError
+from compress.located import check_values
 from compress.recipe import Gate
+from compress.yaml_tree import parse_tree
 
 
 def read_metrics(names: str, settings: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -32,19 +31,16 @@ def read_gates(given: Sequence[str]) -> Mapping[str, Gate]:
     """["kid.worse_by=0.002"] to gates.
 
     Raises:
-        UserError: one has another form, or names no bound.
+        UserError: one has another form, or a bound is none; every bound that is wrong at once.
     """
     bounds: dict[str, dict[str, Any]] = {}
     for metric, key, value in map(_parts, given):
         bounds.setdefault(metric, {})[key] = _value(value)
-    try:
-        return {metric: Gate(**values) for metric, values in bounds.items()}
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(
-            f"{where}: {first['msg']}", place="--gate", fix=f"bounds are {', '.join(Gate.model_fields)}"
-        ) from error
+    problems: list[Problem] = []
+    checked = {metric: check_values(Gate, values, metric, "--gate", problems) for metric, values in bounds.items()}
+    if problems:
+        raise ManyProblems(tuple(problems))
+    return {metric: gate for metric, gate in checked.items() if gate is not None}
 
 
 def read_bytes(size: str) -> int:
@@ -73,9 +69,9 @@ def _parts(text: str) -> tuple[str, str, str]:
 
 
 def _value(text: str) -> Any:
-    """A value as YAML reads it; what is no scalar stays text."""
+    """A value as a recipe reads it; what is no scalar and no list stays text."""
     try:
-        found = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):  # such as a date that there is not
+        found = parse_tree(text, "").plain()
+    except RecipeError:  # such as an infinity, or nothing at all
         return text
     return found if isinstance(found, (bool, int, float, str, list)) else text

@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pydantic import Field
 
 from compress.catalogue import find_metric, find_stage, metric_names
 from compress.errors import Problem, RecipeError, UserError, near
 from compress.expand import OVERRIDE, extended, overridden, read_file, variants
 from compress.located import check_params, given
-from compress.params import Params
-from compress.recipe import SCHEMA_VERSION, DataSpec, EvalSpec, Gate, Recipe, StepSpec
+from compress.python_values import write_yaml
+from compress.recipe import SCHEMA_VERSION, DataSpec, EvalSpec, Gate, Head, Recipe, StepSpec
 from compress.yaml_tree import Node, parse_tree
 
 SOURCE = "source"
+CHANGED = "with_"  # the place of what `Recipe.with_` puts in
 MAX_ENTRIES = 200  # stages, metrics or gates
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FOLDER = re.compile(r"(\.{0,2}/|~/|\.{1,2}$)")
 _HUB = re.compile(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}")
-
-
-class Head(Params):
-    """The single values at the top of a recipe."""
-
-    name: str = Field(description="name of the recipe; letters, digits, `.`, `_` and `-`, for it names files")
-    model: str = Field(description="zoo://NAME, a folder as ./folder, or hf://org/name@<40-hex commit>")
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of everything random")
-    trust_remote_code: bool = Field(False, description="whether the model's own Python code may run")
 
 
 SECTIONS = ("schema", *Head.model_fields, "data", "stages", "evaluate", "gates")
@@ -54,8 +45,22 @@ def read_text(text: str, file: str, overrides: Sequence[str] = ()) -> tuple[Reci
     Raises:
         RecipeError: everything wrong with it, in the order of the file.
     """
+    return _read_tree(parse_tree(text, file), text, file, overrides)
+
+
+def read_values(values: Mapping[str, object], place: str) -> tuple[Recipe, ...]:
+    """The recipes that these values say, as their YAML is read; `place` is where all of their problems are.
+
+    Raises:
+        RecipeError: everything wrong with it.
+    """
+    text = write_yaml(values)
+    return _read_tree(parse_tree(text, place, fixed_place=True), text, "", ())
+
+
+def _read_tree(tree: Node, text: str, file: str, overrides: Sequence[str]) -> tuple[Recipe, ...]:
     problems: list[Problem] = []
-    root = overridden(extended(parse_tree(text, file), file), overrides, problems)
+    root = overridden(extended(tree, file), overrides, problems)
     found: list[Recipe] = []
     if _check_schema(root, problems):
         for variant in variants(root, problems):
@@ -65,8 +70,35 @@ def read_text(text: str, file: str, overrides: Sequence[str] = ()) -> tuple[Reci
             if recipe is not None:
                 found.append(recipe)
     if problems or not found:
-        raise RecipeError(tuple(sorted(dict.fromkeys(problems), key=_order)))
+        raise _refused(problems)
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A recipe's tree with everything filled in, and the text it came from: an `Origin`."""
+
+    root: Node
+    text: str
+    file: str
+
+    def changed(self, changes: Sequence[str]) -> Recipe:
+        problems: list[Problem] = []
+        root = overridden(self.root, changes, problems, CHANGED)
+        recipe = _Reading(root, problems).recipe("", self.text, self.file) if _check_schema(root, problems) else None
+        if problems or recipe is None:
+            raise _refused(problems)
+        return recipe
+
+
+def _renamed(root: Node, name: str) -> Node:
+    """The tree of one variant of a matrix, under the name that it has."""
+    old = root.fields["name"]
+    return Node({**root.fields, "name": Node(name, old.place, old.key)}, root.place, root.key)
+
+
+def _refused(problems: Sequence[Problem]) -> RecipeError:
+    return RecipeError(tuple(sorted(dict.fromkeys(problems), key=_order)))
 
 
 def model_reference(path: Path) -> str:
@@ -86,7 +118,7 @@ def model_reference(path: Path) -> str:
 def _order(problem: Problem) -> tuple[bool, str, int, int]:
     file, *numbers = problem.place.rsplit(":", 2)
     line, column = (int(n) for n in numbers) if len(numbers) == 2 and "".join(numbers).isdigit() else (0, 0)
-    return problem.place == OVERRIDE, file, line, column
+    return problem.place in (OVERRIDE, CHANGED), file, line, column
 
 
 def _check_schema(root: Node, problems: list[Problem]) -> bool:
@@ -115,7 +147,9 @@ class _Reading:
     def recipe(self, suffix: str, text: str, file: str) -> Recipe | None:
         """The recipe, or None when it has problems."""
         for key, node in self.root.fields.items():
-            if key not in SECTIONS:
+            if key in TOP_KEYS and key not in SECTIONS:
+                self.problem(node.key, f"{key} is filled in already", "change the values that it gave")
+            elif key not in SECTIONS:
                 self.problem(node.key, f"{key}: unknown key", near(key, TOP_KEYS))
         head = self.head(suffix)
         data = self.data()
@@ -128,6 +162,7 @@ class _Reading:
             name=head.name + suffix,
             model=head.model,
             seed=head.seed,
+            device=head.device,
             trust_remote_code=head.trust_remote_code,
             data=data,
             stages=stages,
@@ -136,6 +171,7 @@ class _Reading:
             place={"": self.root.place, **dict(_places(self.root, ()))},
             source=text,
             file=file,
+            origin=Filled(_renamed(self.root, head.name + suffix), text, file),
         )
 
     def problem(self, place: str, message: str, fix: str = "") -> None:
@@ -207,19 +243,18 @@ class _Reading:
             ids.append(self.step_id(name, params.fields.get("id"), ids, taken))
             return None
         cls = stage.params
-        keys = ("id", "from", "components", *stage.inputs)
+        keys = ("id", "from", *stage.inputs)
         reserved = {k: n for k, n in params.fields.items() if k in keys and k not in cls.model_fields}
         own = {k: n for k, n in params.fields.items() if k not in reserved}
         after = self.earlier(reserved.get("from"), ids, "from") or (ids[-1] if ids else SOURCE)
         inputs = {role: self.earlier(reserved[role], ids, role) for role in stage.inputs if role in reserved}
-        components = self.components(reserved.get("components"))
         step_id = self.step_id(name, reserved.get("id"), ids, taken)
         ids.append(step_id)
         values = params if not isinstance(params.value, dict) else Node(own, params.place, params.key)
         checked = check_params(cls, values, name, self.problems, also=keys)
         if checked is None:
             return None
-        return StepSpec(step_id, name, checked, after, components, inputs, entry.place)
+        return StepSpec(step_id, name, checked, after, inputs, entry.place)
 
     def named(self, entry: Node, what: str) -> tuple[str, Node] | None:
         """The name and the parameters of `name`, `name:` or `name: {…}`."""
@@ -263,17 +298,6 @@ class _Reading:
             self.problem(node.at, f"{key}: no earlier step is called {given(node.value)}", fix)
             return ""
         return str(node.value)
-
-    def components(self, node: Node | None) -> tuple[str, ...]:
-        if node is None:
-            return ()
-        entries = [node] if _is_text(node) else node.entries
-        if not entries or not all(_is_text(entry) and entry.value for entry in entries):
-            self.problem(
-                node.at, f"components must be a name or a list of names, not {given(node.value)}", "components: [unet]"
-            )
-            return ()
-        return tuple(dict.fromkeys(entry.value for entry in entries))
 
     def evaluate(self) -> tuple[EvalSpec | None, set[str]]:
         """What is measured, and every metric named there, sound or not, so that one mistake is told once."""
@@ -334,6 +358,8 @@ class _Reading:
                 )
                 self.problem(child.key, f"gates.{name}: this metric is not in evaluate.metrics", fix)
             gate = check_params(Gate, child, f"gates.{name}", self.problems)
+            if gate is not None and (why := gate.miscounted()):
+                self.problem(child.at, f"gates.{name}: {why}", f"gates: {{{name}: {{within: 1%}}}}")
             if gate is not None:
                 found[name] = gate
         return found

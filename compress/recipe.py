@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
 from compress.catalogue import find_task, task_names
-from compress.devices import CPU
+from compress.devices import CPU, DEVICES
+from compress.errors import UserError
 from compress.params import Params, united
+from compress.python_values import write_yaml
 
 P = TypeVar("P", bound=Params)
 
 SCHEMA_VERSION = 1
+
+
+class Head(Params):
+    """The single values at the top of a recipe."""
+
+    name: str = Field(description="name of the recipe; letters, digits, `.`, `_` and `-`, for it names files")
+    model: str = Field(description="zoo://NAME, a folder as ./folder, or hf://org/name@<40-hex commit>")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of everything random")
+    device: str = Field(
+        CPU,
+        pattern=f"^({DEVICES})$",
+        description="where models run: cpu, cuda, cuda:1, mps, or auto for the best there is",
+    )
+    trust_remote_code: bool = Field(False, description="whether the model's own Python code may run")
 
 
 class DataSpec(Params):
@@ -78,8 +94,8 @@ else:
     )
 
 
-class Gate(Params):
-    """What a metric must hold for the verdict to be good. Exactly one of the bounds is given."""
+class Bounds(Params):
+    """What a metric may be held to: a gate gives exactly one of these."""
 
     within: str | float | None = Field(
         None, description="equivalence margin: '1%' of the baseline, or an absolute number"
@@ -96,9 +112,27 @@ class Gate(Params):
     at_most: float | None = Field(
         None, description="greatest value of the candidate itself, for a metric that should be low"
     )
+
+
+class Gate(Bounds):
+    """What a metric must hold for the verdict to be good. Exactly one of the bounds is given."""
+
     two_sided: bool | None = Field(
         None, description="whether rising is as suspect as falling; default: the metric's own"
     )
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of the bounds that are given."""
+        return tuple(name for name in Bounds.model_fields if getattr(self, name) is not None)
+
+    def miscounted(self) -> str:
+        """Why this is not exactly one bound, in words, or ""."""
+        if len(self.given) == 1:
+            return ""
+        return f"give exactly one of {', '.join(Bounds.model_fields)}" + (
+            f", not {' and '.join(self.given)}" if self.given else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -109,9 +143,15 @@ class StepSpec:
     stage: str
     params: Params
     after: str  # id of the step it continues, or "source"
-    components: tuple[str, ...] = ()  # empty: the denoiser, or the language model
     inputs: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
+
+
+class Origin(Protocol):
+    """What a recipe was made from: enough to make another of it."""
+
+    def changed(self, changes: Sequence[str]) -> Recipe:
+        """The recipe with each `dotted.path=YAML` put in."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +170,26 @@ class Recipe:
     device: str = CPU
     source: str = ""  # the text it was read from, for the report
     file: str = ""
+    origin: Origin | None = field(default=None, compare=False, repr=False)  # None: made without reading
+
+    def with_(self, *changes: str | Mapping[str, object]) -> Recipe:
+        """Another recipe, read anew with some values changed: `{"stages.0.ratio": 0.3}`, or "stages.0.ratio=0.3" as after `--set`.
+
+        It is this recipe that changes: what `extends`, `vars` and `matrix` gave is a value like any other.
+
+        Raises:
+            RecipeError: everything that is wrong with the other recipe.
+            UserError: this one was made without reading.
+        """
+        if self.origin is None:
+            raise UserError(f"recipe {self.name} was never read", fix="change one that `compress.check` gave")
+        told: list[str] = []
+        for change in changes:
+            pairs = () if isinstance(change, str) else change.items()
+            told += (
+                [change] if isinstance(change, str) else [f"{path}={write_yaml(v, one_line=True)}" for path, v in pairs]
+            )
+        return self.origin.changed(told)
 
     def folder(self, path: str) -> Path:
         """Where a relative file named at a dotted path starts: the folder of the recipe it is written in (which may be one

@@ -1,61 +1,66 @@
-"""The JSON Schema of a recipe, made from the stages and metrics on disk, so that editors complete and check recipes."""
+"""The JSON Schema of a recipe, made from the stages and metrics on disk, so that editors complete and check recipes.
+
+Whatever reading accepts is valid here. The reverse holds as far as a schema can tell: that an id is taken, a name is in the zoo or
+a metric is measured, only reading knows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
-from compress.reading import Head
-from compress.recipe import SCHEMA_VERSION, DataSpec, EvalSpec, Gate
+from compress.reading import MAX_ENTRIES
+from compress.recipe import SCHEMA_VERSION, Bounds, DataSpec, EvalSpec, Gate, Head
 
-_VARIABLE = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
-_ANY_VALUES = {"type": "object", "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}}
+Schema = dict[str, Any]
+
+_VARIABLE: Schema = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
+_VALUES: Schema = {"type": ["object", "null"], "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"}}
+_BESIDE = ("title", "description", "default")  # of a value, whatever it may be
+_OF_TEXT = ("enum", "const", "pattern", "minLength", "maxLength", "format")  # without one, any text is good
 
 
-def recipe_schema() -> dict[str, Any]:
+def recipe_schema() -> Schema:
     """The schema as JSON Schema 2020-12. Wherever a value may stand, a `${variable}` may stand too."""
-    definitions: dict[str, Any] = {}
-    head = _record(Head, "head", definitions)["properties"]
-    properties = {
-        "schema": {"const": SCHEMA_VERSION, "description": "version of the recipe format"},
-        **head,
+    definitions: Schema = {"gate": _record(Gate, "gate", {}), "whole_gate": _whole_gate()}
+    sections = {
+        **_record(Head, "head", definitions)["properties"],
         "data": _record(DataSpec, "data", definitions),
         "stages": _stages(definitions),
         "evaluate": _evaluate(definitions),
-        "gates": _gates(definitions),
-        "extends": {
-            "type": "string",
-            "description": "another recipe, from this one's folder, that this one is laid over",
-        },
-        "vars": {**_ANY_VALUES, "description": "values for ${name}"},
+        "gates": _gates("gate"),
+    }
+    described = "another recipe, from this one's folder, that this one is laid over"
+    properties = {
+        "schema": {"const": SCHEMA_VERSION, "description": "version of the recipe format"},
+        **{key: _or_variable(value) for key, value in sections.items()},
+        "extends": {"type": "string", "minLength": 1, "description": described},
+        "vars": {**_VALUES, "description": "values for ${name}"},
         "matrix": {
-            **_ANY_VALUES,
+            **_VALUES,
             "additionalProperties": {"type": "array", "minItems": 1},
             "description": "lists of values for ${name}: one recipe per combination",
         },
     }
+    whole = {"required": ["schema", "name", "model"], "properties": {"gates": _or_variable(_gates("whole_gate"))}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pare recipe",
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
-        "anyOf": [{"required": ["schema", "name", "model"]}, {"required": ["extends"]}],
+        "anyOf": [whole, {"required": ["extends"]}],  # what is laid over another recipe need not be whole
         "$defs": definitions,
     }
 
 
-def _stages(definitions: dict[str, Any]) -> dict[str, Any]:
-    own: dict[str, Any] = {
+def _stages(definitions: Schema) -> Schema:
+    own: Schema = {
         "id": {"type": "string", "description": "name of this step; default: the stage's"},
         "from": {
             "type": "string",
             "description": "id of the earlier step it continues, or source; default: the one before",
-        },
-        "components": {
-            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
-            "description": "parts of the model it works on; default: the denoiser, or the language model",
         },
     }
     found = {}
@@ -63,48 +68,55 @@ def _stages(definitions: dict[str, Any]) -> dict[str, Any]:
         stage = find_stage(name)
         record = _record(stage.params, name, definitions)
         record["properties"] = {**own, **_roles(stage.inputs), **record.get("properties", {})}
-        found[name] = {**record, "type": ["object", "null"], "description": _first_line(stage.doc)}
-    return {"type": ["array", "null"], "items": _one_of(found)}
+        found[name] = {**record, "description": _first_line(stage.doc)}
+    return _list_of(found)
 
 
-def _roles(inputs: tuple[str, ...]) -> dict[str, Any]:
+def _roles(inputs: tuple[str, ...]) -> Schema:
     described = "{}: an earlier step's id; default: source"
     return {role: {"type": "string", "description": described.format(role)} for role in inputs}
 
 
-def _evaluate(definitions: dict[str, Any]) -> dict[str, Any]:
+def _evaluate(definitions: Schema) -> Schema:
     found = {}
     for name in metric_names():
         metric = find_metric(name)
-        record = _record(metric.params, name, definitions)
-        found[name] = {**record, "type": ["object", "null"], "description": metric.title}
+        found[name] = {**_record(metric.params, name, definitions), "description": metric.title}
     record = _record(EvalSpec, "evaluate", definitions)
-    text = record["properties"]["metrics"].get("description", "")
-    record["properties"]["metrics"] = {"type": ["array", "null"], "items": _one_of(found), "description": text}
+    text = EvalSpec.model_fields["metrics"].description
+    record["properties"]["metrics"] = _or_variable({**_list_of(found), "description": text})
     return record
 
 
-def _gates(definitions: dict[str, Any]) -> dict[str, Any]:
-    gate = _record(Gate, "gate", definitions)
-    gate["oneOf"] = [{"required": [bound]} for bound in ("within", "worse_by", "speedup")]
-    definitions["gate"] = gate
-    known = {name: {"$ref": "#/$defs/gate"} for name in metric_names()}
+def _gates(kind: str) -> Schema:
+    known = {name: _or_variable({"$ref": f"#/$defs/{kind}"}) for name in metric_names()}
     return {"type": ["object", "null"], "properties": known, "additionalProperties": False}
 
 
-def _one_of(named: dict[str, Any]) -> dict[str, Any]:
-    """A name, or `{name: parameters}`."""
+def _whole_gate() -> Schema:
+    """Of the bounds, one alone is given; a variable may be null, and then is none."""
+    nothing = {"anyOf": [{"type": "null"}, _VARIABLE]}
+    given = [{"required": [bound], "properties": {bound: {"not": nothing}}} for bound in Bounds.model_fields]
+    perhaps = [{"required": [bound], "properties": {bound: _VARIABLE}} for bound in Bounds.model_fields]
+    return {"anyOf": [{"oneOf": given}, {"anyOf": perhaps, "not": {"anyOf": given}}]}
+
+
+def _list_of(named: Mapping[str, Schema]) -> Schema:
+    """A list of names and `{name: parameters}`; a name alone stands where no parameter is required."""
+    alone = [name for name, record in named.items() if not record.get("required")]
+    kinds = {name: ["object", "null"] if name in alone else "object" for name in named}
     mapping = {
         "type": "object",
-        "properties": named,
+        "properties": {name: _or_variable({**record, "type": kinds[name]}) for name, record in named.items()},
         "additionalProperties": False,
         "minProperties": 1,
         "maxProperties": 1,
     }
-    return {"anyOf": [{"enum": list(named)}, mapping]} if named else mapping
+    entry = {"anyOf": [*([{"enum": alone}] if alone else []), mapping, _VARIABLE]}
+    return {"type": ["array", "null"], "items": entry, "maxItems": MAX_ENTRIES}
 
 
-def _record(cls: type[Params], label: str, definitions: dict[str, Any]) -> dict[str, Any]:
+def _record(cls: type[Params], label: str, definitions: Schema) -> Schema:
     """The schema of a parameter class; the records inside it move to `definitions` under `label.`."""
     schema = cls.model_json_schema(ref_template=f"#/$defs/{label}.{{model}}")
     for name, inner in schema.pop("$defs", {}).items():
@@ -112,19 +124,27 @@ def _record(cls: type[Params], label: str, definitions: dict[str, Any]) -> dict[
     return _with_variables(schema)
 
 
-def _with_variables(record: dict[str, Any]) -> dict[str, Any]:
-    """`record` with `${variable}` allowed for each of its values."""
-    values = record.get("properties")
-    if values is None:
-        return record
-    return {**record, "properties": {key: _or_variable(value) for key, value in values.items()}}
+def _with_variables(schema: Schema) -> Schema:
+    """`schema` with `${variable}` allowed for each value inside it."""
+    found = dict(schema)
+    if "properties" in schema:
+        found["properties"] = {key: _or_variable(value) for key, value in schema["properties"].items()}
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            found[key] = _or_variable(schema[key])
+    if "prefixItems" in schema:
+        found["prefixItems"] = [_or_variable(value) for value in schema["prefixItems"]]
+    if "anyOf" in schema:
+        found["anyOf"] = [_with_variables(option) for option in schema["anyOf"]]
+    return found
 
 
-def _or_variable(value: dict[str, Any]) -> dict[str, Any]:
-    if value.get("type") == "string" and "enum" not in value and "const" not in value:
+def _or_variable(value: Schema) -> Schema:
+    if value.get("type") == "string" and not any(key in value for key in _OF_TEXT):
         return value
-    beside: dict[str, Any] = {key: value[key] for key in ("title", "description", "default") if key in value}
-    return {**beside, "anyOf": [{k: v for k, v in value.items() if k not in beside}, _VARIABLE]}
+    beside = {key: value[key] for key in _BESIDE if key in value}
+    inner = _with_variables({key: part for key, part in value.items() if key not in beside})
+    return {**beside, "anyOf": [inner, _VARIABLE]}
 
 
 def _first_line(doc: str) -> str:

@@ -12,7 +12,6 @@ from evaluation.statistics import Z80, Z
 
 FEWEST = 25
 POWER = ((Z + Z80) / Z) ** 2  # from an interval that touches the margin half the time to one that clears it 80%
-BOUNDS = ("within", "worse_by", "speedup", "at_least", "at_most")
 OWN = ("at_least", "at_most")  # hold the candidate's own value, whatever the baseline's
 
 
@@ -26,22 +25,22 @@ class Allowed(NamedTuple):
 
 def problems(gate: Gate, metric: Any) -> str:
     """What is wrong with a gate on this metric, in words, or "". Needs no model, so that a plan can ask."""
-    given = [name for name in BOUNDS if getattr(gate, name) is not None]
-    if len(given) != 1:
-        return f"give exactly one of {', '.join(BOUNDS)}" + (f", not {' and '.join(given)}" if given else "")
-    if given == ["speedup"] and metric.compared != "ratio":
+    if why := gate.miscounted():
+        return why
+    (given,) = gate.given
+    if given == "speedup" and metric.compared != "ratio":
         return f"speedup is a ratio, and {metric.name} is compared by its difference: use within or worse_by"
-    if metric.better == "same" and (given == ["worse_by"] or gate.two_sided is False):
+    if metric.better == "same" and (given == "worse_by" or gate.two_sided is False):
         return f"{metric.name} has no worse direction: use within, both sides"
-    if gate.two_sided is not None and given != ["within"]:
-        return f"two_sided says how `within` is meant; {given[0]} has one side"
-    margin = getattr(gate, given[0])
+    if gate.two_sided is not None and given != "within":
+        return f"two_sided says how `within` is meant; {given} has one side"
+    margin = getattr(gate, given)
     if isinstance(margin, str) and _parse(margin) is None:
         return f"{margin!r} is no margin: write 1% or a number"
     size = margin if isinstance(margin, (int, float)) else (_parse(margin) or (0.0, False))[0]
-    if not math.isfinite(size) or (size < 0 and given[0] not in OWN):
+    if not math.isfinite(size) or (size < 0 and given not in OWN):
         return f"a margin is a finite number from 0 up, not {margin}"
-    if given == ["at_most"] and metric.compared == "ratio" and size <= 0:
+    if given == "at_most" and metric.compared == "ratio" and size <= 0:
         return f"{metric.name} is always above 0, so at most {margin:g} can never hold"
     return ""
 

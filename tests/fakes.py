@@ -63,9 +63,9 @@ def knowing(*stages: Stage) -> Iterator[None]:
 
 
 def step(stage: Stage, *, id: str = "", after: str = "source", place: str = "", **more: Any) -> StepSpec:
-    """A step with parameters by name; `components` and `inputs` are the step's own."""
-    own = {key: more.pop(key) for key in ("components", "inputs") if key in more}
-    return StepSpec(id or stage.name, stage.name, stage.params(**more), after, place=place, **own)
+    """A step with parameters by name; `inputs` are the step's own."""
+    inputs = more.pop("inputs", {})
+    return StepSpec(id or stage.name, stage.name, stage.params(**more), after, inputs, place)
 
 
 def recipe(model: Path | str, *steps: StepSpec, data: Mapping[str, str] | None = None, **more: Any) -> Recipe:

@@ -33,11 +33,31 @@ def test_what_is_no_setting_is_shown_how_to_write_one(text: str) -> None:
         assert "METRIC.NAME=VALUE" in caught.value.problems[0].fix
 
 
-@pytest.mark.parametrize(("given", "said"), [("kid.worse=1", "worse"), ("kid.speedup=-1", "greater than 0")])
-def test_a_bound_that_there_is_not_is_named(given: str, said: str) -> None:
-    with pytest.raises(UserError, match=said) as caught:
+@pytest.mark.parametrize(
+    ("given", "said", "fix"),
+    [
+        ("kid.worse=1", "kid.worse: unknown key", "did you mean `worse_by`?"),
+        ("kid.speedup=-1", "kid.speedup must be greater than 0, not -1", "give a number greater than 0"),
+        ("kid.within=[1]", "kid.within must be text or a number, not a list", "give text or a number"),
+    ],
+)
+def test_a_bound_that_there_is_not_is_named(given: str, said: str, fix: str) -> None:
+    with pytest.raises(UserError) as caught:
         read_gates([given])
-    assert "worse_by" in caught.value.problems[0].fix
+    (problem,) = caught.value.problems
+    assert (problem.place, problem.message) == ("--gate", said)
+    assert problem.fix.startswith(fix)
+
+
+def test_every_wrong_bound_is_told_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        read_gates(["kid.worse=1", "kid.speedup=-1", "fid.within=true", "size.within=1%"])
+    assert len(caught.value.problems) == 3
+
+
+def test_numbers_are_those_of_a_recipe() -> None:
+    assert read_metrics("kid", ["kid.a=1e-4", "kid.b=on", "kid.c=.inf"])["kid"] == {"a": 1e-4, "b": "on", "c": ".inf"}
+    assert read_gates(["kid.worse_by=1e-4"])["kid"].worse_by == 1e-4
 
 
 def test_a_parameter_of_a_metric_that_is_not_measured_is_a_mistake() -> None:

@@ -63,14 +63,14 @@ def wrong(text: str, *overrides: str) -> list[str]:
 
 def test_a_full_recipe_has_every_default_filled_in() -> None:
     text = HEAD + (
-        "stages:\n- demo.cut: {ratio: 0.25, components: unet}\n- demo.turn\n"
+        "stages:\n- demo.cut: {ratio: 0.25}\n- demo.turn\n"
         "- demo.cut: {id: late, from: demo.cut, teacher: source, layers: [1, 2]}\n"
         "evaluate:\n  baseline: {dtype: float32}\n  metrics: [kid, latency: {}]\ngates:\n  kid: {within: 1%}\n"
     )
     (recipe,) = read_text(text, "r.yaml")
     first, second, third = recipe.stages
     assert (recipe.name, recipe.model, recipe.seed, recipe.trust_remote_code) == ("demo", "zoo://tiny", 0, False)
-    assert (first.id, first.after, first.components, first.params) == ("demo.cut", "source", ("unet",), Cut(ratio=0.25))
+    assert (first.id, first.after, first.params) == ("demo.cut", "source", Cut(ratio=0.25))
     assert (second.id, second.after) == ("demo.turn", "demo.cut")
     assert (third.id, third.after, dict(third.inputs)) == ("late", "demo.cut", {"teacher": "source"})
     assert third.params.layers == (1, 2)  # type: ignore[attr-defined]
@@ -94,6 +94,12 @@ def test_places_point_at_values_and_at_the_keys_of_sections() -> None:
     assert place["evaluate.metrics.1.degree"] == "r.yaml:7:42"
     assert place["gates.kid"] == "r.yaml:9:3"
     assert read_text(text, "r.yaml")[0].stages[0].place == "r.yaml:5:5"
+
+
+def test_components_belong_to_stages_that_have_such_a_parameter() -> None:
+    assert wrong(HEAD + "stages: [demo.turn: {components: [unet]}]") == [
+        "r.yaml:4:22 demo.turn.components: unknown key"
+    ]
 
 
 def test_repeated_stages_are_numbered_around_explicit_ids() -> None:
