@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from compress.artifact import Artifact
     from compress.data import Item
+    from compress.locks import Hold
 
 Floats = NDArray[np.float64]
 
@@ -72,6 +73,7 @@ class Evidence:
     timings, starts: always fresh.
     dtype, call: how the model was opened and called, for metrics that do so themselves.
     key: what decides this evidence; data_key: what decides the real pictures. memory: a folder for what follows from them.
+    holds: keep the files that this is read from where they are.
     """
 
     artifact: Artifact
@@ -92,6 +94,7 @@ class Evidence:
     data_key: str = ""
     memory: Path | None = None
     protocol: Mapping[str, str | int | float] = field(default_factory=dict)
+    holds: tuple[Hold, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def unit_ids(self) -> tuple[str, ...]:
