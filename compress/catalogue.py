@@ -26,12 +26,16 @@ Run = Callable[..., None]
 @dataclass(frozen=True)
 class Foresight:
     """What a stage can tell before anything runs: its components' configs as they will be, what it grants of what was asked,
-    the disk it needs beside its result while it works, and the memory for its weights, gradients and moments."""
+    the disk it needs beside its result while it works, and the memory for its weights, gradients and moments.
+
+    unsettled: by component, the fields of its config that may come out otherwise, for only the work decides them.
+    """
 
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     told: str = ""
     scratch_bytes: int = 0
     memory_bytes: int = 0
+    unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from compress.catalogue import Foresight, Stage, find_metric, find_stage
 from compress.data import Data, open_data
 from compress.engine_checks import engine_problems
 from compress.errors import PareError, Problem, RecipeError, UserError
+from compress.forecast import changed_fields, unsettled_fields
 from compress.graphs import ANY_SIZE, Batches
 from compress.hashing import digest_json, list_files
 from compress.recipe import Recipe, StepSpec
@@ -49,6 +50,9 @@ class Node:
     memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
     idle: str = ""  # why the model it leaves cannot run on this machine
     profile: Batches = ANY_SIZE  # the sizes of calls that the model it leaves takes
+    # By component: the config fields that it will change, as they will be, and those that only the work decides, or did before.
+    forecast: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,8 @@ def _chain(
         idle = stage.idle_here(step.params) or (before.idle if before else "")
         profile = getattr(step.params, "profile", before.profile if before else ANY_SIZE)
         made = _node(recipe, step, stage, touched, known, data, cache, foresight)
+        unsettled = unsettled_fields(foresight, before.unsettled if before else {})
+        made = replace(made, forecast=changed_fields(artifact, foresight, unsettled), unsettled=unsettled)
         node = replace(made, idle=idle, profile=profile)
         known[step.id] = (node.expected, node.key)
         nodes.append(node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def read_text(text: str, file: str, overrides: Sequence[str] = ()) -> tuple[Reci
             recipe = _Reading(variant.root, own).recipe(variant.suffix, text, file)
             problems += [problem for problem in own if problem.place not in variant.unfilled]
             if recipe is not None:
-                found.append(recipe)
+                found.append(replace(recipe, overrides=tuple(overrides)))
     if problems or not found:
         raise RecipeError(tuple(sorted(dict.fromkeys(problems), key=_order)))
     return tuple(found)

@@ -113,6 +113,7 @@ class Recipe:
     place: Mapping[str, str]
     source: str = ""  # the text it was read from, for the report
     file: str = ""
+    overrides: tuple[str, ...] = ()  # what `--set` put into that text
 
     def folder(self, path: str) -> Path:
         """Where a relative file named at a dotted path starts: the folder of the recipe it is written in (which may be one
