@@ -15,6 +15,7 @@ from compress.cache import Cache, default_root, disk_errors
 from compress.devices import Opening, settled
 from compress.errors import RecipeError, UserError
 from compress.events import Emit, Event, silent
+from compress.executors import LOCAL, Executor, find_executor
 from compress.recipe import SCHEMA_VERSION, EvalSpec, Gate, Recipe
 
 if TYPE_CHECKING:
@@ -68,18 +69,22 @@ def run(
     cache: str | Path | None = None,
     out: str | Path | None = None,
     emit: Emit = silent,
+    executor: str = LOCAL,
 ) -> Comparison:
     """Run a recipe without a matrix: stages, then the comparison with the baseline.
 
     Args:
         out: folder for result.json and the reports; default `runs/<name>` below the current one.
+        executor: who runs the stages, by the name of its file in `compress/executors`.
 
     Raises:
         RecipeError: every problem at once, each located.
+        UserError: no executor is called so.
         StageFailed: a stage failed; what finished before stays cached.
     """
+    running = find_executor(executor)
     found = _only(plan_all(recipe, overrides, cache=cache), "run_all")
-    return run_plan(found, open_cache(cache), Path(out) if out else RUNS / found.recipe.name, emit)
+    return run_plan(found, open_cache(cache), Path(out) if out else RUNS / found.recipe.name, emit, running)
 
 
 def run_all(
@@ -89,23 +94,27 @@ def run_all(
     cache: str | Path | None = None,
     out: str | Path | None = None,
     emit: Emit = silent,
+    executor: str = LOCAL,
 ) -> tuple[Comparison, ...]:
     """Run every recipe of a matrix, one after the other; shared stages run once."""
+    running = find_executor(executor)
     plans = plan_all(recipe, overrides, cache=cache)
     parent = Path(out) if out else RUNS
     folders = [parent if out and len(plans) == 1 else parent / p.recipe.name for p in plans]
-    return tuple(run_plan(p, open_cache(cache), folder, emit) for p, folder in zip(plans, folders, strict=True))
+    store = open_cache(cache)
+    return tuple(run_plan(p, store, folder, emit, running) for p, folder in zip(plans, folders, strict=True))
 
 
-def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit) -> Comparison:
+def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit, executor: Executor | None = None) -> Comparison:
     """Execute a plan and compare its last artifact with the baseline; writes the log and the reports into `out`."""
     from compress.evaluating import measure
-    from compress.execute import execute
     from evaluation.compare import Request
 
     recipe = found.recipe
-    with disk_errors(out), _logged(out, emit) as log:
-        done = execute(_with_weights(found), cache, log)
+    with disk_errors(out), _logged(out, emit) as log, cache.holding() as store:
+        done = (executor or find_executor(LOCAL)).run(_with_weights(found), store, log)
+        for one in done:
+            store.hold(one.key)  # whichever process made it, this one goes on to measure it
         baseline = replace(found.source.artifact, digest=found.source.key)
         request = Request(
             name=recipe.name,
@@ -303,10 +312,10 @@ def _with_weights(found: Plan) -> Plan:
 def _chain(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:
     """The stages that lead to the candidate, with what each left. What only another stage reads (a teacher) is none."""
     found: list[tuple[str, Artifact]] = []
-    by_id, at = {d.node.id: d for d in done}, done[-1].node.id if done else ""
+    by_id, at = {d.id: d for d in done}, done[-1].id if done else ""
     while at in by_id:
         found.append((at, by_id[at].artifact))
-        at = by_id[at].node.after
+        at = by_id[at].after
     return tuple(reversed(found))
 
 
@@ -316,9 +325,9 @@ def _stage_row(done: Done, cache: Cache) -> Mapping[str, Any]:
 
     size = sum((done.artifact.path / f).stat().st_size for f in list_files(done.artifact.path))
     return {
-        "id": done.node.id,
-        "stage": done.node.stage.name,
-        "key": done.node.key,
+        "id": done.id,
+        "stage": done.stage,
+        "key": done.key,
         "digest": done.artifact.digest,
         "cached": done.cached,
         "seconds": round(done.seconds, 3),

@@ -1,32 +1,35 @@
 """Key to folder. An entry appears whole or not at all: built in a temporary folder, manifest last, then renamed.
 
 Layout below the root: `entries/<key>/` (the artifact's own files and `.entry.json`), `scratch/<key>/` (checkpoints of work
-in progress), `locks/`, `tmp/`, `digests/` (remembered folder digests) and `evidence/`.
+in progress), `evidence/<key>/`, `features/<key>.safetensors`, `training/` (of the zoo), `locks/`, `tmp/` and `digests/`
+(remembered digests of folders).
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from compress.artifact import Artifact
 from compress.describing import describe
 from compress.errors import CacheError, ModelError
-from compress.hashing import digest_file, digest_files, digest_json, list_files
+from compress.hashing import Identity, digest_file, digest_files, digest_json, folder_files, list_files, touch
+from compress.kinds import ENTRY, KINDS, Stored, stored
+from compress.locks import LOCKS, Hold, hold, locked, tried
 
-ENTRY = ".entry.json"
 FORMAT = 1
+DAY = 86_400.0  # seconds
+NOTES_KEPT = 90 * DAY  # how long a remembered digest that nobody asks for stays
 LEAST_FREE = 50_000_000  # bytes; what fails with less than this left has most likely run out of it
 
 
@@ -38,17 +41,30 @@ def default_root() -> Path:
 
 
 @dataclass(frozen=True)
-class Entry:
-    key: str
-    path: Path
-    size_bytes: int
-    used: float  # seconds since the epoch of the last use
-    facts: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Cache:
     root: Path
+    _holds: list[Hold] | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[type[Cache], tuple[Path]]:
+        return Cache, (self.root,)  # what a process holds it cannot hand on
+
+    @contextmanager
+    def holding(self) -> Iterator[Cache]:
+        """The same cache for one run: no other run evicts the entries that it gives until this one is done with them."""
+        if self._holds is not None:  # within such a run
+            yield self
+            return
+        holds: list[Hold] = []
+        try:
+            yield replace(self, _holds=holds)
+        finally:
+            for held in holds:
+                held.release()
+
+    def hold(self, key: str) -> None:
+        """Keep an entry from being evicted for as long as this run lasts."""
+        if self._holds is not None and (held := hold(self.entry(key) / ENTRY)):
+            self._holds.append(held)
 
     def prepare(self) -> None:
         """Make the folders, and prove that they can be written.
@@ -57,7 +73,7 @@ class Cache:
             CacheError: they cannot.
         """
         try:
-            for name in ("entries", "scratch", "locks", "tmp", "digests", "evidence"):
+            for name in ("entries", "scratch", LOCKS, "tmp", "digests", "evidence"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root / "tmp"):
                 pass
@@ -84,6 +100,7 @@ class Cache:
             warn(f"cache entry {key[:12]} is corrupt ({problem}); building it again")
             return None
         os.utime(self.entry(key) / ENTRY)
+        self.hold(key)
         facts = json.loads((self.entry(key) / ENTRY).read_text())
         return replace(describe(self.entry(key)), digest=facts["digest"])
 
@@ -101,6 +118,7 @@ class Cache:
                 return f"{missing[0]} is {'missing' if missing[0] in expected else 'foreign'}"
             note = self.root / "digests" / _stamp(folder, facts["digest"])
             if note.is_file() and not thorough:
+                touch(note)
                 return ""
             for name, digest in expected.items():
                 if digest_file(folder / name) != digest:
@@ -114,12 +132,7 @@ class Cache:
     @contextmanager
     def locked(self, key: str, waiting: Callable[[], None]) -> Iterator[None]:
         """Hold the lock of one key; released by the system if this process dies, however it dies."""
-        with (self.root / "locks" / key).open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(stream, fcntl.LOCK_EX)
+        with locked(self.root / LOCKS / key, waiting):
             yield
 
     def fresh(self) -> Path:
@@ -131,9 +144,22 @@ class Cache:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def put(self, key: str, folder: Path, facts: dict[str, Any]) -> Artifact:
-        """Move a finished folder into place. Call with the key's lock held."""
-        files = digest_files(folder)
+    def recorded(self, artifact: Artifact) -> dict[str, str]:
+        """The digest of each file of an entry, as it was when the entry was made, or of any other folder, remembered."""
+        if artifact.path.parent == self.root / "entries":
+            files: dict[str, str] = self.facts(artifact.path.name)["files"]
+            return files
+        return folder_files(artifact.path, self.root / "digests")
+
+    def put(
+        self, key: str, folder: Path, facts: dict[str, Any], known: Mapping[Identity, str] | None = None
+    ) -> Artifact:
+        """Move a finished folder into place. Call with the key's lock held.
+
+        Args:
+            known: the digests of files that have been hashed, and not written to since they were.
+        """
+        files = digest_files(folder, known)
         digest = digest_json(files)
         for name in files:
             _sync(folder / name)
@@ -148,6 +174,7 @@ class Cache:
         shutil.rmtree(grave, ignore_errors=True)
         (self.root / "digests" / _stamp(target, digest)).touch()
         shutil.rmtree(self.root / "scratch" / key, ignore_errors=True)
+        self.hold(key)
         return replace(describe(target), digest=digest)
 
     def facts(self, key: str) -> dict[str, Any]:
@@ -155,57 +182,61 @@ class Cache:
         body: dict[str, Any] = json.loads((self.entry(key) / ENTRY).read_text())
         return body
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[Stored, ...]:
         """All entries, the least recently used first. Hard-linked files count once, with the oldest entry."""
-        found = []
-        seen: set[int] = set()
-        for manifest in sorted((self.root / "entries").glob(f"*/{ENTRY}"), key=lambda p: p.stat().st_mtime):
-            folder = manifest.parent
-            stats = _stats(folder)
-            size = sum(s.st_size for s in stats if s.st_ino not in seen)
-            seen |= {s.st_ino for s in stats}
-            try:
-                facts = json.loads(manifest.read_text())
-            except ValueError:
-                facts = None
-            found.append(
-                Entry(folder.name, folder, size, manifest.stat().st_mtime, facts if isinstance(facts, dict) else {})
-            )
-        return tuple(found)
+        return stored(self.root, [kind for kind in KINDS if kind.record == ENTRY])
 
-    def evict(self, max_bytes: int, keep: frozenset[str] = frozenset()) -> tuple[Entry, ...]:
-        """Drop the least recently used entries until at most `max_bytes` are left; never one in `keep` or in use."""
-        entries = self.entries()
-        files = {e.key: {s.st_ino: s.st_size for s in _stats(e.path)} for e in entries}
-        holders = Counter(inode for inodes in files.values() for inode in inodes)
-        excess = sum(e.size_bytes for e in entries) - max_bytes
+    def kinds(self) -> dict[str, tuple[int, int]]:
+        """How many things of each kind there are, and the bytes they take."""
+        found = {kind.folder: (0, 0) for kind in KINDS}
+        for one in stored(self.root):
+            count, size = found[one.kind]
+            found[one.kind] = count + 1, size + one.size_bytes
+        notes = [f.stat().st_size for f in (self.root / "digests").glob("*")]
+        return {**found, "digests": (len(notes), sum(notes))}
+
+    def evict(self, max_bytes: int, keep: frozenset[str] = frozenset()) -> tuple[Stored, ...]:
+        """Drop what was least recently used, of whatever kind, until at most `max_bytes` are left; never what is in `keep` or
+        in use."""
+        everything = stored(self.root)
+        holders = Counter(inode for one in everything for inode in one.files)
+        excess = sum(one.size_bytes for one in everything) - max_bytes
         gone = []
-        for entry in entries:
+        for one in everything:
             if excess <= 0:
                 break
-            if entry.key in keep or not self._drop(entry.key):
+            if one.key in keep or not self._drop(one):
                 continue
-            gone.append(entry)
-            for inode, size in files[entry.key].items():
+            gone.append(one)
+            for inode, size in one.files.items():
                 holders[inode] -= 1
-                excess -= 0 if holders[inode] else size  # what another entry links to takes its room still
+                excess -= 0 if holders[inode] else size  # what another one links to takes its room still
         return tuple(gone)
 
-    def sweep(self, older_than: float = 86_400) -> None:
-        """Remove what crashed runs left in `tmp`, once it is a day old and so nobody's any more."""
-        for folder in (self.root / "tmp").iterdir():
-            if time.time() - folder.stat().st_mtime > older_than:
-                shutil.rmtree(folder, ignore_errors=True)
+    def sweep(self, older_than: float = DAY) -> None:
+        """Remove what crashed runs left half made, once it is a day old and so nobody's any more, and notes long unread."""
+        left = [(path, older_than) for path in (self.root / "tmp").iterdir()]
+        left += [(path, older_than) for kind in KINDS for path in (self.root / kind.folder).glob(".making-*")]
+        left += [(path, NOTES_KEPT) for path in (self.root / "digests").iterdir()]
+        for path, age in left:
+            with suppress(FileNotFoundError):  # another run sweeps too
+                if time.time() - path.stat().st_mtime > age:
+                    _remove(path)
 
-    def _drop(self, key: str) -> bool:
-        with (self.root / "locks" / key).open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            grave = self.root / "tmp" / f"evicted-{key}-{time.time_ns()}"
-            self.entry(key).rename(grave)
-            shutil.rmtree(grave)
+    def _drop(self, one: Stored) -> bool:
+        """Whether it is gone now: not if somebody works on it, or reads it."""
+        if one.kind == "training" and time.time() - one.used < DAY:
+            return False  # the zoo's trainings take no locks
+        grave = self.root / "tmp" / f"evicted-{one.key}-{time.time_ns()}"
+        try:
+            with ExitStack() as held:
+                locks = (one.lock, *([one.record] if one.record else []))
+                if not all(held.enter_context(tried(lock)) for lock in locks):
+                    return False
+                one.path.rename(grave)
+                _remove(grave)
+        except FileNotFoundError:  # another run has dropped it
+            return False
         return True
 
 
@@ -248,8 +279,11 @@ def _stamp(folder: Path, digest: str) -> str:
     return digest_json([digest, [[name, s.st_ino, s.st_size, s.st_mtime_ns] for name, s in stats]])
 
 
-def _stats(folder: Path) -> list[os.stat_result]:
-    return [(folder / f).stat() for f in list_files(folder)]
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

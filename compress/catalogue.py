@@ -32,7 +32,10 @@ Run = Callable[..., None]
 class Foresight:
     """What a stage can tell before anything runs: its components' configs as they will be, how it packs their weights, the
     settings it leaves, what it grants of what was asked, the disk it needs beside its result while it works, and the memory for
-    its weights, gradients and moments."""
+    its weights, gradients and moments.
+
+    unsettled: by component, the fields of its config that may come out otherwise, for only the work decides them.
+    """
 
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     told: str = ""
@@ -40,6 +43,7 @@ class Foresight:
     memory_bytes: int = 0
     quantization: Mapping[str, Quantization] = field(default_factory=dict)
     settings: Settings | None = None  # None: those it was given
+    unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from compress.executors import LOCAL
 from compress.exits import exit_code, unread
 
 if TYPE_CHECKING:
@@ -76,7 +77,10 @@ def run(
     set_: Set = None,
     cache: CacheDir = None,
     out: Out = None,
-    max_size: Annotated[str, typer.Option("--max-size", help="evict old cache entries down to this, e.g. 20GB")] = "",
+    max_size: Annotated[str, typer.Option("--max-size", help="shrink the cache to this afterwards, e.g. 20GB")] = "",
+    executor: Annotated[
+        str, typer.Option(help="who runs the stages: the name of a file in compress/executors")
+    ] = LOCAL,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: its stages, then the comparison with the baseline. Exit 0 pass, 1 fail, 4 inconclusive."""
@@ -85,7 +89,7 @@ def run(
 
     limit = read_bytes(max_size) if max_size else None
     with _listening(as_json) as emit:
-        comparisons = api.run_all(recipe, set_ or (), cache=cache, out=out, emit=emit)
+        comparisons = api.run_all(recipe, set_ or (), cache=cache, out=out, emit=emit, executor=executor)
     if limit is not None:
         kept = frozenset(row["key"] for c in comparisons for row in c.stages)
         api.open_cache(cache).evict(limit, kept)
@@ -271,14 +275,18 @@ def cache(
         }
         for e in store.entries()
     ]
+    kinds = {name: {"count": count, "size_bytes": size} for name, (count, size) in store.kinds().items()}
     if as_json:
-        _print_json({"root": str(store.root), "entries": rows, "evicted": [e.key for e in evicted]})
+        gone = [e.key for e in evicted]
+        _print_json({"root": str(store.root), "entries": rows, "kinds": kinds, "evicted": gone})
     else:
         for row in rows:
             print(
                 f"{row['key'][:12]}  {row['stage']:<20} {row['size_bytes'] / 1e6:9.1f} MB  {row['problem'] or 'good'}"
             )
-        total = sum(int(row["size_bytes"]) for row in rows)
+        for name, kind in kinds.items():
+            print(f"{name:<12}  {kind['count']:<20} {kind['size_bytes'] / 1e6:9.1f} MB")
+        total = sum(kind["size_bytes"] for kind in kinds.values())
         print(
             f"{store.root}: {len(rows)} entries, {total / 1e6:.1f} MB"
             + (f", {len(evicted)} evicted" if evicted else "")

@@ -96,6 +96,21 @@ def without(config: Config, units: tuple[Unit, ...]) -> dict[str, Any]:
     return changed
 
 
+def unsettled(kind: str, config: Config) -> frozenset[str]:
+    """The fields that depend on which units go: all but those to which every unit that may go does the same.
+
+    Raises:
+        UserError: nothing can be taken out.
+    """
+    found: set[str] = set()
+    for pool in depth_pools(kind, config):
+        left = [without(config, (unit,)) for unit in pool.units]
+        alike = len({len(unit.blocks) for unit in pool.units}) == 1  # else how many units go is open too
+        touched = {name for one in left for name in one if one[name] != without(config, ()).get(name)}
+        found |= {name for name in touched if not (alike and all(one[name] == left[0][name] for one in left))}
+    return frozenset(found)
+
+
 def renamed(name: str, removed: frozenset[str]) -> str | None:
     """Where a parameter is found once modules are removed: None with them, else renumbered behind them in a list."""
     parts = name.split(".")

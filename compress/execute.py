@@ -1,4 +1,4 @@
-"""Plan to Artifacts: the only caller of a stage, and the judge of what it left behind. Knows no model."""
+"""Plan to Artifacts: the only caller of a stage. Knows no model."""
 
 from __future__ import annotations
 
@@ -6,37 +6,98 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress.artifact import Artifact, weight_files, write_manifest
+from compress.artifact import Artifact, write_manifest
 from compress.cache import Cache, disk_errors, full_disk
 from compress.checker import Checker, lent_checker
 from compress.context import Context
+from compress.contract import Digested, broken, check
 from compress.describing import describe
-from compress.errors import ContractError, ModelError, PareError, StageFailed
+from compress.errors import ModelError, PareError, StageFailed, UserError, near
 from compress.events import Emit, Event
-from compress.hashing import digest_file, list_files
-from compress.planning import Node, Plan, with_lineage
-from compress.sources import check_safetensors
-
-# What engines write beside their settings: graphs, weights and compiled code.
-ENGINE_FILES = ("*.bin", "*.xml", "*.onnx", "*.onnx.data", "*.engine", "*.gguf", "*.pt2")
+from compress.hashing import Identity, digest_files, identities, list_files
+from compress.planning import SOURCE, Node, Plan, make_plan, with_lineage
+from compress.reading import read_text
+from compress.sources import fetch_weights
 
 
 @dataclass(frozen=True)
 class Done:
-    """A node that ran, or was found in the cache."""
+    """A stage that ran, or whose result was found in the cache. Holds no function, so any process can hand it to another.
 
-    node: Node
+    id, after: of its step, and of the step that it continues. components: the ones it worked on. facts: of its notes.
+    """
+
+    id: str
+    stage: str
+    components: tuple[str, ...]
+    after: str
+    key: str
     artifact: Artifact
     cached: bool
     seconds: float
     facts: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class NodeRef:
+    """One stage of a plan, in words that any process on the same files can read.
+
+    recipe_file: where relative paths and `extends` start ("": the current folder). name: the recipe's whole name, which tells
+    the variants of a matrix apart.
+    """
+
+    recipe_file: str
+    recipe_text: str
+    overrides: tuple[str, ...]
+    name: str
+    node_id: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage continues, and what else it is given, by role."""
+
+    artifact: Artifact
+    roles: Mapping[str, Artifact]
+
+
+def node_refs(plan: Plan) -> tuple[NodeRef, ...]:
+    """The stages of a plan, in an order in which they can run.
+
+    Raises:
+        UserError: the recipe was made in Python and has no text.
+    """
+    recipe = plan.recipe
+    if not recipe.source:
+        raise UserError(f"recipe {recipe.name} has no text to send", fix="write it as a file, or run it with `local`")
+    file = str(Path(recipe.file).absolute()) if recipe.file else ""
+    return tuple(NodeRef(file, recipe.source, recipe.overrides, recipe.name, node.id) for node in plan.nodes)
+
+
+def run_node(ref: NodeRef, store: Cache, emit: Emit) -> Done:
+    """Run one stage on what the cache holds of the stages before it, unless its result is there already.
+
+    Raises:
+        RecipeError: the recipe does not read here, or cannot work.
+        StageFailed: a stage that this one needs has not run, or this one failed.
+    """
+    plan = _plan_of(ref, store)
+    nodes = {node.id: node for node in plan.nodes}
+    if ref.node_id not in nodes:
+        raise UserError(f"recipe {ref.name} has no step `{ref.node_id}`", fix=near(ref.node_id, tuple(nodes)))
+    store.prepare()
+    node = nodes[ref.node_id]
+
+    with lent_checker() as checker, disk_errors(store.root), store.holding() as held:
+        return _one(node, lambda: _stored_inputs(node, plan, held, emit), plan, held, checker, emit)
+
+
 def execute(plan: Plan, cache: Cache, emit: Emit) -> tuple[Done, ...]:
-    """Run what is not cached, in order.
+    """Run what is not cached, in order, in this process.
 
     Raises:
         StageFailed: a stage raised, or its artifact broke the contract; earlier stages stay cached.
@@ -45,51 +106,103 @@ def execute(plan: Plan, cache: Cache, emit: Emit) -> tuple[Done, ...]:
     cache.prepare()
     cache.sweep()
     done: dict[str, Done] = {}
-    artifacts = {"source": replace(plan.source.artifact, digest=plan.source.key)}
-    with lent_checker() as checker, disk_errors(cache.root):
+    artifacts = {SOURCE: _source(plan)}
+    with lent_checker() as checker, disk_errors(cache.root), cache.holding() as held:
         for node in plan.nodes:
-            inputs = {role: artifacts[name] for role, name in node.inputs.items()}
-            done[node.id] = _one(node, artifacts[node.after], inputs, plan, cache, checker, emit)
+            inputs = partial(_inputs, node, artifacts.__getitem__)
+            done[node.id] = _one(node, inputs, plan, held, checker, emit)
             artifacts[node.id] = done[node.id].artifact
     return tuple(done.values())
 
 
-def _one(
-    node: Node,
-    artifact: Artifact,
-    inputs: Mapping[str, Artifact],
-    plan: Plan,
-    cache: Cache,
-    checker: Checker,
-    emit: Emit,
-) -> Done:
-    def warn(message: str) -> None:
-        emit(Event("warning", node.id, message))
+def _inputs(node: Node, find: Callable[[str], Artifact]) -> Inputs:
+    return Inputs(find(node.after), {role: find(name) for role, name in node.inputs.items()})
 
+
+def _stored_inputs(node: Node, plan: Plan, cache: Cache, emit: Emit) -> Inputs:
+    """What a stage needs, as other processes left it in the cache.
+
+    Raises:
+        StageFailed: some of it is not there.
+    """
+    keys = {earlier.id: earlier.key for earlier in plan.nodes}
+
+    def find(name: str) -> Artifact:
+        if name == SOURCE:
+            return _source(replace(plan, source=fetch_weights(plan.source)))
+        if found := cache.get(keys[name], _warning(emit, name)):
+            return found
+        raise StageFailed(
+            f"stage `{node.id}` ({node.stage.name}) needs what `{name}` leaves, and that is not in the cache",
+            place=node.place,
+            fix=f"run `{name}` first, with the cache {cache.root}",
+        )
+
+    return _inputs(node, find)
+
+
+def _source(plan: Plan) -> Artifact:
+    return replace(plan.source.artifact, digest=plan.source.key)
+
+
+def _plan_of(ref: NodeRef, store: Cache) -> Plan:
+    variants = {recipe.name: recipe for recipe in read_text(ref.recipe_text, ref.recipe_file, ref.overrides)}
+    if ref.name not in variants:
+        raise UserError(
+            f"it gives no recipe called {ref.name}", place=ref.recipe_file, fix=near(ref.name, tuple(variants))
+        )
+    return make_plan(variants[ref.name], store)
+
+
+def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, checker: Checker, emit: Emit) -> Done:
     def waiting() -> None:
         emit(Event("note", node.id, "another run is at work on it; waiting"))
 
     with cache.locked(node.key, waiting):
-        if found := cache.get(node.key, warn):
+        if found := cache.get(node.key, _warning(emit, node.id)):
             emit(Event("cached", node.id, facts={"key": node.key}))
             facts = cache.facts(node.key)
-            return Done(node, found, True, float(facts.get("seconds", 0)), facts.get("notes", {}))
+            return _done(node, found, facts.get("notes", {}), float(facts.get("seconds", 0)), cached=True)
+        given = inputs()
         checker.start()
         emit(Event("started", node.id, facts={"key": node.key}))
         began = time.monotonic()
         notes: dict[str, Any] = {}
         out = cache.fresh()
         try:
-            _run_stage(node, artifact, inputs, plan, cache, out, _noting(emit, node.id, notes))
-            _check_contract(node, artifact, out, checker, warn)
+            known = _make(node, given, plan, cache, out, checker, _noting(emit, node.id, notes))
             seconds = time.monotonic() - began
             facts = {"stage": node.stage.name, "seconds": round(seconds, 3), "notes": notes}
-            made = cache.put(node.key, out, facts)
+            made = cache.put(node.key, out, facts, known)
         finally:
             shutil.rmtree(out, ignore_errors=True)
     _remember_seconds(cache, node.stage.name, seconds)
     emit(Event("finished", node.id, facts={"key": node.key, "seconds": round(seconds, 3)}))
-    return Done(node, made, False, seconds, notes)
+    return _done(node, made, notes, seconds, cached=False)
+
+
+def _done(node: Node, artifact: Artifact, notes: Mapping[str, Any], seconds: float, *, cached: bool) -> Done:
+    return Done(node.id, node.stage.name, node.components, node.after, node.key, artifact, cached, seconds, dict(notes))
+
+
+def _warning(emit: Emit, what: str) -> Callable[[str], None]:
+    return lambda message: emit(Event("warning", what, message))
+
+
+def _make(
+    node: Node, given: Inputs, plan: Plan, cache: Cache, out: Path, checker: Checker, emit: Emit
+) -> dict[Identity, str]:
+    """Run a stage into `out` and hold what it left to its contract. Returns the digests of all its files.
+
+    Each file is hashed once: what is a hard link of the input's file keeps the digest that was recorded of that.
+    """
+    before = Digested(given.artifact, cache.recorded(given.artifact))
+    known = identities(given.artifact.path, before.files)  # before the stage could write through a link
+    _run_stage(node, given, plan, cache, out, emit)
+    after = Digested(describe(out), digest_files(out, known))
+    known = identities(out, after.files)
+    check(before, after, node, checker, _warning(emit, node.id))
+    return known
 
 
 def _noting(emit: Emit, node: str, notes: dict[str, Any]) -> Emit:
@@ -104,23 +217,21 @@ def _noting(emit: Emit, node: str, notes: dict[str, Any]) -> Emit:
     return listen
 
 
-def _run_stage(
-    node: Node, artifact: Artifact, inputs: Mapping[str, Artifact], plan: Plan, cache: Cache, out: Path, emit: Emit
-) -> None:
+def _run_stage(node: Node, given: Inputs, plan: Plan, cache: Cache, out: Path, emit: Emit) -> None:
     context = Context(
         out=out,
         scratch=cache.scratch(node.key),
         seed=plan.recipe.seed,
         opening=plan.opening,
-        inputs=inputs,
+        inputs=given.roles,
         data={role: plan.data[role] for role in node.stage.data(node.params)},  # only what is part of its key
         emit=emit,
         node=node.id,
-        link=node.after != "source",
+        link=node.after != SOURCE,
     )
     try:
         with disk_errors(cache.root):
-            node.stage.run(artifact, node.params, context)
+            node.stage.run(given.artifact, node.params, context)
     except PareError:
         raise
     except Exception as error:
@@ -134,79 +245,9 @@ def _run_stage(
             fix="run the same command again once the cause is gone: finished stages are cached and training resumes",
         ) from error
     try:
-        write_manifest(replace(describe(out), lineage=with_lineage(node, artifact)))
+        write_manifest(replace(describe(out), lineage=with_lineage(node, given.artifact)))
     except ModelError as error:
-        raise _broken(node, f"what it left is no model: {error.problems[0].message}") from error
-
-
-def _broken(node: Node, what: str) -> ContractError:
-    message = f"stage `{node.id}` ({node.stage.name}) broke its contract: {what}"
-    return ContractError(
-        message, place=node.place, fix="this is a fault of the stage; please report it with the recipe"
-    )
-
-
-def _check_contract(node: Node, before: Artifact, out: Path, checker: Checker, warn: Callable[[str], None]) -> None:
-    """Hold a stage's artifact to what the stage declared.
-
-    Raises:
-        ContractError: a format, an effect, the weights or the output is not as declared.
-    """
-    after = describe(out)
-    formats = {name: part.format for name, part in node.expected.components.items()}
-    chosen = {name for name, form in formats.items() if form == "fastest"}  # told only by what was kept
-    found = {name: part.format for name, part in after.components.items()}
-    if {n: f for n, f in found.items() if n not in chosen} != {n: f for n, f in formats.items() if n not in chosen}:
-        raise _broken(node, "the formats of its components are not the declared ones")
-    looked_at = after.components if not node.stage.makes else node.components
-    changed = {n for n in looked_at if _weights_digest(before, n) != _weights_digest(after, n)}
-    if not node.stage.makes and changed:
-        raise _broken(node, f"it declared a change of settings and changed the weights of {', '.join(sorted(changed))}")
-    left = {n for n in set(node.components) - changed if n not in chosen or found[n] != before.components[n].format}
-    if node.stage.makes and left:
-        raise _broken(node, f"it left {', '.join(sorted(left))} as it was")
-    for name in sorted(changed):
-        try:
-            bad = _not_finite(after, name)
-        except ModelError as error:
-            raise _broken(node, f"its {name} does not read: {error.problems[0].message}") from error
-        if bad:
-            raise _broken(node, f"`{bad}` in {name} holds values that are not finite")
-    if node.idle:
-        warn(f"not opened again after it was made: {node.idle}")
-        return
-    try:
-        answer = checker.probe(out, node.profile)
-    except ContractError as error:
-        raise _broken(node, error.problems[0].message) from error
-    if not answer["finite"]:
-        raise _broken(node, "the reloaded model gives values that are not finite")
-    if answer["spread"] == 0:
-        raise _broken(node, "the reloaded model gives a constant output")
-
-
-def _weights_digest(artifact: Artifact, component: str) -> tuple[str, ...]:
-    folder = artifact.folder(component)
-    files = (*weight_files(folder), *(file for kind in ENGINE_FILES for file in sorted(folder.glob(kind))))
-    return tuple(digest_file(f) for f in dict.fromkeys(files))
-
-
-def _not_finite(artifact: Artifact, component: str) -> str:
-    """The name of a tensor with NaN or infinity in a torch component, or "".
-
-    Raises:
-        ModelError: a file of weights is cut short or garbled.
-    """
-    import torch
-    from safetensors import safe_open
-
-    for file in artifact.folder(component).glob("*.safetensors"):
-        check_safetensors(file)
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if not torch.isfinite(tensors.get_tensor(name).float()).all():
-                    return str(name)
-    return ""
+        raise broken(node, f"what it left is no model: {error.problems[0].message}") from error
 
 
 def _remember_seconds(cache: Cache, stage: str, seconds: float) -> None:

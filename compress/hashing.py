@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from compress.errors import ModelError
 
 CHUNK = 1 << 20
+FILES = ".files"  # ends the note that holds the digest of each file, beside that of the whole folder
+Identity = tuple[int, int, int, int]  # device, inode, size, time of change
 
 
 def digest_json(value: Any) -> str:
@@ -33,9 +38,22 @@ def list_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(f for f in found if not any(part.startswith(".") or part == "__pycache__" for part in f.parts)))
 
 
-def digest_files(folder: Path) -> dict[str, str]:
-    """Digest of each file below `folder`, by relative POSIX path."""
-    return {f.as_posix(): digest_file(folder / f) for f in list_files(folder)}
+def digest_files(folder: Path, known: Mapping[Identity, str] | None = None) -> dict[str, str]:
+    """Digest of each file below `folder`, by relative POSIX path; a file that is a `known` one is not read."""
+    return {
+        f.as_posix(): (known or {}).get(identity(folder / f)) or digest_file(folder / f) for f in list_files(folder)
+    }
+
+
+def identity(path: Path) -> Identity:
+    """What stays as it is while nobody writes to a file, whichever of its hard links one looks at."""
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
+def identities(folder: Path, digests: Mapping[str, str]) -> dict[Identity, str]:
+    """The digests of a folder's files by what each file is now: take them before anybody may write to one."""
+    return {identity(folder / name): digest for name, digest in digests.items()}
 
 
 def digest_folder(folder: Path, memory: Path | None = None) -> str:
@@ -44,19 +62,46 @@ def digest_folder(folder: Path, memory: Path | None = None) -> str:
     Raises:
         ModelError: a file does not read.
     """
-    try:
-        stamp = digest_json([str(folder.resolve()), [_stamp(folder / f) for f in list_files(folder)]])
-        note = memory / stamp if memory else None
+    with _reading(folder):
+        note = _note(folder, memory)
         if note and note.is_file():
+            touch(note)
             return note.read_text()
-        digest = digest_json(digest_files(folder))
+        return digest_json(_digest_anew(folder, note))
+
+
+def folder_files(folder: Path, memory: Path | None = None) -> dict[str, str]:
+    """Digest of each file of a folder, by relative POSIX path, remembered as that of the whole folder is.
+
+    Raises:
+        ModelError: a file does not read.
+    """
+    with _reading(folder):
+        note = _note(folder, memory)
+        return _remembered_files(note) or _digest_anew(folder, note)
+
+
+def touch(path: Path) -> None:
+    """Note that a file was of use just now, where the file system lets us."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ModelError(
             f"does not read: {error}", place=str(folder), fix="check the folder and its permissions"
         ) from error
-    if note:
-        _remember(note, digest)
-    return digest
+
+
+def _note(folder: Path, memory: Path | None) -> Path | None:
+    """Where the digest of a folder as it is now is remembered."""
+    if memory is None:
+        return None
+    return memory / digest_json([str(folder.resolve()), [_stamp(folder / f) for f in list_files(folder)]])
 
 
 def _stamp(path: Path) -> list[str | int]:
@@ -64,12 +109,34 @@ def _stamp(path: Path) -> list[str | int]:
     return [str(path), facts.st_ino, facts.st_size, facts.st_mtime_ns]
 
 
-def _remember(note: Path, digest: str) -> None:
+def _digest_anew(folder: Path, note: Path | None) -> dict[str, str]:
+    files = digest_files(folder)
+    if note:
+        _remember(note.with_suffix(FILES), json.dumps(files))
+        _remember(note, digest_json(files))
+    return files
+
+
+def _remembered_files(note: Path | None) -> dict[str, str]:
+    """{} where none are remembered (the notes of before held the whole digest alone), or they are not the folder's."""
+    try:
+        files: dict[str, str] = json.loads(note.with_suffix(FILES).read_text()) if note else {}
+        if note and digest_json(files) != note.read_text():
+            return {}
+    except (OSError, ValueError):
+        return {}
+    if note:
+        touch(note)
+        touch(note.with_suffix(FILES))
+    return files
+
+
+def _remember(note: Path, text: str) -> None:
     """Best effort: a memory that cannot be written costs time, not correctness."""
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_suffix(".tmp")
-        temporary.write_text(digest)
+        temporary = note.with_name(f"{note.name}.tmp")
+        temporary.write_text(text)
         temporary.replace(note)
     except OSError:
         return

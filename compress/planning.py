@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from compress import room
 from compress.artifact import Artifact, Provenance
@@ -15,6 +15,7 @@ from compress.data import Data, open_data
 from compress.devices import AS_STORED, CPU, Opening, settled
 from compress.engine_checks import engine_problems
 from compress.errors import Problem, RecipeError, UserError
+from compress.forecast import changed_fields, unsettled_fields
 from compress.graphs import ANY_SIZE, Batches
 from compress.keys import stage_key
 from compress.params import Params
@@ -46,6 +47,9 @@ class Node:
     memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
     idle: str = ""  # why the model it leaves cannot run on this machine
     profile: Batches = ANY_SIZE  # the sizes of calls that the model it leaves takes
+    # By component: the config fields that it will change, as they will be, and those that only the work decides, or did before.
+    forecast: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,7 @@ class _Chain:
         inputs |= {f"data.{role}": self.data[role].digest for role in stage.data(step.params) if role in self.data}
         key = stage_key(stage, artifact.task, step.params, touched, inputs, self.recipe.seed, self.opening)
         cached = self.cache.has(key)
+        unsettled = unsettled_fields(foresight, before.unsettled if before else {})
         disk = room.stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes
         return Node(
             id=step.id,
@@ -188,6 +193,8 @@ class _Chain:
             memory_bytes=0 if cached else foresight.memory_bytes,
             idle=stage.idle_here(step.params) or (before.idle if before else ""),
             profile=getattr(step.params, "profile", before.profile if before else ANY_SIZE),
+            forecast=changed_fields(artifact, foresight, unsettled),
+            unsettled=unsettled,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def _read_tree(tree: Node, text: str, file: str, overrides: Sequence[str]) -> tu
             recipe = _Reading(variant.root, own).recipe(variant.suffix, text, file)
             problems += [problem for problem in own if problem.place not in variant.unfilled]
             if recipe is not None:
-                found.append(recipe)
+                found.append(replace(recipe, overrides=tuple(overrides)))
     if problems or not found:
         raise _refused(problems)
     return tuple(found)

@@ -170,6 +170,7 @@ class Recipe:
     device: str = CPU
     source: str = ""  # the text it was read from, for the report
     file: str = ""
+    overrides: tuple[str, ...] = ()  # what `--set` put into that text
     origin: Origin | None = field(default=None, compare=False, repr=False)  # None: made without reading
 
     def with_(self, *changes: str | Mapping[str, object]) -> Recipe:

@@ -20,8 +20,9 @@ from compress.catalogue import find_engine, find_task
 from compress.data import Item
 from compress.devices import Opening
 from compress.errors import DataError, StageFailed
-from compress.events import Emit, Event, track
-from compress.hashing import digest_file, digest_json
+from compress.events import Emit, Event, silent, track
+from compress.hashing import digest_file, digest_json, touch
+from compress.locks import hold, lock_of, locked
 from evaluation.evidence import Continuation, Evidence
 from evaluation.painted import pictures_for
 
@@ -122,13 +123,41 @@ def _given(found: Evidence, side: str) -> Evidence:
 
 
 def _observed(kind: str, found: Evidence, view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> Evidence:
-    make, read = KINDS[kind]
-    for folder in folders:
-        if (opened := _open(folder / view.key(kind), found, read, emit)) is not None:
+    """One kind of evidence. Whoever wants it at the same time waits, and finds it then."""
+    if (opened := _stored(kind, found, view, folders, emit)) is not None:
+        return opened
+    own, key = folders[0], view.key(kind)
+    own.mkdir(parents=True, exist_ok=True)
+
+    def waiting() -> None:
+        emit(Event("note", "evidence", "another run is collecting it; waiting"))
+
+    with locked(lock_of(own, key), waiting):
+        if (opened := _stored(kind, found, view, (own,), silent)) is not None:
             return opened
-    target = folders[0] / view.key(kind)
-    folders[0].mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folders[0], prefix=".making-"))
+        _collect_into(own / key, kind, view, side, emit)
+        opened = _stored(kind, found, view, (own,), emit)
+    if opened is None:
+        raise StageFailed(f"the evidence of the {side} does not read back", place=str(own / key), fix="check the disk")
+    return opened
+
+
+def _stored(kind: str, found: Evidence, view: Viewpoint, folders: Sequence[Path], emit: Emit) -> Evidence | None:
+    """The evidence in the first folder that holds it whole; it stays there for as long as somebody has it."""
+    _, read = KINDS[kind]
+    for folder in folders:
+        kept = folder / view.key(kind)
+        held = hold(kept / MANIFEST)  # before looking: pictures are read from it when a metric asks for them
+        if (opened := _open(kept, found, read, emit)) is not None:
+            touch(kept / MANIFEST)
+            return replace(opened, holds=(*opened.holds, *([held] if held else [])))
+    return None
+
+
+def _collect_into(target: Path, kind: str, view: Viewpoint, side: str, emit: Emit) -> None:
+    """Make a kind of evidence; its folder appears whole or not at all."""
+    make, _ = KINDS[kind]
+    made = Path(tempfile.mkdtemp(dir=target.parent, prefix=".making-"))
     try:
         make(view, made, side, emit)
         files = {f.name: digest_file(f) for f in sorted(made.iterdir())}
@@ -137,10 +166,6 @@ def _observed(kind: str, found: Evidence, view: Viewpoint, folders: Sequence[Pat
         made.rename(target)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    opened = _open(target, found, read, emit)
-    if opened is None:
-        raise StageFailed(f"the evidence of the {side} does not read back", place=str(target), fix="check the disk")
-    return opened
 
 
 def _open(folder: Path, found: Evidence, read: Callable[[Path, Evidence], Evidence], emit: Emit) -> Evidence | None:

@@ -15,6 +15,7 @@ from compress.devices import Opening
 if TYPE_CHECKING:
     from compress.artifact import Artifact
     from compress.data import Item
+    from compress.locks import Hold
 
 Floats = NDArray[np.float64]
 
@@ -74,6 +75,7 @@ class Evidence:
     timings, starts: always fresh.
     opening, call: how the model was opened and called, for metrics that do so themselves.
     key: what decides this evidence; data_key: what decides the real pictures. memory: a folder for what follows from them.
+    holds: keep the files that this is read from where they are.
     """
 
     artifact: Artifact
@@ -94,6 +96,7 @@ class Evidence:
     data_key: str = ""
     memory: Path | None = None
     protocol: Mapping[str, str | int | float] = field(default_factory=dict)
+    holds: tuple[Hold, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def unit_ids(self) -> tuple[str, ...]:

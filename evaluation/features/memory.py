@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from compress.hashing import digest_json
+from compress.hashing import digest_json, touch
+from compress.kinds import ENDING
+from compress.locks import lock_of, locked
 from evaluation.features.extractor import Extractor
 
 FORMAT = 1  # raised when this package computes something else from the same pictures and weights
@@ -37,12 +40,26 @@ def remembered(
     """
     if memory is None or not content:
         return compute()
-    file = memory / f"{features_key(extractor, content, count)}.safetensors"
-    found = _read(file, count)
-    if found is None:
-        found = compute()
-        _write(file, found)
+    key = features_key(extractor, content, count)
+    file = memory / f"{key}{ENDING}"
+    with _alone(memory, key):
+        found = _read(file, count)
+        if found is None:
+            found = compute()
+            _write(file, found)
+        else:
+            touch(file)
     return found
+
+
+@contextmanager
+def _alone(memory: Path, key: str) -> Iterator[None]:
+    """Within it no other run computes the same; where nothing can be locked, both do."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            memory.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(lock_of(memory, key), lambda: None))
+        yield
 
 
 def _read(file: Path, count: int) -> Features | None:

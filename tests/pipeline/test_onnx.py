@@ -16,6 +16,7 @@ import torch
 
 from compress.artifact import Artifact
 from compress.catalogue import find_stage
+from compress.contract import Digested
 from compress.describing import describe
 from compress.devices import Opening
 from compress.engines.builder import Example
@@ -26,7 +27,6 @@ from compress.engines.onnx.runtime import load_component
 from compress.engines.parity import compare_calls
 from compress.errors import ModelError, UserError
 from compress.events import Event
-from compress.execute import _weights_digest
 from compress.opening import open_task
 from tests.families import MODELS
 from tests.stages import CAPTIONS, apply
@@ -304,13 +304,13 @@ def test_a_picture_of_another_size_is_refused(pipeline: Built) -> None:
 
 def test_the_contract_counts_graphs_and_their_weights(llama: Built, tmp_path: Path) -> None:
     copy = describe(shutil.copytree(llama[1].path, tmp_path / "copy"))
-    same = _weights_digest(copy, "model")
+    same = Digested(copy, {}).weights("model")
     assert len(same) == 2
-    assert same == _weights_digest(llama[1], "model")
+    assert same == Digested(llama[1], {}).weights("model")
     for name in (GRAPH, WEIGHTS):
         with (copy.path / name).open("ab") as file:
             file.write(b"x")
-        changed = _weights_digest(copy, "model")
+        changed = Digested(copy, {}).weights("model")
         assert changed != same
         same = changed
 

@@ -240,6 +240,28 @@ def test_the_cache_shows_its_entries(pare: Pare, filled: Cache) -> None:
     assert "2 entries, 0.1 MB" in text
 
 
+def test_the_cache_shows_all_its_kinds(pare: Pare, filled: Cache) -> None:
+    evidence = filled.root / "evidence" / ("e" * 64)
+    evidence.mkdir()
+    (evidence / "logprobs.safetensors").write_bytes(bytes(2_000_000))
+    found = pare("cache", "--json").json["kinds"]
+    assert set(found) == {"entries", "evidence", "features", "scratch", "training", "digests"}
+    assert found["evidence"] == {"count": 1, "size_bytes": 2_000_000}
+    assert found["entries"] == {"count": 2, "size_bytes": sum(e.size_bytes for e in filled.entries())}
+    said = pare("cache").out
+    assert re.search(r"^evidence +1 +2\.0 MB$", said, re.MULTILINE)
+    assert "2 entries, 2.1 MB" in said
+
+
+def test_the_cache_shrinks_by_whatever_kind_is_oldest(pare: Pare, filled: Cache) -> None:
+    feature = filled.root / "features" / f"{'f' * 64}.safetensors"
+    feature.parent.mkdir()
+    feature.write_bytes(bytes(1000))
+    os.utime(feature, (10**8, 10**8))
+    assert pare("cache", "--max-size", "0.0811MB", "--json").json["evicted"] == ["f" * 64]
+    assert not feature.exists()
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_corrupt_entry_is_exit_1(pare: Pare, filled: Cache, options: tuple[str, ...]) -> None:
     weights = filled.entry("a" * 64) / "model.safetensors"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import pytest
 import torch
 
 from compress.artifact import Artifact
+from compress.cache import Cache
 from compress.data import Item
 from compress.describing import describe
 from compress.devices import Opening
@@ -20,7 +25,7 @@ from compress.errors import StageFailed
 from compress.events import Event, silent
 from compress.opening.text_generation import TextGeneration
 from compress.opening.text_to_image import TextToImage
-from evaluation.collect import MANIFEST, Viewpoint, collect
+from evaluation.collect import KINDS, MANIFEST, Viewpoint, collect
 from tests.tiny import tiny_diffusion, tiny_llama
 
 CAPTIONS = ("a red three", "a blue seven", "green on white paper", "the array", "a red seven on paper")
@@ -421,3 +426,77 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_document(
     assert caught.value.problems[0].place == "d3"
     assert "the candidate" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- several runs on one cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    store = Cache(tmp_path / "cache")
+    store.prepare()
+    return store
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["cache", "plain folder"])
+def test_two_runs_at_one_time_collect_once(
+    texts: Viewpoint, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    folder = tmp_path / "plain" if plain else cache.root / "evidence"
+    made, at_work, waited = [], threading.Event(), threading.Event()
+    score = KINDS["documents"][0]
+
+    def scoring(view: Viewpoint, where: Path, side: str, emit: Any) -> None:
+        made.append(side)
+        at_work.set()
+        assert waited.wait(60)  # until the other has come, and found the lock taken
+        score(view, where, side, emit)
+
+    def listening(event: Event) -> None:
+        if "another run is collecting it" in event.message:
+            waited.set()
+
+    monkeypatch.setitem(KINDS, "documents", (scoring, KINDS["documents"][1]))
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(collect, texts, (folder,), "first", silent)
+        assert at_work.wait(60)
+        other = pool.submit(collect, texts, (folder,), "second", listening)
+        scores = [run.result(timeout=120).token_logprobs for run in (one, other)]
+    assert made == ["first"]
+    assert all(np.array_equal(a, b) for a, b in zip(*scores, strict=True))
+    assert {f.name for f in folder.iterdir()} == {texts.key(kind) for kind in texts.kinds}
+
+
+def test_pictures_stay_while_somebody_may_still_look_at_them(pictures: Viewpoint, cache: Cache) -> None:
+    folder = cache.root / "evidence"
+    seen = collect(pictures, (folder,), "baseline", silent)
+    few = replace(seen, items=seen.items[:1])
+    assert cache.evict(0) == ()
+    del seen
+    assert cache.evict(0) == ()
+    assert few.pictures(0, 1).std() > 0
+    del few
+    gc.collect()
+    assert [(one.kind, one.key) for one in cache.evict(0)] == [("evidence", pictures.key("pictures"))]
+
+
+def test_evidence_that_was_used_is_dropped_after_what_was_not(texts: Viewpoint, cache: Cache) -> None:
+    folder = cache.root / "evidence"
+    views = [texts, replace(texts, seed=1), replace(texts, seed=2)]
+    for age, view in enumerate(views):
+        collect(view, (folder,), "baseline", silent)
+        os.utime(folder / view.key("documents") / MANIFEST, (10**9 - age, 10**9 - age))
+    collect(views[2], (folder,), "baseline", silent)
+    gc.collect()
+    assert [one.key for one in cache.evict(0)] == [views[i].key("documents") for i in (1, 0, 2)]
+
+
+def test_evidence_that_another_run_has_just_dropped_is_collected_again(
+    texts: Viewpoint, cache: Cache, work: list[str]
+) -> None:
+    folder = cache.root / "evidence"
+    collect(texts, (folder,), "baseline", silent)
+    gc.collect()
+    assert cache.evict(0)
+    collect(texts, (folder,), "baseline", silent)
+    assert len(work) == 2 * len(DOCUMENTS)

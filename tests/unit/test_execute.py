@@ -221,7 +221,7 @@ def test_an_artifact_knows_the_stages_that_made_it(cache: Cache, llama: Path, tr
     first, second = run(cache, llama, (cut, step(cut, ratio=0.25)), (tune, step(tune, after="demo.cut")))
     assert [p.stage for p in second.artifact.lineage] == ["demo.cut", "demo.tune"]
     assert second.artifact.lineage[0].params == {"ratio": 0.25, "layers": [], "components": []}
-    assert [p.key for p in second.artifact.lineage] == [first.node.key, second.node.key]
+    assert [p.key for p in second.artifact.lineage] == [first.key, second.key]
     assert describe(second.artifact.path).lineage == second.artifact.lineage
 
 
@@ -240,7 +240,7 @@ def test_notes_are_kept_with_the_entry_and_come_back_when_it_is_used_again(
     assert dict(done.facts) == dict(again.facts) == {"removed": 13, "kind": "heads"}
     assert again.seconds == pytest.approx(done.seconds, abs=0.001)
     assert again.artifact == done.artifact
-    assert cache.facts(done.node.key)["stage"] == "demo.cut"
+    assert cache.facts(done.key)["stage"] == "demo.cut"
 
 
 def test_a_model_is_reloaded_in_calls_of_the_sizes_it_was_last_built_for(
@@ -298,7 +298,7 @@ def test_scratch_outlives_a_failure_and_goes_with_success(cache: Cache, llama: P
         one(cache, llama, CUT, work)
     done = one(cache, llama, CUT, work)
     assert found == ["", "step 3"]
-    assert not (cache.root / "scratch" / done.node.key).exists()
+    assert not (cache.root / "scratch" / done.key).exists()
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_a_real_model_passes_and_is_probed_by_a_stranger(cache: Cache, real: Pat
     done = one(cache, real, CUT, rewriting(shrink))
     assert not done.cached
     assert names(cache.root / "tmp") == []
-    assert cache.problem(done.node.key, thorough=True) == ""
+    assert cache.problem(done.key, thorough=True) == ""
 
 
 def zero_head(tensors: Tensors) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import torch
 from PIL import Image
 
 from compress.artifact import Artifact
+from compress.cache import Cache
 from compress.data import Item
 from compress.describing import describe
 from compress.errors import DataError, ModelError, UserError
@@ -306,3 +311,37 @@ def test_an_unknown_resizing_is_refused_before_anything_is_opened(tmp_path: Path
         opening.open_features(str(tmp_path), "nearest")
     with pytest.raises(ModelError):
         opening.open_features(str(tmp_path), "tf1")
+
+
+def test_two_runs_at_one_time_compute_once(counting: Counting, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    cache.prepare()
+    folder, computed = cache.root / "features", []
+    begun, end = threading.Event(), threading.Event()
+
+    def compute() -> memory.Features:
+        computed.append(1)
+        begun.set()
+        assert end.wait(60)
+        return np.ones((3, 2), np.float32)
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(memory.remembered, folder, counting.extractor, "content", 3, compute)
+        assert begun.wait(60)
+        other = pool.submit(memory.remembered, folder, counting.extractor, "content", 3, compute)
+        time.sleep(0.2)  # enough for it to come to the lock
+        end.set()
+        assert np.array_equal(one.result(60), other.result(60))
+    assert computed == [1]
+
+
+def test_features_that_were_used_are_dropped_last(counting: Counting, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    cache.prepare()
+    for content in ("one", "other"):
+        memory.remembered(cache.root / "features", counting.extractor, content, 1, lambda: np.ones((1, 2), np.float32))
+    for file in (cache.root / "features").iterdir():
+        os.utime(file, (10**9, 10**9))
+    memory.remembered(cache.root / "features", counting.extractor, "one", 1, lambda: np.zeros((1, 2), np.float32))
+    keys = [memory.features_key(counting.extractor, content, 1) for content in ("other", "one")]
+    assert [one.key for one in cache.evict(0)] == keys

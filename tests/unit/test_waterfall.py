@@ -195,7 +195,7 @@ def test_both_sides_of_a_timing_are_called_as_their_viewpoints_say(tmp_path: Pat
 
 def test_the_chain_leads_to_the_candidate_and_leaves_out_what_only_another_stage_reads() -> None:
     def done(name: str, after: str) -> Any:
-        return SimpleNamespace(node=SimpleNamespace(id=name, after=after), artifact=f"{name}'s")
+        return SimpleNamespace(id=name, after=after, artifact=f"{name}'s")
 
     made = [done("cut", "source"), done("teacher", "source"), done("heal", "cut"), done("build", "heal")]
     assert _chain(made) == (("cut", "cut's"), ("heal", "heal's"), ("build", "build's"))

@@ -19,7 +19,7 @@ from pydantic import Field
 from compress.artifact import Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, stage
 from compress.context import Context
-from compress.depths import Pool, Unit, cut_depth, depth_pools, least_missed, renamed, without
+from compress.depths import Pool, Unit, cut_depth, depth_pools, least_missed, renamed, unsettled, without
 from compress.errors import DataError
 from compress.families import Cut, Granted, derived_fields
 from compress.params import Params, Share
@@ -35,7 +35,7 @@ class PruneDepth(Params):
 
 
 def foresee(artifact: Artifact, params: PruneDepth) -> Foresight:
-    told, configs = [], {}
+    told, configs, open_ = [], {}, {}
     for name in artifact.choose(params.components, bool):
         granted = _granted(artifact, name, params)
         config = artifact.config(name)
@@ -43,7 +43,8 @@ def foresee(artifact: Artifact, params: PruneDepth) -> Foresight:
         # Which blocks go is not known yet, how many is: any as many tell a later stage what it has to know.
         gone = (u for pool in depth_pools(artifact.components[name].kind, config) for u in _worst(pool, {}, params))
         configs[name] = without(config, tuple(gone))
-    return Foresight(configs, told="; ".join(told))
+        open_[name] = unsettled(artifact.components[name].kind, config)
+    return Foresight(configs, "; ".join(told), unsettled=open_)
 
 
 @stage(

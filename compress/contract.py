@@ -1,0 +1,159 @@
+"""What a stage is held to: the formats, the effect and the configs that were declared and forecast, weights that are finite, and
+a model that a stranger can open. Knows no stage, runs none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from compress.artifact import CHOSEN, Artifact, Component
+from compress.catalogue import find_engine
+from compress.errors import ContractError, ModelError
+from compress.graphs import Batches
+from compress.hashing import digest_file
+from compress.planning import Node
+from compress.sources import check_safetensors
+
+NOTHING = "nothing"
+
+
+@dataclass(frozen=True)
+class Digested:
+    """An artifact, and the digest of each of its files by relative POSIX path."""
+
+    artifact: Artifact
+    files: Mapping[str, str]
+
+    def weights(self, component: str) -> tuple[str, ...]:
+        """Digests of the files that hold a component's weights, or its engine. What was hashed before is not read."""
+        engine = find_engine(self.artifact.components[component].format)
+        return tuple(self._digest(file) for file in engine.written(self.artifact.folder(component)))
+
+    def _digest(self, file: Path) -> str:
+        return self.files.get(file.relative_to(self.artifact.path).as_posix()) or digest_file(file)
+
+
+class Prober(Protocol):
+    """Loads an artifact in a process that never held the live model, and calls it once: whether all it gave is `finite`, and
+    its `spread`, the standard deviation."""
+
+    def probe(self, folder: Path, profile: Batches) -> Mapping[str, Any]: ...
+
+
+def check(before: Digested, after: Digested, node: Node, prober: Prober, warn: Callable[[str], None]) -> None:
+    """Hold a stage's artifact to what the stage declared and what was forecast of it.
+
+    Raises:
+        ContractError: a format, an effect, a config, the weights or the output is not as declared.
+    """
+    _check_formats(before, after, node)
+    changed = _check_effect(before, after, node)
+    _check_forecast(after.artifact, node)
+    _check_weights(after.artifact, changed, node)
+    if node.idle:
+        warn(f"not opened again after it was made: {node.idle}")
+    else:
+        _check_reload(after.artifact, node, prober)
+
+
+def broken(node: Node, what: str) -> ContractError:
+    """The error that says what of its contract a stage did not keep."""
+    message = f"stage `{node.id}` ({node.stage.name}) broke its contract: {what}"
+    return ContractError(
+        message, place=node.place, fix="this is a fault of the stage; please report it with the recipe"
+    )
+
+
+def _chosen(node: Node) -> frozenset[str]:
+    """The components whose format only the stage's choice tells."""
+    return frozenset(name for name, part in node.expected.components.items() if part.format == CHOSEN)
+
+
+def _check_formats(before: Digested, after: Digested, node: Node) -> None:
+    chosen = _chosen(node)
+
+    def formats(parts: Mapping[str, Component]) -> dict[str, str]:
+        return {name: part.format for name, part in parts.items() if name not in chosen}
+
+    if formats(after.artifact.components) != formats(node.expected.components):
+        raise broken(node, "the formats of its components are not the declared ones")
+
+
+def _check_effect(before: Digested, after: Digested, node: Node) -> tuple[str, ...]:
+    """The components whose weights changed."""
+    chosen, makes = _chosen(node), node.stage.makes
+    parts, parts_before = after.artifact.components, before.artifact.components
+    looked_at = node.components if makes else parts
+    changed = {name for name in looked_at if before.weights(name) != after.weights(name)}
+    if changed and not makes:
+        raise broken(node, f"it declared a change of settings and changed the weights of {', '.join(sorted(changed))}")
+    left = {
+        name
+        for name in set(node.components) - changed
+        if name not in chosen or parts[name].format != parts_before[name].format
+    }
+    if left and makes:
+        raise broken(node, f"it left {', '.join(sorted(left))} as it was")
+    if "settings" not in node.stage.effects and after.artifact.settings != before.artifact.settings:
+        raise broken(node, "it declared no change of settings, and left others")
+    return tuple(sorted(changed))
+
+
+def _check_forecast(after: Artifact, node: Node) -> None:
+    """Later stages were planned on the configs, the packing and the settings that this one was forecast to leave."""
+    for name, part in node.expected.components.items():
+        if name not in _chosen(node) and part.quantization != (found_packed := after.components[name].quantization):
+            said, is_ = (vars(q) if q else NOTHING for q in (part.quantization, found_packed))
+            raise broken(node, f"the packing of {name} was forecast to be {said}, and is {is_}")
+    for name, fields in node.forecast.items():
+        try:
+            config = after.config(name)
+        except ModelError as error:
+            raise broken(node, f"the config of its {name} {error.problems[0].message}") from error
+        for key, value in fields.items():
+            # A config may leave out what is not set.
+            if (found := config.get(key)) != json.loads(json.dumps(value)):
+                told, is_ = (NOTHING if v is None else json.dumps(v) for v in (value, found))
+                raise broken(node, f"`{key}` of {name} was forecast to be {told}, and is {is_}")
+
+
+def _check_weights(after: Artifact, changed: tuple[str, ...], node: Node) -> None:
+    for name in changed:
+        try:
+            bad = _not_finite(after, name)
+        except ModelError as error:
+            raise broken(node, f"its {name} does not read: {error.problems[0].message}") from error
+        if bad:
+            raise broken(node, f"`{bad}` in {name} holds values that are not finite")
+
+
+def _not_finite(artifact: Artifact, component: str) -> str:
+    """The name of a tensor with NaN or infinity in a torch component, or "".
+
+    Raises:
+        ModelError: a file of weights is cut short or garbled.
+    """
+    import torch
+    from safetensors import safe_open
+
+    for file in artifact.folder(component).glob("*.safetensors"):
+        check_safetensors(file)
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
+                if not torch.isfinite(tensors.get_tensor(name).float()).all():
+                    return str(name)
+    return ""
+
+
+def _check_reload(after: Artifact, node: Node, prober: Prober) -> None:
+    try:
+        answer = prober.probe(after.path, node.profile)
+    except ContractError as error:
+        raise broken(node, error.problems[0].message) from error
+    if not answer["finite"]:
+        raise broken(node, "the reloaded model gives values that are not finite")
+    if answer["spread"] == 0:
+        raise broken(node, "the reloaded model gives a constant output")

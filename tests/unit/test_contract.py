@@ -1,0 +1,216 @@
+"""The contract, beside what `test_execute` holds a stage to: what was forecast of a config must come."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import compress
+from compress.artifact import Artifact, Component, derive, describe, write_manifest
+from compress.cache import Cache
+from compress.catalogue import Foresight, Stage
+from compress.contract import Digested, check
+from compress.depths import depth_pools, unsettled, without
+from compress.errors import ContractError
+from compress.events import silent
+from compress.execute import execute
+from compress.forecast import changed_fields, unsettled_fields
+from compress.hashing import digest_files
+from compress.planning import Node, make_plan
+from tests.fakes import CUT, TUNE, language_model, step
+from tests.tiny import tiny_diffusion, tiny_llama
+from tests.unit.test_execute import WEIGHTS, Trusting, add_one, knowing, recipe, rewriting, run
+
+LLAMA = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 4, "hidden_size": 32}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
+    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(Trusting()))
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    folder = language_model(tmp_path / "llama")
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    return folder
+
+
+def promising(*, leaves: Mapping[str, Any], name: str = "demo.cut", **forecast: Any) -> Stage:
+    """A stage that forecasts these fields of a config, and leaves those."""
+
+    def foresee(artifact: Artifact, params: Any) -> Foresight:
+        config = dict(artifact.config("model"))
+        return Foresight({"model": {**config, **forecast}}, unsettled={"model": frozenset({"layer_types"})})
+
+    def work(artifact: Any, params: Any, context: Any) -> None:
+        made = derive(artifact, context.out, without=("config.json",), link=context.link)
+        (context.out / WEIGHTS).unlink()
+        rewriting(add_one)(artifact, params, replace(context, out=context.scratch, link=False))
+        (context.scratch / WEIGHTS).rename(context.out / WEIGHTS)
+        (context.out / "config.json").write_text(json.dumps({**artifact.config("model"), **leaves}))
+        write_manifest(made)
+
+    return replace(CUT, name=name, foresee=foresee, run=work)
+
+
+@pytest.mark.parametrize(
+    ("forecast", "leaves", "said"),
+    [
+        (
+            {"num_hidden_layers": 3},
+            {"num_hidden_layers": 2},
+            "`num_hidden_layers` of model was forecast to be 3, and is 2",
+        ),
+        ({"num_hidden_layers": 3}, {}, "`num_hidden_layers` of model was forecast to be 3, and is 4"),
+        ({"head_dim": 8}, {}, "`head_dim` of model was forecast to be 8, and is nothing"),
+        ({"widths": (8, 16)}, {"widths": [8, 8]}, "`widths` of model was forecast to be [8, 16], and is [8, 8]"),
+    ],
+)
+def test_a_stage_that_leaves_another_config_than_it_forecast_breaks_its_contract(
+    cache: Cache, llama: Path, forecast: dict[str, Any], leaves: dict[str, Any], said: str
+) -> None:
+    lying = promising(leaves=leaves, **forecast)
+    with pytest.raises(ContractError) as caught:
+        run(cache, llama, (lying, step(lying)))
+    assert caught.value.problems[0].message.endswith(f"broke its contract: {said}")
+    assert list((cache.root / "entries").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("forecast", "leaves"),
+    [
+        ({"num_hidden_layers": 3}, {"num_hidden_layers": 3}),
+        ({"widths": (8, 16)}, {"widths": [8, 16]}),  # JSON knows no tuples
+        ({"tied": None}, {}),  # a config may leave out what is not set
+        ({}, {"transformers_version": "9"}),  # nothing was said of it
+        ({"layer_types": ["full"]}, {"layer_types": ["sliding"]}),  # it said that it cannot know
+    ],
+)
+def test_a_stage_that_leaves_what_it_forecast_keeps_it(
+    cache: Cache, llama: Path, forecast: dict[str, Any], leaves: dict[str, Any]
+) -> None:
+    honest = promising(leaves=leaves, **forecast)
+    assert run(cache, llama, (honest, step(honest)))[0].artifact.config("model")["hidden_size"] == 32
+
+
+def test_what_an_earlier_stage_left_open_is_not_held_against_a_later_one(cache: Cache, llama: Path) -> None:
+    """Planned on a guess, the later forecast of that field is a guess too, whatever the later stage says of it."""
+    first = promising(leaves={"layer_types": ["b"], "num_hidden_layers": 3}, layer_types=["a"], num_hidden_layers=3)
+    second = promising(name="demo.more", leaves={"layer_types": [], "num_hidden_layers": 2}, num_hidden_layers=2)
+    sure = replace(second, foresee=lambda a, p: Foresight({"model": {**a.config("model"), "layer_types": ["a", "a"]}}))
+    for later in (second, sure):
+        run(
+            cache,
+            llama,
+            (first, step(first)),
+            (later, step(later, after="demo.cut", ratio=0.1 if later is sure else 0.2)),
+        )
+
+
+def test_a_config_that_does_not_read_breaks_the_contract(cache: Cache, llama: Path) -> None:
+    def work(artifact: Any, params: Any, context: Any) -> None:
+        promised.run(artifact, params, context)
+        (context.out / "config.json").write_text("{")
+
+    promised = promising(leaves={"hidden_size": 16}, hidden_size=16)
+    broken = replace(promised, run=work)
+    with pytest.raises(ContractError, match="the config of its model does not read as JSON"):
+        run(cache, llama, (broken, step(broken)))
+
+
+def test_a_check_needs_no_runner(llama: Path, tmp_path: Path) -> None:
+    artifact = describe(llama)
+    with knowing(TUNE):
+        (node,) = make_plan(recipe(llama, step(TUNE)), Cache(tmp_path / "cache")).nodes
+    side = Digested(artifact, digest_files(llama))
+    check(side, side, node, Trusting(), lambda message: None)
+    with pytest.raises(ContractError, match="left model as it was"):
+        check(side, side, replace(node, stage=CUT), Trusting(), lambda message: None)
+
+
+# What real stages forecast
+
+
+RECIPE = """\
+schema: 1
+name: cuts
+model: {model}
+data: {{calibration: {data}}}
+stages:
+"""
+CASES = {
+    "text": ("zoo://docstrings/train", "prune.depth: {ratio: 0.5}", "prune.width: {ratio: 0.25, parts: [ffn]}"),
+    "image": ("zoo://digits/train", "prune.depth: {ratio: 0.2}", "prune.width: {ratio: 0.5}"),
+    "image again": ("zoo://digits/train", "prune.depth: {ratio: 0.2}", "prune.depth: {ratio: 0.2}"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cuts_leave_the_configs_that_they_forecast(case: str, cache: Cache, tmp_path: Path) -> None:
+    data, *steps = CASES[case]
+    model = tiny_llama(tmp_path / "model") if case == "text" else tiny_diffusion(tmp_path)
+    file = tmp_path / "r.yaml"
+    file.write_text(RECIPE.format(model=model, data=data) + "".join(f"  - {one}\n" for one in steps))
+    plan = compress.plan(file, cache=cache.root)
+    part = plan.source.artifact.main
+    assert any(node.forecast[part] for node in plan.nodes) == (case != "image again")  # a UNet's blocks differ
+    done = execute(plan, cache, silent)
+    for node, left in zip(plan.nodes, done, strict=True):
+        config = left.artifact.config(part)
+        assert {key: config[key] for key in node.forecast[part]} == json.loads(json.dumps(node.forecast[part]))
+
+
+def node_of(cache: Cache, model: Path, text: str, tmp_path: Path) -> Node:
+    file = tmp_path / "r.yaml"
+    file.write_text(RECIPE.format(model=model, data="zoo://docstrings/train") + f"  - {text}\n")
+    return compress.plan(file, cache=cache.root).nodes[0]
+
+
+def test_a_cut_in_depth_knows_how_many_layers_go_and_not_which(cache: Cache, tmp_path: Path) -> None:
+    model = tiny_llama(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text()) | {"layer_types": ["full", "sliding"]}
+    (model / "config.json").write_text(json.dumps(config))
+    node = node_of(cache, model, "prune.depth: {ratio: 0.5}", tmp_path)
+    assert node.forecast == {"model": {"num_hidden_layers": 1}}
+    assert node.unsettled == {"model": {"layer_types"}}
+
+
+def test_a_cut_in_width_knows_every_field(cache: Cache, tmp_path: Path) -> None:
+    node = node_of(cache, tiny_llama(tmp_path / "model"), "prune.width: {ratio: 0.5, parts: [ffn]}", tmp_path)
+    assert node.forecast == {"model": {"intermediate_size": 32}}
+    assert node.unsettled == {}
+
+
+TYPES = st.lists(st.sampled_from(["full_attention", "sliding_attention"]), min_size=2, max_size=6)
+
+
+@given(TYPES, st.data())
+@settings(max_examples=60, deadline=None)
+def test_whatever_units_go_they_differ_in_unsettled_fields_alone(types: list[str], data: st.DataObject) -> None:
+    config = {"num_hidden_layers": len(types), "layer_types": types, "hidden_size": 8}
+    (pool,) = depth_pools("LlamaForCausalLM", config)
+    count = data.draw(st.integers(1, len(types) - 1))
+    chosen = st.lists(st.sampled_from(range(len(types))), min_size=count, max_size=count, unique=True).map(sorted)
+    one, other = (without(config, tuple(pool.units[i] for i in data.draw(chosen))) for _ in range(2))
+    differ = {key for key in config if one[key] != other[key]}
+    assert differ <= unsettled("LlamaForCausalLM", config) <= {"layer_types"}
+
+
+def test_fields_that_nobody_changes_are_not_forecast(tmp_path: Path) -> None:
+    artifact = Artifact(tmp_path, "text_generation", {"model": Component("torch", "", "X")}, planned={"model": LLAMA})
+    told = Foresight({"model": {**LLAMA, "hidden_size": 16, "extra": 1}}, unsettled={"model": frozenset({"extra"})})
+    assert changed_fields(artifact, told, unsettled_fields(told, {})) == {"model": {"hidden_size": 16}}
+    assert unsettled_fields(told, {"model": frozenset({"a"}), "vae": frozenset({"b"})}) == {
+        "model": {"a", "extra"},
+        "vae": {"b"},
+    }
