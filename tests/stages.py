@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from compress.context import Context
 from compress.data import Data, Item
 from compress.describing import describe
 from compress.events import Event
+from compress.forecast import changed_fields, unsettled_fields
 
 CAPTIONS = ("a red three", "blue", "green on paper")
 DATA = Data("captions", "texts", "digest", -1, lambda i: Item(str(i), CAPTIONS[i % len(CAPTIONS)]))
@@ -27,11 +29,11 @@ def apply(
     inputs: Mapping[str, Artifact] | None = None,
     **params: Any,
 ) -> tuple[Artifact, list[Event]]:
-    """Run a stage as the executor does, and hear its notes."""
+    """Run a stage as the executor does, hold it to the configs that it forecast, and hear its notes."""
     stage = find_stage(name)
     checked = stage.params(**params)
     assert stage.refuse(artifact, checked) == ""
-    stage.foresee(artifact, checked)
+    told = stage.foresee(artifact, checked)
     out.mkdir(parents=True)
     scratch = out.parent / f"{out.name}-scratch"
     scratch.mkdir(exist_ok=True)
@@ -41,7 +43,11 @@ def apply(
     stage.run(artifact, checked, context)
     made_by = Provenance(name, stage.version, checked.counted(), "")
     write_manifest(replace(describe(out), lineage=(*artifact.lineage, made_by)))
-    return describe(out), [e for e in heard if e.kind == "note"]
+    made = describe(out)
+    for component, fields in changed_fields(artifact, told, unsettled_fields(told, {})).items():
+        config = made.config(component)
+        assert {name: config.get(name) for name in fields} == json.loads(json.dumps(fields))
+    return made, [e for e in heard if e.kind == "note"]
 
 
 def foresee(name: str, artifact: Artifact, **params: Any) -> Foresight:
