@@ -13,6 +13,7 @@ from compress.errors import Problem, RecipeError
 from compress.params import Params
 from compress.yaml_tree import Node, resolve_scalar
 
+BREAKS = frozenset("\x85\u2028\u2029")  # line breaks to YAML 1.1, and none to 1.2
 FIX = "give a number, a text, true, false, a list or a mapping of these"
 
 
@@ -93,7 +94,8 @@ def _text(writer: _Writer, text: str) -> yaml.ScalarNode:
         is_text = resolve_scalar(text) is text
     except ValueError:
         is_text = False
-    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text else "'")
+    style = '"' if BREAKS & set(text) else None if is_text else "'"  # which alone writes a line break as an escape
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Writer.add_representer(str, _text)

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import compress
-from compress.artifact import Artifact, Component, derive, describe, write_manifest
+from compress.artifact import Artifact, Component, derive, write_manifest
 from compress.cache import Cache
 from compress.catalogue import Foresight, Stage
 from compress.contract import Digested, check
 from compress.depths import depth_pools, unsettled, without
+from compress.describing import describe
 from compress.errors import ContractError
 from compress.events import silent
 from compress.execute import execute
@@ -124,7 +125,7 @@ def test_a_config_that_does_not_read_breaks_the_contract(cache: Cache, llama: Pa
 
     promised = promising(leaves={"hidden_size": 16}, hidden_size=16)
     broken = replace(promised, run=work)
-    with pytest.raises(ContractError, match="the config of its model does not read as JSON"):
+    with pytest.raises(ContractError, match="its contract: .*does not read as JSON"):
         run(cache, llama, (broken, step(broken)))
 
 
