@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from compress.catalogue import task_names
+from compress.devices import Opening
 from compress.errors import ContractError
 from compress.graphs import ANY_SIZE, Batches, Profile
 
@@ -45,11 +46,12 @@ class Checker:
                 env={**os.environ, "HF_HUB_OFFLINE": "1"},
             )
 
-    def probe(self, folder: Path, profile: Batches = ANY_SIZE) -> dict[str, Any]:
+    def probe(self, folder: Path, profile: Batches = ANY_SIZE, *, trust: bool = False) -> dict[str, Any]:
         """Load the artifact in `folder` and call it once. Returns `finite`, `spread` (standard deviation) and `digest`.
 
         Args:
             profile: the sizes of calls that it takes.
+            trust: whether Python code in the folder may run.
 
         Raises:
             ContractError: it does not load or run; the message holds the cause.
@@ -60,7 +62,9 @@ class Checker:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps({"folder": str(folder), "profile": profile.model_dump()}) + "\n")
+            process.stdin.write(
+                json.dumps({"folder": str(folder), "profile": profile.model_dump(), "trust": trust}) + "\n"
+            )
             process.stdin.flush()
             line = process.stdout.readline()
         except BrokenPipeError:
@@ -146,7 +150,7 @@ _spare = Spare()
 atexit.register(_spare.drop)
 
 
-def probe(folder: Path, profile: Batches = ANY_SIZE) -> dict[str, Any]:
+def probe(folder: Path, profile: Batches = ANY_SIZE, *, trust: bool = False) -> dict[str, Any]:
     """Load an artifact and call it on a fixed input, as near to two items as its profile takes."""
     import numpy as np
 
@@ -154,7 +158,7 @@ def probe(folder: Path, profile: Batches = ANY_SIZE) -> dict[str, Any]:
     from compress.hashing import digest_json
     from compress.opening import open_task
 
-    values = open_task(describe(folder)).probe(profile)
+    values = open_task(describe(folder), Opening(trust_remote_code=trust)).probe(profile)
     return {
         "finite": bool(np.isfinite(values).all()),
         "spread": float(np.nan_to_num(values).std()),
@@ -172,7 +176,7 @@ def serve() -> None:
     for line in sys.stdin:
         try:
             asked = json.loads(line)
-            answer = probe(Path(asked["folder"]), Profile(**asked["profile"]))
+            answer = probe(Path(asked["folder"]), Profile(**asked["profile"]), trust=asked["trust"])
         except Exception as error:  # whatever a broken artifact raises is the answer
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)

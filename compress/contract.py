@@ -40,7 +40,7 @@ class Prober(Protocol):
     """Loads an artifact in a process that never held the live model, and calls it once: whether all it gave is `finite`, and
     its `spread`, the standard deviation."""
 
-    def probe(self, folder: Path, profile: Batches) -> Mapping[str, Any]: ...
+    def probe(self, folder: Path, profile: Batches, *, trust: bool) -> Mapping[str, Any]: ...
 
 
 def check(before: Digested, after: Digested, node: Node, prober: Prober, warn: Callable[[str], None]) -> None:
@@ -150,7 +150,7 @@ def _not_finite(artifact: Artifact, component: str) -> str:
 
 def _check_reload(after: Artifact, node: Node, prober: Prober) -> None:
     try:
-        answer = prober.probe(after.path, node.profile)
+        answer = prober.probe(after.path, node.profile, trust=node.trusted)
     except ContractError as error:
         raise broken(node, error.problems[0].message) from error
     if not answer["finite"]:

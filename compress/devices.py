@@ -34,9 +34,10 @@ class Opening:
         return replace(self, dtype=dtype)
 
     @property
-    def counted(self) -> dict[str, str]:
-        """What belongs into a key beside the number type: nothing on a processor, as in keys of before there were others."""
-        return {} if self.device == CPU else {"device": self.device}
+    def counted(self) -> dict[str, str | bool]:
+        """What belongs into a key beside the number type: nothing where all is as it always was."""
+        device: dict[str, str | bool] = {} if self.device == CPU else {"device": self.device}
+        return device | ({"trust_remote_code": True} if self.trust_remote_code else {})
 
 
 AS_STORED = Opening()  # on the processor, in the checkpoint's own numbers

@@ -47,6 +47,7 @@ class Node:
     memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
     idle: str = ""  # why the model it leaves cannot run on this machine
     profile: Batches = ANY_SIZE  # the sizes of calls that the model it leaves takes
+    trusted: bool = False  # whether Python code in the model's folder may run
     # By component: the config fields that it will change, as they will be, and those that only the work decides, or did before.
     forecast: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -195,6 +196,7 @@ class _Chain:
             profile=getattr(step.params, "profile", before.profile if before else ANY_SIZE),
             forecast=changed_fields(artifact, foresight, unsettled),
             unsettled=unsettled,
+            trusted=self.opening.trust_remote_code,
         )
 
 

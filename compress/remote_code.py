@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+from compress import deps
+from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.errors import Problem
+
 AUTO = "AutoModelForCausalLM"
+CLASSES = Path("models/auto/modeling_auto.py")  # of transformers: the names of all models that it has
 
 
-def remote_class(config: Mapping[str, Any], auto: str) -> str:
+def remote_class(config: Mapping[str, Any], auto: str = AUTO) -> str:
     """The class that a `config.json` names for one of transformers' Auto classes, as `module.Class`; "" where it names none."""
     named = config.get("auto_map")
     return str(named.get(auto, "")) if isinstance(named, Mapping) else ""
+
+
+def code_problems(artifact: Artifact, trusted: bool, place: str) -> Iterator[Problem]:
+    """Why a language model's class cannot be had: it is none of transformers', and its own code is not trusted, or not there."""
+    part = artifact.components.get(LANGUAGE_MODEL)
+    if part is None or part.format != "torch" or has_class(part.kind):
+        return
+    own = remote_class(artifact.known_config(LANGUAGE_MODEL))
+    if not own:
+        said = f"transformers {deps.version('transformers')} has no class {part.kind}, and the model brings none"
+        yield Problem(place, said, "upgrade transformers, or give a model of a class that it has")
+    elif not trusted:
+        said = f"{part.kind} is the model's own Python code ({own}), which runs only where a recipe trusts it"
+        yield Problem(place, said, "read that code, then write trust_remote_code: true")
+
+
+def has_class(kind: str) -> bool:
+    """Whether transformers has a model of this name; told from its source, for importing it takes seconds."""
+    return f'"{kind}"' in _names()
+
+
+@cache
+def _names() -> str:
+    found = find_spec("transformers")
+    places = found.submodule_search_locations if found else None
+    file = Path(places[0]) / CLASSES if places else None
+    return file.read_text() if file and file.is_file() else ""

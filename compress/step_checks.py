@@ -12,6 +12,7 @@ from compress.devices import Opening, kind_of
 from compress.errors import Problem
 from compress.params import Params
 from compress.recipe import Recipe, StepSpec
+from compress.remote_code import code_problems
 from compress.tasks import Observable, Task
 
 OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
@@ -89,6 +90,7 @@ def _fields(task: Task, kind: str) -> Mapping[str, object]:
 def source_problems(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:
     """What keeps a source from being opened here: packed weights without their library, code of its own, parts that do not fit."""
     yield from find_task(artifact.task).check(artifact)
+    yield from code_problems(artifact, opening.trust_remote_code, place)
     for name in artifact.packed(artifact.components):
         packed = artifact.components[name].quantization
         if packed and not deps.version(packed.library):

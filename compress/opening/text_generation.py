@@ -44,7 +44,7 @@ class TextGeneration:
         self.opening = opening
         self.device = device_of(opening)
         self.model: Any = engine.load_language_model(artifact.folder(LANGUAGE_MODEL), component.kind, opening)
-        self.tokenizer: Any = _tokenizer(artifact)
+        self.tokenizer: Any = _tokenizer(artifact, opening)
 
     @property
     def stock(self) -> Any:
@@ -214,11 +214,11 @@ class _FirstToken(BaseStreamer):  # type: ignore[misc]
         return
 
 
-def _tokenizer(artifact: Artifact) -> Any:
+def _tokenizer(artifact: Artifact, opening: Opening) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(artifact.path))
+        return AutoTokenizer.from_pretrained(str(artifact.path), trust_remote_code=opening.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"has no tokenizer that loads: {error}",

@@ -16,7 +16,7 @@ from compress.artifact import read_json, weight_files
 from compress.devices import Opening
 from compress.errors import ModelError
 from compress.opening.tensors import device_of, dtype_of
-from compress.remote_code import AUTO, remote_class
+from compress.remote_code import remote_class
 
 LIBRARIES = ("diffusers", "transformers")
 GENERATION = "generation_config.json"
@@ -58,7 +58,7 @@ def load_language_model(folder: Path, kind: str, opening: Opening) -> torch.nn.M
         ModelError: its class is unknown or its weights do not read.
     """
     options: dict[str, Any] = {"dtype": dtype_of(opening) or "auto"}
-    if opening.trust_remote_code and (own := remote_class(read_json(folder / "config.json"), AUTO)):
+    if opening.trust_remote_code and (own := remote_class(read_json(folder / "config.json"))):
         from transformers import AutoModelForCausalLM
 
         return _load(AutoModelForCausalLM, folder, opening, {**options, "trust_remote_code": True}, name=own)

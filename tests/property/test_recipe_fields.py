@@ -1,0 +1,164 @@
+"""Every field of a recipe has a consumer: another value gives another plan, key, view of a side, verdict, or a problem."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.api import _evidence_dirs
+from compress.cache import Cache
+from compress.catalogue import find_metric
+from compress.errors import RecipeError
+from compress.planning import make_plan
+from compress.reading import read_text
+from compress.recipe import BaselineSpec, Bounds, DataSpec, EvalSpec, Gate, Head, Recipe, StepSpec
+from evaluation.compare import Request, viewpoints
+from evaluation.gates import allowed, problems
+from evaluation.scores import Estimate
+from tests.fakes import CUT, TUNE, knowing, language_model, needing, pipeline, recipe, step
+
+ROOT = Path(__file__).parents[2]
+
+TAUGHT = needing(replace(CUT, name="demo.teach", inputs=("teacher",)), "train", "calibration")
+TEXTS = ("one", "two")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fields")
+    language_model(folder / "model")
+    language_model(folder / "other", (3, 3))
+    for name in ("a", "b", "c"):
+        (folder / f"{name}.txt").write_text("".join(f"{text} of {name}, and more\n\n" for text in TEXTS))
+    return folder
+
+
+def planned(made: Recipe, place: Path) -> Any:
+    """What a plan says that a run acts on, or its problems."""
+    try:
+        with knowing(CUT, TUNE, TAUGHT):
+            plan = make_plan(made, Cache(place / "cache"))
+    except RecipeError as error:
+        return error.problems
+    nodes = [(n.id, n.stage.name, n.params, n.after, n.inputs, n.key, n.place) for n in plan.nodes]
+    return plan.source.key, {role: data.digest for role, data in plan.data.items()}, nodes
+
+
+def whole(place: Path, **more: Any) -> Recipe:
+    data = {role: str(place / f"{name}.txt") for role, name in zip(DataSpec.model_fields, "abc", strict=True)}
+    steps = (step(CUT), step(TAUGHT, after="demo.cut", inputs={"teacher": "source"}, place="r.yaml:5:3"))
+    return recipe(place / "model", *steps, data=data, **more)
+
+
+def changed_head(place: Path, field: str) -> Recipe:
+    other: Mapping[str, Any] = {
+        "name": "other",
+        "model": str(place / "other"),
+        "seed": 1,
+        "device": "cuda",
+        "trust_remote_code": True,
+    }
+    return replace(whole(place), **{field: other[field]})
+
+
+@pytest.mark.parametrize("field", sorted(set(Head.model_fields) - {"name"}))
+def test_the_head_of_a_recipe_changes_the_plan(place: Path, field: str) -> None:
+    assert planned(changed_head(place, field), place) != planned(whole(place), place)
+
+
+def test_the_name_is_that_of_the_run() -> None:
+    assert {"found.recipe.name", "recipe.name"} <= set(reads(ROOT / "compress/api.py"))
+
+
+@pytest.mark.parametrize("field", DataSpec.model_fields)
+def test_data_changes_the_plan(place: Path, field: str) -> None:
+    before = whole(place)
+    other = replace(before, data=before.data.model_copy(update={field: str(place / "none.txt")}))
+    assert planned(other, place) != planned(before, place)
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(StepSpec)])
+def test_a_step_changes_the_plan(place: Path, field: str) -> None:
+    changes: Mapping[str, Any] = {
+        "id": "other", "stage": "demo.cut", "params": TAUGHT.params(ratio=0.1), "after": "source",
+        "inputs": {"teacher": "demo.cut"}, "place": "r.yaml:9:9",
+    }  # fmt: skip
+    before = whole(place)
+    first, last = before.stages
+    other = replace(before, stages=(first, replace(last, **{field: changes[field]})))
+    assert planned(other, place) != planned(before, place)
+
+
+# What is measured
+
+
+def views(place: Path, spec: EvalSpec, words: bool) -> Any:
+    """How both sides will be looked at."""
+    from compress.data import open_data
+    from compress.describing import describe
+
+    model = place / "model" if words else pipeline(place / "pipeline")
+    items = open_data(str(place / "c.txt") if words else "zoo://digits/test", Path())
+    request = Request("x", describe(model), describe(model), items, spec, {}, "", (), place, ())
+    return [(v.opening, v.call, v.items, v.seed, v.batch, v.evidence) for v in viewpoints(request)]
+
+
+BASELINE: Mapping[str, Any] = {"dtype": "bfloat16", "steps": 3, "guidance": 2.5}
+SEEN: Mapping[str, Any] = {
+    "samples": 3, "batch": 5, "seed": 7, "prompt_tokens": 9, "new_tokens": 11, "continuations": 13,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", BaselineSpec.model_fields)
+def test_the_baseline_is_run_as_asked(place: Path, field: str) -> None:
+    asked = EvalSpec(baseline=BaselineSpec(**{field: BASELINE[field]}))
+    assert views(place, asked, words=False) != views(place, EvalSpec(), words=False)
+
+
+@pytest.mark.parametrize("field", SEEN)
+def test_what_quality_is_measured_on_is_as_asked(place: Path, field: str) -> None:
+    words = field not in ("samples", "seed", "batch")
+    assert views(place, EvalSpec(**{field: SEEN[field]}), words) != views(place, EvalSpec(), words)
+
+
+@pytest.mark.parametrize("field", sorted(set(EvalSpec.model_fields) - {"baseline", *SEEN}))
+def test_whatever_else_an_evaluation_is_told_is_read_by_it(field: str) -> None:
+    found = {one for file in (ROOT / "evaluation").rglob("*.py") for one in reads(file)}
+    assert any(one in found for one in (f"spec.{field}", f"request.spec.{field}"))
+
+
+@pytest.mark.parametrize("field", Gate.model_fields)
+def test_a_gate_changes_what_it_lets_pass(field: str) -> None:
+    metric, base = find_metric("fid" if field in ("within", "two_sided") else "latency"), Estimate(5.0, 4.0, 6.0, 10)
+    before = Gate(within=1) if field == "two_sided" else Gate(**{field: 2})
+    after = Gate(within=1, two_sided=False) if field == "two_sided" else Gate(**{field: 3})
+    assert problems(before, metric) == problems(after, metric) == ""
+    assert allowed(before, metric, base) != allowed(after, metric, base)
+
+
+def test_no_bound_is_only_declared() -> None:
+    assert set(Gate.model_fields) == {*Bounds.model_fields, "two_sided"}
+
+
+# What stands beside
+
+
+def test_whatever_else_a_recipe_holds_is_read(tmp_path: Path) -> None:
+    own = {field.name for field in fields(Recipe)} - set(Head.model_fields)
+    assert own == {"data", "stages", "evaluate", "gates", "place", "source", "file", "origin"}
+    (tmp_path / "evidence").mkdir()
+    (read,) = read_text("schema: 1\nname: a\nmodel: ./none\n", str(tmp_path / "r.yaml"))
+    assert len(_evidence_dirs(read, Cache(tmp_path / "cache"))) == 2  # by its file
+    assert planned(read, tmp_path)[0].place == f"{tmp_path / 'r.yaml'}:3:8"  # by its places
+    assert read.with_("seed=1").seed == 1  # by its origin
+    assert {"recipe.source", "recipe.gates"} <= set(reads(ROOT / "compress/api.py"))
+
+
+def reads(file: Path) -> Iterator[str]:
+    """Every dotted name that a file reads, such as `request.spec.starts`."""
+    yield from (ast.unparse(n) for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Attribute))
