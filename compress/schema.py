@@ -25,7 +25,6 @@ def recipe_schema() -> Schema:
     """The schema as JSON Schema 2020-12. Wherever a value may stand, a `${variable}` may stand too."""
     definitions: Schema = {"gate": _record(Gate, "gate", {}), "whole_gate": _whole_gate()}
     sections = {
-        **_record(Head, "head", definitions)["properties"],
         "data": _record(DataSpec, "data", definitions),
         "stages": _stages(definitions),
         "evaluate": _evaluate(definitions),
@@ -34,6 +33,7 @@ def recipe_schema() -> Schema:
     described = "another recipe, from this one's folder, that this one is laid over"
     properties = {
         "schema": {"const": SCHEMA_VERSION, "description": "version of the recipe format"},
+        **_record(Head, "head", definitions)["properties"],
         **{key: _or_variable(value) for key, value in sections.items()},
         "extends": {"type": "string", "minLength": 1, "description": described},
         "vars": {**_VALUES, "description": "values for ${name}"},
@@ -128,12 +128,12 @@ def _with_variables(schema: Schema) -> Schema:
     """`schema` with `${variable}` allowed for each value inside it."""
     found = dict(schema)
     if "properties" in schema:
-        found["properties"] = {key: _or_variable(value) for key, value in schema["properties"].items()}
+        found["properties"] = {key: _or_variable(_with_variables(value)) for key, value in schema["properties"].items()}
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
-            found[key] = _or_variable(schema[key])
+            found[key] = _or_variable(_with_variables(schema[key]))
     if "prefixItems" in schema:
-        found["prefixItems"] = [_or_variable(value) for value in schema["prefixItems"]]
+        found["prefixItems"] = [_or_variable(_with_variables(value)) for value in schema["prefixItems"]]
     if "anyOf" in schema:
         found["anyOf"] = [_with_variables(option) for option in schema["anyOf"]]
     return found
@@ -143,8 +143,7 @@ def _or_variable(value: Schema) -> Schema:
     if value.get("type") == "string" and not any(key in value for key in _OF_TEXT):
         return value
     beside = {key: value[key] for key in _BESIDE if key in value}
-    inner = _with_variables({key: part for key, part in value.items() if key not in beside})
-    return {**beside, "anyOf": [inner, _VARIABLE]}
+    return {**beside, "anyOf": [{key: part for key, part in value.items() if key not in beside}, _VARIABLE]}
 
 
 def _first_line(doc: str) -> str:
