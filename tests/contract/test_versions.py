@@ -34,7 +34,6 @@ ALLOWED = {
     "compress.errors": "words for what went wrong: nothing is left behind then",
     "compress.events": "told to listeners, and never read back",
     "compress.params": "a parameter's value stands in the key, its default included",
-    "compress.planning": "says which key and what of the machine stands in it, and runs nothing",
     "compress.recipe": "what was asked: it stands in the key",
     "compress.zoo": "models and data, whose digests stand in keys",
     collect.__name__: "has a version of its own, its FORMAT",
@@ -192,7 +191,7 @@ def test_a_raised_version_and_a_rewritten_golden_are_green(copy: Path) -> None:
 def test_an_engine_that_is_found_by_its_formats_name_belongs_to_all_that_run_it(copy: Path) -> None:
     _append(file_of("compress.engines.openvino", copy), "ONE_MORE = 1\n")
     found = reddened(copy)
-    assert {"build.openvino", "quantize.nncf", "build.fastest", "accelerate.steps", "evidence"} <= found
+    assert {"build.openvino", "quantize.nncf", "build.fastest", "evidence"} <= found
     assert not {"build.gguf", "prune.depth", "kid", "perplexity"} & found
 
 

@@ -150,7 +150,7 @@ def test_no_bound_is_only_declared() -> None:
 
 def test_whatever_else_a_recipe_holds_is_read(tmp_path: Path) -> None:
     own = {field.name for field in fields(Recipe)} - set(Head.model_fields)
-    assert own == {"data", "stages", "evaluate", "gates", "place", "source", "file", "origin"}
+    assert own == {"data", "stages", "evaluate", "gates", "place", "source", "file", "overrides", "origin"}
     (tmp_path / "evidence").mkdir()
     (read,) = read_text("schema: 1\nname: a\nmodel: ./none\n", str(tmp_path / "r.yaml"))
     assert len(_evidence_dirs(read, Cache(tmp_path / "cache"))) == 2  # by its file

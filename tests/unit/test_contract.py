@@ -125,7 +125,7 @@ def test_a_config_that_does_not_read_breaks_the_contract(cache: Cache, llama: Pa
 
     promised = promising(leaves={"hidden_size": 16}, hidden_size=16)
     broken = replace(promised, run=work)
-    with pytest.raises(ContractError, match="its contract: .*does not read as JSON"):
+    with pytest.raises(ContractError, match=r"its contract: .*does not read as JSON"):
         run(cache, llama, (broken, step(broken)))
 
 

@@ -47,7 +47,7 @@ class Trusting:
     def start(self) -> None:
         self.starts += 1
 
-    def probe(self, folder: Path, profile: Profile = ANY_SIZE) -> dict[str, Any]:
+    def probe(self, folder: Path, profile: Profile = ANY_SIZE, *, trust: bool = False) -> dict[str, Any]:
         self.asked.append(profile)
         return {"finite": True, "spread": 1.0, "digest": ""}
 
