@@ -180,17 +180,21 @@ def reference(
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """Every stage, metric and zoo model found on disk."""
+    """Every task, engine, stage, metric and zoo model found on disk."""
     from compress import catalogue
 
-    stages = {name: _headline(catalogue.find_stage(name).doc) for name in catalogue.stage_names()}
-    metrics = {name: catalogue.find_metric(name).title for name in catalogue.metric_names()}
+    found: dict[str, dict[str, str]] = {
+        "tasks": {name: catalogue.find_task(name).title for name in catalogue.task_names()},
+        "engines": {name: catalogue.find_engine(name).title for name in catalogue.engine_names()},
+        "stages": {name: _headline(catalogue.find_stage(name).doc) for name in catalogue.stage_names()},
+        "metrics": {name: catalogue.find_metric(name).title for name in catalogue.metric_names()},
+    }
     zoo = [f"zoo://{p.name}" for p in sorted((Path(__file__).parent / "zoo" / "models").glob("*/"))]
     data = [f"zoo://{name}/{split}" for name in ("digits", "docstrings") for split in ("train", "validation", "test")]
     if as_json:
-        _print_json({"stages": stages, "metrics": metrics, "models": zoo, "data": data})
+        _print_json({**found, "models": zoo, "data": data})
         return
-    for title, rows in (("stages", stages), ("metrics", metrics)):
+    for title, rows in found.items():
         print(title)
         for name, line in rows.items():
             print(f"  {name:<22} {line}")

@@ -187,9 +187,10 @@ def _texts(one: Comparison, other: Comparison) -> dict[str, str]:
 def _warnings(one: Comparison, other: Comparison, before: Mapping[str, Row]) -> tuple[str, ...]:
     found = []
     libraries = dict(one.machine.get("libraries", {})), dict(other.machine.get("libraries", {}))
-    odd = sorted(k for k in {*libraries[0], *libraries[1]} if libraries[0].get(k) != libraries[1].get(k))
+    both = libraries[0].keys() & libraries[1].keys()  # which of them a run tells of is another matter
+    odd = sorted(name for name in both if libraries[0][name] != libraries[1][name])
     if odd:
-        said = ", ".join(f"{k} {libraries[0].get(k, 'none')} → {libraries[1].get(k, 'none')}" for k in odd)
+        said = ", ".join(f"{name} {libraries[0][name]} → {libraries[1][name]}" for name in odd)
         found.append(f"libraries changed between the runs: {said}")
     gone = [name for name, row in before.items() if name not in {r.metric for r in other.rows}]
     if gone:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from compress import deps
+from compress.catalogue import engine_names, find_engine, find_stage, stage_names
 from compress.facts import machine_fact
+from compress.keys import BASE_LIBRARIES
 from evaluation import energy
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 DRIVER = Path("/proc/driver/nvidia/version")
-LIBRARIES = ("torch", "transformers", "diffusers", "openvino", "nncf", "numpy")
 
 
 def facts() -> dict[str, Any]:
@@ -38,12 +39,18 @@ def facts() -> dict[str, Any]:
         "governor": _first_line(GOVERNOR),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "libraries": {name: deps.version(name) for name in LIBRARIES},
+        "libraries": {name: found for name in _libraries() if (found := deps.version(name))},
         "read_gb_s": round(_bandwidth(), 1),
         "gemm_gflop_s": round(_gemm(), 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         "gpu_driver": _driver(),
     }
+
+
+def _libraries() -> tuple[str, ...]:
+    """The distributions that engines and stages run on, and numpy, which every number goes through."""
+    wanted = {"numpy", *BASE_LIBRARIES, *(find_engine(name).distribution for name in engine_names())}
+    return tuple(sorted(wanted.union(*(find_stage(name).libraries for name in stage_names()))))
 
 
 def _processor() -> str:

@@ -231,7 +231,7 @@ def _marked(text: str, start: int) -> str:
 
 def _provenance(comparison: Comparison) -> str:
     sides = "".join(
-        f"<dt>{_e(s.name)}</dt><dd>{_e(s.engine)}<small>{_e(json.dumps(plain(s.call), ensure_ascii=False))}"
+        f"<dt>{_e(s.name)}</dt><dd>{_e(words.runs(comparison, s))}<small>{_e(json.dumps(plain(s.call), ensure_ascii=False))}"
         f" · {_e(s.digest[:16])}</small></dd>"
         for s in (comparison.baseline, comparison.candidate)
     )

@@ -29,7 +29,8 @@ def render(comparison: Comparison) -> str:
         state = "cached" if stage["cached"] else "ran"
         lines.append(f"| {safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {words.size(stage['size_bytes'])} |")
     lines += _contributions(comparison) + _trials(comparison)
-    lines += ["", f"Baseline: {safe(comparison.baseline.engine)}. Candidate: {safe(comparison.candidate.engine)}."]
+    baseline, candidate = (safe(words.runs(comparison, side)) for side in (comparison.baseline, comparison.candidate))
+    lines += ["", f"Baseline: {baseline}. Candidate: {candidate}."]
     lines += [f"Machine: {safe(words.machine(comparison))}."]
     lines += ["", *(f"* {safe(line)}" for line in words.unmeasured(comparison))] if words.unmeasured(comparison) else []
     if comparison.warnings:

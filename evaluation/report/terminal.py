@@ -43,6 +43,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     lines = [f"{question} {answer}" for question, answer in words.questions(comparison)]
     held = (row for row in comparison.rows if row.verdict.status in ("fail", "inconclusive"))
     lines += [f"{row.title}: {row.verdict.gate}: {words.reason(row)}" for row in held]
+    lines += [f"{side.name}: {words.runs(comparison, side)}" for side in (comparison.baseline, comparison.candidate)]
     lines += words.unmeasured(comparison)
     out.print(table(comparison))
     for line in lines:

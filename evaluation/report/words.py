@@ -7,8 +7,9 @@ import re
 from dataclasses import replace
 from html import escape
 
+from compress.catalogue import find_task, task_names
 from evaluation.gates import recommended
-from evaluation.scores import Comparison, Estimate, Row
+from evaluation.scores import Comparison, Estimate, Row, Side
 from evaluation.theory import realised, roof
 
 MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", "not gated": "–"}
@@ -217,3 +218,13 @@ def _trust(comparison: Comparison) -> str:
     parts.append(f"{count} warning{'' if count == 1 else 's'}" if count else "no warnings")
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
+
+
+def runs(comparison: Comparison, side: Side) -> str:
+    """What runs a side, and how it was called, in a recipe's words: its steps and guidance, where the task has such settings."""
+    known = find_task(comparison.task).called if comparison.task in task_names() else {}
+    told = (
+        f"{name} {side.call[argument]}" if argument in side.call else f"the pipeline's own {name}"
+        for name, argument in known.items()
+    )
+    return ", ".join((side.engine, *told))
