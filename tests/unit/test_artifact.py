@@ -9,9 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from compress.artifact import Artifact, Component, Provenance, Settings, derive, write_manifest
+from compress.artifact import (
+    Artifact,
+    Component,
+    Provenance,
+    Quantization,
+    Setting,
+    Settings,
+    derive,
+    write_manifest,
+)
 from compress.describing import describe
-from compress.errors import ModelError
+from compress.errors import ModelError, UserError
+from compress.opening import open_task
 from compress.sources import check_safetensors, find_source
 
 
@@ -129,3 +139,62 @@ def test_the_source_key_follows_the_content(tmp_path: Path) -> None:
     assert find_source(str(folder), Path(), None).key == first
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "x": 1}))
     assert find_source(str(folder), Path(), memory).key != first
+
+
+# ---------------------------------------------------------------- packed weights and settings
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}
+
+
+@pytest.mark.parametrize(
+    ("said", "packed"),
+    [
+        (GPTQ, Quantization("gptq", 4, "gptqmodel")),
+        (NF4, Quantization("bitsandbytes", 4, "bitsandbytes")),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, Quantization("bitsandbytes", 8, "bitsandbytes")),
+        ({"quant_method": "compressed-tensors"}, Quantization("compressed-tensors", 0, "compressed-tensors")),
+        ({}, Quantization("quantized", 0, "quantized")),
+        (None, None),
+        ("gptq", None),
+    ],
+)
+def test_how_weights_are_packed_is_read_off_the_config(
+    tmp_path: Path, said: object, packed: Quantization | None
+) -> None:
+    config = json.loads((llama(tmp_path / "m") / "config.json").read_text())
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "quantization_config": said}))
+    found = describe(tmp_path / "m")
+    assert found.components["model"].quantization == packed
+    assert found.packed(found.components) == (("model",) if packed else ())
+
+
+def test_a_manifest_says_only_what_is_not_the_default(tmp_path: Path) -> None:
+    artifact = Artifact(llama(tmp_path / "m"), "text_generation", {"model": Component("torch", "", "LlamaForCausalLM")})
+    write_manifest(artifact)
+    said = json.loads((tmp_path / "m" / "pare.json").read_text())
+    assert said["components"]["model"] == {"format": "torch", "path": "", "kind": "LlamaForCausalLM"}
+    assert said["settings"] == {"call": {}, "needs_pare": False}
+
+
+def test_a_manifest_keeps_packing_modules_and_settings_of_every_level(tmp_path: Path) -> None:
+    part = Component("torch", "", "LlamaForCausalLM", "decoder", Quantization("nf4", 4, "bitsandbytes"))
+    hook = Setting("first_block_cache", "model", {"threshold": 0.1})
+    settings = Settings({"eta": 0.5}, True, (Setting("attention", "model", {"backend": "native"}),), (hook,))
+    artifact = Artifact(llama(tmp_path / "m"), "text_generation", {"model": part}, settings)
+    write_manifest(artifact)
+    assert describe(tmp_path / "m") == artifact
+
+
+def test_a_task_that_this_pare_does_not_know_is_named(tmp_path: Path) -> None:
+    write_manifest(Artifact(llama(tmp_path / "m"), "text_to_smell", {}))
+    with pytest.raises(ModelError, match="its task text_to_smell is none that this pare knows"):
+        describe(tmp_path / "m")
+
+
+def test_what_is_hooked_and_cannot_be_is_never_left_out_in_silence(tmp_path: Path) -> None:
+    part = {"model": Component("torch", "", "LlamaForCausalLM")}
+    hooked = Settings(hook=(Setting("first_block_cache", "model"),))
+    with pytest.raises(UserError, match="meant to run with first_block_cache, which this pare does not apply"):
+        open_task(Artifact(tmp_path, "text_generation", part, hooked))
