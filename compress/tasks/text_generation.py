@@ -61,7 +61,7 @@ def recognise(path: Path) -> Artifact | Problem | None:
         return Artifact(path, "text_generation", {LANGUAGE_MODEL: Component("torch", "", kind)})
     what = kind or "of an unnamed class"
     why = f"{what}, which reads a text whole and does not continue it" if encoder else what
-    said = f"pare reads text-generation and text-to-image models, and this is {why}"
+    said = f"pare continues text with causal language models, and this is {why}"
     return Problem(str(path), said, "give a causal language model or a diffusers pipeline folder")
 
 

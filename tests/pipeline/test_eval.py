@@ -217,11 +217,11 @@ def test_a_folder_of_pictures_is_told_from_a_model_and_from_nothing(places: Plac
 def test_a_changed_picture_changes_the_digest_and_other_files_do_not(places: Places, tmp_path: Path) -> None:
     for index in range(2):
         Image.fromarray(np.full((4, 4, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
-    before = describe_painted(tmp_path).digest
+    before = describe_painted(tmp_path, "text_to_image").digest
     (tmp_path / "notes.txt").write_text("made on a Tuesday")
-    assert describe_painted(tmp_path).digest == before
+    assert describe_painted(tmp_path, "text_to_image").digest == before
     Image.fromarray(np.full((4, 4, 3), 9, np.uint8)).save(tmp_path / "1.png")
-    assert describe_painted(tmp_path).digest != before
+    assert describe_painted(tmp_path, "text_to_image").digest != before
     items = captions_of(tmp_path).first(9)
     assert [f.name for f in pictures_for(tmp_path, items)] == ["0.png", "1.png"]
 

@@ -20,8 +20,10 @@ from transformers import GenerationMixin
 import compress
 from compress.artifact import Artifact
 from compress.describing import describe
+from compress.devices import Opening
 from compress.engines.builder import positions_of
 from compress.errors import ModelError, UserError
+from compress.opening import open_task
 from compress.zoo import zoo_model
 from tests.families import MODELS
 from tests.stages import apply
@@ -154,16 +156,22 @@ def test_a_path_is_enough_to_load(llama: Artifact) -> None:
 
 def test_an_engine_of_the_processor_asked_for_elsewhere_is_one_clear_error(pipeline: Artifact, llama: Artifact) -> None:
     for artifact in (pipeline, llama):
-        with pytest.raises(UserError, match="engine runs on the processor, not on `meta`") as caught:
-            compress.load(artifact, device="meta")
+        with pytest.raises(UserError, match="which runs on cpu, not on `cuda:0`") as caught:
+            open_task(artifact, Opening(device="cuda:0"))
         assert "on cpu" in caught.value.problems[0].fix
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_a_device_that_torch_does_not_have_is_one_clear_error(device: str) -> None:
-    with pytest.raises(UserError, match=f"has no device `{device}` here: .+") as caught:
+@pytest.mark.parametrize(("device", "why"), [("gpu", "`gpu` is no device"), ("cuda:99", "finds no NVIDIA GPU here")])
+def test_a_device_that_is_not_there_is_one_clear_error(device: str, why: str) -> None:
+    with pytest.raises(UserError, match=why) as caught:
         compress.load(zoo_model("docs-llama"), device=device)
     assert "cpu" in caught.value.problems[0].fix
+
+
+def test_a_device_that_torch_does_not_have_is_one_clear_error() -> None:
+    """Where a GPU is there, and torch was built without it."""
+    with pytest.raises(UserError, match=r"has no device `cuda:99` here: .+"):
+        open_task(describe(zoo_model("docs-llama")), Opening(device="cuda:99"))
 
 
 def test_what_a_graph_does_not_hold_is_refused_and_never_left_out(pipeline: Artifact) -> None:

@@ -16,6 +16,7 @@ from compress import gpus
 from compress.artifact import Artifact
 from compress.catalogue import find_stage
 from compress.describing import describe
+from compress.devices import Opening
 from compress.engines import TOLERANCE
 from compress.engines.onnx import GRAPH
 from compress.engines.onnx.runtime import Decoder
@@ -104,8 +105,8 @@ def test_the_zoos_denoiser_has_an_engine_for_each_target_and_its_onnx_agrees_wit
     rows = records_of(made, "unet")[0].profile["input.sample"]
     assert (rows[0][0], rows[2][0]) == (1, 32)  # 16 prompts, twice for guidance
     source = zoo_model("digits-diffusion")
-    plain = load_torch(source / "unet", "diffusers", "UNet2DConditionModel", torch.float32, "cpu")
-    graph = load_onnx(made.folder("unet"), "diffusers", "UNet2DConditionModel", None, "cpu")
+    plain = load_torch(source / "unet", "diffusers", "UNet2DConditionModel", Opening("float32"))
+    graph = load_onnx(made.folder("unet"), "diffusers", "UNet2DConditionModel", Opening())
     ports = {p.name.removeprefix("input."): p.shape[1:] for p in read_ports(made.folder("unet")).inputs}
     for rows in (1, 5):
         sample, texts = (torch.randn(rows, *ports[name]) for name in ("sample", "encoder_hidden_states"))

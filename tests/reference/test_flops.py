@@ -16,10 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compress.artifact import Artifact
 from compress.describing import describe
+from compress.devices import Opening
 from compress.opening import open_task
+from compress.opening.text_to_image import PROMPT
 from compress.recipe import Gate
 from compress.zoo import zoo_model
-from evaluation.arithmetic import PROMPT, add_up, count_picture, count_text
+from evaluation.arithmetic import add_up, count_picture, count_text
 from evaluation.compare import row_of
 from evaluation.evidence import Evidence
 from evaluation.metrics import flops
@@ -117,7 +119,7 @@ def on_the_real_pipeline(artifact: Artifact) -> int:
 def test_a_pipeline_is_counted_as_it_runs(tmp_path: Path, name: str) -> None:
     folder = zoo_model("digits-diffusion") if name == "zoo" else tiny_diffusion(tmp_path, xl=name == "xl")
     artifact = describe(folder)
-    parts = count_picture(artifact, "float32", {"num_inference_steps": STEPS})
+    parts = count_picture(artifact, Opening("float32"), {"num_inference_steps": STEPS})
     assert set(parts) == set(artifact.working)
     assert sum(parts.values()) == on_the_real_pipeline(artifact)
 
@@ -125,13 +127,13 @@ def test_a_pipeline_is_counted_as_it_runs(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("family", ["pixart-alpha", "sd3", "flux"])
 def test_so_are_transformers_and_encoders_that_are_given_masks(tmp_path: Path, family: str) -> None:
     artifact = describe(tiny_picture(tmp_path, family))
-    parts = count_picture(artifact, "", {"num_inference_steps": STEPS})
+    parts = count_picture(artifact, Opening(), {"num_inference_steps": STEPS})
     assert sum(parts.values()) == on_the_real_pipeline(artifact)
 
 
 def test_the_denoiser_counts_for_each_step(tmp_path: Path) -> None:
     artifact = describe(tiny_diffusion(tmp_path))
-    once, thrice = (count_picture(artifact, "", {"num_inference_steps": n}) for n in (1, 3))
+    once, thrice = (count_picture(artifact, Opening(), {"num_inference_steps": n}) for n in (1, 3))
     assert thrice["unet"] == 3 * once["unet"]
     assert thrice["vae"] == once["vae"]
     assert thrice["text_encoder"] == once["text_encoder"]
