@@ -158,7 +158,7 @@ class Artifact:
         parts = {n: replace(c, format=formats.get(n, c.format)) for n, c in self.components.items()}
         return replace(self, components=parts)
 
-    def calling(self, **call: Any) -> Artifact:
+    def calling(self, **call: object) -> Artifact:
         """The same artifact, called with more arguments."""
         return replace(self, settings=replace(self.settings, call={**self.settings.call, **call}))
 

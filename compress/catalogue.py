@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from compress.context import Context
     from evaluation.scores import Metric
 
+P = TypeVar("P", bound=Params)
 R = TypeVar("R")
 
 Effect = Literal["weights", "format", "settings"]
@@ -106,26 +107,26 @@ class Stage:
 def stage(
     *,
     version: int,
-    params: type[Params],
+    params: type[P],
     reproducible: Reproducible,
     effects: tuple[Effect, ...],
     needs: tuple[Observable, ...] = (),
     formats: Mapping[Format, Format] | None = None,
     packed: bool = False,
     bound_to: tuple[str, ...] = (),
-    data: Callable[[Any], tuple[str, ...]] | None = None,
-    calls: Callable[[Any], tuple[Stage, ...]] | None = None,
+    data: Callable[[P], tuple[str, ...]] | None = None,
+    calls: Callable[[P], tuple[Stage, ...]] | None = None,
     inputs: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
     extra: str = "",
-    refuse: Callable[[Artifact, Any], str] | None = None,
-    foresee: Callable[[Artifact, Any], Foresight] | None = None,
-    idle_here: Callable[[Any], str] | None = None,
+    refuse: Callable[[Artifact, P], str] | None = None,
+    foresee: Callable[[Artifact, P], Foresight] | None = None,
+    idle_here: Callable[[P], str] | None = None,
     machine: Callable[[], str] | None = None,
-) -> Callable[[Callable[[Artifact, Any, Context], None]], Stage]:
+) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
     """Turn a stage file's `run` function into its record. The name is the file's place, the help its docstring."""
 
-    def record(run: Callable[[Artifact, Any, Context], None]) -> Stage:
+    def record(run: Callable[[Artifact, P, Context], None]) -> Stage:
         return Stage(
             name=run.__module__.removeprefix("compress.stages."),
             version=version,
@@ -185,7 +186,7 @@ def find_stage(name: str) -> Stage:
 
 
 @cache
-def find_metric(name: str) -> Metric[Any]:
+def find_metric(name: str) -> Metric[Params]:
     """The metric called `name`.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,7 +31,11 @@ from compress.errors import CacheError, PareError, StageFailed
 from compress.events import Event
 from compress.graphs import wanted
 from compress.opening import open_component, open_language, open_task
+from compress.params import Params
 from compress.racing import Pace, fastest, race, undecided
+
+if TYPE_CHECKING:
+    from compress.stages.build.fastest import BuildFastest
 
 TORCH = "torch"
 MADE, DIFFERENCE, DECISION = "artifact", "difference.txt", "decision.json"
@@ -48,7 +52,7 @@ class Trial:
     why: str = ""
 
 
-def choose(artifact: Artifact, params: Any, stages: Sequence[Stage], context: Context) -> None:
+def choose(artifact: Artifact, params: BuildFastest, stages: Sequence[Stage], context: Context) -> None:
     """Fill `context.out` with the artifact, each component in the format that is fastest here.
 
     Raises:
@@ -59,7 +63,7 @@ def choose(artifact: Artifact, params: Any, stages: Sequence[Stage], context: Co
     _assemble(artifact, kept, context)
 
 
-def _choose(artifact: Artifact, name: str, params: Any, stages: Sequence[Stage], context: Context) -> Artifact:
+def _choose(artifact: Artifact, name: str, params: BuildFastest, stages: Sequence[Stage], context: Context) -> Artifact:
     """An artifact that has the component as it runs fastest; an interrupted run's decision stands."""
     place = context.scratch / "trials" / name
     decision = place / DECISION
@@ -74,7 +78,9 @@ def _choose(artifact: Artifact, name: str, params: Any, stages: Sequence[Stage],
     return artifact if found["kept"] == TORCH else describe(place / found["kept"] / MADE)
 
 
-def _raced(artifact: Artifact, name: str, trials: Sequence[Trial], params: Any, context: Context) -> dict[str, Any]:
+def _raced(
+    artifact: Artifact, name: str, trials: Sequence[Trial], params: BuildFastest, context: Context
+) -> dict[str, Any]:
     """The name of the fastest that may be kept, and what became of each.
 
     Raises:
@@ -97,7 +103,7 @@ def _raced(artifact: Artifact, name: str, trials: Sequence[Trial], params: Any, 
 
 
 def _build_all(
-    artifact: Artifact, component: str, params: Any, stages: Sequence[Stage], context: Context, place: Path
+    artifact: Artifact, component: str, params: BuildFastest, stages: Sequence[Stage], context: Context, place: Path
 ) -> list[Trial]:
     ways = [(s, p) for s in stages for p in params.precisions if p in find_engine(s.leaves(TORCH)).precisions]
     titles = context.progress(ways, f"engines of {component}", len(ways))
@@ -105,7 +111,13 @@ def _build_all(
 
 
 def _build(
-    artifact: Artifact, component: str, stage: Stage, precision: str, params: Any, context: Context, place: Path
+    artifact: Artifact,
+    component: str,
+    stage: Stage,
+    precision: str,
+    params: BuildFastest,
+    context: Context,
+    place: Path,
 ) -> Trial:
     """Build one engine, or find that an interrupted run has built it: its folder has its name once it is whole."""
     title = f"{stage.name.removeprefix('build.')} {precision}"
@@ -133,7 +145,7 @@ def _build(
     return Trial(title, describe(whole / MADE), float((whole / DIFFERENCE).read_text()))
 
 
-def _run(artifact: Artifact, stage: Stage, given: Any, context: Context, out: Path) -> float:
+def _run(artifact: Artifact, stage: Stage, given: Params, context: Context, out: Path) -> float:
     """Build an engine as its own stage does. Returns how far it is from torch."""
     heard: list[Event] = []
     within = replace(context, out=out, scratch=context.scratch / "inner", emit=heard.append)
@@ -151,7 +163,7 @@ def _drop_others(artifact: Artifact, component: str, made: Path) -> None:
         (made / file.relative_to(artifact.path)).unlink(missing_ok=True)
 
 
-def _why_not(artifact: Artifact, stage: Stage, given: Any) -> str:
+def _why_not(artifact: Artifact, stage: Stage, given: Params) -> str:
     """Why a stage cannot build what runs here, or ""."""
     try:
         return stage.refuse(artifact, given) or stage.idle_here(given)
@@ -160,7 +172,7 @@ def _why_not(artifact: Artifact, stage: Stage, given: Any) -> str:
 
 
 def _calls(
-    artifact: Artifact, component: str, trials: Sequence[Trial], params: Any, context: Context
+    artifact: Artifact, component: str, trials: Sequence[Trial], params: BuildFastest, context: Context
 ) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
     """The same real call to each trial's component, and why some do not take it."""
     made = (
@@ -187,7 +199,7 @@ def _calls(
     return calls, failed
 
 
-def _text_call(artifact: Artifact, params: Any, context: Context) -> Callable[[Any], Callable[[], object]]:
+def _text_call(artifact: Artifact, params: BuildFastest, context: Context) -> Callable[[Any], Callable[[], object]]:
     opening = context.opening.of("float32")
     words = int(open_language(artifact, opening).model.config.get_text_config().vocab_size)
     generator = torch.Generator(CPU).manual_seed(0)
@@ -199,7 +211,7 @@ def _text_call(artifact: Artifact, params: Any, context: Context) -> Callable[[A
 
 
 def _picture_call(
-    artifact: Artifact, component: str, params: Any, context: Context
+    artifact: Artifact, component: str, params: BuildFastest, context: Context
 ) -> Callable[[Any], Callable[[], object]]:
     task = open_task(artifact, context.opening.of("float32"))
     heard = first_calls(task, (component,), repeated(task.examples, params.batch))[component]
@@ -211,7 +223,7 @@ def _without_gradients(call: Callable[[], object]) -> object:
         return call()
 
 
-def _write_whole(file: Path, value: Any) -> None:
+def _write_whole(file: Path, value: Mapping[str, Any]) -> None:
     """Write JSON so that it is whole or not there."""
     part = file.with_suffix(".part")
     part.write_text(json.dumps(value))

@@ -305,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(exit_code(app, list(sys.argv[1:] if arguments is None else arguments)))
 
 
-def _print_json(value: Any) -> None:
+def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 

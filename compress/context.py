@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from compress.devices import Opening
 from compress.events import Emit, Event, silent, track
@@ -36,6 +36,6 @@ class Context:
         """Yield `items` with one progress event each."""
         return track(items, self.emit, f"{self.node} {what}".strip(), total)
 
-    def note(self, message: str, **facts: Any) -> None:
+    def note(self, message: str, **facts: object) -> None:
         """Say something about the work; `facts` (what JSON can say) go into the cache and the report."""
         self.emit(Event("note", self.node, message, facts=facts))

@@ -189,7 +189,7 @@ def _unet_pool(config: Config) -> Pool:
     return Pool("blocks", count, tuple(units))
 
 
-def _per_level(value: Any, levels: int) -> list[int]:
+def _per_level(value: int | list[int] | tuple[int, ...], levels: int) -> list[int]:
     return list(value) if isinstance(value, (list, tuple)) else [value] * levels
 
 

@@ -212,7 +212,7 @@ class _Filling:
         return value if isinstance(value, str) else given(value)
 
 
-def _slug(value: Any) -> str:
+def _slug(value: object) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", value if isinstance(value, str) else given(value)).strip("-.")[:40] or "x"
 
 

@@ -41,7 +41,7 @@ def kind(annotation: Any) -> str:
     return "mapping" if issubclass(annotation, Params) else str(annotation.__name__)
 
 
-def value(given: Any) -> str:
+def value(given: object) -> str:
     """A value as a recipe has it, in one line."""
     if isinstance(given, Params):
         return f"{{{', '.join(f'{name}: {value(v)}' for name, v in given)}}}"

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from compress.errors import ModelError
 
@@ -17,7 +16,7 @@ FILES = ".files"  # ends the note that holds the digest of each file, beside tha
 Identity = tuple[int, int, int, int]  # device, inode, size, time of change
 
 
-def digest_json(value: Any) -> str:
+def digest_json(value: object) -> str:
     """sha256 of the canonical JSON: sorted keys, no white space. Raises TypeError for what JSON cannot say."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

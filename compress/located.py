@@ -77,7 +77,7 @@ def check_values(
     return check_params(cls, node, label, problems)
 
 
-def given(value: Any) -> str:
+def given(value: object) -> str:
     """What the user wrote, as they wrote it, shortened."""
     if isinstance(value, dict):
         return "a mapping" if value else "an empty mapping"

@@ -25,8 +25,8 @@ def write_calls(path: Path, calls: Iterable[Call]) -> int:
     """
     tensors: dict[str, torch.Tensor] = {}
 
-    def spell(value: Any) -> Any:
-        if torch.is_tensor(value):
+    def spell(value: object) -> dict[str, Any]:
+        if isinstance(value, torch.Tensor):
             name = next((n for n, known in tensors.items() if _same(known, value)), str(len(tensors)))
             if name not in tensors:
                 tensors[name] = value.clone(
@@ -62,7 +62,7 @@ def read_call(path: Path, number: int) -> dict[str, Any]:
     with safe_open(path, framework="pt") as stored:
         index = json.loads(stored.metadata()["calls"])[number]
 
-        def read(spelt: Any) -> Any:
+        def read(spelt: Mapping[str, Any]) -> Any:
             if "tensor" in spelt:
                 return stored.get_tensor(spelt["tensor"])
             if "dict" in spelt:

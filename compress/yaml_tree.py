@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn, TypeAlias
 
 import yaml
 
@@ -20,6 +20,7 @@ MAX_DEPTH = 40
 MAX_DIGITS = 40
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+Value: TypeAlias = yaml.AliasEvent | yaml.ScalarEvent | yaml.SequenceStartEvent | yaml.MappingStartEvent
 _INT = re.compile(r"[-+]?[0-9]+")
 _BASED = re.compile(r"0o[0-7]{1,20}|0x[0-9a-fA-F]{1,16}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
@@ -145,7 +146,7 @@ class _Builder:
             )
         return root
 
-    def node(self, event: Any, events: Iterator[Any], depth: int) -> Node:
+    def node(self, event: Value, events: Iterator[Any], depth: int) -> Node:
         place = self.place(event)
         if isinstance(event, yaml.AliasEvent):
             return self.alias(event, place, depth)
@@ -193,7 +194,7 @@ class _Builder:
                 return
             yield self.node(event, events, depth + 1)
 
-    def scalar(self, event: Any, place: str) -> Any:
+    def scalar(self, event: yaml.ScalarEvent, place: str) -> Any:
         if event.style:
             return event.value
         try:
@@ -202,8 +203,8 @@ class _Builder:
             self.problems.append(Problem(place, str(error), "give a finite number, or quote it if it is text"))
             return None
 
-    def alias(self, event: Any, place: str, depth: int) -> Node:
-        if event.anchor not in self.anchors:
+    def alias(self, event: yaml.AliasEvent, place: str, depth: int) -> Node:
+        if event.anchor is None or event.anchor not in self.anchors:
             self.stop(
                 event,
                 f"alias `*{event.anchor}` names no anchor before it",
@@ -214,22 +215,23 @@ class _Builder:
         self.check_depth(event, depth + target.depth())
         return Node(target.value, place)
 
-    def count(self, event: Any, nodes: int) -> None:
+    def count(self, event: yaml.Event, nodes: int) -> None:
         self.nodes += nodes
         if self.nodes > MAX_NODES:
             self.stop(
                 event, f"more than {MAX_NODES:,} values once aliases are expanded", "write fewer aliases of aliases"
             )
 
-    def check_depth(self, event: Any, depth: int) -> None:
+    def check_depth(self, event: yaml.Event, depth: int) -> None:
         if depth > MAX_DEPTH:
             self.stop(event, f"nested deeper than {MAX_DEPTH} levels", "a recipe needs six at most")
 
-    def stop(self, event: Any, message: str, fix: str) -> None:
+    def stop(self, event: yaml.Event, message: str, fix: str) -> NoReturn:
         raise RecipeError((*self.problems, Problem(self.place(event), message, fix)))
 
-    def place(self, event: Any) -> str:
-        return self.place_at(event.start_mark.line, event.start_mark.column)
+    def place(self, event: yaml.Event) -> str:
+        mark = event.start_mark
+        return self.place_at(mark.line, mark.column) if mark else self.file
 
     def place_at(self, line: int, column: int) -> str:
         return self.file if self.fixed_place else f"{self.file}:{line + 1}:{column + 1}"

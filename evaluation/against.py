@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from compress.catalogue import find_metric
 from compress.errors import NotComparable, Problem, UserError
@@ -117,7 +116,7 @@ def _short(side: Side) -> str:
     return f"{side.digest[:12] or 'unknown'} ({side.engine}) called with {dict(sorted(side.call.items()))}"
 
 
-def _told(fact: Any) -> str:
+def _told(fact: object) -> str:
     return " ".join(map(str, fact)) if isinstance(fact, (list, tuple)) else str(fact)
 
 

@@ -123,7 +123,7 @@ def _count_calls(module: torch.nn.Module, function: str, calls: Sequence[Mapping
     return sum(number * count_flops(run, shown[key]) for key, number in times.items())
 
 
-def _count_token(model: Any, seen: int) -> int:
+def _count_token(model: torch.nn.Module, seen: int) -> int:
     import torch
 
     from compress.engines.torch.runtime import count_flops

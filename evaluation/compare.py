@@ -14,6 +14,7 @@ from compress.data import Data
 from compress.devices import AS_STORED, Opening
 from compress.errors import StageFailed, UserError
 from compress.events import Emit, Event, track
+from compress.params import Params
 from compress.recipe import EvalSpec, Gate
 from evaluation import machine, samples, starts
 from evaluation.collect import Viewpoint, collect
@@ -190,7 +191,7 @@ def _rows(
 
 
 def row_of(
-    metric: Metric[Any],
+    metric: Metric[Params],
     found: tuple[Sample, Sample],
     protocol: Mapping[str, str | int | float],
     gate: Gate | None,

@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 POWERCAP = Path("/sys/class/powercap")
@@ -99,7 +100,7 @@ def _cards() -> tuple[list[str], list[Callable[[], float]]]:
     return names, counters
 
 
-def _card(library: Any, card: Any) -> Callable[[], float]:
+def _card(library: ModuleType, card: object) -> Callable[[], float]:
     """A GPU's joules since its driver was loaded."""
     return lambda: float(library.nvmlDeviceGetTotalEnergyConsumption(card)) / 1e3  # from millijoules
 

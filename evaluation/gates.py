@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from compress.catalogue import find_metric
+from compress.params import Params
 from compress.recipe import Gate
-from evaluation.scores import Estimate, Row, Verdict
+from evaluation.scores import Better, Compared, Estimate, Metric, Row, Verdict
 from evaluation.statistics import Z80, Z
 
 FEWEST = 25
 POWER = ((Z + Z80) / Z) ** 2  # from an interval that touches the margin half the time to one that clears it 80%
 OWN = ("at_least", "at_most")  # hold the candidate's own value, whatever the baseline's
+
+
+class Judged(Protocol):
+    """What a metric and a row know alike, and a gate asks of either."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    @property
+    def better(self) -> Better: ...
+
+    @property
+    def compared(self) -> Compared: ...
 
 
 class Allowed(NamedTuple):
@@ -23,7 +40,7 @@ class Allowed(NamedTuple):
     of: Literal["contrast", "candidate"] = "contrast"
 
 
-def problems(gate: Gate, metric: Any) -> str:
+def problems(gate: Gate, metric: Metric[Params]) -> str:
     """What is wrong with a gate on this metric, in words, or "". Needs no model, so that a plan can ask."""
     if why := gate.miscounted():
         return why
@@ -47,7 +64,7 @@ def problems(gate: Gate, metric: Any) -> str:
 
 def judge(
     gate: Gate | None,
-    metric: Any,
+    metric: Judged,
     baseline: Estimate,
     contrast: Estimate,
     noise: Estimate | None = None,
@@ -80,7 +97,7 @@ def judge(
     return verdict
 
 
-def allowed(gate: Gate, metric: Any, baseline: Estimate) -> Allowed:
+def allowed(gate: Gate, metric: Judged, baseline: Estimate) -> Allowed:
     """What the gate lets pass, on the axis of a row's contrast or of the candidate's own value.
 
     Args:
@@ -115,7 +132,7 @@ def allowed_of(row: Row) -> tuple[float, float] | None:
     return base / edges.high, base / edges.low if edges.low > 0 else math.inf
 
 
-def said(gate: Gate, metric: Any) -> str:
+def said(gate: Gate, metric: Judged) -> str:
     """The gate in words."""
     if gate.speedup is not None:
         return f"at least {gate.speedup:g}×"

@@ -11,10 +11,16 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.deps import need
 from compress.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from lm_eval.tasks import TaskManager
+
+    from compress.opening import LanguageModel
 
 NEW_TOKENS = 256  # the harness' own default for a task that does not say
 LOCAL = ("json", "csv", "parquet", "arrow", "text")  # what `datasets` reads from files
@@ -48,7 +54,9 @@ def load_tasks(paths: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def run_tasks(model: Any, tasks: dict[str, Any], few_shot: int, limit: int | None, seed: int) -> dict[str, list[Any]]:
+def run_tasks(
+    model: LanguageModel, tasks: dict[str, Any], few_shot: int, limit: int | None, seed: int
+) -> dict[str, list[Any]]:
     """The harness' record of each document, by task.
 
     Args:
@@ -68,7 +76,7 @@ def run_tasks(model: Any, tasks: dict[str, Any], few_shot: int, limit: int | Non
     return samples
 
 
-def _refuse_remote(path: str, manager: Any) -> None:
+def _refuse_remote(path: str, manager: TaskManager) -> None:
     for name, entry in manager.task_index.items():
         for dataset in _values(entry.cfg, "dataset_path"):
             if dataset not in LOCAL and not Path(dataset).expanduser().exists():
@@ -82,7 +90,7 @@ def _refuse_remote(path: str, manager: Any) -> None:
                 raise DataError(f"the task {name} reads {file}", place=path, fix="save it to a file and name that")
 
 
-def _values(node: Any, key: str) -> Iterator[Any]:
+def _values(node: object, key: str) -> Iterator[Any]:
     """What stands under a key, at any depth."""
     if isinstance(node, dict):
         if node.get(key):
@@ -92,7 +100,7 @@ def _values(node: Any, key: str) -> Iterator[Any]:
         yield from _values(inner, key)
 
 
-def _leaves(node: Any) -> Iterator[str]:
+def _leaves(node: object) -> Iterator[str]:
     """Every value of nested lists and dictionaries, as text."""
     if isinstance(node, dict | list):
         for inner in node.values() if isinstance(node, dict) else node:
@@ -104,7 +112,7 @@ def _leaves(node: Any) -> Iterator[str]:
 class Answering:
     """What the harness asks of a model. Stands in front of its `TemplateLM`, which tokenizes pairs and calls these."""
 
-    def __init__(self, task: Any) -> None:
+    def __init__(self, task: LanguageModel) -> None:
         super().__init__()
         self.task = task
         self.tokenizer = task.tokenizer
@@ -119,14 +127,14 @@ class Answering:
         start = self.tokenizer.bos_token_id
         return self.eot_token_id if start is None else int(start)
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
         """As the tokenizer itself does, but for a text that already begins with its first token."""
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
         tokens: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
         return tokens
 
-    def _loglikelihood_tokens(self, requests: Sequence[Pair], **_: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: Sequence[Pair], **_: object) -> list[tuple[float, bool]]:
         """Of each answer its log-probability, and whether greedy decoding would give it. Long questions lose their start."""
         room = self.task.max_tokens
         rows = [(context + answer)[-(room + 1) :] for _, context, answer in requests]
@@ -140,7 +148,7 @@ class Answering:
                 found[index] = _scored(logits[place, : len(rows[index]) - 1], answer)
         return [found[i] for i in range(len(rows))]
 
-    def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[Any], **_: object) -> list[float]:
         """Log-probability of each whole text, in windows of the model's length that do not overlap."""
         windows = importlib.import_module("lm_eval.utils")
         found = []
@@ -152,7 +160,7 @@ class Answering:
             found.append(sum(nats for nats, _ in self._loglikelihood_tokens(pairs)))
         return found
 
-    def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
+    def generate_until(self, requests: Sequence[Any], **_: object) -> list[str]:
         """Each prompt continued greedily, up to the first of the texts it stops at."""
         return [self._written(*request.args) for request in requests]
 
@@ -174,7 +182,7 @@ class Answering:
         return answer
 
 
-def _scored(logits: Any, answer: list[int]) -> tuple[float, bool]:
+def _scored(logits: torch.Tensor, answer: list[int]) -> tuple[float, bool]:
     """Log-probability of the tokens that the last of `logits` [positions, vocabulary] foretell, and whether each is the likeliest."""
     said = logits[len(logits) - len(answer) :].float().log_softmax(-1)
     nats = sum(float(said[i, token]) for i, token in enumerate(answer))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _first_line(file: Path) -> str:
         return ""
 
 
-def _best(work: Any, seconds: float = 0.4) -> float:
+def _best(work: Callable[[], object], seconds: float = 0.4) -> float:
     """The shortest of the runs that fit into `seconds`."""
     best, until = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < until:

@@ -145,7 +145,12 @@ def _thinned(sites: Sequence[Site], shapes: Shapes, targets: Shapes) -> Group:
     return Group(tuple(replace(s, copies=2) for s in sites), units, keep, even=True)
 
 
-def _sites(found: Any, graph: Any, names: Mapping[nn.Module, str], flipped: frozenset[str]) -> set[Site]:
+def _sites(
+    found: torch_pruning.Group,
+    graph: torch_pruning.DependencyGraph,
+    names: Mapping[nn.Module, str],
+    flipped: frozenset[str],
+) -> set[Site]:
     """What of a torch-pruning group is a parameter's axis."""
     sites = set()
     for item in found:
@@ -262,7 +267,14 @@ def _traced_attention(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def _attend(module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **named: Any) -> tuple[Any, None]:
+def _attend(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    **named: object,
+) -> tuple[torch.Tensor, None]:
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

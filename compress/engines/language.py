@@ -142,7 +142,7 @@ class EngineLanguageModel(torch.nn.Module, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         past_key_values: Past | None = None,
         logits_to_keep: int = 0,
-        **others: Any,
+        **others: object,
     ) -> CausalLMOutputWithPast:
         """Logits [batch, tokens, vocabulary] of the given tokens, after those that `past_key_values` has seen; of only the last
         `logits_to_keep` tokens, unless that is 0.

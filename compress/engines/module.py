@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,7 +68,7 @@ class EngineModule(torch.nn.Module):
                 raise
         return self.__dict__["_twin"].read(name)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> Any:
         """What the torch component gives: an output with named tensors, or a tuple if `return_dict` is off."""
         leaves = self.feed(args, kwargs)
         values = self.runner.run(list(leaves.values()))
@@ -77,7 +77,7 @@ class EngineModule(torch.nn.Module):
         grouped = regroup(dict(zip(self.runner.outputs, values, strict=True)))
         return tuple(grouped.values()) if kwargs.get("return_dict") is False else ModelOutput(grouped)
 
-    def decode(self, *args: Any, **kwargs: Any) -> Any:
+    def decode(self, *args: object, **kwargs: object) -> Any:
         """A VAE's decoder. The encoder is not part of the engine: text-to-image never calls it."""
         return self.forward(*args, **kwargs)
 
@@ -114,7 +114,7 @@ class EngineModule(torch.nn.Module):
                 fix="call it as the pipeline it was built for does, or leave this component in torch",
             )
 
-    def _matters(self, name: str, value: Any) -> bool:
+    def _matters(self, name: str, value: object) -> bool:
         """Whether an argument that is no tensor would change what the torch component computes, and not what the graph does."""
         if value is None or isinstance(value, torch.Tensor) or name in FORM:
             return False
@@ -150,7 +150,7 @@ class Twin:
             return self._made
 
 
-def write_settings(folder: Path, engine: str, version: str, precision: str, **more: Any) -> None:
+def write_settings(folder: Path, engine: str, version: str, precision: str, **more: object) -> None:
     """Say in `engine.json` what made an engine and how it is called.
 
     Args:
@@ -200,7 +200,7 @@ def regroup(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     return values
 
 
-def arguments_of(function: Any) -> tuple[str, ...]:
+def arguments_of(function: Callable[..., object]) -> tuple[str, ...]:
     """The names of a method's arguments, in order."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return tuple(n for n, p in inspect.signature(function).parameters.items() if p.kind in kinds and n != "self")

@@ -34,7 +34,7 @@ class Traced(torch.nn.Module):
         self.constants = dict(constants)
         self.watched = tuple(watched)
 
-    def forward(self, **inputs: Any) -> dict[str, torch.Tensor]:
+    def forward(self, **inputs: object) -> dict[str, torch.Tensor]:
         seen: dict[str, torch.Tensor] = {}
         hooks = [
             self.module.get_submodule(name).register_forward_hook(_keeper(seen, f"layer.{name}"))
@@ -49,7 +49,7 @@ class Traced(torch.nn.Module):
 
 
 def _keeper(seen: dict[str, torch.Tensor], name: str) -> Any:
-    def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
+    def keep(module: torch.nn.Module, args: tuple[object, ...], output: object) -> None:
         many = tuple(output.values()) if isinstance(output, Mapping) else output
         first = many[0] if isinstance(many, tuple) and many else many
         if isinstance(first, torch.Tensor):
@@ -59,7 +59,7 @@ def _keeper(seen: dict[str, torch.Tensor], name: str) -> Any:
     return keep
 
 
-def named_tensors(output: Any) -> dict[str, torch.Tensor]:
+def named_tensors(output: object) -> dict[str, torch.Tensor]:
     """The tensors a component gives, by name; those of a tuple as `name.0`, `name.1`."""
     named: dict[str, torch.Tensor] = {}
     for name, value in (output if isinstance(output, Mapping) else {"logits": output}).items():
@@ -97,7 +97,7 @@ def decoding_step(model: torch.nn.Module) -> tuple[torch.nn.Module, Call]:
     return decoder, inputs
 
 
-def in_float32(value: Any) -> Any:
+def in_float32(value: object) -> Any:
     """A tensor of numbers, or a mapping of them, in float32; whole numbers and what is no tensor as they are."""
     if isinstance(value, Mapping):
         return {n: in_float32(v) for n, v in value.items()}
@@ -117,12 +117,12 @@ def quiet_export() -> Iterator[None]:
             logging.disable(before)
 
 
-def _is_tensors(value: Any) -> bool:
+def _is_tensors(value: object) -> bool:
     return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(v, torch.Tensor) for v in value.values())
 
 
-def _as_input(name: str, value: Any) -> Any:
+def _as_input(name: str, value: torch.Tensor | Mapping[str, torch.Tensor]) -> Any:
     # Some schedulers count timesteps in whole numbers and some do not; the engine must serve both.
-    if name == "timestep" and not value.is_floating_point():
+    if name == "timestep" and isinstance(value, torch.Tensor) and not value.is_floating_point():
         return value.to(torch.float32)
     return {n: v.clone() for n, v in value.items()} if isinstance(value, Mapping) else value.clone()

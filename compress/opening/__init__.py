@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from compress.data import Item
     from compress.graphs import Batches
     from compress.recipe import EvalSpec
+    from compress.tasks import Observable
 
 Call = dict[str, Any]  # arguments by name
 T = TypeVar("T")
@@ -68,7 +69,7 @@ class OpenModel(Protocol):
         """The method that a component is called by."""
 
     def calls_of(
-        self, components: Sequence[str], items: Sequence[Item], seed: int, *, batch: int = 4, **call: Any
+        self, components: Sequence[str], items: Sequence[Item], seed: int, *, batch: int = 4, **call: object
     ) -> Iterator[tuple[str, Call]]:
         """Every call to these components while the model runs on the items, in order: the component, and the arguments by name.
 
@@ -78,7 +79,7 @@ class OpenModel(Protocol):
     def probe(self, profile: Batches) -> NDArray[np.float64]:
         """What it gives on a fixed input, as near to two items as `profile` takes."""
 
-    def first_call(self, **call: Any) -> None:
+    def first_call(self, **call: object) -> None:
         """One whole call on a fixed input, as a fresh process makes it."""
 
     def timed(self, items: Sequence[Item], spec: EvalSpec, call: Mapping[str, Any]) -> Timed:
@@ -89,7 +90,7 @@ class ImageModel(OpenModel, Protocol):
     """A model that yields pictures."""
 
     def pictures(
-        self, items: Sequence[Item], seed: int, **call: Any
+        self, items: Sequence[Item], seed: int, **call: object
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """One picture for each item, as one batch: uint8 [items, height, width, 3]; and what the autoencoder was given to
         decode, float32 [items, channels, height, width], or None for a pipeline that decodes nothing.
@@ -97,7 +98,7 @@ class ImageModel(OpenModel, Protocol):
         A picture's initial noise depends on the seed and its item's id, and on nothing else.
         """
 
-    def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: Any) -> list[T]:
+    def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: object) -> list[T]:
         """What `keep` makes of every call to these components while one picture is painted."""
 
 
@@ -115,7 +116,7 @@ class LanguageModel(OpenModel, Protocol):
 
     def token_logprobs(self, texts: Sequence[str], batch: int) -> list[NDArray[np.float64]]: ...
 
-    def generate(self, prompts_tokens: Sequence[Sequence[int]], new_tokens: int, **call: Any) -> list[list[int]]: ...
+    def generate(self, prompts_tokens: Sequence[Sequence[int]], new_tokens: int, **call: object) -> list[list[int]]: ...
 
     def complete(self, prompt: Sequence[int], most: int) -> list[int]: ...
 
@@ -166,7 +167,7 @@ def open_component(artifact: Artifact, name: str, opening: Opening = AS_STORED) 
     return module
 
 
-def _expect(artifact: Artifact, need: Any) -> None:
+def _expect(artifact: Artifact, need: Observable) -> None:
     if find_task(artifact.task).fits((need,)):
         raise UserError(
             f"a model of {artifact.task} gives no {need}", place=str(artifact.path), fix="give another model"

@@ -63,7 +63,7 @@ class TextGeneration:
         rows, text = profile.nearest("batch", 1), TEXT[: profile.nearest("tokens", len(TEXT) + 1) - 1]
         return self.token_logprobs([text] * rows, rows)[0]
 
-    def first_call(self, **call: Any) -> None:
+    def first_call(self, **call: object) -> None:
         """Sixteen tokens behind a few. Arguments of `generate` are part of the artifact already."""
         self.generate([self.encode(BEGINNING)], 16)
 
@@ -111,7 +111,7 @@ class TextGeneration:
         return "forward"
 
     def calls_of(
-        self, components: Sequence[str], items: Sequence[Item], seed: int, *, batch: int = 1, **call: Any
+        self, components: Sequence[str], items: Sequence[Item], seed: int, *, batch: int = 1, **call: object
     ) -> Iterator[tuple[str, Call]]:
         """One call for each document that has two tokens or more."""
         for item in items:
@@ -139,7 +139,7 @@ class TextGeneration:
             scores += self._score(documents[start : start + batch])
         return scores
 
-    def generate(self, prompts_tokens: Sequence[Sequence[int]], new_tokens: int, **call: Any) -> list[list[int]]:
+    def generate(self, prompts_tokens: Sequence[Sequence[int]], new_tokens: int, **call: object) -> list[list[int]]:
         """Continue each prompt greedily by exactly `new_tokens` tokens, and return only those.
 
         Prompts of one length run as one batch, so no prompt is ever padded and no position shifted.

@@ -72,7 +72,7 @@ class TextToImage:
         painted = self.paint([(PROMPT, OTHER)[int(i) % 2] for i in ids], ids, 0, num_inference_steps=steps)
         return painted.astype(np.float64)
 
-    def first_call(self, **call: Any) -> None:
+    def first_call(self, **call: object) -> None:
         self.paint([PROMPT], ["0"], 0, **call)
 
     def timed(self, items: Sequence[Item], spec: EvalSpec, call: Mapping[str, Any]) -> Timed:
@@ -91,12 +91,12 @@ class TextToImage:
         return Timed(run, len(evaluations))
 
     def pictures(
-        self, items: Sequence[Item], seed: int, **call: Any
+        self, items: Sequence[Item], seed: int, **call: object
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """As `ImageModel.pictures`: items' captions are painted."""
         return self.paint_with_latents([i.text for i in items], [i.id for i in items], seed, **call)
 
-    def paint(self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: Any) -> NDArray[np.uint8]:
+    def paint(self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: object) -> NDArray[np.uint8]:
         """Paint one picture for each prompt, as one batch.
 
         Args:
@@ -119,7 +119,7 @@ class TextToImage:
         return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
 
     def paint_with_latents(
-        self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: Any
+        self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: object
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """As `paint`, with what the autoencoder was given to decode: float32 [prompts, channels, height, width], or None for a
         pipeline that decodes nothing."""
@@ -137,7 +137,7 @@ class TextToImage:
         name = self.function_of(component)
         real = getattr(module, name)
 
-        def listening(*args: Any, **kwargs: Any) -> Any:
+        def listening(*args: object, **kwargs: object) -> object:
             heard(args, kwargs)
             return real(*args, **kwargs)
 
@@ -157,7 +157,7 @@ class TextToImage:
         return function_of(component)
 
     def calls_of(
-        self, components: Sequence[str], items: Sequence[Item], seed: int, *, batch: int = 4, **call: Any
+        self, components: Sequence[str], items: Sequence[Item], seed: int, *, batch: int = 4, **call: object
     ) -> Iterator[tuple[str, Call]]:
         """As `OpenModel.calls_of`. A call holds a batch as the pipeline makes it: with guidance, two rows a picture."""
         for start in range(0, len(items), batch):
@@ -165,7 +165,7 @@ class TextToImage:
             # Yielded out of the pipeline's context, which would change the caller's gradient mode.
             yield from self._heard(components, some, seed, partial(_owned, {}), call)
 
-    def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: Any) -> list[T]:
+    def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: object) -> list[T]:
         """As `ImageModel.shapes_of`: what is kept may be no more than the shapes."""
         return self._heard(components, (Item("0", PROMPT),), 0, keep, call)
 
@@ -258,7 +258,7 @@ def _owned(seen: dict[str, torch.Tensor], name: str, given: Call) -> tuple[str, 
     return name, _own(given, name, seen)
 
 
-def _own(value: Any, name: str, seen: dict[str, torch.Tensor]) -> Any:
+def _own(value: object, name: str, seen: dict[str, torch.Tensor]) -> Any:
     """A copy that gradients may flow through: what is heard while painting are inference tensors. What comes again as it was, as
     a prompt's embedding does at every step, is copied once."""
     if isinstance(value, dict):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPTokenizer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from compress.hashing import digest_folder
 from compress.sources import find_folder
@@ -73,6 +74,6 @@ def _open(folder: Path, resize: Resize) -> Clip:
     return Clip(folder.name, digest, resize, edge, seen.fit, features, hidden, model, tokenizer)
 
 
-def _unit(output: Any) -> torch.Tensor:
+def _unit(output: torch.Tensor | BaseModelOutputWithPooling) -> torch.Tensor:
     vectors: torch.Tensor = getattr(output, "pooler_output", output)
     return torch.nn.functional.normalize(vectors.float(), dim=-1)

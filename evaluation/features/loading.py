@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from compress.engines.torch.runtime import silent_libraries
 from compress.errors import ModelError
@@ -15,7 +16,7 @@ from compress.errors import ModelError
 FIX = "give a folder saved by transformers"
 
 
-def load_whole(kind: Any, folder: Path, what: str) -> Any:
+def load_whole(kind: type[PreTrainedModel], folder: Path, what: str) -> Any:
     """The transformers class `kind` filled from `folder`, in float32.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,11 +50,11 @@ def read_preprocessing(folder: Path, usual: Preprocessing) -> Preprocessing:
     return Preprocessing(size, "squash" if squeezed else "crop", mean, std)
 
 
-def _edge(said: Any, usual: int) -> int:
+def _edge(said: int | Mapping[str, int] | None, usual: int) -> int:
     """24, {"height": 24, "width": 24} or {"shortest_edge": 24} to 24."""
     if said is None:
         return usual
-    if isinstance(said, dict):
+    if isinstance(said, Mapping):
         said = said["shortest_edge"] if "shortest_edge" in said else said["height"]
     return int(said)
 

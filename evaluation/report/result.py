@@ -157,7 +157,7 @@ def _closed(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": sorted(properties), "additionalProperties": False}
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A value of JSON's own types: mappings and records to dicts, sequences to lists, what has no number to null.
 
     Anything else (a path, a dtype) becomes its text.

@@ -116,7 +116,7 @@ class CompiledBuilder(Builder):
         ports: Sequence[Port],
         outputs: Sequence[str],
         ranges: Mapping[str, tuple[int, int]],
-        **called: Any,
+        **called: object,
     ) -> None:
         self.scratch.mkdir(parents=True, exist_ok=True)
         with quiet_export(), temporary_cache_dir(str(self.scratch / "inductor")):

@@ -14,7 +14,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, RopeScalingType, get_tensor_name_map
 from gguf.constants import GGML_QUANT_SIZES, MODEL_ARCH, MODEL_ARCH_NAMES
 from gguf.quants import quant_shape_to_byte_shape, quantize
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from compress.deps import installed
@@ -59,12 +59,16 @@ class GGUFBuilder(Builder):
     def open_language_model(self, folder: Path, kind: str) -> Any:
         return super().open_language_model(folder, kind) if installed("llama_cpp") else read_model(folder, kind)
 
-    def _write(self, model: Any, folder: Path, tokenizer: Any, **more: Any) -> None:
+    def _write(
+        self, model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None, **more: object
+    ) -> None:
         self.held = write_gguf(model, tokenizer, folder / MODEL, self.precision)
         write_settings(folder, "llama.cpp", version("gguf"), self.precision, **more)
 
 
-def write_gguf(model: Any, tokenizer: Any, path: Path, precision: str) -> Mapping[str, int]:
+def write_gguf(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, path: Path, precision: str
+) -> Mapping[str, int]:
     """Write a language model of one of `llamacpp.ARCHITECTURES`; equal models give equal bytes.
 
     Args:
@@ -106,7 +110,7 @@ def stored_type(name: str, tensor: torch.Tensor, precision: str) -> GGMLQuantiza
     return wanted if tensor.shape[-1] % block == 0 else GGMLQuantizationType.F16
 
 
-def named_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """A model's tensors under llama.cpp's names and in its layout, in the order of the model.
 
     Raises:
@@ -127,7 +131,7 @@ def named_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         yield "rope_freqs.weight", factors
 
 
-def _laid_out(name: str, tensor: torch.Tensor, config: Any, architecture: MODEL_ARCH) -> torch.Tensor:
+def _laid_out(name: str, tensor: torch.Tensor, config: PreTrainedConfig, architecture: MODEL_ARCH) -> torch.Tensor:
     if architecture == MODEL_ARCH.GPT2:
         return tensor.T if name.endswith(_TRANSPOSED) else tensor
     if architecture == MODEL_ARCH.LLAMA and ".q_proj." in name:
@@ -147,7 +151,7 @@ def neighbours_turn(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
-def _frequency_factors(config: Any) -> torch.Tensor | None:
+def _frequency_factors(config: PreTrainedConfig) -> torch.Tensor | None:
     """What Llama 3 divides each rotary frequency by, so that it reaches further than it was trained to."""
     rope = rotary(config.to_dict())
     if rope["rope_type"] != "llama3":
@@ -158,7 +162,7 @@ def _frequency_factors(config: Any) -> torch.Tensor | None:
     return plain / scaled
 
 
-def _describe(writer: GGUFWriter, config: Any, precision: str) -> None:
+def _describe(writer: GGUFWriter, config: PreTrainedConfig, precision: str) -> None:
     """What llama.cpp must know to compute the model."""
     writer.add_file_type(_TYPES[precision][1])
     if precision in ("int8_weights", "int4_weights"):
@@ -188,7 +192,7 @@ def _describe(writer: GGUFWriter, config: Any, precision: str) -> None:
         _describe_gemma(writer, config)
 
 
-def _describe_gemma(writer: GGUFWriter, config: Any) -> None:
+def _describe_gemma(writer: GGUFWriter, config: PreTrainedConfig) -> None:
     """Which layers see only a window, and what bounds attention and logits."""
     writer.add_sliding_window(config.sliding_window)
     writer.add_sliding_window_pattern([layer == "sliding_attention" for layer in config.layer_types])

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers.generation.logits_process import MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+    from compress.engines.gguf.runtime import LlamaModel
 
 ELSEWHERE = (
     "synced_gpus",
@@ -45,7 +50,13 @@ class Plain:
     pad: int
 
     @classmethod
-    def of(cls, logits_processor: Any, stopping_criteria: Any, generation_config: Any, **others: Any) -> Plain | None:
+    def of(
+        cls,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        **others: object,
+    ) -> Plain | None:
         """What `generate` asks for; None where only its own loop can do that."""
         known = all(type(c) in (MaxLengthCriteria, EosTokenCriteria) for c in stopping_criteria)
         asked = any(others.get(name) is not None and others[name] is not False for name in ELSEWHERE)
@@ -104,7 +115,7 @@ def _forbidden(processors: Sequence[Any]) -> tuple[Forbidden, ...] | None:
     return tuple(rules)
 
 
-def plain_loop(model: Any, prompt: torch.Tensor, plain: Plain, mask: torch.Tensor | None) -> torch.Tensor:
+def plain_loop(model: LlamaModel, prompt: torch.Tensor, plain: Plain, mask: torch.Tensor | None) -> torch.Tensor:
     """Continue prompts [rows, tokens] until each row is at its end: int64 [rows, tokens], padded behind a row's end.
 
     Args:

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -299,12 +300,12 @@ _LISTENING = threading.Lock()
 
 
 @contextlib.contextmanager
-def heard(library: Any) -> Iterator[list[str]]:
+def heard(library: ModuleType) -> Iterator[list[str]]:
     """What llama.cpp says went wrong, instead of all that it says on standard error."""
     said: list[str] = []
 
     @library.llama_log_callback
-    def hear(level: int, text: bytes, data: Any) -> None:
+    def hear(level: int, text: bytes, data: object) -> None:
         if level == ERROR:
             said.append(text.decode(errors="replace").strip())
 

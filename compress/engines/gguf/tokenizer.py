@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gguf import GGUFWriter, TokenType
+from transformers import PreTrainedTokenizerBase
 
 from compress.errors import ModelError
 from compress.llamacpp import KNOWN_SPLITS, Vocabulary, vocabulary
@@ -16,7 +17,7 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _NO_PIECE = -1e9  # the score of a token that is no join of two others
 
 
-def add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
+def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
     """Write a tokenizer of transformers.
 
     Args:
@@ -49,7 +50,7 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> None:
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def _tokens(tokenizer: Any, rows: int, known: Vocabulary) -> tuple[list[str], list[TokenType]]:
+def _tokens(tokenizer: PreTrainedTokenizerBase, rows: int, known: Vocabulary) -> tuple[list[str], list[TokenType]]:
     """Each row's token and kind. Rows that the tokenizer does not use get a name all the same; added tokens without a
     row, which the model could not read anyway, are left out."""
     added = tokenizer.added_tokens_decoder

@@ -13,6 +13,7 @@ import onnx_ir
 import onnxruntime
 import torch
 from onnxscript.rewriter.rules.common._no_op import rules as NO_OPERATIONS
+from transformers import Cache
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
 from compress.engines.builder import Builder, Example, Feed, positions_of
@@ -51,7 +52,7 @@ class OnnxBuilder(Builder):
         graph = export_language_model(model.float(), opset=self.opset, fusions=fusions)
         self._write(graph, folder, (), positions=positions_of(model))
 
-    def _write(self, graph: onnx_ir.Model, folder: Path, feeds: Sequence[Feed], **more: Any) -> None:
+    def _write(self, graph: onnx_ir.Model, folder: Path, feeds: Sequence[Feed], **more: object) -> None:
         save_graph(graph, folder)
         if self.precision != "float32":
             save_graph(self._quantized(folder / GRAPH, feeds), folder)
@@ -93,7 +94,7 @@ def save_graph(graph: onnx_ir.Model, folder: Path) -> None:
     onnx_ir.save(graph, str(folder / GRAPH), external_data=WEIGHTS)
 
 
-def _export(module: torch.nn.Module, inputs: dict[str, Any], **options: Any) -> onnx_ir.Model:
+def _export(module: torch.nn.Module, inputs: dict[str, Any], **options: object) -> onnx_ir.Model:
     # torch.onnx prints each of its phases.
     with quiet_export(), _small_terms_kept(), contextlib.redirect_stdout(io.StringIO()):
         graph, _ = OnnxExporter().export_program(module, inputs, OnnxConfig(**options))
@@ -143,7 +144,7 @@ def _forget_origins(model: onnx_ir.Model) -> None:
                 output.metadata_props.clear()
 
 
-def _build_in_numbers(model: onnx_ir.Model, cache: Any) -> None:
+def _build_in_numbers(model: onnx_ir.Model, cache: Cache) -> None:
     """What a cache carries beside keys and values is a number that never changes, such as the width of Mistral's window."""
     graph = model.graph
     for port in [p for p in graph.inputs if p.name.startswith(CACHE_IN) and len(p.shape) == 0]:

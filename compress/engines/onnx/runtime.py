@@ -191,13 +191,13 @@ class Decoder:
         return torch.from_numpy(logits)
 
 
-def _empty(port: Any, batch: int) -> torch.Tensor:
+def _empty(port: onnxruntime.NodeArg, batch: int) -> torch.Tensor:
     """A cache of no tokens: of its axes the first, which is open, is the batch, any other open one that of the tokens."""
     sizes = [size if isinstance(size, int) else 0 for size in port.shape[1:]]
     return torch.empty((batch, *sizes), dtype=_torch_dtype(port))
 
 
-def _torch_dtype(port: Any) -> torch.dtype:
+def _torch_dtype(port: onnxruntime.NodeArg) -> torch.dtype:
     found: torch.dtype = _DTYPES[port.type]
     return found
 

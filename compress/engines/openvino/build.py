@@ -44,7 +44,7 @@ class OpenVINOBuilder(Builder):
             return compress_weights(graph, 4 if self.precision == "int4_weights" else 8, GROUP, False, 1.0)
         return graph
 
-    def _write(self, graph: openvino.Model, folder: Path, **more: Any) -> None:
+    def _write(self, graph: openvino.Model, folder: Path, **more: object) -> None:
         save_graph(graph, folder)
         write_settings(folder, "openvino", openvino.__version__.split("-")[0], self.precision, **more)
 
@@ -97,7 +97,7 @@ def _repeat_keys_plainly(model: openvino.Model) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def _before(output: Any, *kinds: str) -> Any:
+def _before(output: openvino.Output, *kinds: str) -> openvino.Output | None:
     """What goes into a chain of operations that ends in `output`; None where they are others, or the heads not fixed."""
     shape = output.get_partial_shape()
     if shape.rank.get_length() != 4 or shape[1].is_dynamic or shape[3].is_dynamic:

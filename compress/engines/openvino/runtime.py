@@ -274,12 +274,12 @@ def start_of_text(tokens: list[int], graph: Graph) -> dict[str, NDArray[Any]]:
     return language_inputs(np.array([tokens], dtype=np.int64), 0, np.zeros(1, dtype=np.int32), names)
 
 
-def input_name(port: Any) -> str:
+def input_name(port: openvino.ConstOutput | openvino.Output) -> str:
     """The argument that a port takes: compiling merges names of the optimiser's own into those that were given."""
     return _name(port, "input.")
 
 
-def _name(port: Any, prefix: str) -> str:
+def _name(port: openvino.ConstOutput | openvino.Output, prefix: str) -> str:
     return next(n.removeprefix(prefix) for n in sorted(port.get_names()) if n.startswith(prefix))
 
 
@@ -288,6 +288,6 @@ def _last_line(error: Exception) -> str:
     return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
-def _torch_dtype(port: Any) -> torch.dtype:
+def _torch_dtype(port: openvino.ConstOutput | openvino.Output) -> torch.dtype:
     found: torch.dtype = torch.from_numpy(np.empty(0, port.get_element_type().to_dtype())).dtype
     return found

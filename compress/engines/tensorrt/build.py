@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir
 import torch
+from transformers import PreTrainedConfig
 
 from compress.artifact import DENOISERS
 from compress.devices import AS_STORED
@@ -123,7 +124,7 @@ class TensorRTBuilder(Builder):
                 use_float8(narrow, graph.graph.initializers)
             save_graph(narrow, folder)
 
-    def _build(self, folder: Path, sizes: Mapping[str, Any], watched: bool, **more: Any) -> None:
+    def _build(self, folder: Path, sizes: Mapping[str, Any], watched: bool, **more: object) -> None:
         network = Network(folder, self.library)
         profile = {port.name: _range(port, sizes[port.name.removeprefix("input.")]) for port in network.inputs}
         ports = Ports(digest_onnx(folder), network.inputs, network.outputs)
@@ -169,7 +170,7 @@ class _Texts(dict[str, Sizes]):
         return self[CACHE_IN]
 
 
-def _texts(config: Any, profile: Profile) -> Mapping[str, Sizes]:
+def _texts(config: PreTrainedConfig, profile: Profile) -> Mapping[str, Sizes]:
     """Usual is one more token after `tokens` others, which is what a model does most; the three sizes of each axis go together,
     for TensorRT tries the graph at all fewest, all usual and all most ones."""
     known = getattr(config, "max_position_embeddings", None) or profile.tokens[2]
@@ -259,7 +260,7 @@ def _like(value: onnx_ir.Value, other: onnx_ir.Value, name: str | None) -> onnx_
     return value
 
 
-def _wide(tensor: Any) -> Any:
+def _wide(tensor: onnx_ir.TensorProtocol | None) -> onnx_ir.TensorProtocol | None:
     if tensor is None or tensor.dtype != onnx_ir.DataType.BFLOAT16:
         return tensor
     return onnx_ir.tensor(tensor.numpy().astype("float32"), name=tensor.name)

@@ -6,12 +6,15 @@ import importlib
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.engines.onnx import GRAPH
 from compress.engines.tensorrt.record import OPEN, Port, Range, dtype_name
 from compress.errors import StageFailed
 from compress.gpus import RTX, Library
+
+if TYPE_CHECKING:
+    import tensorrt_rtx
 
 TIMINGS = "timings.cache"
 
@@ -109,12 +112,12 @@ def _listener(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: tensorrt_rtx.ILogger.Severity, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(" ".join(message.split()))
 
     return Listener()
 
 
-def _port(tensor: Any) -> Port:
+def _port(tensor: tensorrt_rtx.ITensor) -> Port:
     return Port(tensor.name, dtype_name(tensor.dtype.name), tuple(n if n >= 0 else OPEN for n in tensor.shape))

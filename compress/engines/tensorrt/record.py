@@ -169,7 +169,7 @@ def _port(values: Mapping[str, Any]) -> Port:
     return Port(values["name"], values["dtype"], tuple(values["shape"]))
 
 
-def _onnx_port(value: Any) -> Port:
+def _onnx_port(value: onnx.ValueInfoProto) -> Port:
     kind = value.type.tensor_type
     sizes = tuple(d.dim_value if d.HasField("dim_value") else OPEN for d in kind.shape.dim)
     return Port(value.name, dtype_name(onnx.TensorProto.DataType.Name(kind.elem_type)), sizes)

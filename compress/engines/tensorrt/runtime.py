@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -37,6 +37,9 @@ from compress.errors import ModelError, UserError
 from compress.gpus import LIBRARIES, gpu_here, targets_of, torch_without_cuda
 from compress.hashing import digest_file
 from compress.opening.tensors import device_of
+
+if TYPE_CHECKING:
+    import tensorrt_rtx
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +168,9 @@ class Engine:
         made = self._enqueue(self._context(), {name: value.to("cuda").contiguous() for name, value in named.items()})
         return [value.to(self.home) for value in made]
 
-    def _enqueue(self, context: Any, named: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    def _enqueue(
+        self, context: tensorrt_rtx.IExecutionContext, named: Mapping[str, torch.Tensor]
+    ) -> list[torch.Tensor]:
         """Put a call into the caller's own stream, where torch's reading and freeing of these tensors stays in order."""
         for name, value in named.items():
             context.set_input_shape(name, tuple(value.shape))
@@ -203,7 +208,7 @@ class Engine:
                 self._engine = self._deserialize(body)
             return self._engine
 
-    def _deserialize(self, body: Any) -> Any:
+    def _deserialize(self, body: bytes | memoryview) -> Any:
         trt = importlib.import_module(LIBRARIES[self.target.library].module)
         self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # which must outlive its engine
         engine = self._runtime.deserialize_cuda_engine(body)

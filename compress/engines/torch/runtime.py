@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,10 @@ from compress.devices import Opening
 from compress.errors import ModelError
 from compress.opening.tensors import device_of, dtype_of
 from compress.remote_code import remote_class
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+    from transformers import PreTrainedModel
 
 LIBRARIES = ("diffusers", "transformers")
 GENERATION = "generation_config.json"
@@ -131,7 +135,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return torch.float32
 
 
-def first_tensor(output: Any) -> torch.Tensor:
+def first_tensor(output: torch.Tensor | Sequence[Any]) -> torch.Tensor:
     """What a component gives, be it a tensor, a tuple or its library's own record."""
     while not torch.is_tensor(output):
         output = output[0]
@@ -158,7 +162,13 @@ def silent_libraries() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _load(kind: Any, folder: Path, opening: Opening, options: dict[str, Any], name: str = "") -> torch.nn.Module:
+def _load(
+    kind: type[PreTrainedModel] | type[ModelMixin],
+    folder: Path,
+    opening: Opening,
+    options: dict[str, Any],
+    name: str = "",
+) -> torch.nn.Module:
     try:
         with silent_libraries():
             model: torch.nn.Module = kind.from_pretrained(str(folder), **options)

@@ -10,7 +10,7 @@ Zhao et al., "UniPC" (2023).
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,9 @@ from compress.catalogue import stage
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.params import Params
+
+if TYPE_CHECKING:
+    import diffusers
 
 CONFIG = "scheduler/scheduler_config.json"
 SCHEDULERS = {
@@ -96,7 +99,7 @@ def _write_scheduler(artifact: Artifact, params: Steps, context: Context) -> Non
     _name_class(context, kind)
 
 
-def _try_steps(scheduler: Any, params: Steps) -> None:
+def _try_steps(scheduler: diffusers.SchedulerMixin, params: Steps) -> None:
     """Fail here, not at the first picture, where the scheduler cannot do that many steps, or would ignore the spacing."""
     kind = type(scheduler).__name__
     if params.spacing and "timestep_spacing" not in scheduler.config:

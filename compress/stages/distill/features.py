@@ -26,6 +26,9 @@ from compress.families import feature_stacks
 from compress.params import TRAINED, Training
 
 if TYPE_CHECKING:
+    import torch
+
+    from compress.algorithms.losses import Projections
     from compress.opening import OpenModel
 
 PICTURES_A_BATCH = 8
@@ -138,14 +141,14 @@ def _guidance(painter: OpenModel, call: Mapping[str, Any], params: DistillFeatur
     return float(default if params.guidance is None else params.guidance)
 
 
-def _guided(output: Any, scale: float) -> Any:
+def _guided(output: torch.Tensor, scale: float) -> torch.Tensor:
     without, told = output.chunk(2)
     return without + scale * (told - without)
 
 
 def _lesson(
-    student: Any,
-    teacher: Any,
+    student: torch.nn.Module,
+    teacher: torch.nn.Module,
     stacks: tuple[tuple[tuple[str, ...], ...], ...],
     calls: list[tuple[Path, int]],
     guidance: float,
@@ -164,7 +167,7 @@ def _lesson(
     pairs = [p for a, b in zip(*stacks, strict=True) for p in match_blocks(a, b)]
     ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
 
-    def compare(recorded: Mapping[str, Any], projections: Any) -> Any:
+    def compare(recorded: Mapping[str, Any], projections: Projections | None) -> Any:
         call = moved(recorded, context.opening.device)
         with torch.no_grad(), listening(teacher, theirs) as taught:
             wanted = first_tensor(teacher(**call))

@@ -108,11 +108,11 @@ def _saliency(task: OpenModel, name: str, params: PruneWidth, context: Context) 
     return saliency.taylor(module, calls, loss_of)
 
 
-def _language_loss(module: Any) -> Callable[[Mapping[str, Any]], Any]:
+def _language_loss(module: torch.nn.Module) -> Callable[[Mapping[str, Any]], Any]:
     return lambda call: module(**call, labels=call["input_ids"]).loss
 
 
-def _noise_loss(module: Any, seed: int) -> Callable[[Mapping[str, Any]], Any]:
+def _noise_loss(module: torch.nn.Module, seed: int) -> Callable[[Mapping[str, Any]], Any]:
     """The output's projection on noise, whose squared gradient tells, on average, how far the whole output moves."""
     import torch
 

@@ -11,7 +11,7 @@ Source: NNCF; Nagel et al., "A White Paper on Neural Network Quantization" (2021
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,9 @@ from compress.catalogue import stage
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.params import Params
+
+if TYPE_CHECKING:
+    import openvino
 
 
 class QuantizeNNCF(Params):
@@ -88,7 +91,7 @@ def _wanted(artifact: Artifact, params: QuantizeNNCF) -> tuple[str, ...]:
     return artifact.choose(params.components, bool)
 
 
-def _quantize(model: Any, feeds: list[Any], params: QuantizeNNCF) -> Any:
+def _quantize(model: openvino.Model, feeds: list[Any], params: QuantizeNNCF) -> Any:
     from compress.engines.openvino.quantize import compress_weights, quantize_activations
 
     if params.mode == "int8":
