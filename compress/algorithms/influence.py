@@ -5,11 +5,15 @@ Source: Men et al., "ShortGPT: Layers in Large Language Models are More Redundan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+
+from compress.algorithms.hooks import hearing
+
+Output: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]  # of a block: some give a text's stream beside a picture's
 
 
 def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -19,35 +23,22 @@ def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[s
     """
     sums, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0)
 
-    def listen(name: str) -> Callable[..., None]:
-        def hear(
-            block: nn.Module,
-            args: tuple[Any, ...],
-            named: dict[str, Any],
-            output: torch.Tensor | tuple[torch.Tensor, ...],
-        ) -> None:
-            before = args[0] if args else named["hidden_states"]
-            after = _stream(before, output)
-            axis = 1 if after.dim() == 4 else -1  # pictures have their channels second, sequences last
-            same = before.float().narrow(axis, 0, after.shape[axis])
-            cosine = torch.cosine_similarity(same, after.float(), dim=axis)
-            sums[name] += float(cosine.sum())
-            counts[name] += cosine.numel()
+    def hear(name: str, args: tuple[torch.Tensor, ...], named: Mapping[str, torch.Tensor], output: Output) -> None:
+        before = args[0] if args else named["hidden_states"]
+        after = _stream(before, output)
+        axis = 1 if after.dim() == 4 else -1  # pictures have their channels second, sequences last
+        same = before.float().narrow(axis, 0, after.shape[axis])
+        cosine = torch.cosine_similarity(same, after.float(), dim=axis)
+        sums[name] += float(cosine.sum())
+        counts[name] += cosine.numel()
 
-        return hear
-
-    hooks = [module.get_submodule(n).register_forward_hook(listen(n), with_kwargs=True) for n in names]
-    try:
-        with torch.no_grad():
-            for call in calls:
-                module(**call)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hearing(module, names, hear), torch.no_grad():
+        for call in calls:
+            module(**call)
     return {name: 1 - sums[name] / counts[name] if counts[name] else 0.0 for name in names}
 
 
-def _stream(before: torch.Tensor, output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+def _stream(before: torch.Tensor, output: Output) -> torch.Tensor:
     """Of what a block gives, the stream it was given: some give the text's beside the picture's."""
     given = [t for t in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(t)]
     same = [t for t in given if t.shape == before.shape]

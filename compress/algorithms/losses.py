@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from compress.algorithms.hooks import hearing
 
 Pairs = Sequence[tuple[str, str]]  # names of a student's and a teacher's block that are to agree
 
@@ -58,17 +59,10 @@ def listening(module: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, 
     """Within: what the named blocks gave last, channels last."""
     heard: dict[str, torch.Tensor] = {}
 
-    def listen(name: str) -> Any:
-        def hear(block: nn.Module, args: tuple[object, ...], output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-            given = [t for t in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(t)]
-            last = given[-1]  # a block of two streams gives the text's first
-            heard[name] = last.movedim(1, -1) if last.dim() == 4 else last
+    def hear(name: str, args: object, named: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        given = [t for t in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(t)]
+        last = given[-1]  # a block of two streams gives the text's first
+        heard[name] = last.movedim(1, -1) if last.dim() == 4 else last
 
-        return hear
-
-    hooks = [module.get_submodule(name).register_forward_hook(listen(name)) for name in names]
-    try:
+    with hearing(module, names, hear):
         yield heard
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -15,6 +15,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from compress.algorithms.coupling import Group, Site
+from compress.algorithms.hooks import hearing
 
 Saliency = Mapping[str, torch.Tensor]
 Call = Mapping[str, Any]  # arguments by name
@@ -46,24 +47,17 @@ def activation(module: nn.Module, calls: Iterable[Call]) -> dict[str, torch.Tens
     energy: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
 
-    def listen(name: str) -> Callable[..., None]:
-        def hear(layer: nn.Module, args: tuple[Any, ...]) -> None:
-            axis = 1 if isinstance(layer, nn.Conv2d) else -1  # channels second, or features last
-            seen = args[0].detach().float().movedim(axis, -1).flatten(0, -2)
-            energy[name] = energy.get(name, 0) + (seen**2).sum(0)
-            counts[name] = counts.get(name, 0) + len(seen)
+    layers = {n: m for n, m in module.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d, Conv1D))}
 
-        return hear
+    def hear(name: str, args: tuple[torch.Tensor, ...], named: Mapping[str, object], output: object) -> None:
+        axis = 1 if isinstance(layers[name], nn.Conv2d) else -1  # channels second, or features last
+        seen = args[0].detach().float().movedim(axis, -1).flatten(0, -2)
+        energy[name] = energy.get(name, 0) + (seen**2).sum(0)
+        counts[name] = counts.get(name, 0) + len(seen)
 
-    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d, Conv1D))]
-    hooks = [layer.register_forward_pre_hook(listen(name)) for name, layer in layers]
-    try:
-        with torch.no_grad():
-            for call in calls:
-                module(**call)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hearing(module, layers, hear), torch.no_grad():
+        for call in calls:
+            module(**call)
     found = magnitude(module)
     for name, total in energy.items():
         weight, mean = found[f"{name}.weight"], total / counts[name]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from compress.algorithms.hooks import hearing
 from compress.engines.module import flatten
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, in_float32, named_tensors, split
@@ -80,16 +81,8 @@ def first_broken(module: torch.nn.Module, run: Callable[[], Any], watch: Watch, 
 def _parts_in_order(module: torch.nn.Module, name: str, run: Callable[[], Any]) -> tuple[str, ...]:
     """The submodules directly within a layer, lists of modules opened, in the order in which they are called."""
     called: list[str] = []
-    hooks = [
-        module.get_submodule(part).register_forward_hook(lambda *_, part=part: called.append(part))
-        for part in _parts(module, name)
-    ]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hearing(module, _parts(module, name), lambda part, *_: called.append(part)), torch.no_grad():
+        run()
     return tuple(dict.fromkeys(called))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch.export import Dim
 from transformers.exporters.utils import decompose_for_generation
 
+from compress.algorithms.hooks import hearing
 from compress.engines.module import PLAIN
 from compress.engines.torch.runtime import silent_libraries
 
@@ -36,27 +37,17 @@ class Traced(torch.nn.Module):
 
     def forward(self, **inputs: object) -> dict[str, torch.Tensor]:
         seen: dict[str, torch.Tensor] = {}
-        hooks = [
-            self.module.get_submodule(name).register_forward_hook(_keeper(seen, f"layer.{name}"))
-            for name in self.watched
-        ]
-        try:
+
+        def keep(name: str, args: object, named: object, output: object) -> None:
+            many = tuple(output.values()) if isinstance(output, Mapping) else output
+            first = many[0] if isinstance(many, tuple) and many else many
+            if isinstance(first, torch.Tensor):
+                # A layer that runs again counts once; one more operation, for an exporter merges outputs that are one tensor.
+                seen.setdefault(f"layer.{name}", first * 1.0)
+
+        with hearing(self.module, self.watched, keep):
             output = getattr(self.module, self.function)(**inputs, **self.constants, return_dict=True)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return {**named_tensors(output), **seen}
-
-
-def _keeper(seen: dict[str, torch.Tensor], name: str) -> Any:
-    def keep(module: torch.nn.Module, args: tuple[object, ...], output: object) -> None:
-        many = tuple(output.values()) if isinstance(output, Mapping) else output
-        first = many[0] if isinstance(many, tuple) and many else many
-        if isinstance(first, torch.Tensor):
-            # A layer that runs again counts once; one more operation, for an exporter merges outputs that are one tensor.
-            seen.setdefault(name, first * 1.0)
-
-    return keep
 
 
 def named_tensors(output: object) -> dict[str, torch.Tensor]:

@@ -1,0 +1,33 @@
+"""Hearing what a module's layers are given and give: the one place where pare sets hooks and takes them away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+# What is told of a layer after it ran: its name, its arguments in order and by name, and its output.
+Hear = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]
+
+
+@contextmanager
+def hearing(module: nn.Module, names: Iterable[str], hear: Hear) -> Iterator[None]:
+    """Within: `hear` is told of every call to the named layers of a module."""
+    layers = {name: module.get_submodule(name) for name in names}  # all of them, before any has a hook
+    handles = [
+        layer.register_forward_hook(partial(_tell, hear, name), with_kwargs=True) for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _tell(
+    hear: Hear, name: str, layer: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], output: object
+) -> None:
+    hear(name, args, named, output)
