@@ -128,6 +128,7 @@ def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit, executor: Executo
             workdir=out,
             evidence_dirs=_evidence_dirs(recipe, cache),
             chain=_chain(done),
+            opening=found.opening.of(None),
         )
         return measure(request, log)
 

@@ -1,0 +1,87 @@
+"""Python code in a model's own folder runs where a recipe trusts it, and is asked for at plan time where one does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import compress
+from compress.errors import ModelError, RecipeError
+from compress.remote_code import has_class, remote_class
+from tests.tiny import tiny_llama
+
+CODE = '''
+from transformers import LlamaForCausalLM
+
+
+class HouseForCausalLM(LlamaForCausalLM):
+    """A Llama that says who it is."""
+
+    spoken = "at home"
+'''
+RECIPE = "schema: 1\nname: own\nmodel: ./model\ndata: {evaluate: ./texts.txt}\nevaluate: {metrics: [perplexity], samples: 2}\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    folder = tiny_llama(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    named = {"auto_map": {"AutoModelForCausalLM": "modeling_house.HouseForCausalLM"}}
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["HouseForCausalLM"], **named}))
+    (folder / "modeling_house.py").write_text(CODE)
+    (tmp_path / "texts.txt").write_text("the array of values\n\nthe axis to sort along\n")
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def test_code_that_nobody_trusts_is_asked_for_before_anything_runs(place: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        compress.plan(place / "r.yaml", cache=place / "cache")
+    (problem,) = caught.value.problems
+    assert problem.place == f"{place / 'r.yaml'}:3:8"
+    assert "HouseForCausalLM is the model's own Python code (modeling_house.HouseForCausalLM)" in problem.message
+    assert "trust_remote_code: true" in problem.fix
+
+
+def test_trusted_code_runs_on_both_sides_and_in_a_stranger(place: Path) -> None:
+    found = compress.run(place / "r.yaml", ["trust_remote_code=true"], cache=place / "cache", out=place / "out")
+    (row,) = found.rows
+    assert row.baseline.value == row.candidate.value > 1
+    model = compress.load(place / "model", trust_remote_code=True)
+    assert type(model).__name__ == "HouseForCausalLM"
+    assert model.spoken == "at home"
+
+
+def test_code_that_is_not_trusted_is_never_loaded(place: Path) -> None:
+    (place / "model" / "modeling_house.py").write_text("raise SystemExit('this code ran')")
+    with pytest.raises(ModelError, match=r"needs the class transformers\.HouseForCausalLM"):
+        compress.load(place / "model")
+
+
+def test_a_class_that_neither_transformers_nor_the_folder_has_is_told(place: Path) -> None:
+    config = json.loads((place / "model" / "config.json").read_text())
+    del config["auto_map"]
+    (place / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RecipeError, match="has no class HouseForCausalLM, and the model brings none"):
+        compress.plan(place / "r.yaml", ["trust_remote_code=true"], cache=place / "cache")
+
+
+def test_trust_stands_in_keys(place: Path) -> None:
+    tiny_llama(place / "model")  # of a class that transformers has
+    text = RECIPE + "stages: [build.openvino: {}]\n"
+    (place / "r.yaml").write_text(text)
+    keys = {
+        compress.plan(place / "r.yaml", [f"trust_remote_code={trusted}"], cache=place / "cache").nodes[0].key
+        for trusted in ("true", "false")
+    }
+    assert len(keys) == 2
+
+
+def test_what_transformers_has_is_told_without_importing_it() -> None:
+    assert has_class("LlamaForCausalLM")
+    assert has_class("GPT2LMHeadModel")
+    assert not has_class("HouseForCausalLM")
+    assert remote_class({"auto_map": {"AutoModelForCausalLM": "a.B"}}) == "a.B"
+    assert remote_class({"auto_map": None}) == remote_class({}) == ""
