@@ -79,12 +79,14 @@ def _language_model(
     builder.language_model(model, made.path, text_calls(task, samples, context) if samples else ())
     engine = builder.open_language_model(made.path, kind)
     model = model.float()
-    generator = torch.Generator().manual_seed(context.seed)
+    generator = torch.Generator(CPU).manual_seed(context.seed)
     near, words = builder.profile.nearest, model.config.vocab_size
-    drawn = torch.randint(0, words, (max(3, near("batch", 3)), near("tokens", 24)), generator=generator)
+    drawn = torch.randint(0, words, (max(3, near("batch", 3)), near("tokens", 24)), generator=generator, device=CPU)
+    drawn = drawn.to(task.opening.device)
     tokens = drawn[: near("batch", 3)]
     longest = near("tokens", min(task.max_tokens, LONG))
-    long = torch.randint(0, words, (near("batch", 1), longest), generator=generator)
+    long = torch.randint(0, words, (near("batch", 1), longest), generator=generator, device=CPU)
+    long = long.to(task.opening.device)
     seen = tokens.shape[1] * 2 // 3
 
     def in_two_parts(

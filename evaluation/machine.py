@@ -11,6 +11,7 @@ from typing import Any
 
 from compress import deps
 from compress.catalogue import engine_names, find_engine, find_stage, stage_names
+from compress.devices import CPU
 from compress.facts import machine_fact
 from compress.keys import BASE_LIBRARIES
 from evaluation import energy
@@ -94,12 +95,12 @@ def _best(work: Callable[[], object], seconds: float = 0.4) -> float:
 def _bandwidth() -> float:
     import torch
 
-    numbers = torch.ones(32_000_000)
+    numbers = torch.ones(32_000_000, device=CPU)
     return float(numbers.numel() * 4 / _best(numbers.sum) / 1e9)
 
 
 def _gemm(size: int = 1024) -> float:
     import torch
 
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    a, b = (torch.randn(size, size, device=CPU) for _ in range(2))
     return float(2 * size**3 / _best(lambda: a @ b) / 1e9)

@@ -16,6 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from compress.algorithms.coupling import Group, Site
 from compress.algorithms.hooks import hearing
+from compress.devices import CPU
+from compress.opening.tensors import to_host
 
 Saliency = Mapping[str, torch.Tensor]
 Call = Mapping[str, Any]  # arguments by name
@@ -73,7 +75,7 @@ def of_units(group: Group, saliency: Saliency) -> torch.Tensor:
 
     Shares, because sites differ in scale: a norm's weights would drown those of a convolution, or be drowned.
     """
-    total = torch.zeros(group.units)
+    total = torch.zeros(group.units, device=CPU)
     for site in group.sites:
         worth = _at(site, group, saliency[site.parameter])
         total += worth / worth.mean().clamp(min=torch.finfo(torch.float32).tiny)
@@ -83,4 +85,4 @@ def of_units(group: Group, saliency: Saliency) -> torch.Tensor:
 def _at(site: Site, group: Group, saliency: torch.Tensor) -> torch.Tensor:
     """[units]: the saliency of a site's entries, summed over all that belongs to one unit."""
     stretch = saliency.narrow(site.axis, site.start, site.length).movedim(site.axis, 0)
-    return stretch.reshape(site.copies, group.units, -1).sum((0, 2)).cpu()
+    return to_host(stretch.reshape(site.copies, group.units, -1).sum((0, 2)))

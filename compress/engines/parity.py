@@ -13,6 +13,7 @@ from compress.algorithms.hooks import hearing
 from compress.engines.module import flatten
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, in_float32, named_tensors, split
+from compress.opening.tensors import to_array
 
 Outputs = Mapping[str, torch.Tensor]
 
@@ -47,8 +48,8 @@ def difference(ours: Outputs, theirs: Outputs) -> Difference:
     """Of tensors by name, over all of them together."""
     largest, error, scale = 0.0, 0.0, 0.0
     for name, tensor in theirs.items():
-        expected = tensor.double().cpu().numpy()
-        gap = ours[name].double().cpu().numpy() - expected
+        expected = to_array(tensor.double())
+        gap = to_array(ours[name].double()) - expected
         largest = float(np.maximum(largest, np.abs(gap).max()))  # not `max`, which loses what is no number
         error, scale = error + float(np.square(gap).sum()), scale + float(np.square(expected).sum())
     relative = float(np.sqrt(error / max(scale, 1e-30)))

@@ -82,10 +82,17 @@ def dynamic_shapes(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[s
 
 def decoding_step(model: torch.nn.Module) -> tuple[torch.nn.Module, Call]:
     """A language model as one step that takes any number of tokens after any number seen, with an example of its inputs."""
-    tokens = torch.arange(14).reshape(2, 7) % int(model.config.vocab_size)  # two rows: a batch of one would be built in
+    tokens = torch.arange(14, device=_home(model)).reshape(2, 7) % int(
+        model.config.vocab_size
+    )  # two rows: a batch of one would be built in
     sample = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     decoder, inputs = decompose_for_generation(model, sample, multi_token_decode=True)["decode"]
     return decoder, inputs
+
+
+def _home(model: torch.nn.Module) -> torch.device:
+    """The device that a model lies on."""
+    return next(model.parameters()).device
 
 
 def in_float32(value: object) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from compress.devices import Opening
 from compress.errors import UserError
@@ -44,6 +45,11 @@ def device_of(opening: Opening) -> torch.device:
 def to_host(value: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """A tensor in the processor's memory, out of any gradient: the one way back from a device."""
     return value.detach().to("cpu", dtype)
+
+
+def to_array(value: torch.Tensor) -> NDArray[Any]:
+    """A tensor's numbers, on the processor."""
+    return to_host(value).numpy()
 
 
 def moved(value: Any, device: torch.device | str) -> Any:

@@ -18,7 +18,7 @@ from compress.devices import AS_STORED, Opening
 from compress.errors import ModelError
 from compress.graphs import Batches
 from compress.opening import Call, Timed
-from compress.opening.tensors import device_of, to_host
+from compress.opening.tensors import device_of, to_array
 from compress.tasks.text_generation import Writing
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class TextGeneration:
         for row, document in enumerate(documents):
             following = torch.tensor(document[1:], dtype=torch.long, device=self.device)
             found = logits[row, : len(following)].float().log_softmax(-1).gather(-1, following[:, None])[:, 0]
-            scores.append(to_host(found).double().numpy())
+            scores.append(to_array(found.double()))
         return scores
 
 

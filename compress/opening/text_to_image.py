@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from compress.artifact import Artifact, read_json
 from compress.data import Item
-from compress.devices import AS_STORED, Opening
+from compress.devices import AS_STORED, CPU, Opening
 from compress.engines.module import EngineModule, arguments_of
 from compress.engines.torch.runtime import find_class, stored_dtype
 from compress.errors import ModelError, StageFailed
 from compress.graphs import Batches
 from compress.opening import Call, Timed
-from compress.opening.tensors import device_of, dtype_of, to_host
+from compress.opening.tensors import device_of, dtype_of, to_array
 from compress.pipelines import INDEX
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class TextToImage:
         decoded: list[torch.Tensor] = []
         with self.watch("vae", lambda args, kwargs: decoded.append(args[0] if args else kwargs["z"])):
             painted = self.paint(prompts, noise_ids, seed, **call)
-        return painted, to_host(torch.cat(decoded)).float().numpy() if decoded else None
+        return painted, to_array(torch.cat(decoded).float()) if decoded else None
 
     @contextmanager
     def watch(self, component: str, heard: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
@@ -234,7 +234,7 @@ class TextToImage:
 def noise_source(seed: int, noise_id: str) -> torch.Generator:
     """A generator seeded by both, so that a picture's noise is independent of batch size and position."""
     digest = hashlib.sha256(f"{seed}:{noise_id}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator(CPU).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def function_of(component: str) -> str:

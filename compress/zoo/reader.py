@@ -16,6 +16,7 @@ from torch import nn
 
 from compress.errors import DataError
 from compress.hashing import digest_folder
+from compress.opening.tensors import to_array
 from compress.zoo import MODELS, scenes
 
 FOLDER = MODELS / "digits-reader"
@@ -71,8 +72,8 @@ class Reader:
             pixels = torch.from_numpy(pictures[start : start + BATCH]).permute(0, 3, 1, 2).float() / 127.5 - 1
             with torch.inference_mode():
                 one, other = self.network(pixels)
-            digits.append(one.argmax(-1).numpy())
-            inks.append(other.argmax(-1).numpy())
+            digits.append(to_array(one.argmax(-1)))
+            inks.append(to_array(other.argmax(-1)))
         return np.concatenate(digits), np.concatenate(inks)
 
 

@@ -19,8 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from compress.devices import CPU
 from compress.errors import ModelError, UserError
 from compress.hashing import digest_file
+from compress.opening.tensors import to_array
 
 # Of each stage: the number of its convolution in torchvision's `features`, stride, padding, whether pooling comes before it.
 STAGES = ((0, 4, 2, False), (3, 1, 2, True), (6, 1, 1, True), (8, 1, 1, False), (10, 1, 1, False))
@@ -50,13 +52,17 @@ class AlexNet:
                 fix="give lpips other features, such as zoo://digits-clip",
             )
         pixels = torch.from_numpy(batch.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2)
-        found, now = [], (pixels - torch.tensor(SHIFT).reshape(3, 1, 1)) / torch.tensor(SCALE).reshape(3, 1, 1)
+        found, now = [], (pixels - _per_colour(SHIFT)) / _per_colour(SCALE)
         with torch.inference_mode():
             for (_, stride, padding, pooled), (weight, bias) in zip(STAGES, self.convolutions, strict=True):
                 now = functional.max_pool2d(now, 3, 2) if pooled else now
                 now = functional.relu(functional.conv2d(now, weight, bias, stride, padding))
-                found.append(now.flatten(2).transpose(1, 2).contiguous().numpy())
+                found.append(to_array(now.flatten(2).transpose(1, 2).contiguous()))
         return found
+
+
+def _per_colour(values: tuple[float, ...]) -> torch.Tensor:
+    return torch.tensor(values, device=CPU).reshape(3, 1, 1)
 
 
 @cache
@@ -84,5 +90,5 @@ def _channel_weights(tensors: Mapping[str, torch.Tensor], stage: int) -> NDArray
     """LPIPS keeps them as a convolution [1, channels, 1, 1] behind a dropout, hence the name."""
     name = f"lin{stage}.model.1.weight"
     found = tensors[name] if name in tensors else tensors[f"lin{stage}.weight"]
-    flat: NDArray[np.float32] = found.float().flatten().numpy()
+    flat: NDArray[np.float32] = to_array(found.float().flatten())
     return flat

@@ -15,6 +15,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from compress.hashing import digest_folder
+from compress.opening.tensors import to_array
 from compress.sources import find_folder
 from evaluation.features.extractor import BATCH, Extractor, standardise
 from evaluation.features.loading import load_whole, refusing
@@ -40,7 +41,7 @@ class Clip(Extractor):
                 list(texts[start : start + BATCH]), padding="max_length", truncation=True, return_tensors="pt"
             )
             with torch.inference_mode():
-                parts.append(_unit(self.model.get_text_features(**words)).numpy())
+                parts.append(to_array(_unit(self.model.get_text_features(**words))))
         return np.concatenate(parts)
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from compress.errors import ModelError
+from compress.opening.tensors import to_array
 from evaluation.features.resizing import Fit, Resize, resize
 
 BATCH = 32  # fixed, so that features do not depend on the caller's batch
@@ -42,7 +43,7 @@ class Extractor:
         parts = []
         for pixels in self._pixels(batches):
             with torch.inference_mode():
-                parts.append(self.features(pixels).float().numpy())
+                parts.append(to_array(self.features(pixels).float()))
         found: NDArray[np.float32] = np.concatenate(parts)
         if not np.isfinite(found).all():
             raise ModelError("gives features that are not finite", place=self.name, fix="its weights are broken")
@@ -57,7 +58,7 @@ class Extractor:
         parts = []
         for pixels in self._pixels([batch]):
             with torch.inference_mode():
-                parts.append([layer.float().numpy() for layer in self.hidden(pixels)])
+                parts.append([to_array(layer.float()) for layer in self.hidden(pixels)])
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
     def _pixels(self, batches: Iterable[Batch]) -> Iterator[torch.Tensor]:
@@ -71,5 +72,7 @@ class Extractor:
 
 def standardise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """[n, 3, h, w] in 0..255 to (pixels / 255 − mean) / std, in the order of operations of transformers' processors."""
-    shift, scale = (torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (mean, std))
+    shift, scale = (
+        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1) for values in (mean, std)
+    )
     return (pixels / 255 - shift) / scale

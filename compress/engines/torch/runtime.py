@@ -77,7 +77,7 @@ def blank(module: torch.nn.Module, config: Mapping[str, Any]) -> torch.nn.Module
             made: torch.nn.Module = kind._from_config(type(module.config).from_dict(dict(config)))
         else:
             made = kind.from_config(dict(config))
-    return made.float().eval()
+    return made.float().to(next(module.parameters()).device).eval()
 
 
 def save_component(module: torch.nn.Module, before: Path, folder: Path) -> None:

@@ -107,10 +107,11 @@ def _record(
     from compress.building import calibration_calls, text_calls
     from compress.engines.openvino.runtime import start_of_text
     from compress.opening import open_language, open_task
+    from compress.opening.tensors import to_array
 
     if not artifact.writes_text:
         heard = calibration_calls(open_task(artifact, context.opening), wanted, params.samples, context)
-        return {name: [{n: v.numpy() for n, v in feed.items()} for feed in feeds] for name, feeds in heard.items()}
+        return {name: [{n: to_array(v) for n, v in feed.items()} for feed in feeds] for name, feeds in heard.items()}
     task = open_language(artifact, context.opening)
     graph = task.model.decoder.graph
     texts = text_calls(task, params.samples, context)
