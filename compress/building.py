@@ -25,6 +25,7 @@ from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, in_float32, split
 from compress.errors import StageFailed
 from compress.opening import LanguageModel, OpenModel, open_language, open_task
+from compress.opening.tensors import moved, to_host
 from compress.pipelines import library_of
 
 LONG = 300  # tokens; beyond the chunks that some layers cut a text into
@@ -80,24 +81,33 @@ def _language_model(
     builder.language_model(model, made.path, text_calls(task, samples, context) if samples else ())
     engine = builder.open_language_model(made.path, kind)
     model = model.float()
-    generator = torch.Generator().manual_seed(context.seed)
+    generator = torch.Generator(CPU).manual_seed(context.seed)
     near, words = builder.profile.nearest, model.config.vocab_size
-    drawn = torch.randint(0, words, (max(3, near("batch", 3)), near("tokens", 24)), generator=generator)
+
+    def draw(*shape: int) -> torch.Tensor:  # on the processor, where the engine is opened: the same for every device
+        return torch.randint(0, words, shape, generator=generator, device=CPU)
+
+    def there(value: Any) -> Any:
+        return moved(value, context.opening.device)
+
+    drawn = draw(max(3, near("batch", 3)), near("tokens", 24))
     tokens = drawn[: near("batch", 3)]
     longest = near("tokens", min(task.max_tokens, LONG))
-    long = torch.randint(0, words, (near("batch", 1), longest), generator=generator)
+    long = draw(near("batch", 1), longest)
     seen = tokens.shape[1] * 2 // 3
 
-    def in_two_parts(reader: Any) -> Any:  # what came before must reach the second part through the cache
+    def in_two_parts(
+        reader: Any, tokens: torch.Tensor
+    ) -> Any:  # what came before must reach the second part through the cache
         first = reader(tokens[:, :seen], use_cache=True)
         rest = reader(tokens[:, seen:], past_key_values=first.past_key_values, use_cache=True)
         return torch.cat([first.logits, rest.logits], 1)
 
     # Torch too reads in two parts: some models, such as Phi-3, turn keys by another scale in a longer text.
-    parted = compare(lambda: in_two_parts(model), lambda: in_two_parts(engine))
-    whole = compare(lambda: model(long, use_cache=False).logits, lambda: engine(long).logits)
+    parted = compare(lambda: in_two_parts(model, there(tokens)), lambda: in_two_parts(engine, tokens))
+    whole = compare(lambda: model(there(long), use_cache=False).logits, lambda: engine(long).logits)
     found = max(parted, whole, key=lambda d: d.relative)
-    small, large, held = ({"input_ids": t, "use_cache": False} for t in (drawn[:2], drawn[:3], tokens))
+    small, large, held = ({"input_ids": there(t), "use_cache": False} for t in (drawn[:2], drawn[:3], tokens))
     example = Example(model, "forward", small, large, fitting=held)
     _judge(LANGUAGE_MODEL, found, builder, example, made.path, "transformers", kind, context)
 
@@ -146,7 +156,7 @@ def _blame(
         shutil.copyfile(folder / "config.json", place / "config.json")
         builder.component(example, place, parts)
         engine = builder.open_component(place, library, kind)
-        values = engine.runner.run(list(engine.feed((), inputs).values()))
+        values = engine.runner.run(list(engine.feed((), moved(inputs, CPU)).values()))
         ours = dict(zip(engine.runner.outputs, values, strict=True))
         with silent_libraries(), torch.no_grad():
             theirs = Traced(module, example.function, constants, parts)(**inputs)
@@ -206,5 +216,5 @@ def text_calls(task: LanguageModel, samples: int, context: Context) -> list[Feed
 
 
 def _in_numbers(call: Call) -> Feed:
-    """A call's tensors by dotted name, their numbers in float32, as engines take them."""
-    return {name: in_float32(value) for name, value in flatten(split(call)[0]).items()}
+    """A call's tensors by dotted name, their numbers in float32, on the processor, where calibration reads them."""
+    return {name: to_host(in_float32(value)) for name, value in flatten(split(call)[0]).items()}

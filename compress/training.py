@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from compress import checkpoints
 from compress.checkpoints import Curve, Spent
 from compress.context import Context
+from compress.devices import CPU, kind_of
 from compress.errors import StageFailed
 from compress.events import Emit, Event, silent
 from compress.hashing import digest_json
@@ -46,7 +47,7 @@ def train(
     *,
     folder: Path,
     seed: int,
-    device: str = "cpu",
+    device: str = CPU,
     emit: Emit = silent,
     what: str = "",
     seconds: float = math.inf,
@@ -64,7 +65,7 @@ def train(
         loss_at: number of the batch (step * accumulate + part) to named scalar losses on `device`. It must draw its batch by
             that number alone, and chance from torch's own generator, which is seeded before each call. Runs in autocast.
         folder: where checkpoints live; the next call with the same folder and settings goes on from there.
-        device: of accelerate's choosing within its kind: "cpu", "cuda", "mps".
+        device: where the module learns: cpu, cuda:1, mps.
         seconds: budget of training time, over all resumed runs; it ends early, without an error, when this is spent.
         before: what the weights were trained already, counted on where there is no checkpoint: the schedule goes on at that
             step, and warms up there, for the optimiser knows nothing yet.
@@ -79,7 +80,7 @@ def train(
         StageFailed: a loss or gradient is not finite, nothing is to be trained, half-precision weights, no such device.
     """
     with _accelerator(how, device) as accelerator:
-        module.to(accelerator.device).train(dropout)
+        module.to(device).train(dropout)  # accelerate would take the first of its kind
         learner = _new_learner(module, how, accelerator)
         settings = _settings(how, seed, accelerator, before or Spent())
         run = _Run(accelerator, module, learner, loss_at, how, folder, seed, emit, what, before or Spent(), settings)
@@ -133,7 +134,7 @@ def _accelerator(how: Training, device: str) -> Iterator[Accelerator]:
         state._shared_state.clear()
     try:
         accelerator = Accelerator(
-            cpu=device == "cpu",
+            cpu=kind_of(device) == CPU,
             mixed_precision=_mixed_precision(how, device),
             # Both named outright: left out, they are read from the environment.
             gradient_accumulation_plugin=GradientAccumulationPlugin(
@@ -155,7 +156,7 @@ def _mixed_precision(how: Training, device: str) -> str:
     """accelerate's name of the precision, once `auto` is settled: "bf16" or "no"."""
     if how.precision != "auto":
         return "bf16" if how.precision == "bfloat16" else "no"
-    if device == "cpu":
+    if kind_of(device) == CPU:
         able = torch.cpu.get_capabilities()
         return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "no"
     cuda = torch.device(device).type == "cuda" and torch.cuda.is_available()
@@ -207,7 +208,7 @@ class _Learner:
                     name: torch.empty_like(weight, requires_grad=False).copy_(tensors[f"{name}/{key}"])
                     for name in ("exp_avg", "exp_avg_sq")
                 }
-                count = tensors.get(f"step/{key}", torch.tensor(float(steps)))
+                count = tensors.get(f"step/{key}", torch.tensor(float(steps), device=CPU))
                 self.optimiser.state[weight] = {"step": count.clone(), **moments}
 
     def step(self, keep: float) -> None:
@@ -251,7 +252,7 @@ def _new_learner(module: torch.nn.Module, how: Training, accelerator: Accelerato
     adam = torch.optim.AdamW(weights.values(), lr=how.learning_rate, weight_decay=how.weight_decay, betas=(0.9, 0.99))
     adam.zero_grad()
     average = {key: value.detach().clone() for key, value in weights.items()} if how.ema else {}
-    return _Learner(weights, average, accelerator.prepare_optimizer(adam))
+    return _Learner(weights, average, accelerator.prepare_optimizer(adam, device_placement=False))
 
 
 # ---------------------------------------------------------------- the loop

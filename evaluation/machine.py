@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import deps
+from compress.devices import CPU
 from compress.facts import machine_fact
 from evaluation import energy
 
@@ -86,12 +87,12 @@ def _best(work: Any, seconds: float = 0.4) -> float:
 def _bandwidth() -> float:
     import torch
 
-    numbers = torch.ones(32_000_000)
+    numbers = torch.ones(32_000_000, device=CPU)
     return float(numbers.numel() * 4 / _best(numbers.sum) / 1e9)
 
 
 def _gemm(size: int = 1024) -> float:
     import torch
 
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    a, b = torch.randn(size, size, device=CPU), torch.randn(size, size, device=CPU)
     return float(2 * size**3 / _best(lambda: a @ b) / 1e9)

@@ -57,10 +57,10 @@ class Group:
     def choose(self, scores: torch.Tensor) -> torch.Tensor:
         """Rising numbers of the units to keep: the highest scores of each block. `scores`: [units]."""
         if self.even:
-            return torch.arange(self.keep) * self.units // self.keep
+            return torch.arange(self.keep, device=scores.device) * self.units // self.keep
         per_block = scores.view(self.blocks, -1)
         best = per_block.topk(self.keep // self.blocks, dim=1).indices.sort(1).values
-        first = torch.arange(self.blocks)[:, None] * per_block.shape[1]
+        first = torch.arange(self.blocks, device=scores.device)[:, None] * per_block.shape[1]
         return (best + first).flatten()
 
 
@@ -119,14 +119,14 @@ def cut_state(
             chosen.setdefault((site.parameter, site.axis), []).append(positions(site, group, units))
     cut = dict(state)
     for (name, axis), parts in chosen.items():
-        cut[name] = cut[name].index_select(axis, torch.cat(parts).sort().values)
+        cut[name] = cut[name].index_select(axis, torch.cat(parts).sort().values.to(cut[name].device))
     return cut
 
 
 def positions(site: Site, group: Group, units: torch.Tensor) -> torch.Tensor:
     """Where on its axis a site holds the given units."""
     size = site.length // (site.copies * group.units)
-    within = torch.arange(site.length).view(site.copies, group.units, size)[:, units]
+    within = torch.arange(site.length, device=units.device).view(site.copies, group.units, size)[:, units]
     return site.start + within.flatten()
 
 
@@ -241,7 +241,7 @@ def _traceable(module: nn.Module) -> tuple[nn.Module, frozenset[str]]:
     flipped = []
     for name, layer in list(traced.named_modules()):
         if isinstance(layer, Conv1D):
-            linear = nn.Linear(layer.weight.shape[0], layer.weight.shape[1])
+            linear = nn.Linear(layer.weight.shape[0], layer.weight.shape[1], device=layer.weight.device)
             parent, _, attribute = name.rpartition(".")
             setattr(traced.get_submodule(parent), attribute, linear)
             flipped.append(name)

@@ -15,6 +15,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from compress.algorithms.coupling import Group, Site
+from compress.devices import CPU
+from compress.opening.tensors import to_host
 
 Saliency = Mapping[str, torch.Tensor]
 Call = Mapping[str, Any]  # arguments by name
@@ -75,11 +77,11 @@ def activation(module: nn.Module, calls: Iterable[Call]) -> dict[str, torch.Tens
 
 
 def of_units(group: Group, saliency: Saliency) -> torch.Tensor:
-    """The worth of each unit of a group, [units]: at every site its share of the site's whole, summed over the sites.
+    """The worth of each unit of a group, [units], on the processor: at every site its share of the site's whole, summed over the sites.
 
     Shares, because sites differ in scale: a norm's weights would drown those of a convolution, or be drowned.
     """
-    total = torch.zeros(group.units)
+    total = torch.zeros(group.units, device=CPU)
     for site in group.sites:
         worth = _at(site, group, saliency[site.parameter])
         total += worth / worth.mean().clamp(min=torch.finfo(torch.float32).tiny)
@@ -89,4 +91,4 @@ def of_units(group: Group, saliency: Saliency) -> torch.Tensor:
 def _at(site: Site, group: Group, saliency: torch.Tensor) -> torch.Tensor:
     """[units]: the saliency of a site's entries, summed over all that belongs to one unit."""
     stretch = saliency.narrow(site.axis, site.start, site.length).movedim(site.axis, 0)
-    return stretch.reshape(site.copies, group.units, -1).sum((0, 2)).cpu()
+    return to_host(stretch.reshape(site.copies, group.units, -1).sum((0, 2)))

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from compress.devices import CPU
 from compress.engines.module import flatten
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, in_float32, named_tensors, split
+from compress.opening.tensors import moved, to_host
 
 Outputs = Mapping[str, torch.Tensor]
 
@@ -25,13 +27,14 @@ class Difference:
 
 
 def compare_calls(module: torch.nn.Module, engine: torch.nn.Module, function: str, call: Call) -> Difference:
-    """Compare a torch component, which is left in float32, with its engine on one real call."""
+    """Compare a torch component, which is left in float32, with its engine, opened on the processor, on one real call."""
     inputs, constants = split(call)
     inputs = {n: in_float32(v) for n, v in inputs.items()}
     with silent_libraries():
         reference = getattr(module.float(), function)
     return compare(
-        lambda: reference(**inputs, **constants, return_dict=True), lambda: getattr(engine, function)(**inputs)
+        lambda: reference(**inputs, **constants, return_dict=True),
+        lambda: getattr(engine, function)(**moved(inputs, CPU)),
     )
 
 
@@ -46,8 +49,8 @@ def difference(ours: Outputs, theirs: Outputs) -> Difference:
     """Of tensors by name, over all of them together."""
     largest, error, scale = 0.0, 0.0, 0.0
     for name, tensor in theirs.items():
-        expected = tensor.double().cpu().numpy()
-        gap = ours[name].double().cpu().numpy() - expected
+        expected = to_host(tensor).double().numpy()
+        gap = to_host(ours[name]).double().numpy() - expected
         largest = float(np.maximum(largest, np.abs(gap).max()))  # not `max`, which loses what is no number
         error, scale = error + float(np.square(gap).sum()), scale + float(np.square(expected).sum())
     relative = float(np.sqrt(error / max(scale, 1e-30)))

@@ -91,7 +91,8 @@ def dynamic_shapes(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[s
 
 def decoding_step(model: torch.nn.Module) -> tuple[torch.nn.Module, Call]:
     """A language model as one step that takes any number of tokens after any number seen, with an example of its inputs."""
-    tokens = torch.arange(14).reshape(2, 7) % int(model.config.vocab_size)  # two rows: a batch of one would be built in
+    drawn = torch.arange(14, device=model.device).reshape(2, 7)
+    tokens = drawn % int(model.config.vocab_size)  # two rows: a batch of one would be built in
     sample = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     decoder, inputs = decompose_for_generation(model, sample, multi_token_decode=True)["decode"]
     return decoder, inputs

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from compress.artifact import Artifact, read_json
 from compress.data import Item
-from compress.devices import AS_STORED, Opening
+from compress.devices import AS_STORED, CPU, Opening
 from compress.engines.module import EngineModule, arguments_of
 from compress.engines.torch.runtime import find_class, stored_dtype
 from compress.errors import ModelError, StageFailed
@@ -232,9 +232,10 @@ class TextToImage:
 
 
 def noise_source(seed: int, noise_id: str) -> torch.Generator:
-    """A generator seeded by both, so that a picture's noise is independent of batch size and position."""
+    """A generator seeded by both, so that a picture's noise is independent of batch size and position; on the processor, so that
+    it is the same on every device."""
     digest = hashlib.sha256(f"{seed}:{noise_id}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator(CPU).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 def function_of(component: str) -> str:

@@ -50,7 +50,8 @@ class AlexNet:
                 fix="give lpips other features, such as zoo://digits-clip",
             )
         pixels = torch.from_numpy(batch.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2)
-        found, now = [], (pixels - torch.tensor(SHIFT).reshape(3, 1, 1)) / torch.tensor(SCALE).reshape(3, 1, 1)
+        shift, scale = (torch.tensor(v, device=pixels.device).reshape(3, 1, 1) for v in (SHIFT, SCALE))
+        found, now = [], (pixels - shift) / scale
         with torch.inference_mode():
             for (_, stride, padding, pooled), (weight, bias) in zip(STAGES, self.convolutions, strict=True):
                 now = functional.max_pool2d(now, 3, 2) if pooled else now

@@ -1,4 +1,7 @@
-"""A feature extractor: pictures in, numbers out, in batches of its own so that nothing depends on the caller's."""
+"""A feature extractor: pictures in, numbers out, in batches of its own so that nothing depends on the caller's.
+
+Extractors work on the processor, wherever the models run: features are kept by content, and no key of theirs names a device.
+"""
 
 from __future__ import annotations
 
@@ -71,5 +74,7 @@ class Extractor:
 
 def standardise(pixels: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """[n, 3, h, w] in 0..255 to (pixels / 255 − mean) / std, in the order of operations of transformers' processors."""
-    shift, scale = (torch.tensor(values, dtype=torch.float32).view(1, 3, 1, 1) for values in (mean, std))
+    shift, scale = (
+        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(1, 3, 1, 1) for values in (mean, std)
+    )
     return (pixels / 255 - shift) / scale

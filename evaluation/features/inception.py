@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
+from compress.devices import CPU
 from compress.errors import ModelError, UserError
 from compress.hashing import digest_file
 from evaluation.features.extractor import Extractor
@@ -193,7 +194,7 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
         if file.suffix == ".safetensors":
             found = load_file(file)
         else:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = torch.load(file, map_location=CPU, weights_only=True)
         if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
             raise ValueError("it holds more than tensors by name")
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
@@ -222,7 +223,7 @@ def _checked(
         some = ", ".join(bad[:3]) + (" …" if len(bad) > 3 else "")
         said = f"lacks {len(bad)} of {len(needed)} weights, or has them in another shape: {some}"
         raise ModelError(said, place=str(file), fix=FIX)
-    counters = {name: torch.zeros((), dtype=torch.long) for name in wanted if name not in needed}
+    counters = {name: torch.zeros((), dtype=torch.long, device=CPU) for name in wanted if name not in needed}
     return {name: given[name].float() for name in needed} | counters
 
 

@@ -74,7 +74,9 @@ def _corners(pixels: torch.Tensor, size: int, axis: int) -> torch.Tensor:
     In float32 and along the width first, for TensorFlow's kernel did so, to the last bit.
     """
     old = pixels.shape[axis]
-    place = torch.arange(size, dtype=torch.float32) * torch.tensor(old / size, dtype=torch.float32)
+    place = torch.arange(size, dtype=torch.float32, device=pixels.device) * torch.tensor(
+        old / size, dtype=torch.float32, device=pixels.device
+    )
     before = place.long().clamp(max=old - 1)
     after = (before + 1).clamp(max=old - 1)
     share = (place - before).view([size if a == axis else 1 for a in range(4)])

@@ -36,7 +36,7 @@ from compress.engines.tensorrt.record import (
 from compress.errors import ModelError, UserError
 from compress.gpus import LIBRARIES, gpu_here, targets_of, torch_without_cuda
 from compress.hashing import digest_file
-from compress.opening.tensors import device_of
+from compress.opening.tensors import device_of, to_host
 
 log = logging.getLogger(__name__)
 
@@ -242,7 +242,7 @@ class Decoder:
         if not isinstance(past, TensorPast):
             raise foreign_cache()
         caches = iter(past.tensors)
-        given = step_inputs(tokens.cpu().numpy(), past.seen, (name for name, _ in self.engine.inputs))
+        given = step_inputs(to_host(tokens).numpy(), past.seen, (name for name, _ in self.engine.inputs))
         values = [torch.from_numpy(given[n]) if n in given else next(caches) for n, _ in self.engine.inputs]
         logits, *grown = self.engine.run(values)
         past.tensors = tuple(grown)

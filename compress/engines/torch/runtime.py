@@ -66,14 +66,14 @@ def load_language_model(folder: Path, kind: str, opening: Opening) -> torch.nn.M
 
 
 def blank(module: torch.nn.Module, config: Mapping[str, Any]) -> torch.nn.Module:
-    """A module of the same class as its library makes it from `config`, its weights still to be filled in."""
+    """A module of the same class, on the same device, as its library makes it from `config`; its weights are still to be filled in."""
     kind: Any = type(module)
     with silent_libraries():
         if hasattr(kind, "_from_config"):  # transformers
             made: torch.nn.Module = kind._from_config(type(module.config).from_dict(dict(config)))
         else:
             made = kind.from_config(dict(config))
-    return made.float().eval()
+    return made.float().to(next(module.parameters()).device).eval()
 
 
 def save_component(module: torch.nn.Module, before: Path, folder: Path) -> None:

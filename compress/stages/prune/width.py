@@ -20,6 +20,7 @@ from pydantic import Field
 from compress.artifact import LANGUAGE_MODEL, Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, stage
 from compress.context import Context
+from compress.devices import CPU
 from compress.families import Cut, cut_width
 from compress.params import Params, Share
 
@@ -118,10 +119,11 @@ def _noise_loss(module: Any, seed: int) -> Callable[[Mapping[str, Any]], Any]:
 
     from compress.engines.torch.runtime import first_tensor
 
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(CPU).manual_seed(seed)
 
     def loss(call: Mapping[str, Any]) -> Any:
         output = first_tensor(module(**call))
-        return (output * torch.randn(output.shape, generator=generator)).sum() / output.numel() ** 0.5
+        noise = torch.randn(output.shape, generator=generator, device=CPU).to(output.device)  # the same on every device
+        return (output * noise).sum() / output.numel() ** 0.5
 
     return loss
