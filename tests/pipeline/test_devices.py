@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from compress.artifact import Artifact
+from compress.catalogue import find_stage
 from compress.data import Item
 from compress.describing import describe
 from compress.devices import AS_STORED, Opening
@@ -22,10 +23,12 @@ from compress.opening import ImageModel, LanguageModel, OpenModel, open_images, 
 from compress.opening.tensors import moved, to_host
 from compress.recipe import EvalSpec
 from compress.zoo import zoo_model
+from compress.zoo.reader import load_reader
 from evaluation import arithmetic
 from evaluation.collect import CONTINUATIONS, Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.features.clip import open_clip
+from evaluation.features.resizing import resize
 from evaluation.metrics.kl import divergences
 from tests.devices import AWAY, ROOT, WrongDevice, elsewhere
 from tests.stages import CAPTIONS, apply
@@ -70,6 +73,7 @@ def in_our_file(source: str, **known: Any) -> Any:
         ("there.to(here)", "moved to the host, and not by to_host"),
         ("layer.to('cpu')", "moved to the host, and not by to_host"),
         ("there.numpy()", "is read as an array"),
+        ("there.numpy(force=True)", "is read as an array"),
         ("there + here", "add is given tensors of both sides"),
         ("torch.cat([there, here])", "cat is given tensors of both sides"),
         ("layer(here)", "is given tensors of both sides"),
@@ -262,3 +266,51 @@ def test_features_say_that_they_are_taken_on_the_host() -> None:
     found = open_clip(str(zoo_model("digits-clip"))).pictures([pictures])
     with elsewhere():
         np.testing.assert_array_equal(open_clip(str(zoo_model("digits-clip"))).pictures([pictures]), found)
+        for mode in ("mlperf", "tf1"):
+            resize(pictures, 32, mode)
+        load_reader.__wrapped__().read(pictures)
+
+
+# ---------------------------------------------------------------- engines of the processor
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "params"),
+    [
+        ("pipeline", "build.openvino", {}),
+        ("pipeline", "build.openvino", {"precision": "int8", "components": ("unet",), "samples": 2}),
+        ("llama", "build.openvino", {"precision": "int8_weights"}),
+        ("pipeline", "build.onnxruntime", {"components": ("vae",)}),
+        ("llama", "build.onnxruntime", {}),
+        ("llama", "build.gguf", {}),
+        ("llama", "export.onnx", {}),
+    ],
+)
+def test_engines_are_built_and_used_where_they_run(
+    name: str, stage: str, params: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    artifact = request.getfixturevalue(name)
+    with elsewhere():
+        made, _ = apply(stage, artifact, tmp_path / "out", **params)
+        if stage != "export.onnx" and not find_stage(stage).idle_here(find_stage(stage).params(**params)):
+            assert np.isfinite(open_task(made).probe(ANY_SIZE)).all()
+            open_task(made).first_call()
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [("pipeline", {}), ("pipeline", {"precision": "int8", "components": ("unet",), "samples": 2}), ("llama", {})],
+)
+def test_an_engine_is_held_against_torch_wherever_that_runs(
+    name: str, params: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """As TensorRT's are, which are built of a model on the GPU, through ONNX too."""
+    artifact = request.getfixturevalue(name)
+    with elsewhere():
+        apply("build.onnxruntime", artifact, tmp_path / "out", opening=THERE, **params)
+
+
+def test_the_fastest_is_sought_where_it_runs(llama: Artifact, tmp_path: Path) -> None:
+    few = {"engines": ("openvino",), "precisions": ("float32",), "blocks": 4, "new_tokens": 4, "prompt_tokens": 4}
+    with elsewhere():
+        apply("build.fastest", llama, tmp_path / "out", **few)
