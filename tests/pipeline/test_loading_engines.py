@@ -18,6 +18,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import GenerationMixin
 
 import compress
+from compress import gpus
 from compress.artifact import Artifact
 from compress.describing import describe
 from compress.engines.builder import positions_of
@@ -152,16 +153,20 @@ def test_a_path_is_enough_to_load(llama: Artifact) -> None:
     assert write(compress.load(Path(llama.path)), [5, 6]) == write(compress.load(llama), [5, 6])
 
 
-def test_an_engine_of_the_processor_asked_for_elsewhere_is_one_clear_error(pipeline: Artifact, llama: Artifact) -> None:
+def test_an_engine_of_the_processor_asked_for_elsewhere_is_one_clear_error(
+    pipeline: Artifact, llama: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "gpus_here", lambda: (gpus.Gpu("NVIDIA L4", "SM89"),))
+    monkeypatch.setattr(gpus, "torch_without_cuda", lambda: "")
     for artifact in (pipeline, llama):
-        with pytest.raises(UserError, match="engine runs on the processor, not on `meta`") as caught:
-            compress.load(artifact, device="meta")
+        with pytest.raises(UserError, match="which runs on cpu, not on `cuda:0`") as caught:
+            compress.load(artifact, device="cuda")
         assert "on cpu" in caught.value.problems[0].fix
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_a_device_that_torch_does_not_have_is_one_clear_error(device: str) -> None:
-    with pytest.raises(UserError, match=f"has no device `{device}` here: .+") as caught:
+@pytest.mark.parametrize(("device", "told"), [("gpu", "`gpu` is no device"), ("cuda:99", "device: cuda:99, and .+")])
+def test_a_device_that_is_not_here_is_one_clear_error(device: str, told: str) -> None:
+    with pytest.raises(UserError, match=told) as caught:
         compress.load(zoo_model("docs-llama"), device=device)
     assert "cpu" in caught.value.problems[0].fix
 
