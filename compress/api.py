@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.cache import Cache, default_root, disk_errors
-from compress.devices import Opening, settled
+from compress.devices import CPU, Opening, settled
 from compress.errors import RecipeError, UserError
 from compress.events import Emit, Event, silent
 from compress.executors import LOCAL, Executor, find_executor
@@ -141,6 +141,7 @@ def evaluate(
     gates: Mapping[str, Gate] | None = None,
     data: str = "",
     spec: EvalSpec | None = None,
+    device: str = CPU,
     cache: str | Path | None = None,
     out: str | Path | None = None,
     emit: Emit = silent,
@@ -149,16 +150,18 @@ def evaluate(
 
     Args:
         metrics: names, or names with their parameters.
+        device: cpu, cuda, cuda:1, mps, or auto for the best there is.
 
     Raises:
-        UserError: a folder is none of these, or a metric or gate does not fit.
+        UserError: a folder is none of these, a metric or gate does not fit, there is no such device here, or a side does not
+            run there.
     """
     from compress import evaluating
 
     store, folder = open_cache(cache), Path(out) if out else RUNS / "evaluation"
     store.prepare()
     asked = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
-    wanted = evaluating.Wanted(asked, gates or {}, data, spec or EvalSpec())
+    wanted = evaluating.Wanted(asked, gates or {}, data, spec or EvalSpec(), device)
     request = evaluating.prepare(str(candidate), str(baseline), wanted, store, folder)
     with disk_errors(folder), _logged(folder, emit) as log:
         return evaluating.measure(request, log)
@@ -219,6 +222,7 @@ def apply(
     parameters: Mapping[str, object] | None = None,
     *,
     seed: int = 0,
+    device: str = CPU,
     calibration: str = "",
     train: str = "",
     cache: str | Path | None = None,
@@ -229,6 +233,7 @@ def apply(
 
     Args:
         parameters: of the stage, as a recipe has them; or give them by name.
+        device: cpu, cuda, cuda:1, mps, or auto for the best there is.
 
     Raises:
         RecipeError: everything wrong at once: the stage is unknown, a parameter is wrong, or the stage cannot work on this model.
@@ -244,6 +249,7 @@ def apply(
         "name": "apply",
         "model": _reference(model),
         "seed": seed,
+        "device": device,
         "data": {"calibration": calibration, "train": train},
         "stages": [{stage: _parameters(parameters, params, place)}],
     }
@@ -252,7 +258,7 @@ def apply(
     return execute(_with_weights(make_plan(recipe, store)), store, emit)[-1].artifact
 
 
-def load(artifact: Artifact | str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Any:
+def load(artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_code: bool = False) -> Any:
     """A stock diffusers pipeline or transformers model, its engine components in place, ready to call.
 
     Args:
@@ -260,7 +266,7 @@ def load(artifact: Artifact | str | Path, *, device: str = "cpu", trust_remote_c
 
     Raises:
         ModelError: the folder is no model.
-        UserError: there is no such device here.
+        UserError: there is no such device here, or an engine does not run there.
     """
     from compress.opening import open_task
     from compress.sources import fetch_weights, find_source

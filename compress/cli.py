@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from compress.devices import CPU
 from compress.executors import LOCAL
 from compress.exits import exit_code, unread
 
@@ -31,6 +32,9 @@ RecipeFile = Annotated[Path, typer.Argument(help="recipe YAML", metavar="RECIPE"
 Set = Annotated[list[str] | None, typer.Option("--set", help="override, e.g. stages.0.ratio=0.3 (repeatable)")]
 CacheDir = Annotated[Path | None, typer.Option("--cache", help="cache folder; default PARE_CACHE, else the XDG cache")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON value for machines")]
+Device = Annotated[
+    str, typer.Option("--device", help="where models run, as --set device=…: cpu, cuda, cuda:1, mps or auto")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of result.json and the reports; default runs/NAME")]
 
 
@@ -38,6 +42,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="folder of result.json a
 def check(
     recipe: RecipeFile,
     set_: Set = None,
+    device: Device = "",
     cache: CacheDir = None,
     pin: Annotated[bool, typer.Option("--pin", help="write the commit that a floating hub revision names")] = False,
     as_json: Json = False,
@@ -47,7 +52,7 @@ def check(
 
     if pin:
         _pin(recipe)
-    recipes = api.check(recipe, set_ or (), cache=cache)
+    recipes = api.check(recipe, _overrides(set_, device), cache=cache)
     if as_json:
         _print_json([{"name": r.name, "stages": [s.id for s in r.stages]} for r in recipes])
         return
@@ -58,12 +63,14 @@ def check(
 
 
 @app.command()
-def plan(recipe: RecipeFile, set_: Set = None, cache: CacheDir = None, as_json: Json = False) -> None:
+def plan(
+    recipe: RecipeFile, set_: Set = None, device: Device = "", cache: CacheDir = None, as_json: Json = False
+) -> None:
     """Show what would run, what is cached, and the disk, memory and time it takes."""
     from compress import api
     from compress.plan_view import plan_dict, plan_text
 
-    plans = api.plan_all(recipe, set_ or (), cache=cache)
+    plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
     if as_json:
         _print_json([plan_dict(p) for p in plans])
         return
@@ -75,6 +82,7 @@ def plan(recipe: RecipeFile, set_: Set = None, cache: CacheDir = None, as_json: 
 def run(
     recipe: RecipeFile,
     set_: Set = None,
+    device: Device = "",
     cache: CacheDir = None,
     out: Out = None,
     max_size: Annotated[str, typer.Option("--max-size", help="shrink the cache to this afterwards, e.g. 20GB")] = "",
@@ -89,7 +97,7 @@ def run(
 
     limit = read_bytes(max_size) if max_size else None
     with _listening(as_json) as emit:
-        comparisons = api.run_all(recipe, set_ or (), cache=cache, out=out, emit=emit, executor=executor)
+        comparisons = api.run_all(recipe, _overrides(set_, device), cache=cache, out=out, emit=emit, executor=executor)
     if limit is not None:
         kept = frozenset(row["key"] for c in comparisons for row in c.stages)
         api.open_cache(cache).evict(limit, kept)
@@ -107,6 +115,7 @@ def evaluate(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="a metric's parameter, e.g. fid.features=clip/")
     ] = None,
+    device: Annotated[str, typer.Option(help="where models run: cpu, cuda, cuda:1, mps or auto")] = CPU,
     cache: CacheDir = None,
     out: Out = None,
     as_json: Json = False,
@@ -120,7 +129,16 @@ def evaluate(
     spec = EvalSpec(samples=samples)
     with _listening(as_json) as emit:
         comparison = api.evaluate(
-            candidate, baseline, metrics=asked, gates=gates, data=data, spec=spec, cache=cache, out=out, emit=emit
+            candidate,
+            baseline,
+            metrics=asked,
+            gates=gates,
+            data=data,
+            spec=spec,
+            device=device,
+            cache=cache,
+            out=out,
+            emit=emit,
         )
     _finish((comparison,), as_json)
 
@@ -328,6 +346,10 @@ def _show(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
     else:
         for comparison in comparisons:
             terminal.show(comparison)
+
+
+def _overrides(set_: list[str] | None, device: str) -> list[str]:
+    return [*(set_ or ()), *([f"device={device}"] if device else ())]
 
 
 def _listening(as_json: bool) -> Any:

@@ -12,11 +12,12 @@ from compress.artifact import Artifact
 from compress.cache import Cache
 from compress.catalogue import find_metric, find_task, task_names
 from compress.data import Data, open_data
+from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, Problem, UserError
 from compress.events import Emit
 from compress.located import check_values
 from compress.recipe import EvalSpec, Gate
-from compress.step_checks import misfit
+from compress.step_checks import engine_places, misfit
 
 if TYPE_CHECKING:
     from evaluation.compare import Request
@@ -28,25 +29,30 @@ PAINTING = next(name for name in task_names() if not find_task(name).fits(("pict
 
 @dataclass(frozen=True)
 class Wanted:
-    """What `eval` measures: metrics with their parameters, gates, the data's name ("" for none), and how much of it."""
+    """What `eval` measures: metrics with their parameters, gates, the data's name ("" for none), how much of it, and where."""
 
     metrics: Mapping[str, Mapping[str, Any]]
     gates: Mapping[str, Gate] = field(default_factory=dict)
     data: str = ""
     spec: EvalSpec = field(default_factory=EvalSpec)
+    device: str = CPU
 
 
 def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Path) -> Request:
     """What it takes to compare two sides, each a model folder, an artifact, `zoo://…` or a folder of pictures. Runs nothing.
 
     Raises:
-        UserError: a side is none of these, they do different tasks, or a metric or a gate does not fit.
+        UserError: a side is none of these, they do different tasks, a metric or a gate does not fit, there is no such device
+            here, or a side does not run there.
     """
     from evaluation.compare import Request
 
+    opening = Opening(device=settled(wanted.device))
     sides = _sides(candidate, baseline, store)
     data = open_data(wanted.data, Path()) if wanted.data else None
     metrics = _check(wanted, sides, data)
+    if elsewhere := [p for side in sides for p in engine_places(side, opening, str(side.path))]:
+        raise ManyProblems(tuple(elsewhere))
     return Request(
         name=out.name,
         candidate=sides[0],
@@ -58,6 +64,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         stages=(),
         workdir=out,
         evidence_dirs=(store.root / "evidence",),
+        opening=opening,
     )
 
 

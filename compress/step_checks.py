@@ -91,11 +91,19 @@ def source_problems(artifact: Artifact, opening: Opening, place: str) -> Iterato
     """What keeps a source from being opened here: packed weights without their library, code of its own, parts that do not fit."""
     yield from find_task(artifact.task).check(artifact)
     yield from code_problems(artifact, opening.trust_remote_code, place)
+    yield from engine_places(artifact, opening, place)
     for name in artifact.packed(artifact.components):
         packed = artifact.components[name].quantization
         if packed and not deps.version(packed.library):
             said = f"the weights of `{name}` are {packed.method}, which {packed.library} opens, and it is not installed"
             yield Problem(place, said, f"pip install {packed.library}, or give the unquantized checkpoint")
+
+
+def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:
+    """Which parts of an artifact are engines that do not run on the device of a run."""
+    for name, part in artifact.components.items():
+        if why := _elsewhere(part.format, opening):
+            yield Problem(place, f"`{name}`: {why}", "device: cpu, or give the torch model")
 
 
 def input_problems(step: StepSpec, stage: Stage, known: Mapping[str, Artifact]) -> Iterator[Problem]:
@@ -192,4 +200,4 @@ def _elsewhere(format: str, opening: Opening) -> str:
         return ""
     if format == CHOSEN or kind_of(opening.device) in (engine := find_engine(format)).devices:
         return ""
-    return f"{engine.title} runs on {', '.join(sorted(engine.devices))}, and this recipe's device is {opening.device}"
+    return f"{engine.title} runs on {', '.join(sorted(engine.devices))}, and the device is {opening.device}"

@@ -252,7 +252,7 @@ def _new_learner(module: torch.nn.Module, how: Training, accelerator: Accelerato
     adam = torch.optim.AdamW(weights.values(), lr=how.learning_rate, weight_decay=how.weight_decay, betas=(0.9, 0.99))
     adam.zero_grad()
     average = {key: value.detach().clone() for key, value in weights.items()} if how.ema else {}
-    return _Learner(weights, average, accelerator.prepare_optimizer(adam))
+    return _Learner(weights, average, accelerator.prepare_optimizer(adam, device_placement=False))
 
 
 # ---------------------------------------------------------------- the loop

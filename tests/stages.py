@@ -13,6 +13,7 @@ from compress.catalogue import Foresight, find_stage
 from compress.context import Context
 from compress.data import Data, Item
 from compress.describing import describe
+from compress.devices import AS_STORED, Opening
 from compress.events import Event
 from compress.forecast import changed_fields, unsettled_fields
 
@@ -27,6 +28,7 @@ def apply(
     *,
     data: Data = DATA,
     inputs: Mapping[str, Artifact] | None = None,
+    opening: Opening = AS_STORED,
     **params: Any,
 ) -> tuple[Artifact, list[Event]]:
     """Run a stage as the executor does, hold it to the configs that it forecast, and hear its notes."""
@@ -39,7 +41,7 @@ def apply(
     scratch.mkdir(exist_ok=True)
     heard: list[Event] = []
     roles = {"calibration": data, "train": data}
-    context = Context(out, scratch, inputs=inputs or {}, data=roles, emit=heard.append, node="step")
+    context = Context(out, scratch, opening=opening, inputs=inputs or {}, data=roles, emit=heard.append, node="step")
     stage.run(artifact, checked, context)
     made_by = Provenance(name, stage.version, checked.counted(), "")
     write_manifest(replace(describe(out), lineage=(*artifact.lineage, made_by)))

@@ -246,7 +246,7 @@ def _traceable(module: nn.Module) -> tuple[nn.Module, frozenset[str]]:
     flipped = []
     for name, layer in list(traced.named_modules()):
         if isinstance(layer, Conv1D):
-            linear = nn.Linear(layer.weight.shape[0], layer.weight.shape[1])
+            linear = nn.Linear(layer.weight.shape[0], layer.weight.shape[1], device=layer.weight.device)
             parent, _, attribute = name.rpartition(".")
             setattr(traced.get_submodule(parent), attribute, linear)
             flipped.append(name)

@@ -71,7 +71,7 @@ def activation(module: nn.Module, calls: Iterable[Call]) -> dict[str, torch.Tens
 
 
 def of_units(group: Group, saliency: Saliency) -> torch.Tensor:
-    """The worth of each unit of a group, [units]: at every site its share of the site's whole, summed over the sites.
+    """The worth of each unit of a group, [units], on the processor: at every site its share of the site's whole, summed over the sites.
 
     Shares, because sites differ in scale: a norm's weights would drown those of a convolution, or be drowned.
     """

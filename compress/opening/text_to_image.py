@@ -232,7 +232,8 @@ class TextToImage:
 
 
 def noise_source(seed: int, noise_id: str) -> torch.Generator:
-    """A generator seeded by both, so that a picture's noise is independent of batch size and position."""
+    """A generator seeded by both, so that a picture's noise is independent of batch size and position; on the processor, so that
+    it is the same on every device."""
     digest = hashlib.sha256(f"{seed}:{noise_id}".encode()).digest()
     return torch.Generator(CPU).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

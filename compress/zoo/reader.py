@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
+from compress.devices import CPU
 from compress.errors import DataError
 from compress.hashing import digest_folder
 from compress.opening.tensors import to_array
@@ -81,7 +82,10 @@ class Reader:
 def load_reader() -> Reader:
     """The shipped reader."""
     config = json.loads((FOLDER / "config.json").read_text())
-    network = Network(config["width"])
+    with torch.device(
+        CPU
+    ):  # pictures are small, and so is the network: it reads on the processor, wherever the models run
+        network = Network(config["width"])
     network.load_state_dict({k: v.float() for k, v in load_file(FOLDER / "model.safetensors").items()})
     return Reader(network.eval())
 

@@ -1,4 +1,7 @@
-"""A feature extractor: pictures in, numbers out, in batches of its own so that nothing depends on the caller's."""
+"""A feature extractor: pictures in, numbers out, in batches of its own so that nothing depends on the caller's.
+
+Extractors work on the processor, wherever the models run: features are kept by content, and no key of theirs names a device.
+"""
 
 from __future__ import annotations
 

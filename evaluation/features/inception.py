@@ -194,7 +194,7 @@ def _read(file: Path) -> dict[str, torch.Tensor]:
         if file.suffix == ".safetensors":
             found = load_file(file)
         else:
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            found = torch.load(file, map_location=CPU, weights_only=True)
         if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
             raise ValueError("it holds more than tensors by name")
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:

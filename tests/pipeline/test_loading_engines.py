@@ -18,6 +18,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import GenerationMixin
 
 import compress
+from compress import gpus
 from compress.artifact import Artifact
 from compress.describing import describe
 from compress.devices import Opening
@@ -154,7 +155,11 @@ def test_a_path_is_enough_to_load(llama: Artifact) -> None:
     assert write(compress.load(Path(llama.path)), [5, 6]) == write(compress.load(llama), [5, 6])
 
 
-def test_an_engine_of_the_processor_asked_for_elsewhere_is_one_clear_error(pipeline: Artifact, llama: Artifact) -> None:
+def test_an_engine_of_the_processor_asked_for_elsewhere_is_one_clear_error(
+    pipeline: Artifact, llama: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpus, "gpus_here", lambda: (gpus.Gpu("NVIDIA L4", "SM89"),))
+    monkeypatch.setattr(gpus, "torch_without_cuda", lambda: "")
     for artifact in (pipeline, llama):
         with pytest.raises(UserError, match="which runs on cpu, not on `cuda:0`") as caught:
             open_task(artifact, Opening(device="cuda:0"))

@@ -103,7 +103,7 @@ class CompiledBuilder(Builder):
         axes: dict[int, Any] = {}
         for axis, (size, more) in enumerate(zip(value.shape, larger.shape, strict=True)):
             if step := more - size:
-                value = value.index_select(axis, torch.arange(step * max(2, usual)) % size)
+                value = value.index_select(axis, torch.arange(step * max(2, usual), device=value.device) % size)
                 axes[axis] = Dim.AUTO(min=fewest, max=most * max(GUIDED, step))
         if value.is_floating_point():  # in bfloat16 the steps 999 and 1000 would be one
             value = value.float() if name == "timestep" else value.to(self._dtype)

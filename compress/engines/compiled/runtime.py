@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from compress.artifact import MANIFEST, read_json
-from compress.devices import Opening
+from compress.devices import CPU, Opening
 from compress.engines.compiled import PACKAGE
 from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
 from compress.engines.module import EngineModule, read_settings
@@ -161,7 +161,9 @@ class Cached:
 
     def begin(self, batch: int) -> TensorPast:
         caches = (p for p in self.package.ports if p.name.startswith(CACHE) and p.value is None)
-        return TensorPast([torch.empty([self._size(s, batch) for s in p.shape], dtype=p.dtype) for p in caches])
+        return TensorPast(
+            [torch.empty([self._size(s, batch) for s in p.shape], dtype=p.dtype, device=CPU) for p in caches]
+        )
 
     def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
         """As `Decoder.step`."""
@@ -169,7 +171,7 @@ class Cached:
             raise foreign_cache()
         given, caches = step_inputs(tokens.numpy(), past.seen, self._names), iter(past.tensors)
         values = [
-            torch.tensor(p.value, dtype=p.dtype)
+            torch.tensor(p.value, dtype=p.dtype, device=CPU)
             if p.value is not None
             else (next(caches).contiguous() if p.name.startswith(CACHE) else torch.from_numpy(given[p.name]))
             for p in self.package.ports

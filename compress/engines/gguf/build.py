@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTr
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from compress.deps import installed
+from compress.devices import CPU
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.gguf import MODEL
 from compress.engines.gguf.reading import Reading, read_model
@@ -25,6 +26,7 @@ from compress.engines.gguf.tokenizer import add_tokenizer
 from compress.engines.module import EngineModule, write_settings
 from compress.errors import ModelError
 from compress.llamacpp import ARCHITECTURES, rotary
+from compress.opening.tensors import to_host
 
 _TYPES = {
     "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
@@ -95,7 +97,7 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, tensor in named_tensors(model):  # one at a time: the file may be as large as the memory
-        values = np.ascontiguousarray(tensor.detach().to("cpu", torch.float32).numpy())
+        values = np.ascontiguousarray(to_host(tensor, torch.float32).numpy())
         writer.write_tensor_data(quantize(values, kinds[name]))
     writer.close()
     return dict(held)
@@ -157,8 +159,8 @@ def _frequency_factors(config: PreTrainedConfig) -> torch.Tensor | None:
     if rope["rope_type"] != "llama3":
         return None
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    plain = rope["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.int64).float() / size)
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = rope["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.int64, device=CPU).float() / size)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device(CPU))
     return plain / scaled
 
 

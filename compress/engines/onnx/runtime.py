@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from compress.devices import Opening
+from compress.devices import CPU, Opening
 from compress.engines.language import EngineLanguageModel, Past, foreign_cache, step_inputs
 from compress.engines.module import SIZES, EngineModule, read_settings
 from compress.engines.onnx import GRAPH, WEIGHTS
@@ -194,7 +194,7 @@ class Decoder:
 def _empty(port: onnxruntime.NodeArg, batch: int) -> torch.Tensor:
     """A cache of no tokens: of its axes the first, which is open, is the batch, any other open one that of the tokens."""
     sizes = [size if isinstance(size, int) else 0 for size in port.shape[1:]]
-    return torch.empty((batch, *sizes), dtype=_torch_dtype(port))
+    return torch.empty((batch, *sizes), dtype=_torch_dtype(port), device=CPU)
 
 
 def _torch_dtype(port: onnxruntime.NodeArg) -> torch.dtype:

@@ -70,7 +70,7 @@ def load_language_model(folder: Path, kind: str, opening: Opening) -> torch.nn.M
 
 
 def blank(module: torch.nn.Module, config: Mapping[str, Any]) -> torch.nn.Module:
-    """A module of the same class as its library makes it from `config`, its weights still to be filled in."""
+    """A module of the same class, on the same device, as its library makes it from `config`; its weights are still to be filled in."""
     kind: Any = type(module)
     with silent_libraries():
         if hasattr(kind, "_from_config"):  # transformers

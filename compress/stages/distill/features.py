@@ -184,7 +184,7 @@ def _lesson(
 
     torch.manual_seed(context.seed)
     with torch.no_grad():
-        projections = Projections(compare(read_call(*calls[0]), None))
+        projections = Projections(compare(read_call(*calls[0]), None)).to(context.opening.device)
     student.requires_grad_(True)
     learner = torch.nn.ModuleDict({"student": student, "projections": projections})
 

@@ -121,7 +121,7 @@ def _lesson(
     ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
     widths = [(m.config.get_text_config().hidden_size,) for m in (student, taught_by)]
     torch.manual_seed(context.seed)
-    projections = Projections([(widths[0][0], widths[1][0])] * len(pairs))
+    projections = Projections([(widths[0][0], widths[1][0])] * len(pairs)).to(context.opening.device)
 
     def loss_at(number: int) -> Mapping[str, Any]:
         drawn = np.random.default_rng([context.seed, number]).integers(len(rows), size=params.batch)
