@@ -24,7 +24,6 @@ from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, in_float32, split
 from compress.errors import StageFailed
 from compress.opening import LanguageModel, OpenModel, open_language, open_task
-from compress.opening.tensors import moved, to_host
 from compress.pipelines import library_of
 
 LONG = 300  # tokens; beyond the chunks that some layers cut a text into
@@ -98,10 +97,10 @@ def _language_model(
         return torch.cat([first.logits, rest.logits], 1)
 
     # Torch too reads in two parts: some models, such as Phi-3, turn keys by another scale in a longer text.
-    parted = compare(lambda: in_two_parts(model, there(tokens)), lambda: in_two_parts(engine, tokens))
-    whole = compare(lambda: model(there(long), use_cache=False).logits, lambda: engine(long).logits)
+    parted = compare(lambda: in_two_parts(model), lambda: in_two_parts(engine))
+    whole = compare(lambda: model(long, use_cache=False).logits, lambda: engine(long).logits)
     found = max(parted, whole, key=lambda d: d.relative)
-    small, large, held = ({"input_ids": there(t), "use_cache": False} for t in (drawn[:2], drawn[:3], tokens))
+    small, large, held = ({"input_ids": t, "use_cache": False} for t in (drawn[:2], drawn[:3], tokens))
     example = Example(model, "forward", small, large, fitting=held)
     _judge(LANGUAGE_MODEL, found, builder, example, made.path, "transformers", kind, context)
 
@@ -150,7 +149,7 @@ def _blame(
         shutil.copyfile(folder / "config.json", place / "config.json")
         builder.component(example, place, parts)
         engine = builder.open_component(place, library, kind)
-        values = engine.runner.run(list(engine.feed((), moved(inputs, CPU)).values()))
+        values = engine.runner.run(list(engine.feed((), inputs).values()))
         ours = dict(zip(engine.runner.outputs, values, strict=True))
         with silent_libraries(), torch.no_grad():
             theirs = Traced(module, example.function, constants, parts)(**inputs)
@@ -210,5 +209,5 @@ def text_calls(task: LanguageModel, samples: int, context: Context) -> list[Feed
 
 
 def _in_numbers(call: Call) -> Feed:
-    """A call's tensors by dotted name, their numbers in float32, on the processor, where calibration reads them."""
-    return {name: to_host(in_float32(value)) for name, value in flatten(split(call)[0]).items()}
+    """A call's tensors by dotted name, their numbers in float32, as engines take them."""
+    return {name: in_float32(value) for name, value in flatten(split(call)[0]).items()}

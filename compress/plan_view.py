@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from compress.devices import CPU
 from compress.planning import Plan
 
 
@@ -11,6 +12,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
     """A plan as JSON's own types."""
     return {
         "name": found.recipe.name,
+        "device": found.opening.device,
         "nodes": [
             {
                 "id": n.id,
@@ -34,7 +36,8 @@ def plan_dict(found: Plan) -> dict[str, Any]:
 
 def plan_text(found: Plan) -> str:
     """A plan as lines for a terminal."""
-    lines = [f"{found.recipe.name}: {found.recipe.model}, {found.source.artifact.task}"]
+    where = "" if found.opening.device == CPU else f", on {found.opening.device}"
+    lines = [f"{found.recipe.name}: {found.recipe.model}, {found.source.artifact.task}{where}"]
     for number, node in enumerate(found.nodes, 1):
         state = "cached" if node.cached else f"~{node.seconds:.0f} s" if node.seconds is not None else "first time here"
         formats = ", ".join(f"{c}: {node.expected.components[c].format}" for c in node.components)

@@ -41,12 +41,11 @@ def match_blocks(student: Sequence[str], teacher: Sequence[str]) -> list[tuple[s
 
 
 class Projections(nn.Module):
-    """One linear map a pair from the student's width to the teacher's; none where the widths agree. Thrown away in the end.
-    Drawn on the processor, so that they begin alike on every device."""
+    """One linear map a pair from the student's width to the teacher's; none where the widths agree. Thrown away in the end."""
 
     def __init__(self, widths: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        maps = [nn.Identity() if a == b else nn.Linear(a, b, bias=False, device=CPU) for a, b in widths]
+        maps = [nn.Identity() if a == b else nn.Linear(a, b, bias=False) for a, b in widths]
         self.maps = nn.ModuleList(maps)
 
     def errors(self, student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> torch.Tensor:

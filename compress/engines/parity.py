@@ -27,14 +27,13 @@ class Difference:
 
 
 def compare_calls(module: torch.nn.Module, engine: torch.nn.Module, function: str, call: Call) -> Difference:
-    """Compare a torch component, which is left in float32, with its engine, opened on the processor, on one real call."""
+    """Compare a torch component, which is left in float32, with its engine on one real call."""
     inputs, constants = split(call)
     inputs = {n: in_float32(v) for n, v in inputs.items()}
     with silent_libraries():
         reference = getattr(module.float(), function)
     return compare(
-        lambda: reference(**inputs, **constants, return_dict=True),
-        lambda: getattr(engine, function)(**moved(inputs, CPU)),
+        lambda: reference(**inputs, **constants, return_dict=True), lambda: getattr(engine, function)(**inputs)
     )
 
 

@@ -82,9 +82,7 @@ class Reader:
 def load_reader() -> Reader:
     """The shipped reader."""
     config = json.loads((FOLDER / "config.json").read_text())
-    with torch.device(
-        CPU
-    ):  # pictures are small, and so is the network: it reads on the processor, wherever the models run
+    with torch.device(CPU):  # pictures are small, and so is the network: wherever the models run, it reads here
         network = Network(config["width"])
     network.load_state_dict({k: v.float() for k, v in load_file(FOLDER / "model.safetensors").items()})
     return Reader(network.eval())
