@@ -24,7 +24,7 @@ def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[s
             block: nn.Module,
             args: tuple[Any, ...],
             named: dict[str, Any],
-            output: torch.Tensor | tuple[torch.Tensor, ...],
+            output: torch.Tensor | tuple[torch.Tensor | None, ...],
         ) -> None:
             before = args[0] if args else named["hidden_states"]
             after = _stream(before, output)
@@ -47,7 +47,7 @@ def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[s
     return {name: 1 - sums[name] / counts[name] if counts[name] else 0.0 for name in names}
 
 
-def _stream(before: torch.Tensor, output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+def _stream(before: torch.Tensor, output: torch.Tensor | tuple[torch.Tensor | None, ...]) -> torch.Tensor:
     """Of what a block gives, the stream it was given: some give the text's beside the picture's."""
     given = [t for t in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(t)]
     same = [t for t in given if t.shape == before.shape]

@@ -72,9 +72,10 @@ def load_language_model(folder: Path, kind: str, opening: Opening) -> torch.nn.M
 def blank(module: torch.nn.Module, config: Mapping[str, Any]) -> torch.nn.Module:
     """A module of the same class as its library makes it from `config`, its weights still to be filled in."""
     kind: Any = type(module)
+    config_kind: Any = type(getattr(module, "config", None))
     with silent_libraries():
         if hasattr(kind, "_from_config"):  # transformers
-            made: torch.nn.Module = kind._from_config(type(module.config).from_dict(dict(config)))
+            made: torch.nn.Module = kind._from_config(config_kind.from_dict(dict(config)))
         else:
             made = kind.from_config(dict(config))
     return made.float().eval()
