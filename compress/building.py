@@ -89,9 +89,8 @@ def _language_model(
     long = long.to(task.opening.device)
     seen = tokens.shape[1] * 2 // 3
 
-    def in_two_parts(
-        reader: torch.nn.Module,
-    ) -> torch.Tensor:  # what came before must reach the second part through the cache
+    # What came before must reach the second part through the cache.
+    def in_two_parts(reader: torch.nn.Module) -> torch.Tensor:
         first = reader(tokens[:, :seen], use_cache=True)
         rest = reader(tokens[:, seen:], past_key_values=first.past_key_values, use_cache=True)
         return torch.cat([first.logits, rest.logits], 1)

@@ -45,7 +45,7 @@ def united(name: str, base: type[Params], parts: Sequence[type[Params]], **more:
 
 def one_of(names: Iterable[str]) -> Any:
     """The type of a field that takes one of these names: those of records, which are on disk and in no list."""
-    return Literal[tuple(names)]  # type: ignore[misc]
+    return Literal[tuple(names)]
 
 
 TRAINED = (

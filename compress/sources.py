@@ -122,7 +122,7 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     patterns = ["*.json", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
     place = f"hf://{repo}@{revision}"

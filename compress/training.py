@@ -80,7 +80,7 @@ def train(
         StageFailed: a loss or gradient is not finite, nothing is to be trained, half-precision weights, no such device.
     """
     with _accelerator(how, device) as accelerator:
-        module.to(torch.device(device)).train(dropout)
+        module.to(torch.device(device)).train(dropout)  # accelerate would take the first of its kind
         learner = _new_learner(module, how, accelerator)
         settings = _settings(how, seed, accelerator, before or Spent())
         run = _Run(accelerator, module, learner, loss_at, how, folder, seed, emit, what, before or Spent(), settings)

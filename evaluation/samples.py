@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evaluation.scores import Sample
 
@@ -47,7 +49,7 @@ def read(folder: Path, name: str) -> tuple[Sample, Sample]:
         raise ValueError(f"{folder / name}.safetensors holds no samples: {error}") from error
 
 
-def _sample(side: str, tensors: dict[str, np.ndarray], said: dict[str, str]) -> Sample:  # type: ignore[type-arg]
+def _sample(side: str, tensors: dict[str, NDArray[Any]], said: dict[str, str]) -> Sample:
     told = json.loads(said[side])
     moments = (tensors[f"{side}.mu"], tensors[f"{side}.sigma"]) if f"{side}.mu" in tensors else None
     return Sample(

@@ -57,12 +57,12 @@ def _each(model: str, component: str, opened: list[tuple[str, Any]]) -> list[tup
         tokens = torch.arange(64)[None]
         length = {"max_new_tokens": 48, "min_new_tokens": 48, "do_sample": False, "pad_token_id": 0}
         return [(name, partial(m.generate, tokens, **length)) for name, m in opened]
-    from compress.building import PROMPTS, first_calls
+    from compress.building import first_calls, repeated
     from compress.opening.text_to_image import TextToImage
     from compress.sources import find_source
 
     task = TextToImage(find_source(model, Path(), None).artifact, Opening("float32"))
-    heard = first_calls(task, (component,), PROMPTS[:1])[component]
+    heard = first_calls(task, (component,), repeated(task.examples, 1))[component]
     return [(name, partial(m, **heard)) for name, m in opened]
 
 

@@ -104,9 +104,9 @@ def page(studies: Sequence[Study]) -> str:
                     yes(kept),
                 )
                 margin.append((one.name, title, *cells))
-            kept = yes(often(seen.twice, "fail"))
-            cells = (str(seen.advised), share(seen.twice, "fail"), kept, str(seen.enough or "–"))
-            twice.append((one.name, seen.case.title, *cells))
+            caught = yes(often(seen.twice, "fail"))
+            told = (str(seen.advised), share(seen.twice, "fail"), caught, str(seen.enough or "–"))
+            twice.append((one.name, seen.case.title, *told))
     passed = [(s.name, str(s.advised), share(s.together, "pass"), yes(often(s.together, "pass"))) for s in studies]
     return PAGE.format(
         head=__doc__.split("\n\n")[1].split(" Writes")[0],

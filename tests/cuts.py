@@ -59,6 +59,7 @@ def row(name: str, ratio: float, found: Comparison) -> tuple[str, ...]:
     facts = {key.split(" ")[-1]: value for key, value in found.stages[0]["facts"].items()}
     _, cut, taught = found.steps
     theory = 1 / facts["flops_kept"]
+    assert cut.speed is not None
     speed = cut.speed.cumulative
     realised = (speed.value - 1) / (theory - 1) if theory > 1 else float("nan")
     return (

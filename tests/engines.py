@@ -77,7 +77,7 @@ def of(stage: Stage) -> list[str]:
     """The precisions that a language model can have."""
     known = get_args(stage.params.model_fields["precision"].annotation)
     llama = describe(zoo_model("docs-llama"))
-    return [p for p in known if not stage.refuse(llama, stage.params(precision=p))]
+    return [p for p in known if not stage.refuse(llama, stage.params.model_validate({"precision": p}))]
 
 
 def measured(stage: Stage, precision: str, folder: Path) -> Comparison:

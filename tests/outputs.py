@@ -159,14 +159,14 @@ def evidence_cases() -> list[Case]:
     """Torch and engine beside their baselines, whose number type, steps and guidance are asked for or left alone."""
     engine = [*one("build.openvino"), *one("quantize.nncf", mode="int8_weights")]
     fewer, words = one("accelerate.steps", steps=2), {"components": ["text_encoder"]}
-    text = {
+    text: dict[str, tuple[Steps, dict[str, Any]]] = {
         "torch": (cut(), {}),
         "torch bfloat16": (cut(), {"baseline": {"dtype": "bfloat16"}, "seed": 3}),
         "engine bfloat16": (engine, {"baseline": {"dtype": "bfloat16"}}),
         "engine without continuations": (engine, {"continuations": 0, "samples": 3, "metrics": ["perplexity"]}),
         "onnx": (one("build.onnxruntime", precision="int8_dynamic"), {"stage_samples": 0}),
     }
-    pictures = {
+    pictures: dict[str, tuple[Steps, dict[str, Any]]] = {
         "torch": (cut(), {"baseline": {"steps": 2}}),
         "torch guided": ([*shortened(), *fewer], {"baseline": {"dtype": "bfloat16", "steps": 3, "guidance": 2.0}}),
         "engine guided": (one("build.onnxruntime", **words), {"baseline": {"steps": 2, "guidance": 2.0}, "seed": 5}),

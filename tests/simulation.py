@@ -18,6 +18,7 @@ from scipy.special import ndtri
 from scipy.stats import binom
 
 from compress.catalogue import find_metric
+from compress.recipe import Gate
 from evaluation import mmd, samples, statistics
 from evaluation.gates import allowed, judge, recommended, said
 from evaluation.report import result
@@ -25,7 +26,7 @@ from evaluation.scores import Estimate, Row, Sample
 from evaluation.statistics import Z80, Z
 from evaluation.two_sets import paired, real
 
-MULTIPLES = tuple(np.arange(0, 2.6, 0.25))  # of the margin: how far a curve goes
+MULTIPLES: tuple[float, ...] = tuple(np.arange(0, 2.6, 0.25).tolist())  # of the margin: how far a curve goes
 FASTER = 1.1  # what counts as one margin of a speed-up gate: "at least 8×" is two margins from a truth of 8 ÷ 1.1
 AT_MOST, AT_LEAST = 0.025, 0.8  # what rule 13 promises
 CHANCE = 1e-3  # how seldom a kept promise may look broken
@@ -55,8 +56,13 @@ class Case:
     runs: int
 
     @property
+    def gate(self) -> Gate:
+        assert self.row.gate is not None  # `case_of` takes no other row
+        return self.row.gate
+
+    @property
     def title(self) -> str:
-        return f"{self.metric.title}, {said(self.row.gate, self.metric)}"
+        return f"{self.metric.title}, {said(self.gate, self.metric)}"
 
     @property
     def n(self) -> int:
@@ -170,8 +176,10 @@ def case_of(row: Row, baseline: Sample, candidate: Sample) -> Case:
         ValueError: nothing here knows how to make a candidate worse by such a gate.
     """
     metric, gate = find_metric(row.metric), row.gate
+    if gate is None:
+        raise ValueError(f"{row.metric}: has no gate")
     pool = np.concatenate([baseline.values, candidate.values])
-    if metric.compared == "ratio" and gate is not None and gate.speedup is not None:
+    if metric.compared == "ratio" and gate.speedup is not None:
         now = metric.contrast(candidate, baseline).value
         return Case(row, metric, baseline, candidate, speeds(metric, now), gate.speedup, 1, 4000)
     if metric.name == "kid" and paired(baseline):
@@ -208,7 +216,8 @@ def verdicts(case: Case, units: Units, multiples: Sequence[float], rng: np.rando
 
 def measured(row: Row, metric: Any, baseline: Sample) -> Estimate:
     """What a relative margin is a share of; no other gate asks, and the interval costs much."""
-    relative = any(str(margin).endswith("%") for margin in (row.gate.within, row.gate.worse_by))
+    gate = row.gate
+    relative = gate is not None and any(str(margin).endswith("%") for margin in (gate.within, gate.worse_by))
     return metric.score(baseline) if relative else row.baseline
 
 

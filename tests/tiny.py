@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WORDS = ("a", "red", "blue", "green", "three", "seven", "on", "white", "paper", "the", "array")
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -70,7 +74,7 @@ def tiny_llama(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def tiny_clip_tokenizer(folder: Path) -> object:
+def tiny_clip_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """A CLIP tokenizer that knows bytes and a few words, padded to `TOKENS`."""
     import json
 
@@ -84,7 +88,7 @@ def tiny_clip_tokenizer(folder: Path) -> object:
     return CLIPTokenizer.from_pretrained(str(folder), model_max_length=TOKENS)
 
 
-def tiny_byte_tokenizer() -> object:
+def tiny_byte_tokenizer() -> PreTrainedTokenizerBase:
     """A tokenizer with one token for each byte, and `<bos>` and `<eos>`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

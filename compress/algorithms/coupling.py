@@ -13,13 +13,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import torch
 import torch_pruning
 from torch import nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compress.errors import StageFailed
@@ -261,7 +261,7 @@ def _traced_attention(module: nn.Module) -> Iterator[None]:
         yield
         return
     AttentionInterface.register(TRACED, _attend)
-    module.set_attn_implementation(TRACED)
+    cast("PreTrainedModel", module).set_attn_implementation(TRACED)
     source = sys.modules[type(module).__module__]
     with mock.patch.object(source, "apply_rotary_pos_emb", lambda q, k, *rest, **named: (q, k), create=True):
         yield

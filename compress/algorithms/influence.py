@@ -13,7 +13,9 @@ from torch import nn
 
 from compress.algorithms.hooks import hearing
 
-Output: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]  # of a block: some give a text's stream beside a picture's
+Output: TypeAlias = (
+    torch.Tensor | tuple[torch.Tensor | None, ...]
+)  # of a block: some give a text's stream beside a picture's
 
 
 def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[str, Any]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from compress.artifact import Format
 from compress.devices import AS_STORED
@@ -71,7 +72,7 @@ class Example:
         return Traced(self.module, self.function, constants, watched).eval(), inputs, open_axes
 
 
-def positions_of(model: torch.nn.Module) -> int | None:
+def positions_of(model: PreTrainedModel) -> int | None:
     """The longest text that a language model has learned positions for; None where positions are worked out."""
     tables = [
         part

@@ -88,7 +88,7 @@ def step_output(logits: torch.Tensor, past: Past) -> CausalLMOutputWithPast:
     return made
 
 
-class EngineLanguageModel(torch.nn.Module, GenerationMixin):
+class EngineLanguageModel(torch.nn.Module, GenerationMixin):  # type: ignore[misc]
     """A causal language model whose decoder keeps the KV cache. What it generates from are prompts of one length: no padding."""
 
     main_input_name = "input_ids"

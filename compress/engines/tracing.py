@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch.export import Dim
+from transformers import PreTrainedModel
 from transformers.exporters.utils import decompose_for_generation
 
 from compress.algorithms.hooks import hearing
@@ -80,7 +81,7 @@ def dynamic_shapes(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[s
     return shapes
 
 
-def decoding_step(model: torch.nn.Module) -> tuple[torch.nn.Module, Call]:
+def decoding_step(model: PreTrainedModel) -> tuple[torch.nn.Module, Call]:
     """A language model as one step that takes any number of tokens after any number seen, with an example of its inputs."""
     tokens = torch.arange(14, device=_home(model)).reshape(2, 7) % int(
         model.config.vocab_size

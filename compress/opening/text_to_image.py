@@ -185,8 +185,10 @@ class TextToImage:
         self, name: str, keep: Callable[[str, Call], T], found: list[T]
     ) -> Callable[[tuple[Any, ...], dict[str, Any]], None]:
         module = self.component(name)
-        engine = isinstance(module, EngineModule)
-        names = module.arguments if engine else arguments_of(getattr(type(module), self.function_of(name)))
+        if isinstance(module, EngineModule):
+            names = module.arguments
+        else:
+            names = arguments_of(getattr(type(module), self.function_of(name)))
         return lambda args, kwargs: found.append(keep(name, {**dict(zip(names, args, strict=False)), **kwargs}))
 
     def _run(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -45,7 +46,7 @@ class Conv(nn.Module):
     def __init__(self, old: int, new: int, *kernel: int, stride: int = 1, padded: bool = True) -> None:
         super().__init__()
         edges = (kernel[0], kernel[-1])
-        padding = tuple(edge // 2 if padded else 0 for edge in edges)
+        padding = (edges[0] // 2, edges[1] // 2) if padded else (0, 0)
         self.conv = nn.Conv2d(old, new, edges, stride=stride, padding=padding, bias=False)
         self.bn = nn.BatchNorm2d(new, eps=0.001)
 
@@ -192,7 +193,7 @@ def open_inception(file: Path, resize: Resize = "pil") -> Extractor:
 def _read(file: Path) -> dict[str, torch.Tensor]:
     try:
         if file.suffix == ".safetensors":
-            found = load_file(file)
+            found: Any = load_file(file)
         else:
             found = torch.load(file, map_location=CPU, weights_only=True)
         if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):

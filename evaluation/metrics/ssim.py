@@ -29,7 +29,7 @@ def similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     Raises:
         UserError: the window does not fit into them.
     """
-    from skimage.metrics import structural_similarity  # type: ignore[import-untyped]
+    from skimage.metrics import structural_similarity
 
     if min(one.shape[:2]) < WINDOW:
         raise UserError(
@@ -43,7 +43,7 @@ def similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
         "use_sample_covariance": False,
         "channel_axis": -1,
     }
-    return float(structural_similarity(one, other, **how))  # type: ignore[no-untyped-call]
+    return float(structural_similarity(one, other, **how))
 
 
 @metric(

@@ -7,6 +7,7 @@ why this moves long before a task's score does.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.errors import UserError
 from compress.params import Params
@@ -47,7 +48,7 @@ def measure(evidence: Evidence, params: TokenAgreement) -> Sample:
     return Sample(ids, shares, protocol={"new_tokens": evidence.written}, note=_note(parted, int(longest.max())))
 
 
-def _note(parted: np.ndarray, longest: int) -> str:  # type: ignore[type-arg]
+def _note(parted: NDArray[np.int64], longest: int) -> str:
     """In words where they part, `parted` being −1 where they never do."""
     apart = parted[parted >= 0]
     agree = f"{len(parted) - len(apart)} of {len(parted)} agree to the end"

@@ -144,7 +144,8 @@ def _ports(program: ExportedProgram, names: Sequence[str]) -> tuple[Port, ...]:
 
 
 def _port(name: str, traced: torch.Tensor, example: torch.Tensor) -> Port:
-    shape = tuple(size if isinstance(size, int) else str(size) for size in traced.shape)
+    sizes: Sequence[int | torch.SymInt] = traced.shape
+    shape = tuple(size if isinstance(size, int) else str(size) for size in sizes)
     number = example.item() if name.startswith(CACHE) and not shape else None
     return Port(name, traced.dtype, shape, number)
 

@@ -150,7 +150,7 @@ def neighbours_turn(tensor: torch.Tensor, heads: int) -> torch.Tensor:
 
     transformers turns a head's row i with row i + size / 2, llama.cpp turns row 2 i with row 2 i + 1.
     """
-    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)  # type: ignore[no-untyped-call]
 
 
 def _frequency_factors(config: PreTrainedConfig) -> torch.Tensor | None:

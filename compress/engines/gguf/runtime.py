@@ -272,7 +272,7 @@ class LlamaModel(EngineLanguageModel):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Past | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | torch.Tensor = 0,
         **others: Any,
     ) -> CausalLMOutputWithPast:
         """As `EngineLanguageModel.forward`, with the logits of only the last `logits_to_keep` tokens; 0 for all."""
@@ -304,7 +304,7 @@ def heard(library: ModuleType) -> Iterator[list[str]]:
     """What llama.cpp says went wrong, instead of all that it says on standard error."""
     said: list[str] = []
 
-    @library.llama_log_callback
+    @library.llama_log_callback  # type: ignore[untyped-decorator]
     def hear(level: int, text: bytes, data: object) -> None:
         if level == ERROR:
             said.append(text.decode(errors="replace").strip())

@@ -107,7 +107,7 @@ class Network:
 def _listener(trt: Any) -> Any:
     """A logger that keeps what went wrong, and prints nothing: errors reach the caller as exceptions."""
 
-    class Listener(trt.ILogger):
+    class Listener(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []

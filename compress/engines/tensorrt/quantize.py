@@ -53,7 +53,7 @@ def compress_weights(model: onnx_ir.Model, bits: int) -> int:
 
 def _dequantized(graph: onnx_ir.Graph, node: onnx_ir.Node, weight: onnx_ir.Value, bits: int) -> onnx_ir.Value:
     """The value that stands for a weight: its codes times their scales."""
-    values: Array = weight.const_value.numpy()  # type: ignore[union-attr]
+    values: Array = weight.const_value.numpy()
     channels = 0 if node.op_type == "Conv" or node.attributes.get_int("transB", 0) else 1
     along = 1 - channels
     if bits == 4 and values.ndim == 2 and values.shape[along] % BLOCK == 0:

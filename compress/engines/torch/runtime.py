@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from compress.remote_code import remote_class
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
+    from diffusers.utils import BaseOutput
     from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
 
 LIBRARIES = ("diffusers", "transformers")
 GENERATION = "generation_config.json"
@@ -72,9 +74,10 @@ def load_language_model(folder: Path, kind: str, opening: Opening) -> torch.nn.M
 def blank(module: torch.nn.Module, config: Mapping[str, Any]) -> torch.nn.Module:
     """A module of the same class, on the same device, as its library makes it from `config`; its weights are still to be filled in."""
     kind: Any = type(module)
+    config_kind: Any = type(getattr(module, "config", None))
     with silent_libraries():
         if hasattr(kind, "_from_config"):  # transformers
-            made: torch.nn.Module = kind._from_config(type(module.config).from_dict(dict(config)))
+            made: torch.nn.Module = kind._from_config(config_kind.from_dict(dict(config)))
         else:
             made = kind.from_config(dict(config))
     return made.float().to(next(module.parameters()).device).eval()
@@ -135,7 +138,7 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return torch.float32
 
 
-def first_tensor(output: torch.Tensor | Sequence[Any]) -> torch.Tensor:
+def first_tensor(output: torch.Tensor | tuple[Any, ...] | ModelOutput | BaseOutput) -> torch.Tensor:
     """What a component gives, be it a tensor, a tuple or its library's own record."""
     while not torch.is_tensor(output):
         output = output[0]

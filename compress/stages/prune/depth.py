@@ -73,7 +73,7 @@ def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
         removed = frozenset(path for unit in gone for path in unit.removes)
         shorter = blank(module, without(config, gone))
         names = {key: renamed(key, removed) for key in module.state_dict()}
-        shorter.load_state_dict({names[k]: v for k, v in module.state_dict().items() if names[k]})
+        shorter.load_state_dict({new: v for k, v in module.state_dict().items() if (new := names[k])})
         told = Cut(config, _granted(artifact, name, params)).told(params.ratio)
         context.note(
             f"without {', '.join(sorted(removed))}; {told}",
