@@ -207,7 +207,7 @@ def test_an_engines_whole_package_belongs_to_it(copy: Path) -> None:
 def test_a_package_that_is_imported_on_the_way_counts(copy: Path) -> None:
     _append(file_of("compress.algorithms", copy), "ONE_MORE = 1\n")
     assert "prune.width" in reddened(copy)
-    assert "build.openvino" not in reddened(copy)
+    assert not {"accelerate.steps", "kid"} & reddened(copy)
 
 
 def test_a_metric_answers_for_what_it_computes_with(copy: Path) -> None:
