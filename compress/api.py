@@ -123,7 +123,7 @@ def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit, executor: Executo
             data=found.data.get("evaluate"),
             spec=recipe.evaluate,
             gates=recipe.gates,
-            recipe_text=recipe.source,
+            recipe_text=recipe.told,
             stages=tuple(_stage_row(d, cache) for d in done),
             workdir=out,
             evidence_dirs=_evidence_dirs(recipe, cache),

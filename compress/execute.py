@@ -46,13 +46,16 @@ class Done:
 class NodeRef:
     """One stage of a plan, in words that any process on the same files can read.
 
-    recipe_file: where relative paths and `extends` start ("": the current folder). name: the recipe's whole name, which tells
-    the variants of a matrix apart.
+    recipe_file: where relative paths and `extends` start ("": in `start`). overrides, changes: what `--set` put into the text, and
+    what `Recipe.with_` changed afterwards; relative paths in both start from `start`. name: the recipe's whole name before those
+    changes, which tells the variants of a matrix apart.
     """
 
     recipe_file: str
     recipe_text: str
     overrides: tuple[str, ...]
+    changes: tuple[str, ...]
+    start: str
     name: str
     node_id: str
 
@@ -75,7 +78,9 @@ def node_refs(plan: Plan) -> tuple[NodeRef, ...]:
     if not recipe.source:
         raise UserError(f"recipe {recipe.name} has no text to send", fix="write it as a file, or run it with `local`")
     file = str(Path(recipe.file).absolute()) if recipe.file else ""
-    return tuple(NodeRef(file, recipe.source, recipe.overrides, recipe.name, node.id) for node in plan.nodes)
+    start, name = str(recipe.start.absolute()), recipe.variant or recipe.name
+    words = (file, recipe.source, recipe.overrides, recipe.changes, start, name)
+    return tuple(NodeRef(*words, node.id) for node in plan.nodes)
 
 
 def run_node(ref: NodeRef, store: Cache, emit: Emit) -> Done:
@@ -151,7 +156,8 @@ def _plan_of(ref: NodeRef, store: Cache) -> Plan:
         raise UserError(
             f"it gives no recipe called {ref.name}", place=ref.recipe_file, fix=near(ref.name, tuple(variants))
         )
-    return make_plan(variants[ref.name], store)
+    recipe = replace(variants[ref.name], start=Path(ref.start))
+    return make_plan(recipe.with_(*ref.changes) if ref.changes else recipe, store)
 
 
 def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, checker: Checker, emit: Emit) -> Done:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from compress.artifact import Artifact, Format
+from compress.artifact import LANGUAGE_MODEL, Artifact, Format
 from compress.catalogue import find_engine
 from compress.params import Params
+from compress.remote_code import has_class
 
 Components = Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all"]
 
@@ -87,10 +88,12 @@ def refuse_engine(artifact: Artifact, components: Components, engine: Format) ->
 
 def _obstacle(artifact: Artifact, name: str) -> str:
     """What a component's class or config, as it will be, says that no fixed graph can do."""
-    config = artifact.known_config(name)
+    config, kind = artifact.known_config(name), artifact.components[name].kind
+    if name == LANGUAGE_MODEL and not has_class(kind):
+        return f"{kind} is the model's own code, and an engine answers for models of transformers alone: leave this stage out"
     family = config.get("model_type", "")
     if why := NO_GRAPH.get(family, ""):
-        return f"{artifact.components[name].kind} {why}: leave this stage out"
+        return f"{kind} {why}: leave this stage out"
     return _dynamic_positions(name, config)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -171,6 +171,9 @@ class Recipe:
     source: str = ""  # the text it was read from, for the report
     file: str = ""
     overrides: tuple[str, ...] = ()  # what `--set` put into that text
+    changes: tuple[str, ...] = ()  # what `with_` changed after that
+    variant: str = ""  # its name before `with_` changed it; "": the same
+    start: Path = Path()  # where relative files in overrides and changes start
     origin: Origin | None = field(default=None, compare=False, repr=False)  # None: made without reading
 
     def with_(self, *changes: str | Mapping[str, object]) -> Recipe:
@@ -190,10 +193,23 @@ class Recipe:
             told += (
                 [change] if isinstance(change, str) else [f"{path}={write_yaml(v, one_line=True)}" for path, v in pairs]
             )
-        return self.origin.changed(told)
+        changed = self.origin.changed(told)
+        return replace(
+            changed,
+            overrides=self.overrides,
+            changes=(*self.changes, *told),
+            variant=self.variant or self.name,
+            start=self.start,
+        )
+
+    @property
+    def told(self) -> str:
+        """The text it was read from, and below it, as comments, what was put into that and changed afterwards."""
+        below = [f"# --set {o}" for o in self.overrides] + [f"# with_ {c}" for c in self.changes]
+        return "\n".join((self.source.rstrip("\n"), *below, "")) if below else self.source
 
     def folder(self, path: str) -> Path:
         """Where a relative file named at a dotted path starts: the folder of the recipe it is written in (which may be one
-        that this recipe extends), or the current one for `--set` and for recipes made in Python."""
+        that this recipe extends), or `start` for `--set` and for recipes made in Python."""
         file, *numbers = self.place.get(path, "").rsplit(":", 2)
-        return Path(file).parent if len(numbers) == 2 else Path()
+        return Path(file).parent if len(numbers) == 2 else self.start

@@ -31,9 +31,21 @@ def code_problems(artifact: Artifact, trusted: bool, place: str) -> Iterator[Pro
     if not own:
         said = f"transformers {deps.version('transformers')} has no class {part.kind}, and the model brings none"
         yield Problem(place, said, "upgrade transformers, or give a model of a class that it has")
+    elif "--" in own:  # transformers would fetch it, at whatever commit stands there on that day
+        said = f"{part.kind} is Python code of another repository ({own}), which no key of pare can name"
+        yield Problem(
+            place, said, "copy that code into the model's folder, and name it in auto_map without the repository"
+        )
+    elif not (artifact.folder(LANGUAGE_MODEL) / file_of(own)).is_file():
+        yield Problem(place, f"config.json names {own}, and there is no {file_of(own)} in the folder", "put it there")
     elif not trusted:
         said = f"{part.kind} is the model's own Python code ({own}), which runs only where a recipe trusts it"
         yield Problem(place, said, "read that code, then write trust_remote_code: true")
+
+
+def file_of(named: str) -> str:
+    """The file of a class that is named as `module.Class`."""
+    return named.rpartition(".")[0].replace(".", "/") + ".py"
 
 
 def has_class(kind: str) -> bool:

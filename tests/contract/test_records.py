@@ -119,7 +119,7 @@ def test_the_plan_recognises_checks_and_refuses_by_the_records(planted: dict[str
     assert planted["refused"] == ["build.quill: Quill writes no text"]
     (foreign,) = planted["foreign"]
     assert foreign == "evaluate.breath is a setting of murmur, and this model does text_generation"
-    assert any(line.startswith("kid measures ") and "text_to_image" in line for line in planted["misfit"])
+    assert any("kid measures text_to_image" in line for line in planted["misfit"])
     assert not any("hush measures" in line for line in planted["misfit"])
     (precision,) = planted["precision"]
     assert "int3_weights" in precision

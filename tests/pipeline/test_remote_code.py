@@ -45,6 +45,36 @@ def test_code_that_nobody_trusts_is_asked_for_before_anything_runs(place: Path) 
     assert "trust_remote_code: true" in problem.fix
 
 
+@pytest.mark.parametrize(
+    ("named", "says", "fix"),
+    [
+        ("house/code--modeling_house.HouseForCausalLM", "Python code of another repository", "copy that code"),
+        ("modeling_hose.HouseForCausalLM", "no modeling_hose.py in the folder", "put it there"),
+    ],
+)
+def test_code_that_does_not_lie_in_the_folder_is_refused_also_where_it_is_trusted(
+    place: Path, named: str, says: str, fix: str
+) -> None:
+    file = place / "model" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": named}}))
+    with pytest.raises(RecipeError) as caught:
+        compress.plan(place / "r.yaml", ["trust_remote_code=true"], cache=place / "cache")
+    (problem,) = caught.value.problems
+    assert (problem.place, says in problem.message, problem.fix.startswith(fix)) == (
+        f"{place / 'r.yaml'}:3:8",
+        True,
+        True,
+    )
+
+
+@pytest.mark.parametrize("stage", ["build.openvino", "build.onnxruntime", "build.compiled"])
+def test_a_class_that_only_the_folder_has_becomes_no_engine(place: Path, stage: str) -> None:
+    told = ["trust_remote_code=true", f"stages=[{stage}]"]
+    with pytest.raises(RecipeError, match="HouseForCausalLM is the model's own code"):
+        compress.plan(place / "r.yaml", told, cache=place / "cache")
+
+
 def test_trusted_code_runs_on_both_sides_and_in_a_stranger(place: Path) -> None:
     found = compress.run(place / "r.yaml", ["trust_remote_code=true"], cache=place / "cache", out=place / "out")
     (row,) = found.rows

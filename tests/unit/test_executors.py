@@ -19,7 +19,7 @@ from compress.cache import Cache
 from compress.cli import main
 from compress.errors import RecipeError, StageFailed, UserError
 from compress.events import silent
-from compress.execute import Done, NodeRef, execute, node_refs, run_node
+from compress.execute import Done, NodeRef, _plan_of, execute, node_refs, run_node
 from compress.executors import executor_names, find_executor
 from compress.planning import Plan, make_plan
 from tests.fakes import CUT, knowing, language_model, recipe, step
@@ -97,6 +97,32 @@ def test_references_and_results_survive_pickling(folder: Path, local: tuple[Done
     assert [ref.node_id for ref in refs] == [done.id for done in local]
     assert {ref.name for ref in refs} == {"steps-scheduler-euler"}
     assert pickle.loads(pickle.dumps((refs, local))) == (refs, local)
+
+
+def test_a_reference_makes_the_very_plan_that_it_was_taken_from(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where `--set` and `with_` changed the recipe, and whatever folder their relative paths start from."""
+    (tmp_path / "there").mkdir()
+    shutil.copytree(folder / "model", tmp_path / "there" / "other")
+    monkeypatch.chdir(tmp_path / "there")
+    cache = Cache(tmp_path / "cache")
+    recipes = compress.check(folder / "r.yaml", ["seed=3", "model=./other"], cache=cache.root)
+    changed = recipes[1].with_("stages.1.steps=5").with_({"name": "own", "stages.0.steps": 4})
+    found = [make_plan(recipe, cache) for recipe in (*recipes, changed)]
+    monkeypatch.chdir(tmp_path)
+    for plan in found:
+        refs = node_refs(plan)
+        again = _plan_of(pickle.loads(pickle.dumps(refs[-1])), cache)
+        assert [node.key for node in again.nodes] == [node.key for node in plan.nodes]
+        assert (again.recipe.name, again.recipe.seed) == (plan.recipe.name, 3)
+    assert len({plan.nodes[-1].key for plan in found}) == 3
+
+
+def test_a_report_tells_what_was_put_into_a_recipe(folder: Path, tmp_path: Path) -> None:
+    recipe = compress.check(folder / "r.yaml", ["seed=3"], cache=tmp_path)[0].with_({"stages.0.steps": 4})
+    assert recipe.told == RECIPE + "# --set seed=3\n# with_ stages.0.steps=4\n"
+    assert compress.check(folder / "r.yaml", cache=tmp_path)[0].told == RECIPE
 
 
 def test_what_is_cached_asks_for_no_input_and_what_is_not_says_which_it_lacks(
