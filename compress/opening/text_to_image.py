@@ -8,6 +8,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,24 +69,22 @@ class TextToImage:
     def probe(self, profile: Batches) -> NDArray[np.float64]:
         """Two prompts painted in two steps, or as near to that as the profile takes."""
         steps = min(2, self.artifact.settings.call.get("num_inference_steps", 2))
-        ids = [str(i) for i in range(profile.nearest("batch", 2))]
-        painted = self.paint([(PROMPT, OTHER)[int(i) % 2] for i in ids], ids, 0, num_inference_steps=steps)
-        return painted.astype(np.float64)
+        items = [Item(str(i), (PROMPT, OTHER)[i % 2]) for i in range(profile.nearest("batch", 2))]
+        return self.paint_items(items, 0, num_inference_steps=steps).astype(np.float64)
 
     def first_call(self, **call: object) -> None:
-        self.paint([PROMPT], ["0"], 0, **call)
+        self.paint_items((Item("0", PROMPT),), 0, **call)
 
     def timed(self, items: Sequence[Item], spec: EvalSpec, call: Mapping[str, Any]) -> Timed:
         """One call paints as many prompts as `timing_batch` says, as one batch; its work is counted, not assumed."""
-        prompts = _timed_prompts(items, spec.timing_batch)
-        names = [f"timing/{i}" for i in range(len(prompts))]
+        timed = _timed_items(items, spec.timing_batch)
         evaluations: list[None] = []
         with self.watch(self.artifact.main, lambda args, kwargs: evaluations.append(None)):
             self.first_call(**call)
 
         def run() -> tuple[float, float]:
             began = time.perf_counter()
-            self.paint(prompts, names, 0, **call)
+            self.paint_items(timed, 0, **call)
             return time.perf_counter() - began, 0.0
 
         return Timed(run, len(evaluations))
@@ -93,42 +92,47 @@ class TextToImage:
     def pictures(
         self, items: Sequence[Item], seed: int, **call: object
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """As `ImageModel.pictures`: items' captions are painted."""
-        return self.paint_with_latents([i.text for i in items], [i.id for i in items], seed, **call)
+        """As `ImageModel.pictures`."""
+        if getattr(self.pipeline, "vae", None) is None:
+            return self.paint_items(items, seed, **call), None
+        decoded: list[torch.Tensor] = []
+        with self.watch("vae", lambda args, kwargs: decoded.append(args[0] if args else kwargs["z"])):
+            painted = self.paint_items(items, seed, **call)
+        return painted, to_array(torch.cat(decoded).float()) if decoded else None
 
     def paint(self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: object) -> NDArray[np.uint8]:
-        """Paint one picture for each prompt, as one batch.
+        """As `paint_items`, of captions alone.
 
         Args:
             noise_ids: one for each prompt; a picture's initial noise depends on (seed, noise id) and on nothing else.
+        """
+        items = [Item(name, prompt) for name, prompt in zip(noise_ids, prompts, strict=True)]
+        return self.paint_items(items, seed, **call)
+
+    def paint_items(self, items: Sequence[Item], seed: int, **call: object) -> NDArray[np.uint8]:
+        """Paint one picture for each item, as one batch.
+
+        Args:
             call: arguments of the pipeline, over those the artifact is meant to be called with.
 
         Returns:
-            uint8 [prompts, height, width, 3].
+            uint8 [items, height, width, 3].
 
         Raises:
             StageFailed: a value is not finite.
         """
-        pictures = self._run(prompts, noise_ids, seed, "np", call)
+        pictures = self._run(items, seed, "np", call)
         if not np.isfinite(pictures).all():
             raise StageFailed(
-                f"a picture for {prompts[0]!r} or those beside it holds values that are no numbers",
-                place=noise_ids[0],
+                f"a picture for {items[0].text!r} or those beside it holds values that are no numbers",
+                place=items[0].id,
                 fix="the model is broken: look at the last stage, or use a higher precision",
             )
         return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
 
-    def paint_with_latents(
-        self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: object
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """As `paint`, with what the autoencoder was given to decode: float32 [prompts, channels, height, width], or None for a
-        pipeline that decodes nothing."""
-        if getattr(self.pipeline, "vae", None) is None:
-            return self.paint(prompts, noise_ids, seed, **call), None
-        decoded: list[torch.Tensor] = []
-        with self.watch("vae", lambda args, kwargs: decoded.append(args[0] if args else kwargs["z"])):
-            painted = self.paint(prompts, noise_ids, seed, **call)
-        return painted, to_array(torch.cat(decoded).float()) if decoded else None
+    def given(self, items: Sequence[Item]) -> Call:
+        """What the pipeline is given of the items: their captions."""
+        return {"prompt": [item.text for item in items]}
 
     @contextmanager
     def watch(self, component: str, heard: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
@@ -178,7 +182,7 @@ class TextToImage:
             for name in components:
                 watching.enter_context(self.watch(name, self._listener(name, keep, found)))
             kind = "np" if "vae" in components else "latent"  # what nobody looks at need not be decoded
-            self._run([i.text for i in items], [i.id for i in items], seed, kind, call)
+            self._run(items, seed, kind, call)
         return found
 
     def _listener(
@@ -191,13 +195,11 @@ class TextToImage:
             names = arguments_of(getattr(type(module), self.function_of(name)))
         return lambda args, kwargs: found.append(keep(name, {**dict(zip(names, args, strict=False)), **kwargs}))
 
-    def _run(
-        self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, output: str, call: dict[str, Any]
-    ) -> Any:
-        generators = [noise_source(seed, name) for name in noise_ids]
+    def _run(self, items: Sequence[Item], seed: int, output: str, call: Mapping[str, object]) -> Any:
+        generators = [noise_source(seed, item.id) for item in items]
         arguments = {**self.artifact.settings.call, **call}
         with torch.inference_mode():
-            return self.pipeline(list(prompts), generator=generators, output_type=output, **arguments).images
+            return self.pipeline(**self.given(items), generator=generators, output_type=output, **arguments).images
 
     def _assemble(self) -> Any:
         """Build the pipeline part by part: `from_pretrained` would refuse modules that are not of the classes it knows."""
@@ -252,9 +254,9 @@ def _natural_dtype(artifact: Artifact) -> torch.dtype:
     return stored_dtype(artifact.folder(artifact.main))
 
 
-def _timed_prompts(items: Sequence[Item], batch: int) -> list[str]:
-    texts = [item.text for item in items[:batch]] or [PROMPT]
-    return [texts[i % len(texts)] for i in range(batch)]
+def _timed_items(items: Sequence[Item], batch: int) -> list[Item]:
+    some = items[:batch] or (Item("0", PROMPT),)
+    return [replace(some[i % len(some)], id=f"timing/{i}") for i in range(batch)]
 
 
 def _owned(seen: dict[str, torch.Tensor], name: str, given: Call) -> tuple[str, Call]:

@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from compress.errors import StageFailed
 from compress.events import Event, silent
 from compress.opening.text_generation import TextGeneration
 from compress.opening.text_to_image import TextToImage
+from compress.recipe import EvalSpec
 from evaluation.collect import KINDS, MANIFEST, Viewpoint, collect
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -50,17 +51,17 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Viewpoint:
 def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every item that a model is asked for, in order, from here on."""
     asked: list[str] = []
-    paint, score = TextToImage.paint, TextGeneration.token_logprobs
+    paint, score = TextToImage.paint_items, TextGeneration.token_logprobs
 
-    def painting(self: Any, prompts: Any, noise_ids: Any, seed: int, **call: Any) -> Any:
-        asked.extend(noise_ids)
-        return paint(self, prompts, noise_ids, seed, **call)
+    def painting(self: Any, items: Any, seed: int, **call: Any) -> Any:
+        asked.extend(item.id for item in items)
+        return paint(self, items, seed, **call)
 
     def scoring(self: Any, documents: Any, batch: int) -> Any:
         asked.extend(documents)
         return score(self, documents, batch)
 
-    monkeypatch.setattr(TextToImage, "paint", painting)
+    monkeypatch.setattr(TextToImage, "paint_items", painting)
     monkeypatch.setattr(TextGeneration, "token_logprobs", scoring)
     return asked
 
@@ -151,16 +152,16 @@ def test_both_sides_start_from_the_same_noise(
 ) -> None:
     """The first latents that each side's denoiser sees, for two models, two batch sizes and two step counts."""
     seen: list[torch.Tensor] = []
-    paint = TextToImage.paint
+    paint = TextToImage.paint_items
 
-    def watching(self: Any, prompts: Any, noise_ids: Any, seed: int, **call: Any) -> Any:
+    def watching(self: Any, items: Any, seed: int, **call: Any) -> Any:
         calls: list[Any] = []
         with self.watch("unet", lambda args, kwargs: calls.append(args)):
-            found = paint(self, prompts, noise_ids, seed, **call)
-        seen.append(calls[0][0][: len(prompts)])  # the guided half is the same latents again
+            found = paint(self, items, seed, **call)
+        seen.append(calls[0][0][: len(items)])  # the guided half is the same latents again
         return found
 
-    monkeypatch.setattr(TextToImage, "paint", watching)
+    monkeypatch.setattr(TextToImage, "paint_items", watching)
     other = describe(tiny_diffusion(tmp_path / "other", seed=9))
     base = replace(pictures, call={"num_inference_steps": 4})
     candidate = replace(base, artifact=replace(other, digest="other"), batch=5, call={"num_inference_steps": 4})
@@ -222,6 +223,25 @@ def test_a_document_of_nothing_is_continued_by_nothing_or_from_the_token_that_be
 ) -> None:
     view = replace(texts, items=(Item("empty", ""),), evidence={"continuations": (1, 6, 5)})
     assert len(collect(view, (tmp_path,), "baseline", silent).continuations) == 1
+
+
+def test_all_that_a_pipeline_is_given_of_an_item_comes_from_one_place(pictures: Viewpoint) -> None:
+    seen: list[Item] = []
+
+    class Listening(TextToImage):
+        def given(self, items: Sequence[Item]) -> dict[str, Any]:
+            seen.extend(items)
+            return {"prompt": [f"the {item.text}" for item in items]}
+
+    task = Listening(pictures.artifact, Opening("float32"))
+    shown = replace(ITEMS[0], picture=lambda: np.zeros((2, 2, 3), np.uint8))
+    painted, _ = task.pictures((shown,), 0, num_inference_steps=2)
+    plain = TextToImage(pictures.artifact, Opening("float32"))
+    assert np.array_equal(painted, plain.paint([f"the {shown.text}"], [shown.id], 0, num_inference_steps=2))
+    timed = task.timed((shown,), EvalSpec(timing_batch=2), {"num_inference_steps": 2})
+    timed.run()
+    assert list(task.calls_of(("unet",), (shown,), 0, num_inference_steps=2))
+    assert [item.id for item in seen if item.picture] == [shown.id, "timing/0", "timing/1", shown.id]
 
 
 def test_pictures_come_back_to_the_byte(pictures: Viewpoint, tmp_path: Path) -> None:
@@ -396,14 +416,14 @@ def test_a_constant_picture_or_one_of_no_numbers_is_an_error_that_names_the_prom
 def test_one_black_picture_among_good_ones_is_found(
     pictures: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paint = TextToImage.paint
+    paint = TextToImage.paint_items
 
-    def painting(self: Any, prompts: Any, noise_ids: Any, seed: int, **call: Any) -> Any:
-        found = paint(self, prompts, noise_ids, seed, **call)
-        found[[name == "p3" for name in noise_ids]] = 0
+    def painting(self: Any, items: Any, seed: int, **call: Any) -> Any:
+        found = paint(self, items, seed, **call)
+        found[[item.id == "p3" for item in items]] = 0
         return found
 
-    monkeypatch.setattr(TextToImage, "paint", painting)
+    monkeypatch.setattr(TextToImage, "paint_items", painting)
     with pytest.raises(StageFailed, match="'the array'"):
         collect(pictures, (tmp_path,), "baseline", silent)
 
