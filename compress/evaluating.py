@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from evaluation.scores import Comparison
 
 RESULT = "result.json"
-PAINTING = next(name for name in task_names() if not find_task(name).fits(("pictures",)))  # of two folders of pictures
+PAINTING = next(name for name in task_names() if find_task(name).folders)  # of two folders of pictures
 
 
 @dataclass(frozen=True)

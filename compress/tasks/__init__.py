@@ -69,6 +69,7 @@ class Task:
     recognise: a folder to what it holds, or the Problem of one that comes near, or None where it is something else.
     check: what does not fit together in an artifact, or cannot be opened.
     libraries: the distributions that run a model, beside those of its engines: their versions decide what it shows.
+    folders: whether two folders of pictures, beside which no model lies, are compared as what this task makes; one task says so.
     sizes: by the name of the setting that decides it, how large the calls of an evaluation are.
     """
 
@@ -83,6 +84,7 @@ class Task:
     evidence: Callable[[EvalSpec], Mapping[str, tuple[int, ...]]] = field(default=lambda spec: {})
     check: Callable[[Artifact], Iterable[Problem]] = field(default=lambda artifact: ())
     libraries: tuple[str, ...] = ("torch", "transformers")
+    folders: bool = False
     sizes: Callable[[EvalSpec], Mapping[str, Size]] = field(default=lambda spec: {})
 
     def fits(self, needs: Iterable[Observable], given: Iterable[Observable] = ()) -> tuple[Observable, ...]:

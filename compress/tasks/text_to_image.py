@@ -55,4 +55,5 @@ TASK = Task(
     evidence=evidence,
     recognise=recognise,
     libraries=("torch", "transformers", "diffusers"),
+    folders=True,
 )

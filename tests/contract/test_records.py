@@ -15,6 +15,7 @@ import pytest
 import compress
 from compress.catalogue import engine_names, find_engine, find_task, task_names
 from compress.engines import TOLERANCE
+from compress.evaluating import PAINTING
 from compress.params import Params
 
 ROOT = Path(compress.__file__).parent.parent
@@ -33,6 +34,12 @@ def test_a_task_is_its_file_and_is_opened_under_its_name(name: str) -> None:
     for record in (task.settings, task.baseline):
         assert issubclass(record, Params)
         assert all(field.description for field in record.model_fields.values())
+
+
+def test_folders_of_pictures_are_of_one_task_whatever_others_paint() -> None:
+    (name,) = [name for name in task_names() if find_task(name).folders]
+    assert not find_task(name).fits(("pictures",))
+    assert name == PAINTING
 
 
 @pytest.mark.parametrize("name", engine_names())
@@ -119,7 +126,7 @@ def test_the_plan_recognises_checks_and_refuses_by_the_records(planted: dict[str
     assert planted["refused"] == ["build.quill: Quill writes no text"]
     (foreign,) = planted["foreign"]
     assert foreign == "evaluate.breath is a setting of murmur, and this model does text_generation"
-    assert any("kid measures text_to_image" in line for line in planted["misfit"])
+    assert any(line.startswith("kid measures ") and "text_to_image" in line for line in planted["misfit"])
     assert not any("hush measures" in line for line in planted["misfit"])
     (precision,) = planted["precision"]
     assert "int3_weights" in precision
