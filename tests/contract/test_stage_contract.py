@@ -13,16 +13,15 @@ import yaml
 import compress
 from compress.artifact import CHOSEN
 from compress.cache import Cache
-from compress.catalogue import engine_names, find_stage, stage_names, tasks_for
+from compress.catalogue import engine_names, find_stage, stage_names, task_names, tasks_for
 from compress.errors import RecipeError
 from compress.events import silent
 from compress.execute import Done, execute
 from compress.hashing import digest_files
 from compress.params import Training
 from evaluation.metrics.size import weights_read
-from tests.tiny import tiny_diffusion, tiny_llama
+from tests.specimens import Specimen, find_specimen
 
-CALIBRATION = {"text_to_image": "zoo://digits/validation", "text_generation": "zoo://docstrings/validation"}
 # Each stage is tried on as little as shows its contract.
 TRAINING = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16}
 BUILDS = ("build.", "export.", "quantize.nncf")
@@ -35,8 +34,8 @@ def slow(name: str, task: str) -> bool:
     return name.startswith(BUILDS) and task != tasks_for(find_stage(name).needs)[-1]
 
 
-def steps_of(doc: str, task: str = "") -> list[dict[str, dict[str, object]]]:
-    """The recipe that ends a stage's docstring; of a picture's engines the smallest, for tests/pipeline builds them all."""
+def steps_of(doc: str, specimen: Specimen | None = None) -> list[dict[str, dict[str, object]]]:
+    """The recipe that ends a stage's docstring, with no more to do than shows its contract on a specimen."""
     lines = re.findall(r"^    - .*$", doc, re.MULTILINE)
     found: list[dict[str, dict[str, object]]] = yaml.safe_load(textwrap.dedent("\n".join(lines)))
     for step in found:
@@ -44,23 +43,14 @@ def steps_of(doc: str, task: str = "") -> list[dict[str, dict[str, object]]]:
             known = find_stage(stage).params
             little = TRAINING if issubclass(known, Training) else OTHER
             params |= {k: v for k, v in little.items() if k in known.model_fields}
-            if task == "text_to_image" and stage.startswith(BUILDS):
-                params["components"] = ["text_encoder"]
+            if specimen and stage.startswith(BUILDS):
+                params |= specimen.built
     return found
-
-
-def train_data(task: str, folder: Path) -> str:
-    """Captions come from the zoo; its training texts would have to be read out of every library's source."""
-    if task == "text_to_image":
-        return "zoo://digits/train"
-    (folder / "train.txt").write_text("\n\n".join(f"The {i}th value of the sorted array." for i in range(40)))
-    return str(folder / "train.txt")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("models")
-    return {"text_to_image": tiny_diffusion(folder), "text_generation": tiny_llama(folder / "llama")}
+    return {name: find_specimen(name).model(tmp_path_factory.mktemp(name)) for name in task_names()}
 
 
 @dataclass(frozen=True)
@@ -80,13 +70,14 @@ class Tried:
 )
 def tried(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Tried:
     name, task = request.param
+    specimen = find_specimen(task)
     folder = tmp_path_factory.mktemp("contract")
     body = {
         "schema": 1,
         "name": "contract",
         "model": str(models[task]),
-        "data": {"calibration": CALIBRATION[task], "train": train_data(task, folder)},
-        "stages": steps_of(find_stage(name).doc, task),
+        "data": {"calibration": specimen.calibration, "train": specimen.train(folder)},
+        "stages": steps_of(find_stage(name).doc, specimen),
     }
     recipe = folder / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(body))
