@@ -182,7 +182,7 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def test_a_file_is_the_registration(planted: str) -> None:
-    assert executor_names() == ("empty", "local", "planted")
+    assert {"empty", "local", "planted"} <= set(executor_names())
     with pytest.raises(TypeError, match=r"empty\.py has no function `run`"):
         find_executor("empty")
 
