@@ -84,15 +84,16 @@ def blank(module: torch.nn.Module, config: Mapping[str, Any]) -> torch.nn.Module
 
 
 def save_component(module: torch.nn.Module, before: Path, folder: Path) -> None:
-    """Save a changed component as its library does, in the number type it was stored in.
+    """Save a changed component as its library does, in the number type it was stored in, or packed as it is.
 
     Args:
         before: where the unchanged one lies: what it says of number types, and of how to generate, stays said.
         folder: holds neither weights nor config.json yet.
     """
-    dtype = stored_dtype(before)
+    if getattr(module, "hf_quantizer", None) is None:  # packed weights have a number type that is no one's to change
+        module.to(stored_dtype(before))
     with silent_libraries():
-        module.to(dtype).save_pretrained(str(folder))  # type: ignore[operator]
+        module.save_pretrained(str(folder))  # type: ignore[operator]
     config, old = read_json(folder / "config.json"), read_json(before / "config.json")
     for key in ("dtype", "torch_dtype"):
         config.pop(key, None)

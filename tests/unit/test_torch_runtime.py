@@ -1,0 +1,42 @@
+"""The torch engine's loading and saving, where the stages' own tests do not come by."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from compress.engines.torch.runtime import save_component
+
+
+class Saved(torch.nn.Linear):
+    """A component that its library can save."""
+
+    hf_quantizer: object = None
+
+    def save_pretrained(self, folder: str) -> None:
+        save_file(self.state_dict(), f"{folder}/model.safetensors")
+        (Path(folder) / "config.json").write_text(json.dumps({"dtype": "float64"}))
+
+
+class Packed(Saved):
+    """As a library gives it that has packed its weights."""
+
+    hf_quantizer = object()
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(Saved, torch.bfloat16), (Packed, torch.float64)])
+def test_weights_are_saved_in_the_number_type_they_had_and_packed_ones_as_they_are(
+    tmp_path: Path, kind: type[Saved], dtype: torch.dtype
+) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    for folder in (before, after):
+        folder.mkdir()
+    Saved(2, 2).to(torch.bfloat16).save_pretrained(str(before))
+    (before / "config.json").write_text('{"dtype": "bfloat16"}')
+    save_component(kind(2, 2).double(), before, after)
+    assert load_file(after / "model.safetensors")["weight"].dtype == dtype
+    assert json.loads((after / "config.json").read_text()) == {"dtype": "bfloat16"}
