@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compress.engines.torch.runtime import save_component
+from compress.devices import AS_STORED
+from compress.engines.torch.runtime import load_language_model, save_component
+from tests.tiny import tiny_llama
 
 
 class Saved(torch.nn.Linear):
@@ -40,3 +42,10 @@ def test_weights_are_saved_in_the_number_type_they_had_and_packed_ones_as_they_a
     save_component(kind(2, 2).double(), before, after)
     assert load_file(after / "model.safetensors")["weight"].dtype == dtype
     assert json.loads((after / "config.json").read_text()) == {"dtype": "bfloat16"}
+
+
+def test_a_language_model_is_loaded_as_its_library_is_told_further(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path)
+    for told in ("eager", "sdpa"):
+        model = load_language_model(folder, "LlamaForCausalLM", AS_STORED, attn_implementation=told)
+        assert model.config._attn_implementation == told  # type: ignore[union-attr]

@@ -57,13 +57,16 @@ def load_component(folder: Path, library: str, kind: str, opening: Opening) -> t
     return _load(found, folder, opening, {k: v for k, v in option.items() if v is not None})
 
 
-def load_language_model(folder: Path, kind: str, opening: Opening) -> torch.nn.Module:
+def load_language_model(folder: Path, kind: str, opening: Opening, **further: object) -> torch.nn.Module:
     """A causal language model of transformers, or of the code in its folder where the opening trusts that.
+
+    Args:
+        further: arguments of `from_pretrained`, such as how to pack the weights.
 
     Raises:
         ModelError: its class is unknown or its weights do not read.
     """
-    options: dict[str, Any] = {"dtype": dtype_of(opening) or "auto"}
+    options: dict[str, Any] = {"dtype": dtype_of(opening) or "auto", **further}
     if opening.trust_remote_code and (own := remote_class(read_json(folder / "config.json"))):
         from transformers import AutoModelForCausalLM
 
