@@ -158,6 +158,11 @@ class Artifact:
         parts = {n: replace(c, format=formats.get(n, c.format)) for n, c in self.components.items()}
         return replace(self, components=parts)
 
+    def packing(self, how: Mapping[str, Quantization]) -> Artifact:
+        """The same artifact, the weights of some components packed."""
+        parts = {n: replace(c, quantization=how.get(n, c.quantization)) for n, c in self.components.items()}
+        return replace(self, components=parts)
+
     def calling(self, **call: object) -> Artifact:
         """The same artifact, called with more arguments."""
         return replace(self, settings=replace(self.settings, call={**self.settings.call, **call}))

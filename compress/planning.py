@@ -213,12 +213,8 @@ def _chain(
 def _expected(artifact: Artifact, stage: Stage, touched: tuple[str, ...], foresight: Foresight) -> Artifact:
     """What a stage will leave, with its input's path."""
     expected = artifact.replacing({name: stage.leaves(artifact.components[name].format) for name in touched})
-    parts = {
-        n: replace(c, quantization=foresight.quantization.get(n, c.quantization))
-        for n, c in expected.components.items()
-    }
-    settings = foresight.settings or artifact.settings
-    return replace(expected, components=parts, settings=settings, planned={**artifact.planned, **foresight.configs})
+    settings, planned = foresight.settings or artifact.settings, {**artifact.planned, **foresight.configs}
+    return replace(expected.packing(foresight.quantization), settings=settings, planned=planned)
 
 
 def _about(stage: str, message: str) -> str:

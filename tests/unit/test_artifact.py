@@ -198,3 +198,13 @@ def test_what_is_hooked_and_cannot_be_is_never_left_out_in_silence(tmp_path: Pat
     hooked = Settings(hook=(Setting("first_block_cache", "model"),))
     with pytest.raises(UserError, match="meant to run with first_block_cache, which this pare does not apply"):
         open_task(Artifact(tmp_path, "text_generation", part, hooked))
+
+
+def test_packing_says_how_some_components_are_packed_and_leaves_the_others(tmp_path: Path) -> None:
+    one, other = Quantization("gptq", 4, "gptqmodel"), Quantization("awq", 4, "gptqmodel")
+    parts = {"unet": Component("torch", "unet", "UNet"), "vae": Component("torch", "vae", "VAE", "", one)}
+    before = Artifact(tmp_path, "text_to_image", parts)
+    assert before.packed(before.components) == ("vae",)
+    packed = before.packing({"unet": other})
+    assert {name: part.quantization for name, part in packed.components.items()} == {"unet": other, "vae": one}
+    assert packed.packing({}) == packed
