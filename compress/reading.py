@@ -68,7 +68,7 @@ def _read_tree(tree: Node, text: str, file: str, overrides: Sequence[str]) -> tu
             recipe = _Reading(variant.root, own).recipe(variant.suffix, text, file)
             problems += [problem for problem in own if problem.place not in variant.unfilled]
             if recipe is not None:
-                found.append(replace(recipe, overrides=tuple(overrides)))
+                found.append(replace(recipe, overrides=tuple(overrides), start=Path.cwd() if overrides else Path()))
     if problems or not found:
         raise _refused(problems)
     return tuple(found)

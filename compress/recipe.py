@@ -173,7 +173,7 @@ class Recipe:
     overrides: tuple[str, ...] = ()  # what `--set` put into that text
     changes: tuple[str, ...] = ()  # what `with_` changed after that
     variant: str = ""  # its name before `with_` changed it; "": the same
-    start: Path = Path()  # where relative files in overrides and changes start
+    start: Path = Path()  # where relative files in overrides and changes start; the current folder
     origin: Origin | None = field(default=None, compare=False, repr=False)  # None: made without reading
 
     def with_(self, *changes: str | Mapping[str, object]) -> Recipe:
@@ -191,7 +191,9 @@ class Recipe:
         for change in changes:
             pairs = () if isinstance(change, str) else change.items()
             told += (
-                [change] if isinstance(change, str) else [f"{path}={write_yaml(v, one_line=True)}" for path, v in pairs]
+                [change]
+                if isinstance(change, str)
+                else [f"{path}={write_yaml(v, one_line=True).rstrip()}" for path, v in pairs]
             )
         changed = self.origin.changed(told)
         return replace(
@@ -199,7 +201,7 @@ class Recipe:
             overrides=self.overrides,
             changes=(*self.changes, *told),
             variant=self.variant or self.name,
-            start=self.start,
+            start=self.start if self.start != Path() else Path.cwd(),
         )
 
     @property

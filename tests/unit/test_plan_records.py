@@ -137,7 +137,7 @@ def test_an_engine_of_the_processor_is_refused_where_the_recipe_runs_on_a_gpu(
     monkeypatch.setattr("compress.gpus.gpus_here", lambda: (Gpu("Some GPU", "SM89"),))
     monkeypatch.setattr("compress.gpus.torch_without_cuda", lambda: "")
     problem = only(refused(recipe(llama, step(BUILD), device="cuda"), cache))
-    assert problem.message == "demo.build: OpenVINO runs on cpu, and this recipe's device is cuda:0"
+    assert problem.message == "demo.build: OpenVINO runs on cpu, and the device is cuda:0"
     with knowing(CUT):
         there, here = (make_plan(recipe(llama, step(CUT), device=d), cache) for d in ("cuda", "cpu"))
     assert there.opening.device == "cuda:0"
