@@ -26,13 +26,14 @@ from compress.cache import no_room
 from compress.catalogue import Stage, find_engine
 from compress.context import Context
 from compress.describing import describe
-from compress.devices import CPU
+from compress.devices import CPU, Opening
 from compress.errors import CacheError, PareError, StageFailed
 from compress.events import Event
 from compress.graphs import wanted
 from compress.opening import open_component, open_language, open_task
 from compress.params import Params
 from compress.racing import Pace, fastest, race, undecided
+from compress.step_checks import elsewhere
 
 if TYPE_CHECKING:
     from compress.stages.build.fastest import BuildFastest
@@ -123,7 +124,7 @@ def _build(
     title = f"{stage.name.removeprefix('build.')} {precision}"
     chosen = {"precision": precision, "components": (component,), "samples": params.samples, "profile": params.profile}
     given = stage.params(**{k: v for k, v in chosen.items() if k in stage.params.model_fields})
-    if why := _why_not(artifact, stage, given):
+    if why := _why_not(artifact, stage, given, context.opening):
         return Trial(title, None, why=why)
     whole, part = place / title, place / f"{title}.part"
     if not whole.is_dir():
@@ -163,10 +164,10 @@ def _drop_others(artifact: Artifact, component: str, made: Path) -> None:
         (made / file.relative_to(artifact.path)).unlink(missing_ok=True)
 
 
-def _why_not(artifact: Artifact, stage: Stage, given: Params) -> str:
+def _why_not(artifact: Artifact, stage: Stage, given: Params, opening: Opening) -> str:
     """Why a stage cannot build what runs here, or ""."""
     try:
-        return stage.refuse(artifact, given) or stage.idle_here(given)
+        return elsewhere(stage.leaves("torch"), opening) or stage.refuse(artifact, given) or stage.idle_here(given)
     except PareError as error:
         return error.problems[0].message
 

@@ -6,6 +6,7 @@ at hand alone: it times its kernels there.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 from functools import cache
@@ -60,14 +61,29 @@ LIBRARIES = {library.name: library for library in (RTX, DATA_CENTRE)}
 
 @cache
 def gpus_here() -> tuple[Gpu, ...]:
-    """The machine's GPUs, as their driver tells; none where there is no driver or no GPU."""
+    """The GPUs that this process may use, as their driver tells; none where there is no driver or no GPU."""
     ask = ["nvidia-smi", "--query-gpu=compute_cap,name", "--format=csv,noheader"]
     try:
         told = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
     rows = [line.partition(",") for line in told.splitlines()]
-    return tuple(Gpu(name.strip(), "SM" + one.strip().replace(".", "")) for one, comma, name in rows if comma)
+    found = tuple(Gpu(name.strip(), "SM" + one.strip().replace(".", "")) for one, comma, name in rows if comma)
+    return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def visible(found: tuple[Gpu, ...], named: str | None) -> tuple[Gpu, ...]:
+    """What CUDA_VISIBLE_DEVICES leaves of a machine's GPUs, in its order; what follows a wrong number is hidden, as CUDA does it.
+    A GPU that is named by its UUID counts, but which one it is the driver's list of names does not tell."""
+    if named is None:
+        return found
+    left: list[Gpu] = []
+    for word in filter(None, map(str.strip, named.split(","))):
+        number = int(word) if word.isdecimal() else len(left) if word.startswith(("GPU-", "MIG-")) else -1
+        if not 0 <= number < len(found):
+            break
+        left.append(found[number])
+    return tuple(left)
 
 
 def gpu_here() -> Gpu | None:

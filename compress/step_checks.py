@@ -102,7 +102,7 @@ def source_problems(artifact: Artifact, opening: Opening, place: str) -> Iterato
 def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:
     """Which parts of an artifact are engines that do not run on the device of a run."""
     for name, part in artifact.components.items():
-        if why := _elsewhere(part.format, opening):
+        if why := elsewhere(part.format, opening):
             yield Problem(place, f"`{name}`: {why}", "device: cpu, or give the torch model")
 
 
@@ -181,7 +181,7 @@ def _component_problems(
         yield Problem(place, said, "give the unquantized checkpoint, or put this stage before the one that packs them")
     yield from _level_problems(step, stage, artifact, name)
     left = stage.leaves(part.format)
-    if left != part.format and stage.formats and (why := _elsewhere(left, opening)):
+    if left != part.format and stage.formats and (why := elsewhere(left, opening)):
         yield Problem(place, f"{stage.name}: {why}", "device: cpu, or leave this stage out")
 
 
@@ -194,7 +194,7 @@ def _level_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str)
             yield Problem(step.place, said, f"leave one of the two out, or let {stage.name} leave out `{name}`")
 
 
-def _elsewhere(format: str, opening: Opening) -> str:
+def elsewhere(format: str, opening: Opening) -> str:
     """Why an engine does not run on the device of a run, or ""."""
     if opening.device == "cpu":
         return ""

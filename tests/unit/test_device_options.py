@@ -89,6 +89,23 @@ def test_a_device_that_is_not_here_is_told_with_what_is(
     assert "cpu" in caught.value.problems[0].fix
 
 
+@pytest.mark.parametrize(
+    ("named", "left"),
+    [
+        (None, "abc"),
+        ("", ""),
+        ("-1", ""),
+        ("2, 0", "ca"),
+        ("1,7,0", "b"),
+        ("NoDevFiles", ""),
+        ("GPU-5f3e,GPU-77aa", "ab"),
+    ],
+)
+def test_a_hidden_gpu_is_not_here(named: str | None, left: str) -> None:
+    found = tuple(Gpu(name, "SM90") for name in "abc")
+    assert "".join(gpu.name for gpu in gpus.visible(found, named)) == left
+
+
 def test_auto_is_the_processor_where_there_is_nothing_better(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
     assert settled("auto") == "cpu"
