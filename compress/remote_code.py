@@ -13,6 +13,7 @@ from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.errors import Problem
 
 AUTO = "AutoModelForCausalLM"
+PUT = "put it there; of a hub model no code is fetched: download it with its code, and name that folder"
 CLASSES = Path("models/auto/modeling_auto.py")  # of transformers: the names of all models that it has
 
 
@@ -37,7 +38,7 @@ def code_problems(artifact: Artifact, trusted: bool, place: str) -> Iterator[Pro
             place, said, "copy that code into the model's folder, and name it in auto_map without the repository"
         )
     elif not (artifact.folder(LANGUAGE_MODEL) / file_of(own)).is_file():
-        yield Problem(place, f"config.json names {own}, and there is no {file_of(own)} in the folder", "put it there")
+        yield Problem(place, f"config.json names {own}, and there is no {file_of(own)} in the folder", PUT)
     elif not trusted:
         said = f"{part.kind} is the model's own Python code ({own}), which runs only where a recipe trusts it"
         yield Problem(place, said, "read that code, then write trust_remote_code: true")

@@ -124,8 +124,7 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    # Code comes along as text; it runs where a recipe trusts it, and the commit pins it.
-    patterns = ["*.json", "*.txt", "*.model", "*.py", "*.jinja"] + (["*.safetensors"] if weights else [])
+    patterns = ["*.json", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
     place = f"hf://{repo}@{revision}"
     if not sys.stderr.isatty():
         disable_progress_bars()

@@ -110,12 +110,13 @@ def test_what_an_earlier_stage_left_open_is_not_held_against_a_later_one(cache: 
     second = promising(name="demo.more", leaves={"layer_types": [], "num_hidden_layers": 2}, num_hidden_layers=2)
     sure = replace(second, foresee=lambda a, p: Foresight({"model": {**a.config("model"), "layer_types": ["a", "a"]}}))
     for later in (second, sure):
-        run(
+        _, done = run(
             cache,
             llama,
             (first, step(first)),
             (later, step(later, after="demo.cut", ratio=0.1 if later is sure else 0.2)),
         )
+        assert done.artifact.config("model")["layer_types"] == []  # neither what was guessed nor what it was sure of
 
 
 def test_a_config_that_does_not_read_breaks_the_contract(cache: Cache, llama: Path) -> None:

@@ -32,7 +32,7 @@ def test_what_is_inherited_starts_at_the_file_it_was_written_in(places: tuple[Pa
 
 def test_what_the_command_line_sets_starts_at_the_current_folder(places: tuple[Path, Path]) -> None:
     (recipe,) = read_recipes(places[0] / "recipe.yaml", ["model=./other"])
-    assert recipe.folder("model") == Path()
+    assert recipe.folder("model") == Path.cwd()
     assert recipe.folder("data.evaluate") == places[0]
 
 
