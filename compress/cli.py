@@ -7,7 +7,8 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from compress.executors import LOCAL
 from compress.exits import exit_code, unread
 
 if TYPE_CHECKING:
+    from compress.events import Emit
     from evaluation.scores import Comparison
 
 app = typer.Typer(
@@ -352,10 +354,13 @@ def _overrides(set_: list[str] | None, device: str) -> list[str]:
     return [*(set_ or ()), *([f"device={device}"] if device else ())]
 
 
-def _listening(as_json: bool) -> Any:
+@contextmanager
+def _listening(as_json: bool) -> Iterator[Emit]:
+    from compress.interrupts import heeding
     from compress.progress import Progress
 
-    return Progress(quiet=as_json or not sys.stderr.isatty())
+    with Progress(quiet=as_json or not sys.stderr.isatty()) as shown, heeding(shown) as emit:
+        yield emit
 
 
 def _pin(recipe: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.artifact import Artifact
-from compress.catalogue import find_metric, find_task
+from compress.catalogue import find_metric, find_stage, find_task, stage_names
 from compress.data import Data
 from compress.devices import AS_STORED, Opening
 from compress.errors import StageFailed, UserError
@@ -123,11 +123,21 @@ def beside(base: Viewpoint, request: Request, artifact: Artifact) -> Viewpoint:
     steps without guidance does so. What it took over from the original unchanged, and what it leaves open, goes as there.
     """
     original, meant = base.artifact.settings.call, artifact.settings.call
-    own = {name: value for name, value in meant.items() if name not in original or original[name] != value}
+    told = _told(artifact, len(base.artifact.lineage))
+    own = {n: v for n, v in meant.items() if n in told or n not in original or original[n] != v}
     shared = {n: value for n, value in base.call.items() if n in find_task(artifact.task).called.values()}
     torch_only = all(c.format == "torch" for c in artifact.components.values())
     view = _viewpoint(request, artifact, {**meant, **shared, **own})
     return replace(view, opening=base.opening if torch_only else base.opening.of(None))
+
+
+def _told(artifact: Artifact, after: int) -> set[str]:
+    """The arguments of a call that stages set since the baseline, also to the very value that the original had."""
+    called = find_task(artifact.task).called
+    setting = [
+        p for p in artifact.lineage[after:] if p.stage in stage_names() and "settings" in find_stage(p.stage).effects
+    ]
+    return {called[word] for made in setting for word in made.params if word in called}
 
 
 def _asked(request: Request) -> dict[str, Any]:

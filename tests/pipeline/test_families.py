@@ -224,7 +224,7 @@ def test_a_pipeline_that_does_not_paint_from_text_is_refused(tmp_path: Path, kin
 )
 def test_what_no_graph_can_do_is_refused_from_the_config(tmp_path: Path, config: dict[str, Any], why: str) -> None:
     build = find_stage("build.openvino")
-    said = build.refuse(describe(model(tmp_path, architectures=["XForCausalLM"], **config)), build.params())
+    said = build.refuse(describe(model(tmp_path, architectures=["LlamaForCausalLM"], **config)), build.params())
     assert (why in said) if why else said == ""
 
 

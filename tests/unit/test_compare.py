@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import compress
-from compress.artifact import Artifact
+from compress.artifact import Artifact, Provenance
 from compress.catalogue import find_metric
 from compress.data import Data, Item
 from compress.describing import describe
@@ -147,6 +147,23 @@ def test_what_a_candidate_took_over_from_its_original_goes_as_the_recipe_says_th
     copy = painters.candidate.calling(guidance_scale=7.0, eta=0.5)
     base, candidate = views(painters, BaselineSpec(guidance=3.0), baseline=original, candidate=copy)
     assert dict(base.call) == dict(candidate.call) == {"guidance_scale": 3.0, "eta": 0.5}
+
+
+def test_steps_that_a_stage_set_are_its_own_also_where_the_original_had_as_many(painters: Stand) -> None:
+    original = painters.baseline.calling(num_inference_steps=4, guidance_scale=7.0)
+    set_to = Provenance("accelerate.steps", 1, {"steps": 4, "scheduler": "", "spacing": ""}, "a key")
+    cut_to = Provenance("prune.depth", 1, {"ratio": 0.2}, "another")
+    few, cut = (
+        replace(painters.candidate.calling(**original.settings.call), lineage=(made,)) for made in (set_to, cut_to)
+    )
+    stated = BaselineSpec(steps=20, guidance=3.0)
+    base, candidate = views(painters, stated, baseline=original, candidate=few)
+    assert dict(base.call) == {"num_inference_steps": 20, "guidance_scale": 3.0}
+    assert dict(candidate.call) == {"num_inference_steps": 4, "guidance_scale": 3.0}
+    _, candidate = views(painters, stated, baseline=original, candidate=cut)
+    assert dict(candidate.call) == dict(base.call)
+    _, candidate = views(painters, stated, baseline=replace(original, lineage=(set_to,)), candidate=few)
+    assert dict(candidate.call) == dict(base.call)  # the original's own stages set nothing for the candidate
 
 
 def test_a_candidate_that_says_nothing_of_steps_does_the_same_work(painters: Stand) -> None:

@@ -1,0 +1,44 @@
+"""Ctrl-C stops a run also where a library swallows it."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+
+import pytest
+
+from compress.events import Event
+from compress.interrupts import heeding
+
+EVENT = Event("note", "here")
+
+
+def test_an_interrupt_that_was_swallowed_stops_at_the_next_event() -> None:
+    heard: list[Event] = []
+    with heeding(heard.append) as emit:
+        emit(EVENT)
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            emit(EVENT)
+        emit(EVENT)  # what cleans up may say so
+    assert heard == [EVENT, EVENT]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_nobody_swallows_stops_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), heeding(lambda event: None):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_who_ignores_interrupts_goes_on_ignoring_them() -> None:
+    heard: list[Event] = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in the background
+    try:
+        with heeding(heard.append) as emit:
+            signal.raise_signal(signal.SIGINT)
+            emit(EVENT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert heard == [EVENT]
