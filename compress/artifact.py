@@ -168,16 +168,19 @@ class Artifact:
         return replace(self, settings=replace(self.settings, call={**self.settings.call, **call}))
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file, or say which file does not parse.
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that holds an object, as all files of a model do, or say which file does not.
 
     Raises:
-        ModelError: the file is missing or is no JSON.
+        ModelError: the file is missing, is no JSON, or holds something else.
     """
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"does not read as JSON: {error}", place=str(path), fix="save the model again") from error
+    if not isinstance(found, dict):
+        raise ModelError("holds no JSON object", place=str(path), fix="save the model again")
+    return found
 
 
 def write_manifest(artifact: Artifact) -> None:

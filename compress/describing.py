@@ -73,8 +73,7 @@ def _packed(artifact: Artifact, name: str, part: Component) -> Component:
     file = artifact.folder(name) / "config.json"
     if part.format != "torch" or part.quantization or not file.is_file():
         return part
-    config = read_json(file)
-    return replace(part, quantization=quantization_of(config)) if isinstance(config, Mapping) else part
+    return replace(part, quantization=quantization_of(read_json(file)))
 
 
 def _from_manifest(path: Path) -> Artifact:
@@ -85,22 +84,32 @@ def _from_manifest(path: Path) -> Artifact:
             place=str(path / MANIFEST),
             fix="run the recipe again with this version of pare, or upgrade pare",
         )
-    if data["task"] not in task_names():
-        fix = f"upgrade pare; {near(data['task'], task_names())}"
-        raise ModelError(f"its task {data['task']} is none that this pare knows", place=str(path / MANIFEST), fix=fix)
-    artifact = Artifact(
-        path=path,
-        task=data["task"],
-        components={name: _component(c) for name, c in data["components"].items()},
-        settings=_settings(data["settings"]),
-        lineage=tuple(Provenance(**p) for p in data["lineage"]),
-    )
+    task = str(data.get("task"))
+    if task not in task_names():
+        fix = f"upgrade pare; {near(task, task_names())}"
+        raise ModelError(f"its task {task} is none that this pare knows", place=str(path / MANIFEST), fix=fix)
+    try:
+        artifact = Artifact(
+            path=path,
+            task=task,
+            components={name: _component(c) for name, c in data["components"].items()},
+            settings=_settings(data["settings"]),
+            lineage=tuple(Provenance(**p) for p in data["lineage"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise ModelError(
+            f"does not read as pare writes it ({said})", place=str(path / MANIFEST), fix="run the recipe again"
+        ) from error
     return _with_packing(artifact)
 
 
 def _component(said: Mapping[str, Any]) -> Component:
     packed = said.get("quantization")
-    return Component(**{**said, "quantization": Quantization(**packed) if packed else None})
+    part = Component(**{**said, "quantization": Quantization(**packed) if packed else None})
+    if Path(part.path).is_absolute() or ".." in Path(part.path).parts:
+        raise ValueError(f"{part.path} lies outside the folder")
+    return part
 
 
 def _settings(said: Mapping[str, Any]) -> Settings:

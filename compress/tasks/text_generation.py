@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -54,8 +54,9 @@ def recognise(path: Path) -> Artifact | Problem | None:
     """A folder with the config of a model that continues text."""
     if not (path / "config.json").is_file() or (path / "model_index.json").is_file():
         return None
-    config: Mapping[str, Any] = read_json(path / "config.json")
-    kind = str((config.get("architectures") or [""])[0])
+    config = read_json(path / "config.json")
+    named = config.get("architectures")
+    kind = str(named[0]) if isinstance(named, list) and named else ""
     encoder = kind in BOTH_WAYS or (config.get("model_type") in ENCODERS and not config.get("is_decoder"))
     if not encoder and kind.endswith(("ForCausalLM", "LMHeadModel")):
         return Artifact(path, "text_generation", {LANGUAGE_MODEL: Component("torch", "", kind)})

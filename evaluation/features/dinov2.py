@@ -32,7 +32,7 @@ def open_dinov2(folder: Path, resize: Resize = "pil") -> Extractor:
     Raises:
         ModelError: it is no DINOv2 model.
     """
-    kind = read_json(folder / "config.json").get("model_type")
+    kind = str(read_json(folder / "config.json").get("model_type"))
     model = load_whole(KINDS.get(kind, Dinov2Model), folder, "DINOv2")
     seen = read_preprocessing(folder, Preprocessing(int(model.config.image_size), "crop", MEAN, STD))
 

@@ -34,8 +34,7 @@ def open_features(reference: str, resize: str = "pil") -> Extractor:
         return open_inception(path, mode)
     if not (path / "config.json").is_file():
         raise ModelError("no feature extractor lies there", place=str(path), fix=FIX)
-    config = read_json(path / "config.json")
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    kind = read_json(path / "config.json").get("model_type")
     if kind == "clip":
         return open_clip(reference, mode)
     if kind in KINDS:

@@ -86,6 +86,58 @@ def test_a_manifest_from_the_future_is_refused(tmp_path: Path) -> None:
         describe(tmp_path)
 
 
+WHOLE = {
+    "schema": 1,
+    "task": "text_generation",
+    "components": {"model": {"format": "torch", "path": "", "kind": "LlamaForCausalLM"}},
+    "settings": {"call": {}, "needs_pare": False},
+    "lineage": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"task": None}, "its task None is none"),
+        ({"task": ["text_generation"]}, "is none that this pare knows"),
+        ({"components": []}, "AttributeError"),
+        ({"components": {"model": {"format": "torch"}}}, "missing 2 required"),
+        ({"components": {"model": {"format": "torch", "path": "", "kind": "X", "colour": "red"}}}, "colour"),
+        ({"components": {"model": {"format": "torch", "path": "../..", "kind": "X"}}}, "lies outside the folder"),
+        ({"components": {"model": {"format": "torch", "path": "/etc", "kind": "X"}}}, "lies outside the folder"),
+        ({"settings": {"call": {}, "speed": 3}}, "speed"),
+        ({"settings": None}, "AttributeError"),
+        ({"lineage": [{"stage": "prune.depth"}]}, "missing"),
+        ({"lineage": None}, "TypeError"),
+    ],
+)
+def test_a_spoilt_manifest_is_one_clear_error(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    file = tmp_path / "pare.json"
+    file.write_text(json.dumps(WHOLE))
+    assert describe(tmp_path).main == "model"
+    file.write_text(json.dumps({**WHOLE, **change}))
+    with pytest.raises(ModelError) as caught:
+        describe(tmp_path)
+    (problem,) = caught.value.problems
+    assert (problem.place, said in problem.message, bool(problem.fix)) == (str(file), True, True)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model_index.json", "pare.json"])
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"x"', "[" * 100_000])
+def test_json_that_holds_no_object_is_one_clear_error(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ModelError) as caught:
+        describe(tmp_path)
+    assert caught.value.problems[0].place == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("named", [{"a": 1}, "LlamaForCausalLM", 3, [], [None]])
+def test_architectures_that_are_no_list_of_names_name_no_class(tmp_path: Path, named: object) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": named}))
+    with pytest.raises(ModelError, match=r"this is (of an unnamed class|None)"):
+        describe(tmp_path)
+
+
 def test_derive_links_unchanged_files_and_leaves_out_the_named(tmp_path: Path) -> None:
     source = describe(llama(tmp_path / "a"))
     (source.path / "model.safetensors").write_bytes(b"1")
