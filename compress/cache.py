@@ -93,16 +93,16 @@ class Cache:
 
     def get(self, key: str, warn: Callable[[str], None]) -> Artifact | None:
         """The artifact under `key`; None if there is none, or if it is not what was stored (after a warning)."""
-        if not self.has(key):
+        held = hold(self.entry(key) / ENTRY)  # first of all: what is looked at must still be there when it is used
+        if held is None:
             return None
-        problem = self.problem(key)
-        if problem:
+        if problem := self.problem(key):
             warn(f"cache entry {key[:12]} is corrupt ({problem}); building it again")
             return None
         os.utime(self.entry(key) / ENTRY)
-        self.hold(key)
-        facts = json.loads((self.entry(key) / ENTRY).read_text())
-        return replace(describe(self.entry(key)), digest=facts["digest"])
+        if self._holds is not None:
+            self._holds.append(held)
+        return replace(describe(self.entry(key)), digest=self.facts(key)["digest"])
 
     def problem(self, key: str, *, thorough: bool = False) -> str:
         """What is wrong with an entry, or "". Files are hashed again where their inode, size or time changed since the

@@ -202,7 +202,7 @@ def test_a_cut_off_model_is_refused_and_never_filled_up_with_random_numbers(dino
     [
         ({}, "no feature extractor lies there"),
         ({"config.json": '{"model_type": "llama"}'}, "type llama"),
-        ({"config.json": "[1]"}, "type None"),
+        ({"config.json": "[1]"}, "holds no JSON object"),
         ({"config.json": "{"}, "does not read as JSON"),
         ({"config.json": '{"model_type": "dinov2"}'}, "is no DINOv2 model that loads"),
     ],

@@ -125,6 +125,20 @@ def test_a_lock_held_elsewhere_is_waited_for_and_freed_by_death(cache: Cache) ->
     process.join()
 
 
+def test_what_another_run_evicts_while_it_is_looked_at_stays(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, look = put(cache), Cache.problem
+
+    def evicting(self: Cache, key: str, *, thorough: bool = False) -> str:
+        found = look(self, key, thorough=thorough)
+        assert Cache(cache.root).evict(0) == ()
+        return found
+
+    monkeypatch.setattr(Cache, "problem", evicting)
+    assert cache.get(KEY, no_warning) == made
+    monkeypatch.undo()
+    assert [gone.key for gone in cache.evict(0)] == [KEY]  # and was held no longer than that
+
+
 def test_eviction_drops_the_least_recently_used_first(cache: Cache) -> None:
     import os
 
