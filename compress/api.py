@@ -142,6 +142,7 @@ def evaluate(
     data: str = "",
     spec: EvalSpec | None = None,
     device: str = CPU,
+    trust_remote_code: bool = False,
     cache: str | Path | None = None,
     out: str | Path | None = None,
     emit: Emit = silent,
@@ -151,17 +152,18 @@ def evaluate(
     Args:
         metrics: names, or names with their parameters.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
+        trust_remote_code: whether Python code in the models' folders may run.
 
     Raises:
-        UserError: a folder is none of these, a metric or gate does not fit, there is no such device here, or a side does not
-            run there.
+        UserError: a folder is none of these, a metric or gate does not fit, there is no such device here, or a side cannot
+            be opened there.
     """
     from compress import evaluating
 
     store, folder = open_cache(cache), Path(out) if out else RUNS / "evaluation"
     store.prepare()
     asked = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
-    wanted = evaluating.Wanted(asked, gates or {}, data, spec or EvalSpec(), device)
+    wanted = evaluating.Wanted(asked, gates or {}, data, spec or EvalSpec(), device, trust_remote_code)
     request = evaluating.prepare(str(candidate), str(baseline), wanted, store, folder)
     with disk_errors(folder), _logged(folder, emit) as log:
         return evaluating.measure(request, log)
@@ -223,6 +225,7 @@ def apply(
     *,
     seed: int = 0,
     device: str = CPU,
+    trust_remote_code: bool = False,
     calibration: str = "",
     train: str = "",
     cache: str | Path | None = None,
@@ -234,6 +237,7 @@ def apply(
     Args:
         parameters: of the stage, as a recipe has them; or give them by name.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
+        trust_remote_code: whether Python code in the model's folder may run.
 
     Raises:
         RecipeError: everything wrong at once: the stage is unknown, a parameter is wrong, or the stage cannot work on this model.
@@ -250,6 +254,7 @@ def apply(
         "model": _reference(model),
         "seed": seed,
         "device": device,
+        "trust_remote_code": trust_remote_code,
         "data": {"calibration": calibration, "train": train},
         "stages": [{stage: _parameters(parameters, params, place)}],
     }

@@ -118,6 +118,9 @@ def evaluate(
         list[str] | None, typer.Option("--set", help="a metric's parameter, e.g. fid.features=clip/")
     ] = None,
     device: Annotated[str, typer.Option(help="where models run: cpu, cuda, cuda:1, mps or auto")] = CPU,
+    trust: Annotated[
+        bool, typer.Option("--trust-remote-code", help="let Python code in the models' own folders run")
+    ] = False,
     cache: CacheDir = None,
     out: Out = None,
     as_json: Json = False,
@@ -138,6 +141,7 @@ def evaluate(
             data=data,
             spec=spec,
             device=device,
+            trust_remote_code=trust,
             cache=cache,
             out=out,
             emit=emit,

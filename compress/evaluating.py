@@ -17,7 +17,7 @@ from compress.errors import ManyProblems, Problem, UserError
 from compress.events import Emit
 from compress.located import check_values
 from compress.recipe import EvalSpec, Gate
-from compress.step_checks import engine_places, misfit
+from compress.step_checks import misfit, source_problems
 
 if TYPE_CHECKING:
     from evaluation.compare import Request
@@ -29,13 +29,15 @@ PAINTING = next(name for name in task_names() if find_task(name).folders)  # of 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What `eval` measures: metrics with their parameters, gates, the data's name ("" for none), how much of it, and where."""
+    """What `eval` measures: metrics with their parameters, gates, the data's name ("" for none), how much of it, where, and
+    whether the models' own Python code may run."""
 
     metrics: Mapping[str, Mapping[str, Any]]
     gates: Mapping[str, Gate] = field(default_factory=dict)
     data: str = ""
     spec: EvalSpec = field(default_factory=EvalSpec)
     device: str = CPU
+    trust_remote_code: bool = False
 
 
 def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Path) -> Request:
@@ -43,16 +45,16 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 
     Raises:
         UserError: a side is none of these, they do different tasks, a metric or a gate does not fit, there is no such device
-            here, or a side does not run there.
+            here, or a side cannot be opened there.
     """
     from evaluation.compare import Request
 
-    opening = Opening(device=settled(wanted.device))
+    opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
     sides = _sides(candidate, baseline, store)
     data = open_data(wanted.data, Path()) if wanted.data else None
     metrics = _check(wanted, sides, data)
-    if elsewhere := [p for side in sides for p in engine_places(side, opening, str(side.path))]:
-        raise ManyProblems(tuple(elsewhere))
+    if shut := [p for side in sides if side.components for p in source_problems(side, opening, str(side.path))]:
+        raise ManyProblems(tuple(dict.fromkeys(shut)))
     return Request(
         name=out.name,
         candidate=sides[0],

@@ -41,7 +41,9 @@ def code_problems(artifact: Artifact, trusted: bool, place: str) -> Iterator[Pro
         yield Problem(place, f"config.json names {own}, and there is no {file_of(own)} in the folder", PUT)
     elif not trusted:
         said = f"{part.kind} is the model's own Python code ({own}), which runs only where a recipe trusts it"
-        yield Problem(place, said, "read that code, then write trust_remote_code: true")
+        yield Problem(
+            place, said, "read that code, then write trust_remote_code: true, or --trust-remote-code after `pare eval`"
+        )
 
 
 def file_of(named: str) -> str:

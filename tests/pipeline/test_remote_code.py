@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import compress
+from compress.cli import main
 from compress.errors import ModelError, RecipeError
 from compress.remote_code import has_class, remote_class
 from tests.tiny import tiny_llama
@@ -82,6 +83,33 @@ def test_trusted_code_runs_on_both_sides_and_in_a_stranger(place: Path) -> None:
     model = compress.load(place / "model", trust_remote_code=True)
     assert type(model).__name__ == "HouseForCausalLM"
     assert model.spoken == "at home"
+
+
+def test_eval_and_apply_ask_for_trust_and_take_it(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    asked = ["eval", "./model", "./model", "--metrics", "perplexity", "--data", "./texts.txt", "--samples", "2"]
+    asked += ["--cache", "cache", "--out", "out"]
+    with pytest.raises(SystemExit) as left:
+        main(asked)
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("HouseForCausalLM is the model's own Python code") == 1
+    assert "--trust-remote-code" in said
+    with pytest.raises(SystemExit) as left:
+        main([*asked, "--trust-remote-code"])
+    assert left.value.code == 0
+    for trusted, says in (
+        (False, "the model's own Python code"),
+        (True, "not known what the config of HouseForCausalLM"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            compress.apply(
+                "prune.depth", "./model", calibration="./texts.txt", trust_remote_code=trusted, cache="cache", ratio=0.5
+            )
+        assert [says in p.message for p in caught.value.problems].count(True) == 1
+        assert any("own Python code" in p.message for p in caught.value.problems) is not trusted
 
 
 def test_code_that_is_not_trusted_is_never_loaded(place: Path) -> None:
