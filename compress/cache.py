@@ -221,7 +221,9 @@ class Cache:
         for path, age in left:
             with suppress(FileNotFoundError):  # another run sweeps too
                 if time.time() - path.stat().st_mtime > age:
-                    _remove(path)
+                    with tried(path) as idle:  # a training may take longer than a day
+                        if idle:
+                            _remove(path)
 
     def _drop(self, one: Stored) -> bool:
         """Whether it is gone now: not if somebody works on it, or reads it."""

@@ -19,6 +19,7 @@ from compress.describing import describe
 from compress.errors import ModelError, PareError, StageFailed, UserError, near
 from compress.events import Emit, Event
 from compress.hashing import Identity, digest_files, identities, list_files
+from compress.locks import hold
 from compress.planning import SOURCE, Node, Plan, make_plan, with_lineage
 from compress.reading import read_text
 from compress.sources import fetch_weights
@@ -175,6 +176,7 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
         began = time.monotonic()
         notes: dict[str, Any] = {}
         out = cache.fresh()
+        working = hold(out)  # so that no other run sweeps it away, however long this takes
         try:
             known = _make(node, given, plan, cache, out, checker, _noting(emit, node.id, notes))
             seconds = time.monotonic() - began
@@ -182,6 +184,8 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
             made = cache.put(node.key, out, facts, known)
         finally:
             shutil.rmtree(out, ignore_errors=True)
+            if working:
+                working.release()
     _remember_seconds(cache, node.stage.name, seconds)
     emit(Event("finished", node.id, facts={"key": node.key, "seconds": round(seconds, 3)}))
     return _done(node, made, notes, seconds, cached=False)

@@ -6,14 +6,21 @@ import errno
 import json
 import multiprocessing
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from compress.artifact import Artifact, Component, write_manifest
+from compress.artifact import Artifact, Component, derive, write_manifest
 from compress.cache import ENTRY, Cache, default_root, disk_errors
+from compress.context import Context
 from compress.describing import describe
 from compress.errors import CacheError
+from compress.events import silent
+from compress.execute import execute
+from compress.planning import make_plan
+from tests.fakes import TUNE, knowing, recipe, step
+from tests.tiny import tiny_llama
 
 KEY = "a" * 64
 
@@ -24,6 +31,11 @@ def fill(folder: Path, weights: bytes = b"weights") -> Path:
     (folder / "model.safetensors").write_bytes(weights)
     write_manifest(Artifact(folder, "text_generation", {"model": Component("torch", "", "LlamaForCausalLM")}))
     return folder
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    return tiny_llama(tmp_path / "llama")
 
 
 @pytest.fixture
@@ -137,6 +149,21 @@ def test_what_another_run_evicts_while_it_is_looked_at_stays(cache: Cache, monke
     assert cache.get(KEY, no_warning) == made
     monkeypatch.undo()
     assert [gone.key for gone in cache.evict(0)] == [KEY]  # and was held no longer than that
+
+
+def test_what_a_long_stage_works_in_is_not_swept(llama: Path, cache: Cache) -> None:
+    """A training may take longer than a day, and another run on the same cache starts meanwhile."""
+
+    def work(artifact: Artifact, params: object, context: Context) -> None:
+        made = derive(artifact, context.out, link=context.link)
+        Cache(cache.root).sweep(older_than=-1)
+        write_manifest(made.calling(num_beams=2))
+
+    tune = replace(TUNE, run=work)
+    with knowing(tune):
+        (done,) = execute(make_plan(recipe(llama, step(tune)), cache), cache, silent)
+    assert done.artifact.path == cache.entry(done.key)
+    assert list((cache.root / "tmp").iterdir()) == []
 
 
 def test_eviction_drops_the_least_recently_used_first(cache: Cache) -> None:
