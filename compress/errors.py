@@ -40,6 +40,17 @@ class PareError(Exception):
         self.problems: tuple[Problem, ...] = (Problem(place, message, fix),)
         super().__init__(str(self.problems[0]))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """How it travels to another process: with its problems, and not made anew of its text."""
+        return _again, (type(self), self.args, self.problems)
+
+
+def _again(kind: type[PareError], args: tuple[str, ...], problems: tuple[Problem, ...]) -> PareError:
+    """The error that `PareError.__reduce__` tells of."""
+    error = kind.__new__(kind, *args)
+    error.problems = problems
+    return error
+
 
 class UserError(PareError):
     exit_code = 2
