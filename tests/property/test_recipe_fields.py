@@ -153,13 +153,15 @@ def test_no_bound_is_only_declared() -> None:
 
 def test_whatever_else_a_recipe_holds_is_read(tmp_path: Path) -> None:
     own = {field.name for field in fields(Recipe)} - set(Head.model_fields)
-    assert own == {"data", "stages", "evaluate", "gates", "place", "source", "file", "overrides", "origin"}
+    told = {"source", "file", "overrides", "changes", "variant", "start"}
+    assert own == {"data", "stages", "evaluate", "gates", "place", "origin", *told}
     (tmp_path / "evidence").mkdir()
     (read,) = read_text("schema: 1\nname: a\nmodel: ./none\n", str(tmp_path / "r.yaml"))
     assert len(_evidence_dirs(read, Cache(tmp_path / "cache"))) == 2  # by its file
     assert planned(read, tmp_path)[0].place == f"{tmp_path / 'r.yaml'}:3:8"  # by its places
     assert read.with_("seed=1").seed == 1  # by its origin
-    assert {"recipe.source", "recipe.gates"} <= set(reads(ROOT / "compress/api.py"))
+    assert {"recipe.told", "recipe.gates"} <= set(reads(ROOT / "compress/api.py"))
+    assert {f"recipe.{name}" for name in told} <= set(reads(ROOT / "compress/execute.py"))  # they make a reference
 
 
 def reads(file: Path) -> Iterator[str]:
