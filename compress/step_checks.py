@@ -181,8 +181,15 @@ def _component_problems(
         yield Problem(place, said, "give the unquantized checkpoint, or put this stage before the one that packs them")
     yield from _level_problems(step, stage, artifact, name)
     left = stage.leaves(part.format)
-    if left != part.format and stage.formats and (why := elsewhere(left, opening)):
+    if left != part.format and stage.formats and (why := _nowhere(left, step, stage, opening)):
         yield Problem(place, f"{stage.name}: {why}", "device: cpu, or leave this stage out")
+
+
+def _nowhere(left: str, step: StepSpec, stage: Stage, opening: Opening) -> str:
+    """Why nothing that a stage makes runs on the device of a run, or ""; of a stage that chooses, nothing that it tries."""
+    tried = [called.leaves("torch") for called in stage.calls(step.params)] if left == CHOSEN else [left]
+    whys = [elsewhere(format, opening) for format in tried]
+    return "; ".join(dict.fromkeys(whys)) if all(whys) else ""
 
 
 def _level_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str) -> Iterator[Problem]:

@@ -12,7 +12,8 @@ import pytest
 import compress
 from compress import devices, gpus
 from compress.artifact import LANGUAGE_MODEL
-from compress.catalogue import builders, engine_names, find_engine
+from compress.catalogue import builders, engine_names, find_engine, find_stage
+from compress.choosing import _why_not
 from compress.cli import main
 from compress.describing import describe
 from compress.devices import Opening, settled
@@ -213,6 +214,22 @@ def test_a_recipe_on_a_gpu_refuses_to_build_an_engine_of_the_processor(
     assert [(p.place, p.message) for p in caught.value.problems if "runs on" in p.message] == [
         (f"{tmp_path / 'r.yaml'}:6:5", told)
     ]
+
+
+def test_a_choice_among_engines_of_the_processor_is_refused_and_tries_none_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, L4)
+    text = "schema: 1\nname: r\nmodel: zoo://docs-llama\ndevice: cuda\nstages:\n  - build.fastest: {engines: [openvino, onnxruntime]}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
+    told = "ONNX Runtime runs on cpu, and the device is cuda:0; OpenVINO runs on cpu, and the device is cuda:0"
+    assert f"build.fastest: {told}" in [p.message for p in caught.value.problems]
+    openvino = find_stage("build.openvino")
+    found = describe(zoo_model("docs-llama"))
+    assert _why_not(found, openvino, openvino.params(), Opening(device="cuda:0")) == told.partition("; ")[2]
+    assert _why_not(found, openvino, openvino.params(), Opening()) == ""
 
 
 @pytest.mark.parametrize("name", ON_THE_PROCESSOR)
