@@ -1,4 +1,5 @@
-"""Ctrl-C while foreign code runs: a library may swallow the exception, so it is remembered and raised again at the next event."""
+"""Ctrl-C while foreign code runs: a library may swallow the exception or make another of it, so it is remembered, and raised again
+at the next event or in place of what comes out."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from compress.events import Emit, Event
 
 @contextmanager
 def heeding(emit: Emit) -> Iterator[Emit]:
-    """Within: `emit`, which stops the work where an interrupt was swallowed. Does nothing where interrupts are ignored or
-    handled by somebody else."""
+    """Within: `emit`, which stops the work where an interrupt was swallowed; an error that one was turned into is an interrupt
+    again. Does nothing where interrupts are ignored or handled by somebody else."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield emit
         return
@@ -34,5 +35,9 @@ def heeding(emit: Emit) -> Iterator[Emit]:
     signal.signal(signal.SIGINT, hear)
     try:
         yield checked
+    except Exception:
+        if swallowed:
+            raise KeyboardInterrupt from None
+        raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)

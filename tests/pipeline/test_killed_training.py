@@ -27,12 +27,12 @@ CHAINS = {
     ],
     "text_generation": [
         {"prune.depth": {"ratio": 0.5}},
-        {"distill.logits": {"steps": STEPS, "tokens": 16, "checkpoint_seconds": 0.2}},
+        {"distill.logits": {"steps": STEPS, "tokens": 16, "checkpoint_seconds": 0.01}},
     ],
 }
 
 
-@pytest.fixture(params=["text_to_image", pytest.param("text_generation", marks=pytest.mark.slow)])
+@pytest.fixture(params=[pytest.param("text_to_image", marks=pytest.mark.slow), "text_generation"])
 def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     painting = request.param == "text_to_image"
     model = tiny_diffusion(tmp_path) if painting else tiny_llama(tmp_path / "model")

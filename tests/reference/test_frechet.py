@@ -357,8 +357,9 @@ print(most - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, 2])
 def test_twenty_thousand_pictures_are_never_in_memory_at_once(count: int, tmp_path: Path) -> None:
     """20,000 × 2048 features are 328 MB in float64; two covariances, their roots and vectors are what is held."""
     paths = [tmp_path / str(i) for i in range(count)]

@@ -157,6 +157,7 @@ def test_the_shipped_splits_have_their_counts_and_unique_names() -> None:
     assert sum(p.stat().st_size for p in docstrings.DATA.glob("docstrings-*.jsonl")) < 800_000
 
 
+@pytest.mark.slow
 def test_no_shipped_document_has_a_relative_in_another_split() -> None:
     validation, test, train = (
         docstrings.held_out("validation"),

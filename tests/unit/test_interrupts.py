@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -11,6 +12,14 @@ from compress.events import Event
 from compress.interrupts import heeding
 
 EVENT = Event("note", "here")
+
+
+@pytest.fixture(autouse=True)
+def heard_here() -> Iterator[None]:
+    """Interrupts as at a terminal: a shell starts what runs in the background with them ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_an_interrupt_that_was_swallowed_stops_at_the_next_event() -> None:
@@ -30,6 +39,22 @@ def test_an_interrupt_that_nobody_swallows_stops_at_once() -> None:
     with pytest.raises(KeyboardInterrupt), heeding(lambda event: None):
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_error_that_a_library_makes_of_an_interrupt_is_the_interrupt() -> None:
+    def library() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError("something went wrong in here") from None
+
+    with pytest.raises(KeyboardInterrupt), heeding(lambda event: None):
+        library()
+
+
+def test_an_error_without_an_interrupt_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="something"), heeding(lambda event: None):
+        raise RuntimeError("something went wrong in here")
 
 
 def test_who_ignores_interrupts_goes_on_ignoring_them() -> None:
