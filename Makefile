@@ -24,7 +24,7 @@ check: setup  ## lint, types, smoke
 	$(BIN)/pare check recipes/quickstart.yaml
 
 test: setup check  ## two processes, then by themselves the tests that measure time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --max-worker-restart 0
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 slow: setup

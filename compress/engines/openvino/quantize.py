@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from compress.deps import installed, need
 from compress.engines.module import ENGINE
 from compress.engines.openvino import MODEL
+from compress.engines.openvino.core import signals_heard
 from compress.engines.openvino.runtime import save_graph
 from compress.facts import machine_fact
 
@@ -102,7 +103,7 @@ def _quiet_nncf() -> Iterator[Any]:
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), signals_heard():
             yield need("nncf")
     finally:
         logging.disable(before)

@@ -21,6 +21,7 @@ from compress.devices import Opening
 from compress.engines.language import EngineLanguageModel, Past, step_inputs
 from compress.engines.module import ENGINE, SIZES, EngineModule, read_settings
 from compress.engines.openvino import MODEL, WEIGHTS
+from compress.engines.openvino.core import core
 from compress.errors import ModelError, UserError
 
 Precision = Literal["float32", "bfloat16"]
@@ -177,7 +178,7 @@ class Graph:
             ModelError: a file is cut short, garbled, or of another version.
         """
         try:
-            return openvino.Core().read_model(str(self.folder / MODEL))
+            return core().read_model(str(self.folder / MODEL))
         except RuntimeError as error:
             raise ModelError(
                 f"OpenVINO does not read the graph: {_last_line(error)}", place=str(self.folder / MODEL), fix=AGAIN
@@ -214,7 +215,7 @@ class Graph:
                     options["CPU_RUNTIME_CACHE_CAPACITY"] = "0"
                 if shapes != ANY_SHAPES:
                     model.reshape({i: list(shape) for i, shape in enumerate(shapes)})
-                self._compiled[shapes] = openvino.Core().compile_model(model, "CPU", options)
+                self._compiled[shapes] = core().compile_model(model, "CPU", options)
             return shapes, self._compiled[shapes]
 
 
