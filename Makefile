@@ -27,8 +27,9 @@ test: setup check  ## two processes, then by themselves the tests that measure t
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --max-worker-restart 0
 	$(BIN)/python -m pytest -m "alone and not slow"
 
-slow: setup
+slow: setup  ## what takes minutes, and the laws on examples that nobody has seen
 	$(BIN)/python -m pytest -m slow
+	PARE_EXAMPLES="new examples" $(BIN)/python -m pytest tests/property
 
 bench: setup
 	$(BIN)/python -m tests.bench

@@ -7,6 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples each time, or a change would be blamed for what it did not do; `make slow` draws new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("new examples")
+settings.load_profile(os.environ.get("PARE_EXAMPLES", "repeatable"))
 
 GOLDEN = Path(__file__).parent / "golden"
 
