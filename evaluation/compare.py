@@ -71,7 +71,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         baseline=_side("baseline", views[0]),
         candidate=_side("candidate", views[1]),
         rows=rows,
-        machine=machine.facts(),
+        machine=machine.facts() | _beside(timed),
         recipe=request.recipe_text,
         stages=request.stages,
         steps=steps,
@@ -234,6 +234,11 @@ def row_of(
         gate=gate,
         protocol={**protocol, **base.protocol, "version": metric.version},
     )
+
+
+def _beside(timed: Interleaved | None) -> dict[str, float]:
+    """The share of the machine that others took while the sides were timed, where that is known."""
+    return {} if timed is None or timed.others is None else {"others_share": round(timed.others, 3)}
 
 
 def _noise(metric: Metric[P], baseline: Evidence, sample: Sample, timed: Interleaved, params: P) -> Estimate:

@@ -14,6 +14,7 @@ from compress.recipe import EvalSpec
 from evaluation.collect import Viewpoint
 from evaluation.energy import Meter, find_meter
 from evaluation.evidence import Floats, Timings
+from evaluation.load import Watch, told
 
 if TYPE_CHECKING:
     from compress.opening import OpenModel
@@ -29,13 +30,16 @@ Run = Callable[[], tuple[float, float]]  # makes one call; seconds of the call, 
 class Interleaved:
     """Both sides' timings, and the baseline's own second call in each block: what a metric makes of that is its noise (A/A).
 
-    unsettled: in words, which side's first blocks took far longer than its later ones, as when it was never warmed up.
+    unsettled: in words, why these times prove nothing: a side's first blocks took far longer than its later ones, as when it was
+        never warmed up, or other processes took a good part of the machine.
+    others: the share of the machine that other processes took meanwhile; None where that is not known.
     """
 
     baseline: Timings
     candidate: Timings
     again: Timings
     unsettled: str = ""
+    others: float | None = None
 
 
 def interleave(runs: Sequence[Run], blocks: int, seed: int, emit: Emit, meter: Meter | None = None) -> Floats:
@@ -89,7 +93,8 @@ def time_pair(
         work: denoiser evaluations or tokens of one call, baseline's and candidate's.
         meter: reads the energy that each call draws.
     """
-    found = interleave([baseline, candidate, baseline], blocks, seed, emit, meter)
+    with Watch() as watch:
+        found = interleave([baseline, candidate, baseline], blocks, seed, emit, meter)
     seconds, none = found[:, :, 0], np.zeros((0, 3))
     first, joules = found[:, :, 1] if found[:, :, 1].any() else none, found[:, :, 2] if meter else none
     sides = ((0, work[0]), (1, work[1]), (2, work[0]))
@@ -98,11 +103,11 @@ def time_pair(
         for s, done in sides
     )
     # Both of a block's calls of the baseline say how warm it was.
-    said = (started_slowly("baseline", (seconds[:, 0] + seconds[:, 2]) / 2), started_slowly("candidate", seconds[:, 1]))
-    unsettled = "; ".join(filter(None, said))
+    slow = started_slowly("baseline", (seconds[:, 0] + seconds[:, 2]) / 2), started_slowly("candidate", seconds[:, 1])
+    unsettled = "; ".join(filter(None, (*slow, told(watch.share))))
     if unsettled:
         emit(Event("warning", "timing", unsettled))
-    return Interleaved(one, other, again, unsettled)
+    return Interleaved(one, other, again, unsettled, watch.share)
 
 
 def started_slowly(side: str, seconds: Floats) -> str:

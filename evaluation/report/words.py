@@ -122,6 +122,7 @@ def machine(comparison: Comparison) -> str:
         ("flags", "{}"),
         ("read_gb_s", "{} GB/s read"),
         ("gemm_gflop_s", "{} GFLOP/s fp32"),
+        ("others_share", "{:.1%} of it taken by other processes while timed"),
     )
     found = [(facts[key], form) for key, form in known if facts.get(key)]
     parts = [form.format(" ".join(map(str, v)) if isinstance(v, (list, tuple)) else v) for v, form in found]
