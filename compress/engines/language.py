@@ -10,9 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from compress.engines.decoding import decode, plain
 from compress.engines.module import CPU, config_of, read_settings
 from compress.errors import UserError
 
@@ -108,6 +110,8 @@ class EngineLanguageModel(torch.nn.Module, GenerationMixin):  # type: ignore[mis
         self.device = device
         self.decoder = decoder
         self._positions: int | None = self.settings.get("positions")
+        # Phi-3 turns keys by another scale beyond this length, so those in the cache no longer fit: transformers begins anew.
+        self._switch: int | None = getattr(self.config, "original_max_position_embeddings", None)
         self._words = int(self.config.get_text_config().vocab_size)
 
     def can_generate(self) -> bool:
@@ -122,14 +126,30 @@ class EngineLanguageModel(torch.nn.Module, GenerationMixin):  # type: ignore[mis
     def prepare_inputs_for_generation(
         self, input_ids: torch.Tensor, past_key_values: Past | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        # Phi-3 turns keys by another scale beyond this length, so those in the cache no longer fit: transformers begins anew.
-        switch = getattr(self.config, "original_max_position_embeddings", None)
+        switch = self._switch
         if past_key_values is not None and switch and past_key_values.seen <= switch < input_ids.shape[1]:
             past_key_values = None
         mask = kwargs.get("attention_mask") if past_key_values is None else None
         self.refuse_padding(mask)
         seen = past_key_values.seen if past_key_values is not None else 0
         return {"input_ids": input_ids[:, seen:], "past_key_values": past_key_values, "attention_mask": mask}
+
+    def _sample(
+        self,
+        input_ids: torch.Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: BaseStreamer | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """The loop that `generate` runs for greedy decoding and sampling: ours where tokens alone are asked for, else its own."""
+        mask, rest = arguments.get("attention_mask"), (logits_processor, stopping_criteria, generation_config)
+        if plain(generation_config, arguments, synced_gpus) and self._switch is None:
+            self.refuse_padding(mask)
+            return decode(self, input_ids, mask, *rest, streamer)
+        return super()._sample(input_ids, *rest, synced_gpus=synced_gpus, streamer=streamer, **arguments)
 
     def refuse_padding(self, mask: torch.Tensor | None) -> None:
         """Raises a UserError where prompts that are to be continued are padded: what is written would follow the padding."""

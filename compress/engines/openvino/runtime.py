@@ -75,13 +75,35 @@ OWN_SHAPES = 2  # compiled models cost memory and seconds
 
 class Request:
     """An infer request, called with arrays in the graph's order. It gives the outputs by number, in memory that its next call
-    writes over."""
+    writes over.
+
+    Arrays that need no conversion are handed over as they are: OpenVINO's own look at each takes a tenth of a small model's token.
+    """
 
     def __init__(self, compiled: openvino.CompiledModel) -> None:
         self.own = compiled.create_infer_request()
+        self._types = [_numpy_type(port) for port in compiled.inputs]
+        self._outputs = range(len(compiled.outputs))
+        self._held: list[openvino.Tensor] = []  # as long as the request may read them
 
     def __call__(self, feed: Sequence[NDArray[Any]]) -> Any:
-        return self.own.infer(feed, share_inputs=True, share_outputs=True)
+        if not all(map(_as_it_is, feed, self._types)):
+            return self.own.infer(feed, share_inputs=True, share_outputs=True)
+        self._held = [openvino.Tensor(array, shared_memory=True) for array in feed]
+        for place, tensor in enumerate(self._held):
+            self.own.set_input_tensor(place, tensor)
+        self.own.infer(share_outputs=True)
+        return [self.own.get_output_tensor(place).data for place in self._outputs]
+
+
+def _numpy_type(port: openvino.ConstOutput) -> np.dtype[Any] | None:
+    """The numpy type of a port's own numbers; None where there is none, and what is given is converted."""
+    kind = port.get_element_type()
+    return None if kind == openvino.Type.bf16 else np.dtype(kind.to_dtype())
+
+
+def _as_it_is(array: NDArray[Any], kind: np.dtype[Any] | None) -> bool:
+    return array.dtype == kind and array.ndim > 0 and array.flags.c_contiguous and array.flags.writeable
 
 
 class FixedRequest(Request):
