@@ -23,6 +23,7 @@ from compress.errors import ModelError, Problem, near
 
 # The distribution that opens packed weights, where it is not called as the method.
 OPENERS = {"gptq": "gptqmodel", "awq": "gptqmodel", "quanto": "optimum-quanto"}
+ADAPTER = "adapter_config.json"
 BITS = ("bits", "w_bit", "nbits", "num_bits")  # what configs call the width of a weight
 
 
@@ -32,6 +33,13 @@ def describe(path: Path) -> Artifact:
     Raises:
         ModelError: `path` is no folder, no model of a task that pare knows, or its JSON does not read.
     """
+    if path.is_file():
+        raise ModelError(
+            "is one file, and pare opens folders",
+            place=str(path),
+            fix=f"save it as one: from diffusers import StableDiffusionPipeline as Pipeline (or the class of the model it holds); "
+            f'Pipeline.from_single_file("{path.name}").save_pretrained("{path.stem}"), then give that folder',
+        )
     if not path.is_dir():
         raise ModelError(
             "no such model folder", place=str(path), fix="give a folder that diffusers or transformers saved"
@@ -45,6 +53,14 @@ def describe(path: Path) -> Artifact:
     if problems := [answer for answer in found if isinstance(answer, Problem)]:
         message = "; ".join(dict.fromkeys(problem.message for problem in problems))
         raise ModelError(message, place=str(path), fix=problems[0].fix)
+    if (path / ADAPTER).is_file():
+        base = read_json(path / ADAPTER).get("base_model_name_or_path") or "a model that it does not name"
+        raise ModelError(
+            f"this folder is an adapter for {base}, and no model by itself",
+            place=str(path),
+            fix="merge it into its model first: peft's AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload()"
+            ".save_pretrained(MERGED), with the tokenizer beside it",
+        )
     raise ModelError(
         "this folder is no model: it has neither model_index.json nor config.json",
         place=str(path),

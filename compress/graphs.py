@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, Format
 from compress.catalogue import find_engine
+from compress.classes import has_class
 from compress.params import Params
-from compress.remote_code import has_class
 
 Components = Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all"]
 

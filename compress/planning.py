@@ -84,7 +84,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     problems += evaluation_problems(recipe, source.artifact if source else None, data)
     nodes: tuple[Node, ...] = ()
     if source:
-        problems += source_problems(source.artifact, opening, place)
+        problems += source_problems(source.artifact, opening, place, fetched=not source.remote)
         nodes = _chain(recipe, source, data, cache, opening, problems)
     if source and nodes:
         problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from compress import deps
 from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.classes import has_class
 from compress.errors import Problem
 
 AUTO = "AutoModelForCausalLM"
 PUT = "put it there; of a hub model no code is fetched: download it with its code, and name that folder"
-CLASSES = Path("models/auto/modeling_auto.py")  # of transformers: the names of all models that it has
 
 
 def remote_class(config: Mapping[str, Any], auto: str = AUTO) -> str:
@@ -49,16 +46,3 @@ def code_problems(artifact: Artifact, trusted: bool, place: str) -> Iterator[Pro
 def file_of(named: str) -> str:
     """The file of a class that is named as `module.Class`."""
     return named.rpartition(".")[0].replace(".", "/") + ".py"
-
-
-def has_class(kind: str) -> bool:
-    """Whether transformers has a model of this name; told from its source, for importing it takes seconds."""
-    return f'"{kind}"' in _names()
-
-
-@cache
-def _names() -> str:
-    found = find_spec("transformers")
-    places = found.submodule_search_locations if found else None
-    file = Path(places[0]) / CLASSES if places else None
-    return file.read_text() if file and file.is_file() else ""

@@ -14,6 +14,8 @@ from compress.params import Params
 from compress.recipe import Recipe, StepSpec
 from compress.remote_code import code_problems
 from compress.tasks import Observable, Task
+from compress.vocabulary import vocabulary_problems
+from compress.weights import weight_problems
 
 OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
 
@@ -87,9 +89,17 @@ def _fields(task: Task, kind: str) -> Mapping[str, object]:
     return record.model_fields
 
 
-def source_problems(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:
-    """What keeps a source from being opened here: packed weights without their library, code of its own, parts that do not fit."""
+def source_problems(artifact: Artifact, opening: Opening, place: str, *, fetched: bool = True) -> Iterator[Problem]:
+    """What keeps a source from being opened here: packed weights without their library, code of its own, parts that do not fit
+    or are not there.
+
+    Args:
+        fetched: whether its weights are on this disk already; those of a hub model come when it runs.
+    """
+    if fetched:
+        yield from weight_problems(artifact, place)
     yield from find_task(artifact.task).check(artifact)
+    yield from vocabulary_problems(artifact)
     yield from code_problems(artifact, opening.trust_remote_code, place)
     yield from engine_places(artifact, opening, place)
     for name in artifact.packed(artifact.components):

@@ -95,13 +95,20 @@ def language_model(folder: Path, shape: Sequence[int] = (2, 3), *, real: bool = 
     return folder
 
 
+PARTS = {
+    "unet": ("diffusers", "UNet2DConditionModel", "diffusion_pytorch_model"),
+    "vae": ("diffusers", "AutoencoderKL", "diffusion_pytorch_model"),
+    "text_encoder": ("transformers", "CLIPTextModel", "model"),
+}
+
+
 def pipeline(folder: Path, **shapes: Sequence[int]) -> Path:
     """A folder that describes itself as a diffusion pipeline with a unet, a vae and a text encoder."""
     index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "scheduler": ["diffusers", "DDIMScheduler"]}
-    for name in ("unet", "vae", "text_encoder"):
-        write_safetensors(folder / name / "model.safetensors", shapes.get(name, (2, 3)))
+    for name, (library, kind, stem) in PARTS.items():
+        write_safetensors(folder / name / f"{stem}.safetensors", shapes.get(name, (2, 3)))
         (folder / name / "config.json").write_text("{}")
-        index[name] = ["diffusers", name.title()]
+        index[name] = [library, kind]
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from compress.artifact import DENOISERS, Artifact
 from compress.errors import Problem
 from compress.params import Params
+from compress.pipeline_checks import pipeline_problems
 from compress.pipelines import read_pipeline
 from compress.tasks import Task
 
@@ -54,6 +55,7 @@ TASK = Task(
     called={"steps": "num_inference_steps", "guidance": "guidance_scale"},
     evidence=evidence,
     recognise=recognise,
+    check=pipeline_problems,
     libraries=("torch", "transformers", "diffusers"),
     folders=True,
 )

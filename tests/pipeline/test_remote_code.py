@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import compress
+from compress.classes import has_class
 from compress.cli import main
 from compress.errors import ModelError, RecipeError
-from compress.remote_code import has_class, remote_class
+from compress.remote_code import remote_class
 from tests.tiny import tiny_llama
 
 CODE = '''

@@ -1,0 +1,102 @@
+"""Parts of one pipeline held against each other, told from their configs: what would fail, or paint noise, once it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from compress.artifact import Artifact, read_json
+from compress.classes import has_class
+from compress.errors import Problem
+from compress.pipelines import INDEX
+
+SAVED = "give the folder of one pipeline as save_pretrained wrote it: its parts come from different models"
+# By the pipeline's class: what the denoiser's config says, and the text encoders whose widths make it.
+READS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "StableDiffusionPipeline": {"cross_attention_dim": ("text_encoder",)},
+    "StableDiffusionXLPipeline": {"cross_attention_dim": ("text_encoder", "text_encoder_2")},
+    "PixArtAlphaPipeline": {"caption_channels": ("text_encoder",)},
+    "PixArtSigmaPipeline": {"caption_channels": ("text_encoder",)},
+    "StableDiffusion3Pipeline": {"joint_attention_dim": ("text_encoder_3",)},
+    "FluxPipeline": {"joint_attention_dim": ("text_encoder_2",), "pooled_projection_dim": ("text_encoder",)},
+    "SanaPipeline": {"caption_channels": ("text_encoder",)},
+}
+PACKED = 4  # FLUX and its like lay two by two latents into one token
+OWN_CODE = "pare runs the pipelines and models of diffusers and transformers alone: give one made of their classes"
+
+
+def pipeline_problems(artifact: Artifact) -> Iterator[Problem]:
+    """Classes that are not there, channels and widths that do not fit, a scheduler that cannot begin."""
+    index = read_json(artifact.path / INDEX) if (artifact.path / INDEX).is_file() else {}
+    yield from _classes(artifact, index)
+    yield from _latents(artifact)
+    yield from _widths(artifact, str(index.get("_class_name", "")))
+    yield from _scheduler(artifact)
+
+
+def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
+    place, kind = str(artifact.path / INDEX), index.get("_class_name")
+    if isinstance(kind, list):
+        yield Problem(place, f"the pipeline is Python code of its own ({'.'.join(map(str, kind))})", OWN_CODE)
+    elif isinstance(kind, str) and not has_class(kind, "diffusers"):
+        yield Problem(place, f"diffusers has no pipeline {kind}", "upgrade diffusers, or give a pipeline that it has")
+    for name, part in artifact.components.items():
+        entry = index.get(name)
+        if part.format != "torch" or not isinstance(entry, list) or len(entry) != 2:
+            continue
+        library, wanted = map(str, entry)
+        if not has_class(wanted, library, str(artifact.config(name).get("model_type", ""))):
+            own = library not in ("diffusers", "transformers")
+            said = f"`{name}` is of a class {library}.{wanted}"
+            why = "which is Python code of its own" if own else f"which {library} does not have"
+            yield Problem(
+                place, f"{said}, {why}", OWN_CODE if own else f"upgrade {library}, or give a model that it has"
+            )
+
+
+def _latents(artifact: Artifact) -> Iterator[Problem]:
+    """The denoiser takes latents of as many channels as the VAE makes, or two by two of them at a time."""
+    taken = artifact.config(artifact.main).get("in_channels") if artifact.main in artifact.components else None
+    made = artifact.config("vae").get("latent_channels") if "vae" in artifact.components else None
+    if not isinstance(taken, int) or not isinstance(made, int) or taken in (made, PACKED * made):
+        return
+    said = (
+        f"`{artifact.main}` takes {taken} channels (in_channels), and the VAE makes latents of {made} (latent_channels)"
+    )
+    hint = "9 and 8 channels are models that are given a picture beside the text" if taken in (8, 9) else SAVED
+    yield Problem(str(artifact.folder(artifact.main) / "config.json"), said, hint)
+
+
+def _widths(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
+    """The denoiser reads texts as wide as its encoders write them."""
+    if artifact.main not in artifact.components:
+        return
+    config = artifact.config(artifact.main)
+    for field, encoders in READS.get(pipeline, {}).items():
+        wanted = config.get("encoder_hid_dim") or config.get(
+            field
+        )  # which, where it is set, turns the former into the latter
+        made = [_width(artifact.config(name)) for name in encoders if name in artifact.components]
+        if len(made) < len(encoders) or None in made or not isinstance(wanted, int):
+            continue
+        if sum(filter(None, made)) != wanted:
+            widths = " + ".join(map(str, made))
+            said = f"`{artifact.main}` reads texts {wanted} wide ({field}), and {' and '.join(encoders)} write {widths}"
+            yield Problem(str(artifact.folder(artifact.main) / "config.json"), said, SAVED)
+
+
+def _width(config: Mapping[str, Any]) -> int | None:
+    found = config.get("hidden_size") or config.get("d_model")
+    return found if isinstance(found, int) else None
+
+
+def _scheduler(artifact: Artifact) -> Iterator[Problem]:
+    """A schedule that ends in nothing but noise leaves no picture to tell from it: only v_prediction can begin there."""
+    file = artifact.path / "scheduler" / "scheduler_config.json"
+    config = read_json(file) if file.is_file() else {}
+    predicts = config.get("prediction_type", "epsilon")
+    if config.get("rescale_betas_zero_snr") and predicts == "epsilon":
+        said = (
+            "rescale_betas_zero_snr with prediction_type epsilon divides by zero where the schedule holds noise alone"
+        )
+        yield Problem(str(file), said, "set rescale_betas_zero_snr to false, or give a model that predicts velocity")

@@ -1,0 +1,67 @@
+"""Whether a tokenizer fits the model that reads its tokens, told from their JSON: a token beyond the embeddings ends in an IndexError."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.errors import Problem
+
+FIX = "give the tokenizer that came with the model, or save the model with its embeddings resized to the tokenizer's length"
+
+
+def vocabulary_problems(artifact: Artifact) -> Iterator[Problem]:
+    """Tokenizers with tokens that their text encoder or language model has no embedding for."""
+    for name, part in artifact.components.items():
+        known = embeddings(artifact.config(name)) if part.format == "torch" else None
+        folder = _tokenizer_of(artifact, name)
+        if known is None or folder is None:
+            continue
+        largest = max(token_ids(folder), default=-1)
+        if largest >= known:
+            whose = "the model" if name == LANGUAGE_MODEL else f"`{name}`"
+            said = f"the tokenizer counts to token {largest}, and {whose} has embeddings for {known} (vocab_size)"
+            yield Problem(str(folder), said, FIX)
+
+
+def embeddings(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a model has embeddings for; None where its config does not say."""
+    nested = config.get("text_config")
+    found = config.get("vocab_size") or (nested.get("vocab_size") if isinstance(nested, Mapping) else None)
+    return found if isinstance(found, int) else None
+
+
+def token_ids(folder: Path) -> Iterator[int]:
+    """The numbers of a tokenizer's tokens, of the files that are JSON; none where it is kept otherwise."""
+    whole, config = _read(folder / "tokenizer.json"), _read(folder / "tokenizer_config.json")
+    model = whole.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else _read(folder / "vocab.json")
+    if isinstance(vocabulary, Mapping):
+        yield from (number for number in vocabulary.values() if isinstance(number, int))
+    elif isinstance(vocabulary, list):
+        yield len(vocabulary) - 1  # pieces with their scores, in order
+    added = whole.get("added_tokens")
+    yield from (one["id"] for one in added or () if isinstance(one, Mapping) and isinstance(one.get("id"), int))
+    yield from (number for number in _read(folder / "added_tokens.json").values() if isinstance(number, int))
+    named = config.get("added_tokens_decoder")
+    yield from (int(number) for number in named or () if str(number).isdecimal())
+
+
+def _tokenizer_of(artifact: Artifact, name: str) -> Path | None:
+    """The folder of the tokenizer whose tokens a component reads; None of a component that reads none."""
+    if name == LANGUAGE_MODEL:
+        return artifact.path
+    folder = artifact.path / name.replace("text_encoder", "tokenizer", 1)
+    return folder if name.startswith("text_encoder") and folder.is_dir() else None
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    """A JSON object; an empty one where there is no such file, or it is something else: loading it tells what."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, Mapping) else {}

@@ -1,0 +1,148 @@
+"""Parts of a pipeline that do not fit each other are told when planning, and no model that works is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import compress
+from compress.artifact import Artifact, read_json
+from compress.classes import has_class
+from compress.describing import describe
+from compress.errors import RecipeError
+from compress.pipeline_checks import READS, pipeline_problems
+from compress.zoo import zoo_model
+from tests.fakes import PARTS, pipeline
+from tests.families import PICTURES, tiny_picture
+from tests.tiny import tiny_diffusion
+
+CLASSES = {
+    "UNet2DConditionModel": "diffusers",
+    "AutoencoderKL": "diffusers",
+    "CLIPTextModelWithProjection": "transformers",
+}
+
+
+@pytest.fixture
+def painter(tmp_path: Path) -> Path:
+    """A pipeline whose parts fit."""
+    folder = pipeline(tmp_path / "sd")
+    configs = {"unet": {"in_channels": 4, "cross_attention_dim": 32}, "vae": {"latent_channels": 4}}
+    configs |= {"text_encoder": {"hidden_size": 32, "model_type": "clip_text_model"}}
+    for name, config in configs.items():
+        write(folder / name / "config.json", config)
+    write(folder / "scheduler" / "scheduler_config.json", {"_class_name": "DDIMScheduler"})
+    return folder
+
+
+def write(file: Path, value: Mapping[str, Any]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(value))
+
+
+def changed(file: Path, **fields: object) -> None:
+    write(file, {**read_json(file), **fields})
+
+
+def told(folder: Path) -> list[str]:
+    return [problem.message for problem in pipeline_problems(describe(folder))]
+
+
+def test_parts_that_fit_are_no_problem(painter: Path) -> None:
+    assert told(painter) == []
+
+
+@pytest.mark.parametrize("family", PICTURES)
+def test_no_family_that_pare_paints_with_is_refused(family: str, tmp_path: Path) -> None:
+    assert told(tiny_picture(tmp_path, family)) == []
+
+
+def test_nor_is_the_zoos_or_a_stable_diffusion(tmp_path: Path) -> None:
+    found: list[Artifact] = [describe(zoo_model("digits-diffusion")), describe(tiny_diffusion(tmp_path))]
+    found.append(describe(tiny_diffusion(tmp_path / "xl", xl=True)))
+    assert [list(pipeline_problems(artifact)) for artifact in found] == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("channels", "hint"), [(9, "given a picture beside"), (8, "given a picture"), (5, "different models")]
+)
+def test_a_denoiser_of_other_channels_than_the_vae(painter: Path, channels: int, hint: str) -> None:
+    changed(painter / "unet" / "config.json", in_channels=channels)
+    (found,) = pipeline_problems(describe(painter))
+    assert (
+        found.message
+        == f"`unet` takes {channels} channels (in_channels), and the VAE makes latents of 4 (latent_channels)"
+    )
+    assert hint in found.fix
+
+
+def test_latents_two_by_two_fit(painter: Path) -> None:
+    changed(painter / "unet" / "config.json", in_channels=16)
+    assert told(painter) == []
+
+
+def test_a_text_encoder_of_another_width(painter: Path) -> None:
+    changed(painter / "text_encoder" / "config.json", hidden_size=64)
+    assert told(painter) == ["`unet` reads texts 32 wide (cross_attention_dim), and text_encoder write 64"]
+    changed(painter / "unet" / "config.json", encoder_hid_dim=64)  # a projection of the denoiser's own
+    assert told(painter) == []
+
+
+@pytest.mark.parametrize("kind", READS)
+def test_every_class_of_the_table_is_one_of_diffusers(kind: str) -> None:
+    assert has_class(kind, "diffusers")
+
+
+@pytest.mark.parametrize(("kind", "message"), [
+    ("SomethingUnknown", "diffusers has no pipeline SomethingUnknown"),
+    (["my_pipe", "MyPipeline"], "the pipeline is Python code of its own (my_pipe.MyPipeline)"),
+])  # fmt: skip
+def test_a_pipeline_of_an_unknown_class(painter: Path, kind: object, message: str) -> None:
+    changed(painter / "model_index.json", _class_name=kind)
+    assert told(painter) == [message]
+
+
+@pytest.mark.parametrize(("entry", "message"), [
+    (["my_unet", "MyUNet"], "`unet` is of a class my_unet.MyUNet, which is Python code of its own"),
+    (["diffusers", "UNet9D"], "`unet` is of a class diffusers.UNet9D, which diffusers does not have"),
+])  # fmt: skip
+def test_a_component_of_an_unknown_class(painter: Path, entry: list[str], message: str) -> None:
+    changed(painter / "model_index.json", unet=entry)
+    assert told(painter) == [message]
+
+
+@pytest.mark.parametrize(("kind", "library"), [*CLASSES.items(), *((k, lib) for lib, k, _ in PARTS.values())])
+def test_classes_are_found_in_the_libraries_source(kind: str, library: str) -> None:
+    assert has_class(kind, library, "clip_text_model")
+    assert not has_class(kind + "X", library)
+
+
+def test_a_class_that_pipelines_bring_is_looked_up_among_them() -> None:
+    assert has_class("StableDiffusionSafetyChecker", "stable_diffusion")
+    assert not has_class("StableDiffusionSafetyChecker", "no_such_pipelines")
+
+
+def test_a_schedule_that_ends_in_noise_alone_needs_velocity(painter: Path) -> None:
+    file = painter / "scheduler" / "scheduler_config.json"
+    changed(file, rescale_betas_zero_snr=True, prediction_type="epsilon", timestep_spacing="trailing")
+    (found,) = told(painter)
+    assert "divides by zero" in found
+    changed(file, prediction_type="v_prediction")
+    assert told(painter) == []
+
+
+def test_a_plan_tells_all_of_it_at_once(painter: Path, tmp_path: Path) -> None:
+    changed(painter / "unet" / "config.json", in_channels=9)
+    changed(painter / "model_index.json", vae=["diffusers", "NoVAE"])
+    (painter / "text_encoder" / "model.safetensors").unlink()
+    (tmp_path / "recipe.yaml").write_text("schema: 1\nname: x\nmodel: ./sd\nevaluate: {metrics: [size]}\n")
+    with pytest.raises(RecipeError) as caught:
+        compress.plan(tmp_path / "recipe.yaml", cache=tmp_path / "cache")
+    said = "\n".join(problem.message for problem in caught.value.problems)
+    assert "no weights" in said
+    assert "takes 9 channels" in said
+    assert "NoVAE" in said

@@ -1,0 +1,159 @@
+"""Weights that a loader would not find are told when planning, from file names and an index alone, with what mends it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import compress
+from compress.artifact import Artifact
+from compress.describing import describe
+from compress.devices import AS_STORED
+from compress.errors import ModelError, PareError
+from compress.step_checks import source_problems
+from compress.weights import ADAPTERS, weight_problems
+from tests.fakes import PARTS, language_model, pipeline, write_safetensors
+
+
+def told(folder: Path) -> list[str]:
+    return [f"{p.message} | {p.fix}" for p in weight_problems(describe(folder), "recipe.yaml:3")]
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    return language_model(tmp_path / "llama")
+
+
+@pytest.fixture
+def painter(tmp_path: Path) -> Path:
+    return pipeline(tmp_path / "sd")
+
+
+def sharded(folder: Path, count: int, stem: str = "model") -> None:
+    """Weights in shards with their index, in place of one file."""
+    (folder / f"{stem}.safetensors").unlink()
+    names = [f"{stem}-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+    for name in names:
+        write_safetensors(folder / name)
+    index = {"weight_map": {f"w{i}": name for i, name in enumerate(names)}}
+    (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_weights_that_are_there_are_no_problem(text: Path, painter: Path) -> None:
+    assert told(text) == told(painter) == []
+    sharded(text, 3)
+    sharded(painter / "unet", 2, "diffusion_pytorch_model")
+    assert told(text) == told(painter) == []
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_variant_alone_is_told_with_the_line_that_saves_it_plainly(painter: Path, part: str) -> None:
+    stem = PARTS[part][2]
+    (painter / part / f"{stem}.safetensors").rename(painter / part / f"{stem}.fp16.safetensors")
+    (found,) = told(painter)
+    assert f"`{part}` has weights as variant fp16 alone" in found
+    assert 'DiffusionPipeline.from_pretrained("sd", variant=\'fp16\').save_pretrained("sd-plain")' in found
+
+
+def test_the_shards_of_a_variant_are_that_variant(text: Path) -> None:
+    (text / "model.safetensors").rename(text / "model.bf16-00001-of-00001.safetensors")
+    (text / "model.safetensors.index.bf16.json").write_text("{}")
+    (found,) = told(text)
+    assert "as variant bf16 alone" in found
+    assert "AutoModelForCausalLM" in found
+
+
+@pytest.mark.parametrize("gone", [[2], [1, 3]])
+def test_shards_that_the_index_names_and_nobody_fetched(text: Path, gone: list[int]) -> None:
+    sharded(text, 3)
+    for number in gone:
+        (text / f"model-0000{number}-of-00003.safetensors").unlink()
+    (found,) = told(text)
+    assert f"lacks {len(gone)} of the 3 files" in found
+    assert f"model-0000{gone[0]}-of-00003.safetensors" in found
+
+
+def test_shards_without_their_index(text: Path) -> None:
+    sharded(text, 2)
+    (text / "model.safetensors.index.json").unlink()
+    (found,) = told(text)
+    assert "no index of shards" in found
+    assert "fetch model.safetensors.index.json too" in found
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", '{"weight_map": {}}', '{"weight_map": 3}', "{"])
+def test_an_index_that_names_nothing_is_one_problem(text: Path, body: str) -> None:
+    sharded(text, 2)
+    (text / "model.safetensors.index.json").write_text(body)
+    assert len(told(text)) == 1
+
+
+def test_pickled_weights_are_refused_with_the_conversion(text: Path) -> None:
+    (text / "model.safetensors").rename(text / "pytorch_model.bin")
+    (found,) = told(text)
+    assert "pickled weights alone (pytorch_model.bin)" in found
+    assert 'AutoModelForCausalLM.from_pretrained("llama").save_pretrained("llama-plain")' in found
+
+
+def test_pickled_weights_beside_plain_ones_are_nobodys_business(text: Path) -> None:
+    (text / "pytorch_model.bin").write_bytes(b"pickle")
+    assert told(text) == []
+
+
+def test_no_weights_at_all(text: Path, painter: Path) -> None:
+    (text / "model.safetensors").unlink()
+    (painter / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert "the model has no weights" in told(text)[0]
+    assert "`vae` has no weights" in told(painter)[0]
+
+
+@pytest.mark.parametrize("file", ADAPTERS)
+def test_an_adapter_beside_a_model_is_never_left_out_in_silence(text: Path, painter: Path, file: str) -> None:
+    for folder in (text, painter):
+        write_safetensors(folder / file)
+        (found,) = told(folder)
+        assert f"{file} is an adapter beside the model" in found
+
+
+def test_an_adapter_by_itself_is_named_with_the_model_it_is_for(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base", "peft_type": "LORA"}')
+    with pytest.raises(ModelError, match="an adapter for org/base, and no model by itself") as caught:
+        describe(tmp_path)
+    assert "merge_and_unload" in caught.value.problems[0].fix
+
+
+def test_a_single_file_is_told_how_to_become_a_folder(tmp_path: Path) -> None:
+    file = write_safetensors(tmp_path / "dream.safetensors")
+    with pytest.raises(ModelError, match="is one file, and pare opens folders") as caught:
+        describe(file)
+    assert 'from_single_file("dream.safetensors").save_pretrained("dream")' in caught.value.problems[0].fix
+
+
+def test_of_a_model_whose_weights_are_still_to_be_fetched_nothing_is_said(text: Path) -> None:
+    (text / "model.safetensors").unlink()
+    artifact: Artifact = describe(text)
+    assert list(source_problems(artifact, AS_STORED, "", fetched=False)) == []
+
+
+RECIPE = "schema: 1\nname: lacking\nmodel: ./llama\nevaluate: {metrics: [size]}\n"
+VERBS: dict[str, Callable[[Path], object]] = {
+    "plan": lambda folder: compress.plan(folder / "recipe.yaml", cache=folder / "cache"),
+    "run": lambda folder: compress.run(folder / "recipe.yaml", cache=folder / "cache", out=folder / "out"),
+    "evaluate": lambda folder: compress.evaluate(
+        folder / "llama", folder / "llama", metrics=["size"], cache=folder / "cache"
+    ),
+    "apply": lambda folder: compress.apply("build.openvino", folder / "llama", cache=folder / "cache"),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_tells_it(text: Path, tmp_path: Path, verb: str) -> None:
+    (text / "model.safetensors").rename(text / "model.fp16.safetensors")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    with pytest.raises(PareError, match="as variant fp16 alone") as caught:
+        VERBS[verb](tmp_path)
+    assert caught.value.exit_code == 2
