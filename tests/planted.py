@@ -154,6 +154,7 @@ def shown(folder: Path) -> dict[str, Any]:
     from compress.doctor import diagnose
     from compress.errors import RecipeError
     from compress.schema import recipe_schema
+    from tests.fakes import write_safetensors
 
     def problems(model: Path | str, text: str) -> list[str]:
         file = folder / "recipe.yaml"
@@ -172,6 +173,7 @@ def shown(folder: Path) -> dict[str, Any]:
         model.mkdir(exist_ok=True)
         (model / "murmur.json").write_text(json.dumps({"voice": voice}))
         (model / "config.json").write_text("{}")
+        write_safetensors(model / "model.safetensors")
     listed = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
     explained = CliRunner().invoke(app, ["explain", "build.fastest"]).stdout
     return {

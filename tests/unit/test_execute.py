@@ -390,7 +390,9 @@ def test_a_component_that_got_lost_breaks_the_contract(cache: Cache, tmp_path: P
     assert "formats" in breach(cache, pipeline(tmp_path / "p"), CUT, work)
 
 
-@pytest.mark.parametrize("file", ["unet/model.safetensors", "vae/model.safetensors"])
+@pytest.mark.parametrize(
+    "file", ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"]
+)
 def test_a_change_of_settings_may_change_no_weight_of_any_component(
     cache: Cache, tmp_path: Path, trusting: Trusting, file: str
 ) -> None:
@@ -414,7 +416,7 @@ def test_every_component_that_was_named_must_have_changed(cache: Cache, tmp_path
         cache,
         pipeline(tmp_path / "p"),
         CUT,
-        rewriting(add_one, "unet/model.safetensors"),
+        rewriting(add_one, "unet/diffusion_pytorch_model.safetensors"),
         components=("unet", "vae", "text_encoder"),
     )
     assert said == "it left text_encoder, vae as it was"

@@ -62,7 +62,7 @@ def test_a_zoo_name_is_no_path(name: str) -> None:
 
 def test_every_component_of_a_pipeline_is_held_to_its_headers(tmp_path: Path) -> None:
     model = pipeline(tmp_path / "model")
-    broken = model / "vae" / "model.safetensors"
+    broken = model / "vae" / "diffusion_pytorch_model.safetensors"
     broken.write_bytes(broken.read_bytes()[:-1])
     with pytest.raises(ModelError, match="truncated") as caught:
         find_source(str(model), Path(), None)
