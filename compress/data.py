@@ -65,9 +65,14 @@ def open_data(source: str, base: Path) -> Data:
 
         return open_zoo_data(source)
     path = base / Path(source).expanduser()
-    if path.is_dir():
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        said = f"cannot be looked at: {error.strerror}"
+        raise DataError(said, place=source[:200], fix="check the path, and who may read it") from error
+    if folder:
         return _image_folder(path, source)
-    if path.is_file():
+    if file:
         return _jsonl(path, source) if path.suffix == ".jsonl" else _text(path, source)
     raise DataError(f"no such data: {source}", fix="give zoo://digits/test, zoo://docstrings/test, a folder or a file")
 

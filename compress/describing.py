@@ -33,17 +33,7 @@ def describe(path: Path) -> Artifact:
     Raises:
         ModelError: `path` is no folder, no model of a task that pare knows, or its JSON does not read.
     """
-    if path.is_file():
-        raise ModelError(
-            "is one file, and pare opens folders",
-            place=str(path),
-            fix=f"save it as one: from diffusers import StableDiffusionPipeline as Pipeline (or the class of the model it holds); "
-            f'Pipeline.from_single_file("{path.name}").save_pretrained("{path.stem}"), then give that folder',
-        )
-    if not path.is_dir():
-        raise ModelError(
-            "no such model folder", place=str(path), fix="give a folder that diffusers or transformers saved"
-        )
+    _be_folder(path)
     if (path / MANIFEST).is_file():
         return _from_manifest(path)
     found = [find_task(name).recognise(path) for name in task_names()]
@@ -66,6 +56,22 @@ def describe(path: Path) -> Artifact:
         place=str(path),
         fix="give a folder written by save_pretrained of diffusers or transformers",
     )
+
+
+def _be_folder(path: Path) -> None:
+    """Raises a ModelError where there is no folder, and says what there is instead."""
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        said = f"cannot be looked at: {error.strerror}"
+        raise ModelError(said, place=str(path)[:200], fix="check the path, and who may read it") from error
+    if file:
+        line = f'StableDiffusionPipeline.from_single_file("{path.name}").save_pretrained("{path.stem}")'
+        fix = f"save it as a folder and give that, with the class of the model that it holds, such as: {line}"
+        raise ModelError("is one file, and pare opens folders", place=str(path), fix=fix)
+    if not folder:
+        fix = "give a folder that diffusers or transformers saved"
+        raise ModelError("no such model folder", place=str(path), fix=fix)
 
 
 def quantization_of(config: Mapping[str, Any]) -> Quantization | None:

@@ -59,11 +59,11 @@ def extended(root: Node, file: str, chain: tuple[Path, ...] = ()) -> Node:
             (Problem(link.at, f"extends must be a file, not {given(link.value)}", "extends: other.yaml"),)
         )
     other = Path(file).parent / link.value
-    chain = (*chain, here.resolve())
+    text, chain = read_file(other, link.place), (*chain, here.resolve())  # first of all, for not every text is a path
     if other.resolve() in chain or len(chain) > MAX_EXTENDS:
         names = " → ".join(path.name for path in (*chain, other))
         raise RecipeError((Problem(link.place, f"extends goes in a circle: {names}", "remove one `extends:`"),))
-    base = extended(parse_tree(read_file(other, link.place), str(other)), str(other), chain)
+    base = extended(parse_tree(text, str(other)), str(other), chain)
     own = {key: node for key, node in root.fields.items() if key != "extends"}
     return Node(_merged(base, Node(own, root.place)).value, root.place)
 
