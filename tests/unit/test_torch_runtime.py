@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,36 @@ def test_a_language_model_is_loaded_as_its_library_is_told_further(tmp_path: Pat
     for told in ("eager", "sdpa"):
         model = load_language_model(folder, "LlamaForCausalLM", AS_STORED, attn_implementation=told)
         assert model.config._attn_implementation == told  # type: ignore[union-attr]
+
+
+KERNELS = """
+def get_kernel(*name, **options):
+    raise SystemExit("fetched native code from the hub")
+"""
+
+
+@pytest.mark.parametrize("mine", [True, False], ids=["imported already", "on disk alone"])
+def test_loading_a_pipeline_fetches_no_native_code(tmp_path: Path, mine: bool) -> None:
+    """bitsandbytes looks for some on processors with bfloat16 products, and diffusers imports it."""
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    code = f"""
+import sys
+{"import kernels" if mine else ""}
+from pathlib import Path
+from compress.engines.torch.runtime import find_class
+find_class("diffusers", "StableDiffusionPipeline", Path())
+assert "bitsandbytes" in sys.modules
+assert ("kernels" in sys.modules) == {mine}
+import kernels
+kernels.get_kernel
+"""
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "kernels" not in done.stderr

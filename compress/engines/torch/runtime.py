@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("diffusers", "transformers")
 GENERATION = "generation_config.json"
+HUB_KERNELS = "kernels"  # the package by which libraries fetch native code from the hub
 
 
 def find_class(library: str, name: str, place: Path) -> Any:
@@ -151,7 +154,8 @@ def first_tensor(output: torch.Tensor | tuple[Any, ...] | ModelOutput | BaseOutp
 
 @contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Turn off the progress bars and warnings of diffusers and transformers for a while: events tell what pare does."""
+    """Turn off the progress bars and warnings of diffusers and transformers for a while: events tell what pare does. What is
+    imported meanwhile fetches no native code from the hub."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -161,12 +165,33 @@ def silent_libraries() -> Iterator[None]:
         library.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        with without_hub_kernels():
+            yield
     finally:
         for library, level in levels:
             library.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def without_hub_kernels() -> Iterator[None]:
+    """No library gets native code from the hub meanwhile, be there a package for that or not: no recipe named it, or trusted it.
+
+    bitsandbytes looks for some where it is imported, which diffusers does; it goes on without, and its advice to install that
+    package is kept from users.
+    """
+    advice, before = logging.getLogger("bitsandbytes"), sys.modules.get(HUB_KERNELS)
+    level = advice.level
+    sys.modules[HUB_KERNELS] = None  # type: ignore[assignment]
+    advice.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        advice.setLevel(level)
+        sys.modules.pop(HUB_KERNELS, None)
+        if before is not None:
+            sys.modules[HUB_KERNELS] = before
 
 
 def _load(
