@@ -5,7 +5,13 @@ Importing this loads nothing heavy; the names below arrive when first used.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# No telemetry: what libraries would send is switched off before any of them is imported, here and in processes started from here.
+# ONNX Runtime would keep a database of events under the home folder, and asks once it is loaded, too late for its own function.
+for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_switch, "1")
 
 if TYPE_CHECKING:
     from compress.api import apply, check, compare, evaluate, load, plan, plan_all, reference, report, run, run_all

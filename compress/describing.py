@@ -21,8 +21,17 @@ from compress.artifact import (
 from compress.catalogue import find_task, task_names
 from compress.errors import ModelError, Problem, near
 
-# The distribution that opens packed weights, where it is not called as the method.
-OPENERS = {"gptq": "gptqmodel", "awq": "gptqmodel", "quanto": "optimum-quanto"}
+# By method, the distribution that opens packed weights. A method that is not among them may be anything: its name, which a model's
+# folder says, is never one to install.
+OPENERS = {
+    "gptq": "gptqmodel",
+    "awq": "gptqmodel",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed-tensors",
+    "hqq": "hqq",
+    "quanto": "optimum-quanto",
+    "torchao": "torchao",
+}
 ADAPTER = "adapter_config.json"
 BITS = ("bits", "w_bit", "nbits", "num_bits")  # what configs call the width of a weight
 
@@ -79,10 +88,10 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
     stored = config.get("quantization_config")
     if not isinstance(stored, Mapping):
         return None
-    method = str(stored.get("quant_method", "quantized"))
+    method = str(stored.get("quant_method") or "unnamed")
     bits = next((int(stored[name]) for name in BITS if isinstance(stored.get(name), int)), 0)
     bits = bits or (4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else 0)
-    return Quantization(method, bits, OPENERS.get(method, method))
+    return Quantization(method, bits, OPENERS.get(method, ""))
 
 
 def _with_packing(artifact: Artifact) -> Artifact:

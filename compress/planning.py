@@ -21,7 +21,7 @@ from compress.keys import stage_key
 from compress.params import Params
 from compress.recipe import Recipe, StepSpec
 from compress.sources import Source, find_source
-from compress.step_checks import evaluation_problems, input_problems, source_problems, step_problems
+from compress.step_checks import configs_read, evaluation_problems, input_problems, source_problems, step_problems
 
 T = TypeVar("T")
 SOURCE = "source"
@@ -157,9 +157,11 @@ class _Chain:
         artifact, _ = self.known[step.after]
         stage = find_stage(step.stage)
         touched = stage.touches(artifact, step.params)
-        found = step_problems(self.recipe, step, stage, artifact, touched, self.opening)
+        found: list[Problem] = []
+        look = partial(step_problems, self.recipe, step, stage, artifact, touched, self.opening)
+        found += _collect(found, step.place, look) or []
         found += input_problems(step, stage, {name: given for name, (given, _) in self.known.items()})
-        foresight = None if found else _collect(found, step.place, partial(stage.foresee, artifact, step.params))
+        foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step))
         if foresight is None:
             return [replace(p, message=_about(step.stage, p.message)) for p in found]
         node = self.node(step, stage, touched, foresight)
@@ -198,6 +200,11 @@ class _Chain:
             unsettled=unsettled,
             trusted=self.opening.trust_remote_code,
         )
+
+
+def _foreseen(stage: Stage, artifact: Artifact, step: StepSpec) -> Foresight:
+    with configs_read():
+        return stage.foresee(artifact, step.params)
 
 
 def _chain(

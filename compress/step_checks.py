@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from compress import deps
 from compress.artifact import CHOSEN, Artifact
 from compress.catalogue import Stage, find_engine, find_metric, find_task, task_names, tasks_for
 from compress.data import Data
 from compress.devices import Opening, kind_of
-from compress.errors import Problem
+from compress.errors import Problem, UserError
 from compress.params import Params
 from compress.recipe import Recipe, StepSpec
 from compress.remote_code import code_problems
@@ -104,7 +105,10 @@ def source_problems(artifact: Artifact, opening: Opening, place: str, *, fetched
     yield from engine_places(artifact, opening, place)
     for name in artifact.packed(artifact.components):
         packed = artifact.components[name].quantization
-        if packed and not deps.version(packed.library):
+        if packed and not packed.library:
+            said = f"the weights of `{name}` are packed by a method that pare does not know ({packed.method[:40]})"
+            yield Problem(place, said, "give the unquantized checkpoint")
+        elif packed and not deps.version(packed.library):
             said = f"the weights of `{name}` are {packed.method}, which {packed.library} opens, and it is not installed"
             yield Problem(place, said, f"pip install {packed.library}, or give the unquantized checkpoint")
 
@@ -114,6 +118,23 @@ def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[
     for name, part in artifact.components.items():
         if why := elsewhere(part.format, opening):
             yield Problem(place, f"`{name}`: {why}", "device: cpu, or give the torch model")
+
+
+@contextmanager
+def configs_read() -> Iterator[None]:
+    """Around what reads a model's configs: a field that is lacking, or of another type, is the model's fault and told as such.
+
+    Raises:
+        UserError: in place of the error that such a field ends in.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ZeroDivisionError) as error:
+        said = f"the model's config does not read as one of its class: {type(error).__name__}: {error}"
+        fix = (
+            "look for a field that is lacking, or of another type, in config.json; if there is none, please report this"
+        )
+        raise UserError(said, fix=fix) from error
 
 
 def input_problems(step: StepSpec, stage: Stage, known: Mapping[str, Artifact]) -> Iterator[Problem]:
@@ -152,7 +173,9 @@ def step_problems(
         formats = sorted({artifact.components[name].format for name in artifact.working})
         said = f"{stage.name} takes {' or '.join(stage.formats)}, and nothing is left: all is {', '.join(formats)}"
         found.append(Problem(place, said, "remove it, or give it `from:` an earlier step"))
-    if not found and (why := stage.refuse(artifact, step.params)):
+    with configs_read():
+        why = "" if found else stage.refuse(artifact, step.params)
+    if why:
         found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
     found += [
         Problem(place, f"{stage.name} needs {role} data", f"add data: {{{role}: …}}")

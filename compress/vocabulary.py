@@ -7,14 +7,31 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from compress.artifact import LANGUAGE_MODEL, Artifact
-from compress.errors import Problem
+from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
+from compress.errors import ModelError, Problem
 
+# A tokenizer is in one of these: the first as fast tokenizers are kept, the others as slow ones.
+FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer_config.json",
+)
+OBJECTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+FETCH = "fetch the tokenizer's files, or save it beside the model: AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
 FIX = "give the tokenizer that came with the model, or save the model with its embeddings resized to the tokenizer's length"
 
 
 def vocabulary_problems(artifact: Artifact) -> Iterator[Problem]:
-    """Tokenizers with tokens that their text encoder or language model has no embedding for."""
+    """Tokenizers that are not there, or are no JSON objects, or with tokens that the model reading them has no embedding for."""
+    if LANGUAGE_MODEL in artifact.components and not any((artifact.path / file).is_file() for file in FILES):
+        yield Problem(str(artifact.path), f"has no tokenizer: none of {', '.join(FILES[:4])} …", FETCH)
+    for name in artifact.components:
+        if (folder := _tokenizer_of(artifact, name)) is not None:
+            yield from _garbled(folder)
     for name, part in artifact.components.items():
         known = embeddings(artifact.config(name)) if part.format == "torch" else None
         folder = _tokenizer_of(artifact, name)
@@ -25,6 +42,15 @@ def vocabulary_problems(artifact: Artifact) -> Iterator[Problem]:
             whose = "the model" if name == LANGUAGE_MODEL else f"`{name}`"
             said = f"the tokenizer counts to token {largest}, and {whose} has embeddings for {known} (vocab_size)"
             yield Problem(str(folder), said, FIX)
+
+
+def _garbled(folder: Path) -> Iterator[Problem]:
+    """The JSON files beside a model that must be objects, and do not read as such."""
+    for file in OBJECTS:
+        try:
+            read_json(folder / file) if (folder / file).is_file() else None
+        except ModelError as error:
+            yield from error.problems
 
 
 def embeddings(config: Mapping[str, Any]) -> int | None:

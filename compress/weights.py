@@ -29,8 +29,8 @@ def weight_problems(artifact: Artifact, place: str) -> Iterator[Problem]:
             yield Problem(
                 place, said, "merge it into the model and save that (merge_and_unload, fuse_lora), or move it out"
             )
-    for name, part in artifact.components.items():
-        if part.format == "torch":
+    for name in artifact.working:
+        if artifact.components[name].format == "torch":
             yield from _problems(artifact, name, place)
 
 

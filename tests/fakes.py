@@ -92,6 +92,7 @@ def language_model(folder: Path, shape: Sequence[int] = (2, 3), *, real: bool = 
     """A folder that describes itself as a Llama, with one tensor in it."""
     write_safetensors(folder / "model.safetensors", shape, real=real)
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (folder / "tokenizer.json").write_text("{}")
     return folder
 
 

@@ -28,6 +28,7 @@ BEYOND_A_SCHEMA = {
     "ids are unique": r"already taken by an earlier step",
     "the step before": r"no earlier step is called",
     "gates are of what is measured": r"this metric is not in evaluate\.metrics",
+    "the recipe that it extends is there": r"cannot be read: ",
     "metrics are unique": r"metric .* is named twice",
     "a parameter class' own validator": r" is refused: ",
     "4.0 is an integer to JSON Schema": r"must be a whole number.*, not -?\d+\.0$",

@@ -207,7 +207,7 @@ NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": Fal
         (NF4, Quantization("bitsandbytes", 4, "bitsandbytes")),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, Quantization("bitsandbytes", 8, "bitsandbytes")),
         ({"quant_method": "compressed-tensors"}, Quantization("compressed-tensors", 0, "compressed-tensors")),
-        ({}, Quantization("quantized", 0, "quantized")),
+        ({}, Quantization("unnamed", 0, "")),
         (None, None),
         ("gptq", None),
     ],

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from compress.artifact import Quantization, Setting, Settings
 from compress.cache import Cache
-from compress.catalogue import Foresight, Stage
+from compress.catalogue import Foresight, Stage, find_stage
 from compress.errors import Problem, RecipeError
 from compress.gpus import Gpu
 from compress.params import Params
@@ -184,3 +184,38 @@ def test_the_same_build_again_takes_what_is_left_and_refuses_where_nothing_is(pa
     assert set(found.nodes[1].components) == {"unet", "text_encoder"}
     problem = only(refused(recipe(painter, step(building), rest), cache, building))
     assert problem.message == "demo.build takes torch, and nothing is left: all is openvino"
+
+
+@pytest.mark.parametrize("method", ["fp8000", "rm -rf", "4", ""])
+def test_a_method_that_nobody_knows_is_never_a_package_to_install(method: str, llama: Path, cache: Cache) -> None:
+    problem = only(refused(recipe(packed(llama, method)), cache))
+    assert problem.message.endswith(f"packed by a method that pare does not know ({method or 'unnamed'})")
+    assert "pip" not in problem.fix
+
+
+LLAMA = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+}
+
+
+@pytest.mark.parametrize(("name", "field"), [
+    ("prune.width", "intermediate_size"), ("prune.width", "num_attention_heads"), ("prune.depth", "num_hidden_layers"),
+])  # fmt: skip
+@pytest.mark.parametrize("value", ["x", None, [], {}, 0])
+def test_a_config_that_does_not_read_is_the_models_fault(
+    name: str, field: str, value: object, llama: Path, cache: Cache
+) -> None:
+    config = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps({**config, **LLAMA, field: value}))
+    wanted = recipe(
+        llama, step(find_stage(name), place="r.yaml:3:5"), data={"calibration": "zoo://docstrings/validation"}
+    )
+    with pytest.raises(RecipeError) as caught:
+        make_plan(wanted, cache)
+    (problem,) = caught.value.problems
+    assert problem.place == "r.yaml:3:5"
+    assert "config" in problem.message + problem.fix or "nothing" in problem.message

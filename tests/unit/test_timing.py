@@ -28,6 +28,12 @@ from evaluation.timing import (
 BLOCKS = 20
 
 
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run beside others, which is none of what they are about."""
+    monkeypatch.setattr("evaluation.load.share_of_others", lambda *readings: None)
+
+
 def _call(seconds: float, log: list[str], name: str, first: float = 0.0) -> Run:
     def run() -> tuple[float, float]:
         log.append(name)

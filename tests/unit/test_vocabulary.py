@@ -11,7 +11,7 @@ import pytest
 import compress
 from compress.describing import describe
 from compress.errors import RecipeError
-from compress.vocabulary import token_ids, vocabulary_problems
+from compress.vocabulary import OBJECTS, token_ids, vocabulary_problems
 from compress.zoo import zoo_model
 from tests.fakes import language_model
 from tests.tiny import tiny_diffusion, tiny_llama
@@ -45,9 +45,9 @@ def test_a_token_beyond_the_embeddings(file: tuple[str, Any], model: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{", '{"model": 3, "added_tokens": [3, {"id": "x"}]}', "", '{"model": {"vocab": {"a": "b"}}}']
+    "text", ['{"model": 3, "added_tokens": [3, {"id": "x"}]}', '{"model": {"vocab": {"a": "b"}}}', "{}"]
 )
-def test_a_tokenizer_that_does_not_read_is_for_loading_to_tell(text: str, model: Path) -> None:
+def test_a_tokenizer_of_another_make_is_for_loading_to_tell(text: str, model: Path) -> None:
     (model / "tokenizer.json").write_text(text)
     assert list(vocabulary_problems(describe(model))) == []
 
@@ -73,3 +73,18 @@ def test_a_plan_tells_it(model: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("schema: 1\nname: x\nmodel: ./llama\nevaluate: {metrics: [size]}\n")
     with pytest.raises(RecipeError, match="counts to token 513"):
         compress.plan(tmp_path / "recipe.yaml", cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("file", OBJECTS)
+@pytest.mark.parametrize("text", ["[]", "{", "", "3"])
+def test_a_file_that_is_no_object_is_told_by_its_name(file: str, text: str, model: Path) -> None:
+    (model / file).write_text(text)
+    (found,) = vocabulary_problems(describe(model))
+    assert file in found.place
+
+
+def test_a_language_model_without_a_tokenizer(model: Path) -> None:
+    (model / "tokenizer.json").unlink()
+    (found,) = vocabulary_problems(describe(model))
+    assert "has no tokenizer" in found.message
+    assert "save_pretrained" in found.fix
