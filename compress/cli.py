@@ -91,6 +91,9 @@ def run(
     executor: Annotated[
         str, typer.Option(help="who runs the stages: the name of a file in compress/executors")
     ] = LOCAL,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="copy the candidate whole to this new folder, to keep")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: its stages, then the comparison with the baseline. Exit 0 pass, 1 fail, 4 inconclusive."""
@@ -99,7 +102,9 @@ def run(
 
     limit = read_bytes(max_size) if max_size else None
     with _listening(as_json) as emit:
-        comparisons = api.run_all(recipe, _overrides(set_, device), cache=cache, out=out, emit=emit, executor=executor)
+        comparisons = api.run_all(
+            recipe, _overrides(set_, device), cache=cache, out=out, emit=emit, executor=executor, save=save
+        )
     if limit is not None:
         kept = frozenset(row["key"] for c in comparisons for row in c.stages)
         api.open_cache(cache).evict(limit, kept)

@@ -73,9 +73,11 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 def measure(request: Request, emit: Emit) -> Comparison:
     """Compare as the request says; writes the reports into its folder."""
     from evaluation.compare import compare
+    from evaluation.handing import hand_over
     from evaluation.report import write
 
-    comparison = replace(compare(request, emit), directory=str(request.workdir))
+    found = compare(request, emit)
+    comparison = replace(found, directory=str(request.workdir), handed=hand_over(request, found.candidate.call))
     write(comparison, request.workdir)
     return comparison
 

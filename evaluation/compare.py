@@ -35,6 +35,7 @@ class Request:
     evidence_dirs: the first is written, the rest only read.
     chain: the stages that lead to the candidate, by id, with what each left; the last one left the candidate.
     opening: on which device both sides are opened; their number types are their own.
+    kept: where the candidate was copied out of the cache.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Request:
     evidence_dirs: tuple[Path, ...]
     chain: tuple[tuple[str, Artifact], ...] = ()
     opening: Opening = AS_STORED
+    kept: Path | None = None
 
 
 def compare(request: Request, emit: Emit) -> Comparison:

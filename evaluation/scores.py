@@ -263,6 +263,16 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Handed:
+    """The candidate as its reader gets it: the folder in which it lies, lines of Python that load and call it, and how long it
+    stays there, where that is not for good."""
+
+    path: str
+    code: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The whole result: what `compress.run` returns, and what `--json` prints as `to_dict()`."""
 
@@ -280,6 +290,7 @@ class Comparison:
     worst: tuple[Worst, ...] = ()
     warnings: tuple[str, ...] = ()
     directory: str = ""  # where result.json and the reports lie
+    handed: Handed | None = None  # None: the candidate is no model, but pictures
 
     def records(self) -> list[dict[str, Any]]:
         """A tidy record a row: every number in a column of its own."""

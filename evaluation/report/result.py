@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 from compress.recipe import Gate
-from evaluation.scores import Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict, Worst
+from evaluation.scores import (
+    Comparison,
+    Completion,
+    Contribution,
+    Estimate,
+    Handed,
+    Row,
+    Side,
+    Step,
+    Verdict,
+    Worst,
+)
 
 SCHEMA = 3
 
@@ -46,6 +57,7 @@ def from_dict(data: dict[str, Any]) -> Comparison:
         worst=tuple(Worst(**w) for w in data["worst"]),
         warnings=tuple(data["warnings"]),
         directory=data["directory"],
+        handed=_handed(data.get("handed")),  # of before, no result told it
     )
 
 
@@ -95,6 +107,7 @@ def schema() -> dict[str, Any]:
                 "completions": {"type": "array", "items": completion},
                 "worst": {"type": "array", "items": worst},
                 "warnings": {"type": "array", "items": TEXT},
+                "handed": _or_null(_closed({"path": TEXT, "code": {"type": "array", "items": TEXT}, "note": TEXT})),
             }
         ),
     }
@@ -181,6 +194,10 @@ def plain(value: object) -> Any:
 
 def _side(data: dict[str, Any]) -> Side:
     return Side(**{**data, "lineage": tuple(data["lineage"])})
+
+
+def _handed(data: dict[str, Any] | None) -> Handed | None:
+    return Handed(**{**data, "code": tuple(data["code"])}) if data else None
 
 
 def _row(data: dict[str, Any]) -> Row:

@@ -229,3 +229,9 @@ def runs(comparison: Comparison, side: Side) -> str:
         for name, argument in known.items()
     )
     return ", ".join((side.engine, *told))
+
+
+def handed(comparison: Comparison) -> tuple[str, ...]:
+    """Where the candidate lies, and behind that the lines that load and call it; () where it is no model."""
+    found = comparison.handed
+    return (f"your model: {found.path}" + (f" ({found.note})" if found.note else ""), *found.code) if found else ()
