@@ -133,7 +133,7 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
         if name not in wanted.metrics:
             problems.append(Problem("gates", f"{name} is gated and not measured", f"add it to --metrics: …,{name}"))
         if why := gate_problems(gate, metrics[name]):
-            problems.append(Problem("gates", f"gate {name}: {why}", f"`pare explain {name}`"))
+            problems.append(Problem("gates", f"gate {name}: {why}", f"`pare explain {name}` and `pare explain gates`"))
     if problems:
         raise ManyProblems(tuple(problems))
     return {name: params.model_dump(mode="json") for name, params in checked.items() if params is not None}

@@ -43,7 +43,9 @@ def recipe_schema() -> Schema:
             "description": "lists of values for ${name}: one recipe per combination",
         },
     }
-    whole = {"required": ["schema", "name", "model"], "properties": {"gates": _or_variable(_gates("whole_gate"))}}
+    listed = {"properties": {"metrics": {"not": {"type": "object"}}}}  # a mapping is laid over a list
+    sound = {"gates": _or_variable(_gates("whole_gate")), "evaluate": listed}
+    whole = {"required": ["schema", "name", "model"], "properties": sound}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pare recipe",
@@ -84,12 +86,18 @@ def _evaluate(definitions: Schema) -> Schema:
         found[name] = {**_record(metric.params, name, definitions), "description": metric.title}
     record = _record(EvalSpec, "evaluate", definitions)
     text = EvalSpec.model_fields["metrics"].description
-    record["properties"]["metrics"] = _or_variable({**_list_of(found), "description": text})
+    over = {name: {key: value for key, value in one.items() if key != "required"} for name, one in found.items()}
+    changed = {name: _or_variable({**one, "type": ["object", "null"]}) for name, one in over.items()}
+    by_name = {"type": "object", "properties": changed, "additionalProperties": False}
+    either = {"anyOf": [_list_of(found), by_name]}
+    record["properties"]["metrics"] = _or_variable({**either, "description": text})
     return record
 
 
 def _gates(kind: str) -> Schema:
-    known = {name: _or_variable({"$ref": f"#/$defs/{kind}"}) for name in metric_names()}
+    """Of a recipe by itself (`whole_gate`), or laid over another, of which null takes a gate away."""
+    removed: list[Schema] = [{"type": "null"}] if kind == "gate" else []
+    known = {name: {"anyOf": [{"$ref": f"#/$defs/{kind}"}, _VARIABLE, *removed]} for name in metric_names()}
     return {"type": ["object", "null"], "properties": known, "additionalProperties": False}
 
 

@@ -98,6 +98,19 @@ class Metric(Generic[P]):
         return self.statistic.compared
 
     @property
+    def gain(self) -> Literal["", "faster", "smaller"]:
+        """What a ratio above 1 says of the candidate; "" where none is made."""
+        if self.compared != "ratio":
+            return ""
+        return "faster" if self.better == "higher" or self.unit in ("ms", "s") else "smaller"
+
+    @property
+    def gate_words(self) -> tuple[str, ...]:
+        """The bounds that a gate on it may give, what suits it best first."""
+        margins = ("within", "worse_by") if self.better != "same" else ("within",)
+        return (*((self.gain, "speedup") if self.gain else ()), *margins, "at_least", "at_most")
+
+    @property
     def score(self) -> Callable[[Sample], Estimate]:
         return self.statistic.score
 

@@ -138,7 +138,8 @@ def test_whatever_else_an_evaluation_is_told_is_read_by_it(field: str) -> None:
 
 @pytest.mark.parametrize("field", Gate.model_fields)
 def test_a_gate_changes_what_it_lets_pass(field: str) -> None:
-    metric, base = find_metric("fid" if field in ("within", "two_sided") else "latency"), Estimate(5.0, 4.0, 6.0, 10)
+    held = {"within": "fid", "two_sided": "fid", "smaller": "size"}.get(field, "latency")
+    metric, base = find_metric(held), Estimate(5.0, 4.0, 6.0, 10)
     before = Gate(within=1) if field == "two_sided" else Gate(**{field: 2})
     after = Gate(within=1, two_sided=False) if field == "two_sided" else Gate(**{field: 3})
     assert problems(before, metric) == problems(after, metric) == ""
