@@ -147,6 +147,14 @@ class Gate(Bounds):
         )
 
 
+# What may stand beside a stage's own parameters, and what each is for; a stage's inputs stand there too.
+STEP_KEYS = {
+    "id": "name of this step, by which later ones refer to it; default: the stage's",
+    "from": "id of the earlier step it continues, or source; default: the one before",
+}
+ROLE_KEY = "{}: an earlier step's id; default: source"
+
+
 @dataclass(frozen=True)
 class StepSpec:
     """One stage of the chain. `inputs` names further artifacts by role, such as the teacher: an id, or "source"."""

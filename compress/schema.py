@@ -11,7 +11,7 @@ from typing import Any
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
 from compress.reading import MAX_ENTRIES
-from compress.recipe import SCHEMA_VERSION, Bounds, DataSpec, EvalSpec, Gate, Head
+from compress.recipe import ROLE_KEY, SCHEMA_VERSION, STEP_KEYS, Bounds, DataSpec, EvalSpec, Gate, Head
 
 Schema = dict[str, Any]
 
@@ -58,13 +58,7 @@ def recipe_schema() -> Schema:
 
 
 def _stages(definitions: Schema) -> Schema:
-    own: Schema = {
-        "id": {"type": "string", "description": "name of this step; default: the stage's"},
-        "from": {
-            "type": "string",
-            "description": "id of the earlier step it continues, or source; default: the one before",
-        },
-    }
+    own: Schema = {key: {"type": "string", "description": text} for key, text in STEP_KEYS.items()}
     found = {}
     for name in stage_names():
         stage = find_stage(name)
@@ -75,8 +69,7 @@ def _stages(definitions: Schema) -> Schema:
 
 
 def _roles(inputs: tuple[str, ...]) -> Schema:
-    described = "{}: an earlier step's id; default: source"
-    return {role: {"type": "string", "description": described.format(role)} for role in inputs}
+    return {role: {"type": "string", "description": ROLE_KEY.format(role)} for role in inputs}
 
 
 def _evaluate(definitions: Schema) -> Schema:
