@@ -180,6 +180,7 @@ class Verdict:
     gate: str = ""  # the gate in words: "within 1%, both sides"
     why: str = ""
     n_needed: int = 0  # about how many units would decide it; 0 when decided
+    setting: str = ""  # what to set so that there are as many: "evaluate.samples: 517"
 
 
 @dataclass(frozen=True)
@@ -303,6 +304,7 @@ class Comparison:
     worst: tuple[Worst, ...] = ()
     warnings: tuple[str, ...] = ()
     directory: str = ""  # where result.json and the reports lie
+    holds: int = 0  # items in the evaluation data; 0: not known, or as many as wanted
     handed: Handed | None = None  # None: the candidate is no model, but pictures
 
     def records(self) -> list[dict[str, Any]]:

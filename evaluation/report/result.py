@@ -57,7 +57,8 @@ def from_dict(data: dict[str, Any]) -> Comparison:
         worst=tuple(Worst(**w) for w in data["worst"]),
         warnings=tuple(data["warnings"]),
         directory=data["directory"],
-        handed=_handed(data.get("handed")),  # of before, no result told it
+        holds=data.get("holds", 0),  # no result of before tells it, nor the next
+        handed=_handed(data.get("handed")),
     )
 
 
@@ -107,6 +108,7 @@ def schema() -> dict[str, Any]:
                 "completions": {"type": "array", "items": completion},
                 "worst": {"type": "array", "items": worst},
                 "warnings": {"type": "array", "items": TEXT},
+                "holds": WHOLE,
                 "handed": _or_null(_closed({"path": TEXT, "code": {"type": "array", "items": TEXT}, "note": TEXT})),
             }
         ),
@@ -122,7 +124,7 @@ def _row_schema() -> dict[str, Any]:
             "better": {"enum": ["lower", "higher", "same"]},
             "compared": {"enum": ["difference", "ratio"]},
             **dict.fromkeys(("baseline", "candidate", "contrast"), _estimate_schema()),
-            "verdict": _closed({"status": STATUS, "gate": TEXT, "why": TEXT, "n_needed": WHOLE}),
+            "verdict": _closed({"status": STATUS, "gate": TEXT, "why": TEXT, "n_needed": WHOLE, "setting": TEXT}),
             "noise": _or_null(_estimate_schema()),
             "gate": _or_null({"type": "object"}),
             "protocol": {"type": "object"},
