@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +10,13 @@ from compress.artifact import Artifact
 from compress.cache import Cache, default_root, disk_errors
 from compress.devices import CPU, Opening, settled
 from compress.errors import RecipeError, UserError
-from compress.events import Emit, Event, silent
-from compress.executors import LOCAL, Executor, find_executor
+from compress.events import Emit, silent
+from compress.executors import LOCAL, find_executor
 from compress.recipe import SCHEMA_VERSION, EvalSpec, Gate, Recipe
+from compress.running import logged, run_plan, with_weights
+from compress.saving import folders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from compress.execute import Done
     from compress.planning import Plan
     from evaluation.scores import Comparison
 
@@ -70,21 +65,25 @@ def run(
     out: str | Path | None = None,
     emit: Emit = silent,
     executor: str = LOCAL,
+    save: str | Path | None = None,
 ) -> Comparison:
     """Run a recipe without a matrix: stages, then the comparison with the baseline.
 
     Args:
         out: folder for result.json and the reports; default `runs/<name>` below the current one.
         executor: who runs the stages, by the name of its file in `compress/executors`.
+        save: a new or empty folder to copy the candidate to, whole.
 
     Raises:
         RecipeError: every problem at once, each located.
-        UserError: no executor is called so.
+        UserError: no executor is called so, or `save` names a folder that holds something else.
         StageFailed: a stage failed; what finished before stays cached.
     """
     running = find_executor(executor)
     found = _only(plan_all(recipe, overrides, cache=cache), "run_all")
-    return run_plan(found, open_cache(cache), Path(out) if out else RUNS / found.recipe.name, emit, running)
+    store = open_cache(cache)
+    (kept,) = folders(save, (found,), store.root)
+    return run_plan(found, store, Path(out) if out else RUNS / found.recipe.name, emit, running, kept)
 
 
 def run_all(
@@ -95,42 +94,16 @@ def run_all(
     out: str | Path | None = None,
     emit: Emit = silent,
     executor: str = LOCAL,
+    save: str | Path | None = None,
 ) -> tuple[Comparison, ...]:
-    """Run every recipe of a matrix, one after the other; shared stages run once."""
+    """Run every recipe of a matrix, one after the other; shared stages run once. `save` gets a folder for each."""
     running = find_executor(executor)
     plans = plan_all(recipe, overrides, cache=cache)
     parent = Path(out) if out else RUNS
-    folders = [parent if out and len(plans) == 1 else parent / p.recipe.name for p in plans]
+    outs = [parent if out and len(plans) == 1 else parent / p.recipe.name for p in plans]
     store = open_cache(cache)
-    return tuple(run_plan(p, store, folder, emit, running) for p, folder in zip(plans, folders, strict=True))
-
-
-def run_plan(found: Plan, cache: Cache, out: Path, emit: Emit, executor: Executor | None = None) -> Comparison:
-    """Execute a plan and compare its last artifact with the baseline; writes the log and the reports into `out`."""
-    from compress.evaluating import measure
-    from evaluation.compare import Request
-
-    recipe = found.recipe
-    with disk_errors(out), _logged(out, emit) as log, cache.holding() as store:
-        done = (executor or find_executor(LOCAL)).run(_with_weights(found), store, log)
-        for one in done:
-            store.hold(one.key)  # whichever process made it, this one goes on to measure it
-        baseline = replace(found.source.artifact, digest=found.source.key)
-        request = Request(
-            name=recipe.name,
-            candidate=done[-1].artifact if done else baseline,
-            baseline=baseline,
-            data=found.data.get("evaluate"),
-            spec=recipe.evaluate,
-            gates=recipe.gates,
-            recipe_text=recipe.told,
-            stages=tuple(_stage_row(d, cache) for d in done),
-            workdir=out,
-            evidence_dirs=_evidence_dirs(recipe, cache),
-            chain=_chain(done),
-            opening=found.opening.of(None),
-        )
-        return measure(request, log)
+    every = zip(plans, outs, folders(save, plans, store.root), strict=True)
+    return tuple(run_plan(p, store, folder, emit, running, kept) for p, folder, kept in every)
 
 
 def evaluate(
@@ -165,7 +138,7 @@ def evaluate(
     asked = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
     wanted = evaluating.Wanted(asked, gates or {}, data, spec or EvalSpec(), device, trust_remote_code)
     request = evaluating.prepare(str(candidate), str(baseline), wanted, store, folder)
-    with disk_errors(folder), _logged(folder, emit) as log:
+    with disk_errors(folder), logged(folder, emit) as log:
         return evaluating.measure(request, log)
 
 
@@ -260,7 +233,7 @@ def apply(
     }
     (recipe,) = read_values(values, place)
     store = open_cache(cache)
-    return execute(_with_weights(make_plan(recipe, store)), store, emit)[-1].artifact
+    return execute(with_weights(make_plan(recipe, store)), store, emit)[-1].artifact
 
 
 def load(artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_code: bool = False) -> Any:
@@ -312,68 +285,6 @@ def _parameters(given: object, named: Mapping[str, object], place: str) -> dict[
     if twice := [name for name in named if name in given]:
         raise UserError(f"{', '.join(twice)} is given twice", place=place, fix="give it in the mapping or by name")
     return {**given, **named}
-
-
-def _with_weights(found: Plan) -> Plan:
-    """The same plan, with the weights of a hub model on this disk."""
-    from compress.sources import fetch_weights
-
-    return replace(found, source=fetch_weights(found.source))
-
-
-def _chain(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:
-    """The stages that lead to the candidate, with what each left. What only another stage reads (a teacher) is none."""
-    found: list[tuple[str, Artifact]] = []
-    by_id, at = {d.id: d for d in done}, done[-1].id if done else ""
-    while at in by_id:
-        found.append((at, by_id[at].artifact))
-        at = by_id[at].after
-    return tuple(reversed(found))
-
-
-def _stage_row(done: Done, cache: Cache) -> Mapping[str, Any]:
-    """What a stage left. Its folder is told from the cache's root, so that a committed result names no machine's folders."""
-    from compress.hashing import list_files
-
-    size = sum((done.artifact.path / f).stat().st_size for f in list_files(done.artifact.path))
-    return {
-        "id": done.id,
-        "stage": done.stage,
-        "key": done.key,
-        "digest": done.artifact.digest,
-        "cached": done.cached,
-        "seconds": round(done.seconds, 3),
-        "size_bytes": size,
-        "facts": dict(done.facts),
-        "path": str(done.artifact.path.relative_to(cache.root)),
-    }
-
-
-def _evidence_dirs(recipe: Recipe, cache: Cache) -> tuple[Path, ...]:
-    """Where evidence may lie: the cache, written and read, then what ships beside the recipe, only read."""
-    shipped = Path(recipe.file).parent / "evidence"
-    return (cache.root / "evidence", shipped) if recipe.file and shipped.is_dir() else (cache.root / "evidence",)
-
-
-@contextmanager
-def _logged(out: Path, emit: Emit) -> Iterator[Emit]:
-    """Every event also goes to `events.jsonl` in the run's folder, one JSON object a line."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        stream = (out / "events.jsonl").open("a")
-    except OSError as error:
-        raise UserError(
-            f"cannot write the run's folder: {error.strerror}", place=str(out), fix="give another with --out"
-        ) from error
-    with stream:
-
-        def log(event: Event) -> None:
-            record = {"time": round(time.time(), 3), **{k: v for k, v in vars(event).items() if v}}
-            stream.write(json.dumps(record, default=str) + "\n")
-            stream.flush()
-            emit(event)
-
-        yield log
 
 
 __all__ = [

@@ -6,11 +6,10 @@ import json
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -91,6 +90,9 @@ def run(
     executor: Annotated[
         str, typer.Option(help="who runs the stages: the name of a file in compress/executors")
     ] = LOCAL,
+    save: Annotated[
+        Path | None, typer.Option("--save", help="copy the candidate whole to this new folder, to keep")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: its stages, then the comparison with the baseline. Exit 0 pass, 1 fail, 4 inconclusive."""
@@ -99,7 +101,9 @@ def run(
 
     limit = read_bytes(max_size) if max_size else None
     with _listening(as_json) as emit:
-        comparisons = api.run_all(recipe, _overrides(set_, device), cache=cache, out=out, emit=emit, executor=executor)
+        comparisons = api.run_all(
+            recipe, _overrides(set_, device), cache=cache, out=out, emit=emit, executor=executor, save=save
+        )
     if limit is not None:
         kept = frozenset(row["key"] for c in comparisons for row in c.stages)
         api.open_cache(cache).evict(limit, kept)
@@ -226,27 +230,11 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def explain(name: Annotated[str, typer.Argument(help="a stage or a metric")]) -> None:
-    """What a stage or metric does, when to use it, and its parameters."""
-    from compress import catalogue
-    from compress.errors import UserError, near
-    from compress.explaining import parameter_lines
+def explain(name: Annotated[str, typer.Argument(help="a stage, a metric, `gates` or `recipe`")]) -> None:
+    """What a stage or metric does, when to use it, and its parameters; what gates and recipes can say."""
+    from compress.topics import explain as told
 
-    known = catalogue.stage_names() + catalogue.metric_names()
-    if name not in known:
-        raise UserError(f"no stage or metric is called `{name}`", fix=near(name, known))
-    record: Any = catalogue.find_stage(name) if name in catalogue.stage_names() else catalogue.find_metric(name)
-    print(f"{name}\n\n{record.doc.strip() or record.title}\n\nparameters")
-    for line in (*parameter_lines(record.params),) or ("  none",):
-        print(line)
-    if name in catalogue.stage_names():
-        formats = ", ".join(f"{a} → {b}" for a, b in record.formats.items()) or "any, which stays as it is"
-        tasks, effects = ", ".join(catalogue.tasks_for(record.needs)), ", ".join(sorted(record.effects))
-        print(f"\ntasks     {tasks}\nformats   {formats}\nchanges   {effects}")
-        data = [f"{role} data" for role in record.data(record.params.model_construct())]
-        print(f"repeats   {record.reproducible}\nneeds     {', '.join((*record.libraries, *data))}")
-        if able := record.machine():
-            print(f"\nthis machine\n{textwrap.indent(able, '  ')}")
+    print(told(name))
 
 
 @app.command()

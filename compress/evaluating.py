@@ -73,9 +73,11 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 def measure(request: Request, emit: Emit) -> Comparison:
     """Compare as the request says; writes the reports into its folder."""
     from evaluation.compare import compare
+    from evaluation.handing import hand_over
     from evaluation.report import write
 
-    comparison = replace(compare(request, emit), directory=str(request.workdir))
+    found = compare(request, emit)
+    comparison = replace(found, directory=str(request.workdir), handed=hand_over(request, found.candidate.call))
     write(comparison, request.workdir)
     return comparison
 
@@ -131,7 +133,7 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
         if name not in wanted.metrics:
             problems.append(Problem("gates", f"{name} is gated and not measured", f"add it to --metrics: …,{name}"))
         if why := gate_problems(gate, metrics[name]):
-            problems.append(Problem("gates", f"gate {name}: {why}", f"`pare explain {name}`"))
+            problems.append(Problem("gates", f"gate {name}: {why}", f"`pare explain {name}` and `pare explain gates`"))
     if problems:
         raise ManyProblems(tuple(problems))
     return {name: params.model_dump(mode="json") for name, params in checked.items() if params is not None}

@@ -11,6 +11,7 @@ from typing import Any
 
 from compress.catalogue import metric_names, stage_names
 from compress.errors import Problem, RecipeError, near
+from compress.laying import GATES, METRICS, merged, named
 from compress.located import given
 from compress.yaml_tree import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, parse_tree
 
@@ -41,7 +42,7 @@ def read_file(path: Path, place: str = "") -> str:
 
 
 def extended(root: Node, file: str, chain: tuple[Path, ...] = ()) -> Node:
-    """`root` laid over the recipe it extends: mappings merge deeply, anything else replaces.
+    """`root` laid over the recipe it extends, as `merged` says.
 
     Raises:
         RecipeError: the other recipe does not read, or extends this one in turn.
@@ -65,7 +66,7 @@ def extended(root: Node, file: str, chain: tuple[Path, ...] = ()) -> Node:
         raise RecipeError((Problem(link.place, f"extends goes in a circle: {names}", "remove one `extends:`"),))
     base = extended(parse_tree(text, str(other)), str(other), chain)
     own = {key: node for key, node in root.fields.items() if key != "extends"}
-    return Node(_merged(base, Node(own, root.place)).value, root.place)
+    return Node(merged(base, Node(own, root.place)).value, root.place)
 
 
 def overridden(root: Node, overrides: Sequence[str], problems: list[Problem], place: str = OVERRIDE) -> Node:
@@ -216,20 +217,15 @@ def _slug(value: object) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", value if isinstance(value, str) else given(value)).strip("-.")[:40] or "x"
 
 
-def _merged(base: Node, over: Node) -> Node:
-    if not isinstance(base.value, dict) or not isinstance(over.value, dict):
-        return over
-    both = dict(base.fields)
-    for key, node in over.fields.items():
-        both[key] = _merged(both[key], node) if key in both else node
-    return Node(both, over.place, over.key)
-
-
 def _put(node: Node, parts: Sequence[str], value: Node, above: tuple[str, ...]) -> Node:
     """`node` with `value` at `parts`; an entry of `stages` or `metrics` stands for its parameters."""
     if not parts:
         return Node(value.value, value.place, value.place)
     head = parts[0]
+    if len(parts) == 1 and value.value is None and (left := _taken_away(node, head, above)) is not None:
+        return left
+    if above == METRICS and (at := named(node.entries, head)) is not None:
+        parts, head = (str(at), *parts[1:]), str(at)
     if (above[:1] == ("stages",) and len(above) == 2) or (above[:2] == ("evaluate", "metrics") and len(above) == 3):
         return _put_into_step(node, parts, value, above)
     if isinstance(node.value, list):
@@ -245,6 +241,14 @@ def _put(node: Node, parts: Sequence[str], value: Node, above: tuple[str, ...]) 
         )
     child = node.fields.get(head, Node(None, value.place, value.place))
     return Node({**node.fields, head: _put(child, parts[1:], value, (*above, head))}, node.place, node.key)
+
+
+def _taken_away(node: Node, name: str, above: tuple[str, ...]) -> Node | None:
+    """`node` without the gate or the metric of this name; None where it holds none."""
+    if above == GATES and name in node.fields:
+        return Node({key: child for key, child in node.fields.items() if key != name}, node.place, node.key)
+    at = named(node.entries, name) if above == METRICS else None
+    return None if at is None else Node([*node.entries[:at], *node.entries[at + 1 :]], node.place, node.key)
 
 
 def _put_into_step(node: Node, parts: Sequence[str], value: Node, above: tuple[str, ...]) -> Node:

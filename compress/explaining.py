@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -36,6 +36,8 @@ def kind(annotation: Any) -> str:
         return " | ".join(map(str, parts))
     if origin is tuple:
         return f"[{', '.join('…' if part is Ellipsis else kind(part) for part in parts)}]"
+    if origin is Mapping:
+        return "mapping"
     if origin is not None:  # a union
         return " | ".join(map(kind, parts))
     return "mapping" if issubclass(annotation, Params) else str(annotation.__name__)

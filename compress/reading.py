@@ -351,15 +351,23 @@ class _Reading:
         self.check_length(node, "gates")
         for name, child in list(node.fields.items())[:MAX_ENTRIES]:
             if name not in measured:
+                inherited = child.key.rsplit(":", 2)[0] != self.root.place.rsplit(":", 2)[0]
                 fix = (
                     f"add `{name}` to evaluate.metrics"
+                    + f", or take the gate away: gates: {{{name}: null}}" * inherited
                     if name in metric_names()
                     else near(name, tuple(sorted(measured)))
                 )
                 self.problem(child.key, f"gates.{name}: this metric is not in evaluate.metrics", fix)
+            if child.value is None:
+                fix = "give a bound (`pare explain gates`); null takes away a gate that `extends` brings, and it brings none here"
+                self.problem(child.place, f"gates.{name} must be a mapping, not nothing", fix)
+                continue
             gate = check_params(Gate, child, f"gates.{name}", self.problems)
             if gate is not None and (why := gate.miscounted()):
-                self.problem(child.at, f"gates.{name}: {why}", f"gates: {{{name}: {{within: 1%}}}}")
+                over = "; one that `extends` brings is taken away by `null`" if gate.given else ""
+                fix = f"gates: {{{name}: {{within: 1%}}}}{over}; `pare explain gates`"
+                self.problem(child.at, f"gates.{name}: {why}", fix)
             if gate is not None:
                 found[name] = gate
         return found

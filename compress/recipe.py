@@ -98,19 +98,26 @@ class Bounds(Params):
     """What a metric may be held to: a gate gives exactly one of these."""
 
     within: str | float | None = Field(
-        None, description="equivalence margin: '1%' of the baseline, or an absolute number"
+        None,
+        description="equivalence margin, in both directions: '1%' of the baseline's value, or a number in the metric's unit",
     )
     worse_by: str | float | None = Field(
-        None, description="non-inferiority margin in the metric's bad direction: '5%' or a number"
+        None,
+        description="non-inferiority margin, in the metric's bad direction alone: '5%' of the baseline's value, or a number",
     )
     speedup: float | None = Field(
-        None, gt=0, description="least ratio baseline ÷ candidate of a time, a size or a memory"
+        None, gt=0, description="least ratio to the baseline, above 1 better: as `faster` and `smaller`, for either"
     )
-    at_least: float | None = Field(
-        None, description="least value of the candidate itself, for a metric that should be high"
+    at_least: str | float | None = Field(
+        None, description="least value of the candidate itself, in the metric's unit or with one: 30, '30 /s'"
     )
-    at_most: float | None = Field(
-        None, description="greatest value of the candidate itself, for a metric that should be low"
+    at_most: str | float | None = Field(
+        None,
+        description="greatest value of the candidate itself, in the metric's unit or with one: 200, '200 ms', '1 GB'",
+    )
+    faster: float | None = Field(None, gt=0, description="how many times as fast at least, of a time or a rate")
+    smaller: float | None = Field(
+        None, gt=0, description="how many times as small at least, of a size, a memory, operations or energy"
     )
 
 
@@ -120,6 +127,11 @@ class Gate(Bounds):
     two_sided: bool | None = Field(
         None, description="whether rising is as suspect as falling; default: the metric's own"
     )
+
+    @property
+    def ratio(self) -> float | None:
+        """The least ratio to the baseline that is asked for, by whichever word."""
+        return next((one for one in (self.speedup, self.faster, self.smaller) if one is not None), None)
 
     @property
     def given(self) -> tuple[str, ...]:
@@ -133,6 +145,14 @@ class Gate(Bounds):
         return f"give exactly one of {', '.join(Bounds.model_fields)}" + (
             f", not {' and '.join(self.given)}" if self.given else ""
         )
+
+
+# What may stand beside a stage's own parameters, and what each is for; a stage's inputs stand there too.
+STEP_KEYS = {
+    "id": "name of this step, by which later ones refer to it; default: the stage's",
+    "from": "id of the earlier step it continues, or source; default: the one before",
+}
+ROLE_KEY = "{}: an earlier step's id; default: source"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
 from compress.reading import MAX_ENTRIES
-from compress.recipe import SCHEMA_VERSION, Bounds, DataSpec, EvalSpec, Gate, Head
+from compress.recipe import ROLE_KEY, SCHEMA_VERSION, STEP_KEYS, Bounds, DataSpec, EvalSpec, Gate, Head
 
 Schema = dict[str, Any]
 
@@ -43,7 +43,9 @@ def recipe_schema() -> Schema:
             "description": "lists of values for ${name}: one recipe per combination",
         },
     }
-    whole = {"required": ["schema", "name", "model"], "properties": {"gates": _or_variable(_gates("whole_gate"))}}
+    listed = {"properties": {"metrics": {"not": {"type": "object"}}}}  # a mapping is laid over a list
+    sound = {"gates": _or_variable(_gates("whole_gate")), "evaluate": listed}
+    whole = {"required": ["schema", "name", "model"], "properties": sound}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "pare recipe",
@@ -56,13 +58,7 @@ def recipe_schema() -> Schema:
 
 
 def _stages(definitions: Schema) -> Schema:
-    own: Schema = {
-        "id": {"type": "string", "description": "name of this step; default: the stage's"},
-        "from": {
-            "type": "string",
-            "description": "id of the earlier step it continues, or source; default: the one before",
-        },
-    }
+    own: Schema = {key: {"type": "string", "description": text} for key, text in STEP_KEYS.items()}
     found = {}
     for name in stage_names():
         stage = find_stage(name)
@@ -73,8 +69,7 @@ def _stages(definitions: Schema) -> Schema:
 
 
 def _roles(inputs: tuple[str, ...]) -> Schema:
-    described = "{}: an earlier step's id; default: source"
-    return {role: {"type": "string", "description": described.format(role)} for role in inputs}
+    return {role: {"type": "string", "description": ROLE_KEY.format(role)} for role in inputs}
 
 
 def _evaluate(definitions: Schema) -> Schema:
@@ -84,12 +79,18 @@ def _evaluate(definitions: Schema) -> Schema:
         found[name] = {**_record(metric.params, name, definitions), "description": metric.title}
     record = _record(EvalSpec, "evaluate", definitions)
     text = EvalSpec.model_fields["metrics"].description
-    record["properties"]["metrics"] = _or_variable({**_list_of(found), "description": text})
+    over = {name: {key: value for key, value in one.items() if key != "required"} for name, one in found.items()}
+    changed = {name: _or_variable({**one, "type": ["object", "null"]}) for name, one in over.items()}
+    by_name = {"type": "object", "properties": changed, "additionalProperties": False}
+    either = {"anyOf": [_list_of(found), by_name]}
+    record["properties"]["metrics"] = _or_variable({**either, "description": text})
     return record
 
 
 def _gates(kind: str) -> Schema:
-    known = {name: _or_variable({"$ref": f"#/$defs/{kind}"}) for name in metric_names()}
+    """Of a recipe by itself (`whole_gate`), or laid over another, of which null takes a gate away."""
+    removed: list[Schema] = [{"type": "null"}] if kind == "gate" else []
+    known = {name: {"anyOf": [{"$ref": f"#/$defs/{kind}"}, _VARIABLE, *removed]} for name in metric_names()}
     return {"type": ["object", "null"], "properties": known, "additionalProperties": False}
 
 

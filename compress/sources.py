@@ -124,7 +124,9 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    patterns = ["*.json", "*.txt", "*.model"] + (["*.safetensors"] if weights else [])
+    patterns = ["*.json", "*.txt", "*.model", "LICEN[CS]E*", "NOTICE*", "README.md"] + (
+        ["*.safetensors"] if weights else []
+    )
     place = f"hf://{repo}@{revision}"
     if not sys.stderr.isatty():
         disable_progress_bars()

@@ -36,7 +36,11 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
         yield from _metric_problems(name, here, task, recipe, data.get("evaluate"))
     for name, gate in recipe.gates.items():
         if name in recipe.evaluate.metrics and (why := gate_problems(gate, find_metric(name))):
-            yield Problem(recipe.place.get(f"gates.{name}", ""), f"gate {name}: {why}", "`pare explain " + name + "`")
+            yield Problem(
+                recipe.place.get(f"gates.{name}", ""),
+                f"gate {name}: {why}",
+                f"`pare explain {name}` and `pare explain gates`",
+            )
     if task is None:
         return
     yield from _foreign_settings(recipe, task)

@@ -17,6 +17,7 @@ from compress.events import Emit, Event, track
 from compress.params import Params
 from compress.recipe import EvalSpec, Gate
 from evaluation import machine, samples, starts
+from evaluation.advice import advised
 from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.gates import judge
@@ -35,6 +36,7 @@ class Request:
     evidence_dirs: the first is written, the rest only read.
     chain: the stages that lead to the candidate, by id, with what each left; the last one left the candidate.
     opening: on which device both sides are opened; their number types are their own.
+    kept: where the candidate was copied out of the cache.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Request:
     evidence_dirs: tuple[Path, ...]
     chain: tuple[tuple[str, Artifact], ...] = ()
     opening: Opening = AS_STORED
+    kept: Path | None = None
 
 
 def compare(request: Request, emit: Emit) -> Comparison:
@@ -79,6 +82,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         completions=completions(sides),
         worst=worst(sides, rows, measured),
         warnings=tuple(warnings),
+        holds=max(0, request.data.count) if request.data else len(views[0].items),
     )
 
 
@@ -187,12 +191,14 @@ def _rows(
 ) -> tuple[tuple[Row, ...], dict[str, tuple[Sample, Sample]]]:
     """The rows, and the samples of both sides that each rests on."""
     rows, measured = [], {}
+    held = request.data.count if request.data else len(sides[0].items)
     for name in track(tuple(request.spec.metrics), emit, "scoring", len(request.spec.metrics)):
         metric = find_metric(name)
         values = metric.params(**request.spec.metrics[name])
         found = metric.measure(sides[0], values), metric.measure(sides[1], values)
         noise = _noise(metric, sides[0], found[0], timed, values) if timed and metric.timed else None
-        rows.append(row_of(metric, found, sides[0].protocol, request.gates.get(name), noise))
+        row = row_of(metric, found, sides[0].protocol, request.gates.get(name), noise)
+        rows.append(advised(row, metric, request, len(sides[0].items), held))
         measured[name] = found
     shutil.rmtree(request.workdir / "samples", ignore_errors=True)  # of another run, of which nothing may be left
     for name, pair in measured.items():

@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple, Protocol
 from compress.catalogue import find_metric
 from compress.params import Params
 from compress.recipe import Gate
+from evaluation.amounts import Amount, amount
+from evaluation.amounts import units as units_of
 from evaluation.scores import Better, Compared, Estimate, Metric, Row, Verdict
 from evaluation.statistics import Z80, Z
 
@@ -45,20 +47,35 @@ def problems(gate: Gate, metric: Metric[Params]) -> str:
     if why := gate.miscounted():
         return why
     (given,) = gate.given
-    if given == "speedup" and metric.compared != "ratio":
-        return f"speedup is a ratio, and {metric.name} is compared by its difference: use within or worse_by"
-    if metric.better == "same" and (given == "worse_by" or gate.two_sided is False):
+    if given not in metric.gate_words:
+        return _not_its_word(given, metric)
+    if gate.two_sided is False and metric.better == "same":
         return f"{metric.name} has no worse direction: use within, both sides"
     if gate.two_sided is not None and given != "within":
         return f"two_sided says how `within` is meant; {given} has one side"
-    margin = getattr(gate, given)
-    if isinstance(margin, str) and _parse(margin) is None:
-        return f"{margin!r} is no margin: write 1% or a number"
-    size = margin if isinstance(margin, (int, float)) else (_parse(margin) or (0.0, False))[0]
-    if not math.isfinite(size) or (size < 0 and given not in OWN):
+    return _amount_problem(given, getattr(gate, given), metric)
+
+
+def _not_its_word(given: str, metric: Metric[Params]) -> str:
+    """Why this bound is none for the metric, and which would be."""
+    if given == "worse_by":
+        return f"{metric.name} has no worse direction: use within, both sides"
+    if not metric.gain:
+        return f"{given} is a ratio, and {metric.name} is compared by its difference: use within or worse_by"
+    return f"{metric.name} does not get {given}: use {metric.gain}, which is the same ratio"
+
+
+def _amount_problem(given: str, margin: str | float, metric: Metric[Params]) -> str:
+    found = amount(margin, metric.unit)
+    if found is None:
+        units = f", or one with its unit ({', '.join(units_of(metric.unit))})" if metric.unit else ""
+        return f"{margin!r} is no margin: write 1% or a number{units}"
+    if given in OWN and found.relative:
+        return f"{given} is about the candidate's own value, not about a share of the baseline's: write a number"
+    if not math.isfinite(found.size) or (found.size < 0 and given not in OWN):
         return f"a margin is a finite number from 0 up, not {margin}"
-    if given == "at_most" and metric.compared == "ratio" and size <= 0:
-        return f"{metric.name} is always above 0, so at most {margin:g} can never hold"
+    if given == "at_most" and metric.compared == "ratio" and found.size <= 0:
+        return f"{metric.name} is always above 0, so at most {margin} can never hold"
     return ""
 
 
@@ -92,8 +109,8 @@ def judge(
         return Verdict(
             "inconclusive", words, noise.note
         )  # what was measured on one side was not what the gate is about
-    if verdict.status == "pass" and noise is not None and gate.speedup is not None:
-        return _above_noise(verdict, contrast, noise, gate.speedup)
+    if verdict.status == "pass" and noise is not None and gate.ratio is not None:
+        return _above_noise(verdict, contrast, noise, gate.ratio)
     return verdict
 
 
@@ -103,12 +120,12 @@ def allowed(gate: Gate, metric: Judged, baseline: Estimate) -> Allowed:
     Args:
         metric: a metric or a row, which know the same of `better` and `compared`.
     """
-    if gate.speedup is not None:
-        return Allowed(gate.speedup, math.inf)
+    if gate.ratio is not None:
+        return Allowed(gate.ratio, math.inf)
     if gate.at_least is not None or gate.at_most is not None:
-        low, high = gate.at_least, gate.at_most
-        return Allowed(-math.inf if low is None else low, math.inf if high is None else high, "candidate")
-    size, relative = _parse(str(gate.within if gate.within is not None else gate.worse_by)) or (0.0, False)
+        low, high = _size(gate.at_least, metric, -math.inf), _size(gate.at_most, metric, math.inf)
+        return Allowed(low, high, "candidate")
+    size, relative = _margin(gate, metric)
     margin = abs(baseline.value) * size if relative else size
     both, worse_is_less = gate.within is not None and gate.two_sided is not False, metric.better == "higher"
     low = -margin if both or worse_is_less else -math.inf
@@ -134,13 +151,13 @@ def allowed_of(row: Row) -> tuple[float, float] | None:
 
 def said(gate: Gate, metric: Judged) -> str:
     """The gate in words."""
-    if gate.speedup is not None:
-        return f"at least {gate.speedup:g}×"
+    if gate.ratio is not None:
+        return f"at least {gate.ratio:g}×" + "".join(f" {word}" for word in gate.given if word != "speedup")
     if gate.at_least is not None:
-        return f"itself at least {gate.at_least:g} {metric.unit}".strip()
+        return f"itself at least {_size(gate.at_least, metric, -math.inf):g} {metric.unit}".strip()
     if gate.at_most is not None:
-        return f"itself at most {gate.at_most:g} {metric.unit}".strip()
-    size, relative = _parse(str(gate.within if gate.within is not None else gate.worse_by)) or (0.0, False)
+        return f"itself at most {_size(gate.at_most, metric, math.inf):g} {metric.unit}".strip()
+    size, relative = _margin(gate, metric)
     margin = f"{100 * size:g}%" if relative else f"{size:g} {metric.unit}".strip()
     both = gate.within is not None and gate.two_sided is not False
     return f"within {margin}, both sides" if both else f"not worse by {margin}"
@@ -161,12 +178,15 @@ def _above_noise(verdict: Verdict, contrast: Estimate, noise: Estimate, least: f
     return verdict
 
 
-def _parse(text: str) -> tuple[float, bool] | None:
-    """A margin as (size, whether it is relative): "1%" is (0.01, True)."""
-    try:
-        return (float(text[:-1]) / 100, True) if text.endswith("%") else (float(text), False)
-    except ValueError:
-        return None
+def _margin(gate: Gate, metric: Judged) -> Amount:
+    given = gate.within if gate.within is not None else gate.worse_by
+    return amount(0.0 if given is None else given, metric.unit) or Amount(0.0)
+
+
+def _size(given: str | float | None, metric: Judged, otherwise: float) -> float:
+    """A bound in the metric's unit; `otherwise` where none is given."""
+    found = None if given is None else amount(given, metric.unit)
+    return otherwise if found is None else found.size
 
 
 def _decide(held: Estimate, edges: Allowed, words: str) -> Verdict:

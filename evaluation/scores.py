@@ -98,6 +98,19 @@ class Metric(Generic[P]):
         return self.statistic.compared
 
     @property
+    def gain(self) -> Literal["", "faster", "smaller"]:
+        """What a ratio above 1 says of the candidate; "" where none is made."""
+        if self.compared != "ratio":
+            return ""
+        return "faster" if self.better == "higher" or self.unit in ("ms", "s") else "smaller"
+
+    @property
+    def gate_words(self) -> tuple[str, ...]:
+        """The bounds that a gate on it may give, what suits it best first."""
+        margins = ("within", "worse_by") if self.better != "same" else ("within",)
+        return (*((self.gain, "speedup") if self.gain else ()), *margins, "at_least", "at_most")
+
+    @property
     def score(self) -> Callable[[Sample], Estimate]:
         return self.statistic.score
 
@@ -167,6 +180,7 @@ class Verdict:
     gate: str = ""  # the gate in words: "within 1%, both sides"
     why: str = ""
     n_needed: int = 0  # about how many units would decide it; 0 when decided
+    setting: str = ""  # what to set so that there are as many: "evaluate.samples: 517"
 
 
 @dataclass(frozen=True)
@@ -263,6 +277,16 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class Handed:
+    """The candidate as its reader gets it: the folder in which it lies, lines of Python that load and call it, and how long it
+    stays there, where that is not for good."""
+
+    path: str
+    code: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The whole result: what `compress.run` returns, and what `--json` prints as `to_dict()`."""
 
@@ -280,6 +304,8 @@ class Comparison:
     worst: tuple[Worst, ...] = ()
     warnings: tuple[str, ...] = ()
     directory: str = ""  # where result.json and the reports lie
+    holds: int = 0  # items in the evaluation data; 0: not known, or as many as wanted
+    handed: Handed | None = None  # None: the candidate is no model, but pictures
 
     def records(self) -> list[dict[str, Any]]:
         """A tidy record a row: every number in a column of its own."""

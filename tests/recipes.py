@@ -102,7 +102,7 @@ def measured(draw: st.DrawFn) -> Tree:
 @st.composite
 def gate(draw: st.DrawFn) -> Tree:
     bound = draw(st.sampled_from(sorted(Bounds.model_fields)))
-    margins: list[Any] = [0.5, 2] + (["5%"] if bound in ("within", "worse_by") else [])
+    margins: list[Any] = [0.5, 2] + ([] if bound in ("speedup", "faster", "smaller") else ["5%", "1 MB"])
     other = draw(st.sampled_from([{}, {"two_sided": draw(st.sampled_from([None, True, False]))}]))
     empty = dict.fromkeys(draw(st.sets(st.sampled_from(sorted(set(Bounds.model_fields) - {bound})), max_size=1)))
     return {**empty, bound: draw(st.sampled_from(margins)), **other}

@@ -7,6 +7,7 @@ A record is read by plans, so it imports no model library: it knows JSON and fil
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,43 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """A model that somebody wants to call: its folder, whether stock libraries alone open it, whether its own Python code may run,
+    the arguments of a call that it is meant for, and a text to try it on."""
+
+    folder: str
+    stock: bool
+    trusted: bool = False
+    call: Mapping[str, object] = field(default_factory=dict)
+    text: str = ""
+
+    @property
+    def opened(self) -> str:
+        """The folder as Python writes it, with what opening it takes beside."""
+        return literal(self.folder) + (", trust_remote_code=True" if self.trusted else "")
+
+    def arguments(self, **more: object) -> str:
+        """The arguments of a call behind the first, as Python writes them."""
+        given = {name: value for name, value in {**more, **self.call}.items() if _is_plain(value)}
+        return "".join(f", {name}={literal(value)}" for name, value in given.items())
+
+
+def literal(value: object) -> str:
+    """A value as Python code, texts in double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether Python code that holds its `repr` makes it again."""
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def load_it(usage: Usage) -> tuple[str, ...]:
+    """Lines of Python that open a model of any task."""
+    return "import compress", f"model = compress.load({usage.opened})", "help(type(model))"
+
+
+@dataclass(frozen=True)
 class Task:
     """What a model is for.
 
@@ -71,6 +109,7 @@ class Task:
     libraries: the distributions that run a model, beside those of its engines: their versions decide what it shows.
     folders: whether two folders of pictures, beside which no model lies, are compared as what this task makes; one task says so.
     sizes: by the name of the setting that decides it, how large the calls of an evaluation are.
+    usage: three lines of Python that load a model and call it.
     """
 
     name: str
@@ -86,6 +125,7 @@ class Task:
     libraries: tuple[str, ...] = ("torch", "transformers")
     folders: bool = False
     sizes: Callable[[EvalSpec], Mapping[str, Size]] = field(default=lambda spec: {})
+    usage: Callable[[Usage], tuple[str, ...]] = load_it
 
     def fits(self, needs: Iterable[Observable], given: Iterable[Observable] = ()) -> tuple[Observable, ...]:
         """What is lacking of `needs`, of a model of this task run on data that gives `given`; () where all is there."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from compress.artifact import LANGUAGE_MODEL, Artifact, Component, read_json
 from compress.errors import Problem
 from compress.params import Params
-from compress.tasks import Size, Task
+from compress.tasks import Size, Task, Usage, literal
 
 if TYPE_CHECKING:
     from compress.recipe import EvalSpec
@@ -77,6 +77,18 @@ def sizes(spec: EvalSpec) -> Mapping[str, Size]:
     return {"new_tokens": Size("tokens", own.prompt_tokens + own.new_tokens)}
 
 
+def usage(usage: Usage) -> tuple[str, ...]:
+    """transformers' own pipeline writes, also with the model of an engine."""
+    folder = literal(usage.folder)
+    model = usage.opened if usage.stock else f"compress.load({usage.opened}), tokenizer={folder}"
+    beside = ", trust_remote_code=True" if usage.trusted and not usage.stock else ""
+    return (
+        "from transformers import pipeline" if usage.stock else "import compress; from transformers import pipeline",
+        f'write = pipeline("text-generation", model={model}{beside})',
+        f'print(write({literal(usage.text or "Once upon a time")}{usage.arguments(max_new_tokens=40)})[0]["generated_text"])',
+    )
+
+
 TASK = Task(
     name="text_generation",
     title="text generation",
@@ -86,4 +98,5 @@ TASK = Task(
     evidence=evidence,
     recognise=recognise,
     sizes=sizes,
+    usage=usage,
 )

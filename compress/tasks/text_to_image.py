@@ -13,7 +13,7 @@ from compress.errors import Problem
 from compress.params import Params
 from compress.pipeline_checks import pipeline_problems
 from compress.pipelines import read_pipeline
-from compress.tasks import Task
+from compress.tasks import Task, Usage, literal
 
 if TYPE_CHECKING:
     from compress.recipe import EvalSpec
@@ -46,6 +46,16 @@ def evidence(spec: EvalSpec) -> Mapping[str, tuple[int, ...]]:
     return {"pictures": ()}
 
 
+def usage(usage: Usage) -> tuple[str, ...]:
+    """Stock diffusers opens a pipeline of torch components alone."""
+    opened = "DiffusionPipeline.from_pretrained" if usage.stock else "compress.load"
+    return (
+        "from diffusers import DiffusionPipeline" if usage.stock else "import compress",
+        f"paint = {opened}({usage.opened})",
+        f'paint({literal(usage.text or "a red house by the sea")}{usage.arguments()}).images[0].save("picture.png")',
+    )
+
+
 TASK = Task(
     name="text_to_image",
     title="text to image",
@@ -58,4 +68,5 @@ TASK = Task(
     check=pipeline_problems,
     libraries=("torch", "transformers", "diffusers"),
     folders=True,
+    usage=usage,
 )

@@ -38,6 +38,7 @@ def render(comparison: Comparison) -> str:
             "Greedy completions, those that part first in front", "".join(map(_completion, comparison.completions))
         ),
         _section("What was compared, and on what", _provenance(comparison)),
+        _section("Your model", _handed(comparison)),
     )
     return "\n".join(p for p in parts if p) + "\n</body></html>\n"
 
@@ -239,3 +240,9 @@ def _provenance(comparison: Comparison) -> str:
     machine = f"<dt>machine</dt><dd>{_e(words.machine(comparison))}<small>{_e(libraries)}</small></dd>"
     recipe = f"<details open><summary>Recipe</summary><pre>{_e(comparison.recipe)}</pre></details>"
     return f"<dl>{sides}{machine}</dl>{recipe if comparison.recipe else ''}"
+
+
+def _handed(comparison: Comparison) -> str:
+    where, *code = words.handed(comparison) or ("",)
+    shown = "\n".join(_e(line) for line in code)
+    return where and f"<p>{_e(where[:1].upper() + where[1:])}</p><pre>{shown}</pre>"

@@ -12,7 +12,7 @@ MENTION = re.compile(r"@(?=\w)")
 
 
 def render(comparison: Comparison) -> str:
-    """Verdict, the three answers, the table, the stages, the machine in one line."""
+    """Verdict, the three answers, the table, the stages, the machine in one line, the candidate and how to call it."""
     lines = [f"## {safe(comparison.name)}: {words.VERDICTS[comparison.status]}", ""]
     lines += [f"* **{question}** {safe(answer)}" for question, answer in words.questions(comparison)]
     if comparison.rows:
@@ -35,7 +35,14 @@ def render(comparison: Comparison) -> str:
     lines += ["", *(f"* {safe(line)}" for line in words.unmeasured(comparison))] if words.unmeasured(comparison) else []
     if comparison.warnings:
         lines += ["", *(f"* Warning: {safe(w)}" for w in comparison.warnings)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _handed(comparison)) + "\n"
+
+
+def _handed(comparison: Comparison) -> list[str]:
+    """Where the candidate lies, and code that calls it, as text: indented, nothing in it is markup."""
+    where, *code = words.handed(comparison) or ("",)
+    shown = [f"    {' '.join(words.visible(line).splitlines())}" for line in code]
+    return ["", f"{safe(where[:1].upper() + where[1:])}. To call it:", "", *shown] if where else []
 
 
 def _contributions(comparison: Comparison) -> list[str]:

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 
 from compress.recipe import Gate
-from evaluation.scores import Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict, Worst
+from evaluation.scores import (
+    Comparison,
+    Completion,
+    Contribution,
+    Estimate,
+    Handed,
+    Row,
+    Side,
+    Step,
+    Verdict,
+    Worst,
+)
 
 SCHEMA = 3
 
@@ -46,6 +57,8 @@ def from_dict(data: dict[str, Any]) -> Comparison:
         worst=tuple(Worst(**w) for w in data["worst"]),
         warnings=tuple(data["warnings"]),
         directory=data["directory"],
+        holds=data.get("holds", 0),  # no result of before tells it, nor the next
+        handed=_handed(data.get("handed")),
     )
 
 
@@ -95,6 +108,8 @@ def schema() -> dict[str, Any]:
                 "completions": {"type": "array", "items": completion},
                 "worst": {"type": "array", "items": worst},
                 "warnings": {"type": "array", "items": TEXT},
+                "holds": WHOLE,
+                "handed": _or_null(_closed({"path": TEXT, "code": {"type": "array", "items": TEXT}, "note": TEXT})),
             }
         ),
     }
@@ -109,7 +124,7 @@ def _row_schema() -> dict[str, Any]:
             "better": {"enum": ["lower", "higher", "same"]},
             "compared": {"enum": ["difference", "ratio"]},
             **dict.fromkeys(("baseline", "candidate", "contrast"), _estimate_schema()),
-            "verdict": _closed({"status": STATUS, "gate": TEXT, "why": TEXT, "n_needed": WHOLE}),
+            "verdict": _closed({"status": STATUS, "gate": TEXT, "why": TEXT, "n_needed": WHOLE, "setting": TEXT}),
             "noise": _or_null(_estimate_schema()),
             "gate": _or_null({"type": "object"}),
             "protocol": {"type": "object"},
@@ -181,6 +196,10 @@ def plain(value: object) -> Any:
 
 def _side(data: dict[str, Any]) -> Side:
     return Side(**{**data, "lineage": tuple(data["lineage"])})
+
+
+def _handed(data: dict[str, Any] | None) -> Handed | None:
+    return Handed(**{**data, "code": tuple(data["code"])}) if data else None
 
 
 def _row(data: dict[str, Any]) -> Row:

@@ -35,7 +35,7 @@ def table(comparison: Comparison) -> Table:
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
-    """Print the table, the three answers, what held a gate back, the verdict, and where the report lies."""
+    """Print the table, the three answers, what held a gate back, the verdict, where the report lies, and the candidate with how to call it."""
     from rich.console import Console
     from rich.text import Text
 
@@ -51,3 +51,5 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     out.print(Text(words.VERDICTS[comparison.status], style=COLOURS[comparison.status] or "bold"))
     if comparison.directory:
         out.print(Text(words.visible(f"report: {comparison.directory}/report.html")), soft_wrap=True)
+    for line in words.handed(comparison):
+        out.print(Text(words.visible(line)), soft_wrap=True)

@@ -20,7 +20,7 @@ import compress
 from compress.errors import ContractError, StageFailed
 from compress.events import Event
 from evaluation.report import result
-from tests.tiny import tiny_llama
+from tests.tiny import tiny_diffusion, tiny_llama
 
 RECIPE = """
 schema: 1
@@ -75,6 +75,40 @@ def test_a_run_passes_its_gates_and_writes_its_reports(first: Any, place: Path) 
     assert (place / "out" / "report.html").stat().st_size > 2000
     events = [json.loads(line) for line in (place / "out" / "events.jsonl").read_text().splitlines()]
     assert [e["what"] for e in events if e["kind"] == "finished"] == ["build.openvino", "quantize.nncf"]
+
+
+def test_a_saved_candidate_is_called_by_the_lines_of_the_summary(place: Path, first: Any) -> None:
+    """The folder alone is needed: no cache, and no link into one."""
+    done = pare(place, "run", "recipe.yaml", "--save", "mine", "--out", "saved")
+    assert done.returncode == 0, done.stderr
+    where, *code = done.stdout.splitlines()[-4:]
+    assert where == f"your model: {place / 'mine'}"
+    assert "import compress" in code[0]
+    moved = (place / "mine").rename(place / "moved")
+    assert not any(f.is_symlink() or f.stat().st_nlink > 1 for f in moved.rglob("*") if f.is_file())
+    said = "\n".join(code).replace(where.removeprefix("your model: "), str(moved))
+    written = subprocess.run([sys.executable, "-c", said], cwd=place, capture_output=True, text=True, check=False)
+    assert written.returncode == 0, written.stderr
+    assert written.stdout.startswith("The array of values number 0 to sort")
+    assert first.handed.path.startswith(str(place / "cache"))
+
+
+def test_a_folder_with_something_in_it_is_refused_before_anything_runs(place: Path) -> None:
+    done = pare(place, "run", "recipe.yaml", "--save", str(place), cache="untouched")
+    assert done.returncode == 2
+    assert f"--save {place}: is not empty" in done.stderr
+    assert not list((place / "untouched").glob("*/pare.json"))
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_diffusion])
+def test_stock_libraries_call_a_plain_model_by_the_lines_of_the_summary(make: Any, tmp_path: Path) -> None:
+    folder = make(tmp_path / "plain")
+    found = compress.evaluate(folder, folder, metrics=["size"], cache=tmp_path / "cache", out=tmp_path / "out")
+    assert found.handed is not None
+    assert "compress" not in found.handed.code[0]
+    picture = tmp_path / "picture.png"
+    exec("\n".join(found.handed.code).replace("picture.png", str(picture)), {})
+    assert picture.is_file() == (make is tiny_diffusion)
 
 
 def test_a_run_tells_how_far_each_stage_got(first: Any) -> None:

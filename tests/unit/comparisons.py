@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from compress.recipe import Gate
-from evaluation.scores import Comparison, Completion, Contribution, Estimate, Picture, Row, Side, Step, Verdict
+from evaluation.scores import Comparison, Completion, Contribution, Estimate, Handed, Picture, Row, Side, Step, Verdict
 
 MACHINE = {
     "processor": "Example CPU @ 2.0 GHz",
@@ -61,6 +61,9 @@ def image() -> Comparison:
         candidate=Side("candidate", "b" * 64, "unet: openvino int8", {"num_inference_steps": 4}),
         rows=rows, machine=MACHINE, recipe="name: digits\nstages:\n  - quantize: {bits: 8}\n", stages=stages,
         pictures=tuple(pictures), directory="runs/digits",
+        handed=Handed(
+            "/home/you/small", ("import compress", 'paint = compress.load("/home/you/small")', 'paint("a red one")')
+        ),
     )  # fmt: skip
 
 

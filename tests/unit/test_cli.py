@@ -113,7 +113,7 @@ def test_the_list_is_the_golden_one(pare: Pare, golden: Callable[[str, str], str
     assert found == golden("list.txt", found)
 
 
-@pytest.mark.parametrize("name", ["accelerate.steps", "kid"])
+@pytest.mark.parametrize("name", ["accelerate.steps", "kid", "gates", "recipe"])
 def test_explanations_are_the_golden_ones(pare: Pare, golden: Callable[[str, str], str], name: str) -> None:
     found = pare("explain", name).out
     assert found == golden(f"explain_{name}.txt", found)

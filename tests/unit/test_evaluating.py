@@ -39,7 +39,7 @@ def test_every_wrong_parameter_and_gate_is_told_at_once_in_a_recipe_s_words(
     assert [f"{p.place}: {p.message}" for p in caught.value.problems] == [
         "metrics: size.sice: unknown key",
         "metrics: latency.x: no recipe can hold a object",
-        "gates: gate size: give exactly one of within, worse_by, speedup, at_least, at_most",
+        "gates: gate size: give exactly one of within, worse_by, speedup, at_least, at_most, faster, smaller",
         "gates: flops is gated and not measured",
     ]
     assert all(p.fix for p in caught.value.problems)

@@ -14,7 +14,6 @@ import pytest
 
 import compress
 from compress import executors
-from compress.api import run_plan
 from compress.cache import Cache
 from compress.cli import main
 from compress.errors import RecipeError, StageFailed, UserError
@@ -22,6 +21,7 @@ from compress.events import silent
 from compress.execute import Done, NodeRef, _plan_of, execute, node_refs, run_node
 from compress.executors import executor_names, find_executor
 from compress.planning import Plan, make_plan
+from compress.running import run_plan
 from tests.fakes import CUT, knowing, language_model, recipe, step
 from tests.tiny import tiny_diffusion
 

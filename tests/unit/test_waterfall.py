@@ -12,12 +12,12 @@ import jsonschema
 import numpy as np
 import pytest
 
-from compress.api import _chain
 from compress.describing import describe
 from compress.errors import StageFailed
 from compress.events import Event, silent
 from compress.opening import open_task
 from compress.recipe import BaselineSpec, Gate
+from compress.running import chain_of
 from evaluation import machine, waterfall
 from evaluation.compare import compare, viewpoints
 from evaluation.report import html, markdown, result
@@ -198,8 +198,8 @@ def test_the_chain_leads_to_the_candidate_and_leaves_out_what_only_another_stage
         return SimpleNamespace(id=name, after=after, artifact=f"{name}'s")
 
     made = [done("cut", "source"), done("teacher", "source"), done("heal", "cut"), done("build", "heal")]
-    assert _chain(made) == (("cut", "cut's"), ("heal", "heal's"), ("build", "build's"))
-    assert _chain([]) == ()
+    assert chain_of(made) == (("cut", "cut's"), ("heal", "heal's"), ("build", "build's"))
+    assert chain_of([]) == ()
 
 
 def test_the_first_items_of_evidence_are_what_they_were(writers: Stand) -> None:

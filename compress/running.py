@@ -1,0 +1,122 @@
+"""A plan carried out: its stages, the copy of the candidate that is asked for, the comparison; the log and the reports on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import Artifact
+from compress.cache import Cache, disk_errors
+from compress.errors import UserError
+from compress.events import Emit, Event
+from compress.executors import LOCAL, Executor, find_executor
+from compress.recipe import Recipe
+from compress.saving import save
+
+if TYPE_CHECKING:
+    from compress.execute import Done
+    from compress.planning import Plan
+    from evaluation.scores import Comparison
+
+
+def run_plan(
+    found: Plan, cache: Cache, out: Path, emit: Emit, executor: Executor | None = None, kept: Path | None = None
+) -> Comparison:
+    """Execute a plan and compare its last artifact with the baseline; writes the log and the reports into `out`.
+
+    Args:
+        kept: the folder to copy that artifact to, whatever the comparison will say of it.
+    """
+    from compress.evaluating import measure
+    from evaluation.compare import Request
+
+    recipe = found.recipe
+    with disk_errors(out), logged(out, emit) as log, cache.holding() as store:
+        done = (executor or find_executor(LOCAL)).run(with_weights(found), store, log)
+        for one in done:
+            store.hold(one.key)  # whichever process made it, this one goes on to measure it
+        baseline = replace(found.source.artifact, digest=found.source.key)
+        candidate = done[-1].artifact if done else baseline
+        request = Request(
+            name=recipe.name,
+            candidate=candidate,
+            baseline=baseline,
+            data=found.data.get("evaluate"),
+            spec=recipe.evaluate,
+            gates=recipe.gates,
+            recipe_text=recipe.told,
+            stages=tuple(_stage_row(d, cache) for d in done),
+            workdir=out,
+            evidence_dirs=evidence_dirs(recipe, cache),
+            chain=chain_of(done),
+            opening=found.opening.of(None),
+            kept=save(candidate, kept) if kept else None,
+        )
+        return measure(request, log)
+
+
+def with_weights(found: Plan) -> Plan:
+    """The same plan, with the weights of a hub model on this disk."""
+    from compress.sources import fetch_weights
+
+    return replace(found, source=fetch_weights(found.source))
+
+
+def chain_of(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:
+    """The stages that lead to the candidate, with what each left. What only another stage reads (a teacher) is none."""
+    found: list[tuple[str, Artifact]] = []
+    by_id, at = {d.id: d for d in done}, done[-1].id if done else ""
+    while at in by_id:
+        found.append((at, by_id[at].artifact))
+        at = by_id[at].after
+    return tuple(reversed(found))
+
+
+def _stage_row(done: Done, cache: Cache) -> Mapping[str, Any]:
+    """What a stage left. Its folder is told from the cache's root, so that a committed result names no machine's folders."""
+    from compress.hashing import list_files
+
+    size = sum((done.artifact.path / f).stat().st_size for f in list_files(done.artifact.path))
+    return {
+        "id": done.id,
+        "stage": done.stage,
+        "key": done.key,
+        "digest": done.artifact.digest,
+        "cached": done.cached,
+        "seconds": round(done.seconds, 3),
+        "size_bytes": size,
+        "facts": dict(done.facts),
+        "path": str(done.artifact.path.relative_to(cache.root)),
+    }
+
+
+def evidence_dirs(recipe: Recipe, cache: Cache) -> tuple[Path, ...]:
+    """Where evidence may lie: the cache, written and read, then what ships beside the recipe, only read."""
+    shipped = Path(recipe.file).parent / "evidence"
+    return (cache.root / "evidence", shipped) if recipe.file and shipped.is_dir() else (cache.root / "evidence",)
+
+
+@contextmanager
+def logged(out: Path, emit: Emit) -> Iterator[Emit]:
+    """Every event also goes to `events.jsonl` in the run's folder, one JSON object a line."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        stream = (out / "events.jsonl").open("a")
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run's folder: {error.strerror}", place=str(out), fix="give another with --out"
+        ) from error
+    with stream:
+
+        def log(event: Event) -> None:
+            record = {"time": round(time.time(), 3), **{k: v for k, v in vars(event).items() if v}}
+            stream.write(json.dumps(record, default=str) + "\n")
+            stream.flush()
+            emit(event)
+
+        yield log

@@ -1,0 +1,140 @@
+"""What `pare explain NAME` says: of a stage, of a metric, and of the two subjects that belong to neither, gates and recipes."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+
+from compress.catalogue import Stage, find_metric, find_stage, metric_names, stage_names, tasks_for
+from compress.errors import UserError, near
+from compress.explaining import WIDTH, parameter_lines
+from compress.params import Params
+from compress.recipe import ROLE_KEY, STEP_KEYS, DataSpec, EvalSpec, Gate, Head
+
+GATES = """gates
+
+What a metric must hold for the verdict to be good. A gate is of a metric that is measured and gives exactly one bound. It passes where the
+whole 95% interval is inside the bound, fails where it is wholly outside, and is inconclusive in between: more samples would tell.
+
+    gates:
+      latency: {faster: 3}            # at least three times as fast as the baseline
+      size: {smaller: 2}              # at most half as large
+      perplexity: {worse_by: 5%}      # rises by no more than 5% of the baseline's value
+      clip_score: {within: 1%}        # neither rises nor falls by more
+      peak_memory: {at_most: 1 GB}    # the candidate itself, whatever the baseline takes
+
+A number alone is in the metric's unit; with a unit it is text (`1 GB`, `200 ms`), and a margin in % is a share of the baseline's value.
+A gate that `extends` brings is taken away by `null`: `gates: {kid: null}`, or `--set gates.kid=null`. `pare eval` takes gates as options:
+`--gate kid.worse_by=0.002`.
+
+bounds"""
+RECIPE = """recipe
+
+A YAML file: a model, the stages that compress it one after another, what is then measured beside the baseline, and the gates. `pare check`
+tells every mistake with its line, `pare schema` gives the JSON Schema for an editor.
+
+    schema: 1
+    extends: quickstart.yaml             # laid over that file: mappings merge, lists and values replace, null takes a gate away
+    name: digits-${bits}
+    vars: {steps: 8}                     # values for ${steps}; a value that is ${steps} alone keeps its type
+    matrix: {bits: [int8, int4_weights]} # one recipe for each combination; the names get -bits-int8, -bits-int4_weights
+    stages:
+      - accelerate.steps: {steps: "${steps}"}
+      - build.openvino: {id: engine, precision: "${bits}"}
+    evaluate:
+      metrics: {kid: null, size: {}}     # over an inherited list: kid is taken away, size added
+    gates: {kid: null}
+
+`--set PATH=VALUE` changes a value from outside: `--set evaluate.samples=64`, `--set stages.0.steps=6` (a stage by its number from 0, then
+its parameter), `--set vars.steps=4`, `--set gates.kid=null`. In Python, `recipe.with_({"stages.0.steps": 6})` does the same. Relative
+paths start at the folder of the file that they are written in.
+
+the top"""
+OWN = {
+    "schema": "1: the version of this format",
+    "extends": "another recipe file, from this one's folder, that this one is laid over",
+    "vars": "values for ${name}, anywhere below",
+    "matrix": "lists of values for ${name}: one recipe for each combination",
+    "stages": "a list of `stage.name: {parameters}`, run in order; `pare list` names them, `pare explain STAGE` tells each",
+    "gates": "what a metric must hold, by its name: `pare explain gates`",
+}
+
+
+def explain(name: str) -> str:
+    """The whole text on a stage, a metric or a subject.
+
+    Raises:
+        UserError: nothing is called so; the fix names what comes near.
+    """
+    known = (*TOPICS, *stage_names(), *metric_names())
+    if name not in known:
+        raise UserError(f"no stage or metric is called `{name}`", fix=near(name, known))
+    if name in TOPICS:
+        return "\n".join(TOPICS[name]())
+    return "\n".join(_stage(find_stage(name)) if name in stage_names() else _metric(name))
+
+
+def _gates() -> Iterator[str]:
+    yield GATES
+    yield from parameter_lines(Gate)
+    yield "\nmetrics, the bounds each takes, and its units"
+    for name in metric_names():
+        yield f"  {name:<22} {_gate_words(name)}"
+
+
+def _recipe() -> Iterator[str]:
+    yield RECIPE
+    for key, text in OWN.items():
+        yield from _described(key, text)
+    yield from parameter_lines(Head)
+    for section, cls in (("data", DataSpec), ("evaluate", EvalSpec)):
+        yield f"\n{section}"
+        yield from parameter_lines(cls)
+    yield "\nbeside the parameters of a stage"
+    for key, text in STEP_KEYS.items():
+        yield from _described(key, text)
+
+
+def _stage(stage: Stage) -> Iterator[str]:
+    yield from _head(stage.name, stage.doc, stage.params)
+    yield "\nbeside them"
+    roles = {role: ROLE_KEY.format(role) for role in stage.inputs}
+    for key, text in {**STEP_KEYS, **roles}.items():
+        if key not in stage.params.model_fields:
+            yield from _described(key, text)
+    formats = ", ".join(f"{a} → {b}" for a, b in stage.formats.items()) or "any, which stays as it is"
+    tasks, effects = ", ".join(tasks_for(stage.needs)), ", ".join(sorted(stage.effects))
+    yield f"\ntasks     {tasks}\nformats   {formats}\nchanges   {effects}"
+    data = [f"{role} data" for role in stage.data(stage.params.model_construct())]
+    yield f"repeats   {stage.reproducible}\nneeds     {', '.join((*stage.libraries, *data))}"
+    if able := stage.machine():
+        yield f"\nthis machine\n{textwrap.indent(able, '  ')}"
+
+
+def _metric(name: str) -> Iterator[str]:
+    metric = find_metric(name)
+    yield from _head(name, metric.doc or metric.title, metric.params)
+    yield f"\ngates     {_gate_words(name)} (`pare explain gates`)"
+
+
+def _head(name: str, doc: str, params: type[Params]) -> Iterator[str]:
+    yield f"{name}\n\n{doc.strip()}\n\nparameters"
+    yield from (*parameter_lines(params),) or ("  none",)
+
+
+def _gate_words(name: str) -> str:
+    from evaluation.amounts import units
+
+    metric = find_metric(name)
+    words = [word for word in metric.gate_words if word not in ("speedup", "two_sided")]
+    others = [unit for unit in units(metric.unit) if unit != metric.unit]
+    unit = f"; in {metric.unit}" + (f" (or {', '.join(others)})" if others else "") if metric.unit else ""
+    return ", ".join(words) + unit
+
+
+def _described(key: str, text: str) -> Iterator[str]:
+    yield f"  {key}"
+    yield from textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+TOPICS: dict[str, Callable[[], Iterator[str]]] = {"gates": _gates, "recipe": _recipe}

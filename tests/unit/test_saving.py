@@ -1,0 +1,108 @@
+"""`--save FOLDER`: the candidate as plain files of its own; what stands in the way is told before anything runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from compress.artifact import MANIFEST
+from compress.describing import describe
+from compress.errors import ManyProblems, UserError
+from compress.planning import Plan
+from compress.saving import folders, save
+from tests.fakes import language_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """As the hub's client lays it out: links into a store of blobs, a licence and a tokenizer beside the weights."""
+    folder, blobs = language_model(tmp_path / "model"), tmp_path / "blobs"
+    blobs.mkdir()
+    for name in ("LICENSE", "tokenizer.json"):
+        (blobs / name).write_text(name)
+        (folder / name).symlink_to(blobs / name)
+    os.link(folder / "config.json", blobs / "config.json")
+    return folder
+
+
+def plan(name: str = "tiny", key: str = "k1") -> Plan:
+    return cast("Plan", SimpleNamespace(recipe=SimpleNamespace(name=name), nodes=[SimpleNamespace(key=key)]))
+
+
+def test_every_file_is_copied_and_none_is_a_link(model: Path, tmp_path: Path) -> None:
+    kept = save(describe(model), tmp_path / "deep" / "mine")
+    assert {f.name for f in kept.iterdir()} == {f.name for f in model.iterdir()}
+    assert not any(f.is_symlink() or f.stat().st_nlink > 1 for f in kept.rglob("*") if f.is_file())
+    assert describe(kept).components == describe(model).components
+    assert [f.name for f in kept.parent.iterdir()] == ["mine"]
+
+
+def test_a_copy_that_was_cut_off_is_made_anew(model: Path, tmp_path: Path) -> None:
+    (tmp_path / ".mine.part").mkdir()
+    (tmp_path / ".mine.part" / "half").write_text("")
+    (tmp_path / "mine").mkdir()
+    kept = save(describe(model), tmp_path / "mine")
+    assert not (kept / "half").exists()
+    assert not (tmp_path / ".mine.part").exists()
+
+
+def test_the_same_candidate_may_be_saved_twice_and_no_other_over_it(model: Path, tmp_path: Path) -> None:
+    kept = save(describe(model), tmp_path / "mine")
+    before = (kept / "config.json").stat().st_ino
+    assert (save(describe(model), kept) / "config.json").stat().st_ino == before
+    (kept / "tokenizer.json").write_text("mine by now")
+    with pytest.raises(UserError, match="holds something else already"):
+        save(describe(model), kept)
+    assert (kept / "tokenizer.json").read_text() == "mine by now"
+
+
+def test_a_matrix_gets_a_folder_for_each_recipe(tmp_path: Path) -> None:
+    assert folders(None, [plan(), plan()], tmp_path / "cache") == [None, None]
+    assert folders(tmp_path / "a", [plan()], tmp_path / "cache") == [tmp_path / "a"]
+    assert folders(tmp_path / "a", [plan("x"), plan("y")], tmp_path / "cache") == [tmp_path / "a/x", tmp_path / "a/y"]
+
+
+def test_a_folder_that_is_taken_is_refused_each_at_once(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes").write_text("")
+    with pytest.raises(ManyProblems) as caught:
+        folders(tmp_path, [plan("x"), plan("y"), plan("z")], tmp_path / "cache")
+    assert [(p.place, p.message) for p in caught.value.problems] == [
+        (f"--save {tmp_path / name}", "is not empty") for name in ("x", "y")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("cache/mine", "lies in the cache"),
+        ("file", "is a file"),
+        ("file/below", "cannot be written"),
+        ("a\0b", "cannot be"),
+        ("nowhere", "leads nowhere"),
+    ],
+)
+def test_a_place_that_cannot_hold_a_model_is_refused(place: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    with pytest.raises(ManyProblems, match=said):
+        folders(tmp_path / place, [plan()], tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("lineage", "good"), [([{"key": "k1"}], True), ([{"key": "k2"}], False), ([], False), (3, False)]
+)
+def test_the_same_command_may_run_again(lineage: Any, good: bool, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / MANIFEST).write_text(json.dumps({"lineage": lineage}))
+    if good:
+        assert folders(tmp_path / "mine", [plan()], tmp_path / "cache") == [tmp_path / "mine"]
+    else:
+        with pytest.raises(ManyProblems, match="is not empty"):
+            folders(tmp_path / "mine", [plan()], tmp_path / "cache")

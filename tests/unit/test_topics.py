@@ -1,0 +1,58 @@
+"""What `pare explain` says: its examples are recipes that read, and it leaves nothing out that one could write."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+import compress
+from compress.catalogue import find_metric, find_stage, metric_names, stage_names
+from compress.params import Params
+from compress.reading import TOP_KEYS, read_recipes
+from compress.recipe import Bounds, EvalSpec, Gate
+from compress.topics import GATES, RECIPE, explain
+from evaluation.gates import problems
+
+RECIPES = Path(compress.__file__).parent.parent / "recipes"
+
+
+def example(text: str) -> str:
+    """The indented block."""
+    return textwrap.dedent("\n".join(line for line in text.splitlines() if line.startswith("    ")))
+
+
+def keys(text: str) -> set[str]:
+    return set(re.findall(r"^ *([a-z_]+)(?::|$)", text, re.MULTILINE))
+
+
+def test_the_example_of_a_recipe_reads(tmp_path: Path) -> None:
+    shutil.copy(RECIPES / "quickstart.yaml", tmp_path)
+    (tmp_path / "own.yaml").write_text(example(RECIPE))
+    found = read_recipes(tmp_path / "own.yaml")
+    assert [recipe.name for recipe in found] == ["digits-int8-bits-int8", "digits-int4_weights-bits-int4-weights"]
+    assert "kid" not in found[0].evaluate.metrics
+    assert "kid" not in found[0].gates
+
+
+def test_the_example_of_gates_can_be_judged() -> None:
+    gates = yaml.safe_load(example(GATES))["gates"]
+    assert len(gates) == 5
+    assert [problems(Gate(**gate), find_metric(name)) for name, gate in gates.items()] == [""] * 5
+
+
+def test_every_key_of_a_recipe_and_of_a_gate_is_told() -> None:
+    fields = [name for kind in EvalSpec.mro() if kind is not Params for name in getattr(kind, "model_fields", ())]
+    assert {*TOP_KEYS, *fields} <= keys(explain("recipe"))
+    assert {*Bounds.model_fields, "two_sided", *metric_names()} <= {*keys(explain("gates")), *metric_names()}
+    assert all(re.search(rf"^  {name} ", explain("gates"), re.MULTILINE) for name in metric_names())
+
+
+@pytest.mark.parametrize("name", stage_names())
+def test_a_stage_is_told_with_all_that_may_stand_beside_its_parameters(name: str) -> None:
+    stage = find_stage(name)
+    assert {*stage.params.model_fields, "id", "from", *stage.inputs} <= keys(explain(name))
