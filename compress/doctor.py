@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from compress import deps, gpus
-from compress.cache import default_root
+from compress.cache import Cache, default_root
 from compress.catalogue import (
     builders,
     engine_names,
@@ -23,7 +24,9 @@ from compress.catalogue import (
 )
 from compress.errors import PareError
 from compress.facts import machine_fact
+from compress.planning import make_plan
 from compress.reading import read_recipes
+from compress.recipe import Recipe
 
 
 def diagnose(recipes: Sequence[Path] = ()) -> dict[str, dict[str, str]]:
@@ -98,18 +101,31 @@ def _engine(format: str) -> str:
 
 
 def _recipe(file: Path) -> str:
-    """What a recipe lacks here, or that nothing does."""
+    """What a recipe lacks here, or why its plan refuses it, or that it can run."""
     try:
-        steps = [step for recipe in read_recipes(file) for step in recipe.stages]
+        recipes = read_recipes(file)
+        if missing := _missing(file):
+            return f"needs {', '.join(sorted(missing))}: {install(missing)}"
+        if idle := [w for r in recipes for step in r.stages if (w := find_stage(step.stage).idle_here(step.params))]:
+            return idle[0]
     except PareError as error:
         return f"does not read: {error.problems[0].message}"
-    if missing := _missing(file):
-        return f"needs {', '.join(sorted(missing))}: {install(missing)}"
+    return _planned(recipes)
+
+
+def _planned(recipes: Sequence[Recipe]) -> str:
+    """What planning says. Nothing is fetched for it: of a hub's model it would read JSON first."""
+    if any(recipe.model.startswith("hf://") for recipe in recipes):
+        return "ready, as far as can be told before its model is fetched; `pare check` does that"
+    root = default_root()
     try:
-        idle = [why for step in steps if (why := find_stage(step.stage).idle_here(step.params))]
+        with TemporaryDirectory() as elsewhere:  # a cache that is not there yet is not made by looking
+            for recipe in recipes:
+                make_plan(recipe, Cache(root if root.is_dir() else Path(elsewhere)))
     except PareError as error:
-        return error.problems[0].message
-    return idle[0] if idle else "ready"
+        more = len(error.problems) - 1
+        return f"refused: {error.problems[0].message}" + (f" (and {more} more; `pare check`)" if more else "")
+    return "ready"
 
 
 def _missing(file: Path) -> set[str]:

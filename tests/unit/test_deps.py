@@ -15,6 +15,7 @@ from compress import deps, doctor
 from compress.catalogue import find_stage, stage_names
 from compress.errors import MissingLibrary
 from compress.gpus import Gpu
+from tests.fakes import language_model
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -120,7 +121,24 @@ def test_recipes_of_the_current_folder_are_looked_at_by_themselves(
     (tmp_path / "recipes" / "deep").mkdir(parents=True)
     steps = "schema: 1\nname: x\nmodel: ./m\nstages:\n  - accelerate.steps: {steps: 4}\n"
     (tmp_path / "recipes" / "deep" / "one.yaml").write_text(steps)
-    assert doctor.diagnose()["recipes"] == {"recipes/deep/one.yaml": "ready"}
+    found = doctor.diagnose()["recipes"]
+    assert found == {"recipes/deep/one.yaml": "refused: recipes/deep/m no such model folder"}
+
+
+def test_the_doctor_calls_ready_what_the_plan_takes_and_fetches_nothing_to_know(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PARE_CACHE", str(tmp_path / "cache"))
+    language_model(tmp_path / "m")
+    head, far = "schema: 1\nname: x\nmodel: ./m\n", f"schema: 1\nname: x\nmodel: hf://org/name@{'0' * 40}\n"
+    measured = "data: {evaluate: ./none, train: ./none}\nevaluate: {metrics: [size, kid]}\n"
+    for name, said in (("good", head), ("bad", head + measured), ("far", far)):
+        (tmp_path / f"{name}.yaml").write_text(said)
+    found = {Path(name).stem: line for name, line in doctor.diagnose((*tmp_path.glob("*.yaml"),))["recipes"].items()}
+    assert found["good"] == "ready"
+    assert found["bad"].startswith("refused: ")
+    assert "more; `pare check`)" in found["bad"]
+    assert found["far"].startswith("ready, as far as can be told before its model is fetched")
 
 
 def test_the_doctor_tells_the_cache_folder_even_before_it_exists(
