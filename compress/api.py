@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact
 from compress.cache import Cache, default_root, disk_errors
 from compress.devices import CPU, Opening, settled
-from compress.errors import RecipeError, UserError
+from compress.errors import ManyProblems, RecipeError, UserError
 from compress.events import Emit, silent
 from compress.executors import LOCAL, find_executor
 from compress.recipe import SCHEMA_VERSION, EvalSpec, Gate, Recipe
@@ -244,14 +244,17 @@ def load(artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_cod
 
     Raises:
         ModelError: the folder is no model.
-        UserError: there is no such device here, or an engine does not run there.
+        UserError: there is no such device here, an engine does not run there, or the model cannot be opened.
     """
     from compress.opening import open_task
     from compress.sources import fetch_weights, find_source
+    from compress.step_checks import source_problems
 
     if not isinstance(artifact, Artifact):
         artifact = fetch_weights(find_source(str(artifact), Path(), None)).artifact
     opening = Opening(device=settled(device), trust_remote_code=trust_remote_code)
+    if shut := tuple(source_problems(artifact, opening, str(artifact.path))):
+        raise ManyProblems(shut)
     return open_task(artifact, opening).stock
 
 

@@ -39,7 +39,9 @@ def code_problems(artifact: Artifact, trusted: bool, place: str) -> Iterator[Pro
     elif not trusted:
         said = f"{part.kind} is the model's own Python code ({own}), which runs only where a recipe trusts it"
         yield Problem(
-            place, said, "read that code, then write trust_remote_code: true, or --trust-remote-code after `pare eval`"
+            place,
+            said,
+            "read that code, then write trust_remote_code: true (`pare eval --trust-remote-code`, trust_remote_code=True in Python)",
         )
 
 

@@ -10,7 +10,7 @@ import pytest
 import compress
 from compress.classes import has_class
 from compress.cli import main
-from compress.errors import ModelError, RecipeError
+from compress.errors import RecipeError, UserError
 from compress.remote_code import remote_class
 from tests.tiny import tiny_llama
 
@@ -115,8 +115,9 @@ def test_eval_and_apply_ask_for_trust_and_take_it(
 
 def test_code_that_is_not_trusted_is_never_loaded(place: Path) -> None:
     (place / "model" / "modeling_house.py").write_text("raise SystemExit('this code ran')")
-    with pytest.raises(ModelError, match=r"needs the class transformers\.HouseForCausalLM"):
+    with pytest.raises(UserError, match="the model's own Python code") as caught:
         compress.load(place / "model")
+    assert "trust_remote_code=True in Python" in caught.value.problems[0].fix
 
 
 def test_a_class_that_neither_transformers_nor_the_folder_has_is_told(place: Path) -> None:

@@ -242,8 +242,9 @@ def test_a_model_that_is_one_already_is_refused_before_anything_is_loaded(
     told = f"`{LANGUAGE_MODEL}`: {title} runs on cpu, and the device is cuda:0"
     assert [p.message for p in engine_places(made, Opening(device="cuda:0"), "")] == [told]
     assert not list(engine_places(made, Opening(), ""))
-    with pytest.raises(UserError, match=f"is for {title}, which runs on cpu, not on `cuda:0`"):
+    with pytest.raises(UserError) as caught:
         compress.load(made, device="cuda")
+    assert [p.message for p in caught.value.problems] == [told]
     with mock.patch("compress.evaluating._sides", return_value=[made, made]), pytest.raises(UserError) as caught:
         compress.evaluate("one", "other", metrics=["size"], device="cuda")
     assert {p.message for p in caught.value.problems} == {told}

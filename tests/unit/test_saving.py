@@ -25,6 +25,7 @@ def model(tmp_path: Path) -> Path:
     blobs.mkdir()
     for name in ("LICENSE", "tokenizer.json"):
         (blobs / name).write_text(name)
+        (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(blobs / name)
     os.link(folder / "config.json", blobs / "config.json")
     return folder
