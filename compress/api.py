@@ -10,7 +10,7 @@ from compress.artifact import Artifact
 from compress.cache import Cache, default_root, disk_errors
 from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, RecipeError, UserError
-from compress.events import Emit, silent
+from compress.events import Emit, named, silent
 from compress.executors import LOCAL, find_executor
 from compress.recipe import SCHEMA_VERSION, EvalSpec, Gate, Recipe
 from compress.running import logged, run_plan, with_weights
@@ -103,7 +103,10 @@ def run_all(
     outs = [parent if out and len(plans) == 1 else parent / p.recipe.name for p in plans]
     store = open_cache(cache)
     every = zip(plans, outs, folders(save, plans, store.root), strict=True)
-    return tuple(run_plan(p, store, folder, emit, running, kept) for p, folder, kept in every)
+    told = [named(emit, p.recipe.name) if len(plans) > 1 else emit for p in plans]
+    return tuple(
+        run_plan(p, store, folder, tell, running, kept) for (p, folder, kept), tell in zip(every, told, strict=True)
+    )
 
 
 def evaluate(

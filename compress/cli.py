@@ -332,7 +332,7 @@ def _finish(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
 
 
 def _show(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
-    from evaluation.report import result, terminal
+    from evaluation.report import many, result, terminal
 
     if as_json:
         values = [result.to_dict(c) for c in comparisons]
@@ -340,6 +340,8 @@ def _show(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
     else:
         for comparison in comparisons:
             terminal.show(comparison)
+        if len(comparisons) > 1:
+            many.show(comparisons)
 
 
 def _overrides(set_: list[str] | None, device: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,6 +29,11 @@ Emit = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """The default listener: hears everything, says nothing."""
+
+
+def named(emit: Emit, name: str) -> Emit:
+    """`emit`, whose listener hears the name of the run in front of what happens in it."""
+    return lambda event: emit(replace(event, what=f"{name}: {event.what}" if event.what else name))
 
 
 def track(items: Iterable[T], emit: Emit, what: str, total: int) -> Iterator[T]:

@@ -22,6 +22,7 @@ from compress.hashing import Identity, digest_files, identities, list_files
 from compress.locks import hold
 from compress.planning import SOURCE, Node, Plan, make_plan, with_lineage
 from compress.reading import read_text
+from compress.room import remember_seconds
 from compress.sources import fetch_weights
 
 
@@ -186,7 +187,7 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
             shutil.rmtree(out, ignore_errors=True)
             if working:
                 working.release()
-    _remember_seconds(cache, node.stage.name, seconds)
+    remember_seconds(cache, node.stage.name, seconds, node.work)
     emit(Event("finished", node.id, facts={"key": node.key, "seconds": round(seconds, 3)}))
     return _done(node, made, notes, seconds, cached=False)
 
@@ -258,9 +259,3 @@ def _run_stage(node: Node, given: Inputs, plan: Plan, cache: Cache, out: Path, e
         write_manifest(replace(describe(out), lineage=with_lineage(node, given.artifact)))
     except ModelError as error:
         raise broken(node, f"what it left is no model: {error.problems[0].message}") from error
-
-
-def _remember_seconds(cache: Cache, stage: str, seconds: float) -> None:
-    note = cache.root / "seconds" / stage
-    note.parent.mkdir(exist_ok=True)
-    note.write_text(f"{seconds:.3f}")

@@ -44,7 +44,7 @@ def plan_text(found: Plan) -> str:
         lines.append(f"  {number}. {node.id:<20} {state:<16} {node.key[:12]}  {formats}")
         if node.told:
             lines.append(f"     {node.told}")
-    time = f", ~{found.seconds:.0f} s of stages" if found.seconds is not None else ""
+    time = f", ~{found.seconds:.0f} s of stages, the evaluation not counted" if found.seconds is not None else ""
     lines.append(
         f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"
     )

@@ -42,7 +42,8 @@ class Node:
     expected: Artifact
     place: str = ""
     disk_bytes: int = 0
-    seconds: float | None = None  # what it took when it last ran here; None: not known
+    seconds: float | None = None  # from what it took when it last ran here on a model about as large; None: not known
+    work: int = 1  # what that time goes with
     told: str = ""  # requested against granted
     memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
     idle: str = ""  # why the model it leaves cannot run on this machine
@@ -178,6 +179,7 @@ class _Chain:
         key = stage_key(stage, artifact.task, step.params, touched, inputs, self.recipe.seed, self.opening)
         cached = self.cache.has(key)
         unsettled = unsettled_fields(foresight, before.unsettled if before else {})
+        work = room.work(artifact, touched, step.params)
         disk = room.stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes
         return Node(
             id=step.id,
@@ -191,7 +193,8 @@ class _Chain:
             expected=_expected(artifact, stage, touched, foresight),
             place=step.place,
             disk_bytes=0 if cached else disk,
-            seconds=room.last_seconds(self.cache, stage.name),
+            seconds=room.expected_seconds(self.cache, stage.name, work),
+            work=work,
             told=foresight.told,
             memory_bytes=0 if cached else foresight.memory_bytes,
             idle=stage.idle_here(step.params) or (before.idle if before else ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -12,17 +13,33 @@ from compress.cache import Cache
 from compress.catalogue import Stage
 from compress.errors import PareError, Problem
 from compress.hashing import list_files
+from compress.params import Params
 from compress.sources import Source, parameter_count
 
+ALIKE = 4  # times as much work: beyond that, what one run took says little of another
 PROCESS_BYTES = 1_600_000_000  # resident memory of a process with torch, diffusers and openvino imported, measured
 
 
-def last_seconds(cache: Cache, stage: str) -> float | None:
+def work(artifact: Artifact, touched: Iterable[str], params: Params) -> int:
+    """What a stage's time goes with, as far as a plan can tell: the parameters it works on, times the steps it takes."""
+    return max(1, sum(_parameters(artifact, name) for name in touched)) * int(getattr(params, "steps", 1))
+
+
+def remember_seconds(cache: Cache, stage: str, seconds: float, work: int) -> None:
+    """Write down how long a stage took here, and for how much."""
     note = cache.root / "seconds" / stage
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(json.dumps({"seconds": round(seconds, 3), "work": work}))
+
+
+def expected_seconds(cache: Cache, stage: str, work: int) -> float | None:
+    """How long a stage will take, from its last time here; None where that was another size of model altogether, or never."""
     try:
-        return float(note.read_text())
-    except (OSError, ValueError):
+        last = json.loads((cache.root / "seconds" / stage).read_text())
+        share, seconds = work / last["work"], float(last["seconds"])
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError):  # the notes of before told no work
         return None
+    return seconds * share if 1 / ALIKE <= share <= ALIKE else None
 
 
 def stage_bytes(stage: Stage, artifact: Artifact, touched: tuple[str, ...], copies: bool) -> int:

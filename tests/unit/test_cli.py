@@ -119,6 +119,18 @@ def test_explanations_are_the_golden_ones(pare: Pare, golden: Callable[[str, str
     assert found == golden(f"explain_{name}.txt", found)
 
 
+def test_a_matrix_ends_with_a_table_of_its_own(pare: Pare, recipe: str) -> None:
+    text = Path(recipe).read_text().replace("metrics", "samples: '${n}', metrics") + "matrix: {n: [2, 3]}\n"
+    Path(recipe).write_text(text)
+    said = pare("run", recipe, "--save", "mine")
+    assert said.code == 0, said.err
+    table = said.out.partition("mine/tiny-n-3")[2]
+    rows = [line.split()[:2] for line in table.splitlines() if line.strip().startswith("tiny-n-")]
+    assert rows == [["tiny-n-2", "not"], ["tiny-n-3", "not"]]
+    assert {f.name for f in Path("mine").iterdir()} == {"tiny-n-2", "tiny-n-3"}
+    assert len(pare("run", recipe, "--json").json) == 2
+
+
 def test_the_plan_of_the_quickstart_is_the_golden_one(pare: Pare, golden: Callable[[str, str], str]) -> None:
     found = masked(pare("plan", QUICKSTART).out)
     assert found == golden("plan_quickstart.txt", found)
@@ -415,6 +427,7 @@ def test_the_worst_verdict_of_a_matrix_is_the_exit_code(
     from types import SimpleNamespace
 
     monkeypatch.setattr("evaluation.report.terminal.show", lambda comparison: None)
+    monkeypatch.setattr("evaluation.report.many.show", lambda comparisons: None)
     for codes, worst in (((0, 0), 0), ((0, 4), 4), ((1, 4), 1), ((4, 1, 0), 1)):
         found = tuple(SimpleNamespace(exit_code=code) for code in codes)
         monkeypatch.setattr("compress.api.run_all", lambda *a, found=found, **o: found)

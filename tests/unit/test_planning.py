@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from compress import room
 from compress.artifact import derive, write_manifest
 from compress.cache import Cache
 from compress.catalogue import Foresight, Stage, find_metric, tasks_for
 from compress.describing import describe
 from compress.errors import Problem, RecipeError, UserError
 from compress.hashing import list_files
+from compress.plan_view import plan_text
 from compress.planning import Plan, make_plan
 from compress.recipe import EvalSpec, Gate, Recipe
 from tests.fakes import BUILD, CUT, STAGES, TUNE, knowing, language_model, needing, pipeline, recipe, refusing, step
@@ -217,13 +219,24 @@ def test_what_is_cached_shows_and_takes_no_room(llama: Path, cache: Cache) -> No
 
 def test_the_time_is_known_once_every_stage_still_to_run_ran_here_before(llama: Path, cache: Cache) -> None:
     wanted = recipe(llama, step(CUT), step(TUNE, after="demo.cut"))
-    (cache.root / "seconds").mkdir()
-    (cache.root / "seconds" / "demo.cut").write_text("4.5")
+    cut, tune = plan(wanted, cache).nodes
+    assert cut.work == 6  # parameters of the fake model
+    cache.root.mkdir(exist_ok=True)
+    room.remember_seconds(cache, "demo.cut", 4.5, cut.work)
     assert plan(wanted, cache).seconds is None
-    (cache.root / "seconds" / "demo.tune").write_text("0.5")
+    room.remember_seconds(cache, "demo.tune", 0.5, tune.work)
     assert plan(wanted, cache).seconds == 5
-    (cache.root / "seconds" / "demo.tune").write_text("not a number")
-    assert plan(wanted, cache).seconds is None
+    assert "~5 s of stages, the evaluation not counted" in plan_text(plan(wanted, cache))
+    for wrong in ("not a number", "0.5", "{}", '{"seconds": 1, "work": 0}', "[1]"):
+        (cache.root / "seconds" / "demo.tune").write_text(wrong)
+        assert plan(wanted, cache).seconds is None
+
+
+@pytest.mark.parametrize(("work", "seconds"), [(100, 7.0), (200, 14.0), (25, 1.75), (401, None), (24, None)])
+def test_a_time_goes_with_the_work_and_is_held_back_for_other_sizes(work: int, seconds: float, cache: Cache) -> None:
+    cache.root.mkdir(exist_ok=True)
+    room.remember_seconds(cache, "demo.cut", 7, 100)
+    assert room.expected_seconds(cache, "demo.cut", work) == seconds
 
 
 # What cannot work

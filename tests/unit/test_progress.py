@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import rich.console
 
-from compress.events import Event, track
+from compress.events import Event, named, track
 from compress.progress import Progress
 
 STAGE = [
@@ -152,6 +152,15 @@ def test_an_error_leaves_the_terminal_as_it_was(terminal: Terminal) -> None:
 def collect() -> tuple[list[Event], Callable[[Event], None]]:
     heard: list[Event] = []
     return heard, heard.append
+
+
+def test_what_happens_in_one_run_of_many_is_told_with_its_name() -> None:
+    heard: list[Event] = []
+    tell = named(heard.append, "digits-bits-8")
+    tell(Event("finished", "build.openvino", facts={"seconds": 1}))
+    tell(Event("warning", "", "the disk is nearly full"))
+    assert [event.what for event in heard] == ["digits-bits-8: build.openvino", "digits-bits-8"]
+    assert heard[0].facts == {"seconds": 1}
 
 
 def test_tracking_yields_every_item_and_counts_each_once_it_is_dealt_with() -> None:
