@@ -18,6 +18,7 @@ from compress.yaml_tree import MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, parse_tree
 MAX_RECIPES = 256
 MAX_EXTENDS = 20
 OVERRIDE = "--set"
+LISTS = (("stages",), METRICS)  # whose entries have names
 
 _VARIABLE = re.compile(r"\$\{([^${}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -230,9 +231,14 @@ def _put(node: Node, parts: Sequence[str], value: Node, above: tuple[str, ...]) 
         return _put_into_step(node, parts, value, above)
     if isinstance(node.value, list):
         if not head.isascii() or not head.isdigit() or len(head) > 9 or int(head) >= len(node.value):
-            fix = f"0 to {len(node.value) - 1}" if node.value else "it is empty"
-            raise RecipeError((Problem(value.place, f"`{'.'.join(above)}` has no entry `{head}`", fix),))
+            raise RecipeError(
+                (Problem(value.place, f"`{'.'.join(above)}` has no entry `{head}`", _numbers(node.entries, above)),)
+            )
         entries = list(node.entries)
+        if above in LISTS and (meant := _elsewhere(entries, int(head), parts[1:])):
+            here, there = ".".join((*above, head)), ".".join((*above, *meant))
+            message = f"`{here}` is `{_name(entries[int(head)])}`, not `{_name(entries[int(meant[0])])}`"
+            raise RecipeError((Problem(value.place, message, f"write {there}"),))
         entries[int(head)] = _put(entries[int(head)], parts[1:], value, (*above, head))
         return Node(entries, node.place, node.key)
     if node.value is not None and not isinstance(node.value, dict):
@@ -249,6 +255,29 @@ def _taken_away(node: Node, name: str, above: tuple[str, ...]) -> Node | None:
         return Node({key: child for key, child in node.fields.items() if key != name}, node.place, node.key)
     at = named(node.entries, name) if above == METRICS else None
     return None if at is None else Node([*node.entries[:at], *node.entries[at + 1 :]], node.place, node.key)
+
+
+def _name(entry: Node) -> str:
+    """What an entry of `stages` or `metrics` is called."""
+    return entry.value if isinstance(entry.value, str) else next(iter(entry.fields), given(entry.value))
+
+
+def _numbers(entries: Sequence[Node], above: tuple[str, ...]) -> str:
+    """The numbers that entries go by, with their names where they have some."""
+    if not entries:
+        return "it is empty"
+    if above not in LISTS:
+        return f"0 to {len(entries) - 1}"
+    return "write a number: " + ", ".join(f"{number} is {_name(entry)}" for number, entry in enumerate(entries[:20]))
+
+
+def _elsewhere(entries: Sequence[Node], at: int, parts: Sequence[str]) -> tuple[str, ...]:
+    """The path behind the list that `parts` are meant to be, if they begin with the name of another entry; else ()."""
+    for number, entry in enumerate(entries):
+        words = _name(entry).split(".")
+        if _name(entry) != _name(entries[at]) and len(parts) > len(words) and list(parts[: len(words)]) == words:
+            return str(number), *parts
+    return ()
 
 
 def _put_into_step(node: Node, parts: Sequence[str], value: Node, above: tuple[str, ...]) -> Node:

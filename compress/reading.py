@@ -345,7 +345,7 @@ class _Reading:
         if node is None or node.value is None:
             return {}
         if not isinstance(node.value, dict):
-            self.problem(node.at, f"gates must be a mapping, not {given(node.value)}", "gates: {latency: {speedup: 2}}")
+            self.problem(node.at, f"gates must be a mapping, not {given(node.value)}", "gates: {latency: {faster: 2}}")
             return {}
         found: dict[str, Gate] = {}
         self.check_length(node, "gates")

@@ -38,7 +38,7 @@ def render(comparison: Comparison) -> str:
             "Greedy completions, those that part first in front", "".join(map(_completion, comparison.completions))
         ),
         _section("What was compared, and on what", _provenance(comparison)),
-        _section("Your model", _handed(comparison)),
+        _section("Your model, and how to call it", _handed(comparison)),
     )
     return "\n".join(p for p in parts if p) + "\n</body></html>\n"
 
@@ -243,6 +243,9 @@ def _provenance(comparison: Comparison) -> str:
 
 
 def _handed(comparison: Comparison) -> str:
-    where, *code = words.handed(comparison) or ("",)
-    shown = "\n".join(_e(line) for line in code)
-    return where and f"<p>{_e(where[:1].upper() + where[1:])}</p><pre>{shown}</pre>"
+    found = comparison.handed
+    if found is None:
+        return ""
+    note = f"<small>{_e(found.note)}</small>" if found.note else ""
+    code = "\n".join(_e(line) for line in found.code)
+    return f"<p><code>{_e(found.path)}</code>{note}</p><pre>{code}</pre>"

@@ -203,6 +203,20 @@ def test_an_override_that_reaches_nothing_is_told(override: str, said: str) -> N
     assert said in put_wrong(STEPS, override).message
 
 
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [
+        ("stages.0.c.d.n=1", "write stages.1.c.d.n"),
+        ("stages.a.b.n=1", "write a number: 0 is a.b, 1 is c.d"),
+        ("evaluate.metrics.9.n=1", "write a number: 0 is kid"),
+        ("vars.l.7=1", "0 to 1"),
+    ],
+)
+def test_an_override_of_the_wrong_entry_is_told_the_right_path(override: str, fix: str) -> None:
+    text = "stages: [a.b: {n: 0}, c.d: {n: 0}]\nevaluate: {metrics: [kid]}\nvars: {l: [1, 2]}"
+    assert put_wrong(text, override).fix == fix
+
+
 # vars and matrix
 
 
