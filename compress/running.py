@@ -78,7 +78,7 @@ def chain_of(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:
 
 
 def _stage_row(done: Done, cache: Cache) -> Mapping[str, Any]:
-    """What a stage left. Its folder is told from the cache's root, so that a committed result names no machine's folders."""
+    """What a stage left. Its folder is told from the cache's root."""
     from compress.hashing import list_files
 
     size = sum((done.artifact.path / f).stat().st_size for f in list_files(done.artifact.path))

@@ -29,7 +29,8 @@ def hand_over(request: Request, call: Mapping[str, Any]) -> Handed | None:
     folder = str((request.kept or artifact.path).absolute())
     items = request.data.first(1) if request.data else ()
     text = " ".join(items[0].text.split()[:WORDS]) if items else ""
-    usage = Usage(folder, is_stock(artifact), request.opening.trust_remote_code, call, text)
+    how = request.opening
+    usage = Usage(folder, is_stock(artifact), how.trust_remote_code, call, text, how.device)
     return Handed(
         folder, find_task(artifact.task).usage(usage), IN_CACHE if request.stages and not request.kept else ""
     )

@@ -179,9 +179,9 @@ def case_of(row: Row, baseline: Sample, candidate: Sample) -> Case:
     if gate is None:
         raise ValueError(f"{row.metric}: has no gate")
     pool = np.concatenate([baseline.values, candidate.values])
-    if metric.compared == "ratio" and gate.speedup is not None:
+    if metric.compared == "ratio" and gate.ratio is not None:
         now = metric.contrast(candidate, baseline).value
-        return Case(row, metric, baseline, candidate, speeds(metric, now), gate.speedup, 1, 4000)
+        return Case(row, metric, baseline, candidate, speeds(metric, now), gate.ratio, 1, 4000)
     if metric.name == "kid" and paired(baseline):
         observe, runs = distances(metric, pool, real(baseline)), 1000
     elif metric.name == "perplexity":

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from compress.devices import CPU
 from compress.errors import Problem
 from compress.params import Params
 
@@ -59,18 +60,20 @@ class Size:
 @dataclass(frozen=True)
 class Usage:
     """A model that somebody wants to call: its folder, whether stock libraries alone open it, whether its own Python code may run,
-    the arguments of a call that it is meant for, and a text to try it on."""
+    the arguments of a call that it is meant for, a text to try it on, and the device that it was measured on."""
 
     folder: str
     stock: bool
     trusted: bool = False
     call: Mapping[str, object] = field(default_factory=dict)
     text: str = ""
+    device: str = CPU
 
     @property
     def opened(self) -> str:
-        """The folder as Python writes it, with what opening it takes beside."""
-        return literal(self.folder) + (", trust_remote_code=True" if self.trusted else "")
+        """The folder as Python writes it, with what opening it takes beside: for `compress.load`, the device too."""
+        elsewhere = "" if self.stock or self.device == CPU else f", device={literal(self.device)}"
+        return literal(self.folder) + elsewhere + (", trust_remote_code=True" if self.trusted else "")
 
     def arguments(self, **more: object) -> str:
         """The arguments of a call behind the first, as Python writes them."""

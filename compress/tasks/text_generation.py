@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, Component, read_json
+from compress.devices import CPU
 from compress.errors import Problem
 from compress.params import Params
 from compress.tasks import Size, Task, Usage, literal
@@ -82,6 +83,7 @@ def usage(usage: Usage) -> tuple[str, ...]:
     folder = literal(usage.folder)
     model = usage.opened if usage.stock else f"compress.load({usage.opened}), tokenizer={folder}"
     beside = ", trust_remote_code=True" if usage.trusted and not usage.stock else ""
+    beside += f", device={literal(usage.device)}" if usage.stock and usage.device != CPU else ""
     return (
         "from transformers import pipeline" if usage.stock else "import compress; from transformers import pipeline",
         f'write = pipeline("text-generation", model={model}{beside})',

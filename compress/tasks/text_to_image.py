@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress.artifact import DENOISERS, Artifact
+from compress.devices import CPU
 from compress.errors import Problem
 from compress.params import Params
 from compress.pipeline_checks import pipeline_problems
@@ -49,9 +50,10 @@ def evidence(spec: EvalSpec) -> Mapping[str, tuple[int, ...]]:
 def usage(usage: Usage) -> tuple[str, ...]:
     """Stock diffusers opens a pipeline of torch components alone."""
     opened = "DiffusionPipeline.from_pretrained" if usage.stock else "compress.load"
+    moved = f".to({literal(usage.device)})" if usage.stock and usage.device != CPU else ""
     return (
         "from diffusers import DiffusionPipeline" if usage.stock else "import compress",
-        f"paint = {opened}({usage.opened})",
+        f"paint = {opened}({usage.opened}){moved}",
         f'paint({literal(usage.text or "a red house by the sea")}{usage.arguments()}).images[0].save("picture.png")',
     )
 

@@ -24,12 +24,13 @@ from tests.unit import comparisons
 @pytest.mark.parametrize("trusted", [True, False])
 def test_every_task_is_called_in_three_lines_of_python(task: str, stock: bool, trusted: bool) -> None:
     call = {"num_inference_steps": 4, "prompt": 'say "a"', "generator": object()}
-    lines = find_task(task).usage(Usage('/a "b"/c\\d', stock, trusted, call, 'a "red" one'))
+    lines = find_task(task).usage(Usage('/a "b"/c\\d', stock, trusted, call, 'a "red" one', "cuda:1"))
     assert len(lines) == 3
     texts = [node.value for node in ast.walk(ast.parse("\n".join(lines))) if isinstance(node, ast.Constant)]
     assert {'/a "b"/c\\d', 'a "red" one', 4, 'say "a"'} <= set(texts)
     assert ("compress.load" in lines[1]) != stock
     assert ("trust_remote_code=True" in lines[1]) == trusted
+    assert lines[1].count('"cuda:1"') == 1
     assert "generator" not in lines[2]
 
 
