@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.artifact import MANIFEST, Artifact, read_json
-from compress.cache import disk_errors
 from compress.errors import ManyProblems, ModelError, Problem, UserError
 from compress.hashing import digest_files, list_files
 
@@ -47,19 +46,21 @@ def save(artifact: Artifact, folder: Path) -> Path:
     Raises:
         UserError: it holds something else, or cannot be written.
     """
-    with disk_errors(folder.parent):
-        if folder.is_dir() and any(folder.iterdir()):
-            if digest_files(folder) != digest_files(artifact.path):
-                raise UserError("holds something else already", place=str(folder), fix=TAKEN)
-            return folder
-        beside = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(beside, ignore_errors=True)  # of a run that was cut off
+    if folder.is_dir() and any(folder.iterdir()):
+        if digest_files(folder) != digest_files(artifact.path):
+            raise UserError("holds something else already", place=str(folder), fix=TAKEN)
+        return folder
+    beside = folder.with_name(f".{folder.name}.part")
+    try:
+        if beside.exists():  # of a run that was cut off
+            shutil.rmtree(beside)
         _copy(artifact.path, beside)
-        try:
-            beside.rename(folder)
-        except OSError as error:
-            shutil.rmtree(beside, ignore_errors=True)
-            raise UserError(f"cannot be written: {error.strerror}", place=str(folder), fix=TAKEN) from error
+        beside.rename(folder)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        message = f"the candidate cannot be copied here: {error.strerror or error}"
+        fix = "free room, or give another folder with --save; the stages are cached"
+        raise UserError(message, place=str(folder), fix=fix) from error
     return folder
 
 

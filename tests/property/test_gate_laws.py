@@ -364,6 +364,14 @@ def test_a_speedup_is_the_same_claim_of_time_and_of_rate(edges: list[float], lea
     assert verdict_on(LATENCY, gate, *edges) == verdict_on(THROUGHPUT, gate, *edges)
 
 
+@given(EDGES, st.floats(0.1, 5))
+def test_a_metric_s_own_word_is_the_same_claim_as_a_speedup(edges: list[float], least: float) -> None:
+    for metric in (LATENCY, THROUGHPUT, find_metric("size"), find_metric("peak_memory")):
+        own = Gate(**{metric.gain: least})
+        assert problems(own, metric) == problems(Gate(speedup=least), metric) == ""
+        assert verdict_on(metric, own, *edges) == verdict_on(metric, Gate(speedup=least), *edges)
+
+
 @given(EDGES, st.floats(0, 50))
 def test_a_relative_margin_of_a_time_does_not_depend_on_how_long_it_takes(edges: list[float], percent: float) -> None:
     contrast, gate = Estimate(1, *edges, 20), Gate(worse_by=f"{percent}%")

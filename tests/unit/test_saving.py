@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -60,6 +61,20 @@ def test_the_same_candidate_may_be_saved_twice_and_no_other_over_it(model: Path,
     with pytest.raises(UserError, match="holds something else already"):
         save(describe(model), kept)
     assert (kept / "tokenizer.json").read_text() == "mine by now"
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        target.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(UserError, match="cannot be copied here: No space left") as caught:
+        save(describe(model), tmp_path / "mine")
+    assert "--save" in caught.value.problems[0].fix
+    assert not {"mine", ".mine.part"} & {f.name for f in tmp_path.iterdir()}
 
 
 def test_a_matrix_gets_a_folder_for_each_recipe(tmp_path: Path) -> None:
