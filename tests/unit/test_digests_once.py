@@ -61,11 +61,16 @@ def test_a_stage_that_changes_no_weight_has_none_hashed(cache: Cache, llama: Pat
 
 def test_a_stage_of_the_source_has_each_file_hashed_once(cache: Cache, llama: Path, hashed: Counter[str]) -> None:
     (done,) = run(cache, llama, (CUTTING, step(CUTTING)))
-    assert hashed == {WEIGHTS: 2, "config.json": 2, "pare.json": 1}  # the source's when planned, and the stage's own
+    assert hashed == {
+        WEIGHTS: 2,
+        "config.json": 2,
+        "tokenizer.json": 2,
+        "pare.json": 1,
+    }  # the source's when planned, and the stage's own
     hashed.clear()
     other = step(CUTTING, ratio=0.75)
     run(cache, llama, (CUTTING, other))
-    assert hashed == {WEIGHTS: 1, "config.json": 1, "pare.json": 1}
+    assert hashed == {WEIGHTS: 1, "config.json": 1, "tokenizer.json": 1, "pare.json": 1}
     assert cache.problem(done.key, thorough=True) == ""
 
 
@@ -102,7 +107,7 @@ def test_the_files_of_a_folder_are_remembered_with_its_digest(
     whole = digest_folder(llama, memory)
     files = folder_files(llama, memory)
     assert hashing.digest_json(files) == whole
-    assert hashed == {WEIGHTS: 1, "config.json": 1}
+    assert hashed == {WEIGHTS: 1, "config.json": 1, "tokenizer.json": 1}
     os.utime(llama / WEIGHTS, ns=(1, 1))
     assert folder_files(llama, memory) == files
     assert hashed[WEIGHTS] == 2
@@ -119,7 +124,7 @@ def test_a_note_of_before_that_holds_the_whole_digest_alone_is_still_a_hit(
     assert digest_folder(llama, memory) == whole
     assert not hashed
     assert folder_files(llama, memory) == folder_files(llama, memory)
-    assert hashed == {WEIGHTS: 1, "config.json": 1}
+    assert hashed == {WEIGHTS: 1, "config.json": 1, "tokenizer.json": 1}
 
 
 Spoil = Callable[[Path], Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -12,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from compress.deps import installed
 from compress.devices import AS_STORED
-from compress.engines.torch.runtime import load_language_model, save_component
+from compress.engines.torch.runtime import load_language_model, save_component, silent_libraries
 from tests.tiny import tiny_llama
 
 
@@ -60,6 +62,21 @@ def get_kernel(*name, **options):
 """
 
 
+def test_the_package_that_fetches_it_is_out_of_reach_meanwhile_and_back_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "kernels", raising=False)
+    with silent_libraries(), pytest.raises(ImportError):
+        importlib.import_module("kernels")
+    before = importlib.import_module("kernels")
+    with silent_libraries(), pytest.raises(ImportError):
+        importlib.import_module("kernels")
+    assert importlib.import_module("kernels") is before
+
+
+@pytest.mark.skipif(not installed("bitsandbytes"), reason="no other library looks for native code there")
 @pytest.mark.parametrize("mine", [True, False], ids=["imported already", "on disk alone"])
 def test_loading_a_pipeline_fetches_no_native_code(tmp_path: Path, mine: bool) -> None:
     """bitsandbytes looks for some on processors with bfloat16 products, and diffusers imports it."""
