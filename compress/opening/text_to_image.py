@@ -25,14 +25,12 @@ from compress.errors import ModelError, StageFailed
 from compress.graphs import Batches
 from compress.opening import Call, Timed
 from compress.opening.tensors import device_of, dtype_of, to_array
-from compress.pipelines import INDEX
+from compress.pipelines import INDEX, LEFT_OUT
 
 if TYPE_CHECKING:
     from compress.recipe import EvalSpec
 
 T = TypeVar("T")
-# Parts that judge or mark pictures rather than paint them: they would change what is measured.
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 LOOKS = 8  # timesteps at which a denoiser is looked at
 PROMPT, OTHER = "a red three on white paper", "a blue seven"
 EXAMPLES = (Item("0", "a red three"), Item("1", OTHER), Item("2", "a green one"))
