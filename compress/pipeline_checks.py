@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress.artifact import Artifact, read_json
+from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.classes import has_class
 from compress.errors import Problem
-from compress.pipelines import INDEX
+from compress.pipelines import INDEX, LEFT_OUT
+from compress.schedulers import config_of, faults
 
 SAVED = "give the folder of one pipeline as save_pretrained wrote it: its parts come from different models"
 # By the pipeline's class: what the denoiser's config says, and the text encoders whose widths make it.
@@ -40,12 +41,14 @@ def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(place, f"the pipeline is Python code of its own ({'.'.join(map(str, kind))})", OWN_CODE)
     elif isinstance(kind, str) and not has_class(kind, "diffusers"):
         yield Problem(place, f"diffusers has no pipeline {kind}", "upgrade diffusers, or give a pipeline that it has")
-    for name, part in artifact.components.items():
+    opened = (n for n, part in artifact.components.items() if part.format == "torch" and n not in LEFT_OUT)
+    for name in (*opened, SCHEDULER):
         entry = index.get(name)
-        if part.format != "torch" or not isinstance(entry, list) or len(entry) != 2:
+        if not isinstance(entry, list) or len(entry) != 2 or None in entry:
             continue
         library, wanted = map(str, entry)
-        if not has_class(wanted, library, str(artifact.config(name).get("model_type", ""))):
+        type_ = "" if name == SCHEDULER else str(artifact.config(name).get("model_type", ""))
+        if not has_class(wanted, library, type_):
             own = library not in ("diffusers", "transformers")
             said = f"`{name}` is of a class {library}.{wanted}"
             why = "which is Python code of its own" if own else f"which {library} does not have"
@@ -91,12 +94,5 @@ def _width(config: Mapping[str, Any]) -> int | None:
 
 
 def _scheduler(artifact: Artifact) -> Iterator[Problem]:
-    """A schedule that ends in nothing but noise leaves no picture to tell from it: only v_prediction can begin there."""
-    file = artifact.path / "scheduler" / "scheduler_config.json"
-    config = read_json(file) if file.is_file() else {}
-    predicts = config.get("prediction_type", "epsilon")
-    if config.get("rescale_betas_zero_snr") and predicts == "epsilon":
-        said = (
-            "rescale_betas_zero_snr with prediction_type epsilon divides by zero where the schedule holds noise alone"
-        )
-        yield Problem(str(file), said, "set rescale_betas_zero_snr to false, or give a model that predicts velocity")
+    steps = artifact.settings.call.get("num_inference_steps")
+    yield from faults(config_of(artifact), str(artifact.path / SCHEDULER_CONFIG), steps)
