@@ -8,6 +8,7 @@ from typing import Any
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.classes import has_class
 from compress.errors import Problem
+from compress.picture_sizes import size_problems
 from compress.pipelines import INDEX, LEFT_OUT
 from compress.schedulers import config_of, faults
 
@@ -27,12 +28,13 @@ OWN_CODE = "pare runs the pipelines and models of diffusers and transformers alo
 
 
 def pipeline_problems(artifact: Artifact) -> Iterator[Problem]:
-    """Classes that are not there, channels and widths that do not fit, a scheduler that cannot begin."""
+    """Classes that are not there, channels and widths that do not fit, a scheduler that cannot begin, a size that cannot be painted."""
     index = read_json(artifact.path / INDEX) if (artifact.path / INDEX).is_file() else {}
     yield from _classes(artifact, index)
     yield from _latents(artifact)
     yield from _widths(artifact, str(index.get("_class_name", "")))
     yield from _scheduler(artifact)
+    yield from size_problems(artifact)
 
 
 def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
