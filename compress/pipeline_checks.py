@@ -22,8 +22,24 @@ READS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "StableDiffusion3Pipeline": {"joint_attention_dim": ("text_encoder_3",)},
     "FluxPipeline": {"joint_attention_dim": ("text_encoder_2",), "pooled_projection_dim": ("text_encoder",)},
     "SanaPipeline": {"caption_channels": ("text_encoder",)},
+    "HunyuanDiTPipeline": {"cross_attention_dim": ("text_encoder",), "cross_attention_dim_t5": ("text_encoder_2",)},
+    "AuraFlowPipeline": {"joint_attention_dim": ("text_encoder",)},
+    "ChromaPipeline": {"joint_attention_dim": ("text_encoder",)},
 }
+# The same of what says a whole text in one vector: the encoders' projections side by side.
+POOLED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "StableDiffusionXLPipeline": {"projection_class_embeddings_input_dim": ("text_encoder_2",)},
+    "StableDiffusion3Pipeline": {"pooled_projection_dim": ("text_encoder", "text_encoder_2")},
+}
+TIMES = 6  # numbers that SDXL says a picture's sizes and crop in, each embedded beside the pooled text
 PACKED = 4  # FLUX and its like lay two by two latents into one token
+UNPACKED = (
+    "UNet2DConditionModel",
+    "SD3Transformer2DModel",
+    "PixArtTransformer2DModel",
+    "SanaTransformer2DModel",
+    "HunyuanDiT2DModel",
+)
 OWN_CODE = "pare runs the pipelines and models of diffusers and transformers alone: give one made of their classes"
 
 
@@ -33,7 +49,7 @@ def pipeline_problems(artifact: Artifact) -> Iterator[Problem]:
     yield from _classes(artifact, index)
     yield from _latents(artifact)
     yield from _widths(artifact, str(index.get("_class_name", "")))
-    yield from _scheduler(artifact)
+    yield from _scheduler(artifact, str(index.get("_class_name", "")))
     yield from size_problems(artifact)
 
 
@@ -60,28 +76,38 @@ def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _latents(artifact: Artifact) -> Iterator[Problem]:
-    """The denoiser takes latents of as many channels as the VAE makes, or two by two of them at a time."""
-    taken = artifact.config(artifact.main).get("in_channels") if artifact.main in artifact.components else None
+    """The denoiser takes latents of as many channels as the VAE makes, or two by two of them at a time, and gives them back, some
+    with as many channels again that say how sure it is."""
+    main = artifact.main
     made = artifact.config("vae").get("latent_channels") if "vae" in artifact.components else None
-    if not isinstance(taken, int) or not isinstance(made, int) or taken in (made, PACKED * made):
+    if main not in artifact.components or not isinstance(made, int):
         return
-    said = (
-        f"`{artifact.main}` takes {taken} channels (in_channels), and the VAE makes latents of {made} (latent_channels)"
-    )
-    hint = "9 and 8 channels are models that are given a picture beside the text" if taken in (8, 9) else SAVED
-    yield Problem(str(artifact.folder(artifact.main) / "config.json"), said, hint)
+    config, packed = artifact.config(main), () if artifact.components[main].kind in UNPACKED else (PACKED * made,)
+    for field, does, fits in (
+        ("in_channels", "takes", (made, *packed)),
+        ("out_channels", "gives", (made, 2 * made, *packed)),
+    ):
+        if not isinstance(found := config.get(field), int) or found in fits:
+            continue
+        said = f"`{main}` {does} {found} channels ({field}), and the VAE makes latents of {made} (latent_channels)"
+        beside = field == "in_channels" and found in (8, 9)
+        hint = "9 and 8 channels are models that are given a picture beside the text" if beside else SAVED
+        yield Problem(str(artifact.folder(main) / "config.json"), said, hint)
 
 
 def _widths(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
-    """The denoiser reads texts as wide as its encoders write them."""
+    """The denoiser reads texts as wide as its encoders write them, word by word and as a whole."""
     if artifact.main not in artifact.components:
         return
     config = artifact.config(artifact.main)
-    for field, encoders in READS.get(pipeline, {}).items():
-        wanted = config.get("encoder_hid_dim") or config.get(
-            field
-        )  # which, where it is set, turns the former into the latter
-        made = [_width(artifact.config(name)) for name in encoders if name in artifact.components]
+    wholes = POOLED.get(pipeline, {}) if config.get("addition_embed_type", "text_time") == "text_time" else {}
+    for field, encoders in (*READS.get(pipeline, {}).items(), *wholes.items()):
+        # What encoder_hid_dim says is turned into what the field says.
+        wanted = (field not in wholes and config.get("encoder_hid_dim")) or config.get(field)
+        if field == "projection_class_embeddings_input_dim" and isinstance(wanted, int):
+            wanted -= TIMES * int(config.get("addition_time_embed_dim") or 0)
+        width = _projection if field in wholes else _width
+        made = [width(artifact.config(name)) for name in encoders if name in artifact.components]
         if len(made) < len(encoders) or None in made or not isinstance(wanted, int):
             continue
         if sum(filter(None, made)) != wanted:
@@ -90,11 +116,16 @@ def _widths(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
             yield Problem(str(artifact.folder(artifact.main) / "config.json"), said, SAVED)
 
 
+def _projection(config: Mapping[str, Any]) -> int | None:
+    found = config.get("projection_dim")
+    return found if isinstance(found, int) else None
+
+
 def _width(config: Mapping[str, Any]) -> int | None:
     found = config.get("hidden_size") or config.get("d_model")
     return found if isinstance(found, int) else None
 
 
-def _scheduler(artifact: Artifact) -> Iterator[Problem]:
-    steps = artifact.settings.call.get("num_inference_steps")
-    yield from faults(config_of(artifact), str(artifact.path / SCHEDULER_CONFIG), steps)
+def _scheduler(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
+    steps, place = artifact.settings.call.get("num_inference_steps"), str(artifact.path / SCHEDULER_CONFIG)
+    yield from faults(config_of(artifact), place, steps, pipeline)

@@ -25,6 +25,7 @@ EXACT = (
 )
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 DATA_SOLVERS = ("dpmsolver++", "sde-dpmsolver++")  # those that can step to where no noise is left
+ONE_STEP = "if num_inference_steps == 1:"  # in pipelines which then paint what the scheduler says lies at the end
 WARM_UP = 4  # the steps that PNDM's Runge-Kutta start takes
 
 
@@ -35,11 +36,13 @@ class SchedulerClass:
     defaults: the settings that it takes, with their defaults.
     schedules: the values of `beta_schedule` that it knows.
     spaced: whether `timestep_spacing` says where its steps lie.
+    foresees: whether a step tells beside what comes next also what lies at the end.
     """
 
     defaults: Mapping[str, object]
     schedules: frozenset[str]
     spaced: bool
+    foresees: bool
 
     def value(self, config: Mapping[str, Any], name: str) -> Any:
         """A setting, as its config says or by default; None of one that it does not take."""
@@ -52,17 +55,17 @@ def read_class(kind: str) -> SchedulerClass | None:
     text = source_of(kind, "schedulers")
     tree = ast.parse(text) if text else None
     found = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind), None) if tree else None
-    made = (
-        next((n for n in found.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-        if found
-        else None
-    )
-    if found is None or made is None:
+    methods = {n.name: n for n in found.body if isinstance(n, ast.FunctionDef)} if found else {}
+    if found is None or "__init__" not in methods:
         return None
+    made = methods["__init__"]
     names, given = [a.arg for a in made.args.args[1:]], made.args.defaults
     defaults = dict(zip(names[len(names) - len(given) :], map(_constant, given), strict=True))
     spaced = any(isinstance(n, ast.Attribute) and n.attr == "timestep_spacing" for n in ast.walk(found))
-    return SchedulerClass(defaults, frozenset(_compared(made, "beta_schedule")), spaced)
+    returns = ast.walk(methods["step"]) if "step" in methods else iter(())
+    given_back = (n.value for n in returns if isinstance(n, ast.Return))
+    foresees = any(isinstance(value, ast.Tuple) and len(value.elts) > 1 for value in given_back)
+    return SchedulerClass(defaults, frozenset(_compared(made, "beta_schedule")), spaced, foresees)
 
 
 def _constant(value: ast.expr) -> object:
@@ -92,12 +95,13 @@ def config_of(artifact: Artifact) -> Mapping[str, Any]:
     return {**config, "_class_name": named[1]} if isinstance(named, list) and len(named) == 2 else config
 
 
-def faults(config: Mapping[str, Any], place: str, steps: object = None) -> Iterator[Problem]:
+def faults(config: Mapping[str, Any], place: str, steps: object = None, pipeline: str = "") -> Iterator[Problem]:
     """Why a scheduler cannot paint, as far as its config and class tell.
 
     Args:
         config: what its scheduler_config.json says.
         steps: denoising steps, where they are known.
+        pipeline: the class of the pipeline that it paints in.
     """
     kind = str(config.get("_class_name", ""))
     if (known := read_class(kind)) is None:
@@ -106,6 +110,9 @@ def faults(config: Mapping[str, Any], place: str, steps: object = None) -> Itera
         yield Problem(place, said, fix)
     if isinstance(steps, int) and (why := _too_many(kind, known, config, steps)):
         yield Problem(place, f"{kind} cannot do {steps} steps: {why[0]}", why[1])
+    if steps == 1 and not known.foresees and ONE_STEP in source_of(pipeline, "pipelines"):
+        said = f"{pipeline} paints one step only with a scheduler that tells what lies at its end, and {kind} does not"
+        yield Problem(place, said, "ask for two steps, or for another scheduler, such as lcm")
 
 
 def _schedule_faults(kind: str, known: SchedulerClass, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

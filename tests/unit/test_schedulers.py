@@ -20,6 +20,7 @@ from compress.pipeline_checks import pipeline_problems
 from compress.schedulers import faults, left_out, read_class
 from compress.stages.accelerate.steps import SCHEDULERS, _walked, changes
 from tests.fakes import pipeline, scheduled
+from tests.families import tiny_picture
 from tests.stages import apply, foresee
 
 BASE = {"beta_schedule": "scaled_linear", "clip_sample": False}
@@ -191,3 +192,19 @@ def test_a_scheduler_of_an_unknown_class_is_told(painter: Path) -> None:
     (painter / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "MyScheduler"]}))
     (found,) = pipeline_problems(describe(painter))
     assert found.message == "`scheduler` is of a class diffusers.MyScheduler, which diffusers does not have"
+
+
+@pytest.mark.parametrize(
+    ("kind", "foresees"), [("DDIMScheduler", True), ("LCMScheduler", True), ("PNDMScheduler", False)]
+)
+def test_one_step_of_pixart_needs_a_scheduler_that_tells_its_end(kind: str, foresees: bool) -> None:
+    found = [p.message for p in faults({"_class_name": kind, "skip_prk_steps": True}, "", 1, "PixArtAlphaPipeline")]
+    assert bool(found) is not foresees
+    assert list(faults({"_class_name": kind, "skip_prk_steps": True}, "", 1, "PixArtSigmaPipeline")) == []
+
+
+def test_of_pixarts_own_scheduler_one_step_is_refused(tmp_path: Path) -> None:
+    source = describe(tiny_picture(tmp_path, "pixart-alpha"))
+    assert "paints one step only with" in STAGE.refuse(source, STAGE.params(steps=1))
+    assert STAGE.refuse(source, STAGE.params(steps=1, scheduler="lcm")) == ""
+    assert STAGE.refuse(source, STAGE.params(steps=2)) == ""

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, derive, write_manifest
+from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, derive, read_json, write_manifest
 from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.params import Params
+from compress.pipelines import INDEX
 from compress.schedulers import DATA_SOLVERS, config_of, faults, left_out, read_class
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def refuse(artifact: Artifact, params: Steps) -> str:
         return ""
     if why := _foreign(config, params) or _unspaced(config, params):
         return why
-    found = next(faults({**config, **changes(config, params)}, "", params.steps), None)
+    pipeline = str(read_json(artifact.path / INDEX).get("_class_name", ""))
+    found = next(faults({**config, **changes(config, params)}, "", params.steps, pipeline), None)
     return f"{found.message}; {found.fix}" if found else ""
 
 
