@@ -6,6 +6,7 @@ import itertools
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def test_dpm_solver_plus_plus_is_that_and_no_other_algorithm(
     assert (config["_class_name"], config["algorithm_type"]) == ("DPMSolverMultistepScheduler", "dpmsolver++")
     assert config["final_sigmas_type"] == "zero"
     assert note.facts["scheduler"] == "DPMSolverMultistepScheduler"
+    assert note.facts["settings"]["algorithm_type"] == "dpmsolver++"
 
 
 def test_what_another_scheduler_does_not_take_is_named(tmp_path: Path) -> None:
@@ -151,6 +153,12 @@ def test_a_spacing_that_reaches_the_noise_is_refused_of_a_schedule_without_signa
     assert STAGE.refuse(source, STAGE.params(steps=4)) == ""  # which begins a little before it
     assert "divides by zero" in STAGE.refuse(source, STAGE.params(steps=4, spacing="trailing"))
     assert STAGE.refuse(source, STAGE.params(steps=4, spacing="trailing", scheduler="euler")) == ""  # which clips it
+
+
+def test_a_fault_of_the_model_is_told_once(tmp_path: Path) -> None:
+    source = scheduled(tmp_path / "m", _class_name="DDIMScheduler", **{**ZERO_SNR, "timestep_spacing": "trailing"})
+    assert [p.message for p in pipeline_problems(replace(source, components={})) if "divides by zero" in p.message]
+    assert STAGE.refuse(source, STAGE.params(steps=4)) == ""
 
 
 @pytest.fixture

@@ -63,8 +63,9 @@ def refuse(artifact: Artifact, params: Steps) -> str:
     if why := _foreign(config, params) or _unspaced(config, params):
         return why
     pipeline = str(read_json(artifact.path / INDEX).get("_class_name", ""))
-    found = next(faults({**config, **changes(config, params)}, "", params.steps, pipeline), None)
-    return f"{found.message}; {found.fix}" if found else ""
+    told = {problem.message for problem in faults(config, "")}  # of the model as it is, which is refused for it already
+    found = faults({**config, **changes(config, params)}, "", params.steps, pipeline)
+    return next((f"{new.message}; {new.fix}" for new in found if new.message not in told), "")
 
 
 def _foreign(config: Mapping[str, Any], params: Steps) -> str:
@@ -141,9 +142,9 @@ def run(artifact: Artifact, params: Steps, context: Context) -> None:
     made = derive(artifact, context.out, without=(SCHEDULER_CONFIG,), link=context.link)
     config = config_of(artifact)
     _write_scheduler(config, params, context)
-    context.note(
-        _told(config, params), scheduler=_kind(config, params), left_out=list(left_out(config, _kind(config, params)))
-    )
+    changed = changes(config, params)
+    kind = changed.pop("_class_name")
+    context.note(_told(config, params), scheduler=kind, settings=changed, left_out=list(left_out(config, kind)))
     write_manifest(made.calling(num_inference_steps=params.steps))
 
 
