@@ -23,6 +23,7 @@ MANIFEST = "pare.json"
 SCHEMA = 1
 LANGUAGE_MODEL = "model"
 DENOISERS = ("unet", "transformer")
+SCHEDULER, SCHEDULER_CONFIG = "scheduler", "scheduler/scheduler_config.json"  # no component: it has no weights
 
 
 @dataclass(frozen=True)
@@ -122,14 +123,16 @@ class Artifact:
         return self.path / self.components[component].path
 
     def config(self, component: str) -> Mapping[str, Any]:
-        """A component's own config: as it will be, where a stage still to run changes it, else as its folder holds it.
+        """A component's own config, or the scheduler's: as it will be, where a stage still to run changes it, else as its folder
+        holds it.
 
         Raises:
             ModelError: the folder has none that reads.
         """
         if component in self.planned:
             return self.planned[component]
-        found: Mapping[str, Any] = read_json(self.folder(component) / "config.json")
+        file = self.path / SCHEDULER_CONFIG if component == SCHEDULER else self.folder(component) / "config.json"
+        found: Mapping[str, Any] = read_json(file)
         return found
 
     @property

@@ -220,7 +220,7 @@ def _picture_call(
 
 
 def _without_gradients(call: Callable[[], object]) -> object:
-    with torch.inference_mode():
+    with torch.no_grad():
         return call()
 
 

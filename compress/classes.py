@@ -28,6 +28,13 @@ def has_class(kind: str, library: str = "transformers", model_type: str = "") ->
     )
 
 
+def source_of(kind: str, folder: str) -> str:
+    """The text of the file of diffusers that defines a class, looked for below one of its folders; "" where none does."""
+    home = _home("diffusers")
+    files = sorted(home.glob(f"{folder}/**/*.py")) if home else []
+    return next((text for file in files if f"class {kind}(" in (text := _text(file))), "")
+
+
 def _modeling(home: Path, model_type: str) -> Iterator[Path]:
     """The files that define models: first those of a model type (clip_text_model lies in `clip`), then all others."""
     words = model_type.replace("-", "_").split("_")

@@ -53,8 +53,8 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     sides = _sides(candidate, baseline, store)
     data = open_data(wanted.data, Path()) if wanted.data else None
     metrics = _check(wanted, sides, data)
-    if shut := [p for side in sides if side.components for p in source_problems(side, opening, str(side.path))]:
-        raise ManyProblems(tuple(dict.fromkeys(shut)))
+    if shut := _shut(sides, wanted.spec, opening):
+        raise ManyProblems(shut)
     return Request(
         name=out.name,
         candidate=sides[0],
@@ -68,6 +68,19 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         evidence_dirs=(store.root / "evidence",),
         opening=opening,
     )
+
+
+def _shut(sides: Sequence[Artifact], spec: EvalSpec, opening: Opening) -> tuple[Problem, ...]:
+    """What keeps the sides from being opened, or called as they will be: what the candidate says itself wins."""
+    candidate, baseline = sides
+    asked = find_task(baseline.task).asked(spec.baseline)
+    original = baseline.settings.call
+    own = {name: value for name, value in candidate.settings.call.items() if original.get(name) != value}
+    called = ((candidate, {**asked, **own}), (baseline, asked))
+    found = [
+        p for side, call in called if side.components for p in source_problems(side, opening, str(side.path), call=call)
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def measure(request: Request, emit: Emit) -> Comparison:

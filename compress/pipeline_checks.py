@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress.artifact import Artifact, read_json
+from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.classes import has_class
 from compress.errors import Problem
-from compress.pipelines import INDEX
+from compress.picture_sizes import size_problems
+from compress.pipelines import INDEX, LEFT_OUT
+from compress.schedulers import config_of, faults
 
 SAVED = "give the folder of one pipeline as save_pretrained wrote it: its parts come from different models"
 # By the pipeline's class: what the denoiser's config says, and the text encoders whose widths make it.
@@ -20,18 +22,35 @@ READS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "StableDiffusion3Pipeline": {"joint_attention_dim": ("text_encoder_3",)},
     "FluxPipeline": {"joint_attention_dim": ("text_encoder_2",), "pooled_projection_dim": ("text_encoder",)},
     "SanaPipeline": {"caption_channels": ("text_encoder",)},
+    "HunyuanDiTPipeline": {"cross_attention_dim": ("text_encoder",), "cross_attention_dim_t5": ("text_encoder_2",)},
+    "AuraFlowPipeline": {"joint_attention_dim": ("text_encoder",)},
+    "ChromaPipeline": {"joint_attention_dim": ("text_encoder",)},
 }
+# The same of what says a whole text in one vector: the encoders' projections side by side.
+POOLED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "StableDiffusionXLPipeline": {"projection_class_embeddings_input_dim": ("text_encoder_2",)},
+    "StableDiffusion3Pipeline": {"pooled_projection_dim": ("text_encoder", "text_encoder_2")},
+}
+TIMES = 6  # numbers that SDXL says a picture's sizes and crop in, each embedded beside the pooled text
 PACKED = 4  # FLUX and its like lay two by two latents into one token
+UNPACKED = (
+    "UNet2DConditionModel",
+    "SD3Transformer2DModel",
+    "PixArtTransformer2DModel",
+    "SanaTransformer2DModel",
+    "HunyuanDiT2DModel",
+)
 OWN_CODE = "pare runs the pipelines and models of diffusers and transformers alone: give one made of their classes"
 
 
 def pipeline_problems(artifact: Artifact) -> Iterator[Problem]:
-    """Classes that are not there, channels and widths that do not fit, a scheduler that cannot begin."""
+    """Classes that are not there, channels and widths that do not fit, a scheduler that cannot begin, a size that cannot be painted."""
     index = read_json(artifact.path / INDEX) if (artifact.path / INDEX).is_file() else {}
     yield from _classes(artifact, index)
     yield from _latents(artifact)
     yield from _widths(artifact, str(index.get("_class_name", "")))
-    yield from _scheduler(artifact)
+    yield from _scheduler(artifact, str(index.get("_class_name", "")))
+    yield from size_problems(artifact)
 
 
 def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
@@ -40,12 +59,14 @@ def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(place, f"the pipeline is Python code of its own ({'.'.join(map(str, kind))})", OWN_CODE)
     elif isinstance(kind, str) and not has_class(kind, "diffusers"):
         yield Problem(place, f"diffusers has no pipeline {kind}", "upgrade diffusers, or give a pipeline that it has")
-    for name, part in artifact.components.items():
+    opened = (n for n, part in artifact.components.items() if part.format == "torch" and n not in LEFT_OUT)
+    for name in (*opened, SCHEDULER):
         entry = index.get(name)
-        if part.format != "torch" or not isinstance(entry, list) or len(entry) != 2:
+        if not isinstance(entry, list) or len(entry) != 2 or None in entry:
             continue
         library, wanted = map(str, entry)
-        if not has_class(wanted, library, str(artifact.config(name).get("model_type", ""))):
+        type_ = "" if name == SCHEDULER else str(artifact.config(name).get("model_type", ""))
+        if not has_class(wanted, library, type_):
             own = library not in ("diffusers", "transformers")
             said = f"`{name}` is of a class {library}.{wanted}"
             why = "which is Python code of its own" if own else f"which {library} does not have"
@@ -55,28 +76,38 @@ def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _latents(artifact: Artifact) -> Iterator[Problem]:
-    """The denoiser takes latents of as many channels as the VAE makes, or two by two of them at a time."""
-    taken = artifact.config(artifact.main).get("in_channels") if artifact.main in artifact.components else None
+    """The denoiser takes latents of as many channels as the VAE makes, or two by two of them at a time, and gives them back, some
+    with as many channels again that say how sure it is."""
+    main = artifact.main
     made = artifact.config("vae").get("latent_channels") if "vae" in artifact.components else None
-    if not isinstance(taken, int) or not isinstance(made, int) or taken in (made, PACKED * made):
+    if main not in artifact.components or not isinstance(made, int):
         return
-    said = (
-        f"`{artifact.main}` takes {taken} channels (in_channels), and the VAE makes latents of {made} (latent_channels)"
-    )
-    hint = "9 and 8 channels are models that are given a picture beside the text" if taken in (8, 9) else SAVED
-    yield Problem(str(artifact.folder(artifact.main) / "config.json"), said, hint)
+    config, packed = artifact.config(main), () if artifact.components[main].kind in UNPACKED else (PACKED * made,)
+    for field, does, fits in (
+        ("in_channels", "takes", (made, *packed)),
+        ("out_channels", "gives", (made, 2 * made, *packed)),
+    ):
+        if not isinstance(found := config.get(field), int) or found in fits:
+            continue
+        said = f"`{main}` {does} {found} channels ({field}), and the VAE makes latents of {made} (latent_channels)"
+        beside = field == "in_channels" and found in (8, 9)
+        hint = "9 and 8 channels are models that are given a picture beside the text" if beside else SAVED
+        yield Problem(str(artifact.folder(main) / "config.json"), said, hint)
 
 
 def _widths(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
-    """The denoiser reads texts as wide as its encoders write them."""
+    """The denoiser reads texts as wide as its encoders write them, word by word and as a whole."""
     if artifact.main not in artifact.components:
         return
     config = artifact.config(artifact.main)
-    for field, encoders in READS.get(pipeline, {}).items():
-        wanted = config.get("encoder_hid_dim") or config.get(
-            field
-        )  # which, where it is set, turns the former into the latter
-        made = [_width(artifact.config(name)) for name in encoders if name in artifact.components]
+    wholes = POOLED.get(pipeline, {}) if config.get("addition_embed_type", "text_time") == "text_time" else {}
+    for field, encoders in (*READS.get(pipeline, {}).items(), *wholes.items()):
+        # What encoder_hid_dim says is turned into what the field says.
+        wanted = (field not in wholes and config.get("encoder_hid_dim")) or config.get(field)
+        if field == "projection_class_embeddings_input_dim" and isinstance(wanted, int):
+            wanted -= TIMES * int(config.get("addition_time_embed_dim") or 0)
+        width = _projection if field in wholes else _width
+        made = [width(artifact.config(name)) for name in encoders if name in artifact.components]
         if len(made) < len(encoders) or None in made or not isinstance(wanted, int):
             continue
         if sum(filter(None, made)) != wanted:
@@ -85,18 +116,16 @@ def _widths(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
             yield Problem(str(artifact.folder(artifact.main) / "config.json"), said, SAVED)
 
 
+def _projection(config: Mapping[str, Any]) -> int | None:
+    found = config.get("projection_dim")
+    return found if isinstance(found, int) else None
+
+
 def _width(config: Mapping[str, Any]) -> int | None:
     found = config.get("hidden_size") or config.get("d_model")
     return found if isinstance(found, int) else None
 
 
-def _scheduler(artifact: Artifact) -> Iterator[Problem]:
-    """A schedule that ends in nothing but noise leaves no picture to tell from it: only v_prediction can begin there."""
-    file = artifact.path / "scheduler" / "scheduler_config.json"
-    config = read_json(file) if file.is_file() else {}
-    predicts = config.get("prediction_type", "epsilon")
-    if config.get("rescale_betas_zero_snr") and predicts == "epsilon":
-        said = (
-            "rescale_betas_zero_snr with prediction_type epsilon divides by zero where the schedule holds noise alone"
-        )
-        yield Problem(str(file), said, "set rescale_betas_zero_snr to false, or give a model that predicts velocity")
+def _scheduler(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
+    steps, place = artifact.settings.call.get("num_inference_steps"), str(artifact.path / SCHEDULER_CONFIG)
+    yield from faults(config_of(artifact), place, steps, pipeline)

@@ -14,6 +14,8 @@ INDEX = "model_index.json"
 # Words in diffusers' class names: of pipelines that are given more than text, and of those that give other than pictures.
 OTHER_INPUTS = ("Img2Img", "Inpaint", "Control", "Upscale", "Pix2Pix", "Edit", "Variation", "SuperResolution", "Fill")
 OTHER_OUTPUTS = ("Video", "Audio", "Animate", "Motion", "Temporal", "3D", "1D")
+# Parts that judge or mark pictures rather than paint them: they would change what is measured, and are never opened.
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 NO_TEXT = ("UNet2DModel", "DiTTransformer2DModel")  # denoisers that no text reaches
 
 

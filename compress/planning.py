@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from compress import room
 from compress.artifact import Artifact, Provenance
 from compress.cache import Cache
-from compress.catalogue import Foresight, Stage, find_stage
+from compress.catalogue import Foresight, Stage, find_stage, find_task
 from compress.data import Data, open_data
 from compress.devices import AS_STORED, CPU, Opening, settled
 from compress.engine_checks import engine_problems
@@ -85,7 +85,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     problems += evaluation_problems(recipe, source.artifact if source else None, data)
     nodes: tuple[Node, ...] = ()
     if source:
-        problems += source_problems(source.artifact, opening, place, fetched=not source.remote)
+        asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline)
+        problems += source_problems(source.artifact, opening, place, fetched=not source.remote, call=asked)
         nodes = _chain(recipe, source, data, cache, opening, problems)
     if source and nodes:
         problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from compress import deps
 from compress.artifact import CHOSEN, Artifact
@@ -94,16 +95,24 @@ def _fields(task: Task, kind: str) -> Mapping[str, object]:
     return record.model_fields
 
 
-def source_problems(artifact: Artifact, opening: Opening, place: str, *, fetched: bool = True) -> Iterator[Problem]:
+def source_problems(
+    artifact: Artifact,
+    opening: Opening,
+    place: str,
+    *,
+    fetched: bool = True,
+    call: Mapping[str, object] = MappingProxyType({}),
+) -> Iterator[Problem]:
     """What keeps a source from being opened here: packed weights without their library, code of its own, parts that do not fit
     or are not there.
 
     Args:
         fetched: whether its weights are on this disk already; those of a hub model come when it runs.
+        call: arguments that it will be called with, over its own.
     """
     if fetched:
         yield from weight_problems(artifact, place)
-    yield from find_task(artifact.task).check(artifact)
+    yield from find_task(artifact.task).check(artifact.calling(**call))
     yield from vocabulary_problems(artifact)
     yield from code_problems(artifact, opening.trust_remote_code, place)
     yield from engine_places(artifact, opening, place)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
 from compress.errors import ModelError, Problem
-from compress.pipelines import INDEX, library_of
+from compress.pipelines import INDEX, LEFT_OUT, library_of
 
 # What the libraries call a component's weights: `NAME.safetensors`, or `NAME.safetensors.index.json` and the files that it names.
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
@@ -29,8 +29,8 @@ def weight_problems(artifact: Artifact, place: str) -> Iterator[Problem]:
             yield Problem(
                 place, said, "merge it into the model and save that (merge_and_unload, fuse_lora), or move it out"
             )
-    for name in artifact.working:
-        if artifact.components[name].format == "torch":
+    for name, part in artifact.components.items():
+        if part.format == "torch" and name not in LEFT_OUT:
             yield from _problems(artifact, name, place)
 
 

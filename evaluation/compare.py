@@ -115,7 +115,8 @@ def _noting(emit: Emit, warnings: list[str]) -> Emit:
 
 def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
     """Both sides see the same items and noise. The baseline is called as the recipe says, else as its own artifact does."""
-    base = _viewpoint(request, request.baseline, {**request.baseline.settings.call, **_asked(request)})
+    asked = find_task(request.baseline.task).asked(request.spec.baseline)
+    base = _viewpoint(request, request.baseline, {**request.baseline.settings.call, **asked})
     base = replace(base, opening=request.opening.of(request.spec.baseline.dtype))
     return base, beside(base, request, request.candidate)
 
@@ -142,13 +143,6 @@ def _told(artifact: Artifact, after: int) -> set[str]:
         p for p in artifact.lineage[after:] if p.stage in stage_names() and "settings" in find_stage(p.stage).effects
     ]
     return {called[word] for made in setting for word in made.params if word in called}
-
-
-def _asked(request: Request) -> dict[str, Any]:
-    """The arguments of a call that the recipe sets for the baseline."""
-    task, baseline = find_task(request.baseline.task), request.spec.baseline
-    given = {argument: getattr(baseline, name) for name, argument in task.called.items()}
-    return {argument: value for argument, value in given.items() if value is not None}
 
 
 def _viewpoint(request: Request, artifact: Artifact, call: Mapping[str, Any]) -> Viewpoint:

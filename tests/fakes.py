@@ -13,6 +13,7 @@ from unittest import mock
 
 from pydantic import Field
 
+from compress.artifact import Artifact, Component
 from compress.catalogue import Stage
 from compress.errors import UserError, near
 from compress.params import Params, Uncached
@@ -112,6 +113,16 @@ def pipeline(folder: Path, **shapes: Sequence[int]) -> Path:
         index[name] = [library, kind]
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
+
+
+def scheduled(folder: Path, **config: Any) -> Artifact:
+    """A pipeline of which there is no more than its scheduler."""
+    (folder / "scheduler").mkdir(parents=True)
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+    (folder / "model_index.json").write_text(json.dumps({"scheduler": ["diffusers", config["_class_name"]]}))
+    return Artifact(
+        folder, "text_to_image", {"transformer": Component("torch", "transformer", "SD3Transformer2DModel")}
+    )
 
 
 def refusing(stage: Stage, why: str) -> Stage:

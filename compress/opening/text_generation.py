@@ -163,7 +163,7 @@ class TextGeneration:
         exact = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False, "num_beams": 1}
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         arguments = {**self.artifact.settings.call, **exact, "pad_token_id": pad, **call}
-        with torch.inference_mode():
+        with torch.no_grad():
             grown: torch.Tensor = self.model.generate(tokens, attention_mask=torch.ones_like(tokens), **arguments)
         return grown
 
@@ -175,7 +175,7 @@ class TextGeneration:
         longest = max(map(len, documents))
         # Padding stands behind the text, where a causal model cannot see it.
         tokens = torch.tensor([[*d, *[0] * (longest - len(d))] for d in documents], device=self.device)
-        with torch.inference_mode():
+        with torch.no_grad():
             said: torch.Tensor = self.model(input_ids=tokens, use_cache=False).logits
         return said
 

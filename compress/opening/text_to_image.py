@@ -25,14 +25,12 @@ from compress.errors import ModelError, StageFailed
 from compress.graphs import Batches
 from compress.opening import Call, Timed
 from compress.opening.tensors import device_of, dtype_of, to_array
-from compress.pipelines import INDEX
+from compress.pipelines import INDEX, LEFT_OUT
 
 if TYPE_CHECKING:
     from compress.recipe import EvalSpec
 
 T = TypeVar("T")
-# Parts that judge or mark pictures rather than paint them: they would change what is measured.
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 LOOKS = 8  # timesteps at which a denoiser is looked at
 PROMPT, OTHER = "a red three on white paper", "a blue seven"
 EXAMPLES = (Item("0", "a red three"), Item("1", OTHER), Item("2", "a green one"))
@@ -198,7 +196,9 @@ class TextToImage:
     def _run(self, items: Sequence[Item], seed: int, output: str, call: Mapping[str, object]) -> Any:
         generators = [noise_source(seed, item.id) for item in items]
         arguments = {**self.artifact.settings.call, **call}
-        with torch.inference_mode():
+        # Without gradients, as diffusers itself runs; inference mode would leave tensors behind that nothing can train or trace:
+        # SDXL casts its VAE's weights for the time of a call, some positions are buffers that a longer text replaces.
+        with torch.no_grad():
             return self.pipeline(**self.given(items), generator=generators, output_type=output, **arguments).images
 
     def _assemble(self) -> Any:
@@ -264,14 +264,13 @@ def _owned(seen: dict[str, torch.Tensor], name: str, given: Call) -> tuple[str, 
 
 
 def _own(value: object, name: str, seen: dict[str, torch.Tensor]) -> Any:
-    """A copy that gradients may flow through: what is heard while painting are inference tensors. What comes again as it was, as
-    a prompt's embedding does at every step, is copied once."""
+    """A copy of its own, which the pipeline cannot write into later. What comes again as it was, as a prompt's embedding does at
+    every step, is copied once."""
     if isinstance(value, dict):
         return {key: _own(one, f"{name}.{key}", seen) for key, one in value.items()}
     if not isinstance(value, torch.Tensor):
         return value
     last = seen.get(name)
     if last is None or last.dtype != value.dtype or last.shape != value.shape or not torch.equal(last, value):
-        with torch.inference_mode(False):
-            last = seen[name] = value.detach().clone()
+        last = seen[name] = value.detach().clone()
     return last

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from compress.devices import CPU
 from compress.errors import Problem
@@ -134,3 +134,8 @@ class Task:
         """What is lacking of `needs`, of a model of this task run on data that gives `given`; () where all is there."""
         there = self.yields | ALWAYS | set(given)
         return tuple(sorted(need for need in needs if need not in there))
+
+    def asked(self, baseline: Params) -> dict[str, Any]:
+        """The arguments of a call that baseline settings set."""
+        given = {argument: getattr(baseline, name) for name, argument in self.called.items()}
+        return {argument: value for argument, value in given.items() if value is not None}

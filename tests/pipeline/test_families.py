@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress.artifact import Artifact, Component
+from compress.artifact import Artifact
 from compress.catalogue import find_stage
 from compress.context import Context
 from compress.describing import describe
@@ -19,6 +19,7 @@ from compress.devices import Opening
 from compress.errors import ModelError, StageFailed
 from compress.events import Event
 from compress.opening import open_task
+from tests.fakes import scheduled
 from tests.families import CALLS, LAYERS, tiny_picture, tiny_text
 from tests.stages import CAPTIONS, apply
 
@@ -239,15 +240,6 @@ def test_what_is_refused_does_fail(tmp_path: Path, family: str) -> None:
         build.run(source, build.params(), Context(tmp_path / "out", tmp_path))
 
 
-def scheduled(folder: Path, **config: Any) -> Artifact:
-    (folder / "scheduler").mkdir(parents=True)
-    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(config))
-    (folder / "model_index.json").write_text(json.dumps({"scheduler": ["diffusers", config["_class_name"]]}))
-    return Artifact(
-        folder, "text_to_image", {"transformer": Component("torch", "transformer", "SD3Transformer2DModel")}
-    )
-
-
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
 SANA = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
@@ -259,7 +251,10 @@ SANA = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_p
         (FLOW, {"scheduler": "ddim"}, "leave `scheduler` out"),
         (FLOW, {"spacing": "trailing"}, "leave `spacing` out"),
         (SANA, {"scheduler": "unipc"}, ""),
-        (SANA, {"spacing": "trailing"}, ""),
+        (SANA, {"spacing": "trailing"}, "with use_flow_sigmas spaces its steps itself"),
+        ({"_class_name": "LCMScheduler"}, {"steps": 100}, "LCMScheduler cannot do 100 steps"),
+        ({"_class_name": "SCMScheduler"}, {"spacing": "leading"}, "SCMScheduler spaces its steps itself"),
+        ({"_class_name": "LCMScheduler"}, {"spacing": "trailing"}, "LCMScheduler spaces its steps itself"),
         (SANA, {"scheduler": "euler"}, "choose one of `dpm-solver++`, `unipc`"),
         ({"_class_name": "DDIMScheduler", "prediction_type": "sample"}, {"scheduler": "pndm"}, "takes no sample"),
         ({"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}, {"scheduler": "pndm"}, ""),
@@ -270,26 +265,23 @@ SANA = {"_class_name": "DPMSolverMultistepScheduler", "prediction_type": "flow_p
         ),
     ],
 )
-def test_steps_refuse_what_a_flow_cannot_do(
+def test_steps_refuse_what_a_scheduler_cannot_do(
     tmp_path: Path, config: dict[str, Any], params: dict[str, Any], why: str
 ) -> None:
     stage = find_stage("accelerate.steps")
-    said = stage.refuse(scheduled(tmp_path / "m", **config), stage.params(steps=4, **params))
+    said = stage.refuse(scheduled(tmp_path / "m", **config), stage.params(**{"steps": 4, **params}))
     assert (why in said) if why else said == ""
 
 
-@pytest.mark.parametrize(
-    ("config", "params", "why"),
-    [
-        ({"_class_name": "LCMScheduler"}, {"steps": 100}, "LCMScheduler cannot do 100 steps"),
-        ({"_class_name": "SCMScheduler"}, {"steps": 2, "spacing": "leading"}, "SCMScheduler spaces its steps itself"),
-    ],
-)
-def test_a_scheduler_that_cannot_do_the_steps_says_so(
-    tmp_path: Path, config: dict[str, Any], params: dict[str, Any], why: str
-) -> None:
-    with pytest.raises(StageFailed, match=why):
-        apply("accelerate.steps", scheduled(tmp_path / "m", **config), tmp_path / "out", **params)
+def test_a_schedule_that_breaks_off_is_the_schedulers_fault(tmp_path: Path) -> None:
+    third = {
+        "algorithm_type": "sde-dpmsolver",
+        "final_sigmas_type": "sigma_min",
+        "solver_order": 3,
+    }  # which diffusers lacks
+    artifact = scheduled(tmp_path / "m", _class_name="DPMSolverMultistepScheduler", **third)
+    with pytest.raises(StageFailed, match="DPMSolverMultistepScheduler cannot do 20 steps"):
+        apply("accelerate.steps", artifact, tmp_path / "out", steps=20)
 
 
 def test_a_schedule_shifted_by_the_pictures_size_can_be_shortened(tmp_path: Path) -> None:

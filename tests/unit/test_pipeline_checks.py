@@ -14,7 +14,7 @@ from compress.artifact import Artifact, read_json
 from compress.classes import has_class
 from compress.describing import describe
 from compress.errors import RecipeError
-from compress.pipeline_checks import READS, pipeline_problems
+from compress.pipeline_checks import POOLED, READS, pipeline_problems
 from compress.zoo import zoo_model
 from tests.fakes import PARTS, pipeline
 from tests.families import PICTURES, tiny_picture
@@ -80,9 +80,34 @@ def test_a_denoiser_of_other_channels_than_the_vae(painter: Path, channels: int,
     assert hint in found.fix
 
 
-def test_latents_two_by_two_fit(painter: Path) -> None:
-    changed(painter / "unet" / "config.json", in_channels=16)
+@pytest.mark.parametrize(("field", "channels"), [("in_channels", 16), ("out_channels", 16), ("out_channels", 5)])
+def test_no_unet_lays_latents_two_by_two(painter: Path, field: str, channels: int) -> None:
+    changed(painter / "unet" / "config.json", **{field: channels})
+    (found,) = told(painter)
+    assert f"{channels} channels ({field})" in found
+
+
+def test_a_denoiser_may_say_how_sure_it_is(painter: Path) -> None:
+    changed(painter / "unet" / "config.json", out_channels=8)
     assert told(painter) == []
+
+
+@pytest.mark.parametrize(("family", "part", "field", "wrong", "said"), [
+    ("sdxl", "unet", "projection_class_embeddings_input_dim", 64, "reads texts 16 wide (projection_class_embeddings_input_dim)"),
+    ("sdxl", "unet", "cross_attention_dim", 32, "text_encoder and text_encoder_2 write 32 + 32"),
+    ("sd3", "transformer", "pooled_projection_dim", 32, "text_encoder and text_encoder_2 write 32 + 32"),
+    ("sd3", "transformer", "joint_attention_dim", 32, "text_encoder_3 write 64"),
+    ("flux", "transformer", "pooled_projection_dim", 64, "text_encoder write 32"),
+    ("flux", "transformer", "in_channels", 64, "takes 64 channels"),
+    ("sana", "transformer", "caption_channels", 64, "text_encoder write 32"),
+])  # fmt: skip
+def test_each_width_that_families_share_is_held_against_its_encoders(
+    family: str, part: str, field: str, wrong: int, said: str, tmp_path: Path
+) -> None:
+    folder = tiny_diffusion(tmp_path, xl=True) if family == "sdxl" else tiny_picture(tmp_path, family)
+    changed(folder / part / "config.json", **{field: wrong})
+    (found,) = told(folder)
+    assert said in found
 
 
 def test_a_text_encoder_of_another_width(painter: Path) -> None:
@@ -92,7 +117,7 @@ def test_a_text_encoder_of_another_width(painter: Path) -> None:
     assert told(painter) == []
 
 
-@pytest.mark.parametrize("kind", READS)
+@pytest.mark.parametrize("kind", [*READS, *POOLED])
 def test_every_class_of_the_table_is_one_of_diffusers(kind: str) -> None:
     assert has_class(kind, "diffusers")
 

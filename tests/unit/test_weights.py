@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress.artifact import Artifact
+from compress.artifact import Artifact, read_json
 from compress.describing import describe
 from compress.devices import AS_STORED
 from compress.errors import ModelError, PareError
@@ -157,3 +157,16 @@ def test_every_verb_tells_it(text: Path, tmp_path: Path, verb: str) -> None:
     with pytest.raises(PareError, match="as variant fp16 alone") as caught:
         VERBS[verb](tmp_path)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("file", ["", "pytorch_model.bin"])
+def test_a_part_that_is_never_opened_may_have_any_weights_or_none(painter: Path, file: str) -> None:
+    index = read_json(painter / "model_index.json")
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (painter / "model_index.json").write_text(json.dumps(index))
+    (painter / "safety_checker").mkdir()
+    (painter / "safety_checker" / "config.json").write_text("{}")
+    if file:
+        (painter / "safety_checker" / file).write_bytes(b"pickle")
+    assert "safety_checker" in describe(painter).components
+    assert told(painter) == []

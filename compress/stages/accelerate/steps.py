@@ -9,21 +9,25 @@ Zhao et al., "UniPC" (2023).
 
 from __future__ import annotations
 
+import inspect
 import json
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import Artifact, derive, read_json, write_manifest
-from compress.catalogue import stage
+from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, derive, read_json, write_manifest
+from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.params import Params
+from compress.pipelines import INDEX
+from compress.schedulers import DATA_SOLVERS, config_of, faults, left_out, read_class
 
 if TYPE_CHECKING:
     import diffusers
+    import torch
 
-CONFIG = "scheduler/scheduler_config.json"
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
     "ddpm": "DDPMScheduler",
@@ -53,9 +57,19 @@ class Steps(Params):
 
 
 def refuse(artifact: Artifact, params: Steps) -> str:
-    if not (artifact.path / CONFIG).is_file():
-        return ""  # of an artifact still to be made there is nothing to read
-    config = read_json(artifact.path / CONFIG)
+    config = config_of(artifact)
+    if not config:
+        return ""
+    if why := _foreign(config, params) or _unspaced(config, params):
+        return why
+    pipeline = str(read_json(artifact.path / INDEX).get("_class_name", ""))
+    told = {problem.message for problem in faults(config, "")}  # of the model as it is, which is refused for it already
+    found = faults({**config, **changes(config, params)}, "", params.steps, pipeline)
+    return next((f"{new.message}; {new.fix}" for new in found if new.message not in told), "")
+
+
+def _foreign(config: Mapping[str, Any], params: Steps) -> str:
+    """Why a named scheduler cannot sample what the model predicts, or ""."""
     kind, predicts = str(config.get("_class_name", "")), str(config.get("prediction_type", "epsilon"))
     if params.scheduler and (kind.startswith("Flow") or predicts == "trigflow"):
         return f"{kind} integrates a flow, and `{params.scheduler}` samples a diffusion: leave `scheduler` out"
@@ -63,55 +77,131 @@ def refuse(artifact: Artifact, params: Steps) -> str:
     if params.scheduler and params.scheduler not in takers:
         which = ", ".join(f"`{name}`" for name in takers)
         return f"`{params.scheduler}` takes no {predicts}: choose one of {which}, or leave `scheduler` out"
-    if params.spacing and kind.startswith("Flow"):
-        return f"{kind} spaces its steps itself: leave `spacing` out"
     return ""
 
 
+def _unspaced(config: Mapping[str, Any], params: Steps) -> str:
+    """Why a spacing would change nothing, or ""."""
+    kind = _kind(config, params)
+    known = read_class(kind)
+    if params.spacing and known and not known.spaced:
+        return f"{kind} spaces its steps itself: leave `spacing` out"
+    if params.spacing and config.get("use_flow_sigmas"):
+        return f"{kind} with use_flow_sigmas spaces its steps itself: leave `spacing` out"
+    return ""
+
+
+def _kind(config: Mapping[str, Any], params: Steps) -> str:
+    return SCHEDULERS[params.scheduler] if params.scheduler else str(config.get("_class_name", ""))
+
+
+def changes(config: Mapping[str, Any], params: Steps) -> dict[str, Any]:
+    """The settings of a scheduler that come out otherwise. A name means the whole setting: DPM-Solver++ is the class and its
+    algorithm; and what only fits the class of before, such as a solver's order at the end, is not carried over."""
+    kind, own = _kind(config, params), config.get("_class_name")
+    changed: dict[str, Any] = {"_class_name": kind}
+    if params.scheduler == "dpm-solver++":
+        changed["algorithm_type"] = "dpmsolver++"
+        if config.get("algorithm_type", "dpmsolver++") not in DATA_SOLVERS:
+            changed["final_sigmas_type"] = "zero"  # which the others cannot do
+    if kind != own and config.get("lower_order_final") is False and params.scheduler in ("dpm-solver++", "unipc"):
+        changed["lower_order_final"] = True
+    return changed | ({"timestep_spacing": params.spacing} if params.spacing else {})
+
+
+def foresee(artifact: Artifact, params: Steps) -> Foresight:
+    config = config_of(artifact)
+    if not config:
+        return Foresight()
+    changed = changes(config, params)
+    return Foresight(configs={SCHEDULER: {**config, **changed}}, told=_told(config, params))
+
+
+def _told(config: Mapping[str, Any], params: Steps) -> str:
+    """What will paint, and which settings it cannot take over."""
+    kind, changed = _kind(config, params), changes(config, params)
+    said = ", ".join(f"{n} {v}" for n, v in changed.items() if n != "_class_name" and config.get(n) != v)
+    lost = left_out(config, kind)
+    gone = (
+        f"; it takes no {', '.join(lost)}, which the model's own {config.get('_class_name')} is set to" if lost else ""
+    )
+    return f"{params.steps} steps of {kind}{f' ({said})' if said else ''}{gone}"
+
+
 @stage(
-    version=1,
+    version=2,
     params=Steps,
     needs=("denoising",),
     effects=("settings",),
     reproducible="bytes",
     libraries=("diffusers",),
     refuse=refuse,
+    foresee=foresee,
 )
 def run(artifact: Artifact, params: Steps, context: Context) -> None:
-    made = derive(artifact, context.out, without=(CONFIG,), link=context.link)
-    _write_scheduler(artifact, params, context)
+    made = derive(artifact, context.out, without=(SCHEDULER_CONFIG,), link=context.link)
+    config = config_of(artifact)
+    _write_scheduler(config, params, context)
+    changed = changes(config, params)
+    kind = changed.pop("_class_name")
+    context.note(_told(config, params), scheduler=kind, settings=changed, left_out=list(left_out(config, kind)))
     write_manifest(made.calling(num_inference_steps=params.steps))
 
 
-def _write_scheduler(artifact: Artifact, params: Steps, context: Context) -> None:
+def _write_scheduler(config: Mapping[str, Any], params: Steps, context: Context) -> None:
     """Let diffusers carry the training schedule over from the old scheduler's config to the new one's."""
     import diffusers
 
     from compress.engines.torch.runtime import silent_libraries
 
-    config = json.loads((artifact.path / CONFIG).read_text())
-    kind = SCHEDULERS[params.scheduler] if params.scheduler else config["_class_name"]
-    changes = {"timestep_spacing": params.spacing} if params.spacing else {}
+    changed = changes(config, params)
+    kind = changed.pop("_class_name")
     with silent_libraries():
-        scheduler = getattr(diffusers, kind).from_config(config, **changes)
-        _try_steps(scheduler, params)
-        scheduler.save_pretrained(context.out / "scheduler")
+        scheduler = getattr(diffusers, kind).from_config(dict(config), **changed)
+        _try_steps(scheduler, params.steps)
+        scheduler.save_pretrained(context.out / SCHEDULER)
     _name_class(context, kind)
 
 
-def _try_steps(scheduler: diffusers.SchedulerMixin, params: Steps) -> None:
-    """Fail here, not at the first picture, where the scheduler cannot do that many steps, or would ignore the spacing."""
+def _try_steps(scheduler: diffusers.SchedulerMixin, steps: int) -> None:
+    """Walk the whole schedule once, on a latent of four numbers: what fails here would fail at each picture."""
+    import torch
+
     kind = type(scheduler).__name__
-    if params.spacing and "timestep_spacing" not in scheduler.config:
-        raise StageFailed(f"{kind} spaces its steps itself", fix="leave `spacing` out, or name a `scheduler`")
     # FLUX shifts its schedule by the picture's size, which the pipeline tells at each call; any size will do here.
     shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
     try:
-        scheduler.set_timesteps(params.steps, **shift)
-    except ValueError as error:
+        scheduler.set_timesteps(steps, **shift)
+        sample = _walked(scheduler) if _walks_by_itself(scheduler) else torch.zeros(1)
+    except Exception as error:  # whatever a scheduler raises on the way: its settings are at fault
         raise StageFailed(
-            f"{kind} cannot do {params.steps} steps: {error}", fix="ask for fewer steps, or name another `scheduler`"
+            f"{kind} cannot do {steps} steps: {error}", fix="ask for another number, or name another `scheduler`"
         ) from error
+    if not torch.isfinite(sample).all():
+        raise StageFailed(
+            f"{kind} makes values that are no numbers in {steps} steps: its settings do not go together",
+            place=SCHEDULER_CONFIG,
+            fix="name another `scheduler`, or change its settings in the model's folder",
+        )
+
+
+def _walks_by_itself(scheduler: diffusers.SchedulerMixin) -> bool:
+    """Whether all that a step needs is a prediction: pipelines split a learned variance off in ways of their own."""
+    known = type(scheduler).__name__ in SCHEDULERS.values()
+    return known and "learned" not in str(scheduler.config.get("variance_type"))
+
+
+def _walked(scheduler: Any) -> torch.Tensor:
+    """Where a schedule leads from noise when what the model predicts is noise too."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    given = {"generator": generator} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    sample: torch.Tensor = torch.randn(1, 1, 2, 2, generator=generator) * scheduler.init_noise_sigma
+    for time in scheduler.timesteps:
+        scheduler.scale_model_input(sample, time)  # which counts the steps
+        sample = scheduler.step(torch.randn(sample.shape, generator=generator), time, sample, **given).prev_sample
+    return sample
 
 
 def _name_class(context: Context, kind: str) -> None:

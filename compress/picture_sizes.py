@@ -1,0 +1,82 @@
+"""Which heights and widths a pipeline can paint, told from its parts' configs and from the check in its own class's source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from math import lcm, prod
+
+from compress.artifact import MANIFEST, Artifact, read_json
+from compress.classes import source_of
+from compress.errors import Problem
+from compress.pipelines import INDEX
+
+# As pipelines write it: `height % 8 != 0`, `height % (self.vae_scale_factor * 2) != 0`.
+MULTIPLE = re.compile(r"\bheight % (?:\((?P<product>[\w.* ]+)\)|(?P<one>[\w.]+)) != 0")
+FIXED = re.compile(
+    r"self\.vae_scale_factor = (\d+)$", re.MULTILINE
+)  # as a few pipelines have it, whatever their VAE says
+BINNED = "use_resolution_binning"  # such pipelines paint the nearest size that they know, and resize it
+
+
+def size_problems(artifact: Artifact) -> Iterator[Problem]:
+    """Sizes of a call that its pipeline refuses, cuts down, or has no positions for, each with the nearest that it paints."""
+    call, multiple = artifact.settings.call, size_multiple(artifact)
+    most = _largest(artifact)
+    for side in ("height", "width"):
+        asked = call.get(side)
+        if asked is None:
+            continue
+        if type(asked) is not int or asked < 1:
+            yield _problem(artifact, f"{side} is {asked!r}, and a picture has a whole number of pixels", "")
+        elif most and asked > most:
+            yield _problem(
+                artifact, f"{side} {asked} is more than the positions of `{artifact.main}` reach", f"at most {most}"
+            )
+        elif asked % multiple:
+            near = max(multiple, round(asked / multiple) * multiple)
+            yield _problem(
+                artifact, f"{side} {asked} cannot be painted: it is no multiple of {multiple}", f"{near} is the nearest"
+            )
+
+
+def _problem(artifact: Artifact, said: str, fix: str) -> Problem:
+    told = artifact.path / MANIFEST
+    return Problem(str(told if told.is_file() else artifact.path), said, fix or "give one, or leave it out")
+
+
+def size_multiple(artifact: Artifact) -> int:
+    """What a picture's sides are multiples of; 1 where any size will do, or nothing is known."""
+    index = artifact.path / INDEX
+    source = source_of(str(read_json(index).get("_class_name")), "pipelines") if index.is_file() else ""
+    if BINNED in source and artifact.settings.call.get(BINNED, True):
+        return 1
+    pixels, fixed = _pixels_a_latent(artifact), FIXED.search(source)
+    known = {"self.vae_scale_factor": int(fixed[1]) if fixed else pixels, "self.patch_size": _patch(artifact)}
+    found = MULTIPLE.search(source)
+    factors = [f.strip() for f in (found["product"] or found["one"]).split("*")] if found else []
+    values = [int(f) if f.isdigit() else known.get(f, 0) for f in factors]
+    return lcm(prod(values) or 1, pixels or 1)  # what a latent does not cover is cut off
+
+
+def _pixels_a_latent(artifact: Artifact) -> int:
+    """How many pixels wide a VAE's latent pixel is; 0 where its config does not say."""
+    config = artifact.known_config("vae") if "vae" in artifact.components else {}
+    levels = config.get("encoder_block_out_channels") or config.get("block_out_channels")
+    if isinstance(levels, list) and levels:
+        return 1 << (len(levels) - 1)
+    halvings = config.get("temperal_downsample")  # as diffusers spells it
+    return 1 << len(halvings) if isinstance(halvings, list) else 0
+
+
+def _patch(artifact: Artifact) -> int:
+    found = artifact.known_config(artifact.main).get("patch_size", 1) if artifact.main else 1
+    return found if isinstance(found, int) else 0
+
+
+def _largest(artifact: Artifact) -> int:
+    """The longest side that SD3's table of positions covers; 0 where nothing limits it."""
+    if not artifact.main or artifact.components[artifact.main].kind != "SD3Transformer2DModel":
+        return 0
+    positions = artifact.known_config(artifact.main).get("pos_embed_max_size")
+    return positions * _patch(artifact) * _pixels_a_latent(artifact) if isinstance(positions, int) else 0

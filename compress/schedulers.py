@@ -1,0 +1,170 @@
+"""What diffusers' schedulers can do, told from a scheduler's config and the installed library's source: which settings a class
+takes, and which cannot work together. Importing one takes seconds."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
+from compress.classes import source_of
+from compress.errors import Problem
+from compress.pipelines import INDEX
+
+# Their last training step holds noise alone when `rescale_betas_zero_snr` is set; all others stop a little before it.
+EXACT = (
+    "DDIMScheduler",
+    "DDIMParallelScheduler",
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+)
+SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+DATA_SOLVERS = ("dpmsolver++", "sde-dpmsolver++")  # those that can step to where no noise is left
+ONE_STEP = "if num_inference_steps == 1:"  # in pipelines which then paint what the scheduler says lies at the end
+WARM_UP = 4  # the steps that PNDM's Runge-Kutta start takes
+
+
+@dataclass(frozen=True)
+class SchedulerClass:
+    """What a scheduler's source says of it.
+
+    defaults: the settings that it takes, with their defaults.
+    schedules: the values of `beta_schedule` that it knows.
+    spaced: whether `timestep_spacing` says where its steps lie.
+    foresees: whether a step tells beside what comes next also what lies at the end.
+    """
+
+    defaults: Mapping[str, object]
+    schedules: frozenset[str]
+    spaced: bool
+    foresees: bool
+
+    def value(self, config: Mapping[str, Any], name: str) -> Any:
+        """A setting, as its config says or by default; None of one that it does not take."""
+        return config.get(name, self.defaults[name]) if name in self.defaults else None
+
+
+@cache
+def read_class(kind: str) -> SchedulerClass | None:
+    """What the installed diffusers says of a scheduler class; None where it has none such."""
+    text = source_of(kind, "schedulers")
+    tree = ast.parse(text) if text else None
+    found = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind), None) if tree else None
+    methods = {n.name: n for n in found.body if isinstance(n, ast.FunctionDef)} if found else {}
+    if found is None or "__init__" not in methods:
+        return None
+    made = methods["__init__"]
+    names, given = [a.arg for a in made.args.args[1:]], made.args.defaults
+    defaults = dict(zip(names[len(names) - len(given) :], map(_constant, given), strict=True))
+    spaced = any(isinstance(n, ast.Attribute) and n.attr == "timestep_spacing" for n in ast.walk(found))
+    returns = ast.walk(methods["step"]) if "step" in methods else iter(())
+    given_back = (n.value for n in returns if isinstance(n, ast.Return))
+    foresees = any(isinstance(value, ast.Tuple) and len(value.elts) > 1 for value in given_back)
+    return SchedulerClass(defaults, frozenset(_compared(made, "beta_schedule")), spaced, foresees)
+
+
+def _constant(value: ast.expr) -> object:
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        return None  # such as -float("inf")
+
+
+def _compared(function: ast.FunctionDef, name: str) -> Iterator[str]:
+    """The texts that a function compares an argument with."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == name:
+            for side in node.comparators:
+                yield from (n.value for n in ast.walk(side) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+
+
+def config_of(artifact: Artifact) -> Mapping[str, Any]:
+    """The config of a pipeline's scheduler, as it is or will be, with the class that the pipeline opens it as; {} without one."""
+    if SCHEDULER in artifact.planned:
+        return artifact.planned[SCHEDULER]
+    file, index = artifact.path / SCHEDULER_CONFIG, artifact.path / INDEX
+    if not file.is_file():
+        return {}
+    named = read_json(index).get(SCHEDULER) if index.is_file() else None
+    config = read_json(file)
+    return {**config, "_class_name": named[1]} if isinstance(named, list) and len(named) == 2 else config
+
+
+def faults(config: Mapping[str, Any], place: str, steps: object = None, pipeline: str = "") -> Iterator[Problem]:
+    """Why a scheduler cannot paint, as far as its config and class tell.
+
+    Args:
+        config: what its scheduler_config.json says.
+        steps: denoising steps, where they are known.
+        pipeline: the class of the pipeline that it paints in.
+    """
+    kind = str(config.get("_class_name", ""))
+    if (known := read_class(kind)) is None:
+        return
+    for said, fix in (*_schedule_faults(kind, known, config), *_last_step_faults(kind, known, config)):
+        yield Problem(place, said, fix)
+    if isinstance(steps, int) and (why := _too_many(kind, known, config, steps)):
+        yield Problem(place, f"{kind} cannot do {steps} steps: {why[0]}", why[1])
+    if steps == 1 and not known.foresees and ONE_STEP in source_of(pipeline, "pipelines"):
+        said = f"{pipeline} paints one step only with a scheduler that tells what lies at its end, and {kind} does not"
+        yield Problem(place, said, "ask for two steps, or for another scheduler, such as lcm")
+
+
+def _schedule_faults(kind: str, known: SchedulerClass, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    of = partial(known.value, config)
+    schedule = of("beta_schedule")
+    if known.schedules and str(schedule) not in known.schedules and not of("trained_betas"):
+        yield f"{kind} knows no beta_schedule {schedule}", f"it knows {', '.join(sorted(known.schedules))}"
+    ends = not known.spaced or of("timestep_spacing") in ("trailing", "linspace")
+    if kind in EXACT and ends and of("rescale_betas_zero_snr") and of("prediction_type") == "epsilon":
+        said = (
+            "rescale_betas_zero_snr with prediction_type epsilon divides by zero where the schedule holds noise alone"
+        )
+        yield said, "set rescale_betas_zero_snr to false, or give a model that predicts velocity (v_prediction)"
+    if len(spacings := [name for name in SPACINGS if of(name)]) > 1:
+        yield f"{kind} spaces its noise in one way, and {' and '.join(spacings)} are set", "leave one of them"
+
+
+def _last_step_faults(kind: str, known: SchedulerClass, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Solvers that cannot step to where no noise is left, which is what most of them do last."""
+    of = partial(known.value, config)
+    if of("final_sigmas_type") != "zero":
+        return
+    if kind.startswith("DPMSolver") and (solver := of("algorithm_type")) not in DATA_SOLVERS:
+        said = f"algorithm_type {solver} cannot step to no noise at all (final_sigmas_type zero)"
+        yield said, "set final_sigmas_type to sigma_min, or algorithm_type to dpmsolver++"
+    if kind == "UniPCMultistepScheduler":
+        lacks = {
+            "with solver_type bh1": of("solver_type") == "bh1",
+            "without predict_x0": not of("predict_x0"),
+            "without lower_order_final": not of("lower_order_final") and of("solver_order") != 1,
+        }
+        if lacking := " and ".join(name for name, there in lacks.items() if there):
+            said = f"UniPC divides by zero when it steps to no noise at all (final_sigmas_type zero) {lacking}"
+            yield said, "set final_sigmas_type to sigma_min, or solver_type to bh2, the two others to true"
+
+
+def _too_many(kind: str, known: SchedulerClass, config: Mapping[str, Any], steps: int) -> tuple[str, str] | None:
+    """Why a scheduler cannot do so many steps, or so few, and what to ask for."""
+    of = partial(known.value, config)
+    for name in ("num_train_timesteps", "original_inference_steps") if kind in EXACT else ():
+        if isinstance(most := of(name), int) and steps > most:
+            return f"at most {most} ({name})", f"ask for {most} or fewer"
+    if kind == "PNDMScheduler" and not of("skip_prk_steps") and steps < WARM_UP:
+        return f"it starts with {WARM_UP} of another kind (skip_prk_steps false)", f"ask for {WARM_UP} or more"
+    return None
+
+
+def left_out(config: Mapping[str, Any], kind: str) -> tuple[str, ...]:
+    """The settings of a scheduler that another class does not take, and that say other than their own class's default."""
+    own, other = read_class(str(config.get("_class_name", ""))), read_class(kind)
+    if own is None or other is None:
+        return ()
+    return tuple(
+        n for n, default in own.defaults.items() if config.get(n, default) != default and n not in other.defaults
+    )
