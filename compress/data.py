@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from compress.errors import DataError
 from compress.hashing import digest_file, digest_json
+from compress.pictures import read_picture, refuse_other
+from compress.texts import read_rows, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,25 +74,8 @@ def open_data(source: str, base: Path) -> Data:
     if folder:
         return _image_folder(path, source)
     if file:
-        return _jsonl(path, source) if path.suffix == ".jsonl" else _text(path, source)
+        return _jsonl(path, source) if path.suffix in (".jsonl", ".json") else _text(path, source)
     raise DataError(f"no such data: {source}", fix="give zoo://digits/test, zoo://docstrings/test, a folder or a file")
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"is no JSON: {error}", place=f"{path}:{number}", fix="one JSON object a line") from error
-        if not isinstance(row, dict):
-            raise DataError("is no JSON object", place=f"{path}:{number}", fix="one JSON object a line")
-        rows.append(row)
-    if not rows:
-        raise DataError("holds no rows", place=str(path), fix="one JSON object a line")
-    return rows
 
 
 def _image_folder(path: Path, source: str) -> Data:
@@ -100,17 +84,15 @@ def _image_folder(path: Path, source: str) -> Data:
         raise DataError(
             "an image folder needs metadata.jsonl", place=str(path), fix='one {"file_name": …, "text": …} a line'
         )
-    rows = _rows(metadata)
-    for number, row in enumerate(rows, 1):
-        if not {"file_name", "text"} <= row.keys() or not (path / str(row["file_name"])).is_file():
-            raise DataError(
-                "needs file_name of an existing file, and text", place=f"{metadata}:{number}", fix="mend the row"
-            )
+    numbered = read_rows(metadata)
+    for number, row in numbered:
+        _be_captioned(row, path, f"{metadata}:{number}")
+    rows = [row for _, row in numbered]
     digest = digest_json([[r["file_name"], r["text"], digest_file(path / r["file_name"])] for r in rows])
 
     def read(index: int) -> Item:
         row = rows[index]
-        return Item(str(row["file_name"]), str(row["text"]), lambda: _picture(path / str(row["file_name"])))
+        return Item(str(row["file_name"]), str(row["text"]), lambda: read_picture(path / str(row["file_name"])))
 
     return Data(source, "captioned_images", digest, len(rows), read, _given([str(row["text"]) for row in rows]))
 
@@ -122,28 +104,33 @@ def _given(captions: list[str]) -> frozenset[Observable]:
     return frozenset({"captions", "scenes"}) if all(map(scenes.is_scene, captions)) else frozenset({"captions"})
 
 
-def _picture(path: Path) -> NDArray[np.uint8]:
-    import numpy as np
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+def _be_captioned(row: Mapping[str, Any], folder: Path, place: str) -> None:
+    """Raises a DataError where a row of metadata names no picture that is there, or no text."""
+    file, text = row.get("file_name"), row.get("text")
+    if not isinstance(file, str) or not file or not (folder / file).is_file():
+        raise DataError(
+            "needs file_name, of a file in this folder", place=place, fix='{"file_name": "0.png", "text": "…"}'
+        )
+    if not isinstance(text, str):
+        said = f"needs one text, and has {'none' if text is None else f'a {type(text).__name__}'}"
+        raise DataError(said, place=place, fix='one caption a row: {"file_name": "0.png", "text": "…"}')
+    try:
+        refuse_other(folder / file)
+    except DataError as error:
+        raise DataError(f"{file} is no picture", place=place, fix=error.problems[0].fix) from error
 
 
 def _jsonl(path: Path, source: str) -> Data:
-    rows = _rows(path)
-    for number, row in enumerate(rows, 1):
+    rows = read_rows(path)
+    for number, row in rows:
         if not isinstance(row.get("text"), str):
             raise DataError("needs a `text` string", place=f"{path}:{number}", fix='{"text": "…"}')
-    return _texts(source, [(str(row.get("id", index)), str(row["text"])) for index, row in enumerate(rows)])
+    return _texts(source, [(str(row.get("id", index)), str(row["text"])) for index, (_, row) in enumerate(rows)])
 
 
 def _text(path: Path, source: str) -> Data:
     """A plain text file: documents are separated by blank lines."""
-    try:
-        documents = [d.strip() for d in path.read_text().split("\n\n") if d.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8 text: {error}", place=str(path), fix="save it as UTF-8") from error
+    documents = [d.strip() for d in read_text(path).split("\n\n") if d.strip()]
     if not documents:
         raise DataError("holds no text", place=str(path), fix="documents are separated by blank lines")
     return _texts(source, [(str(i), d) for i, d in enumerate(documents)])

@@ -23,6 +23,7 @@ from compress.errors import DataError, StageFailed
 from compress.events import Emit, Event, silent, track
 from compress.hashing import digest_file, digest_json, touch
 from compress.locks import hold, lock_of, locked
+from compress.pictures import READER, read_picture
 from evaluation.evidence import Continuation, Evidence
 from evaluation.painted import pictures_for
 
@@ -110,16 +111,12 @@ def _given(found: Evidence, side: str) -> Evidence:
     files = pictures_for(found.artifact.path, found.items)
 
     def picture(index: int) -> NDArray[np.uint8]:
-        try:
-            read = read_picture(files[index])
-        except (OSError, ValueError, SyntaxError) as error:
-            place, fix = str(files[index]), "mend or remove it"
-            raise DataError(f"is no picture that reads: {error}", place=place, fix=fix) from error
+        read = read_picture(files[index])
         if read.min() == read.max():
             raise DataError(f"the {side} holds a constant picture", place=str(files[index]), fix="paint it again")
         return read
 
-    return replace(found, picture=picture, key=digest_json([found.artifact.digest, [f.name for f in files]]))
+    return replace(found, picture=picture, key=digest_json([READER, found.artifact.digest, [f.name for f in files]]))
 
 
 def _observed(kind: str, found: Evidence, view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> Evidence:
@@ -223,14 +220,6 @@ def _read_pictures(folder: Path, found: Evidence) -> Evidence:
 
 def _name(index: int) -> str:
     return f"{index:05d}.png"
-
-
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """An image file as uint8 [height, width, 3]."""
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        return np.asarray(picture.convert("RGB"), dtype=np.uint8)
 
 
 def _save(tensors: dict[str, NDArray[Any]], path: Path) -> None:

@@ -11,7 +11,8 @@ from compress.data import Data, Item, open_data
 from compress.errors import DataError, UserError
 from compress.hashing import digest_file, digest_json, list_files
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")  # of pictures, wherever a folder of them is given
+# Of pictures, wherever a folder of them is given.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 SHOWN = frozenset({"pictures", "captions", "scenes"})  # what such a folder can show, with its captions
 MODEL_FILES = ("pare.json", "model_index.json", "config.json")
 

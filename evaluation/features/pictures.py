@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from compress.data import open_data
 from compress.errors import DataError, UserError
 from compress.hashing import digest_file, digest_json
-from evaluation.collect import read_picture
+from compress.pictures import READER, read_picture
 from evaluation.evidence import Evidence
 from evaluation.features.extractor import Extractor
 from evaluation.features.memory import Features, remembered
@@ -78,7 +78,7 @@ def export_reference(source: str, features: str, resize: str, out: Path, count: 
     """
     extractor = open_features(features, resize)
     folder = Path(source).expanduser()
-    reads = [partial(_real, f) for f in _folder(folder)[0]] if folder.is_dir() else _of_data(source, count)
+    reads = [partial(read_picture, f) for f in _folder(folder)[0]] if folder.is_dir() else _of_data(source, count)
     reads = reads[: count or len(reads)]
     if len(reads) < 2:
         raise DataError(f"{len(reads)} pictures have no covariance", place=source, fix="give more")
@@ -98,8 +98,8 @@ def _own_reference(evidence: Evidence, extractor: Extractor, values: Features) -
 
 
 def _of_folder(files: Sequence[Path], digest: str, extractor: Extractor, memory: Path | None) -> Features:
-    reads = [partial(_real, file) for file in files]
-    return remembered(memory, extractor, digest, len(files), lambda: _extract(extractor, reads))
+    reads = [partial(read_picture, file) for file in files]
+    return remembered(memory, extractor, digest_json([READER, digest]), len(files), lambda: _extract(extractor, reads))
 
 
 def _folder(path: Path) -> tuple[list[Path], str]:
@@ -134,10 +134,3 @@ def _extract(extractor: Extractor, reads: Sequence[Read]) -> Features:
 def _painted(evidence: Evidence, index: int) -> NDArray[np.uint8]:
     picture: NDArray[np.uint8] = evidence.pictures(index, index + 1)[0]
     return picture
-
-
-def _real(file: Path) -> NDArray[np.uint8]:
-    try:
-        return read_picture(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"is no picture that reads: {error}", place=str(file), fix="mend or remove it") from error
