@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -35,13 +36,55 @@ def source_of(kind: str, folder: str) -> str:
     return next((text for file in files if f"class {kind}(" in (text := _text(file))), "")
 
 
+@cache
+def divisions_of(model_type: str) -> frozenset[tuple[str, str]]:
+    """Pairs of fields of which the first must be a multiple of the second, or transformers' config class of this type refuses
+    to be made: its source asks whether `self.FIRST % self.SECOND != 0`. Empty where no class of this type is found."""
+    files = [file for folder in _near(model_type) for file in sorted(folder.glob("configuration_*.py"))]
+    classes = (node for file in files for node in ast.parse(_text(file)).body if isinstance(node, ast.ClassDef))
+    found = next((node for node in classes if _says_type(node, model_type)), None)
+    return frozenset(_divisions(found)) if found else frozenset()
+
+
+def _says_type(made: ast.ClassDef, model_type: str) -> bool:
+    """Whether a config class is that of a model type."""
+    for node in made.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="model_type")], value=ast.Constant(value=said)) if said == model_type:
+                return True
+            case _:
+                pass
+    return False
+
+
+def _divisions(made: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(made):
+        match node:
+            case ast.Compare(
+                left=ast.BinOp(
+                    left=ast.Attribute(value=ast.Name(id="self"), attr=first),
+                    op=ast.Mod(),
+                    right=ast.Attribute(value=ast.Name(id="self"), attr=second),
+                ),
+                ops=[ast.NotEq()],
+            ):
+                yield first, second
+            case _:
+                pass
+
+
 def _modeling(home: Path, model_type: str) -> Iterator[Path]:
-    """The files that define models: first those of a model type (clip_text_model lies in `clip`), then all others."""
-    words = model_type.replace("-", "_").split("_")
-    near = ["_".join(words[:count]) for count in range(len(words), 0, -1) if model_type]
-    for folder in near:
-        yield from sorted((home / "models" / folder).glob("modeling_*.py"))
+    """The files that define models: first those of a model type, then all others."""
+    for folder in _near(model_type):
+        yield from sorted(folder.glob("modeling_*.py"))
     yield from (home / "models").glob("*/modeling_*.py")
+
+
+def _near(model_type: str) -> list[Path]:
+    """Where transformers may define a model type, the likeliest first (clip_text_model lies in `clip`)."""
+    home, words = _home("transformers"), model_type.replace("-", "_").split("_")
+    counts = range(len(words), 0, -1) if home and model_type else ()
+    return [home / "models" / "_".join(words[:count]) for count in counts] if home else []
 
 
 @cache

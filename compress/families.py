@@ -7,13 +7,14 @@ snaps what was asked for to what can be granted. Pure: configs in, configs out, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compress.errors import UserError
 
 Config = Mapping[str, Any]
+Divisions = Collection[tuple[str, str]]  # fields of which the first must be a multiple of the second
 PARTS = ("ffn", "heads", "hidden", "channels")
 
 
@@ -182,8 +183,13 @@ def family(kind: str) -> Family:
     return FAMILIES[kind]
 
 
-def cut_width(kind: str, config: Config, ratio: float, parts: tuple[str, ...], align: int) -> Cut:
+def cut_width(
+    kind: str, config: Config, ratio: float, parts: tuple[str, ...], align: int, divisions: Divisions = ()
+) -> Cut:
     """A narrower config: every part as near to `1 - ratio` of its width as its multiple and `align` allow, never zero.
+
+    Args:
+        divisions: what the library's config class asks of two fields together.
 
     Raises:
         UserError: the config has no field for a part, or nothing can be granted.
@@ -195,7 +201,7 @@ def cut_width(kind: str, config: Config, ratio: float, parts: tuple[str, ...], a
         if part not in record.widths:
             why = record.unsaid.get(part, f"has no {part}: use {' or '.join(record.widths) or 'prune.depth'}")
             raise UserError(f"{part}: {kind} {why}")
-        more, rows = _narrow(part, record.widths[part], {**config, **changed}, ratio, align)
+        more, rows = _narrow(part, record.widths[part], {**config, **changed}, ratio, align, divisions)
         changed |= more
         granted += rows
     if all(g.before == g.after for g in granted):
@@ -204,7 +210,9 @@ def cut_width(kind: str, config: Config, ratio: float, parts: tuple[str, ...], a
     return Cut({**config, **changed}, tuple(granted))
 
 
-def _narrow(part: str, width: Width, config: Config, ratio: float, align: int) -> tuple[dict[str, Any], list[Granted]]:
+def _narrow(
+    part: str, width: Width, config: Config, ratio: float, align: int, divisions: Divisions
+) -> tuple[dict[str, Any], list[Granted]]:
     name = width.fields[0]
     if part == "channels":
         return _narrow_levels(config, ratio, align)
@@ -212,13 +220,25 @@ def _narrow(part: str, width: Width, config: Config, ratio: float, align: int) -
         return _narrow_mixing(config, ratio, align)
     present = width.present(config) if width.present else int(config.get(name) or config[width.fields[-1]])
     multiple = 1 if part == "heads" else math.lcm(align, width.multiple(config))
-    after = snap(present, ratio, multiple)
-    rows = [Granted(name, present, after)]
-    changed = {name: after, **{key: read(config) for key, read in width.explicit.items()}}
-    for other in width.fields[1:]:  # queries follow their keys, an embedding its hidden size
-        changed[other] = config[other] * after // present
-        rows.append(Granted(other, config[other], changed[other]))
+
+    def cut_to(after: int) -> dict[str, Any]:
+        # Queries follow their keys, an embedding its hidden size.
+        return {name: after, **{other: config[other] * after // present for other in width.fields[1:]}}
+
+    nearest = snap(present, ratio, multiple)
+    possible = [present, *range(multiple * (present // multiple), 0, -multiple)]
+    by_distance = sorted(possible, key=lambda size: abs(size - (1 - ratio) * present))
+    fitting = (size for size in (nearest, *by_distance) if _divides({**config, **cut_to(size)}, divisions))
+    changed = cut_to(next(fitting, present))
+    rows = [Granted(field, int(config.get(field) or present), size) for field, size in changed.items()]
+    changed |= {key: read(config) for key, read in width.explicit.items()}
     return changed, rows[:1] if part == "hidden" else rows
+
+
+def _divides(config: Config, divisions: Divisions) -> bool:
+    """Whether every first field is a multiple of its second, as far as the config has both."""
+    pairs = ((config.get(first), config.get(second)) for first, second in divisions)
+    return not any(isinstance(a, int) and isinstance(b, int) and b and a % b for a, b in pairs)
 
 
 def _narrow_levels(config: Config, ratio: float, align: int) -> tuple[dict[str, Any], list[Granted]]:

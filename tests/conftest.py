@@ -10,8 +10,9 @@ import pytest
 from hypothesis import settings
 
 # The same examples each time, or a change would be blamed for what it did not do; `make slow` draws new ones.
-settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("new examples")
+# No deadline: how long an example takes is the machine's affair.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("new examples", deadline=None)
 settings.load_profile(os.environ.get("PARE_EXAMPLES", "repeatable"))
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -85,9 +85,11 @@ def find_groups(
         graph.build_dependency(traced, example_inputs=dict(example))
     names = {m: name for name, m in traced.named_modules()}
     coupled: list[set[Site]] = []
+    staying: list[set[Site]] = []
     for found in graph.get_all_groups(root_module_types=ROOTS):
         sites = {_clip(s, shapes) for s in _sites(found, graph, names, flipped)}
-        _merge(coupled, {s for s in sites if shapes[s.parameter][s.axis] != targets[s.parameter][s.axis]})
+        shrinking = {s for s in sites if shapes[s.parameter][s.axis] != targets[s.parameter][s.axis]}
+        _merge(staying if _stays(sites, shrinking, shapes) else coupled, shrinking)
     inside = {s for sites in coupled for s in sites if _inside_attention(s, flipped)}
     fed = {Site(name, 1, 0, shapes[name][1]) for name in FED_BY_FREQUENCIES if name in shapes}
     for site in fed:  # alone, or with what is added to the frequencies (a guidance embedding)
@@ -99,7 +101,7 @@ def find_groups(
         for sites in coupled
         if sites
     ]
-    groups = [g for g in groups if g.keep < g.units]
+    groups = [g for g in groups if g.keep < g.units] + [_whole(sorted(sites)) for sites in staying if sites]
     _check_closed(groups, shapes, targets)
     return tuple(groups)
 
@@ -128,6 +130,21 @@ def positions(site: Site, group: Group, units: torch.Tensor) -> torch.Tensor:
     size = site.length // (site.copies * group.units)
     within = torch.arange(site.length, device=units.device).view(site.copies, group.units, size)[:, units]
     return site.start + within.flatten()
+
+
+def _stays(sites: set[Site], shrinking: set[Site], shapes: Shapes) -> bool:
+    """Whether a group keeps all its units, and only stands beside others that shrink, on an axis behind a concatenation."""
+    return any(_fills(s, shapes) for s in sites - shrinking) and not any(_fills(s, shapes) for s in shrinking)
+
+
+def _fills(site: Site, shapes: Shapes) -> bool:
+    return site.length == shapes[site.parameter][site.axis]
+
+
+def _whole(sites: Sequence[Site]) -> Group:
+    """A group that keeps all its units."""
+    units = min(s.length for s in sites)
+    return Group(tuple(replace(s, copies=s.length // units) for s in sites), units, units)
 
 
 def _merge(coupled: list[set[Site]], sites: set[Site]) -> None:
@@ -187,7 +204,8 @@ def _group(
     # projection, holds the same units several times.
     units = whole_heads if whole else min(s.length for s in sites)
     copied = tuple(s if whole else Site(s.parameter, s.axis, s.start, s.length, s.length // units) for s in sites)
-    site = copied[0]
+    # Behind a concatenation an axis holds several groups, which may shrink by different shares.
+    site = next((s for s in copied if _fills(s, shapes)), copied[0])
     keep = units * targets[site.parameter][site.axis] // shapes[site.parameter][site.axis]
     blocks = 1 if whole else heads or _norm_groups(copied, module)
     return Group(copied, units, keep, blocks if units % blocks == 0 and keep % blocks == 0 else 1)

@@ -254,3 +254,40 @@ def test_recording_leaves_its_listeners_gradients_as_they_were(tmp_path: Path, s
             assert not torch.is_grad_enabled()
             assert not call["sample"].is_inference()  # gradients may flow through it
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen3", "gemma2", "gemma2-tied"])
+def test_a_cut_of_channels_that_hold_nothing_changes_nothing(family: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    name, tied = family.removesuffix("-tied"), family.endswith("-tied")
+    size = {"hidden_size": 64, "num_attention_heads": 4, "head_dim": 8, "tie_word_embeddings": tied}
+    model = AutoModelForCausalLM.from_pretrained(tiny_text(tmp_path / "small", name, **size))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:, 32:] = 0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[32:] = 0
+            layer.mlp.down_proj.weight[32:] = 0
+    tiny_text(tmp_path / "dead", name, **size)
+    model.save_pretrained(tmp_path / "dead")
+    made, _ = apply("prune.width", describe(tmp_path / "dead"), tmp_path / "cut", ratio=0.5, parts=("hidden",))
+    narrow = AutoModelForCausalLM.from_pretrained(made.path)
+    assert narrow.config.hidden_size == 32
+    tokens = torch.arange(40).view(2, 20) + 5
+    with torch.no_grad():
+        before, after = (m(tokens).logits.float().log_softmax(-1) for m in (model, narrow))
+    assert float((before.exp() * (before - after)).sum(-1).mean()) < 1e-5
+
+
+def test_a_cut_level_beside_one_that_stays_whole_is_cut_right(tmp_path: Path) -> None:
+    """A level of 64 channels that only halves can go from, for its norms have 32 groups, beside one of 128 that loses an eighth."""
+    from diffusers import UNet2DConditionModel
+
+    source = describe(tiny_diffusion(tmp_path / "sd"))
+    wide = UNet2DConditionModel.from_config(
+        {**source.config("unet"), "block_out_channels": [64, 128], "norm_num_groups": 16, "attention_head_dim": 8}
+    )
+    wide.save_pretrained(source.folder("unet"))
+    made, _ = apply("prune.width", describe(source.path), tmp_path / "cut", ratio=0.12)
+    assert made.config("unet")["block_out_channels"] == [64, 112]
+    assert open_task(made).component("unet") is not None

@@ -120,6 +120,42 @@ def test_fields_that_mean_one_width_stay_equal() -> None:
     assert int(cut.config["mlp_ratio"] * 32) == cut.granted[0].after == 40
 
 
+def test_heads_are_snapped_to_what_the_config_class_accepts() -> None:
+    config = {**LLAMA, "hidden_size": 64}
+    asked = ("hidden_size", "num_attention_heads")
+    free = cut_width("LlamaForCausalLM", config, 0.25, ("ffn", "heads"), 8).config
+    assert (free["num_key_value_heads"], free["num_attention_heads"]) == (3, 6)
+    held = cut_width("LlamaForCausalLM", config, 0.25, ("ffn", "heads"), 8, [asked])
+    # Four and two key heads are as near: the cut never takes more than was asked for where it need not.
+    assert (held.config["num_key_value_heads"], held.config["num_attention_heads"]) == (4, 8)
+    assert held.config["intermediate_size"] == 192
+    assert "num_key_value_heads 4 → 4 (−0.0%)" in held.told(0.25)
+    more = cut_width("LlamaForCausalLM", config, 0.4, ("heads",), 8, [asked]).config
+    assert (more["num_key_value_heads"], more["num_attention_heads"]) == (2, 4)
+    with pytest.raises(UserError, match="nothing to cut at this ratio"):
+        cut_width("LlamaForCausalLM", config, 0.25, ("heads",), 8, [asked])
+
+
+@given(
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(1, 8),
+    st.integers(1, 16),
+    RATIOS,
+    st.lists(st.sampled_from(["ffn", "heads", "hidden"]), min_size=1, max_size=3),
+)
+def test_what_is_granted_always_divides(queries: int, keys: int, size: int, ratio: float, parts: list[str]) -> None:
+    heads = queries * keys
+    config = {**LLAMA, "num_attention_heads": heads, "num_key_value_heads": keys, "hidden_size": heads * size}
+    try:
+        cut = cut_width(
+            "LlamaForCausalLM", config, ratio, tuple(parts), 1, [("hidden_size", "num_attention_heads")]
+        ).config
+    except UserError:
+        return  # nothing to cut at this ratio
+    assert cut["hidden_size"] % cut["num_attention_heads"] == 0
+    assert cut["num_attention_heads"] == cut["num_key_value_heads"] * queries
+
+
 def test_a_part_named_twice_is_cut_once() -> None:
     one, two = (cut_width("LlamaForCausalLM", LLAMA, 0.5, ("ffn",) * n, 8) for n in (1, 2))
     assert two == one

@@ -12,13 +12,14 @@ Source: Fang et al., "DepGraph: Towards Any Structural Pruning" (2023), through 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, stage
+from compress.classes import divisions_of
 from compress.context import Context
 from compress.devices import CPU
 from compress.families import Cut, cut_width
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     import torch
 
     from compress.opening import OpenModel
+
+NORM_ITEMS = 8  # calibration items on which norms are held against those of before
 
 
 class PruneWidth(Params):
@@ -50,7 +53,7 @@ def foresee(artifact: Artifact, params: PruneWidth) -> Foresight:
 
 
 @stage(
-    version=1,
+    version=2,
     params=PruneWidth,
     formats={"torch": "torch"},
     effects=("weights",),
@@ -62,6 +65,7 @@ def foresee(artifact: Artifact, params: PruneWidth) -> Foresight:
 )
 def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
     from compress.algorithms.coupling import cut_state, find_groups, parameter_shapes
+    from compress.algorithms.norms import keep_statistics
     from compress.algorithms.saliency import of_units
     from compress.engines.torch.runtime import blank, save_component, shares_kept
     from compress.opening import open_task
@@ -78,6 +82,7 @@ def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
         saliency = _saliency(task, name, params, context)
         kept = [group.choose(of_units(group, saliency)) for group in groups]
         smaller.load_state_dict(cut_state(module.state_dict(), groups, kept))
+        keep_statistics(module, smaller, groups, kept, _calls(task, name, params, context, NORM_ITEMS))
         told = cut.told(params.ratio)
         context.note(told, component=name, granted=told, groups=len(groups), **shares_kept(module, smaller, example))
         save_component(smaller, artifact.folder(name), made.folder(name))
@@ -85,13 +90,21 @@ def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
 
 
 def _cut(artifact: Artifact, name: str, params: PruneWidth) -> Cut:
-    kind = artifact.components[name].kind
-    return cut_width(kind, artifact.config(name), params.ratio, params.parts, params.align)
+    kind, config = artifact.components[name].kind, artifact.config(name)
+    divisions = divisions_of(str(config.get("model_type", "")))
+    return cut_width(kind, config, params.ratio, params.parts, params.align, divisions)
 
 
 def _example(task: OpenModel, name: str) -> Mapping[str, Any]:
     """One call, to follow what feeds what: any would do."""
     return next(call for _, call in task.calls_of((name,), task.examples[:1], 0, **task.brief))
+
+
+def _calls(task: OpenModel, name: str, params: PruneWidth, context: Context, count: int) -> Iterator[Mapping[str, Any]]:
+    """What a component is given while the model runs on calibration items, or on examples where there is no such data."""
+    asked = params.importance != "magnitude"
+    items = context.data["calibration"].first(count) if asked else task.examples[:count]
+    return (call for _, call in task.calls_of((name,), items, context.seed, **task.brief))
 
 
 def _saliency(task: OpenModel, name: str, params: PruneWidth, context: Context) -> dict[str, torch.Tensor]:
@@ -100,9 +113,7 @@ def _saliency(task: OpenModel, name: str, params: PruneWidth, context: Context) 
     module = task.component(name)
     if params.importance == "magnitude":
         return saliency.magnitude(module)
-    items = context.data["calibration"].first(params.samples)
-    heard = (call for _, call in task.calls_of((name,), items, context.seed, **task.brief))
-    calls = context.progress(heard, f"{params.importance} calls", 0)
+    calls = context.progress(_calls(task, name, params, context, params.samples), f"{params.importance} calls", 0)
     if params.importance == "activation":
         return saliency.activation(module, calls)
     loss_of = _language_loss(module) if name == LANGUAGE_MODEL else _noise_loss(module, context.seed)
