@@ -28,7 +28,7 @@ SCHEDULER, SCHEDULER_CONFIG = "scheduler", "scheduler/scheduler_config.json"  # 
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a torch component's weights are packed, so that only one library opens them and nothing else can change them."""
+    """How a component's weights are packed into few bits, so that only one library opens them and nothing else can change them."""
 
     method: str
     bits: int
@@ -42,7 +42,7 @@ class Component:
     path: relative to the artifact; "" is the root.
     kind: the class that its own config names, e.g. UNet2DConditionModel.
     module: the dotted part of a checkpoint that several components share; "" where it has one of its own.
-    quantization: of packed torch weights, also while they are only planned.
+    quantization: of packed weights, torch's or an engine's, also while they are only planned.
     """
 
     format: Format

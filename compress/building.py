@@ -25,6 +25,7 @@ from compress.engines.tracing import Call, Traced, in_float32, split
 from compress.errors import StageFailed
 from compress.opening import LanguageModel, OpenModel, open_language, open_task
 from compress.pipelines import library_of
+from compress.widths import packing
 
 LONG = 300  # tokens; beyond the chunks that some layers cut a text into
 PICTURES_A_BATCH = 4
@@ -45,6 +46,7 @@ def build_engines(
     weights = [f.relative_to(artifact.path) for name in names for f in weight_files(artifact.folder(name))]
     made = derive(artifact, context.out, without=tuple(map(str, weights)), link=context.link)
     made = made.replacing(dict.fromkeys(names, builder.format))
+    made = made.packing(packing(names, builder.format, builder.precision))
     build = _language_model if artifact.writes_text else _pipeline
     build(artifact, made, names, builder, context, samples)
     write_manifest(made)

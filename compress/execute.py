@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from compress import widths
 from compress.artifact import Artifact, write_manifest
 from compress.cache import Cache, disk_errors, full_disk
 from compress.checker import Checker, lent_checker
@@ -24,6 +25,8 @@ from compress.planning import SOURCE, Node, Plan, make_plan, with_lineage
 from compress.reading import read_text
 from compress.room import remember_seconds
 from compress.sources import fetch_weights
+
+WARNINGS = "warnings"  # among a stage's facts
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,8 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
         if found := cache.get(node.key, _warning(emit, node.id)):
             emit(Event("cached", node.id, facts={"key": node.key}))
             facts = cache.facts(node.key)
+            for message in facts.get("notes", {}).get(WARNINGS, ()):  # as true as when it was made
+                emit(Event("warning", node.id, message))
             return _done(node, found, facts.get("notes", {}), float(facts.get("seconds", 0)), cached=True)
         given = inputs()
         checker.start()
@@ -213,13 +218,26 @@ def _make(
     after = Digested(describe(out), digest_files(out, known))
     known = identities(out, after.files)
     check(before, after, node, checker, _warning(emit, node.id))
+    _tell_widths(node, before.artifact, after.artifact, emit)
     return known
 
 
+def _tell_widths(node: Node, before: Artifact, after: Artifact, emit: Emit) -> None:
+    """Say how wide the weights of the components are that a stage made, and warn where they are not what was asked for."""
+    for name in after.packed(node.components) if node.stage.makes else ():
+        if found := widths.shares(after, name):
+            facts = {"component": name, "weights": widths.told(found)}
+            emit(Event("note", node.id, f"{name}: {facts['weights']}", facts=facts))
+        for message in widths.warnings(before, after, name):
+            emit(Event("warning", node.id, message))
+
+
 def _noting(emit: Emit, node: str, notes: dict[str, Any]) -> Emit:
-    """Pass events on, and keep the facts of a stage's notes for the report, each under its component's name."""
+    """Pass events on, and keep the facts of a stage's notes for the report, each under its component's name, and its warnings."""
 
     def listen(event: Event) -> None:
+        if event.kind == "warning" and event.what == node:
+            notes.setdefault(WARNINGS, []).append(event.message)
         if event.kind == "note" and event.what == node:
             part = f"{event.facts['component']} " if "component" in event.facts else ""
             notes.update({f"{part}{name}": fact for name, fact in event.facts.items() if name != "component"})

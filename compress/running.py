@@ -33,6 +33,7 @@ def run_plan(
         kept: the folder to copy that artifact to, whatever the comparison will say of it.
     """
     from compress.evaluating import measure
+    from compress.execute import WARNINGS
     from evaluation.compare import Request
 
     recipe = found.recipe
@@ -56,6 +57,7 @@ def run_plan(
             chain=chain_of(done),
             opening=found.opening.of(None),
             kept=save(candidate, kept) if kept else None,
+            warnings=tuple(f"{d.id}: {said}" for d in done for said in d.facts.get(WARNINGS, ())),
         )
         return measure(request, log)
 

@@ -8,6 +8,7 @@ import struct
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from compress.artifact import Artifact
 from compress.describing import describe
@@ -62,17 +63,29 @@ def check_safetensors(file: Path) -> int:
     Raises:
         ModelError: the header does not read, or the file is shorter than it says.
     """
+    tensors = read_header(file)
+    return sum(_count(t["shape"]) for t in tensors.values())
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """What the header of a safetensors file says of each tensor: dtype, shape, data_offsets.
+
+    Raises:
+        ModelError: the header does not read, or the file is shorter than it says.
+    """
     try:
         with file.open("rb") as stream:
             length = struct.unpack("<Q", stream.read(8))[0]
             if length > file.stat().st_size:
                 raise ValueError("the header is longer than the file")
             header = json.loads(stream.read(length))
-        tensors = [t for name, t in header.items() if name != "__metadata__"]
-        end = 8 + length + max((t["data_offsets"][1] for t in tensors), default=0)
+        tensors = {name: t for name, t in header.items() if name != "__metadata__"}
+        end = 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
         if end != file.stat().st_size:
             raise ValueError(f"{file.stat().st_size} bytes where the header says {end}")
-        return sum(_count(t["shape"]) for t in tensors)
+        for tensor in tensors.values():
+            _count(tensor["shape"])
+        return tensors
     except _GARBLED as error:
         raise ModelError(
             f"truncated or broken safetensors: {error}", place=str(file), fix="fetch or save it again"

@@ -12,7 +12,7 @@ from compress.catalogue import Stage, find_engine, find_metric, find_task, task_
 from compress.data import Data
 from compress.devices import Opening, kind_of
 from compress.errors import Problem, UserError
-from compress.params import Params
+from compress.params import Params, faults
 from compress.recipe import Recipe, StepSpec
 from compress.remote_code import code_problems
 from compress.tasks import Observable, Task
@@ -59,6 +59,9 @@ def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, d
         return
     if why := misfit(name, task, data):
         yield Problem(place, why, "remove it")
+    for field, wrong in faults(metric.params, recipe.evaluate.metrics[name]).items():
+        where = recipe.place.get(f"evaluate.metrics.{list(recipe.evaluate.metrics).index(name)}.{field}", place)
+        yield Problem(where, f"{name}.{field}: {wrong.said}", wrong.fix)
     for library in metric.libraries:
         if not deps.version(library):
             extra = f"'pare[{metric.extra}]'" if metric.extra else library
@@ -71,7 +74,8 @@ def misfit(name: str, task: Task, data: Data | None) -> str:
     if task.fits(metric.needs, OF_DATA):
         return f"{name} measures {', '.join(tasks_for(metric.needs))}, and this model does {task.name}"
     if data is not None and (lacking := task.fits(metric.needs, data.gives)):
-        return f"{name} needs {' and '.join(lacking)}, which {data.source} does not give"
+        why = next((f" ({data.lacks[need]})" for need in lacking if need in data.lacks), "")
+        return f"{name} needs {' and '.join(lacking)}, which {data.source} does not give{why}"
     return ""
 
 
@@ -224,7 +228,8 @@ def _component_problems(
         return
     if part.quantization and stage.makes and not stage.packed:
         said = f"the weights of `{name}` are {part.quantization.method} already, and {stage.name} cannot change packed weights"
-        yield Problem(place, said, "give the unquantized checkpoint, or put this stage before the one that packs them")
+        fix = "give the unquantized checkpoint, or put this stage before the one that packs them"
+        yield Problem(place, said, "keep one of the stages that quantize it" if part.format != "torch" else fix)
     yield from _level_problems(step, stage, artifact, name)
     left = stage.leaves(part.format)
     if left != part.format and stage.formats and (why := _nowhere(left, step, stage, opening)):

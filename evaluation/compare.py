@@ -36,7 +36,7 @@ class Request:
     evidence_dirs: the first is written, the rest only read.
     chain: the stages that lead to the candidate, by id, with what each left; the last one left the candidate.
     opening: on which device both sides are opened; their number types are their own.
-    kept: where the candidate was copied out of the cache.
+    kept: where the candidate was copied out of the cache. warnings: of the stages, for the report.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Request:
     chain: tuple[tuple[str, Artifact], ...] = ()
     opening: Opening = AS_STORED
     kept: Path | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def compare(request: Request, emit: Emit) -> Comparison:
@@ -60,7 +61,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
     Raises:
         StageFailed: a side does not run, or shows nothing but constants.
     """
-    warnings: list[str] = []
+    warnings = list(request.warnings)
     emit = _noting(emit, warnings)
     views = viewpoints(request)
     _check_items(views)

@@ -1,6 +1,7 @@
 """An engine: what runs a component of one format. The package `compress/engines/openvino/` is the format `openvino`: the record
 `ENGINE` in its `__init__` is the registration, and what runs it (`runtime.py`) and builds it lies beside it.
 
+How many weights of which type its files hold is told by `stored.py` beside it, where that can be told.
 A record is read by plans, so it imports no engine. What every engine shares lies here: `module.py`, `language.py`, `builder.py`,
 `parity.py`, `tracing.py`.
 """

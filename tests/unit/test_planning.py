@@ -493,3 +493,25 @@ def test_planning_the_quickstart_imports_no_heavy_library(tmp_path: Path) -> Non
         [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+# Packed weights
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        "[build.openvino: {precision: int8_weights}, quantize.nncf: {mode: int4_weights}]",
+        "[build.openvino: {}, quantize.nncf: {mode: int8_weights}, quantize.nncf: {mode: int4_weights}]",
+    ],
+)
+def test_what_holds_few_bits_already_is_not_quantized_again(stages: str, llama: Path, tmp_path: Path) -> None:
+    from compress import api
+
+    file = tmp_path / "r.yaml"
+    file.write_text(f"schema: 1\nname: r\nmodel: {llama}\nstages: {stages}\n")
+    with pytest.raises(RecipeError) as caught:
+        api.plan(file, cache=tmp_path / "cache")
+    (problem,) = (p for p in caught.value.problems if "already" in p.message)
+    assert "are int8_weights already, and quantize.nncf cannot change packed weights" in problem.message
+    assert problem.fix == "keep one of the stages that quantize it"

@@ -146,8 +146,10 @@ def _round(weight: Array, axis: int) -> tuple[Array, Array]:
 
 def _turned(graph: Path, place: str) -> onnx.ModelProto:
     """A graph with its weights as matrix products take them: an output layer that shares the embedding's table turns it at each
-    call, which hides from a quantizer that it is a weight."""
+    call, which hides from a quantizer that it is a weight, and experts that share one table are taken from it one by one."""
     model = onnx_ir.load(graph)
+    for node in [n for n in model.graph if n.op_type == "Split"]:
+        _part(model.graph, node)
     for node in list(model.graph):
         turning = _turns(node)
         if turning is None or turning.const_value is None or len(turning.shape) != 2:
@@ -166,6 +168,23 @@ def _turned(graph: Path, place: str) -> onnx.ModelProto:
     plain = Path(place) / "plain.onnx"
     onnx_ir.save(model, plain, external_data="plain.data")
     return onnx.load(plain)
+
+
+def _part(graph: onnx_ir.Graph, node: onnx_ir.Node) -> None:
+    """A table of matrices that is split into them at each call becomes as many weights."""
+    table, parts = node.inputs[0], node.outputs
+    users = [[use.node for use in part.uses()] for part in parts]
+    plain = all(user.op_type == "Squeeze" for ones in users for user in ones)
+    if table is None or table.const_value is None or node.attributes.get_int("axis", 0) != 0 or not plain:
+        return
+    if len(table.const_value.shape) != 3 or table.const_value.shape[0] != len(parts):
+        return
+    for number, ones in enumerate(users):
+        matrix = _constant(graph, table, f"part{number}", np.ascontiguousarray(table.const_value.numpy()[number]))
+        for user in ones:
+            onnx_ir.convenience.replace_all_uses_with(user.outputs[0], matrix)
+            graph.remove(user, safe=True)
+    graph.remove(node, safe=True)
 
 
 def _turns(node: onnx_ir.Node) -> onnx_ir.Value | None:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
-from compress.catalogue import stage
+from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.deps import installed
 from compress.engines.gguf import ENGINE
 from compress.graphs import refuse_engine
 from compress.params import Params, one_of
+from compress.widths import packing
 
 if TYPE_CHECKING:
     Precision = str
@@ -43,8 +44,12 @@ def idle_here(params: BuildGGUF) -> str:
     return "" if installed("llama_cpp") else "llama-cpp-python is not installed: pip install 'pare[llama-cpp]'"
 
 
+def foresee(artifact: Artifact, params: BuildGGUF) -> Foresight:
+    return Foresight(quantization=packing((LANGUAGE_MODEL,), ENGINE.format, params.precision))
+
+
 @stage(
-    version=3,
+    version=4,
     params=BuildGGUF,
     needs=("language_model",),
     formats={"torch": "gguf"},
@@ -53,6 +58,7 @@ def idle_here(params: BuildGGUF) -> str:
     libraries=("gguf", "transformers", "torch"),
     extra="gguf",
     refuse=refuse,
+    foresee=foresee,
     idle_here=idle_here,
 )
 def run(artifact: Artifact, params: BuildGGUF, context: Context) -> None:

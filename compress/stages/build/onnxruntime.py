@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress.artifact import Artifact
-from compress.catalogue import stage
+from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.engines.onnx import ENGINE
 from compress.graphs import Components, refuse_engine, wanted
 from compress.params import Params, one_of
+from compress.widths import packing
 
 if TYPE_CHECKING:
     Precision = str
@@ -51,8 +52,13 @@ def refuse(artifact: Artifact, params: BuildOnnxRuntime) -> str:
     return refuse_engine(artifact, params.components, "onnx")
 
 
+def foresee(artifact: Artifact, params: BuildOnnxRuntime) -> Foresight:
+    names = wanted(artifact, params.components)
+    return Foresight(quantization=packing(names, ENGINE.format, params.precision))
+
+
 @stage(
-    version=2,
+    version=3,
     params=BuildOnnxRuntime,
     formats={"torch": "onnx"},
     effects=("format",),
@@ -60,6 +66,7 @@ def refuse(artifact: Artifact, params: BuildOnnxRuntime) -> str:
     libraries=("onnxruntime", "onnx", "onnxscript", "transformers", "torch", "diffusers"),
     extra="onnx",
     refuse=refuse,
+    foresee=foresee,
     data=lambda params: ("calibration",) if params.precision == "int8" else (),
 )
 def run(artifact: Artifact, params: BuildOnnxRuntime, context: Context) -> None:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress.artifact import Artifact
-from compress.catalogue import stage
+from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.engines.openvino import ENGINE
 from compress.graphs import Components, refuse_engine, wanted
 from compress.params import Params, one_of
+from compress.widths import packing
 
 if TYPE_CHECKING:
     Precision = str
@@ -43,8 +44,13 @@ def refuse(artifact: Artifact, params: BuildOpenVINO) -> str:
     return refuse_engine(artifact, params.components, "openvino")
 
 
+def foresee(artifact: Artifact, params: BuildOpenVINO) -> Foresight:
+    names = wanted(artifact, params.components)
+    return Foresight(quantization=packing(names, ENGINE.format, params.precision))
+
+
 @stage(
-    version=4,
+    version=5,
     params=BuildOpenVINO,
     formats={"torch": "openvino"},
     effects=("format",),
@@ -52,6 +58,7 @@ def refuse(artifact: Artifact, params: BuildOpenVINO) -> str:
     bound_to=("isa",),  # in int8, weights use half their range where products of bytes overflow
     libraries=("openvino", "nncf", "transformers", "torch", "diffusers"),
     refuse=refuse,
+    foresee=foresee,
     data=lambda params: ("calibration",) if params.precision == "int8" else (),
 )
 def run(artifact: Artifact, params: BuildOpenVINO, context: Context) -> None:

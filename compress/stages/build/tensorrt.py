@@ -25,6 +25,7 @@ from compress.errors import UserError
 from compress.graphs import Components, Profile, refuse_engine, wanted
 from compress.params import Params, one_of
 from compress.sources import parameter_count
+from compress.widths import packing
 
 WEIGHTS_AT_ONCE = 4  # float32 copies: torch's own, the graph's, the parser's, and the engine's bytes
 KERNEL_BYTES = 20_000_000  # of an engine beside its weights; measured on small models, up to 16 MB
@@ -98,6 +99,7 @@ def foresee(artifact: Artifact, params: BuildTensorRT) -> Foresight:
     told = f"{library.name} {library.version} builds for {', '.join(targets)}"
     return Foresight(
         told=told,
+        quantization=packing(names, ENGINE.format, params.precision),
         scratch_bytes=(weights + KERNEL_BYTES * len(names)) * len(targets),  # engines, beside the ONNX
         memory_bytes=WEIGHTS_AT_ONCE * weights + LIBRARY_BYTES,
     )

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from compress.artifact import Artifact, derive, write_manifest
-from compress.catalogue import stage
+from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.params import Params
+from compress.widths import packing
 
 if TYPE_CHECKING:
     import openvino
@@ -51,8 +52,12 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
     return f"{', '.join(other)} is no OpenVINO engine: put build.openvino before it" if other else ""
 
 
+def foresee(artifact: Artifact, params: QuantizeNNCF) -> Foresight:
+    return Foresight(quantization=packing(_wanted(artifact, params), "openvino", params.mode))
+
+
 @stage(
-    version=3,
+    version=4,
     params=QuantizeNNCF,
     formats={"openvino": "openvino"},
     effects=("weights",),
@@ -60,6 +65,7 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
     bound_to=("isa",),  # in int8, weights use half their range where products of bytes overflow
     libraries=("nncf", "openvino", "transformers", "diffusers"),
     refuse=refuse,
+    foresee=foresee,
     data=lambda params: ("calibration",) if params.mode == "int8" else (),
 )
 def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
@@ -84,7 +90,7 @@ def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
             )
         write_graph(model, made.folder(name), (artifact.folder(name) / ENGINE).read_bytes())
         context.note(f"{name} is quantized to {params.mode}", component=name, calls=len(feeds.get(name, [])), **counts)
-    write_manifest(made)
+    write_manifest(made.packing(packing(wanted, "openvino", params.mode)))
 
 
 def _wanted(artifact: Artifact, params: QuantizeNNCF) -> tuple[str, ...]:

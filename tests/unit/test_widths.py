@@ -1,0 +1,107 @@
+"""How wide the weights of a component are is counted in its files; what a quantizer passed over, or made larger, is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compress import widths
+from compress.artifact import Artifact, Component, Quantization
+from compress.catalogue import find_engine
+from compress.engines.onnx.stored import stored as in_onnx
+from compress.engines.openvino.stored import stored as in_openvino
+from compress.engines.torch.stored import stored as in_torch
+
+INT4 = Quantization("int4_weights", 4, "onnxruntime")
+
+
+def artifact(folder: Path, format: str, packed: Quantization | None = None) -> Artifact:
+    return Artifact(folder, "text_generation", {"model": Component(format, "", "LlamaForCausalLM", "", packed)})
+
+
+def test_safetensors_are_counted_by_their_headers(tmp_path: Path) -> None:
+    tensors = {"a": torch.zeros(4, 8), "b": torch.zeros(2, 8, dtype=torch.bfloat16), "norm": torch.zeros(100)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert in_torch(tmp_path) == {"float32": 32, "bfloat16": 16}
+    found = widths.shares(artifact(tmp_path, "torch"), "model")
+    assert widths.told(found) == "66.7% float32, 33.3% bfloat16"
+    assert widths.shares(artifact(tmp_path, "torch", Quantization("nf4", 4, "bitsandbytes")), "model") == {}
+
+
+def test_an_openvino_graph_is_counted_without_its_scales(tmp_path: Path) -> None:
+    import openvino
+    from openvino import opset13 as ops
+
+    from compress.engines.openvino.quantize import compress_weights
+    from compress.engines.openvino.runtime import save_graph
+
+    weights = torch.randn(64, 32).numpy()
+    x = ops.parameter([1, 32], name="x")
+    model = openvino.Model([ops.matmul(x, ops.constant(weights), False, True)], [x])
+    save_graph(model, tmp_path)
+    assert in_openvino(tmp_path) == {"float32": 2048}
+    save_graph(compress_weights(model, 4, 8, False, 1.0), tmp_path)
+    assert in_openvino(tmp_path) == {"int4": 2048}
+
+
+def test_an_onnx_graph_is_counted_without_its_scales(tmp_path: Path) -> None:
+    import onnx
+    from onnx import helper
+
+    from compress.engines.onnx import GRAPH
+    from compress.engines.onnx.build import save_graph
+    from compress.engines.onnx.quantize import compress_weights
+
+    weight = onnx.numpy_helper.from_array(torch.randn(64, 32).numpy(), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    ports = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in (("x", [1, 64]), ("y", [1, 32]))]
+    graph = helper.make_graph([node], "g", ports[:1], ports[1:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), tmp_path / GRAPH)
+    assert in_onnx(tmp_path) == {"float32": 2048}
+    for bits in (4, 8):
+        (tmp_path / str(bits)).mkdir()
+        save_graph(compress_weights(tmp_path / GRAPH, bits), tmp_path / str(bits))
+        assert in_onnx(tmp_path / str(bits)) == {f"int{bits}": 2048}
+
+
+@pytest.mark.parametrize(
+    ("counts", "before", "after", "said"),
+    [
+        ({"int4": 95, "float32": 5}, 100, 40, ()),
+        ({"int4": 80, "float32": 20}, 100, 60, ("20% of its weights are float32",)),
+        ({"int4": 20, "float32": 60, "float16": 20}, 50, 90, ("60% of its weights are float32 and 20%", "takes")),
+        ({"int4": 100}, 50, 90, ("takes 0.00 MB as int4_weights, more than",)),
+    ],
+)
+def test_what_was_passed_over_and_what_grew_is_warned_of(
+    counts: dict[str, int],
+    before: int,
+    after: int,
+    said: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("compress.engines.onnx.stored.stored", lambda folder: counts)
+    sides = []
+    for name, format, size, packed in (("a", "torch", before, None), ("b", "onnx", after, INT4)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / find_engine(format).files[0].replace("*", "w")).write_bytes(b"\0" * size)
+        sides.append(artifact(tmp_path / name, format, packed))
+    found = list(widths.warnings(*sides, "model"))
+    assert len(found) == len(said)
+    assert all(words in line for words, line in zip(said, found, strict=True))
+    assert list(widths.warnings(sides[0], artifact(tmp_path / "b", "onnx"), "model")) == []
+
+
+def test_a_precision_of_few_bits_is_a_packing_and_others_are_none() -> None:
+    assert widths.packing(("unet",), "openvino", "int8") == {"unet": Quantization("int8", 8, "openvino")}
+    assert widths.packing(("model",), "gguf", "int4_weights") == {
+        "model": Quantization("int4_weights", 4, "llama-cpp-python")
+    }
+    for name in ("float32", "float16", "bfloat16"):
+        assert widths.packing(("unet",), "openvino", name) == {}
+    narrow = {name for engine in ("onnx", "openvino", "gguf", "tensorrt") for name in find_engine(engine).precisions}
+    assert {name for name in narrow if not name.startswith(("float16", "float32", "bfloat16"))} == set(widths.BITS)
