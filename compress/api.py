@@ -48,13 +48,17 @@ def plan_all(
     recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, cache: str | Path | None = None
 ) -> tuple[Plan, ...]:
     """The plan of every recipe that a matrix fans out into; of one that was read already, its own."""
-    from compress.planning import make_plan
-    from compress.reading import read_recipes
+    from compress.planning import look, make_plan
+    from compress.reading import read_partly
+    from compress.sections import refused
 
     store = open_cache(cache)
     if isinstance(recipe, Recipe):
         return (make_plan(recipe.with_(*overrides) if overrides else recipe, store),)
-    return tuple(make_plan(r, store) for r in read_recipes(Path(recipe), overrides))
+    found, told = read_partly(Path(recipe), overrides)
+    if told or not found:
+        raise refused([*told, *(problem for part in found for problem in look(part, told))])
+    return tuple(make_plan(r, store) for r in found)
 
 
 def run(
@@ -166,15 +170,15 @@ def compare(
         return evaluating.compare(Path(old), Path(new), folder, across_machines=across_machines, tolerance=tolerance)
 
 
-def report(places: Sequence[str | Path]) -> list[Comparison]:
-    """The runs in these folders, to be tabulated.
+def report(places: Sequence[str | Path], *, emit: Emit = silent) -> list[Comparison]:
+    """The runs in these folders, to be tabulated; a place that holds none is warned of.
 
     Raises:
-        UserError: a place holds no run.
+        UserError: none of them holds a run.
     """
     from compress import evaluating
 
-    return evaluating.tabulate([Path(place) for place in places])
+    return evaluating.tabulate([Path(place) for place in places], emit)
 
 
 def reference(source: str, features: str, out: str | Path, *, resize: str = "pil", count: int = 0) -> int:

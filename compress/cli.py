@@ -180,7 +180,8 @@ def report(
     from compress import api
     from evaluation.report import many
 
-    found = api.report(places)
+    with _listening(as_json) as emit:
+        found = api.report(places, emit=emit)
     if as_json:
         _print_json(many.to_dicts(found))
     elif markdown:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,6 +41,7 @@ class Data:
     count: int  # -1: as many as wanted, or as reading shows
     read: Callable[[int], Item]  # IndexError behind the last
     gives: frozenset[Observable] = frozenset()  # what of a metric's needs its items bring themselves
+    lacks: Mapping[Observable, str] = field(default_factory=dict)  # and why not, of what they might have brought
 
     def first(self, n: int) -> tuple[Item, ...]:
         """The first `n` items, or all there are."""
@@ -94,7 +95,10 @@ def _image_folder(path: Path, source: str) -> Data:
         row = rows[index]
         return Item(str(row["file_name"]), str(row["text"]), lambda: read_picture(path / str(row["file_name"])))
 
-    return Data(source, "captioned_images", digest, len(rows), read, _given([str(row["text"]) for row in rows]))
+    blank = next((number for number, row in numbered if not row["text"].strip()), None)
+    lacks: dict[Observable, str] = {} if blank is None else {"captions": f"the text of {metadata}:{blank} is empty"}
+    gives = _given([row["text"] for row in rows]) if blank is None else frozenset()
+    return Data(source, "captioned_images", digest, len(rows), read, gives, lacks)
 
 
 def _given(captions: list[str]) -> frozenset[Observable]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,10 @@ from compress.cache import Cache
 from compress.catalogue import find_metric, find_task, task_names
 from compress.data import Data, open_data
 from compress.devices import CPU, Opening, settled
-from compress.errors import ManyProblems, Problem, UserError
-from compress.events import Emit
+from compress.errors import ManyProblems, ModelError, Problem, UserError
+from compress.events import Emit, Event
 from compress.located import check_values
+from compress.params import faults
 from compress.recipe import EvalSpec, Gate
 from compress.step_checks import misfit, source_problems
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from evaluation.compare import Request
     from evaluation.scores import Comparison
 
-RESULT = "result.json"
+RESULT, EVENTS = "result.json", "events.jsonl"
 PAINTING = next(name for name in task_names() if find_task(name).folders)  # of two folders of pictures
 
 
@@ -109,8 +112,25 @@ def _sides(candidate: str, baseline: str, store: Cache) -> list[Artifact]:
 def _model(named: str, store: Cache) -> Artifact:
     from compress.sources import fetch_weights, find_source
 
-    found = find_source(named, Path(), store.root / "digests")
+    try:
+        found = find_source(named, Path(), store.root / "digests")
+    except ModelError as error:
+        raise _other_pictures(Path(named).expanduser()) or error from None
     return replace(fetch_weights(found).artifact, digest=found.key)
+
+
+def _other_pictures(folder: Path) -> ModelError | None:
+    """The error of a folder that holds no model, and pictures of a format that is not read."""
+    from evaluation.painted import MODEL_FILES, OTHER_SUFFIXES, SUFFIXES
+
+    if not folder.is_dir() or any((folder / name).is_file() for name in MODEL_FILES):
+        return None
+    counts = Counter(file.suffix.lower() for file in folder.rglob("*") if file.suffix.lower() in OTHER_SUFFIXES)
+    if not counts:
+        return None
+    said = ", ".join(f"{count} {suffix} files" for suffix, count in counts.most_common())
+    read = ", ".join(SUFFIXES)
+    return ModelError(f"holds {said}, and pictures are read from {read}", place=str(folder), fix="save them as PNG")
 
 
 def _own_captions(sides: Sequence[Artifact]) -> Data | None:
@@ -142,6 +162,9 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
         name: check_values(metrics[name].params, given, name, "metrics", problems)
         for name, given in wanted.metrics.items()
     }
+    for name, given in wanted.metrics.items():
+        for setting, wrong in faults(metrics[name].params, given).items():
+            problems.append(Problem("metrics", f"{name}.{setting}: {wrong.said}", wrong.fix))
     for name, gate in wanted.gates.items():
         if name not in wanted.metrics:
             problems.append(Problem("gates", f"{name} is gated and not measured", f"add it to --metrics: …,{name}"))
@@ -177,21 +200,42 @@ def compare(old: Path, new: Path, out: Path, *, across_machines: bool = False, t
     return found
 
 
-def tabulate(places: Sequence[Path]) -> list[Comparison]:
-    """The runs in these folders: each holds a `result.json`, or folders that do.
+def tabulate(places: Sequence[Path], emit: Emit) -> list[Comparison]:
+    """The runs in these folders: each holds a `result.json`, or folders that do. What holds none that reads is warned of.
 
     Raises:
-        UserError: a place holds no run.
+        UserError: none of them holds a run.
     """
-    found = []
+    found: list[Comparison] = []
+    problems: list[Problem] = []
     for place in places:
-        if not place.is_dir():
-            raise UserError("no such folder of runs", place=str(place), fix="give folders that `pare run` wrote")
-        inside = [place] if (place / RESULT).is_file() else sorted(f.parent for f in place.glob(f"*/{RESULT}"))
-        if not inside:
-            raise UserError("holds no result.json", place=str(place), fix="give folders that `pare run` wrote")
-        found += [_read(folder)[0] for folder in inside]
+        for run in _runs(place) or [partial(_no_run, place)]:
+            try:
+                found.append(run())
+            except UserError as error:
+                problems += error.problems
+    if not found:
+        raise ManyProblems(tuple(problems))
+    for problem in problems:
+        emit(Event("warning", "left out of the table", message=str(problem)))
     return found
+
+
+def _runs(place: Path) -> list[Callable[[], Comparison]]:
+    """What reads each run in a folder."""
+    inside = [place] if (place / RESULT).is_file() else sorted(f.parent for f in place.glob(f"*/{RESULT}"))
+    return [partial(_found, folder) for folder in inside]
+
+
+def _found(folder: Path) -> Comparison:
+    return _read(folder)[0]
+
+
+def _no_run(place: Path) -> Comparison:
+    if not place.is_dir():
+        raise UserError("no such folder of runs", place=str(place), fix="give folders that `pare run` wrote")
+    began = f", and {EVENTS} tells of a run that did not finish" if (place / EVENTS).is_file() else ""
+    raise UserError(f"holds no result.json{began}", place=str(place), fix="give folders that `pare run` wrote")
 
 
 def _read(path: Path) -> tuple[Comparison, Path]:

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 
 class Uncached:
     """Marks a field that does not change the result, and so stays out of the key: `Annotated[int, Uncached()]`."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with what a field names, and what to do about it."""
+
+    said: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Marks a field that names something on disk: `Annotated[str, Placed(check)]`. A relative path starts at the recipe.
+
+    check: what is wrong with what lies there, as far as file names and JSON tell; None where nothing is.
+    """
+
+    check: Callable[[str], Fault | None]
 
 
 class Params(BaseModel):
@@ -25,6 +43,18 @@ class Params(BaseModel):
             if any(isinstance(m, Uncached) for m in field.metadata)
         }
         return self.model_dump(mode="json", exclude=skip)
+
+
+def placed(cls: type[Params]) -> dict[str, Placed]:
+    """The fields of a record that name something on disk."""
+    marks = ((name, mark) for name, field in cls.model_fields.items() for mark in field.metadata)
+    return {name: mark for name, mark in marks if isinstance(mark, Placed)}
+
+
+def faults(cls: type[Params], values: Mapping[str, object]) -> dict[str, Fault]:
+    """By field, what is wrong with what is named there."""
+    found = {name: mark.check(str(values[name])) for name, mark in placed(cls).items() if name in values}
+    return {name: fault for name, fault in found.items() if fault}
 
 
 def united(name: str, base: type[Params], parts: Sequence[type[Params]], **more: tuple[Any, Any]) -> type[Params]:

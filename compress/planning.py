@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from compress.artifact import Artifact, Provenance
 from compress.cache import Cache
 from compress.catalogue import Foresight, Stage, find_stage, find_task
 from compress.data import Data, open_data
+from compress.describing import describe
 from compress.devices import AS_STORED, CPU, Opening, settled
 from compress.engine_checks import engine_problems
 from compress.errors import Problem, RecipeError, UserError
@@ -20,7 +21,7 @@ from compress.graphs import ANY_SIZE, Batches
 from compress.keys import stage_key
 from compress.params import Params
 from compress.recipe import Recipe, StepSpec
-from compress.sources import Source, find_source
+from compress.sources import Source, find_folder, find_source
 from compress.step_checks import configs_read, evaluation_problems, input_problems, source_problems, step_problems
 
 T = TypeVar("T")
@@ -96,6 +97,25 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place):
         raise RecipeError(tuple(lacking))
     return Plan(recipe, source, nodes, data, disk, resident, opening)
+
+
+def look(recipe: Recipe, told: Collection[Problem]) -> tuple[Problem, ...]:
+    """What else is wrong with a recipe of which only a part could be read: its model, its data, and whether they fit the rest.
+
+    Args:
+        told: the mistakes in its text.
+    """
+    problems: list[Problem] = []
+    place, read_well = recipe.place.get("model", ""), all(p.place != recipe.place.get("model") for p in told)
+    local = read_well and not recipe.model.startswith("hf://")  # nothing is fetched for a recipe that does not read
+    looked = lambda: describe(find_folder(recipe.model, recipe.folder("model")))  # noqa: E731 - and no weights are hashed
+    artifact = _collect(problems, place, looked) if local else None
+    opening, data = _opening(recipe, problems), _open_all(recipe, problems)
+    problems += evaluation_problems(recipe, artifact, data)
+    if artifact:
+        asked = find_task(artifact.task).asked(recipe.evaluate.baseline)
+        problems += source_problems(artifact, opening, place, call=asked)
+    return tuple(problems)
 
 
 def _opening(recipe: Recipe, problems: list[Problem]) -> Opening:

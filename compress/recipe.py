@@ -174,6 +174,13 @@ class Origin(Protocol):
         """The recipe with each `dotted.path=YAML` put in."""
 
 
+def started(path: str, place: str) -> str:
+    """A path as the current folder sees it, of one that is written at `file:line:column` and starts there; "" stays."""
+    file, *numbers = place.rsplit(":", 2)
+    elsewhere = not path or "://" in path or Path(path).expanduser().is_absolute()
+    return path if elsewhere or len(numbers) != 2 else str(Path(file).parent / path)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A whole recipe. `place` maps a dotted path such as `stages.0.bits` to `file:line:column`."""

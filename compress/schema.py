@@ -10,8 +10,8 @@ from typing import Any
 
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
-from compress.reading import MAX_ENTRIES
 from compress.recipe import ROLE_KEY, SCHEMA_VERSION, STEP_KEYS, Bounds, DataSpec, EvalSpec, Gate, Head
+from compress.sections import MAX_ENTRIES
 
 Schema = dict[str, Any]
 

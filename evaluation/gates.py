@@ -76,6 +76,26 @@ def _amount_problem(given: str, margin: str | float, metric: Metric[Params]) -> 
         return f"a margin is a finite number from 0 up, not {margin}"
     if given == "at_most" and metric.compared == "ratio" and found.size <= 0:
         return f"{metric.name} is always above 0, so at most {margin} can never hold"
+    if found.relative and metric.own and metric.better == "lower":
+        return f"{metric.name} of the original itself is 0, and so is every share of it: write a number, not {margin}"
+    return _never(given, found, metric)
+
+
+def _never(given: str, margin: Amount, metric: Metric[Params]) -> str:
+    """Why a bound can never hold, or never be broken, whatever is measured, or ""."""
+    low, high = metric.ends
+    ends = (
+        f"{metric.name} lies between {low:g} and {high:g}"
+        if math.isfinite(high)
+        else f"{metric.name} is at least {low:g}"
+    )
+    words = f"{given.replace('_', ' ')} {margin.size:g}"
+    if (given == "at_least" and margin.size > high) or (given == "at_most" and margin.size < low):
+        return f"{ends}, so {words} can never hold"
+    if (given == "at_least" and margin.size <= low) or (given == "at_most" and margin.size >= high):
+        return f"{ends}, so {words} always holds"
+    if given in ("within", "worse_by") and not margin.relative and margin.size >= high - low:
+        return f"{ends}, so {words} always holds"
     return ""
 
 

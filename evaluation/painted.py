@@ -13,6 +13,21 @@ from compress.hashing import digest_file, digest_json, list_files
 
 # Of pictures, wherever a folder of them is given.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+OTHER_SUFFIXES = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".gif",
+    ".jxl",
+    ".jp2",
+    ".exr",
+    ".psd",
+    ".svg",
+    ".dng",
+    ".ppm",
+    ".tga",
+    ".npy",
+)
 SHOWN = frozenset({"pictures", "captions", "scenes"})  # what such a folder can show, with its captions
 MODEL_FILES = ("pare.json", "model_index.json", "config.json")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -70,12 +71,16 @@ class Statistic:
     spread_at: Callable[[float], float] | None = None
 
 
+ENDLESS = (-math.inf, math.inf)
+
+
 @dataclass(frozen=True)
 class Metric(Generic[P]):
     """One metric. The name is its file's.
 
     measure: one side's evidence (and parameters) to its Sample.
     needs: what of a side, or of its data, must be observed; it fits every task that yields that.
+    ends: the lowest and the highest value that it can have.
     own: whether it holds a side against the original's own output, so that the baseline's number is that of no change.
     """
 
@@ -88,6 +93,7 @@ class Metric(Generic[P]):
     unit: str
     measure: Callable[[Evidence, P], Sample]
     statistic: Statistic
+    ends: tuple[float, float] = ENDLESS
     own: bool = False
     doc: str = ""
     libraries: tuple[str, ...] = ()
@@ -143,6 +149,7 @@ def metric(
     better: Better,
     statistic: Statistic,
     unit: str = "",
+    ends: tuple[float, float] = ENDLESS,
     own: bool = False,
     libraries: tuple[str, ...] = (),
     extra: str = "",
@@ -160,6 +167,7 @@ def metric(
             unit=unit,
             measure=measure,
             statistic=statistic,
+            ends=ends,
             own=own,
             doc=sys.modules[measure.__module__].__doc__ or "",
             libraries=libraries,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from compress.errors import UserError
-from compress.params import Params
+from compress.params import Params, Placed
 from evaluation.evidence import Evidence
+from evaluation.places import of_features, of_real_pictures
 from evaluation.scores import Estimate, Sample
 from evaluation.statistics import Z
 
@@ -24,13 +25,13 @@ Features = NDArray[Any]  # [n, d], float32 or float64; may be a map of a file
 class AgainstReal(Params):
     """Which features the two sets are held against each other by, and what the real set is."""
 
-    features: str = Field(
+    features: Annotated[str, Placed(of_features)] = Field(
         "zoo://digits-clip", description="feature extractor: the zoo's CLIP, or a local folder or file"
     )
     resize: Literal["pil", "mlperf", "tf1"] = Field(
         "pil", description="pil: antialiased bicubic; mlperf and tf1 reproduce numbers published with those"
     )
-    reference: str = Field(
+    reference: Annotated[str, Placed(of_real_pictures)] = Field(
         "", description="the real set: a folder of pictures, or an .npz of mu and sigma; empty: the items' own pictures"
     )
 

@@ -59,7 +59,7 @@ def knowing(*stages: Stage) -> Iterator[None]:
             raise UserError(f"no stage is called `{name}`", fix=near(name, tuple(known)))
         return known[name]
 
-    with mock.patch("compress.planning.find_stage", find), mock.patch("compress.reading.find_stage", find):
+    with mock.patch("compress.planning.find_stage", find), mock.patch("compress.sections.find_stage", find):
         yield
 
 

@@ -8,13 +8,11 @@ from compress.artifact import read_json
 from compress.errors import ModelError
 from compress.sources import find_folder
 from evaluation.features.clip import open_clip
-from evaluation.features.dinov2 import KINDS, open_dinov2
+from evaluation.features.dinov2 import open_dinov2
 from evaluation.features.extractor import Extractor
 from evaluation.features.inception import open_inception
 from evaluation.features.resizing import resize_mode
-
-WEIGHTS = (".safetensors", ".pth", ".pt")
-FIX = "give zoo://digits-clip, a CLIP or DINOv2 folder saved by transformers, or FID's file of Inception weights"
+from evaluation.places import of_features
 
 
 def open_features(reference: str, resize: str = "pil") -> Extractor:
@@ -27,16 +25,11 @@ def open_features(reference: str, resize: str = "pil") -> Extractor:
         UserError: no way to resize has that name.
     """
     mode = resize_mode(resize)
+    if wrong := of_features(reference):
+        raise ModelError(wrong.said, fix=wrong.fix)
     path = find_folder(reference, Path()).absolute()
     if path.is_file():
-        if path.suffix not in WEIGHTS:
-            raise ModelError(f"is no file of weights ({', '.join(WEIGHTS)})", place=str(path), fix=FIX)
         return open_inception(path, mode)
-    if not (path / "config.json").is_file():
-        raise ModelError("no feature extractor lies there", place=str(path), fix=FIX)
-    kind = read_json(path / "config.json").get("model_type")
-    if kind == "clip":
+    if read_json(path / "config.json")["model_type"] == "clip":
         return open_clip(reference, mode)
-    if kind in KINDS:
-        return open_dinov2(path, mode)
-    raise ModelError(f"is a model of type {kind}, which gives no features here", place=str(path), fix=FIX)
+    return open_dinov2(path, mode)

@@ -37,6 +37,7 @@ class Accuracy(Params):
     params=Accuracy,
     needs=("language_model",),
     better="higher",
+    ends=(0, 1),
     statistic=statistics.PROPORTION,
     libraries=("lm_eval",),
     extra="lm-eval",

@@ -6,17 +6,22 @@ Source: Hessel et al., "CLIPScore" (2021), without the clipping at zero.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from compress.errors import UserError
-from compress.params import Params
+from compress.params import Params, Placed
 from evaluation import statistics
 from evaluation.evidence import Evidence
+from evaluation.places import of_clip
 from evaluation.scores import Sample, metric
 
 
 class ClipScore(Params):
-    features: str = Field("zoo://digits-clip", description="CLIP model: the zoo's, or a local folder")
+    features: Annotated[str, Placed(of_clip)] = Field(
+        "zoo://digits-clip", description="CLIP model: the zoo's, or a local folder"
+    )
 
 
 @metric(
@@ -25,6 +30,7 @@ class ClipScore(Params):
     params=ClipScore,
     needs=("pictures", "captions"),
     better="same",
+    ends=(-100, 100),
     statistic=statistics.MEAN,
 )
 def measure(evidence: Evidence, params: ClipScore) -> Sample:

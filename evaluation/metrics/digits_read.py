@@ -23,6 +23,7 @@ class DigitsRead(Params):
     params=DigitsRead,
     needs=("pictures", "scenes"),
     better="higher",
+    ends=(0, 1),
     statistic=statistics.SHARE,
 )
 def measure(evidence: Evidence, params: DigitsRead) -> Sample:

@@ -23,6 +23,7 @@ class InksRight(Params):
     params=InksRight,
     needs=("pictures", "scenes"),
     better="higher",
+    ends=(0, 1),
     statistic=statistics.SHARE,
 )
 def measure(evidence: Evidence, params: InksRight) -> Sample:

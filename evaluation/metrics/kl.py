@@ -6,6 +6,7 @@ float32; both models read the original's tokens, and interval and comparison res
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,7 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     params=Kl,
     needs=("documents", "language_model"),
     better="lower",
+    ends=(0, math.inf),
     statistic=Statistic("difference", score, contrast, units=lambda s: s.values[:, 0] / np.maximum(s.values[:, 1], 1)),
     unit="nats",
     own=True,

@@ -34,6 +34,7 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     params=LatentCosine,
     needs=("pictures", "latents"),
     better="higher",
+    ends=(-1, 1),
     statistic=statistics.MEAN,
     own=True,
 )

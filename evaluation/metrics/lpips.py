@@ -7,19 +7,21 @@ Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from compress.params import Params
+from compress.params import Params, Placed
 from evaluation import statistics
 from evaluation.evidence import Evidence
 from evaluation.own_output import picture_pairs
+from evaluation.places import of_layers
 from evaluation.scores import Sample, metric
 
 BATCH = 8  # pairs; the first layers of large pictures are large
@@ -28,7 +30,7 @@ Layers = Sequence[NDArray[np.float32]]
 
 
 class Lpips(Params):
-    features: str = Field(
+    features: Annotated[str, Placed(of_layers)] = Field(
         "zoo://digits-clip",
         description="network: the zoo's CLIP, a local CLIP or DINOv2 folder, or a .safetensors of LPIPS' own AlexNet",
     )
@@ -63,6 +65,7 @@ def _unit(layer: NDArray[np.float32]) -> NDArray[np.float32]:
     params=Lpips,
     needs=("pictures",),
     better="lower",
+    ends=(0, math.inf),
     statistic=statistics.MEAN,
     own=True,
 )

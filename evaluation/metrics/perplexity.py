@@ -5,6 +5,8 @@ Softmax in float32. Interval and comparison resample whole documents, the same o
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from compress.params import Params
@@ -45,6 +47,7 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     params=Perplexity,
     needs=("documents",),
     better="lower",
+    ends=(1, math.inf),
     statistic=Statistic("difference", score, contrast, units=lambda s: s.values[:, 0] / np.maximum(s.values[:, 1], 1)),
 )
 def measure(evidence: Evidence, params: Perplexity) -> Sample:

@@ -41,6 +41,7 @@ def units(sample: Sample) -> NDArray[np.float64]:
     params=Recall,
     needs=("pictures",),
     better="higher",
+    ends=(0, 1),
     statistic=Statistic("difference", score, contrast, units=units),
 )
 def measure(evidence: Evidence, params: Recall) -> Sample:

@@ -52,6 +52,7 @@ def similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     params=Ssim,
     needs=("pictures",),
     better="higher",
+    ends=(-1, 1),
     statistic=statistics.MEAN,
     own=True,
 )

@@ -26,6 +26,7 @@ class TokenAgreement(Params):
     params=TokenAgreement,
     needs=("completions",),
     better="higher",
+    ends=(0, 1),
     statistic=statistics.MEAN,
     own=True,
 )

@@ -36,7 +36,6 @@ ALLOWED = {
     "compress.params": "a parameter's value stands in the key, its default included",
     "compress.recipe": "what was asked: it stands in the key",
     "compress.zoo": "models and data, whose digests stand in keys",
-    collect.__name__: "has a version of its own, its FORMAT",
 }
 
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import RecipeError
-from compress.reading import TOP_KEYS, read_text
+from compress.reading import read_text
 from compress.recipe import Recipe
+from compress.sections import TOP_KEYS
 from compress.yaml_tree import Node, parse_tree
 
 MARKS = [

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.errors import Problem, RecipeError
-from compress.reading import MAX_ENTRIES, read_text
+from compress.reading import read_text
 from compress.recipe import Bounds
 from compress.schema import recipe_schema
+from compress.sections import MAX_ENTRIES
 from tests.recipes import Tree, named, recipes, spoilt, with_variables
 
 # What only reading can tell, by what it says.

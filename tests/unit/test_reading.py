@@ -14,8 +14,8 @@ import pytest
 import yaml
 from pydantic import Field
 
-import compress.reading
 import compress.schema
+import compress.sections
 from compress.errors import RecipeError, UserError, near
 from compress.params import Params, Share
 from compress.reading import model_reference, read_recipes, read_text
@@ -48,7 +48,7 @@ def demo_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
             raise UserError(f"no {what} is called `{name}`", fix=near(name, tuple(names)))
         return SimpleNamespace(params=names[name], doc="Cut it.", title=name, inputs=("teacher",))
 
-    for module in (compress.reading, compress.schema):
+    for module in (compress.sections, compress.schema):
         monkeypatch.setattr(module, "find_stage", lambda name: find(STAGES, "stage", name))
         monkeypatch.setattr(module, "find_metric", lambda name: find(METRICS, "metric", name))
         monkeypatch.setattr(module, "metric_names", lambda: tuple(METRICS))

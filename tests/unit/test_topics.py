@@ -13,8 +13,9 @@ import yaml
 import compress
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
-from compress.reading import TOP_KEYS, read_recipes
+from compress.reading import read_recipes
 from compress.recipe import Bounds, EvalSpec, Gate
+from compress.sections import TOP_KEYS
 from compress.topics import GATES, RECIPE, explain
 from evaluation.gates import problems
 

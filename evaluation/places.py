@@ -1,0 +1,74 @@
+"""What metrics name on disk, judged before anything runs, from file names and JSON alone: feature extractors and real pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compress.artifact import read_json
+from compress.errors import UserError
+from compress.params import Fault
+from compress.sources import find_folder
+from evaluation.painted import SUFFIXES
+
+WEIGHTS = (".safetensors", ".pth", ".pt")
+TYPES = ("clip", "dinov2", "dinov2_with_registers")  # that give features here, as a config.json calls them
+FIX = "give zoo://digits-clip, a CLIP or DINOv2 folder saved by transformers, or FID's file of Inception weights"
+CLIP_FIX = "give zoo://digits-clip, or a CLIP folder saved by transformers, its tokenizer with it"
+TOKENIZERS = ("tokenizer.json", "vocab.json")
+
+
+def of_features(reference: str) -> Fault | None:
+    """Whether a feature extractor lies there."""
+    return _of_network(reference, TYPES, FIX)
+
+
+def of_clip(reference: str) -> Fault | None:
+    """Whether a CLIP model lies there that reads captions too."""
+    if found := _of_network(reference, ("clip",), CLIP_FIX):
+        return found
+    folder = find_folder(reference, Path())
+    if not folder.is_dir():
+        return Fault(f"is a file, and captions need a whole CLIP model: {reference}", CLIP_FIX)
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        return Fault(f"holds no tokenizer, which captions need: {reference}", CLIP_FIX)
+    return None
+
+
+def of_layers(reference: str) -> Fault | None:
+    """Whether a network lies there whose layers LPIPS compares: AlexNet's own file, or a feature extractor."""
+    if not reference.endswith(".safetensors"):
+        return of_features(reference)
+    there = Path(reference).expanduser().is_file()
+    return None if there else Fault(f"there is no such file: {reference}", "check the path; it starts at the recipe")
+
+
+def of_real_pictures(reference: str) -> Fault | None:
+    """Whether real pictures, or statistics of theirs, lie there; "" names none."""
+    path = Path(reference).expanduser()
+    if not reference or (path.suffix == ".npz" and path.is_file()):
+        return None
+    if not path.exists():
+        said = f"there is no such folder or file: {reference}"
+        return Fault(said, "check the path; it starts at the recipe")
+    if path.is_file():
+        said = f"is no .npz of mu and sigma: {reference}"
+        return Fault(said, "`pare reference` writes one; or give a folder of pictures")
+    if not any(file.suffix.lower() in SUFFIXES for file in path.rglob("*")):
+        return Fault(f"holds no pictures: {reference}", f"files ending in {', '.join(SUFFIXES)}")
+    return None
+
+
+def _of_network(reference: str, types: tuple[str, ...], fix: str) -> Fault | None:
+    try:
+        path = find_folder(reference, Path())
+        if path.is_file():
+            return None if path.suffix in WEIGHTS else Fault(f"is no file of weights: {reference}", fix)
+        config = path / "config.json"
+        if not config.is_file():
+            return Fault(f"no feature extractor lies there: {reference}", fix)
+        kind = read_json(config).get("model_type")
+    except UserError as error:  # the zoo has no such model, or its JSON does not read
+        return Fault(error.problems[0].message, error.problems[0].fix or fix)
+    return (
+        None if kind in types else Fault(f"is a model of type {kind}, which gives no features here: {reference}", fix)
+    )

@@ -1,0 +1,81 @@
+"""A recipe with a mistake in its text is looked at as far as it goes: all that is wrong is told at once, and nothing that is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import compress
+from compress.errors import RecipeError
+from tests.fakes import language_model
+
+GOOD = {
+    "schema": "1",
+    "name": "r",
+    "model": "./model",
+    "data": "{evaluate: texts.txt}",
+    "stages": "[]",
+    "evaluate": "{metrics: [size, perplexity]}",
+    "gates": "{size: {smaller: 2}}",
+}
+
+
+def told(place: Path, **changes: str) -> list[str]:
+    """What is said of the recipe, its model and texts there, with some lines changed."""
+    if not (place / "model").exists():
+        language_model(place / "model")
+        (place / "texts.txt").write_text("one\n\ntwo\n")
+    (place / "r.yaml").write_text("".join(f"{key}: {value}\n" for key, value in (GOOD | changes).items()))
+    with pytest.raises(RecipeError) as caught:
+        compress.check(place / "r.yaml", cache=place / "cache")
+    return [problem.message for problem in caught.value.problems]
+
+
+def test_a_value_out_of_range_hides_no_missing_model(tmp_path: Path) -> None:
+    found = told(tmp_path, evaluate="{timing_blocks: 2, metrics: [size]}", model="./nowhere")
+    assert len(found) == 2
+    assert "nowhere" in found[0]
+    assert "timing_blocks" in found[1]
+
+
+def test_a_wrong_stage_hides_no_missing_data_and_makes_no_further_stage_wrong(tmp_path: Path) -> None:
+    stages = "[{build.openvino: {precision: int3}}, {quantize.nncf: {mode: int4_weights}}]"
+    found = told(tmp_path, stages=stages, data="{evaluate: nowhere.txt}")
+    assert len(found) == 2
+    assert "nowhere.txt" in found[0]
+    assert "precision" in found[1]
+
+
+def test_wrong_data_makes_no_metric_and_no_stage_lack_some(tmp_path: Path) -> None:
+    (found,) = told(tmp_path, data="{evaluat: texts.txt}", stages="[distill.logits: {}]")
+    assert "evaluat" in found
+
+
+def test_a_metric_of_another_task_is_told_beside_an_unknown_key(tmp_path: Path) -> None:
+    found = told(tmp_path, evaluate="{metrics: [size, kid]}", seeds="1", gates="{}")
+    assert len(found) == 2
+    assert "kid measures" in found[0]
+    assert "seeds" in found[1]
+
+
+def test_a_wrong_seed_forgets_nothing_else_of_the_head(tmp_path: Path) -> None:
+    language_model(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(
+        '{"architectures": ["OwnForCausalLM"], "auto_map": {"AutoModelForCausalLM": "own.OwnForCausalLM"}}'
+    )
+    (tmp_path / "model" / "own.py").touch()
+    (tmp_path / "texts.txt").write_text("one\n\ntwo\n")
+    (found,) = told(tmp_path, seed="many", trust_remote_code="true")
+    assert "seed" in found
+
+
+def test_a_model_whose_name_is_wrong_is_not_looked_for(tmp_path: Path) -> None:
+    (found,) = told(tmp_path, model="model")
+    assert "neither a zoo model" in found
+
+
+def test_nothing_is_fetched_for_a_recipe_that_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compress.sources.fetch_hub", lambda *a, **k: pytest.fail("fetched"))
+    (found,) = told(tmp_path, model="hf://org/name@" + "0" * 40, seed="many")
+    assert "seed" in found
