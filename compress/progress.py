@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,12 +16,16 @@ PATIENCE = 2.0  # seconds before an activity earns a bar
 
 @dataclass
 class Progress:
-    """A listener, and a context in which it may draw. Quiet: one plain line per stage and warning on standard error."""
+    """A listener, and a context in which it may draw. Quiet: one plain line per stage and warning on standard error, and one for
+    each minute in which a stage says nothing."""
 
     quiet: bool
+    beat: float = 60.0  # seconds
     _bars: Any = None
     _tasks: dict[str, Any] = field(default_factory=dict)
     _began: dict[str, float] = field(default_factory=dict)
+    _at_work: dict[str, float] = field(default_factory=dict)  # when a stage that has not finished was started
+    _left: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Progress:
         if not self.quiet:
@@ -45,11 +50,14 @@ class Progress:
                 console=Console(stderr=True),
             )
             self._bars.start()
+        else:
+            threading.Thread(target=self._beat, daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left.set()
         if self._bars:
             self._bars.stop()
 
@@ -58,6 +66,7 @@ class Progress:
             self._advance(event)
         elif event.kind == "started":
             self._say(f"{event.what} …")
+            self._at_work[event.what] = time.monotonic()
             self._spin(event.what)
         elif event.kind in ("finished", "cached"):
             self._settle(event)
@@ -86,7 +95,14 @@ class Progress:
         if self._bars:
             self._tasks[what] = self._bars.add_task(what, total=None)
 
+    def _beat(self) -> None:
+        """Whoever watches a log sees that a long export goes on."""
+        while not self._left.wait(self.beat):
+            for what, since in tuple(self._at_work.items()):
+                self._say(f"{what}: at work for {(time.monotonic() - since) / 60:.0f} min")
+
     def _settle(self, event: Event) -> None:
+        self._at_work.pop(event.what, None)
         if self._bars and event.what in self._tasks:
             self._bars.update(self._tasks.pop(event.what), total=1, completed=1)
         if event.kind == "cached":

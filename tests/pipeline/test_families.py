@@ -220,6 +220,7 @@ def test_a_pipeline_that_does_not_paint_from_text_is_refused(tmp_path: Path, kin
         ({"model_type": "mpt"}, "loses its attention bias"),
         ({"model_type": "mamba"}, "takes texts of one length"),
         ({"model_type": "mamba2"}, "takes texts up to one chunk"),
+        ({"model_type": "qwen3_next", "linear_key_head_dim": 16}, "gated delta nets"),
         ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, ""),
     ],
 )

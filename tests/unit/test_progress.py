@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -32,6 +33,20 @@ LINES = [
     "quantize.nncf: done in 12.3 s",
     "build.openvino: cached",
 ]
+
+
+def test_piped_a_long_stage_says_that_it_is_at_work(capsys: pytest.CaptureFixture[str]) -> None:
+    said = ""
+    with Progress(quiet=True, beat=0.01) as listen:
+        listen(Event("started", "build.openvino"))
+        while "at work" not in said:  # or the test hangs, and is stopped
+            said += capsys.readouterr().err
+        listen(Event("finished", "build.openvino"))
+        capsys.readouterr()
+    assert said.startswith("build.openvino …\nbuild.openvino: at work for 0 min\n")
+    with Progress(quiet=True, beat=0.01) as listen:
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
 
 
 class Terminal:
