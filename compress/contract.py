@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from compress.artifact import CHOSEN, Artifact, Component
 from compress.catalogue import find_engine
 from compress.errors import ContractError, ModelError
-from compress.graphs import Batches
+from compress.graphs import ANY_SIZE, Batches
 from compress.hashing import digest_file
 from compress.planning import Node
 from compress.sources import check_safetensors
@@ -52,11 +52,11 @@ def check(before: Digested, after: Digested, node: Node, prober: Prober, warn: C
     _check_formats(before, after, node)
     changed = _check_effect(before, after, node)
     _check_forecast(after.artifact, node)
-    _check_weights(after.artifact, changed, node)
+    _check_weights(before.artifact, after.artifact, changed, node)
     if node.idle:
         warn(f"not opened again after it was made: {node.idle}")
     else:
-        _check_reload(after.artifact, node, prober)
+        _check_reload(before.artifact, after.artifact, node, prober)
 
 
 def broken(node: Node, what: str) -> ContractError:
@@ -120,14 +120,23 @@ def _check_forecast(after: Artifact, node: Node) -> None:
                 raise broken(node, f"`{key}` of {name} was forecast to be {told}, and is {is_}")
 
 
-def _check_weights(after: Artifact, changed: tuple[str, ...], node: Node) -> None:
+def _check_weights(before: Artifact, after: Artifact, changed: tuple[str, ...], node: Node) -> None:
     for name in changed:
         try:
             bad = _not_finite(after, name)
         except ModelError as error:
             raise broken(node, f"its {name} does not read: {error.problems[0].message}") from error
         if bad:
+            _blame_weights(before, name)
             raise broken(node, f"`{bad}` in {name} holds values that are not finite")
+
+
+def _blame_weights(before: Artifact, name: str) -> None:
+    """Raises a ModelError where a component was broken before the stage touched it."""
+    spoilt = _not_finite(before, name) if before.components[name].format == "torch" else ""
+    if spoilt:
+        said = f"`{spoilt}` in {name} holds values that are not finite, before any stage"
+        raise ModelError(said, place=str(before.path), fix="give another checkpoint, or save this one anew")
 
 
 def _not_finite(artifact: Artifact, component: str) -> str:
@@ -148,12 +157,32 @@ def _not_finite(artifact: Artifact, component: str) -> str:
     return ""
 
 
-def _check_reload(after: Artifact, node: Node, prober: Prober) -> None:
+def _check_reload(before: Artifact, after: Artifact, node: Node, prober: Prober) -> None:
     try:
         answer = prober.probe(after.path, node.profile, trust=node.trusted)
     except ContractError as error:
         raise broken(node, error.problems[0].message) from error
+    if why := _senseless(answer):
+        _blame_source(before, node, prober)
+        raise broken(node, f"the reloaded model gives {why}")
+
+
+def _senseless(answer: Mapping[str, Any]) -> str:
+    """What is wrong with what a model gave, or ""."""
     if not answer["finite"]:
-        raise broken(node, "the reloaded model gives values that are not finite")
-    if answer["spread"] == 0:
-        raise broken(node, "the reloaded model gives a constant output")
+        return "values that are not finite"
+    return "a constant output" if answer["spread"] == 0 else ""
+
+
+def _blame_source(before: Artifact, node: Node, prober: Prober) -> None:
+    """Raises a ModelError where what the stage was given makes as little sense as what it left."""
+    for name in before.components:
+        _blame_weights(before, name)
+    try:
+        answer = prober.probe(before.path, ANY_SIZE, trust=node.trusted)
+    except ContractError:
+        return  # that it cannot be called so tells nothing of what it gives
+    if why := _senseless(answer):
+        said = f"this model gives {why}, before the stage `{node.id}` ({node.stage.name})"
+        half = " in float32, if it is a half-precision checkpoint that overflows" if "finite" in why else ""
+        raise ModelError(said, place=str(before.path), fix=f"give another checkpoint, or save this one anew{half}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from compress import widths
 from compress.artifact import Artifact, write_manifest
+from compress.blame import remedy
 from compress.cache import Cache, disk_errors, full_disk
 from compress.checker import Checker, lent_checker
 from compress.context import Context
@@ -271,7 +272,7 @@ def _run_stage(node: Node, given: Inputs, plan: Plan, cache: Cache, out: Path, e
         raise StageFailed(
             f"stage `{node.id}` ({node.stage.name}) failed: {type(error).__name__}: {error}",
             place=node.place,
-            fix="run the same command again once the cause is gone: finished stages are cached and training resumes",
+            fix=remedy(error),
         ) from error
     try:
         write_manifest(replace(describe(out), lineage=with_lineage(node, given.artifact)))
