@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +11,10 @@ from compress.artifact import Artifact
 from compress.describing import describe
 from compress.errors import ModelError
 from compress.hashing import digest_folder
+from compress.headers import read_header
 
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-_GARBLED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error)  # by a header
 
 
 @dataclass(frozen=True)
@@ -62,33 +60,12 @@ def check_safetensors(file: Path) -> int:
     Raises:
         ModelError: the header does not read, or the file is shorter than it says.
     """
-    try:
-        with file.open("rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
-            if length > file.stat().st_size:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(stream.read(length))
-        tensors = [t for name, t in header.items() if name != "__metadata__"]
-        end = 8 + length + max((t["data_offsets"][1] for t in tensors), default=0)
-        if end != file.stat().st_size:
-            raise ValueError(f"{file.stat().st_size} bytes where the header says {end}")
-        return sum(_count(t["shape"]) for t in tensors)
-    except _GARBLED as error:
-        raise ModelError(
-            f"truncated or broken safetensors: {error}", place=str(file), fix="fetch or save it again"
-        ) from error
+    return sum(one.count for one in read_header(file).tensors.values())
 
 
 def parameter_count(folder: Path) -> int:
     """Parameters in all safetensors directly in `folder`."""
     return sum(check_safetensors(f) for f in sorted(folder.glob("*.safetensors")))
-
-
-def _count(shape: list[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def _hub(reference: str) -> Source:
