@@ -18,12 +18,12 @@ from compress.contract import Digested, broken, check
 from compress.describing import describe
 from compress.errors import ModelError, PareError, StageFailed, UserError, near
 from compress.events import Emit, Event
+from compress.fusing import ready
 from compress.hashing import Identity, digest_files, identities, list_files
 from compress.locks import hold
 from compress.planning import SOURCE, Node, Plan, make_plan, with_lineage
 from compress.reading import read_text
 from compress.room import remember_seconds
-from compress.sources import fetch_weights
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _stored_inputs(node: Node, plan: Plan, cache: Cache, emit: Emit) -> Inputs:
 
     def find(name: str) -> Artifact:
         if name == SOURCE:
-            return _source(replace(plan, source=fetch_weights(plan.source)))
+            return _source(replace(plan, source=ready(plan.source, cache, emit)))
         if found := cache.get(keys[name], _warning(emit, name)):
             return found
         raise StageFailed(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from compress.adapter_spec import read_adapters
 from compress.catalogue import find_metric, find_stage, metric_names
 from compress.errors import Problem, RecipeError, UserError, near
 from compress.expand import OVERRIDE, extended, overridden, read_file, variants
@@ -26,7 +27,7 @@ _FOLDER = re.compile(r"(\.{0,2}/|~/|\.{1,2}$)")
 _HUB = re.compile(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 
 
-SECTIONS = ("schema", *Head.model_fields, "data", "stages", "evaluate", "gates")
+SECTIONS = ("schema", *Head.model_fields, "adapter", "data", "stages", "evaluate", "gates")
 TOP_KEYS = (*SECTIONS, "extends", "vars", "matrix")
 
 
@@ -152,6 +153,7 @@ class _Reading:
             elif key not in SECTIONS:
                 self.problem(node.key, f"{key}: unknown key", near(key, TOP_KEYS))
         head = self.head(suffix)
+        adapters = read_adapters(self.root.fields.get("adapter"), self.problems)
         data = self.data()
         stages = self.steps()
         evaluate, measured = self.evaluate()
@@ -161,6 +163,7 @@ class _Reading:
         return Recipe(
             name=head.name + suffix,
             model=head.model,
+            adapters=adapters,
             seed=head.seed,
             device=head.device,
             trust_remote_code=head.trust_remote_code,

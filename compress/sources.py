@@ -6,12 +6,16 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compress.artifact import Artifact
 from compress.describing import describe
 from compress.errors import ModelError
 from compress.hashing import digest_folder
 from compress.headers import read_header
+
+if TYPE_CHECKING:
+    from compress.fusing import Fusion
 
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -24,6 +28,7 @@ class Source:
     artifact: Artifact
     key: str
     remote: str = ""  # "org/name" while its weights are still to be fetched
+    fusion: Fusion | None = None  # what is still to be fused into it, which its key counts already
 
 
 def find_source(reference: str, base: Path, memory: Path | None) -> Source:
