@@ -26,9 +26,14 @@ PICKLED = ("*.bin", "*.pt", "*.ckpt")
 TOKENIZER = ("tokenizer.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
 TEMPLATE, TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer_config.json"
 METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's config
-MERGE = (
-    "merge it with the library that trained it, and give the merged model: for peft "
-    "PeftModel.from_pretrained(MODEL, FOLDER).merge_and_unload().save_pretrained(MERGED)"
+# How the libraries themselves put an adapter into its model.
+MERGE_TEXT = (
+    "merge it with peft and give MERGED, the tokenizer beside it: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), "
+    "ADAPTER).merge_and_unload().save_pretrained(MERGED)"
+)
+MERGE_PICTURES = (
+    "merge it with diffusers (and peft) and give MERGED: p = DiffusionPipeline.from_pretrained(MODEL); p.load_lora_weights(ADAPTER); "
+    "p.fuse_lora(); p.unload_lora_weights(); p.save_pretrained(MERGED)"
 )
 
 # What peft's config may say without changing what a fused weight is, and what would be lost in one, by what it is.

@@ -113,8 +113,10 @@ def execute(plan: Plan, cache: Cache, emit: Emit) -> tuple[Done, ...]:
     cache.prepare()
     cache.sweep()
     done: dict[str, Done] = {}
-    artifacts = {SOURCE: _source(plan)}
     with lent_checker() as checker, disk_errors(cache.root), cache.holding() as held:
+        if plan.source.fusion:
+            plan = replace(plan, source=ready(plan.source, held, emit))
+        artifacts = {SOURCE: _source(plan)}
         for node in plan.nodes:
             inputs = partial(_inputs, node, artifacts.__getitem__)
             done[node.id] = _one(node, inputs, plan, held, checker, emit)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.adapter_names import FLAT, Named, Names, named, what
-from compress.adapters import MERGE, Adapter, config_problems, expected_rank, scale
+from compress.adapters import MERGE_PICTURES, MERGE_TEXT, Adapter, config_problems, expected_rank, scale
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.classes import has_class
 from compress.errors import Problem
@@ -162,8 +162,9 @@ class _Matching:
     alphas: list[bool] = field(default_factory=list)
     others: set[str] = field(default_factory=set)
 
-    def problem(self, message: str, fix: str = MERGE) -> None:
-        self.found.problems.append((f"adapter {self.adapter.name} {message}", fix))
+    def problem(self, message: str, fix: str = "") -> None:
+        merge = MERGE_TEXT if self.artifact.writes_text else MERGE_PICTURES
+        self.found.problems.append((f"adapter {self.adapter.name} {message}", fix or merge))
 
     def strange(self, tensors: Sequence[str]) -> None:
         kinds: dict[str, list[str]] = {}
@@ -241,21 +242,13 @@ class _Matching:
 
     def told(self) -> None:
         """What the modules had in common."""
-        for component in sorted(self.found.touched) or [self.artifact.main]:
-            for message in config_problems(self.adapter.options(component)):
-                self.problem(message)
-        base = f" (it says that it was trained on {self.adapter.base})" if self.adapter.base else ""
-        model = "give the model that it was trained on" + base
-        for component, those in self.missing.items():
-            where = f"`{component}`" if component != LANGUAGE_MODEL else "the model"
-            fix = RESAVE if any(one.startswith(tuple(FLAT)) for one in those) and component else model
-            self.problem(f"is for {_some(those)}, which {where} does not have", fix)
-        if self.misshapen:
-            self.problem(f"has updates of other shapes: {_some(self.misshapen, '; ')}", model)
+        for message in dict.fromkeys(self._of_configs()):
+            self.problem(message)
+        self.unfitting()
         if self.halves:
             self.problem(f"has updates that are not whole: {_some(self.halves)}", "fetch it again, or save it again")
         for message in sorted(self.others):
-            self.problem(f"is for weights that {message}")
+            self.problem(f"is for weights that {message}", "give the torch model, with weights that are plain numbers")
         if len(set(self.alphas)) > 1:
             said = "says its alpha for some updates and not for others, which libraries read differently"
             self.problem(said, "save it with an alpha for each, or for none")
@@ -266,6 +259,22 @@ class _Matching:
         if self.found.wholes and self.adapter.strength != 1:
             said = f"replaces whole weights, such as {self.found.wholes[0].weight}, of which there is no share"
             self.problem(f"{said} (scale {self.adapter.strength:g})", "scale: 1")
+
+    def _of_configs(self) -> Iterator[str]:
+        for component in sorted(self.found.touched) or [self.artifact.main]:
+            yield from config_problems(self.adapter.options(component))
+
+    def unfitting(self) -> None:
+        """Modules that are not in the model, and those that have another shape there."""
+        base = f", {self.adapter.base} by what it says" if self.adapter.base else ""
+        for component, those in self.missing.items():
+            where = f"`{component}`" if component != LANGUAGE_MODEL else "the model"
+            flat = any(one.startswith(tuple(FLAT)) for one in those) and component in self.artifact.components
+            fix = "" if flat else f"give the model that it was trained on{base}"  # diffusers may know such names
+            self.problem(f"is for {_some(those)}, which {where} does not have", fix)
+        if self.misshapen:
+            said = f"has updates of other shapes: {_some(self.misshapen, '; ')}"
+            self.problem(said, f"give the model that it was trained on{base}")
 
     def packed(self) -> None:
         for name in self.artifact.packed(sorted(self.found.touched)):
@@ -286,9 +295,6 @@ class _Matching:
         words = self.artifact.known_config(LANGUAGE_MODEL).get("vocab_size")
         rows = self.weights[LANGUAGE_MODEL][weight].stored.shape[:1]
         return weight.removesuffix(".weight").rpartition(".")[2] in HEADS or rows == (words,)
-
-
-RESAVE = "load it with diffusers and save it again: pipeline.load_lora_weights(FILE), then pipeline.save_lora_adapter of its denoiser"
 
 
 def _tied(artifact: Artifact, inside: Mapping[str, Weight]) -> bool:

@@ -1,5 +1,5 @@
 """peft itself, where it is installed: what it saves is fused into what its `merge_and_unload` makes, and diffusers' `fuse_lora`
-agrees on what it saves and on kohya's files. The laws of `tests/pipeline/test_adapters.py` hold without it."""
+agrees on what it saves and on kohya's files. The laws of `tests.pipeline.test_fusing.py` hold without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.adapters import RANK, branches, of_kinds, shapes, write_diffusers, write_kohya
 from tests.families import tiny_text
-from tests.pipeline.test_adapters import fused, painter, sgm
+from tests.pipeline.test_fusing import fused, painter, sgm
 from tests.tiny import tiny_diffusion
 
 peft = pytest.importorskip("peft")

@@ -21,6 +21,7 @@ from compress.artifact import Artifact, read_json
 from compress.cache import Cache
 from compress.errors import UserError
 from compress.events import silent
+from compress.execute import execute, node_refs, run_node
 from compress.fusing import STAGE, ready
 from compress.planning import make_plan
 from compress.reading import read_values
@@ -308,6 +309,14 @@ def test_a_run_compares_with_the_fused_model_and_saves_what_it_made(asked: Path,
     compress.run(asked, **keep, save=tmp_path / "mine")
     assert "cached accelerate.steps" in heard
     assert f"started {STAGE}" not in heard
+
+
+def test_a_stage_in_another_process_finds_the_fused_model_by_itself(asked: Path, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    plan = compress.plan(asked, cache=cache.root)
+    (done,) = (run_node(ref, cache, silent) for ref in node_refs(plan))
+    assert [step.stage for step in done.artifact.lineage] == [STAGE, "accelerate.steps"]
+    assert [one.key for one in execute(plan, cache, silent)] == [done.key]
 
 
 def _kill(artifact: Artifact) -> None:
