@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.original_names import in_diffusers
 
 Role = Literal["down", "up", "alpha", "whole"]
 
@@ -57,22 +57,6 @@ FLAT = {
     "lora_te3_": ("text_encoder_3",),
 }
 IN_FRONT = ("base_model.model.", "diffusion_model.")
-_BLOCK = re.compile(r"(?P<where>input_blocks|output_blocks)_(?P<block>\d+)_(?P<part>\d+)_(?P<rest>.+)")
-_MIDDLE = {"0": "resnets_0", "1": "attentions_0", "2": "resnets_1"}
-_RESNET = {
-    "in_layers_2": "conv1",
-    "out_layers_3": "conv2",
-    "emb_layers_1": "time_emb_proj",
-    "skip_connection": "conv_shortcut",
-}
-_TOP = {
-    "input_blocks_0_0": "conv_in",
-    "out_2": "conv_out",
-    "time_embed_0": "time_embedding_linear_1",
-    "time_embed_2": "time_embedding_linear_2",
-    "label_emb_0_0": "add_embedding_linear_1",
-    "label_emb_0_2": "add_embedding_linear_2",
-}
 _OF_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
@@ -87,11 +71,12 @@ class Named:
 
 @dataclass(frozen=True)
 class Place:
-    """A module of the model: its component, and its name there; "" where the component has none of that name."""
+    """The modules of the model that one of an adapter is: a part of the model, and their names there, in the order of its rows; () where
+    the part has none of that name. `spelled` is the adapter's own name without what stands in front."""
 
     component: str
-    module: str
-    spelled: str = field(default="", compare=False)  # as the adapter has it, without what stands in front
+    modules: tuple[str, ...]
+    spelled: str = ""
 
 
 def named(tensor: str, whole: Iterable[str] = ()) -> Named | None:
@@ -136,8 +121,9 @@ class Names:
         """Where a module of an adapter lies."""
         for front, components in FLAT.items():
             if module.startswith(front):
-                component = next((c for c in components if c in self.modules), "")
-                return self._flat(component, module.removeprefix(front)) if component else Place(components[0], "")
+                component = next((c for c in components if c in self.modules), components[0])
+                flat = module.removeprefix(front)
+                return Place(component, self._flat(component, flat) if component in self.modules else (), flat)
         for front in IN_FRONT:
             module = module.removeprefix(front)
         first, _, rest = module.partition(".")
@@ -145,18 +131,26 @@ class Names:
             return Place(first, self._known(first, rest), rest)
         return Place(self.default, self._known(self.default, module), module)
 
-    def _known(self, component: str, module: str) -> str:
+    def _known(self, component: str, module: str) -> tuple[str, ...]:
         """The module's name in the checkpoint, which may have one part less in front than the live model, or one more."""
         known = self.modules[component]
         found = (one for one in (module, module.partition(".")[2]) if one in known)
-        return next(found, self._shorter[component].get(module, ""))
+        exact = next(found, self._shorter[component].get(module, ""))
+        return (exact,) if exact else self._original(component, module.replace(".", "_"))
 
-    def _flat(self, component: str, spelled: str) -> Place:
-        """A module whose name has `_` for each `.`; a UNet's may be in the names of the original Stable Diffusion."""
+    def _flat(self, component: str, spelled: str) -> tuple[str, ...]:
+        """A module whose name has `_` for each `.`."""
         exact, shorter = self._flattened[component]
-        perhaps = (spelled, spelled.removeprefix("text_model_"), _diffusers_block(spelled, self._layers(component)))
-        found = (one.get(spelling) for one in (exact, shorter) for spelling in perhaps)
-        return Place(component, next((one for one in found if one), ""), spelled)
+        perhaps = (spelled, spelled.removeprefix("text_model_"))
+        found = next((one[name] for one in (exact, shorter) for name in perhaps if name in one), "")
+        return (found,) if found else self._original(component, spelled)
+
+    def _original(self, component: str, spelled: str) -> tuple[str, ...]:
+        """The modules that a flat name of a model's first code is."""
+        layers = self.artifact.known_config(component).get("layers_per_block", 2)
+        known = self._flattened[component][0]
+        found = in_diffusers(spelled, layers if isinstance(layers, int) else 2)
+        return tuple(known[name] for name in found) if all(name in known for name in found) else ()
 
     @cached_property
     def _shorter(self) -> dict[str, dict[str, str]]:
@@ -172,32 +166,6 @@ class Names:
             for part, known in self.modules.items()
         }
 
-    def _layers(self, component: str) -> int:
-        layers = self.artifact.known_config(component).get("layers_per_block", 2)
-        return layers if isinstance(layers, int) else 2
-
 
 def _flat(by_name: Mapping[str, str]) -> dict[str, str]:
     return {name.replace(".", "_"): module for name, module in by_name.items()}
-
-
-def _diffusers_block(spelled: str, layers: int) -> str:
-    """A flat name of the original Stable Diffusion as diffusers has it; other names as they are.
-
-    Source: `_maybe_map_sgm_blocks_to_diffusers` of diffusers.
-    """
-    if spelled in _TOP:
-        return _TOP[spelled]
-    if spelled.startswith("middle_block_"):
-        part, _, rest = spelled.removeprefix("middle_block_").partition("_")
-        return f"mid_block_{_MIDDLE.get(part, part)}_{_RESNET.get(rest, rest)}"
-    if not (match := _BLOCK.fullmatch(spelled)):
-        return spelled
-    down, number, part, rest = match["where"] == "input_blocks", int(match["block"]), match["part"], match["rest"]
-    block, layer = divmod(number - 1 if down else number, layers + 1)
-    side = "down_blocks" if down else "up_blocks"
-    if down and rest == "op":
-        return f"{side}_{block}_downsamplers_0_conv"
-    if part == "2" or (rest == "conv" and part != "0"):
-        return f"{side}_{block}_upsamplers_0_{rest}"
-    return f"{side}_{block}_{'attentions' if part == '1' else 'resnets'}_{layer}_{_RESNET.get(rest, rest)}"

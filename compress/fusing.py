@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,14 +74,25 @@ def told(fusion: Fusion) -> list[Problem]:
     """Everything that keeps the adapters from being fused, as far as what is on this disk tells."""
     found = []
     artifact = fusion.base.artifact
+    changed: dict[tuple[str, str], str] = {}  # the weights, and the adapter that changed each
     for adapter, place in zip(fusion.adapters, fusion.places, strict=True):
-        said = [] if fusion.base.remote else _match(adapter, artifact).problems
+        matched = Matched() if fusion.base.remote else _match(adapter, artifact)
+        said = [*matched.problems, *_undone(adapter, matched, changed)]
+        changed |= {(change.component, change.weight): adapter.name for change in matched.changes}
         if adapter.folder and artifact.writes_text:
             said += [
                 (f"adapter {adapter.name} {why}", fix) for why, fix in tokenizer_problems(adapter.folder, artifact.path)
             ]
         found += [Problem(place, why, fix) for why, fix in said]
     return found
+
+
+def _undone(adapter: Adapter, matched: Matched, changed: Mapping[tuple[str, str], str]) -> Iterator[tuple[str, str]]:
+    """What earlier adapters changed, and this one replaces."""
+    for whole in matched.wholes:
+        if before := changed.get((whole.component, whole.weight)):
+            yield f"adapter {adapter.name} replaces {whole.weight}, which adapter {before} changed", "name it first"
+            return
 
 
 def _match(adapter: Adapter, artifact: Artifact) -> Matched:
@@ -208,6 +219,8 @@ def _changed(weight: Tensor, adapter: Adapter, change: Change) -> Tensor:
             replaced: Tensor = stored.get_tensor(change.by).to(weight.dtype)
             return replaced
         down, up = stored.get_tensor(change.down), stored.get_tensor(change.up)
+    if change.rows:
+        up = up[slice(*change.rows)]
     return fused(weight, down, up, change.factor, transposed=change.transposed).contiguous()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from compress.adapter_names import FLAT, Named, Names, named, what
+from compress.adapter_names import FLAT, Named, Names, Place, named, what
 from compress.adapters import MERGE_PICTURES, MERGE_TEXT, Adapter, config_problems, expected_rank, scale
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.classes import has_class
@@ -42,6 +42,7 @@ class Update:
     up: str
     factor: float
     transposed: bool = False
+    rows: tuple[int, int] | None = None  # of `up`, where other rows are of other weights
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,12 @@ def _pairs(adapter: Adapter) -> tuple[dict[str, _Pair], list[str]]:
     strange = []
     for tensor in adapter.header.tensors:
         found = named(tensor, kept)
-        if found is None:
+        pair = pairs.setdefault(found.module, _Pair()) if found else _Pair()
+        role = _role(found, tensor) if found else ""
+        if found is None or role in pair.tensors:  # one of two spellings of the same would be left out
             strange.append(tensor)
             continue
-        pair = pairs.setdefault(found.module, _Pair())
-        pair.tensors[_role(found, tensor)] = tensor
+        pair.tensors[role] = tensor
         pair.embedding |= found.embedding
     return pairs, strange
 
@@ -179,14 +181,14 @@ class _Matching:
             format = self.artifact.components[place.component].format
             self.others.add(f"are built into an engine already (`{place.component}`, {format})")
             return
-        if not place.module:
+        if not place.modules:
             self.missing.setdefault(place.component, []).append(module)
             return
         for name, tensor in pair.tensors.items():
             if name.startswith("whole "):
-                self.whole(place.component, f"{place.module}.{name.removeprefix('whole ')}", tensor)
+                self.whole(place.component, f"{place.modules[0]}.{name.removeprefix('whole ')}", tensor)
         if {"down", "up"} <= pair.tensors.keys():
-            self.update(place.component, place.module, place.spelled, pair)
+            self.several(place, pair)
         elif {"down", "up", "alpha"} & pair.tensors.keys():
             self.halves.append(module)
 
@@ -200,14 +202,28 @@ class _Matching:
         else:
             self.found.wholes.append(Whole(component, weight, tensor))
 
-    def update(self, component: str, module: str, spelled: str, pair: _Pair) -> None:
-        weight = f"{module}.weight"
-        there = self.weights[component].get(weight)
-        if there is None:
-            self.missing.setdefault(component, []).append(weight)
+    def several(self, place: Place, pair: _Pair) -> None:
+        """One update for each module that a pair is of, with its share of the pair's rows."""
+        weights = [f"{module}.weight" for module in place.modules]
+        if gone := [weight for weight in weights if weight not in self.weights[place.component]]:
+            self.missing.setdefault(place.component, []).extend(gone)
             return
+        heights = [self.weights[place.component][weight].stored.shape[0] for weight in weights]
+        up, end = self.adapter.header.tensors[pair.tensors["up"]], 0
+        for module, height in zip(place.modules, heights, strict=True):
+            begin, end = end, end + height
+            rows = (begin, end) if len(heights) > 1 and up.shape[:1] == (sum(heights),) else None
+            self.update(place.component, module, place.spelled, pair, rows)
+
+    def update(
+        self, component: str, module: str, spelled: str, pair: _Pair, rows: tuple[int, int] | None = None
+    ) -> None:
+        weight = f"{module}.weight"
+        there = self.weights[component][weight]
         tensors = self.adapter.header.tensors
         down, up = (tensors[pair.tensors[role]] for role in ("down", "up"))
+        if rows:
+            up = replace(up, shape=(rows[1] - rows[0], *up.shape[1:]))
         straight, turned = _fits(down, up, there.stored.shape)
         turn = self.turned(component, module, there.stored.shape, pair)
         if not (turned if turn else straight):
@@ -217,7 +233,8 @@ class _Matching:
         if there.stored.dtype not in FLOATS:
             self.others.add(f"are stored as {there.stored.dtype}")
         factor = self.factor(component, spelled or module, down.shape[0], pair)
-        self.found.updates.append(Update(component, weight, pair.tensors["down"], pair.tensors["up"], factor, turn))
+        names = pair.tensors["down"], pair.tensors["up"]
+        self.found.updates.append(Update(component, weight, *names, factor, turn, rows))
 
     def turned(self, component: str, module: str, shape: Sequence[int], pair: _Pair) -> bool:
         """Whether the weight is stored with its inputs first, as embeddings and GPT-2's layers are. peft goes by the layer too,
@@ -305,7 +322,7 @@ def _tied(artifact: Artifact, inside: Mapping[str, Weight]) -> bool:
 
 def _fits(down: Stored, up: Stored, shape: Sequence[int]) -> tuple[bool, bool]:
     """Whether up · down has the shape of a weight, and whether its transpose has."""
-    if len(down.shape) < 2 or len(up.shape) < 2 or len(shape) < 2 or prod(up.shape[1:]) != down.shape[0]:
+    if len(down.shape) < 2 or len(up.shape) < 2 or len(shape) < 2 or not prod(up.shape[1:]) == down.shape[0] > 0:
         return False, False
     rows, columns = up.shape[0], prod(down.shape[1:])
     inner = len(down.shape) == 2 or len(shape) == 2 or tuple(down.shape[1:]) == tuple(shape[1:])

@@ -202,6 +202,40 @@ def test_kohyas_files_are_fused_in_either_of_their_spellings(tmp_path: Path, ori
     formula(base / "text_encoder_2/model.safetensors", result / "text_encoder_2/model.safetensors", text)
 
 
+@pytest.mark.parametrize("form", ["kohya", "comfy"])
+def test_one_layer_of_flux_is_several_of_diffusers(tmp_path: Path, form: str) -> None:
+    base = tiny_picture(tmp_path, "flux")
+    weights = shapes(base / "transformer/diffusion_pytorch_model.safetensors")
+    text, single = "transformer_blocks.0.attn.add_{}_proj", "single_transformer_blocks.0.{}"
+    layers = {
+        "double_blocks.0.txt_attn.qkv": [text.format(one) for one in "qkv"],
+        "double_blocks.0.img_mlp.2": ["transformer_blocks.0.ff.net.2"],
+        "single_blocks.0.linear1": [single.format(one) for one in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")],
+        "single_blocks.0.modulation.lin": [single.format("norm.linear")],
+        "vector_in.in_layer": ["time_text_embed.text_embedder.linear_1"],
+    }
+    stacked = {
+        name: (sum(weights[f"{one}.weight"][0] for one in those), weights[f"{those[0]}.weight"][1])
+        for name, those in layers.items()
+    }
+    pairs = branches(stacked)
+    flat = {"lora_unet": pairs} if form == "kohya" else {}
+    file = write_kohya(tmp_path / "lora/x.safetensors", flat, torch.float32)
+    if form == "comfy":
+        write_diffusers(tmp_path / "lora", {"diffusion_model": pairs})
+        file = tmp_path / "lora/pytorch_lora_weights.safetensors"
+    result = fused(base, {"path": file, "scale": STRENGTH}, cache=tmp_path / "cache")
+    split = {}
+    for name, those in layers.items():
+        begin = 0
+        for one in those:
+            end = begin + weights[f"{one}.weight"][0]
+            split[one] = Branch(pairs[name].down, pairs[name].up[begin:end], pairs[name].scale)
+            begin = end
+    file = Path("transformer/diffusion_pytorch_model.safetensors")
+    formula(base / file, result / file, split)
+
+
 def test_several_adapters_add_up_whatever_their_order(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base")
     weights = of_kinds(shapes(base / "model.safetensors"), ["q_proj"])
@@ -268,6 +302,19 @@ def test_modules_that_were_trained_whole_take_the_place_of_the_models(tmp_path: 
     save_file(tensors, lora / "adapter_model.safetensors")
     result = fused(base, lora, cache=tmp_path / "cache")
     assert torch.equal(load_file(result / "model.safetensors")["lm_head.weight"], head)
+
+
+def test_the_conversations_that_an_adapter_was_trained_on_keep_their_form(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base = tiny_llama(tmp_path / "base")
+    lora = write_peft(tmp_path / "lora", branches(of_kinds(shapes(base / "model.safetensors"), ["q_proj"])))
+    AutoTokenizer.from_pretrained(base).save_pretrained(lora)
+    plain = fused(base, lora, cache=tmp_path / "cache")
+    assert not (plain / "chat_template.jinja").exists()
+    (lora / "chat_template.jinja").write_text("{{ messages[0].content }}!")
+    result = AutoTokenizer.from_pretrained(fused(base, lora, cache=tmp_path / "cache"))
+    assert result.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi!"
 
 
 def test_weights_that_are_too_large_for_their_type_are_refused(tmp_path: Path) -> None:

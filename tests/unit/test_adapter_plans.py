@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ import pytest
 
 import compress
 from compress.adapter_names import named
-from compress.errors import RecipeError
-from compress.fusing import STAGE
+from compress.adapters import scale
+from compress.cache import Cache
+from compress.errors import ManyProblems, RecipeError
+from compress.events import silent
+from compress.fusing import STAGE, ready, told
 from compress.headers import Stored, read_header, read_scalar
 from compress.plan_view import plan_dict, plan_text
 from compress.planning import Plan
 from compress.schema import recipe_schema
+from compress.sources import Source
 from tests.adapters import write_config
 from tests.fakes import language_model, pipeline, write_headers
 
@@ -117,6 +122,8 @@ BROKEN: Mapping[str, tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = {
     "another size": (pair(rows=8), {}, "8×2 in the adapter, 6×4 in the model"),
     "another rank": (pair(rank=3), {}, "(rank 3, and its config says 2)"),
     "half a pair": ({k: v for k, v in pair().items() if "lora_A" in k}, {}, "updates that are not whole"),
+    "nothing of each": (pair(rank=0), {}, "0×4 and 6×0 in the adapter"),
+    "one pair twice": (pair() | {f"base_model.model.{LAYER}.lora_down.weight": (2, 4)}, {}, "1 tensors that are no LoRA pair"),
     "nothing": ({}, {}, "holds no update"),
     "a magnitude": (pair() | {f"{LAYER}.lora_magnitude_vector": (6,)}, {"use_dora": True}, "1 tensors that are DoRA"),
     "a magnitude by its config": (pair(), {"use_dora": True}, "a magnitude for each output (DoRA)"),
@@ -194,6 +201,42 @@ def test_whole_modules_are_kept_where_they_fit(here: Path, rows: int) -> None:
         assert "of which there is no share (scale 0.5)" in refused(here, "adapter={path: ./lora, scale: 0.5}")
     else:
         assert "lm_head.weight: 11×4 in the adapter, 9×4 in the model" in refused(here)
+
+
+def test_an_adapter_does_not_undo_an_earlier_one(here: Path) -> None:
+    write_headers(here / "one.safetensors", pair("lm_head", rows=9))
+    adapter(here, {"base_model.model.lm_head.weight": (9, 4)}, modules_to_save=["lm_head"])
+    assert plan(here, "adapter=[./lora, ./one.safetensors]").source.fusion
+    found = refused(here, "adapter=[./one.safetensors, ./lora]")
+    assert "adapter ./lora replaces lm_head.weight, which adapter ./one.safetensors changed" in found
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 1.0),  # of no alpha, as diffusers has it
+        ({"r": 4, "lora_alpha": 6}, 1.5),
+        ({"r": 4, "lora_alpha": 6, "use_rslora": True}, 3.0),
+        ({"r": 4, "lora_alpha": 6, "alpha_pattern": {"q_proj": 2}}, 0.5),
+        ({"r": 4, "lora_alpha": 6, "alpha_pattern": {"layers.1.*": 2, "^model.layers.0.*": 8}}, 2.0),
+        ({"r": 4, "lora_alpha": 6, "alpha_pattern": {"proj": 2}}, 1.5),  # no whole part of the name
+    ],
+)
+def test_a_pair_is_scaled_as_peft_scales_it(options: dict[str, Any], expected: float) -> None:
+    assert scale(options, LAYER, 4) == expected
+
+
+def test_of_a_model_still_to_be_fetched_only_the_adapter_is_looked_at(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = plan(here).source.fusion
+    assert found
+    away = replace(found, base=replace(found.base, remote="org/base"))
+    write_headers(here / "base/model.safetensors", {"other.weight": (6, 4)})
+    assert told(away) == []
+    monkeypatch.setattr("compress.fusing.fetch_weights", lambda source: source)
+    with pytest.raises(ManyProblems, match="which the model does not have"):
+        ready(Source(found.base.artifact, "key", "org/base", away), Cache(here / "cache"), silent)
 
 
 def test_biases_that_were_trained_are_kept_where_the_model_has_them(here: Path) -> None:
