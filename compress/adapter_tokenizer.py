@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from compress.adapters import TEMPLATE, TOKENIZER_CONFIG
+from compress.errors import ModelError
 
 SHOWN = 3
 FIX = (
@@ -17,6 +18,10 @@ FIX = (
 
 def tokenizer_problems(adapter: Path, model: Path) -> Iterator[tuple[str, str]]:
     """What an adapter's tokenizer has that the model's has not: message and remedy. Files of weights, or none, say nothing."""
+    try:
+        chat_template(adapter)
+    except ModelError as error:
+        yield from ((f"has a template of conversations that {p.message}", p.fix) for p in error.problems)
     mine, own = tokens(adapter), tokens(model)
     if not mine:
         return
@@ -27,9 +32,16 @@ def tokenizer_problems(adapter: Path, model: Path) -> Iterator[tuple[str, str]]:
 
 
 def chat_template(folder: Path) -> str:
-    """The template that a tokenizer's folder has for conversations; "" where it has none, or several by name."""
+    """The template that a tokenizer's folder has for conversations; "" where it has none, or several by name.
+
+    Raises:
+        ModelError: it does not read as text.
+    """
     if (folder / TEMPLATE).is_file():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
+        try:
+            return (folder / TEMPLATE).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"does not read: {error}", place=str(folder / TEMPLATE), fix="save it as UTF-8") from error
     found = _read(folder / TOKENIZER_CONFIG).get("chat_template")
     return found if isinstance(found, str) else ""
 

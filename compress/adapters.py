@@ -108,7 +108,10 @@ def find_adapter(path: str, strength: float, start: Path, memory: Path | None) -
 
 def _place(path: str, start: Path) -> Path:
     if not path.startswith("hf://"):
-        return start / Path(path).expanduser()
+        try:
+            return start / Path(path).expanduser()
+        except RuntimeError as error:  # ~somebody, who is nobody here
+            raise ModelError(f"adapter {path}: {error}", fix="write the whole path") from error
     match = HUB.fullmatch(path)
     if not match or not COMMIT.fullmatch(match["revision"] or ""):
         fix = "write hf://org/name@<40-hex commit>"

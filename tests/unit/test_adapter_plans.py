@@ -97,6 +97,7 @@ def test_without_an_adapter_keys_are_what_they_were(here: Path) -> None:
         ("./none", "no such adapter"),
         ("./base", "is for"),
         ("hf://org/name", "is not pinned"),
+        ("~nobody-at-all/lora", "write the whole path"),
         ("'" + "x" * 5000 + "'", "cannot be looked at"),
     ],
 )
@@ -270,6 +271,11 @@ def test_a_tokenizer_with_other_tokens_is_not_left_out_in_silence(here: Path, fo
         added = [{"id": 2, "content": "<think>"}]
         (here / "lora/tokenizer.json").write_text(json.dumps({"model": {"vocab": words}, "added_tokens": added}))
     assert "other tokens than the model's: '<think>' (2)" in refused(here)
+
+
+def test_a_template_that_is_no_text_is_told(here: Path) -> None:
+    (here / "lora/chat_template.jinja").write_bytes(b"\xff\xfe")
+    assert "has a template of conversations that does not read" in refused(here)
 
 
 def test_pickled_and_several_adapters_are_told(here: Path) -> None:
