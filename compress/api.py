@@ -240,7 +240,7 @@ def apply(
     }
     (recipe,) = read_values(values, place)
     store = open_cache(cache)
-    return execute(with_weights(make_plan(recipe, store)), store, emit)[-1].artifact
+    return execute(with_weights(make_plan(recipe, store), store, emit), store, emit)[-1].artifact
 
 
 def load(artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_code: bool = False) -> Any:

@@ -20,6 +20,7 @@ from compress.artifact import (
 )
 from compress.catalogue import find_task, task_names
 from compress.errors import ModelError, Problem, near
+from compress.headers import read_header
 
 # By method, the distribution that opens packed weights. A method that is not among them may be anything: its name, which a model's
 # folder says, is never one to install.
@@ -33,6 +34,14 @@ OPENERS = {
     "torchao": "torchao",
 }
 ADAPTER = "adapter_config.json"
+# What libraries call the weights of adapters.
+ADAPTERS = (
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+)
+FUSE = "`pare run RECIPE --save FOLDER` without stages gives the model with the adapter in it, for every other command"
 BITS = ("bits", "w_bit", "nbits", "num_bits")  # what configs call the width of a weight
 
 
@@ -52,13 +61,12 @@ def describe(path: Path) -> Artifact:
     if problems := [answer for answer in found if isinstance(answer, Problem)]:
         message = "; ".join(dict.fromkeys(problem.message for problem in problems))
         raise ModelError(message, place=str(path), fix=problems[0].fix)
-    if (path / ADAPTER).is_file():
-        base = read_json(path / ADAPTER).get("base_model_name_or_path") or "a model that it does not name"
+    if (path / ADAPTER).is_file() or any((path / file).is_file() for file in ADAPTERS):
+        said = read_json(path / ADAPTER) if (path / ADAPTER).is_file() else {}
+        base = said.get("base_model_name_or_path") or "a model that it does not name"
+        message = f"this folder is an adapter for {base}, and no model by itself"
         raise ModelError(
-            f"this folder is an adapter for {base}, and no model by itself",
-            place=str(path),
-            fix="merge it into its model first: peft's AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload()"
-            ".save_pretrained(MERGED), with the tokenizer beside it",
+            message, place=str(path), fix=f"in a recipe, write model: BASE and adapter: {path.name}; {FUSE}"
         )
     raise ModelError(
         "this folder is no model: it has neither model_index.json nor config.json",
@@ -74,6 +82,9 @@ def _be_folder(path: Path) -> None:
     except OSError as error:  # a name that is too long, a folder that may not be read
         said = f"cannot be looked at: {error.strerror}"
         raise ModelError(said, place=str(path)[:200], fix="check the path, and who may read it") from error
+    if file and _is_adapter(path):
+        said = "is an adapter, and no model by itself"
+        raise ModelError(said, place=str(path), fix=f"in a recipe, write model: BASE and adapter: {path.name}; {FUSE}")
     if file:
         line = f'StableDiffusionPipeline.from_single_file("{path.name}").save_pretrained("{path.stem}")'
         fix = f"save it as a folder and give that, with the class of the model that it holds, such as: {line}"
@@ -81,6 +92,14 @@ def _be_folder(path: Path) -> None:
     if not folder:
         fix = "give a folder that diffusers or transformers saved"
         raise ModelError("no such model folder", place=str(path), fix=fix)
+
+
+def _is_adapter(file: Path) -> bool:
+    """Whether a file holds pairs of low-rank matrices."""
+    try:
+        return any("lora" in name for name in read_header(file).tensors)
+    except ModelError:
+        return False
 
 
 def quantization_of(config: Mapping[str, Any]) -> Quantization | None:

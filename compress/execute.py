@@ -20,12 +20,12 @@ from compress.contract import Digested, broken, check
 from compress.describing import describe
 from compress.errors import ModelError, PareError, StageFailed, UserError, near
 from compress.events import Emit, Event
+from compress.fusing import ready
 from compress.hashing import Identity, digest_files, identities, list_files
 from compress.locks import hold
 from compress.planning import SOURCE, Node, Plan, make_plan, with_lineage
 from compress.reading import read_text
 from compress.room import remember_seconds
-from compress.sources import fetch_weights
 
 WARNINGS = "warnings"  # among a stage's facts
 
@@ -117,8 +117,10 @@ def execute(plan: Plan, cache: Cache, emit: Emit) -> tuple[Done, ...]:
     cache.prepare()
     cache.sweep()
     done: dict[str, Done] = {}
-    artifacts = {SOURCE: _source(plan)}
     with lent_checker() as checker, disk_errors(cache.root), cache.holding() as held:
+        if plan.source.fusion:
+            plan = replace(plan, source=ready(plan.source, held, emit))
+        artifacts = {SOURCE: _source(plan)}
         for node in plan.nodes:
             inputs = partial(_inputs, node, artifacts.__getitem__)
             done[node.id] = _one(node, inputs, plan, held, checker, emit)
@@ -140,7 +142,7 @@ def _stored_inputs(node: Node, plan: Plan, cache: Cache, emit: Emit) -> Inputs:
 
     def find(name: str) -> Artifact:
         if name == SOURCE:
-            return _source(replace(plan, source=fetch_weights(plan.source)))
+            return _source(replace(plan, source=ready(plan.source, cache, emit)))
         if found := cache.get(keys[name], _warning(emit, name)):
             return found
         raise StageFailed(

@@ -69,6 +69,23 @@ def digest_folder(folder: Path, memory: Path | None = None) -> str:
         return digest_json(_digest_anew(folder, note))
 
 
+def remembered_digest(file: Path, memory: Path | None = None) -> str:
+    """sha256 of a file's bytes, remembered as that of a folder is.
+
+    Raises:
+        ModelError: it does not read.
+    """
+    with _reading(file):
+        note = memory / digest_json([str(file.resolve()), _stamp(file)]) if memory else None
+        if note and note.is_file():
+            touch(note)
+            return note.read_text()
+        digest = digest_file(file)
+        if note:
+            _remember(note, digest)
+        return digest
+
+
 def folder_files(folder: Path, memory: Path | None = None) -> dict[str, str]:
     """Digest of each file of a folder, by relative POSIX path, remembered as that of the whole folder is.
 

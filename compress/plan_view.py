@@ -13,6 +13,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
     return {
         "name": found.recipe.name,
         "device": found.opening.device,
+        "adapters": _adapters(found),
         "nodes": [
             {
                 "id": n.id,
@@ -34,10 +35,22 @@ def plan_dict(found: Plan) -> dict[str, Any]:
     }
 
 
+def _adapters(found: Plan) -> list[str]:
+    """What is fused into the model, and into which it said it belongs."""
+    fusion = found.source.fusion
+    return [
+        f"adapter {one.name}"
+        + (f" × {one.strength:g}" if one.strength != 1 else "")
+        + (f", trained on {one.base}" if one.base else "")
+        for one in (fusion.adapters if fusion else ())
+    ]
+
+
 def plan_text(found: Plan) -> str:
     """A plan as lines for a terminal."""
     where = "" if found.opening.device == CPU else f", on {found.opening.device}"
     lines = [f"{found.recipe.name}: {found.recipe.model}, {found.source.artifact.task}{where}"]
+    lines += [f"  with {line}" for line in _adapters(found)]
     for number, node in enumerate(found.nodes, 1):
         state = "cached" if node.cached else f"~{node.seconds:.0f} s" if node.seconds is not None else "first time here"
         formats = ", ".join(f"{c}: {node.expected.components[c].format}" for c in node.components)

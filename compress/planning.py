@@ -17,6 +17,7 @@ from compress.devices import AS_STORED, CPU, Opening, settled
 from compress.engine_checks import engine_problems
 from compress.errors import Problem, RecipeError, UserError
 from compress.forecast import changed_fields, unsettled_fields
+from compress.fusing import disk_bytes, with_adapters
 from compress.graphs import ANY_SIZE, Batches
 from compress.keys import stage_key
 from compress.params import Params
@@ -80,7 +81,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     """
     problems: list[Problem] = []
     memory, base, place = cache.root / "digests", recipe.folder("model"), recipe.place.get("model", "")
-    source = _collect(problems, place, lambda: find_source(recipe.model, base, memory))
+    found = _collect(problems, place, lambda: find_source(recipe.model, base, memory))
+    source = with_adapters(found, recipe, memory, problems)
     opening = _opening(recipe, problems)
     data = _open_all(recipe, problems)
     problems += evaluation_problems(recipe, source.artifact if source else None, data)
@@ -94,6 +96,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     if problems or source is None:
         raise RecipeError(tuple(problems))
     disk, resident = room.needed(source, (n.disk_bytes for n in nodes), (n.memory_bytes for n in nodes))
+    disk += disk_bytes(source, cache)
     if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place):
         raise RecipeError(tuple(lacking))
     return Plan(recipe, source, nodes, data, disk, resident, opening)

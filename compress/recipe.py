@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 
+from compress.adapter_spec import AdapterSpec
 from compress.catalogue import find_task, task_names
 from compress.devices import CPU, DEVICES
 from compress.errors import UserError
@@ -147,6 +148,7 @@ class Gate(Bounds):
         )
 
 
+ADAPTER_KEY = "a LoRA adapter, or a list of them, fused into the model first: what is compressed, and compared with, is the two together"
 # What may stand beside a stage's own parameters, and what each is for; a stage's inputs stand there too.
 STEP_KEYS = {
     "id": "name of this step, by which later ones refer to it; default: the stage's",
@@ -194,6 +196,7 @@ class Recipe:
     evaluate: EvalSpec
     gates: Mapping[str, Gate]
     place: Mapping[str, str]
+    adapters: tuple[AdapterSpec, ...] = ()  # fused into the model, one after the other
     device: str = CPU
     source: str = ""  # the text it was read from, for the report
     file: str = ""

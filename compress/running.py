@@ -38,7 +38,8 @@ def run_plan(
 
     recipe = found.recipe
     with disk_errors(out), logged(out, emit) as log, cache.holding() as store:
-        done = (executor or find_executor(LOCAL)).run(with_weights(found), store, log)
+        found = with_weights(found, store, log)
+        done = (executor or find_executor(LOCAL)).run(found, store, log)
         for one in done:
             store.hold(one.key)  # whichever process made it, this one goes on to measure it
         baseline = replace(found.source.artifact, digest=found.source.key)
@@ -62,11 +63,11 @@ def run_plan(
         return measure(request, log)
 
 
-def with_weights(found: Plan) -> Plan:
-    """The same plan, with the weights of a hub model on this disk."""
-    from compress.sources import fetch_weights
+def with_weights(found: Plan, cache: Cache, emit: Emit) -> Plan:
+    """The same plan, with the model's weights on this disk: fetched, and its adapters in them."""
+    from compress.fusing import ready
 
-    return replace(found, source=fetch_weights(found.source))
+    return replace(found, source=ready(found.source, cache, emit))
 
 
 def chain_of(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:

@@ -93,11 +93,11 @@ def _problem(folder: Path, plan: Plan, root: Path) -> tuple[str, str]:
 
 def _holds(folder: Path, plan: Plan) -> bool:
     """Whether the candidate of this plan was copied there before, so that the same command may run again."""
-    if not plan.nodes or not (folder / MANIFEST).is_file():
+    if not (plan.nodes or plan.source.fusion) or not (folder / MANIFEST).is_file():
         return False
     try:
         lineage = read_json(folder / MANIFEST).get("lineage")
     except ModelError:
         return False
     last = lineage[-1] if isinstance(lineage, list) and lineage else None
-    return isinstance(last, dict) and last.get("key") == plan.nodes[-1].key
+    return isinstance(last, dict) and last.get("key") == (plan.nodes[-1].key if plan.nodes else plan.source.key)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compress.adapter_spec import MAX_ADAPTERS, AdapterSpec
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
-from compress.recipe import ROLE_KEY, SCHEMA_VERSION, STEP_KEYS, Bounds, DataSpec, EvalSpec, Gate, Head
+from compress.recipe import ADAPTER_KEY, ROLE_KEY, SCHEMA_VERSION, STEP_KEYS, Bounds, DataSpec, EvalSpec, Gate, Head
 from compress.sections import MAX_ENTRIES
 
 Schema = dict[str, Any]
@@ -34,6 +35,7 @@ def recipe_schema() -> Schema:
     properties = {
         "schema": {"const": SCHEMA_VERSION, "description": "version of the recipe format"},
         **_record(Head, "head", definitions)["properties"],
+        "adapter": _adapter(definitions),
         **{key: _or_variable(value) for key, value in sections.items()},
         "extends": {"type": "string", "minLength": 1, "description": described},
         "vars": {**_VALUES, "description": "values for ${name}"},
@@ -55,6 +57,13 @@ def recipe_schema() -> Schema:
         "anyOf": [whole, {"required": ["extends"]}],  # what is laid over another recipe need not be whole
         "$defs": definitions,
     }
+
+
+def _adapter(definitions: Schema) -> Schema:
+    """A folder, a folder with a scale, or a list of these."""
+    one = [{"type": "string", "minLength": 1}, _record(AdapterSpec, "adapter", definitions)]
+    several = {"type": "array", "items": {"anyOf": one}, "maxItems": MAX_ADAPTERS}
+    return {"anyOf": [*one, several, {"type": "null"}], "description": ADAPTER_KEY}
 
 
 def _stages(definitions: Schema) -> Schema:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from compress.adapter_spec import read_adapters
 from compress.catalogue import find_metric, find_stage, metric_names
 from compress.errors import Problem, RecipeError, UserError, near
 from compress.expand import OVERRIDE, overridden
@@ -26,7 +27,7 @@ _FOLDER = re.compile(r"(\.{0,2}/|~/|\.{1,2}$)")
 _HUB = re.compile(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}")
 
 
-SECTIONS = ("schema", *Head.model_fields, "data", "stages", "evaluate", "gates")
+SECTIONS = ("schema", *Head.model_fields, "adapter", "data", "stages", "evaluate", "gates")
 TOP_KEYS = (*SECTIONS, "extends", "vars", "matrix")
 
 
@@ -95,6 +96,7 @@ class Reading:
             elif key not in SECTIONS:
                 self.problem(node.key, f"{key}: unknown key", near(key, TOP_KEYS))
         head = self.head(suffix)
+        adapters = read_adapters(self.root.fields.get("adapter"), self.problems)
         data, given = self.sound(self.data)
         stages, chained = self.sound(self.steps)
         (evaluate, measured), judged = self.sound(self.evaluate)
@@ -110,6 +112,7 @@ class Reading:
         return Recipe(
             name=head.name + suffix,
             model=head.model,
+            adapters=adapters,
             seed=head.seed,
             device=head.device,
             trust_remote_code=head.trust_remote_code,

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import re
-import struct
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from compress.artifact import Artifact
 from compress.describing import describe
 from compress.errors import ModelError
 from compress.hashing import digest_folder
+from compress.headers import read_header
+
+if TYPE_CHECKING:
+    from compress.fusing import Fusion
 
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-_GARBLED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error)  # by a header
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Source:
     artifact: Artifact
     key: str
     remote: str = ""  # "org/name" while its weights are still to be fetched
+    fusion: Fusion | None = None  # what is still to be fused into it, which its key counts already
 
 
 def find_source(reference: str, base: Path, memory: Path | None) -> Source:
@@ -63,45 +65,12 @@ def check_safetensors(file: Path) -> int:
     Raises:
         ModelError: the header does not read, or the file is shorter than it says.
     """
-    tensors = read_header(file)
-    return sum(_count(t["shape"]) for t in tensors.values())
-
-
-def read_header(file: Path) -> dict[str, Any]:
-    """What the header of a safetensors file says of each tensor: dtype, shape, data_offsets.
-
-    Raises:
-        ModelError: the header does not read, or the file is shorter than it says.
-    """
-    try:
-        with file.open("rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
-            if length > file.stat().st_size:
-                raise ValueError("the header is longer than the file")
-            header = json.loads(stream.read(length))
-        tensors = {name: t for name, t in header.items() if name != "__metadata__"}
-        end = 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
-        if end != file.stat().st_size:
-            raise ValueError(f"{file.stat().st_size} bytes where the header says {end}")
-        for tensor in tensors.values():
-            _count(tensor["shape"])
-        return tensors
-    except _GARBLED as error:
-        raise ModelError(
-            f"truncated or broken safetensors: {error}", place=str(file), fix="fetch or save it again"
-        ) from error
+    return sum(one.count for one in read_header(file).tensors.values())
 
 
 def parameter_count(folder: Path) -> int:
     """Parameters in all safetensors directly in `folder`."""
     return sum(check_safetensors(f) for f in sorted(folder.glob("*.safetensors")))
-
-
-def _count(shape: list[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def _hub(reference: str) -> Source:

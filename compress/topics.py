@@ -5,11 +5,12 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator
 
+from compress.adapter_spec import AdapterSpec
 from compress.catalogue import Stage, find_metric, find_stage, metric_names, stage_names, tasks_for
 from compress.errors import UserError, near
 from compress.explaining import WIDTH, parameter_lines
 from compress.params import Params
-from compress.recipe import ROLE_KEY, STEP_KEYS, DataSpec, EvalSpec, Gate, Head
+from compress.recipe import ADAPTER_KEY, ROLE_KEY, STEP_KEYS, DataSpec, EvalSpec, Gate, Head
 
 GATES = """gates
 
@@ -38,12 +39,17 @@ tells every mistake with its line, `pare schema` gives the JSON Schema for an ed
     name: digits-${bits}
     vars: {steps: 8}                     # values for ${steps}; a value that is ${steps} alone keeps its type
     matrix: {bits: [int8, int4_weights]} # one recipe for each combination; the names get -bits-int8, -bits-int4_weights
+    adapter: ./lora                      # or {path: ./lora, scale: 0.8}, or a list of these
     stages:
       - accelerate.steps: {steps: "${steps}"}
       - build.openvino: {id: engine, precision: "${bits}"}
     evaluate:
       metrics: {kid: null, size: {}}     # over an inherited list: kid is taken away, size added
     gates: {kid: null}
+
+An adapter is a LoRA that peft, diffusers or kohya's trainers saved: a folder or its .safetensors file. It is fused before the first stage, so
+the baseline is the model with the adapter in it; what of it cannot be kept (DoRA, packed weights, new tokens) is refused by `pare check`.
+`pare run RECIPE --save FOLDER` without stages writes the fused model out, for the commands that take no recipe.
 
 `--set PATH=VALUE` changes a value from outside: `--set evaluate.samples=64`, `--set stages.0.steps=6` (a stage by its number from 0, then
 its parameter), `--set vars.steps=4`, `--set gates.kid=null`. In Python, `recipe.with_({"stages.0.steps": 6})` does the same. Relative
@@ -55,6 +61,7 @@ OWN = {
     "extends": "another recipe file, from this one's folder, that this one is laid over",
     "vars": "values for ${name}, anywhere below",
     "matrix": "lists of values for ${name}: one recipe for each combination",
+    "adapter": ADAPTER_KEY,
     "stages": "a list of `stage.name: {parameters}`, run in order; `pare list` names them, `pare explain STAGE` tells each",
     "gates": "what a metric must hold, by its name: `pare explain gates`",
 }
@@ -87,7 +94,7 @@ def _recipe() -> Iterator[str]:
     for key, text in OWN.items():
         yield from _described(key, text)
     yield from parameter_lines(Head)
-    for section, cls in (("data", DataSpec), ("evaluate", EvalSpec)):
+    for section, cls in (("adapter", AdapterSpec), ("data", DataSpec), ("evaluate", EvalSpec)):
         yield f"\n{section}"
         yield from parameter_lines(cls)
     yield "\nbeside the parameters of a stage"

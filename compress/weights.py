@@ -6,17 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
+from compress.describing import ADAPTERS, FUSE
 from compress.errors import ModelError, Problem
 from compress.pipelines import INDEX, LEFT_OUT, library_of
 
 # What the libraries call a component's weights: `NAME.safetensors`, or `NAME.safetensors.index.json` and the files that it names.
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-ADAPTERS = (
-    "adapter_model.safetensors",
-    "adapter_model.bin",
-    "pytorch_lora_weights.safetensors",
-    "pytorch_lora_weights.bin",
-)
 PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5")
 
 
@@ -27,11 +22,28 @@ def weight_problems(artifact: Artifact, place: str) -> Iterator[Problem]:
         if (artifact.path / file).is_file():
             said = f"{file} is an adapter beside the model, and pare works on the model alone"
             yield Problem(
-                place, said, "merge it into the model and save that (merge_and_unload, fuse_lora), or move it out"
+                place,
+                said,
+                f"move it into a folder of its own; to have it in the model, name that in a recipe's adapter: ({FUSE})",
             )
     for name, part in artifact.components.items():
         if part.format == "torch" and name not in LEFT_OUT:
             yield from _problems(artifact, name, place)
+
+
+def loaded_files(artifact: Artifact, name: str) -> tuple[Path, ...]:
+    """The files that a component's library reads its weights from: the plain one, or the shards that the index names.
+
+    Raises:
+        ModelError: the index does not read.
+    """
+    folder, stem = artifact.folder(name), STEMS.get(_library(artifact, name), "model")
+    index = folder / f"{stem}.safetensors.index.json"
+    if (folder / f"{stem}.safetensors").is_file() or not index.is_file():
+        return tuple(f for f in (folder / f"{stem}.safetensors",) if f.is_file())
+    named = read_json(index).get("weight_map")
+    shards = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
+    return tuple(folder / shard for shard in shards if (folder / shard).is_file())
 
 
 def _problems(artifact: Artifact, name: str, place: str) -> Iterator[Problem]:

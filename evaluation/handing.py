@@ -31,9 +31,8 @@ def hand_over(request: Request, call: Mapping[str, Any]) -> Handed | None:
     text = " ".join(items[0].text.split()[:WORDS]) if items else ""
     how = request.opening
     usage = Usage(folder, is_stock(artifact), how.trust_remote_code, call, text, how.device)
-    return Handed(
-        folder, find_task(artifact.task).usage(usage), IN_CACHE if request.stages and not request.kept else ""
-    )
+    cached = any(root.parent / "entries" in artifact.path.parents for root in request.evidence_dirs[:1])
+    return Handed(folder, find_task(artifact.task).usage(usage), IN_CACHE if cached and not request.kept else "")
 
 
 def is_stock(artifact: Artifact) -> bool:

@@ -13,14 +13,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import compress
+from compress.api import open_cache
+from compress.events import silent
 from compress.progress import Progress
+from compress.running import with_weights
 from evaluation.collect import collect
 from evaluation.compare import Request, viewpoints
 
 
 def ship(recipe: Path) -> Path:
     """Collect the baseline's evidence anew; returns the folder that holds it, and nothing else."""
-    plan = compress.plan(recipe)
+    plan = with_weights(compress.plan(recipe), open_cache(None), silent)
     baseline = replace(plan.source.artifact, digest=plan.source.key)
     folder = recipe.parent / "evidence"
     request = Request(

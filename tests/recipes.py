@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from compress.adapter_spec import AdapterSpec
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
 from compress.recipe import BaselineSpec, Bounds, DataSpec, EvalSpec
@@ -79,6 +80,11 @@ def named(name: str, cls: type[Params], **more: st.SearchStrategy[Any]) -> st.Se
     return st.one_of(st.just(name), st.just({name: None}), full, full, full)
 
 
+def adapters() -> st.SearchStrategy[Any]:
+    one = st.one_of(st.just("./lora"), parameters(AdapterSpec).filter(lambda spec: spec["path"]))
+    return st.one_of(st.none(), one, st.lists(one, max_size=2))
+
+
 def stages() -> st.SearchStrategy[list[Any]]:
     one = st.sampled_from(stage_names()).flatmap(
         lambda name: named(name, find_stage(name).params, **{"from": st.just("source")}, id=st.just("late"))
@@ -115,6 +121,7 @@ def recipes(draw: st.DrawFn) -> Tree:
     more = {
         "seed": st.integers(0, 2**32 - 1),
         "trust_remote_code": st.booleans(),
+        "adapter": adapters(),
         "data": parameters(DataSpec),
         "stages": st.one_of(st.none(), stages(), stages()),
     }

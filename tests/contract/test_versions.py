@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import compress
+from compress import fusing
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from evaluation import collect
 from evaluation.features import memory
@@ -78,11 +79,16 @@ def reach_of_features(sources: Sources = SOURCES) -> frozenset[str]:
     return sources.reached([n for n in sources.files if n.startswith(f"{package}.")], (), ALLOWED)
 
 
+def reach_of_adapters(sources: Sources = SOURCES) -> frozenset[str]:
+    """What decides a model with adapters in it."""
+    return sources.reached([fusing.__name__], (), ALLOWED)
+
+
 @cache
 def reaches() -> list[frozenset[str]]:
     """Of everything that has a version."""
     named = [*map(reach_of_stage, stage_names()), *map(reach_of_metric, metric_names())]
-    return [*named, reach_of_evidence(), reach_of_features()]
+    return [*named, reach_of_evidence(), reach_of_features(), reach_of_adapters()]
 
 
 Known = Mapping[str, Mapping[str, Any]]
@@ -106,6 +112,7 @@ def kept(sources: Sources = SOURCES) -> dict[str, dict[str, Any]]:
     return {
         "evidence": {"version": collect.FORMAT, "source": sources.fingerprint(reach_of_evidence(sources))},
         "features": {"version": memory.FORMAT, "source": sources.fingerprint(reach_of_features(sources))},
+        "adapters": {"version": fusing.VERSION, "source": sources.fingerprint(reach_of_adapters(sources))},
     }
 
 

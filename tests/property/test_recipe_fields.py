@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from compress.adapter_spec import AdapterSpec
 from compress.cache import Cache
 from compress.catalogue import find_metric, find_task, task_names
 from compress.errors import RecipeError
@@ -20,7 +21,7 @@ from compress.running import evidence_dirs
 from evaluation.compare import Request, viewpoints
 from evaluation.gates import allowed, problems
 from evaluation.scores import Estimate
-from tests.fakes import CUT, TUNE, knowing, language_model, needing, pipeline, recipe, step
+from tests.fakes import CUT, TUNE, knowing, language_model, needing, pipeline, recipe, step, write_headers
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,6 +70,19 @@ def changed_head(place: Path, field: str) -> Recipe:
 @pytest.mark.parametrize("field", sorted(set(Head.model_fields) - {"name"}))
 def test_the_head_of_a_recipe_changes_the_plan(place: Path, field: str) -> None:
     assert planned(changed_head(place, field), place) != planned(whole(place), place)
+
+
+@pytest.mark.parametrize("field", AdapterSpec.model_fields)
+def test_an_adapter_changes_the_plan(place: Path, field: str) -> None:
+    lora = write_headers(
+        place / "lora/adapter_model.safetensors", {"w.lora_A.weight": (1, 3), "w.lora_B.weight": (2, 1)}
+    )
+    spec = AdapterSpec(path=str(lora.parent))
+    other = spec.model_copy(update={field: {"path": str(place / "none"), "scale": 0.5}[field]})
+    before = replace(whole(place), model=str(language_model(place / "tuned")))
+    write_headers(place / "tuned/model.safetensors", {"w.weight": (2, 3)})
+    plans = [planned(replace(before, adapters=found), place) for found in ((), (spec,), (other,))]
+    assert all(plans.count(one) == 1 for one in plans)
 
 
 def test_the_name_is_that_of_the_run() -> None:
@@ -156,7 +170,7 @@ def test_no_bound_is_only_declared() -> None:
 def test_whatever_else_a_recipe_holds_is_read(tmp_path: Path) -> None:
     own = {field.name for field in fields(Recipe)} - set(Head.model_fields)
     told = {"source", "file", "overrides", "changes", "variant", "start"}
-    assert own == {"data", "stages", "evaluate", "gates", "place", "origin", *told}
+    assert own == {"adapters", "data", "stages", "evaluate", "gates", "place", "origin", *told}
     (tmp_path / "evidence").mkdir()
     (read,) = read_text("schema: 1\nname: a\nmodel: ./none\n", str(tmp_path / "r.yaml"))
     assert len(evidence_dirs(read, Cache(tmp_path / "cache"))) == 2  # by its file

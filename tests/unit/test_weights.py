@@ -10,12 +10,12 @@ import pytest
 
 import compress
 from compress.artifact import Artifact, read_json
-from compress.describing import describe
+from compress.describing import ADAPTERS, describe
 from compress.devices import AS_STORED
 from compress.errors import ModelError, PareError
 from compress.step_checks import source_problems
-from compress.weights import ADAPTERS, weight_problems
-from tests.fakes import PARTS, language_model, pipeline, write_safetensors
+from compress.weights import weight_problems
+from tests.fakes import PARTS, language_model, pipeline, write_headers, write_safetensors
 
 
 def told(folder: Path) -> list[str]:
@@ -123,7 +123,14 @@ def test_an_adapter_by_itself_is_named_with_the_model_it_is_for(tmp_path: Path) 
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base", "peft_type": "LORA"}')
     with pytest.raises(ModelError, match="an adapter for org/base, and no model by itself") as caught:
         describe(tmp_path)
-    assert "merge_and_unload" in caught.value.problems[0].fix
+    assert f"write model: BASE and adapter: {tmp_path.name}" in caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_adapter_of_diffusers_or_kohya_is_told_to_be_one(tmp_path: Path, whole: bool) -> None:
+    file = write_headers(tmp_path / "pytorch_lora_weights.safetensors", {"unet.to_q.lora_A.weight": (1, 3)})
+    with pytest.raises(ModelError, match="is an adapter"):
+        describe(tmp_path if whole else file)
 
 
 def test_a_single_file_is_told_how_to_become_a_folder(tmp_path: Path) -> None:
