@@ -123,7 +123,7 @@ class Reading:
             place={"": self.root.place, **dict(_places(self.root, ()))},
             source=text,
             file=file,
-            origin=Filled(_renamed(self.root, head.name + suffix), text, file),
+            origin=None if self.problems else Filled(_renamed(self.root, head.name + suffix), text, file),
         )
 
     def problem(self, place: str, message: str, fix: str = "") -> None:

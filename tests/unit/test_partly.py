@@ -70,6 +70,16 @@ def test_a_wrong_seed_forgets_nothing_else_of_the_head(tmp_path: Path) -> None:
     assert "seed" in found
 
 
+def test_a_recipe_without_a_name_is_looked_at_too(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("schema: 1\nmodel: ./nowhere\n")
+    with pytest.raises(RecipeError) as caught:
+        compress.check(tmp_path / "r.yaml", cache=tmp_path / "cache")
+    said = [problem.message for problem in caught.value.problems]
+    assert len(said) == 2
+    assert any("name" in message for message in said)
+    assert any("nowhere" in message for message in said)
+
+
 def test_a_model_whose_name_is_wrong_is_not_looked_for(tmp_path: Path) -> None:
     (found,) = told(tmp_path, model="model")
     assert "neither a zoo model" in found
