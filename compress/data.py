@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,7 +33,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Data:
-    """A source of items. `digest` covers their content and belongs into keys; `read(i)` is deterministic."""
+    """A source of items. `digest` covers their content and belongs into keys; `read(i)` is deterministic.
+
+    rows: what the digest is of, item by item: id, text, and the digest of a picture's file; none where items have no end.
+    place: where an item stands, for whoever looks for it.
+    left_out: which items of the source do not count, in words.
+    """
 
     source: str
     kind: Kind
@@ -41,6 +46,9 @@ class Data:
     count: int  # -1: as many as wanted, or as reading shows
     read: Callable[[int], Item]  # IndexError behind the last
     gives: frozenset[Observable] = frozenset()  # what of a metric's needs its items bring themselves
+    rows: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    place: Callable[[int], str] = field(default=str, repr=False, compare=False)
+    left_out: str = ""
 
     def first(self, n: int) -> tuple[Item, ...]:
         """The first `n` items, or all there are."""
@@ -87,14 +95,17 @@ def _image_folder(path: Path, source: str) -> Data:
     numbered = read_rows(metadata)
     for number, row in numbered:
         _be_captioned(row, path, f"{metadata}:{number}")
-    rows = [row for _, row in numbered]
-    digest = digest_json([[r["file_name"], r["text"], digest_file(path / r["file_name"])] for r in rows])
+    rows = tuple((r["file_name"], r["text"], digest_file(path / r["file_name"])) for _, r in numbered)
 
     def read(index: int) -> Item:
-        row = rows[index]
-        return Item(str(row["file_name"]), str(row["text"]), lambda: read_picture(path / str(row["file_name"])))
+        file, text, _ = rows[index]
+        return Item(file, text, lambda: read_picture(path / file))
 
-    return Data(source, "captioned_images", digest, len(rows), read, _given([str(row["text"]) for row in rows]))
+    def place(index: int) -> str:
+        return f"{metadata}:{numbered[index][0]}"
+
+    gives = _given([text for _, text, _ in rows])
+    return Data(source, "captioned_images", digest_json(rows), len(rows), read, gives, rows, place)
 
 
 def _given(captions: list[str]) -> frozenset[Observable]:
@@ -125,7 +136,9 @@ def _jsonl(path: Path, source: str) -> Data:
     for number, row in rows:
         if not isinstance(row.get("text"), str):
             raise DataError("needs a `text` string", place=f"{path}:{number}", fix='{"text": "…"}')
-    return _texts(source, [(str(row.get("id", index)), str(row["text"])) for index, (_, row) in enumerate(rows)])
+    ids = [index if row.get("id") is None else row["id"] for index, (_, row) in enumerate(rows)]
+    documents = [(str(id), str(row["text"])) for id, (_, row) in zip(ids, rows, strict=True)]
+    return _texts(source, documents, lambda index: f"{path}:{rows[index][0]}")
 
 
 def _text(path: Path, source: str) -> Data:
@@ -133,9 +146,11 @@ def _text(path: Path, source: str) -> Data:
     documents = [d.strip() for d in read_text(path).split("\n\n") if d.strip()]
     if not documents:
         raise DataError("holds no text", place=str(path), fix="documents are separated by blank lines")
-    return _texts(source, [(str(i), d) for i, d in enumerate(documents)])
+    return _texts(source, [(str(i), d) for i, d in enumerate(documents)], lambda index: f"{path}, document {index + 1}")
 
 
-def _texts(source: str, documents: list[tuple[str, str]]) -> Data:
+def _texts(source: str, documents: list[tuple[str, str]], place: Callable[[int], str]) -> Data:
     items = [Item(name, text) for name, text in documents]
-    return Data(source, "texts", digest_json(documents), len(items), items.__getitem__)
+    return Data(
+        source, "texts", digest_json(documents), len(items), items.__getitem__, rows=tuple(documents), place=place
+    )

@@ -42,6 +42,7 @@ class Viewpoint:
 
     batch: not in the key: noise belongs to (seed, prompt), never to the batch.
     evidence: the kinds to collect, each with the numbers that decide it beside all this.
+    left_out: which items of the data do not count, in words.
     """
 
     artifact: Artifact
@@ -52,6 +53,7 @@ class Viewpoint:
     seed: int
     batch: int
     evidence: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    left_out: str = ""
 
     def key(self, kind: str) -> str:
         how = (
