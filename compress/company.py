@@ -2,29 +2,38 @@
 
 Most models read each row of a batch apart from the others, and no token sees the padding behind its text: any rows go together.
 LongRoPE chooses its frequencies by the longest row of a call, and a model's own Python code may do anything: rows of one length.
-Where activations get one scale over a whole call, every row moves it: each item by itself.
+Where activations get one scale over a whole call, every row moves it: each item by itself. So do pipelines that bring their prompts
+to the length of the longest one (CogView 4, Qwen-Image).
 """
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
 from compress.catalogue import find_engine
-from compress.classes import has_class
+from compress.classes import has_class, source_of
+from compress.pipelines import INDEX
 from compress.remote_code import remote_class
 
 Company = Literal["any", "equal", "alone"]
 LONG_ROPE = {"longrope", "su"}  # as Phi-3's first configs named it
 ENGINE = "engine.json"
+LONGEST = re.compile(r"""padding=(True|["']longest["'])""")
 
 
 def company(artifact: Artifact) -> Company:
     """Whose rows may stand in one call: any, those of one length, or one alone."""
     if any(_scales_the_call(artifact, name) for name in artifact.working):
         return "alone"
-    return "equal" if artifact.writes_text and _looks_at_lengths(artifact) else "any"
+    if artifact.writes_text:
+        return "equal" if _looks_at_lengths(artifact) else "any"
+    index = artifact.path / INDEX
+    return "alone" if index.is_file() and _pads_to_longest(str(read_json(index).get("_class_name"))) else "any"
 
 
 def apart(kept: Company, lengths: Sequence[int]) -> list[list[int]]:
@@ -60,6 +69,24 @@ def _looks_at_lengths(artifact: Artifact) -> bool:
         if {str(found.get("rope_type")), str(found.get("type"))} & LONG_ROPE or "long_factor" in found:
             return True
     return part.format == "torch" and bool(remote_class(config)) and not has_class(part.kind)
+
+
+@cache
+def _pads_to_longest(pipeline: str) -> bool:
+    """Whether a class of diffusers' pipelines tokenizes prompts to no fixed length, told from its source."""
+    text = source_of(pipeline, "pipelines")
+    if LONGEST.search(text) is None:  # reading the tree takes longer
+        return False
+    made = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Assign))
+    calls = [
+        call for node in made if not _looked_at(node) for call in ast.walk(node.value) if isinstance(call, ast.Call)
+    ]
+    return any(LONGEST.fullmatch(ast.unparse(keyword)) for call in calls for keyword in call.keywords)
+
+
+def _looked_at(node: ast.Assign) -> bool:
+    """Whether tokens are only compared with those that a prompt is cut to."""
+    return ast.unparse(node.targets[0]).startswith("untruncated")
 
 
 def _objects(node: object) -> Iterator[Mapping[str, Any]]:

@@ -129,6 +129,25 @@ def test_an_engine_that_scales_a_whole_call_reads_each_text_by_itself(
     assert company(Artifact(tmp_path, "text_generation", {LANGUAGE_MODEL: part})) == kept
 
 
+@pytest.mark.parametrize(
+    ("pipeline", "kept"),
+    [
+        ("StableDiffusionPipeline", "any"),  # which looks at untruncated tokens, to say what it cuts
+        ("FluxPipeline", "any"),
+        ("PixArtSigmaPipeline", "any"),
+        ("CogView4Pipeline", "alone"),
+        ("QwenImagePipeline", "alone"),
+        ("UnknownPipeline", "any"),
+    ],
+)
+def test_a_pipeline_that_pads_to_the_longest_prompt_paints_each_by_itself(
+    tmp_path: Path, pipeline: str, kept: Company
+) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    made = Artifact(tmp_path, "text_to_image", {"transformer": Component("torch", "transformer", "Any")})
+    assert company(made) == kept
+
+
 def test_only_what_was_read_together_is_looked_at_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = model(tmp_path, {"rope_scaling": {"rope_type": "longrope"}}, "Phi3ForCausalLM")
     view = Viewpoint(

@@ -108,7 +108,11 @@ def rows(comparison: Comparison) -> dict[str, Any]:
 
 
 def test_what_does_not_count_is_a_warning_told_once(writers: Stand, tmp_path: Path) -> None:
-    items = (Item("a", TEXTS[0]), Item("b", ""), Item("c", TEXTS[1]))  # what a file may hold before its units are asked for
+    items = (
+        Item("a", TEXTS[0]),
+        Item("b", ""),
+        Item("c", TEXTS[1]),
+    )  # what a file may hold before its units are asked for
     some = replace(writers.items, digest="some", count=3, read=items.__getitem__, left_out="3 of 9 items count")
     heard: list[Event] = []
     found = compare(writers.request(tmp_path, {"perplexity": {}, "kl": {}}, data=some), heard.append)
