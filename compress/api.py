@@ -181,7 +181,9 @@ def report(places: Sequence[str | Path], *, emit: Emit = silent) -> list[Compari
     return evaluating.tabulate([Path(place) for place in places], emit)
 
 
-def reference(source: str, features: str, out: str | Path, *, resize: str = "pil", count: int = 0) -> int:
+def reference(
+    source: str, features: str, out: str | Path, *, resize: str = "pil", count: int = 0, emit: Emit = silent
+) -> int:
     """Write mean and covariance of real pictures' features as the usual `.npz` (mu, sigma), for `fid`'s `reference`.
 
     Args:
@@ -195,7 +197,7 @@ def reference(source: str, features: str, out: str | Path, *, resize: str = "pil
     """
     from evaluation.features.pictures import export_reference
 
-    return export_reference(source, features, resize, Path(out), count)
+    return export_reference(source, features, resize, Path(out), count, emit)
 
 
 def apply(

@@ -203,7 +203,8 @@ def reference(
     """Keep the statistics of real pictures' features, for `fid: {reference: FILE}`."""
     from compress import api
 
-    count = api.reference(source, features, out, resize=resize, count=samples)
+    with _listening(as_json=False) as emit:
+        count = api.reference(source, features, out, resize=resize, count=samples, emit=emit)
     print(f"{out}: mu and sigma of {count} pictures, {features} features")
 
 

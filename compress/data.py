@@ -33,7 +33,12 @@ class Item:
 
 @dataclass(frozen=True)
 class Data:
-    """A source of items. `digest` covers their content and belongs into keys; `read(i)` is deterministic."""
+    """A source of items. `digest` covers their content and belongs into keys; `read(i)` is deterministic.
+
+    rows: what the digest is of, item by item: id, text, and the digest of a picture's file; none where items have no end.
+    place: where an item stands, for whoever looks for it.
+    left_out: which items of the source do not count, in words.
+    """
 
     source: str
     kind: Kind
@@ -42,6 +47,9 @@ class Data:
     read: Callable[[int], Item]  # IndexError behind the last
     gives: frozenset[Observable] = frozenset()  # what of a metric's needs its items bring themselves
     lacks: Mapping[Observable, str] = field(default_factory=dict)  # and why not, of what they might have brought
+    rows: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    place: Callable[[int], str] = field(default=str, repr=False, compare=False)
+    left_out: str = ""
 
     def first(self, n: int) -> tuple[Item, ...]:
         """The first `n` items, or all there are."""
@@ -88,17 +96,19 @@ def _image_folder(path: Path, source: str) -> Data:
     numbered = read_rows(metadata)
     for number, row in numbered:
         _be_captioned(row, path, f"{metadata}:{number}")
-    rows = [row for _, row in numbered]
-    digest = digest_json([[r["file_name"], r["text"], digest_file(path / r["file_name"])] for r in rows])
+    rows = tuple((r["file_name"], r["text"], digest_file(path / r["file_name"])) for _, r in numbered)
 
     def read(index: int) -> Item:
-        row = rows[index]
-        return Item(str(row["file_name"]), str(row["text"]), lambda: read_picture(path / str(row["file_name"])))
+        file, text, _ = rows[index]
+        return Item(file, text, lambda: read_picture(path / file))
 
-    blank = next((number for number, row in numbered if not row["text"].strip()), None)
-    lacks: dict[Observable, str] = {} if blank is None else {"captions": f"the text of {metadata}:{blank} is empty"}
-    gives = _given([row["text"] for row in rows]) if blank is None else frozenset()
-    return Data(source, "captioned_images", digest, len(rows), read, gives, lacks)
+    def place(index: int) -> str:
+        return f"{metadata}:{numbered[index][0]}"
+
+    blank = next((index for index, (_, text, _) in enumerate(rows) if not text.strip()), None)
+    lacks: dict[Observable, str] = {} if blank is None else {"captions": f"the text of {place(blank)} is empty"}
+    gives = _given([text for _, text, _ in rows]) if blank is None else frozenset()
+    return Data(source, "captioned_images", digest_json(rows), len(rows), read, gives, lacks, rows, place)
 
 
 def _given(captions: list[str]) -> frozenset[Observable]:
@@ -129,7 +139,9 @@ def _jsonl(path: Path, source: str) -> Data:
     for number, row in rows:
         if not isinstance(row.get("text"), str):
             raise DataError("needs a `text` string", place=f"{path}:{number}", fix='{"text": "…"}')
-    return _texts(source, [(str(row.get("id", index)), str(row["text"])) for index, (_, row) in enumerate(rows)])
+    ids = [index if row.get("id") is None else row["id"] for index, (_, row) in enumerate(rows)]
+    documents = [(str(id), str(row["text"])) for id, (_, row) in zip(ids, rows, strict=True)]
+    return _texts(source, documents, lambda index: f"{path}:{rows[index][0]}")
 
 
 def _text(path: Path, source: str) -> Data:
@@ -137,9 +149,11 @@ def _text(path: Path, source: str) -> Data:
     documents = [d.strip() for d in read_text(path).split("\n\n") if d.strip()]
     if not documents:
         raise DataError("holds no text", place=str(path), fix="documents are separated by blank lines")
-    return _texts(source, [(str(i), d) for i, d in enumerate(documents)])
+    return _texts(source, [(str(i), d) for i, d in enumerate(documents)], lambda index: f"{path}, document {index + 1}")
 
 
-def _texts(source: str, documents: list[tuple[str, str]]) -> Data:
+def _texts(source: str, documents: list[tuple[str, str]], place: Callable[[int], str]) -> Data:
     items = [Item(name, text) for name, text in documents]
-    return Data(source, "texts", digest_json(documents), len(items), items.__getitem__)
+    return Data(
+        source, "texts", digest_json(documents), len(items), items.__getitem__, rows=tuple(documents), place=place
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact
 from compress.cache import Cache
 from compress.catalogue import find_metric, find_task, task_names
-from compress.data import Data, open_data
+from compress.data import Data
 from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, ModelError, Problem, UserError
 from compress.events import Emit, Event
@@ -21,6 +21,7 @@ from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
 from compress.step_checks import misfit, source_problems
+from compress.units import distinct, open_units
 
 if TYPE_CHECKING:
     from evaluation.compare import Request
@@ -54,7 +55,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 
     opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
     sides = _sides(candidate, baseline, store)
-    data = open_data(wanted.data, Path()) if wanted.data else None
+    data = open_units(wanted.data, Path()) if wanted.data else None
     metrics = _check(wanted, sides, data)
     if shut := _shut(sides, wanted.spec, opening):
         raise ManyProblems(shut)
@@ -138,7 +139,7 @@ def _own_captions(sides: Sequence[Artifact]) -> Data | None:
     from evaluation.painted import captions_of
 
     folders = [side.path for side in sides if not side.components]
-    return captions_of(folders[0]) if len(folders) == 1 else None
+    return distinct(captions_of(folders[0])) if len(folders) == 1 else None
 
 
 def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict[str, dict[str, Any]]:

@@ -32,6 +32,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
         "disk_bytes": found.disk_bytes,
         "memory_bytes": found.memory_bytes,
         "seconds": found.seconds,
+        "left_out": {role: data.left_out for role, data in found.data.items() if data.left_out},
     }
 
 
@@ -62,4 +63,5 @@ def plan_text(found: Plan) -> str:
         f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"
     )
     lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}")
+    lines += [f"     {data.left_out}" for data in found.data.values() if data.left_out]
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from compress.params import Params
 from compress.recipe import Recipe, StepSpec
 from compress.sources import Source, find_folder, find_source
 from compress.step_checks import configs_read, evaluation_problems, input_problems, source_problems, step_problems
+from compress.units import open_units, overlap
 
 T = TypeVar("T")
 SOURCE = "source"
@@ -147,23 +148,14 @@ def _open_all(recipe: Recipe, problems: list[Problem]) -> dict[str, Data]:
         named = getattr(recipe.data, role)
         place = recipe.place.get(f"data.{role}", recipe.place.get("data", ""))
         base = recipe.folder(f"data.{role}")
-        if named and (found := _collect(problems, place, partial(open_data, named, base))):
+        opener = open_units if role == "evaluate" else open_data
+        if named and (found := _collect(problems, place, partial(opener, named, base))):
             opened[role] = found
     for role in ("train", "calibration"):
-        if role in opened and "evaluate" in opened and (shared := _overlap(opened[role], opened["evaluate"])):
-            place = recipe.place.get(f"data.{role}", "")
-            problems.append(Problem(place, f"data.{role} shares {shared} with data.evaluate", "give separate splits"))
+        both = role in opened and "evaluate" in opened
+        if both and (said := overlap(role, opened[role], opened["evaluate"])):
+            problems.append(Problem(recipe.place.get(f"data.{role}", ""), said, "give separate splits"))
     return opened
-
-
-def _overlap(one: Data, other: Data) -> str:
-    if one.digest == other.digest:
-        return "every item"
-    if one.count < 0 or other.count < 0 or one.kind != other.kind or "zoo://" in one.source + other.source:
-        return ""  # zoo splits are disjoint by construction, and tested to be
-    texts = {other.read(i).text for i in range(other.count)}
-    shared = sum(one.read(i).text in texts for i in range(one.count))
-    return f"{shared} item{'s' * (shared > 1)}" if shared and one.kind == "texts" else ""
 
 
 @dataclass

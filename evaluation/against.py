@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,7 +100,7 @@ def _differences(
         was = before[row.metric].protocol
         odd = sorted(k for k in {*was, *row.protocol} if was.get(k) != row.protocol.get(k))
         if odd:
-            said = ", ".join(f"{k} {was.get(k, 'none')} and {row.protocol.get(k, 'none')}" for k in odd)
+            said = ", ".join(f"{k} {_told(was.get(k, 'none'))} and {_told(row.protocol.get(k, 'none'))}" for k in odd)
             found.append(
                 Problem(
                     "", f"{row.metric} was measured by different protocols: {said}", "run both with the same settings"
@@ -117,7 +118,9 @@ def _short(side: Side) -> str:
 
 
 def _told(fact: object) -> str:
-    return " ".join(map(str, fact)) if isinstance(fact, (list, tuple)) else str(fact)
+    """A fact as a reader sees it: a digest by its beginning."""
+    text = " ".join(map(str, fact)) if isinstance(fact, (list, tuple)) else str(fact)
+    return f"{text[:12]}…" if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def _candidates(old: Run, new: Run, name: str) -> tuple[Sample, Sample]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from compress import deps
 from compress.artifact import Artifact
 from compress.catalogue import find_engine, find_task
+from compress.company import company
 from compress.data import Item
 from compress.devices import Opening
 from compress.errors import DataError, StageFailed
@@ -41,6 +42,7 @@ class Viewpoint:
 
     batch: not in the key: noise belongs to (seed, prompt), never to the batch.
     evidence: the kinds to collect, each with the numbers that decide it beside all this.
+    left_out: which items of the data do not count, in words.
     """
 
     artifact: Artifact
@@ -51,6 +53,7 @@ class Viewpoint:
     seed: int
     batch: int
     evidence: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    left_out: str = ""
 
     def key(self, kind: str) -> str:
         how = (
@@ -64,7 +67,10 @@ class Viewpoint:
             self._libraries,
         )
         device = [self.opening.counted] if self.opening.counted else []
-        return digest_json([FORMAT, kind, *how, *self.evidence.get(kind, ()), *device])
+        # What was read together before is no score of such a model's items.
+        kept = company(self.artifact) if kind != CONTINUATIONS else "any"
+        apart = [] if kept == "any" else [kept]
+        return digest_json([FORMAT, kind, *how, *self.evidence.get(kind, ()), *device, *apart])
 
     @property
     def _libraries(self) -> dict[str, str]:
@@ -185,10 +191,11 @@ def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
     from compress.opening import open_images
 
     task = open_images(view.artifact, view.opening)
-    starts = range(0, len(view.items), view.batch)
+    batch = 1 if company(view.artifact) == "alone" else view.batch
+    starts = range(0, len(view.items), batch)
     latents: list[NDArray[np.float32]] = []
     for start in track(starts, emit, f"painting with the {side}", len(starts)):
-        items = view.items[start : start + view.batch]
+        items = view.items[start : start + batch]
         painted, decoded = task.pictures(items, view.seed, **view.call)
         latents += [] if decoded is None else list(decoded)
         for offset, picture in enumerate(painted):

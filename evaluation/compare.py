@@ -21,8 +21,8 @@ from evaluation.advice import advised
 from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.gates import judge
-from evaluation.painted import captions_of
-from evaluation.scores import Comparison, Estimate, Metric, P, Row, Sample, Side
+from evaluation.painted import captions_of_both
+from evaluation.scores import Comparison, Estimate, Metric, P, Row, Sample, Side, shared
 from evaluation.showing import completions, grid, worst
 from evaluation.theory import bytes_read
 from evaluation.timing import Interleaved, time_views
@@ -65,6 +65,8 @@ def compare(request: Request, emit: Emit) -> Comparison:
     emit = _noting(emit, warnings)
     views = viewpoints(request)
     _check_items(views)
+    if views[0].left_out:
+        emit(Event("warning", "data", views[0].left_out))
     sides, timed = _observe(views, request, emit)
     rows, measured = _rows(sides, request, timed, emit)
     chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
@@ -117,9 +119,17 @@ def _noting(emit: Emit, warnings: list[str]) -> Emit:
 def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
     """Both sides see the same items and noise. The baseline is called as the recipe says, else as its own artifact does."""
     asked = find_task(request.baseline.task).asked(request.spec.baseline)
-    base = _viewpoint(request, request.baseline, {**request.baseline.settings.call, **asked})
+    data, own = _looked_at(request)
+    base = _viewpoint(request, request.baseline, {**request.baseline.settings.call, **asked}, data)
     base = replace(base, opening=request.opening.of(request.spec.baseline.dtype))
-    return base, beside(base, request, request.candidate)
+    return base, beside(base, replace(request, data=own), request.candidate)
+
+
+def _looked_at(request: Request) -> tuple[Data | None, Data | None]:
+    """The data that each side is looked at on: the request's, or of two folders of pictures what each is of."""
+    if request.data or request.baseline.components or request.candidate.components:
+        return request.data, request.data
+    return captions_of_both(request.baseline.path, request.candidate.path)
 
 
 def beside(base: Viewpoint, request: Request, artifact: Artifact) -> Viewpoint:
@@ -133,7 +143,7 @@ def beside(base: Viewpoint, request: Request, artifact: Artifact) -> Viewpoint:
     own = {n: v for n, v in meant.items() if n in told or n not in original or original[n] != v}
     shared = {n: value for n, value in base.call.items() if n in find_task(artifact.task).called.values()}
     torch_only = all(c.format == "torch" for c in artifact.components.values())
-    view = _viewpoint(request, artifact, {**meant, **shared, **own})
+    view = _viewpoint(request, artifact, {**meant, **shared, **own}, request.data)
     return replace(view, opening=base.opening if torch_only else base.opening.of(None))
 
 
@@ -146,12 +156,11 @@ def _told(artifact: Artifact, after: int) -> set[str]:
     return {called[word] for made in setting for word in made.params if word in called}
 
 
-def _viewpoint(request: Request, artifact: Artifact, call: Mapping[str, Any]) -> Viewpoint:
-    spec = request.spec
-    data = request.data or (None if artifact.components else captions_of(artifact.path))
+def _viewpoint(request: Request, artifact: Artifact, call: Mapping[str, Any], data: Data | None) -> Viewpoint:
+    spec, left_out = request.spec, data.left_out if data else ""
     items, digest = (data.first(spec.samples), data.digest) if data else ((), "")
     evidence = find_task(artifact.task).evidence(spec)
-    return Viewpoint(artifact, request.opening, call, items, digest, spec.seed, spec.batch, evidence)
+    return Viewpoint(artifact, request.opening, call, items, digest, spec.seed, spec.batch, evidence, left_out)
 
 
 def _observe(
@@ -185,12 +194,15 @@ def _rows(
     sides: tuple[Evidence, Evidence], request: Request, timed: Interleaved | None, emit: Emit
 ) -> tuple[tuple[Row, ...], dict[str, tuple[Sample, Sample]]]:
     """The rows, and the samples of both sides that each rests on."""
-    rows, measured = [], {}
+    rows, measured, told = [], {}, set[str]()
     held = request.data.count if request.data else len(sides[0].items)
     for name in track(tuple(request.spec.metrics), emit, "scoring", len(request.spec.metrics)):
         metric = find_metric(name)
         values = metric.params(**request.spec.metrics[name])
-        found = metric.measure(sides[0], values), metric.measure(sides[1], values)
+        found = shared(metric.measure(sides[0], values), metric.measure(sides[1], values))
+        for left_out in {s.left_out for s in found if s.left_out} - told:
+            emit(Event("warning", name, left_out))
+            told.add(left_out)
         noise = _noise(metric, sides[0], found[0], timed, values) if timed and metric.timed else None
         row = row_of(metric, found, sides[0].protocol, request.gates.get(name), noise)
         rows.append(advised(row, metric, request, len(sides[0].items), held))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from compress.errors import UserError
 from evaluation.scores import Sample
-from evaluation.two_sets import Features, Floats, Linear, paired, real
+from evaluation.two_sets import Features, Floats, Linear, different, paired, real
 
 ROWS = 1024  # of a chunk: enough to keep the processor busy, and 16 MB of 2048 features
 FEWEST = 4  # units that an interval can be told from
@@ -186,17 +186,19 @@ def sizes(n: int, d: int) -> tuple[int, ...]:
 
 
 def refuse_few(sample: Sample, title: str, needed: int) -> None:
-    """Rule out a covariance of too few pictures, which is singular and its distance a number of nothing.
+    """Rule out a covariance of too few pictures, which is singular and its distance a number of nothing. Copies are no more of them.
 
     Raises:
         UserError: fewer than `needed` were painted, or no more real pictures than features are there.
     """
-    n, d = sample.values.shape
-    least = n if sample.reference is None else len(sample.reference)
+    n, d = different(sample.values), sample.values.shape[1]
+    least = n if sample.reference is None else different(sample.reference)
     if n < needed or least <= d:
         what, count, wanted = ("", n, needed) if n < needed else ("real ", least, d + 1)
+        held = sample.values if n < needed or sample.reference is None else sample.reference
+        copies = f" different ones among {len(held):,}" if count < len(held) else ""
         raise UserError(
-            f"{title} with {d} features needs {wanted:,} {what}pictures, and there are {count:,}",
+            f"{title} with {d} features needs {wanted:,} {what}pictures, and there are {count:,}{copies}",
             fix=f"use kid, which is unbiased, {wanted:,} or more {what}samples, or allow_few: true",
         )
 
@@ -204,7 +206,7 @@ def refuse_few(sample: Sample, title: str, needed: int) -> None:
 def said(sample: Sample, *more: str) -> str:
     """A number's note: of how many pictures it is, and whether it may be held against others."""
     n, d = sample.values.shape
-    least = n if sample.reference is None else min(n, len(sample.reference))
+    least = min(different(rows) for rows in (sample.values, sample.reference) if rows is not None)
     how = f"n = {n}" if least > d else f"not comparable: {least} pictures, {d} features"
     return ", ".join(filter(None, (how, *more)))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from compress.errors import UserError
 from evaluation.scores import Estimate, Sample
 from evaluation.statistics import Z
-from evaluation.two_sets import Features, Floats, Linear, paired, real
+from evaluation.two_sets import Features, Floats, Linear, different, paired, real
 
 ROWS = 512  # of a block of distances
 SPLITS = 16  # into two halves, for the interval
@@ -48,10 +48,12 @@ def refuse_few(sample: Sample, title: str) -> None:
     Raises:
         UserError: there are not.
     """
-    k, least = _neighbours(sample), min(len(sample.values), len(real(sample)))
+    k, sets = _neighbours(sample), (sample.values, real(sample))
+    least = min(map(different, sets))
     if least <= k:
+        copies = " that differ" if least < min(map(len, sets)) else ""
         raise UserError(
-            f"{title} looks at {k} neighbours of each picture, and there are {least} pictures",
+            f"{title} looks at {k} neighbours of each picture, and there are {least} pictures{copies}",
             fix=f"give more than {k} samples, or a smaller k",
         )
 

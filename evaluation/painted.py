@@ -10,6 +10,7 @@ from compress.artifact import Artifact
 from compress.data import Data, Item, open_data
 from compress.errors import DataError, UserError
 from compress.hashing import digest_file, digest_json, list_files
+from compress.units import ID, TEXT, distinct
 
 # Of pictures, wherever a folder of them is given.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -61,7 +62,25 @@ def captions_of(folder: Path) -> Data:
         found = open_data(str(folder), Path())
         return replace(found, read=lambda index: replace(found.read(index), picture=None))
     names = [_name(f, folder) for f in files_of(folder)]
-    return Data(str(folder), "captioned_images", digest_json(names), len(names), lambda i: Item(names[i], ""))
+    rows = tuple((name, "", digest_file(folder / name)) for name in names)
+    return Data(
+        str(folder), "captioned_images", digest_json(names), len(names), lambda i: Item(names[i], ""), rows=rows
+    )
+
+
+def captions_of_both(one: Path, other: Path) -> tuple[Data, Data]:
+    """As `captions_of`, of two folders that are held against each other. Where all their items are the same, those that neither
+    folder tells apart count once.
+
+    Raises:
+        DataError: a name stands for two items.
+    """
+    found = captions_of(one), captions_of(other)
+    ids = [[row[ID] for row in data.rows] for data in found]
+    if ids[0] != ids[1]:
+        return found
+    seen = [row + beside[TEXT:] for row, beside in zip(found[0].rows, found[1].rows, strict=True)]
+    return distinct(replace(found[0], rows=tuple(seen))), distinct(replace(found[1], rows=tuple(seen)))
 
 
 def pictures_for(folder: Path, items: Sequence[Item]) -> tuple[Path, ...]:

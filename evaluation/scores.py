@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -32,6 +32,7 @@ class Sample:
     reference: what `values` is held against, for metrics that compare distributions ([m, d], the real pictures' features).
     moments: their mean [d] and covariance [d, d] alone, where no more of the reference is known.
     note: what a reader must know of this side, such as why it has no number.
+    left_out: which of the items, or of the reference, do not count, in words.
     """
 
     unit_ids: tuple[str, ...]
@@ -40,6 +41,21 @@ class Sample:
     moments: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
     protocol: Mapping[str, str | int | float] = field(default_factory=dict)
     note: str = ""
+    left_out: str = ""
+
+
+def shared(one: Sample, other: Sample) -> tuple[Sample, Sample]:
+    """Both sides on the units that each of them scored: what one side alone could read is no pair."""
+    if one.unit_ids == other.unit_ids:
+        return one, other
+    scored = frozenset(other.unit_ids)
+    units = tuple(name for name in one.unit_ids if name in scored)
+    return _on(one, units), _on(other, units)
+
+
+def _on(sample: Sample, units: tuple[str, ...]) -> Sample:
+    rows = {name: row for row, name in enumerate(sample.unit_ids)}
+    return replace(sample, unit_ids=units, values=sample.values[[rows[name] for name in units]])
 
 
 @dataclass(frozen=True)

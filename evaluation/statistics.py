@@ -13,6 +13,7 @@ from evaluation.scores import Estimate, Sample, Statistic
 
 Z, Z80 = 1.959964, 0.841621  # the 97.5% and the 80% point of the normal distribution
 ROUNDS = 4000
+NOTHING = "no item was scored"
 Floats = NDArray[np.float64]
 
 
@@ -26,11 +27,16 @@ def bootstrap(statistic: Callable[[NDArray[np.int64]], Floats], n: int, value: f
         statistic: indices [rounds, n] to values [rounds]; both arms of a pair take the same units.
     """
     if n < 2:
-        return Estimate(value, math.nan, math.nan, n, "one unit has no interval")
+        return too_few(value, n)
     draws = np.random.default_rng(seed).integers(n, size=(ROUNDS, n))
     tail = _tail(n)
     low, high = np.quantile(statistic(draws), (tail, 1 - tail))
     return Estimate(value, float(low), float(high), n)
+
+
+def too_few(value: float, n: int) -> Estimate:
+    """One unit's value, or that of none: no gate is decided by it."""
+    return Estimate(value if n else math.nan, math.nan, math.nan, n, "one unit has no interval" if n else NOTHING)
 
 
 def _tail(n: int) -> float:
@@ -42,6 +48,8 @@ def _tail(n: int) -> float:
 
 def mean(values: Floats) -> Estimate:
     """Mean of units and its interval."""
+    if len(values) < 2:
+        return too_few(float(values.sum()), len(values))
     return bootstrap(lambda draw: values[draw].mean(axis=1), len(values), float(values.mean()))
 
 
@@ -58,6 +66,8 @@ def share_difference(candidate: Floats, baseline: Floats) -> Estimate:
     Resampling pairs that all agree would claim certainty at any n.
     """
     pairs = candidate - baseline
+    if len(pairs) < 2:
+        return too_few(float(pairs.sum()), len(pairs))
     gain, loss = float(np.maximum(pairs, 0).mean()), float(np.maximum(-pairs, 0).mean())
     (least_gain, most_gain), (least_loss, most_loss) = _wilson(gain, len(pairs)), _wilson(loss, len(pairs))
     # What one pair gains no pair loses: the shares' errors have a correlation of −r, their difference's parts of +r.
@@ -101,6 +111,8 @@ def median_ratio(baseline: Floats, candidate: Floats) -> Estimate:
     from scipy.special import bdtr
 
     ratios, n = np.sort(baseline / candidate), len(baseline)
+    if n < 2:
+        return too_few(float(ratios.sum()), n)
     outside = max(0, sum(bool(bdtr(k, n, 0.5) <= 0.025) for k in range(n // 2)) - 1)  # ratios left out on each side
     middle = float(
         np.exp(np.median(np.log(ratios)))

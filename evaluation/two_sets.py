@@ -18,6 +18,7 @@ from evaluation.places import of_features, of_real_pictures
 from evaluation.scores import Estimate, Sample
 from evaluation.statistics import Z
 
+ROUNDING = 1e-5  # of a picture's features, as a share of their length: beyond it two pictures are not copies
 Floats = NDArray[np.float64]
 Features = NDArray[Any]  # [n, d], float32 or float64; may be a map of a file
 
@@ -114,6 +115,18 @@ def observe_pictures(evidence: Evidence, params: AgainstReal, title: str, **prot
             fix="give a folder of pictures as the reference, or use fid",
         )
     return observe(evidence, params, **protocol)
+
+
+def different(rows: Features) -> int:
+    """How many of the pictures are not copies of each other, told from their features [n, d].
+
+    Copies lie side by side when all are sorted along some direction. What separates their features is rounding, which differs
+    with a picture's place in its batch.
+    """
+    along = rows @ np.random.default_rng(0).standard_normal(rows.shape[1]).astype(rows.dtype)
+    order, rounding = np.argsort(along), ROUNDING * float(np.sqrt(np.einsum("ij,ij->i", rows, rows).mean()))
+    near = np.flatnonzero(np.diff(along[order]) <= rounding * np.sqrt(rows.shape[1]))
+    return len(rows) - sum(bool(np.linalg.norm(rows[order[i]] - rows[order[i + 1]]) <= rounding) for i in near)
 
 
 def real(sample: Sample) -> Features:

@@ -17,7 +17,7 @@ from compress.recipe import EvalSpec, Gate
 from evaluation import statistics
 from evaluation.collect import CONTINUATIONS, Viewpoint, collect
 from evaluation.evidence import Evidence, Timings
-from evaluation.scores import Contribution, Estimate, Sample, Step
+from evaluation.scores import Contribution, Estimate, Sample, Step, shared
 from evaluation.timing import time_views
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _sample(name: str, evidence: Evidence, spec: EvalSpec) -> Sample:
 
 def _contrast(name: str, one: Sample, other: Sample, spec: EvalSpec) -> Estimate:
     metric = find_metric(name)
-    found: Estimate = metric.contrast(one, other)
+    found: Estimate = metric.contrast(*shared(one, other))
     return found
 
 

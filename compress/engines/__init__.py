@@ -42,6 +42,7 @@ class Engine:
     files: patterns of what it writes beside `engine.json` and the component's config: graphs, weights, compiled code.
     devices: the kinds of device that it runs on.
     precisions: what it computes in, each with the largest difference to torch that is accepted.
+    over_call: those in which activations get one scale over a whole call, so that each row of a batch moves the others.
     weights: the files in a component's folder that running it reads.
     refuse: why it cannot take a component, told from JSON and file names alone, or "".
     """
@@ -52,6 +53,7 @@ class Engine:
     files: tuple[str, ...]
     devices: frozenset[Kind]
     precisions: Mapping[str, float] = field(default_factory=dict)
+    over_call: frozenset[str] = frozenset()
     weights: Callable[[Path], tuple[Path, ...]] | None = None
     refuse: Callable[[Artifact, str], str] = field(default=lambda artifact, component: "")
 

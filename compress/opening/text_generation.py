@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers.generation.streamers import BaseStreamer
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.company import apart, company
 from compress.data import Item
 from compress.devices import AS_STORED, Opening
 from compress.errors import ModelError
@@ -43,6 +44,7 @@ class TextGeneration:
         self.artifact = artifact
         self.opening = opening
         self.device = device_of(opening)
+        self.company = company(artifact)
         self.model: Any = engine.load_language_model(artifact.folder(LANGUAGE_MODEL), component.kind, opening)
         self.tokenizer: Any = _tokenizer(artifact, opening)
 
@@ -170,8 +172,21 @@ class TextGeneration:
     def logits(self, documents: Sequence[Sequence[int]]) -> torch.Tensor:
         """What the model says behind each token of a batch: [documents, longest, vocabulary], of the model's own dtype.
 
-        Rows behind a document's end mean nothing.
+        Rows behind a document's end mean nothing. What a document's rows say never depends on the others: those that may not
+        share a call are read apart.
         """
+        lengths = [len(document) for document in documents]
+        calls = [rows for rows in apart(self.company, lengths) if max(lengths[row] for row in rows)]
+        if not calls or len(calls[0]) == len(documents):
+            return self._read(documents)
+        found = [self._read([documents[row] for row in rows]) for rows in calls]
+        together = found[0].new_zeros(len(documents), max(lengths), found[0].shape[-1])
+        for rows, said in zip(calls, found, strict=True):
+            together[rows, : said.shape[1]] = said
+        return together
+
+    def _read(self, documents: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The `logits` of one call."""
         longest = max(map(len, documents))
         # Padding stands behind the text, where a causal model cannot see it.
         tokens = torch.tensor([[*d, *[0] * (longest - len(d))] for d in documents], device=self.device)

@@ -68,7 +68,16 @@ def _docstrings(source: str, split: str) -> Data:
         digest = digest_json([code, docstrings.corpus_versions(), [[d.text for d in some] for some in held_out]])
         return Data(source, "texts", digest, -1, lambda i: _item(docstrings.train_documents()[i]))
     items = [_item(d) for d in docstrings.held_out(split)]
-    return Data(source, "texts", digest_json([[i.id, i.text] for i in items]), len(items), items.__getitem__)
+    rows = tuple((i.id, i.text) for i in items)
+    return Data(
+        source,
+        "texts",
+        digest_json(rows),
+        len(items),
+        items.__getitem__,
+        rows=rows,
+        place=lambda index: f"{source}, {items[index].id}",
+    )
 
 
 def _item(document: Document) -> Item:

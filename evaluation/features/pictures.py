@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from compress.data import open_data
 from compress.errors import DataError, UserError
+from compress.events import Emit, Event, silent
 from compress.hashing import digest_file, digest_json
 from compress.pictures import READER, read_picture
+from compress.units import PICTURE, firsts
 from evaluation.evidence import Evidence
 from evaluation.features.extractor import Extractor
 from evaluation.features.memory import Features, remembered
@@ -45,10 +47,10 @@ def against_real(evidence: Evidence, features: str, resize: str = "pil", referen
         return Sample(evidence.unit_ids, values, found, protocol=protocol | {"reference": whose})
     path = Path(reference).expanduser()
     if path.is_dir():
-        files, digest = _folder(path)
+        files, digest, left_out = _folder(path)
         found = _of_folder(files, digest, extractor, evidence.memory)
         said = {"reference": f"{len(files)} pictures {digest[:12]}"}
-        return Sample(evidence.unit_ids, values, found, protocol=protocol | said)
+        return Sample(evidence.unit_ids, values, found, protocol=protocol | said, left_out=left_out)
     moments = read_statistics(path, values.shape[1])
     said = {"reference": f"statistics {digest_file(path)[:12]}"}
     return Sample(evidence.unit_ids, values, moments=moments, protocol=protocol | said)
@@ -66,8 +68,8 @@ def protocol_of(extractor: Extractor) -> dict[str, str | int | float]:
     return {"features": extractor.name, "weights": extractor.digest, "resize": extractor.resize}
 
 
-def export_reference(source: str, features: str, resize: str, out: Path, count: int = 0) -> int:
-    """Write mu and sigma of the features of real pictures as `.npz`, and say of how many.
+def export_reference(source: str, features: str, resize: str, out: Path, count: int = 0, emit: Emit = silent) -> int:
+    """Write mu and sigma of the features of real pictures as `.npz`, and say of how many. Copies count once.
 
     Args:
         source: a folder of pictures, or data that `compress.data.open_data` knows, such as zoo://digits/test.
@@ -78,7 +80,9 @@ def export_reference(source: str, features: str, resize: str, out: Path, count: 
     """
     extractor = open_features(features, resize)
     folder = Path(source).expanduser()
-    reads = [partial(read_picture, f) for f in _folder(folder)[0]] if folder.is_dir() else _of_data(source, count)
+    reads, left_out = _reads_of(folder) if folder.is_dir() else _of_data(source, count)
+    if left_out:
+        emit(Event("warning", "reference", left_out))
     reads = reads[: count or len(reads)]
     if len(reads) < 2:
         raise DataError(f"{len(reads)} pictures have no covariance", place=source, fix="give more")
@@ -102,15 +106,24 @@ def _of_folder(files: Sequence[Path], digest: str, extractor: Extractor, memory:
     return remembered(memory, extractor, digest_json([READER, digest]), len(files), lambda: _extract(extractor, reads))
 
 
-def _folder(path: Path) -> tuple[list[Path], str]:
-    """The pictures below a folder in sorted order, and the digest of their contents in that order."""
+def _folder(path: Path) -> tuple[list[Path], str, str]:
+    """The pictures below a folder in sorted order, the digest of their contents in that order, and in words which copies of
+    others are not among them."""
     files = list(files_of(path))
     if not files:
         raise DataError("holds no pictures", place=str(path), fix=f"files ending in {', '.join(SUFFIXES)}")
-    return files, digest_json([digest_file(f) for f in files])
+    digests = [digest_file(f) for f in files]
+    kept = firsts(digests)
+    said = f"{len(kept)} of {len(files)} pictures in {path} count: the others are copies"
+    return [files[i] for i in kept], digest_json([digests[i] for i in kept]), said if len(kept) < len(files) else ""
 
 
-def _of_data(source: str, count: int) -> list[Read]:
+def _reads_of(folder: Path) -> tuple[list[Read], str]:
+    files, _, left_out = _folder(folder)
+    return [partial(read_picture, file) for file in files], left_out
+
+
+def _of_data(source: str, count: int) -> tuple[list[Read], str]:
     data = open_data(source, Path())
     if data.count < 0 and not count:
         raise UserError("gives as many pictures as one wants", place=source, fix="say how many")
@@ -118,7 +131,9 @@ def _of_data(source: str, count: int) -> list[Read]:
     reads = [item.picture for item in items if item.picture]
     if len(reads) < len(items):
         raise DataError("has items without a picture", place=source, fix="give data of pictures, or a folder of them")
-    return reads
+    kept = firsts(row[PICTURE] for row in data.rows[: len(items)]) if data.rows else range(len(items))
+    said = f"{len(kept)} of {len(items)} pictures in {source} count: the others are copies"
+    return [reads[i] for i in kept], said if len(kept) < len(items) else ""
 
 
 def _extract(extractor: Extractor, reads: Sequence[Read]) -> Features:

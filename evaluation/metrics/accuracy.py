@@ -16,6 +16,7 @@ from compress.deps import version
 from compress.errors import UserError
 from compress.hashing import digest_json
 from compress.params import Params
+from compress.units import firsts
 from evaluation import statistics
 from evaluation.evidence import Evidence
 from evaluation.scores import Sample, metric
@@ -57,17 +58,22 @@ def measure(evidence: Evidence, params: Accuracy) -> Sample:
         "few_shot": params.few_shot,
         "harness": version("lm-eval"),
     }
-    return Sample(tuple(marks), np.array(list(marks.values())), protocol=protocol, note=_each(found))
+    asked_once, held = len(marks), sum(len({row["doc_id"] for row in rows}) for rows in found.values())
+    left_out = f"{asked_once} of {held} documents count: the others are copies" if asked_once < held else ""
+    return Sample(tuple(marks), np.array(list(marks.values())), protocol=protocol, note=_each(found), left_out=left_out)
 
 
 def _marks(task: str, rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """0 or 1 of each document, by its number: the task's first filter's, where it has several.
+    """0 or 1 of each document, by its number: the task's first filter's, where it has several. Of equal documents the first
+    counts.
 
     Raises:
         UserError: the task gives no such mark.
     """
     name = next((name for name in PRIMARY if name in rows[0]), "")
-    marks = {row["doc_id"]: float(row[name]) for row in rows if row["filter"] == rows[0]["filter"]} if name else {}
+    said = [row for row in rows if row["filter"] == rows[0]["filter"]]
+    once = [said[i] for i in firsts(row["doc_hash"] for row in said)]
+    marks = {row["doc_id"]: float(row[name]) for row in once} if name else {}
     if not marks or set(marks.values()) - {0.0, 1.0}:
         raise UserError(
             f"the task {task} marks no document right or wrong",

@@ -17,6 +17,7 @@ from compress.errors import StageFailed
 from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
+from evaluation.metrics.perplexity import scored
 from evaluation.scores import Estimate, Sample, Statistic, metric
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def _rate(sample: Sample, draw: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def score(sample: Sample) -> Estimate:
     count = len(sample.values)
+    if not count:
+        return statistics.too_few(0.0, 0)
     value = float(_rate(sample, np.arange(count)[None])[0])
     return statistics.bootstrap(lambda draw: _rate(sample, draw), count, value)
 
@@ -45,6 +48,8 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
         return _rate(candidate, draw) - _rate(baseline, draw)
 
     count = len(candidate.values)
+    if not count:
+        return statistics.too_few(0.0, 0)
     return statistics.bootstrap(difference, count, float(difference(np.arange(count)[None])[0]))
 
 
@@ -63,7 +68,7 @@ def measure(evidence: Evidence, params: Kl) -> Sample:
     protocol = {"softmax": "float32", "direction": "original to candidate"}
     if evidence.original is None:
         nothing = [(0.0, len(tokens)) for tokens in evidence.token_logprobs]
-        return Sample(evidence.unit_ids, np.array(nothing, dtype=np.float64), protocol=protocol)
+        return scored(Sample(evidence.unit_ids, np.array(nothing, dtype=np.float64).reshape(-1, 2), protocol=protocol))
     from compress.opening import open_language
 
     original, candidate = (open_language(side.artifact, side.opening) for side in (evidence.original, evidence))
@@ -75,7 +80,7 @@ def measure(evidence: Evidence, params: Kl) -> Sample:
                 place=item.id,
                 fix="look at the last stage, or drop kl",
             )
-    return Sample(evidence.unit_ids, rows, protocol=protocol)
+    return scored(Sample(evidence.unit_ids, rows, protocol=protocol))
 
 
 def divergences(original: LanguageModel, candidate: LanguageModel, texts: Sequence[str]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ Softmax in float32. Interval and comparison resample whole documents, the same o
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class Perplexity(Params):
 
 def score(sample: Sample) -> Estimate:
     nats, tokens, bytes_ = sample.values.T
+    if not len(nats):
+        return statistics.too_few(0.0, 0)
     found = statistics.ratio_of_sums(nats, tokens, np.exp)
     note = f"{nats.sum() / LN2 / bytes_.sum():.3f} bits per byte, {int(tokens.sum())} tokens"
     return Estimate(found.value, found.low, found.high, found.n, note)
@@ -31,6 +34,8 @@ def score(sample: Sample) -> Estimate:
 def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     nats, tokens, _ = candidate.values.T
     base_nats, base_tokens, _ = baseline.values.T
+    if not len(nats):
+        return statistics.too_few(0.0, 0)
     value = float(np.exp(nats.sum() / tokens.sum()) - np.exp(base_nats.sum() / base_tokens.sum()))
     return statistics.bootstrap(
         lambda draw: (
@@ -55,4 +60,15 @@ def measure(evidence: Evidence, params: Perplexity) -> Sample:
         (-tokens.sum(), len(tokens), size)
         for tokens, size in zip(evidence.token_logprobs, evidence.bytes_read, strict=True)
     ]
-    return Sample(evidence.unit_ids, np.array(rows, dtype=np.float64), protocol={"softmax": "float32"})
+    values = np.array(rows, dtype=np.float64).reshape(-1, 3)
+    return scored(Sample(evidence.unit_ids, values, protocol={"softmax": "float32"}))
+
+
+def scored(sample: Sample) -> Sample:
+    """The documents of which a token was scored; `values` [n, 2 or more] tells how many in its second column."""
+    kept = np.flatnonzero(sample.values[:, 1])
+    if len(kept) == len(sample.values):
+        return sample
+    units, said = tuple(sample.unit_ids[row] for row in kept), f"{len(kept)} of {len(sample.values)} documents count"
+    said += ": of the others no token is scored"
+    return replace(sample, unit_ids=units, values=sample.values[kept], left_out=said)

@@ -33,16 +33,16 @@ class TokenAgreement(Params):
 def measure(evidence: Evidence, params: TokenAgreement) -> Sample:
     from evaluation.showing import parting
 
-    count = len(evidence.continuations)
-    ids = evidence.unit_ids[:count]
-    if not count:
+    original = evidence.original or evidence
+    both = zip(original.continuations, evidence.continuations, strict=True)
+    said = zip(evidence.unit_ids, both, strict=False)
+    # An empty prompt is not continued, and two that wrote nothing do not agree on anything.
+    found = {unit: (one.tokens, other.tokens) for unit, (one, other) in said if one.tokens or other.tokens}
+    ids, pairs = tuple(found), list(found.values())
+    if not found:
         raise UserError("no prompt was continued", fix="set evaluate: {continuations: 32}, or drop token_agreement")
     if evidence.original is None:
-        return Sample(ids, np.ones(count), protocol={"new_tokens": evidence.written})
-    pairs = [
-        (one.tokens, other.tokens)
-        for one, other in zip(evidence.original.continuations, evidence.continuations, strict=True)
-    ]
+        return Sample(ids, np.ones(len(ids)), protocol={"new_tokens": evidence.written})
     longest = np.array([max(len(one), len(other)) for one, other in pairs])
     parted = np.array([parting(one, other) for one, other in pairs])
     shares = np.where(parted < 0, 1.0, parted / np.maximum(longest, 1))

@@ -29,10 +29,15 @@ class TokensWritten(Params):
     unit="tokens",
 )
 def measure(evidence: Evidence, params: TokensWritten) -> Sample:
-    counts = np.array([len(one.tokens) for one in evidence.continuations], dtype=np.float64)
+    # The end counts as one, so that only an empty prompt, which is not continued, has none.
+    written = [
+        (unit, len(c.tokens)) for unit, c in zip(evidence.unit_ids, evidence.continuations, strict=False) if c.tokens
+    ]
+    counts = np.array([count for _, count in written], dtype=np.float64)
     if not len(counts):
         raise UserError("no prompt was continued", fix="set evaluate: {continuations: 32}, or drop tokens_written")
     cut = int((counts >= evidence.written).sum()) if evidence.written else 0
     # Where both sides run into the limit, they are equal because of it.
     note = f"{cut} of {len(counts)} stopped by the limit of {evidence.written}" if cut else ""
-    return Sample(evidence.unit_ids[: len(counts)], counts, protocol={"new_tokens": evidence.written}, note=note)
+    ids = tuple(unit for unit, _ in written)
+    return Sample(ids, counts, protocol={"new_tokens": evidence.written}, note=note)

@@ -114,6 +114,16 @@ def test_accuracy_is_a_mark_for_each_document(model: Path, tasks: Path) -> None:
     assert accuracy.measure.contrast(found, found).note == "McNemar p = 1 (0 won, 0 lost)"
 
 
+def test_a_document_that_stands_there_twice_counts_once(model: Path, tasks: Path) -> None:
+    once = measured(model, tasks / "letters.yaml")
+    rows = [*QUESTIONS[:2], QUESTIONS[0], *QUESTIONS[2:], QUESTIONS[7]]
+    (tasks / "docs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = measured(model, tasks / "letters.yaml")
+    assert found.values.tolist() == once.values.tolist()
+    assert found.unit_ids == tuple(f"letters/{i}" for i in (0, 1, 3, 4, 5, 6, 7, 8))
+    assert (once.left_out, found.left_out) == ("", "8 of 10 documents count: the others are copies")
+
+
 def test_the_marks_follow_the_likeliest_answer_of_a_plain_loop(model: Path, tasks: Path) -> None:
     task: Any = open_task(describe(model))
     expected = []

@@ -221,7 +221,10 @@ def test_a_language_engine_in_fewer_bits_is_smaller_and_close(
     assert count_narrow(onnx_ir.load(few.path / GRAPH)) > 5
     before, after = (np.concatenate(open_task(a).token_logprobs(TEXTS, 2)) for a in (source, few))
     assert 0 < np.abs(before - after).mean() < off
-    assert len(open_task(few).generate(PROMPTS[:1], 4)[0]) == 4
+    task: Any = open_task(few)
+    for text, found in zip(TEXTS, task.token_logprobs(TEXTS, len(TEXTS)), strict=True):
+        np.testing.assert_allclose(found, task.token_logprobs([text], 1)[0], atol=1e-4)  # whatever is read beside it
+    assert len(task.generate(PROMPTS[:1], 4)[0]) == 4
     assert float(notes[0].facts["relative"]) < notes[0].facts["tolerance"]
 
 

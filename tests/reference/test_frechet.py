@@ -327,6 +327,16 @@ def test_too_few_real_pictures_are_refused_too() -> None:
     frechet.refuse_few(replace(apart(mixed(50, 8), mixed(9, 8)), protocol={}), "FID", 9)
 
 
+def test_copies_make_no_more_pictures_of_few() -> None:
+    few, enough = np.tile(mixed(8, 8), (6, 1)), mixed(50, 8)
+    with pytest.raises(UserError, match="needs 9 pictures, and there are 8 different ones among 48"):
+        frechet.refuse_few(apart(few, enough), "FID", 9)
+    with pytest.raises(UserError, match="needs 9 real pictures, and there are 8 different ones among 48"):
+        frechet.refuse_few(apart(enough, few), "FID", 9)
+    assert frechet.said(apart(enough, few)) == "not comparable: 8 pictures, 8 features"
+    assert frechet.said(apart(enough, enough)) == "n = 50"
+
+
 # ---------------------------------------------------------------- memory
 
 MEASURE = """

@@ -167,6 +167,12 @@ def test_higher_is_better_and_k_travels_with_the_sample(metric: Any, monkeypatch
         metric.measure.measure(None, metric.measure.params(reference="real.npz"))
 
 
+def test_copies_are_no_neighbours_enough() -> None:
+    few = np.tile(RNG.normal(size=(3, 4)), (5, 1))
+    with pytest.raises(UserError, match="and there are 3 pictures that differ"):
+        neighbours.refuse_few(sample(few, RNG.normal(size=(30, 4))), "precision")
+
+
 def test_real_pictures_of_other_items_have_no_mark_for_each_item() -> None:
     """So that the report does not name prompts by them."""
     x, y = RNG.normal(size=(20, 3)), RNG.normal(size=(20, 3))

@@ -40,11 +40,11 @@ def test_agreement_is_the_share_before_the_first_token_that_differs() -> None:
     original = wrote([1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2], [9, 9, 9, 9, 9], [])
     candidate = wrote([1, 2, 3, 4], [1, 2, 0, 4], [0, 2, 3, 4], [1, 2, 3, 4], [9, 9, 9, 9], [], original=original)
     found = token_agreement.measure.measure(candidate, AGREEMENT)
-    assert found.values.tolist() == [1, 2 / 4, 0, 2 / 4, 4 / 5, 1]
-    assert found.unit_ids == ("d0", "d1", "d2", "d3", "d4", "d5")
+    assert found.values.tolist() == [1, 2 / 4, 0, 2 / 4, 4 / 5]
+    assert found.unit_ids == ("d0", "d1", "d2", "d3", "d4")  # nobody wrote anything behind the last one's empty prompt
     estimate = token_agreement.measure.score(found)
-    assert estimate.value == pytest.approx(3.8 / 6)
-    assert estimate.note == "median first divergent token 2 of 5; 2 of 6 agree to the end"
+    assert estimate.value == pytest.approx(2.8 / 5)
+    assert estimate.note == "median first divergent token 2 of 5; 1 of 5 agree to the end"
 
 
 def test_identical_sides_agree_wholly_and_say_so() -> None:
@@ -67,9 +67,10 @@ def test_a_later_first_difference_is_never_worse() -> None:
 
 def test_the_number_of_tokens_counts_each_sides_own() -> None:
     found = tokens_written.measure.measure(wrote([1] * 6, [1] * 3, [], [1] * 6), WRITTEN)
-    assert found.values.tolist() == [6, 3, 0, 6]
-    assert tokens_written.measure.score(found).value == 3.75
-    assert tokens_written.measure.score(found).note == "2 of 4 stopped by the limit of 6"
+    assert found.values.tolist() == [6, 3, 6]
+    assert found.unit_ids == ("d0", "d1", "d3")
+    assert tokens_written.measure.score(found).value == 5
+    assert tokens_written.measure.score(found).note == "2 of 3 stopped by the limit of 6"
     assert tokens_written.measure.measure(wrote([1] * 5), WRITTEN).note == ""
     assert not tokens_written.measure.own
 

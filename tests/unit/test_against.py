@@ -225,6 +225,12 @@ def test_other_protocols_baselines_and_tasks_are_all_told_at_once(old: Run) -> N
     assert all(problem.fix for problem in caught.value.problems)
 
 
+def test_other_data_are_told_by_the_beginning_of_their_digests(old: Run) -> None:
+    one, other = (with_protocol(old, "perplexity", data=letter * 64) for letter in "ab")
+    with pytest.raises(NotComparable, match=r"protocols: data aaaaaaaaaaaa… and bbbbbbbbbbbb…"):
+        against(one, other, False, "10%")
+
+
 def test_no_metric_in_common_is_no_comparison(old: Run) -> None:
     with pytest.raises(NotComparable, match="no metric in common"):
         against(old, changed(old, rows=()), False, "10%")

@@ -170,6 +170,22 @@ def test_both_sides_start_from_the_same_noise(
     assert torch.equal(torch.cat(seen[:-1]), seen[-1])
 
 
+def test_items_that_move_each_other_are_painted_one_at_a_time(
+    pictures: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    paint = TextToImage.paint_items
+
+    def painting(self: Any, items: Any, seed: int, **call: Any) -> Any:
+        sizes.append(len(items))
+        return paint(self, items, seed, **call)
+
+    monkeypatch.setattr(TextToImage, "paint_items", painting)
+    monkeypatch.setattr("evaluation.collect.company", lambda artifact: "alone")
+    collect(replace(pictures, items=ITEMS[:3]), (tmp_path,), "baseline", silent)
+    assert sizes == [1, 1, 1]
+
+
 def test_scores_are_stored_in_the_order_of_the_data_though_read_by_length(texts: Viewpoint, tmp_path: Path) -> None:
     found = collect(texts, (tmp_path,), "baseline", silent).token_logprobs
     assert [len(f) for f in found] == [len(t) for t in TEXTS]  # a token a byte

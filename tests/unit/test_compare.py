@@ -107,6 +107,24 @@ def rows(comparison: Comparison) -> dict[str, Any]:
     return {row.metric: row for row in comparison.rows}
 
 
+def test_what_does_not_count_is_a_warning_told_once(writers: Stand, tmp_path: Path) -> None:
+    items = (
+        Item("a", TEXTS[0]),
+        Item("b", ""),
+        Item("c", TEXTS[1]),
+    )  # what a file may hold before its units are asked for
+    some = replace(writers.items, digest="some", count=3, read=items.__getitem__, left_out="3 of 9 items count")
+    heard: list[Event] = []
+    found = compare(writers.request(tmp_path, {"perplexity": {}, "kl": {}}, data=some), heard.append)
+    assert found.warnings == (
+        "data: 3 of 9 items count",
+        "perplexity: 2 of 3 documents count: of the others no token is scored",
+    )
+    assert {row.contrast.n for row in found.rows} == {2}
+    assert [f"{e.what}: {e.message}" for e in heard if e.kind == "warning"] == list(found.warnings)
+    assert {name: value.baseline.n for name, value in rows(found).items()} == {"perplexity": 2, "kl": 2}
+
+
 # ---------------------------------------------------------------- viewpoints
 
 

@@ -21,6 +21,7 @@ from compress.cache import Cache
 from compress.data import Item
 from compress.describing import describe
 from compress.errors import DataError, ModelError, UserError
+from compress.events import Event
 from compress.zoo import zoo_model
 from evaluation.evidence import Evidence
 from evaluation.features import memory, opening, statistics
@@ -243,6 +244,22 @@ def test_statistics_go_out_and_come_back(counting: Counting, artifact: Artifact,
     assert covariance == pytest.approx(np.cov(red(REAL).astype(float), rowvar=False))
     assert str(found.protocol["reference"]).startswith("statistics ")
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["stats.npz"]
+
+
+def test_copies_in_a_reference_count_once_and_are_told(counting: Counting, artifact: Artifact, tmp_path: Path) -> None:
+    folder, plain = (
+        image_folder(tmp_path / "real", np.concatenate([REAL[:4], REAL[:3]])),
+        image_folder(tmp_path / "plain", REAL[:4]),
+    )
+    evidence = side(artifact, None, real=False)
+    found, expected = (against_real(evidence, "any", "pil", str(place)) for place in (folder, plain))
+    assert found.reference is not None
+    assert np.array_equal(found.reference, red(REAL[:4]))
+    assert found.protocol == expected.protocol
+    assert (found.left_out, expected.left_out) == (f"4 of 7 pictures in {folder} count: the others are copies", "")
+    heard: list[Event] = []
+    assert export_reference(str(folder), "any", "pil", tmp_path / "stats.npz", emit=heard.append) == 4
+    assert [(event.kind, event.message) for event in heard] == [("warning", found.left_out)]
 
 
 def test_statistics_of_data_by_name(counting: Counting, tmp_path: Path) -> None:

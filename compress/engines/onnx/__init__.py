@@ -13,4 +13,5 @@ ENGINE = Engine(
     files=(GRAPH, WEIGHTS),
     devices=frozenset({"cpu"}),
     precisions=tolerances("float32", "int8", "int8_dynamic", "int8_weights", "int4_weights"),
+    over_call=frozenset({"int8_dynamic"}),
 )

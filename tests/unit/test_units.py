@@ -1,0 +1,232 @@
+"""What of a source counts: each item once, none without a text, no item in two splits; all of it known when planning."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compress.cache import Cache
+from compress.data import open_data
+from compress.errors import DataError, RecipeError, UserError
+from compress.evaluating import Wanted, prepare
+from compress.hashing import digest_file, digest_json
+from compress.plan_view import plan_dict, plan_text
+from compress.planning import make_plan
+from compress.units import open_units
+from evaluation.compare import viewpoints
+from evaluation.painted import describe_painted
+from tests.fakes import knowing, language_model, pipeline, recipe
+
+
+def lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+def texts(path: Path, *found: str) -> str:
+    return lines(path, [{"text": text} for text in found])
+
+
+def pictures(folder: Path, *found: tuple[int, str]) -> str:
+    """A folder of plain pictures of these shades, with these captions."""
+    folder.mkdir()
+    for index, (shade, _) in enumerate(found):
+        Image.fromarray(np.full((4, 5, 3), shade, dtype=np.uint8)).save(folder / f"{index}.png")
+    lines(
+        folder / "metadata.jsonl", [{"file_name": f"{i}.png", "text": caption} for i, (_, caption) in enumerate(found)]
+    )
+    return str(folder)
+
+
+# Each item once
+
+
+def test_copies_and_empty_texts_are_left_out_and_told(tmp_path: Path) -> None:
+    source = texts(tmp_path / "a.jsonl", "one", "", "two", "one", "", "one")
+    found = open_units(source, tmp_path)
+    assert [(i.id, i.text) for i in found.first(9)] == [("0", "one"), ("2", "two")]
+    assert found.count == 2
+    assert found.left_out == f"2 of 6 items of {source} count: 2 are copies of others and 2 hold no text"
+    assert [i.text for i in found.first(2)] == ["one", "two"]  # what does not count takes no one's place
+    assert open_data(source, tmp_path).count == 6  # what is learnt from stays as it was given
+
+
+def test_a_picture_with_the_same_caption_counts_once_and_with_another_twice(tmp_path: Path) -> None:
+    source = pictures(tmp_path / "set", (1, "a"), (1, "a"), (2, "a"), (1, "b"), (3, ""), (4, ""))
+    found = open_units(source, tmp_path)
+    assert [(i.id, i.text) for i in found.first(9)] == [
+        ("0.png", "a"),
+        ("2.png", "a"),
+        ("3.png", "b"),
+        ("4.png", ""),
+        ("5.png", ""),
+    ]
+    assert found.left_out == f"5 of 6 items of {source} count: 1 is a copy of others"
+    shown = found.first(9)[1].picture
+    assert shown is not None
+    assert shown().max() == 2
+
+
+def test_without_copies_nothing_changes(tmp_path: Path) -> None:
+    for source in (texts(tmp_path / "a.jsonl", "one", "two"), pictures(tmp_path / "set", (1, "a"), (2, "a"))):
+        plain, units = open_data(source, tmp_path), open_units(source, tmp_path)
+        assert (units.digest, units.count, units.left_out) == (plain.digest, 2, "")
+    assert (
+        open_units("zoo://docstrings/test", tmp_path).left_out
+        == open_units("zoo://digits/test", tmp_path).left_out
+        == ""
+    )
+    # As digests were before anybody asked for units.
+    assert open_data(str(tmp_path / "a.jsonl"), tmp_path).digest == digest_json([["0", "one"], ["1", "two"]])
+    rows = [[f"{i}.png", "a", digest_file(tmp_path / "set" / f"{i}.png")] for i in (0, 1)]
+    assert open_data(str(tmp_path / "set"), tmp_path).digest == digest_json(rows)
+
+
+def test_the_digest_is_of_what_counts(tmp_path: Path) -> None:
+    rows = [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]
+    plain = open_units(lines(tmp_path / "plain.jsonl", rows), tmp_path)
+    copied = open_units(lines(tmp_path / "copied.jsonl", [rows[0], {"id": "e", "text": ""}, *rows, rows[1]]), tmp_path)
+    assert copied.digest == plain.digest
+
+
+def test_texts_of_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nothing but empty texts"):
+        open_units(texts(tmp_path / "a.jsonl", "", ""), tmp_path)
+
+
+def test_an_id_of_two_items_is_refused_with_both_places(tmp_path: Path) -> None:
+    rows = [{"id": 7, "text": "one"}, {"text": "two"}, {"id": "7", "text": "three"}]
+    source = lines(tmp_path / "a.jsonl", rows)
+    with pytest.raises(DataError, match=rf"the id '7' of another item, at {source}:1") as caught:
+        open_units(source, tmp_path)
+    assert caught.value.problems[0].place == f"{source}:3"
+    assert open_data(source, tmp_path).count == 3  # where nobody is scored, no one goes by a name
+    folder = Path(pictures(tmp_path / "set", (1, "a")))
+    lines(folder / "metadata.jsonl", [{"file_name": "0.png", "text": text} for text in ("a", "b")])
+    with pytest.raises(DataError, match=r"id '0\.png'") as caught:
+        open_units(str(folder), tmp_path)
+    assert caught.value.problems[0].fix == "give each picture one row"
+
+
+def test_rows_whose_id_is_null_have_none(tmp_path: Path) -> None:
+    source = lines(tmp_path / "a.jsonl", [{"id": None, "text": text} for text in ("one", "two")])
+    assert [i.id for i in open_units(source, tmp_path).first(9)] == ["0", "1"]
+
+
+# Known when planning
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    store = Cache(tmp_path / "cache")
+    store.prepare()
+    return store
+
+
+def test_a_plan_tells_what_does_not_count(tmp_path: Path, cache: Cache) -> None:
+    source = texts(tmp_path / "a.jsonl", "one", "one", "two")
+    with knowing():
+        found = make_plan(recipe(language_model(tmp_path / "llama"), data={"evaluate": source}), cache)
+    said = f"2 of 3 items of {source} count: 1 is a copy of others"
+    assert plan_text(found).splitlines()[-1].strip() == said
+    assert plan_dict(found)["left_out"] == {"evaluate": said}
+
+
+def test_a_plan_and_an_eval_refuse_alike(tmp_path: Path, cache: Cache) -> None:
+    source = lines(tmp_path / "a.jsonl", [{"id": "x", "text": "one"}, {"id": "x", "text": "two"}])
+    model = str(language_model(tmp_path / "llama"))
+    with knowing(), pytest.raises(RecipeError) as planned:
+        make_plan(recipe(model, data={"evaluate": source}), cache)
+    with pytest.raises(UserError) as asked:
+        prepare(model, model, Wanted({"size": {}}, data=source), cache, tmp_path / "out")
+    (one,), (other,) = planned.value.problems, asked.value.problems
+    assert other.message in one.message
+    assert one.fix == other.fix
+
+
+def shared(tmp_path: Path, cache: Cache, model: Path, mine: str, evaluated: str) -> str:
+    try:
+        with knowing():
+            make_plan(recipe(model, data={"calibration": mine, "evaluate": evaluated}), cache)
+    except RecipeError as error:
+        return "; ".join(p.message.replace(str(tmp_path) + "/", "") for p in error.problems)
+    return ""
+
+
+def test_texts_in_two_splits_are_told_with_the_first(tmp_path: Path, cache: Cache) -> None:
+    model = language_model(tmp_path / "llama")
+    evaluated = texts(tmp_path / "e.jsonl", "", "z", "b", "b", "c")
+    mine = texts(tmp_path / "m.jsonl", "", "x", "c", "b", "b")
+    assert shared(tmp_path, cache, model, mine, evaluated) == (
+        "data.calibration shares 2 items with data.evaluate: the first stands at m.jsonl:3 and at e.jsonl:5"
+    )
+    assert shared(tmp_path, cache, model, texts(tmp_path / "o.jsonl", "", "x"), evaluated) == ""
+    zoo = open_data("zoo://docstrings/test", tmp_path).first(2)[1]
+    copied = texts(tmp_path / "z.jsonl", "x", zoo.text)
+    assert f"z.jsonl:2 and at zoo://docstrings/test, {zoo.id}" in shared(
+        tmp_path, cache, model, copied, "zoo://docstrings/test"
+    )
+
+
+def test_a_picture_in_two_splits_is_told_whatever_it_is_called_and_said_to_show(tmp_path: Path, cache: Cache) -> None:
+    model = pipeline(tmp_path / "painter", unet=(100,))
+    evaluated = pictures(tmp_path / "e", (1, "a"), (2, "b"))
+    mine = pictures(tmp_path / "m", (3, "a"), (4, "b"), (2, "a shade"))
+    assert shared(tmp_path, cache, model, mine, evaluated) == (
+        "data.calibration shares 1 item with data.evaluate: the first stands at m/metadata.jsonl:3 and at e/metadata.jsonl:2"
+    )
+    assert shared(tmp_path, cache, model, pictures(tmp_path / "o", (3, "a")), evaluated) == ""
+
+
+def test_large_splits_are_compared_with_one_look_at_each_item(tmp_path: Path) -> None:
+    """Of 30,000 texts each: whoever compared them pair by pair would still be at it."""
+    for name, start in (("m", 0), ("e", 29_999)):
+        texts(tmp_path / f"{name}.jsonl", *(f"text {i}" for i in range(start, start + 30_000)))
+    from compress.units import overlap
+
+    found = overlap("train", *(open_units(str(tmp_path / f"{name}.jsonl"), tmp_path) for name in "me"))
+    assert found.startswith("data.train shares 1 item with data.evaluate")
+
+
+# Folders of pictures
+
+
+def seen(tmp_path: Path, one: str, other: str, samples: int = 64) -> tuple[tuple[str, ...], str]:
+    wanted = Wanted({"psnr": {}})
+    request = prepare(one, other, wanted, Cache(tmp_path / "cache"), tmp_path / "out")
+    views = viewpoints(request)
+    assert [[item.id for item in view.items] for view in views] == [[item.id for item in views[0].items]] * 2
+    return tuple(item.id for item in views[0].items), views[0].left_out
+
+
+def test_pictures_that_neither_folder_tells_apart_count_once(tmp_path: Path) -> None:
+    one = pictures(tmp_path / "one", (1, "a"), (1, "a"), (1, "a"), (2, "a"), (1, "b"))
+    other = pictures(tmp_path / "other", (5, "a"), (5, "a"), (6, "a"), (5, "a"), (5, "b"))
+    ids, said = seen(tmp_path, one, other)
+    assert ids == ("0.png", "2.png", "3.png", "4.png")
+    assert "4 of 5 items" in said
+    for folder in (one, other):
+        (Path(folder) / "metadata.jsonl").unlink()
+    ids, said = seen(tmp_path, one, other)
+    assert ids == ("0.png", "2.png", "3.png")
+    assert "2 are copies of others" in said
+
+
+def test_folders_without_copies_are_seen_as_before(tmp_path: Path) -> None:
+    one, other = (pictures(tmp_path / name, (1, ""), (2, "")) for name in ("one", "other"))
+    digest = describe_painted(Path(one), "text_to_image").digest
+    (Path(one) / "metadata.jsonl").unlink()
+    shutil.rmtree(other)
+    shutil.copytree(one, other)
+    assert seen(tmp_path, one, other) == (("0.png", "1.png"), "")
+    request = prepare(one, other, Wanted({"psnr": {}}), Cache(tmp_path / "cache"), tmp_path / "out")
+    view, _ = viewpoints(request)
+    assert view.data_digest == digest_json(["0.png", "1.png"])
+    assert view.artifact.digest == digest
