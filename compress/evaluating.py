@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.cache import Cache
+from compress.calls import baseline_call, call_beside, lineage_since
 from compress.catalogue import find_metric, find_task, task_names
 from compress.data import Data, open_data
 from compress.devices import CPU, Opening, settled
@@ -71,12 +72,13 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 
 
 def _shut(sides: Sequence[Artifact], spec: EvalSpec, opening: Opening) -> tuple[Problem, ...]:
-    """What keeps the sides from being opened, or called as they will be: what the candidate says itself wins."""
+    """What keeps the sides from being opened, or called as they will be."""
     candidate, baseline = sides
-    asked = find_task(baseline.task).asked(spec.baseline)
-    original = baseline.settings.call
-    own = {name: value for name, value in candidate.settings.call.items() if original.get(name) != value}
-    called = ((candidate, {**asked, **own}), (baseline, asked))
+    base = baseline_call(baseline, spec.baseline)
+    called = (
+        (candidate, call_beside(candidate, lineage_since(candidate, baseline), baseline, base)),
+        (baseline, base),
+    )
     found = [
         p for side, call in called if side.components for p in source_problems(side, opening, str(side.path), call=call)
     ]

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from types import MappingProxyType
 
 from compress import deps
-from compress.artifact import CHOSEN, Artifact
+from compress.artifact import CHOSEN, MANIFEST, Artifact
+from compress.calls import call_problems
 from compress.catalogue import Stage, find_engine, find_metric, find_task, task_names, tasks_for
 from compress.data import Data
 from compress.devices import Opening, kind_of
@@ -102,17 +103,19 @@ def source_problems(
     *,
     fetched: bool = True,
     call: Mapping[str, object] = MappingProxyType({}),
+    places: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Problem]:
     """What keeps a source from being opened here: packed weights without their library, code of its own, parts that do not fit
     or are not there.
 
     Args:
         fetched: whether its weights are on this disk already; those of a hub model come when it runs.
-        call: arguments that it will be called with, over its own.
+        call: arguments that it will be called with, over its own; places: where a recipe gives them.
     """
     if fetched:
         yield from weight_problems(artifact, place)
-    yield from find_task(artifact.task).check(artifact.calling(**call))
+    yield from find_task(artifact.task).check(artifact)
+    yield from call_problems(artifact, {**artifact.settings.call, **call}, places, _manifest(artifact))
     yield from vocabulary_problems(artifact)
     yield from code_problems(artifact, opening.trust_remote_code, place)
     yield from engine_places(artifact, opening, place)
@@ -124,6 +127,11 @@ def source_problems(
         elif packed and not deps.version(packed.library):
             said = f"the weights of `{name}` are {packed.method}, which {packed.library} opens, and it is not installed"
             yield Problem(place, said, f"pip install {packed.library}, or give the unquantized checkpoint")
+
+
+def _manifest(artifact: Artifact) -> str:
+    told = artifact.path / MANIFEST
+    return str(told if told.is_file() else artifact.path)
 
 
 def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from compress.artifact import Artifact
-from compress.catalogue import find_metric, find_stage, find_task, stage_names
+from compress.calls import baseline_call, call_beside, lineage_since
+from compress.catalogue import find_metric, find_task
 from compress.data import Data
 from compress.devices import AS_STORED, Opening
 from compress.errors import StageFailed, UserError
 from compress.events import Emit, Event, track
+from compress.painting import lost_settings
 from compress.params import Params
 from compress.recipe import EvalSpec, Gate
 from evaluation import machine, samples, starts
@@ -64,6 +66,9 @@ def compare(request: Request, emit: Emit) -> Comparison:
     emit = _noting(emit, warnings)
     views = viewpoints(request)
     _check_items(views)
+    for side, view in zip(("baseline", "candidate"), views, strict=True):
+        if lost := lost_settings(view.artifact, view.call):
+            emit(Event("warning", side, lost))
     sides, timed = _observe(views, request, emit)
     rows, measured = _rows(sides, request, timed, emit)
     chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
@@ -115,34 +120,17 @@ def _noting(emit: Emit, warnings: list[str]) -> Emit:
 
 def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
     """Both sides see the same items and noise. The baseline is called as the recipe says, else as its own artifact does."""
-    asked = find_task(request.baseline.task).asked(request.spec.baseline)
-    base = _viewpoint(request, request.baseline, {**request.baseline.settings.call, **asked})
+    base = _viewpoint(request, request.baseline, baseline_call(request.baseline, request.spec.baseline))
     base = replace(base, opening=request.opening.of(request.spec.baseline.dtype))
     return base, beside(base, request, request.candidate)
 
 
 def beside(base: Viewpoint, request: Request, artifact: Artifact) -> Viewpoint:
-    """How an artifact is looked at when it stands beside the baseline.
-
-    What it is meant to be called with wins over whatever the recipe says of the baseline: a student taught to paint in four
-    steps without guidance does so. What it took over from the original unchanged, and what it leaves open, goes as there.
-    """
-    original, meant = base.artifact.settings.call, artifact.settings.call
-    told = _told(artifact, len(base.artifact.lineage))
-    own = {n: v for n, v in meant.items() if n in told or n not in original or original[n] != v}
-    shared = {n: value for n, value in base.call.items() if n in find_task(artifact.task).called.values()}
+    """How an artifact is looked at when it stands beside the baseline."""
+    call = call_beside(artifact, lineage_since(artifact, base.artifact), base.artifact, base.call)
     torch_only = all(c.format == "torch" for c in artifact.components.values())
-    view = _viewpoint(request, artifact, {**meant, **shared, **own})
+    view = _viewpoint(request, artifact, call)
     return replace(view, opening=base.opening if torch_only else base.opening.of(None))
-
-
-def _told(artifact: Artifact, after: int) -> set[str]:
-    """The arguments of a call that stages set since the baseline, also to the very value that the original had."""
-    called = find_task(artifact.task).called
-    setting = [
-        p for p in artifact.lineage[after:] if p.stage in stage_names() and "settings" in find_stage(p.stage).effects
-    ]
-    return {called[word] for made in setting for word in made.params if word in called}
 
 
 def _viewpoint(request: Request, artifact: Artifact, call: Mapping[str, Any]) -> Viewpoint:
