@@ -18,6 +18,7 @@ from compress.errors import ManyProblems, Problem, UserError
 from compress.events import Emit
 from compress.located import check_values
 from compress.recipe import EvalSpec, Gate
+from compress.shared import spread, takers, unused
 from compress.step_checks import misfit, source_problems
 
 if TYPE_CHECKING:
@@ -139,10 +140,15 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
             raise UserError(why.replace("this model does", "these do"), fix="drop it from --metrics")
         if metric.needs_data and data is None and all(side.components for side in sides):
             raise UserError(f"{name} needs evaluation data", fix="give some with --data")
-    problems: list[Problem] = []
+    problems = [
+        Problem(
+            f"--{name}", f"none of these metrics has a {name}", f"add one of {', '.join(takers(name))} to --metrics"
+        )
+        for name in unused(wanted.spec, wanted.metrics)
+    ]
     checked = {
         name: check_values(metrics[name].params, given, name, "metrics", problems)
-        for name, given in wanted.metrics.items()
+        for name, given in spread(wanted.metrics, wanted.spec).items()
     }
     for name, gate in wanted.gates.items():
         if name not in wanted.metrics:

@@ -12,6 +12,10 @@ class Uncached:
     """Marks a field that does not change the result, and so stays out of the key: `Annotated[int, Uncached()]`."""
 
 
+class Shared:
+    """Marks a setting of `evaluate` that every metric gets which has a parameter of its name and is given none itself."""
+
+
 class Params(BaseModel):
     """Immutable, and closed: an unknown key is an error, never dropped."""
 

@@ -15,6 +15,7 @@ from compress.expand import OVERRIDE, extended, overridden, read_file, variants
 from compress.located import check_params, given
 from compress.python_values import write_yaml
 from compress.recipe import SCHEMA_VERSION, DataSpec, EvalSpec, Gate, Head, Recipe, StepSpec
+from compress.shared import spread_tree
 from compress.yaml_tree import Node, parse_tree
 
 SOURCE = "source"
@@ -141,7 +142,8 @@ class _Reading:
     """One tree, variables filled in, on its way to a `Recipe`; mistakes gather in `problems`."""
 
     def __init__(self, root: Node, problems: list[Problem]) -> None:
-        self.root = root
+        self.whole = root
+        self.root = spread_tree(root)
         self.problems = problems
 
     def recipe(self, suffix: str, text: str, file: str) -> Recipe | None:
@@ -171,7 +173,7 @@ class _Reading:
             place={"": self.root.place, **dict(_places(self.root, ()))},
             source=text,
             file=file,
-            origin=Filled(_renamed(self.root, head.name + suffix), text, file),
+            origin=Filled(_renamed(self.whole, head.name + suffix), text, file),
         )
 
     def problem(self, place: str, message: str, fix: str = "") -> None:

@@ -16,6 +16,7 @@ from compress.errors import Problem, UserError
 from compress.params import Params
 from compress.recipe import Recipe, StepSpec
 from compress.remote_code import code_problems
+from compress.shared import takers, unused
 from compress.tasks import Observable, Task
 from compress.vocabulary import vocabulary_problems
 from compress.weights import weight_problems
@@ -46,6 +47,7 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
     if task is None:
         return
     yield from _foreign_settings(recipe, task)
+    yield from _unused(recipe, task)
     for role, found in data.items():
         if found.kind != task.data:
             where = recipe.place.get(f"data.{role}", "")
@@ -89,6 +91,16 @@ def _foreign_settings(recipe: Recipe, task: Task) -> Iterator[Problem]:
                 place = recipe.place.get(f"{prefix}.{name}", recipe.place.get("evaluate", ""))
                 said = f"{prefix}.{name} is a setting of {' and '.join(owners)}, and this model does {task.name}"
                 yield Problem(place, said, "remove it")
+
+
+def _unused(recipe: Recipe, task: Task) -> Iterator[Problem]:
+    """Parameters given for all metrics that none of these has; those of another task are refused already."""
+    own = (name for name in unused(recipe.evaluate, recipe.evaluate.metrics) if name in task.settings.model_fields)
+    for name in own:
+        said = f"evaluate.{name}: none of these metrics has it"
+        yield Problem(
+            recipe.place.get(f"evaluate.{name}", ""), said, f"remove it, or measure {', '.join(takers(name))}"
+        )
 
 
 def _fields(task: Task, kind: str) -> Mapping[str, object]:

@@ -103,7 +103,7 @@ def _check_items(views: tuple[Viewpoint, Viewpoint]) -> None:
         raise UserError(
             f"the two sides hold {len(one)} and {len(other)} pictures, and only one of them {odd[0]!r}",
             place=str(views[1].artifact.path),
-            fix="give both the same file names; a folder A against a set B of others is `pare eval A A --set fid.reference=B`",
+            fix="give both the same file names; a folder A against a set B of others is `pare eval A A --reference B`",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from compress.artifact import DENOISERS, SCHEDULER, SCHEDULER_CONFIG, Artifact, 
 from compress.devices import CPU
 from compress.errors import Problem
 from compress.painting import call_faults
-from compress.params import Params
+from compress.params import Params, Shared
 from compress.pipeline_checks import pipeline_problems
 from compress.pipelines import read_pipeline
 from compress.schedulers import Named, changes
@@ -23,6 +23,19 @@ if TYPE_CHECKING:
     from compress.recipe import EvalSpec
 
 FIX = "give a text-to-image pipeline, such as StableDiffusionPipeline or FluxPipeline"
+
+
+class Judging(Params):
+    """What the pictures of a run are judged by."""
+
+    features: Annotated[str, Shared()] = Field(
+        "",
+        description="feature extractor of every metric that has one and does not name its own; empty: the metric's default",
+    )
+    reference: Annotated[str, Shared()] = Field(
+        "",
+        description="real set of every metric that has one and does not name its own; empty: the items' own pictures",
+    )
 
 
 class Painting(Params):
@@ -91,6 +104,7 @@ TASK = Task(
     title="text to image",
     data="captioned_images",
     yields=frozenset({"pictures", "latents", "denoising"}),
+    settings=Judging,
     baseline=Painting,
     called={
         "steps": "num_inference_steps",
