@@ -41,6 +41,7 @@ class Viewpoint:
 
     batch: not in the key: noise belongs to (seed, prompt), never to the batch.
     evidence: the kinds to collect, each with the numbers that decide it beside all this.
+    each: how many items in a row belong to one unit.
     """
 
     artifact: Artifact
@@ -51,6 +52,7 @@ class Viewpoint:
     seed: int
     batch: int
     evidence: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    each: int = 1
 
     def key(self, kind: str) -> str:
         how = (
@@ -94,10 +96,11 @@ def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> 
         call=view.call,
         seed=view.seed,
         key=view.key(view.kinds[0]) if view.kinds else "",
-        data_key=digest_json([view.data_digest, len(view.items)]),
+        data_key=digest_json([view.data_digest, len(view.items), *([view.each] if view.each > 1 else [])]),
         memory=folders[0].parent / "features",
         written=view.evidence.get(CONTINUATIONS, (0, 0, 0))[2],
-        protocol={"samples": len(view.items), "seed": view.seed, "data": view.data_digest},
+        protocol={"samples": len(view.items) // view.each, "seed": view.seed, "data": view.data_digest},
+        each=view.each,
     )
     if view.items and not view.artifact.components:
         return _given(found, side)

@@ -24,6 +24,7 @@ from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.gates import judge
 from evaluation.painted import captions_of
+from evaluation.repeated import measured, repeated
 from evaluation.scores import Comparison, Estimate, Metric, P, Row, Sample, Side
 from evaluation.showing import completions, grid, worst
 from evaluation.theory import bytes_read
@@ -70,7 +71,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         if lost := lost_settings(view.artifact, view.call):
             emit(Event("warning", side, lost))
     sides, timed = _observe(views, request, emit)
-    rows, measured = _rows(sides, request, timed, emit)
+    rows, scored = _rows(sides, request, timed, emit)
     chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
     steps = measure_steps(chain, views[0], sides, request, emit)
     return Comparison(
@@ -83,11 +84,11 @@ def compare(request: Request, emit: Emit) -> Comparison:
         recipe=request.recipe_text,
         stages=request.stages,
         steps=steps,
-        pictures=grid(sides, rows, measured),
+        pictures=grid(sides, rows, scored),
         completions=completions(sides),
-        worst=worst(sides, rows, measured),
+        worst=worst(sides, rows, scored),
         warnings=tuple(warnings),
-        holds=max(0, request.data.count) if request.data else len(views[0].items),
+        holds=max(0, request.data.count) if request.data else len(views[0].items) // views[0].each,
     )
 
 
@@ -137,8 +138,10 @@ def _viewpoint(request: Request, artifact: Artifact, call: Mapping[str, Any]) ->
     spec = request.spec
     data = request.data or (None if artifact.components else captions_of(artifact.path))
     items, digest = (data.first(spec.samples), data.digest) if data else ((), "")
-    evidence = find_task(artifact.task).evidence(spec)
-    return Viewpoint(artifact, request.opening, call, items, digest, spec.seed, spec.batch, evidence)
+    task = find_task(artifact.task)
+    evidence, each = task.evidence(spec), task.repeats(spec)
+    shown = repeated(items, each)
+    return Viewpoint(artifact, request.opening, call, shown, digest, spec.seed, spec.batch, evidence, each)
 
 
 def _observe(
@@ -172,20 +175,20 @@ def _rows(
     sides: tuple[Evidence, Evidence], request: Request, timed: Interleaved | None, emit: Emit
 ) -> tuple[tuple[Row, ...], dict[str, tuple[Sample, Sample]]]:
     """The rows, and the samples of both sides that each rests on."""
-    rows, measured = [], {}
-    held = request.data.count if request.data else len(sides[0].items)
+    rows, kept = [], {}
+    held = request.data.count if request.data else len(sides[0].unit_ids)
     for name in track(tuple(request.spec.metrics), emit, "scoring", len(request.spec.metrics)):
         metric = find_metric(name)
         values = metric.params(**request.spec.metrics[name])
-        found = metric.measure(sides[0], values), metric.measure(sides[1], values)
+        found = measured(metric, sides[0], values), measured(metric, sides[1], values)
         noise = _noise(metric, sides[0], found[0], timed, values) if timed and metric.timed else None
         row = row_of(metric, found, sides[0].protocol, request.gates.get(name), noise)
-        rows.append(advised(row, metric, request, len(sides[0].items), held))
-        measured[name] = found
+        rows.append(advised(row, metric, request, len(sides[0].unit_ids), held))
+        kept[name] = found
     shutil.rmtree(request.workdir / "samples", ignore_errors=True)  # of another run, of which nothing may be left
-    for name, pair in measured.items():
+    for name, pair in kept.items():
         samples.keep(request.workdir / "samples", name, *pair)
-    return tuple(rows), measured
+    return tuple(rows), kept
 
 
 def row_of(

@@ -116,6 +116,7 @@ class Task:
     called: by the names in `baseline`, the arguments of a call that they set.
     evidence: from an evaluation's settings, the kinds of evidence that are collected of its items, each with the numbers that
         decide it beside the model, the call and the items.
+    repeats: from an evaluation's settings, how often each item is looked at, with noise of its own.
     recognise: a folder to what it holds, or the Problem of one that comes near, or None where it is something else.
     told: of the names in `called`, those whose default decides what a call costs, so that reports speak of it too.
     check: what does not fit together in an artifact, or cannot be opened; calls: what it cannot take of the arguments that it
@@ -136,6 +137,7 @@ class Task:
     called: Mapping[str, str] = field(default_factory=dict)
     told: tuple[str, ...] = ()
     evidence: Callable[[EvalSpec], Mapping[str, tuple[int, ...]]] = field(default=lambda spec: {})
+    repeats: Callable[[EvalSpec], int] = field(default=lambda spec: 1)
     check: Callable[[Artifact], Iterable[Problem]] = field(default=lambda artifact: ())
     calls: Callable[[Artifact, Mapping[str, Any]], Iterable[Fault]] = field(default=lambda artifact, call: ())
     libraries: tuple[str, ...] = ("torch", "transformers")

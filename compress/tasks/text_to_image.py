@@ -36,6 +36,12 @@ class Judging(Params):
         "",
         description="real set of every metric that has one and does not name its own; empty: the items' own pictures",
     )
+    images_per_prompt: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="pictures of each prompt, each from noise of its own; the prompt stays the unit that n counts",
+    )
 
 
 class Painting(Params):
@@ -69,7 +75,12 @@ def recognise(path: Path) -> Artifact | Problem | None:
 
 
 def evidence(spec: EvalSpec) -> Mapping[str, tuple[int, ...]]:
-    return {"pictures": ()}
+    each = repeats(spec)
+    return {"pictures": (each,) if each > 1 else ()}
+
+
+def repeats(spec: EvalSpec) -> int:
+    return spec.of(Judging).images_per_prompt
 
 
 def usage(usage: Usage) -> tuple[str, ...]:
@@ -116,6 +127,7 @@ TASK = Task(
     },
     told=("steps", "guidance"),
     evidence=evidence,
+    repeats=repeats,
     recognise=recognise,
     check=pipeline_problems,
     calls=call_faults,

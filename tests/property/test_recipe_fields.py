@@ -116,6 +116,7 @@ BASELINE: Mapping[str, Any] = {
 }  # fmt: skip
 SEEN: Mapping[str, Any] = {
     "samples": 3, "batch": 5, "seed": 7, "prompt_tokens": 9, "new_tokens": 11, "continuations": 13,
+    "images_per_prompt": 2,
 }  # fmt: skip
 
 
@@ -129,7 +130,7 @@ def test_the_baseline_is_run_as_asked(place: Path, field: str) -> None:
 
 @pytest.mark.parametrize("field", SEEN)
 def test_what_quality_is_measured_on_is_as_asked(place: Path, field: str) -> None:
-    words = field not in ("samples", "seed", "batch")
+    words = field not in ("samples", "seed", "batch", "images_per_prompt")
     assert views(place, EvalSpec(**{field: SEEN[field]}), words) != views(place, EvalSpec(), words)
 
 
