@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from evaluation.showing import worst_of
 # What makes two machines the same one for a speed: the processor and what of it was used.
 MACHINE = ("processor", "flags", "cores", "logical_cores", "threads", "gpu")
 OF_RATIOS = "ratio of the two runs' ratios to their baselines"
+DIGEST = re.compile("[0-9a-f]{64}")
 NEITHER = Estimate(math.nan, math.nan, math.nan, 0)
 
 
@@ -99,12 +101,9 @@ def _differences(
         was = before[row.metric].protocol
         odd = sorted(k for k in {*was, *row.protocol} if was.get(k) != row.protocol.get(k))
         if odd:
-            said = ", ".join(f"{k} {was.get(k, 'none')} and {row.protocol.get(k, 'none')}" for k in odd)
-            found.append(
-                Problem(
-                    "", f"{row.metric} was measured by different protocols: {said}", "run both with the same settings"
-                )
-            )
+            said = ", ".join(f"{k} {_brief(was.get(k, 'none'))} and {_brief(row.protocol.get(k, 'none'))}" for k in odd)
+            fix = "give both recipes the same data.evaluate" if odd == ["data"] else "run both with the same settings"
+            found.append(Problem("", f"{row.metric} was measured by different protocols: {said}", fix))
     if not across_machines and (odd := [k for k in MACHINE if one.machine.get(k) != other.machine.get(k)]):
         said = ", ".join(f"{k} {_told(one.machine.get(k))} and {_told(other.machine.get(k))}" for k in odd)
         fix = "run both on one machine, or compare ratios to the baseline only with --across-machines"
@@ -114,6 +113,12 @@ def _differences(
 
 def _short(side: Side) -> str:
     return f"{side.digest[:12] or 'unknown'} ({side.engine}) called with {dict(sorted(side.call.items()))}"
+
+
+def _brief(value: object) -> str:
+    """A value of a protocol, of a digest only the start."""
+    text = str(value)
+    return text[:12] if DIGEST.fullmatch(text) else text
 
 
 def _told(fact: object) -> str:

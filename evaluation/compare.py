@@ -67,6 +67,8 @@ def compare(request: Request, emit: Emit) -> Comparison:
     emit = _noting(emit, warnings)
     views = viewpoints(request)
     _check_items(views)
+    if few := _fewer(request):
+        emit(Event("warning", "data", few))
     for side, view in zip(("baseline", "candidate"), views, strict=True):
         if lost := lost_settings(view.artifact, view.call):
             emit(Event("warning", side, lost))
@@ -106,6 +108,13 @@ def _check_items(views: tuple[Viewpoint, Viewpoint]) -> None:
             place=str(views[1].artifact.path),
             fix="give both the same file names; a folder A against a set B of others is `pare eval A A --reference B`",
         )
+
+
+def _fewer(request: Request) -> str:
+    """That the data hold fewer items than somebody asked for, in words; "" where they do not, or nobody asked."""
+    wanted, held = request.spec.samples, request.data.count if request.data else -1
+    usual = EvalSpec.model_fields["samples"].default
+    return f"samples: {wanted} are asked for, and the data hold {held}" if 0 <= held < wanted != usual else ""
 
 
 def _noting(emit: Emit, warnings: list[str]) -> Emit:

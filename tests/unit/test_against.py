@@ -225,6 +225,14 @@ def test_other_protocols_baselines_and_tasks_are_all_told_at_once(old: Run) -> N
     assert all(problem.fix for problem in caught.value.problems)
 
 
+def test_other_data_are_told_by_the_start_of_their_digests(old: Run) -> None:
+    one, new = (with_protocol(old, "perplexity", data=digit * 64) for digit in "de")
+    with pytest.raises(NotComparable, match="data dddddddddddd and eeeeeeeeeeee") as caught:
+        against(one, new, False, "10%")
+    assert "d" * 13 not in str(caught.value)
+    assert caught.value.problems[0].fix == "give both recipes the same data.evaluate"
+
+
 def test_no_metric_in_common_is_no_comparison(old: Run) -> None:
     with pytest.raises(NotComparable, match="no metric in common"):
         against(old, changed(old, rows=()), False, "10%")
