@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 4
 MANIFEST = "evidence.json"
 CONTINUATIONS = "continuations"
+SAID = "said.json"  # what a reader must know of painted pictures, where there is something
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,8 @@ def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
                     fix="the model is broken: look at the last stage, or use a higher precision",
                 )
             Image.fromarray(picture).save(folder / _name(start + offset))
+    if said := task.cut_short(view.items, **view.call):
+        (folder / SAID).write_text(json.dumps(said))
     if latents:
         _save({"latents": np.stack(latents).astype(np.float16)}, folder / "latents.safetensors")
 
@@ -218,7 +221,8 @@ def _read_pictures(folder: Path, found: Evidence) -> Evidence:
         with safe_open(stored, framework="numpy") as tensors:
             return np.asarray(tensors.get_slice("latents")[index], dtype=np.float32)
 
-    return replace(found, picture=picture, latent=latent if stored.is_file() else None)
+    said = (json.loads((folder / SAID).read_text()),) if (folder / SAID).is_file() else ()
+    return replace(found, picture=picture, latent=latent if stored.is_file() else None, said=said)
 
 
 def _name(index: int) -> str:

@@ -73,6 +73,8 @@ def compare(request: Request, emit: Emit) -> Comparison:
         if lost := lost_settings(view.artifact, view.call):
             emit(Event("warning", side, lost))
     sides, timed = _observe(views, request, emit)
+    for said in dict.fromkeys(said for side in sides for said in side.said):
+        emit(Event("warning", "captions", said))
     rows, scored = _rows(sides, request, timed, emit)
     chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
     steps = measure_steps(chain, views[0], sides, request, emit)

@@ -76,6 +76,7 @@ class Evidence:
     opening, call: how the model was opened and called, for metrics that do so themselves.
     key: what decides this evidence; data_key: what decides the real pictures. memory: a folder for what follows from them.
     each: how many items in a row are pictures of one prompt; the prompt is the unit.
+    said: what a reader must know of how it came about.
     holds: keep the files that this is read from where they are.
     """
 
@@ -98,6 +99,7 @@ class Evidence:
     memory: Path | None = None
     protocol: Mapping[str, str | int | float] = field(default_factory=dict)
     each: int = 1
+    said: tuple[str, ...] = ()
     holds: tuple[Hold, ...] = field(default=(), compare=False, repr=False)
 
     @property

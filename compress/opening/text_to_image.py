@@ -24,6 +24,7 @@ from compress.engines.torch.runtime import find_class, silent_libraries, stored_
 from compress.errors import ModelError, StageFailed
 from compress.graphs import Batches
 from compress.opening import Call, Timed
+from compress.opening.captions import cut_short, uncounted
 from compress.opening.tensors import device_of, dtype_of, to_array
 from compress.painting import NEGATIVE
 from compress.pipelines import INDEX, LEFT_OUT
@@ -136,6 +137,11 @@ class TextToImage:
         """What the pipeline is given of the items: their captions."""
         return {"prompt": [item.text for item in items]}
 
+    def cut_short(self, items: Sequence[Item], **call: object) -> str:
+        """As `ImageModel.cut_short`."""
+        captions = list(dict.fromkeys(item.text for item in items))
+        return cut_short(self.pipeline, captions, {**self.artifact.settings.call, **call})
+
     @contextmanager
     def watch(self, component: str, heard: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
         """Tell `heard` of every call to a component, with its real arguments, while the context lasts."""
@@ -205,7 +211,7 @@ class TextToImage:
             arguments[NEGATIVE] = [away] * len(items)  # as many as there are prompts
         # Without gradients, as diffusers itself runs; inference mode would leave tensors behind that nothing can train or trace:
         # SDXL casts its VAE's weights for the time of a call, some positions are buffers that a longer text replaces.
-        with torch.no_grad():
+        with torch.no_grad(), uncounted(self.pipeline):
             return self.pipeline(**self.given(items), generator=generators, output_type=output, **arguments).images
 
     def _schedule(self, name: Any) -> None:

@@ -4,6 +4,7 @@ take alike."""
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import compress
 from compress.api import open_cache
 from compress.artifact import Artifact, Component, Provenance
 from compress.calls import call_beside, lineage_since
+from compress.data import Item
 from compress.describing import describe
 from compress.errors import ManyProblems, RecipeError
 from compress.evaluating import Wanted, prepare
@@ -184,6 +186,22 @@ def test_eval_asks_the_same(painter: Path, tmp_path: Path) -> None:
 
 def painted(task: TextToImage, **call: Any) -> Any:
     return task.paint_items(DATA.first(1), 0, **{"num_inference_steps": 2, **call})
+
+
+def test_captions_that_are_cut_are_counted_and_not_shouted(
+    opened: TextToImage, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = Item("long", "a red three on white paper")
+    assert opened.cut_short((Item("0", "a red"), long, replace(long, id="again"))) == (
+        "`tokenizer` reads 16 tokens and cuts 1 of 2 captions"
+    )
+    assert opened.cut_short((Item("0", "a red"),)) == ""
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    opened.pipeline(prompt=long.text, num_inference_steps=1)
+    assert "was truncated because" in caplog.text  # as the library does by itself
+    caplog.clear()
+    opened.paint_items((long,), 0, num_inference_steps=1)
+    assert "was truncated because" not in caplog.text
 
 
 def test_each_setting_is_what_paints(opened: TextToImage) -> None:
