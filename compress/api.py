@@ -121,6 +121,8 @@ def evaluate(
     gates: Mapping[str, Gate] | None = None,
     data: str = "",
     spec: EvalSpec | None = None,
+    features: str = "",
+    reference: str = "",
     device: str = CPU,
     trust_remote_code: bool = False,
     cache: str | Path | None = None,
@@ -131,6 +133,7 @@ def evaluate(
 
     Args:
         metrics: names, or names with their parameters.
+        features, reference: for every metric that has one and is given none itself: the feature extractor, and the real pictures.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
         trust_remote_code: whether Python code in the models' folders may run.
 
@@ -143,7 +146,9 @@ def evaluate(
     store, folder = open_cache(cache), Path(out) if out else RUNS / "evaluation"
     store.prepare()
     asked = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
-    wanted = evaluating.Wanted(asked, gates or {}, data, spec or EvalSpec(), device, trust_remote_code)
+    once = {name: given for name, given in (("features", features), ("reference", reference)) if given}
+    spec = (spec or EvalSpec()).model_copy(update=once)
+    wanted = evaluating.Wanted(asked, gates or {}, data, spec, device, trust_remote_code)
     request = evaluating.prepare(str(candidate), str(baseline), wanted, store, folder)
     with disk_errors(folder), logged(folder, emit) as log:
         return evaluating.measure(request, log)

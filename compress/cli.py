@@ -117,6 +117,8 @@ def evaluate(
     metrics: Annotated[str, typer.Option(help="comma-separated; `pare list` shows them")] = "latency,size",
     data: Annotated[str, typer.Option(help="evaluation data, for quality metrics")] = "",
     samples: Annotated[int, typer.Option(min=2, help="prompts, documents or pictures to measure quality on")] = 256,
+    features: Annotated[str, typer.Option(help="feature extractor of all metrics that have one")] = "",
+    reference: Annotated[str, typer.Option(help="real pictures, of all metrics that have a reference")] = "",
     gate: Annotated[list[str] | None, typer.Option(help="e.g. kid.worse_by=0.002 (repeatable)")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="a metric's parameter, e.g. fid.features=clip/")
@@ -144,6 +146,8 @@ def evaluate(
             gates=gates,
             data=data,
             spec=spec,
+            features=features,
+            reference=reference,
             device=device,
             trust_remote_code=trust,
             cache=cache,

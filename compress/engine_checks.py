@@ -58,8 +58,9 @@ def _sizes(spec: EvalSpec, artifact: Artifact) -> dict[str, Size]:
     needs = frozenset(need for name in spec.metrics for need in find_metric(name).needs)
     sizes: dict[str, Size] = {}
     if needs & OF_ITEMS:
-        sizes["batch"] = Size("batch", min(spec.batch, spec.samples))
-        if rest := spec.samples % spec.batch:
+        items = spec.samples * find_task(artifact.task).repeats(spec)
+        sizes["batch"] = Size("batch", min(spec.batch, items))
+        if rest := items % spec.batch:
             sizes["samples"] = Size("batch", rest)  # the last call
     if needs & COST - {"files"}:
         sizes["timing_batch"] = Size("batch", spec.timing_batch)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.cache import Cache
+from compress.calls import baseline_call, call_beside, lineage_since
 from compress.catalogue import find_metric, find_task, task_names
 from compress.data import Data
 from compress.devices import CPU, Opening, settled
@@ -20,6 +21,7 @@ from compress.events import Emit, Event
 from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
+from compress.shared import spread, takers, unused
 from compress.step_checks import misfit, source_problems
 from compress.units import distinct, open_units
 
@@ -75,12 +77,13 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 
 
 def _shut(sides: Sequence[Artifact], spec: EvalSpec, opening: Opening) -> tuple[Problem, ...]:
-    """What keeps the sides from being opened, or called as they will be: what the candidate says itself wins."""
+    """What keeps the sides from being opened, or called as they will be."""
     candidate, baseline = sides
-    asked = find_task(baseline.task).asked(spec.baseline)
-    original = baseline.settings.call
-    own = {name: value for name, value in candidate.settings.call.items() if original.get(name) != value}
-    called = ((candidate, {**asked, **own}), (baseline, asked))
+    base = baseline_call(baseline, spec.baseline)
+    called = (
+        (candidate, call_beside(candidate, lineage_since(candidate, baseline), baseline, base)),
+        (baseline, base),
+    )
     found = [
         p for side, call in called if side.components for p in source_problems(side, opening, str(side.path), call=call)
     ]
@@ -158,10 +161,15 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
             raise UserError(why.replace("this model does", "these do"), fix="drop it from --metrics")
         if metric.needs_data and data is None and all(side.components for side in sides):
             raise UserError(f"{name} needs evaluation data", fix="give some with --data")
-    problems: list[Problem] = []
+    problems = [
+        Problem(
+            f"--{name}", f"none of these metrics has a {name}", f"add one of {', '.join(takers(name))} to --metrics"
+        )
+        for name in unused(wanted.spec, wanted.metrics)
+    ]
     checked = {
         name: check_values(metrics[name].params, given, name, "metrics", problems)
-        for name, given in wanted.metrics.items()
+        for name, given in spread(wanted.metrics, wanted.spec).items()
     }
     for name, given in wanted.metrics.items():
         for setting, wrong in faults(metrics[name].params, given).items():

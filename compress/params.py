@@ -30,6 +30,10 @@ class Placed:
     check: Callable[[str], Fault | None]
 
 
+class Shared:
+    """Marks a setting of `evaluate` that every metric gets which has a parameter of its name and is given none itself."""
+
+
 class Params(BaseModel):
     """Immutable, and closed: an unknown key is an error, never dropped."""
 

@@ -11,44 +11,60 @@ from compress.classes import source_of
 from compress.errors import Problem
 from compress.pipelines import INDEX
 
+SIDES = ("height", "width")
+
 # As pipelines write it: `height % 8 != 0`, `height % (self.vae_scale_factor * 2) != 0`.
 MULTIPLE = re.compile(r"\bheight % (?:\((?P<product>[\w.* ]+)\)|(?P<one>[\w.]+)) != 0")
 FIXED = re.compile(
     r"self\.vae_scale_factor = (\d+)$", re.MULTILINE
 )  # as a few pipelines have it, whatever their VAE says
+DEFAULT = re.compile(r"self\.default_sample_size = (\d+)$", re.MULTILINE)  # as those that no config tells
 BINNED = "use_resolution_binning"  # such pipelines paint the nearest size that they know, and resize it
 
 
 def size_problems(artifact: Artifact) -> Iterator[Problem]:
-    """Sizes of a call that its pipeline refuses, cuts down, or has no positions for, each with the nearest that it paints."""
+    """Sizes of an artifact's own call that its pipeline cannot paint."""
+    told = artifact.path / MANIFEST
+    for _, said, fix in size_faults(artifact):
+        yield Problem(str(told if told.is_file() else artifact.path), said, fix)
+
+
+def size_faults(artifact: Artifact) -> Iterator[tuple[str, str, str]]:
+    """Sizes of a call that its pipeline refuses, cuts down, or has no positions for: the side, what is wrong, and the nearest that
+    it paints."""
     call, multiple = artifact.settings.call, size_multiple(artifact)
     most = _largest(artifact)
-    for side in ("height", "width"):
+    for side in SIDES:
         asked = call.get(side)
         if asked is None:
             continue
         if type(asked) is not int or asked < 1:
-            yield _problem(artifact, f"{side} is {asked!r}, and a picture has a whole number of pixels", "")
+            said = f"{side} is {asked!r}, and a picture has a whole number of pixels"
+            yield side, said, "give one, or leave it out"
         elif most and asked > most:
-            yield _problem(
-                artifact, f"{side} {asked} is more than the positions of `{artifact.main}` reach", f"at most {most}"
-            )
+            yield side, f"{side} {asked} is more than the positions of `{artifact.main}` reach", f"at most {most}"
         elif asked % multiple:
             near = max(multiple, round(asked / multiple) * multiple)
-            yield _problem(
-                artifact, f"{side} {asked} cannot be painted: it is no multiple of {multiple}", f"{near} is the nearest"
-            )
+            said = f"{side} {asked} cannot be painted: it is no multiple of {multiple}"
+            yield side, said, f"{near} is the nearest"
 
 
-def _problem(artifact: Artifact, said: str, fix: str) -> Problem:
-    told = artifact.path / MANIFEST
-    return Problem(str(told if told.is_file() else artifact.path), said, fix or "give one, or leave it out")
+def own_size(artifact: Artifact) -> int:
+    """How high and wide a pipeline paints where a call does not say; 0 where nobody knows."""
+    stated = DEFAULT.search(_source(artifact))
+    known = artifact.known_config(artifact.main).get("sample_size") if artifact.main else None
+    latents = int(stated[1]) if stated else known
+    return latents * _pixels_a_latent(artifact) if isinstance(latents, int) else 0
+
+
+def _source(artifact: Artifact) -> str:
+    index = artifact.path / INDEX
+    return source_of(str(read_json(index).get("_class_name")), "pipelines") if index.is_file() else ""
 
 
 def size_multiple(artifact: Artifact) -> int:
     """What a picture's sides are multiples of; 1 where any size will do, or nothing is known."""
-    index = artifact.path / INDEX
-    source = source_of(str(read_json(index).get("_class_name")), "pipelines") if index.is_file() else ""
+    source = _source(artifact)
     if BINNED in source and artifact.settings.call.get(BINNED, True):
         return 1
     pixels, fixed = _pixels_a_latent(artifact), FIXED.search(source)

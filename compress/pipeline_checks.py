@@ -8,7 +8,6 @@ from typing import Any
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.classes import has_class
 from compress.errors import Problem
-from compress.picture_sizes import size_problems
 from compress.pipelines import INDEX, LEFT_OUT
 from compress.schedulers import config_of, faults
 
@@ -44,13 +43,12 @@ OWN_CODE = "pare runs the pipelines and models of diffusers and transformers alo
 
 
 def pipeline_problems(artifact: Artifact) -> Iterator[Problem]:
-    """Classes that are not there, channels and widths that do not fit, a scheduler that cannot begin, a size that cannot be painted."""
+    """Classes that are not there, channels and widths that do not fit, a scheduler that cannot begin. What a call asks is another matter."""
     index = read_json(artifact.path / INDEX) if (artifact.path / INDEX).is_file() else {}
     yield from _classes(artifact, index)
     yield from _latents(artifact)
     yield from _widths(artifact, str(index.get("_class_name", "")))
-    yield from _scheduler(artifact, str(index.get("_class_name", "")))
-    yield from size_problems(artifact)
+    yield from faults(config_of(artifact), str(artifact.path / SCHEDULER_CONFIG))
 
 
 def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
@@ -124,8 +122,3 @@ def _projection(config: Mapping[str, Any]) -> int | None:
 def _width(config: Mapping[str, Any]) -> int | None:
     found = config.get("hidden_size") or config.get("d_model")
     return found if isinstance(found, int) else None
-
-
-def _scheduler(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
-    steps, place = artifact.settings.call.get("num_inference_steps"), str(artifact.path / SCHEDULER_CONFIG)
-    yield from faults(config_of(artifact), place, steps, pipeline)

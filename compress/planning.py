@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from compress import room
 from compress.artifact import Artifact, Provenance
 from compress.cache import Cache
+from compress.calls import asked_places, candidate_problems
 from compress.catalogue import Foresight, Stage, find_stage, find_task
 from compress.data import Data, open_data
 from compress.describing import describe
@@ -90,10 +91,13 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     nodes: tuple[Node, ...] = ()
     if source:
         asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline)
-        problems += source_problems(source.artifact, opening, place, fetched=not source.remote, call=asked)
+        places = asked_places(recipe, source.artifact.task)
+        fetched = not source.remote
+        problems += source_problems(source.artifact, opening, place, fetched=fetched, call=asked, places=places)
         nodes = _chain(recipe, source, data, cache, opening, problems)
     if source and nodes:
         problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)
+        problems += candidate_problems(recipe, source.artifact, nodes)
     if problems or source is None:
         raise RecipeError(tuple(problems))
     disk, resident = room.needed(source, (n.disk_bytes for n in nodes), (n.memory_bytes for n in nodes))
@@ -118,7 +122,8 @@ def look(recipe: Recipe, told: Collection[Problem]) -> tuple[Problem, ...]:
     problems += evaluation_problems(recipe, artifact, data)
     if artifact:
         asked = find_task(artifact.task).asked(recipe.evaluate.baseline)
-        problems += source_problems(artifact, opening, place, call=asked)
+        places = asked_places(recipe, artifact.task)
+        problems += source_problems(artifact, opening, place, call=asked, places=places)
     return tuple(problems)
 
 

@@ -7,13 +7,31 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.classes import source_of
 from compress.errors import Problem
 from compress.pipelines import INDEX
 
+# The schedulers that a recipe names, and the class that each name means.
+NAMED = {
+    "ddim": "DDIMScheduler",
+    "ddpm": "DDPMScheduler",
+    "dpm-solver++": "DPMSolverMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler-ancestral": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lcm": "LCMScheduler",
+    "pndm": "PNDMScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+# Those that take what a model may predict beside noise and velocity, which all of them take.
+TAKERS = {
+    "flow_prediction": ("dpm-solver++", "unipc"),
+    "sample": ("ddim", "ddpm", "dpm-solver++", "euler", "lcm", "unipc"),
+}
+Named = Literal["ddim", "ddpm", "dpm-solver++", "euler", "euler-ancestral", "heun", "lcm", "pndm", "unipc"]
 # Their last training step holds noise alone when `rescale_betas_zero_snr` is set; all others stop a little before it.
 EXACT = (
     "DDIMScheduler",
@@ -168,3 +186,45 @@ def left_out(config: Mapping[str, Any], kind: str) -> tuple[str, ...]:
     return tuple(
         n for n, default in own.defaults.items() if config.get(n, default) != default and n not in other.defaults
     )
+
+
+def foreign(config: Mapping[str, Any], name: str) -> str:
+    """Why a named scheduler cannot sample what the model predicts, or ""."""
+    kind, predicts = str(config.get("_class_name", "")), str(config.get("prediction_type", "epsilon"))
+    if kind.startswith("Flow") or predicts == "trigflow":
+        return f"{kind} integrates a flow, and `{name}` samples a diffusion: leave `scheduler` out"
+    takers = TAKERS.get(predicts, (name,))
+    if name not in takers:
+        which = ", ".join(f"`{one}`" for one in takers)
+        return f"`{name}` takes no {predicts}: choose one of {which}, or leave `scheduler` out"
+    return ""
+
+
+def changes(config: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """The settings of a scheduler that come out otherwise, its class among them, where another is named. A name means the whole
+    setting: DPM-Solver++ is the class and its algorithm; and what only fits the class of before, such as a solver's order at the
+    end, is not carried over."""
+    own = config.get("_class_name")
+    kind = NAMED[name] if name else str(own or "")
+    changed: dict[str, Any] = {"_class_name": kind}
+    if name == "dpm-solver++":
+        changed["algorithm_type"] = "dpmsolver++"
+        if config.get("algorithm_type", "dpmsolver++") not in DATA_SOLVERS:
+            changed["final_sigmas_type"] = "zero"  # which the others cannot do
+    if kind != own and config.get("lower_order_final") is False and name in ("dpm-solver++", "unipc"):
+        changed["lower_order_final"] = True
+    return changed
+
+
+def named_config(config: Mapping[str, Any], name: str | None) -> Mapping[str, Any]:
+    """A scheduler's config as it is where another is named in its place."""
+    return {**config, **changes(config, name)} if name else config
+
+
+def told(config: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
+    """What will paint, and which settings of the model's own scheduler it cannot take over."""
+    kind, own = str(changed["_class_name"]), config.get("_class_name")
+    said = ", ".join(f"{n} {v}" for n, v in changed.items() if n != "_class_name" and config.get(n) != v)
+    lost = left_out(config, kind)
+    gone = f"; it takes no {', '.join(lost)}, which the model's own {own} is set to" if lost else ""
+    return f"{kind}{f' ({said})' if said else ''}{gone}"

@@ -15,6 +15,7 @@ from compress.expand import OVERRIDE, overridden
 from compress.located import check_params, given
 from compress.params import Params, placed
 from compress.recipe import SCHEMA_VERSION, DataSpec, EvalSpec, Gate, Head, Recipe, StepSpec, started
+from compress.shared import spread_tree
 from compress.yaml_tree import Node
 
 T = TypeVar("T")
@@ -85,7 +86,8 @@ class Reading:
     """One tree, variables filled in, on its way to a `Recipe`; mistakes gather in `problems`."""
 
     def __init__(self, root: Node, problems: list[Problem]) -> None:
-        self.root = root
+        self.whole = root
+        self.root = spread_tree(root)
         self.problems = problems
 
     def recipe(self, suffix: str, text: str, file: str) -> Recipe | None:
@@ -123,7 +125,7 @@ class Reading:
             place={"": self.root.place, **dict(_places(self.root, ()))},
             source=text,
             file=file,
-            origin=None if self.problems else Filled(_renamed(self.root, head.name + suffix), text, file),
+            origin=None if self.problems else Filled(_renamed(self.whole, head.name + suffix), text, file),
         )
 
     def problem(self, place: str, message: str, fix: str = "") -> None:

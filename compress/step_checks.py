@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from types import MappingProxyType
 
 from compress import deps
-from compress.artifact import CHOSEN, Artifact
+from compress.artifact import CHOSEN, MANIFEST, Artifact
+from compress.calls import call_problems
 from compress.catalogue import Stage, find_engine, find_metric, find_task, task_names, tasks_for
 from compress.data import Data
 from compress.devices import Opening, kind_of
@@ -15,6 +16,7 @@ from compress.errors import Problem, UserError
 from compress.params import Params, faults
 from compress.recipe import Recipe, StepSpec
 from compress.remote_code import code_problems
+from compress.shared import takers, unused
 from compress.tasks import Observable, Task
 from compress.vocabulary import vocabulary_problems
 from compress.weights import weight_problems
@@ -45,6 +47,7 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
     if task is None:
         return
     yield from _foreign_settings(recipe, task)
+    yield from _unused(recipe, task)
     for role, found in data.items():
         if found.kind != task.data:
             where = recipe.place.get(f"data.{role}", "")
@@ -94,6 +97,16 @@ def _foreign_settings(recipe: Recipe, task: Task) -> Iterator[Problem]:
                 yield Problem(place, said, "remove it")
 
 
+def _unused(recipe: Recipe, task: Task) -> Iterator[Problem]:
+    """Parameters given for all metrics that none of these has; those of another task are refused already."""
+    own = (name for name in unused(recipe.evaluate, recipe.evaluate.metrics) if name in task.settings.model_fields)
+    for name in own:
+        said = f"evaluate.{name}: none of these metrics has it"
+        yield Problem(
+            recipe.place.get(f"evaluate.{name}", ""), said, f"remove it, or measure {', '.join(takers(name))}"
+        )
+
+
 def _fields(task: Task, kind: str) -> Mapping[str, object]:
     record: type[Params] = getattr(task, kind)
     return record.model_fields
@@ -106,17 +119,19 @@ def source_problems(
     *,
     fetched: bool = True,
     call: Mapping[str, object] = MappingProxyType({}),
+    places: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Problem]:
     """What keeps a source from being opened here: packed weights without their library, code of its own, parts that do not fit
     or are not there.
 
     Args:
         fetched: whether its weights are on this disk already; those of a hub model come when it runs.
-        call: arguments that it will be called with, over its own.
+        call: arguments that it will be called with, over its own; places: where a recipe gives them.
     """
     if fetched:
         yield from weight_problems(artifact, place)
-    yield from find_task(artifact.task).check(artifact.calling(**call))
+    yield from find_task(artifact.task).check(artifact)
+    yield from call_problems(artifact, {**artifact.settings.call, **call}, places, _manifest(artifact))
     yield from vocabulary_problems(artifact)
     yield from code_problems(artifact, opening.trust_remote_code, place)
     yield from engine_places(artifact, opening, place)
@@ -128,6 +143,11 @@ def source_problems(
         elif packed and not deps.version(packed.library):
             said = f"the weights of `{name}` are {packed.method}, which {packed.library} opens, and it is not installed"
             yield Problem(place, said, f"pip install {packed.library}, or give the unquantized checkpoint")
+
+
+def _manifest(artifact: Artifact) -> str:
+    told = artifact.path / MANIFEST
+    return str(told if told.is_file() else artifact.path)
 
 
 def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:

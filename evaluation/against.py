@@ -19,6 +19,7 @@ from evaluation.showing import worst_of
 # What makes two machines the same one for a speed: the processor and what of it was used.
 MACHINE = ("processor", "flags", "cores", "logical_cores", "threads", "gpu")
 OF_RATIOS = "ratio of the two runs' ratios to their baselines"
+DIGEST = re.compile("[0-9a-f]{64}")
 NEITHER = Estimate(math.nan, math.nan, math.nan, 0)
 
 
@@ -101,11 +102,8 @@ def _differences(
         odd = sorted(k for k in {*was, *row.protocol} if was.get(k) != row.protocol.get(k))
         if odd:
             said = ", ".join(f"{k} {_told(was.get(k, 'none'))} and {_told(row.protocol.get(k, 'none'))}" for k in odd)
-            found.append(
-                Problem(
-                    "", f"{row.metric} was measured by different protocols: {said}", "run both with the same settings"
-                )
-            )
+            fix = "give both recipes the same data.evaluate" if odd == ["data"] else "run both with the same settings"
+            found.append(Problem("", f"{row.metric} was measured by different protocols: {said}", fix))
     if not across_machines and (odd := [k for k in MACHINE if one.machine.get(k) != other.machine.get(k)]):
         said = ", ".join(f"{k} {_told(one.machine.get(k))} and {_told(other.machine.get(k))}" for k in odd)
         fix = "run both on one machine, or compare ratios to the baseline only with --across-machines"
@@ -120,7 +118,7 @@ def _short(side: Side) -> str:
 def _told(fact: object) -> str:
     """A fact as a reader sees it: a digest by its beginning."""
     text = " ".join(map(str, fact)) if isinstance(fact, (list, tuple)) else str(fact)
-    return f"{text[:12]}…" if re.fullmatch("[0-9a-f]{64}", text) else text
+    return f"{text[:12]}…" if DIGEST.fullmatch(text) else text
 
 
 def _candidates(old: Run, new: Run, name: str) -> tuple[Sample, Sample]:

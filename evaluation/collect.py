@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 FORMAT = 4
 MANIFEST = "evidence.json"
 CONTINUATIONS = "continuations"
+SAID = "said.json"  # what a reader must know of painted pictures, where there is something
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Viewpoint:
     batch: not in the key: noise belongs to (seed, prompt), never to the batch.
     evidence: the kinds to collect, each with the numbers that decide it beside all this.
     left_out: which items of the data do not count, in words.
+    each: how many items in a row belong to one unit.
     """
 
     artifact: Artifact
@@ -54,6 +56,7 @@ class Viewpoint:
     batch: int
     evidence: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     left_out: str = ""
+    each: int = 1
 
     def key(self, kind: str) -> str:
         how = (
@@ -100,10 +103,11 @@ def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> 
         call=view.call,
         seed=view.seed,
         key=view.key(view.kinds[0]) if view.kinds else "",
-        data_key=digest_json([view.data_digest, len(view.items)]),
+        data_key=digest_json([view.data_digest, len(view.items), *([view.each] if view.each > 1 else [])]),
         memory=folders[0].parent / "features",
         written=view.evidence.get(CONTINUATIONS, (0, 0, 0))[2],
-        protocol={"samples": len(view.items), "seed": view.seed, "data": view.data_digest},
+        protocol={"samples": len(view.items) // view.each, "seed": view.seed, "data": view.data_digest},
+        each=view.each,
     )
     if view.items and not view.artifact.components:
         return _given(found, side)
@@ -206,6 +210,8 @@ def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
                     fix="the model is broken: look at the last stage, or use a higher precision",
                 )
             Image.fromarray(picture).save(folder / _name(start + offset))
+    if said := task.cut_short(view.items, **view.call):
+        (folder / SAID).write_text(json.dumps(said))
     if latents:
         _save({"latents": np.stack(latents).astype(np.float16)}, folder / "latents.safetensors")
 
@@ -222,7 +228,8 @@ def _read_pictures(folder: Path, found: Evidence) -> Evidence:
         with safe_open(stored, framework="numpy") as tensors:
             return np.asarray(tensors.get_slice("latents")[index], dtype=np.float32)
 
-    return replace(found, picture=picture, latent=latent if stored.is_file() else None)
+    said = (json.loads((folder / SAID).read_text()),) if (folder / SAID).is_file() else ()
+    return replace(found, picture=picture, latent=latent if stored.is_file() else None, said=said)
 
 
 def _name(index: int) -> str:

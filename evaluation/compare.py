@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from compress.artifact import Artifact
-from compress.catalogue import find_metric, find_stage, find_task, stage_names
+from compress.calls import baseline_call, call_beside, lineage_since
+from compress.catalogue import find_metric, find_task
 from compress.data import Data
 from compress.devices import AS_STORED, Opening
 from compress.errors import StageFailed, UserError
 from compress.events import Emit, Event, track
+from compress.painting import lost_settings
 from compress.params import Params
 from compress.recipe import EvalSpec, Gate
 from evaluation import machine, samples, starts
@@ -22,6 +24,7 @@ from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.gates import judge
 from evaluation.painted import captions_of_both
+from evaluation.repeated import measured, repeated
 from evaluation.scores import Comparison, Estimate, Metric, P, Row, Sample, Side, shared
 from evaluation.showing import completions, grid, worst
 from evaluation.theory import bytes_read
@@ -67,8 +70,15 @@ def compare(request: Request, emit: Emit) -> Comparison:
     _check_items(views)
     if views[0].left_out:
         emit(Event("warning", "data", views[0].left_out))
+    if few := _fewer(request):
+        emit(Event("warning", "data", few))
+    for side, view in zip(("baseline", "candidate"), views, strict=True):
+        if lost := lost_settings(view.artifact, view.call):
+            emit(Event("warning", side, lost))
     sides, timed = _observe(views, request, emit)
-    rows, measured = _rows(sides, request, timed, emit)
+    for said in dict.fromkeys(said for side in sides for said in side.said):
+        emit(Event("warning", "captions", said))
+    rows, scored = _rows(sides, request, timed, emit)
     chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
     steps = measure_steps(chain, views[0], sides, request, emit)
     return Comparison(
@@ -81,11 +91,11 @@ def compare(request: Request, emit: Emit) -> Comparison:
         recipe=request.recipe_text,
         stages=request.stages,
         steps=steps,
-        pictures=grid(sides, rows, measured),
+        pictures=grid(sides, rows, scored),
         completions=completions(sides),
-        worst=worst(sides, rows, measured),
+        worst=worst(sides, rows, scored),
         warnings=tuple(warnings),
-        holds=max(0, request.data.count) if request.data else len(views[0].items),
+        holds=max(0, request.data.count) if request.data else len(views[0].items) // views[0].each,
     )
 
 
@@ -101,8 +111,15 @@ def _check_items(views: tuple[Viewpoint, Viewpoint]) -> None:
         raise UserError(
             f"the two sides hold {len(one)} and {len(other)} pictures, and only one of them {odd[0]!r}",
             place=str(views[1].artifact.path),
-            fix="give both the same file names; a folder A against a set B of others is `pare eval A A --set fid.reference=B`",
+            fix="give both the same file names; a folder A against a set B of others is `pare eval A A --reference B`",
         )
+
+
+def _fewer(request: Request) -> str:
+    """That the data hold fewer items than somebody asked for, in words; "" where they do not, or nobody asked."""
+    wanted, held = request.spec.samples, request.data.count if request.data else -1
+    usual = EvalSpec.model_fields["samples"].default
+    return f"samples: {wanted} are asked for, and the data hold {held}" if 0 <= held < wanted != usual else ""
 
 
 def _noting(emit: Emit, warnings: list[str]) -> Emit:
@@ -118,9 +135,8 @@ def _noting(emit: Emit, warnings: list[str]) -> Emit:
 
 def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
     """Both sides see the same items and noise. The baseline is called as the recipe says, else as its own artifact does."""
-    asked = find_task(request.baseline.task).asked(request.spec.baseline)
     data, own = _looked_at(request)
-    base = _viewpoint(request, request.baseline, {**request.baseline.settings.call, **asked}, data)
+    base = _viewpoint(request, request.baseline, baseline_call(request.baseline, request.spec.baseline), data)
     base = replace(base, opening=request.opening.of(request.spec.baseline.dtype))
     return base, beside(base, replace(request, data=own), request.candidate)
 
@@ -133,34 +149,19 @@ def _looked_at(request: Request) -> tuple[Data | None, Data | None]:
 
 
 def beside(base: Viewpoint, request: Request, artifact: Artifact) -> Viewpoint:
-    """How an artifact is looked at when it stands beside the baseline.
-
-    What it is meant to be called with wins over whatever the recipe says of the baseline: a student taught to paint in four
-    steps without guidance does so. What it took over from the original unchanged, and what it leaves open, goes as there.
-    """
-    original, meant = base.artifact.settings.call, artifact.settings.call
-    told = _told(artifact, len(base.artifact.lineage))
-    own = {n: v for n, v in meant.items() if n in told or n not in original or original[n] != v}
-    shared = {n: value for n, value in base.call.items() if n in find_task(artifact.task).called.values()}
+    """How an artifact is looked at when it stands beside the baseline."""
+    call = call_beside(artifact, lineage_since(artifact, base.artifact), base.artifact, base.call)
     torch_only = all(c.format == "torch" for c in artifact.components.values())
-    view = _viewpoint(request, artifact, {**meant, **shared, **own}, request.data)
+    view = _viewpoint(request, artifact, call, request.data)
     return replace(view, opening=base.opening if torch_only else base.opening.of(None))
 
 
-def _told(artifact: Artifact, after: int) -> set[str]:
-    """The arguments of a call that stages set since the baseline, also to the very value that the original had."""
-    called = find_task(artifact.task).called
-    setting = [
-        p for p in artifact.lineage[after:] if p.stage in stage_names() and "settings" in find_stage(p.stage).effects
-    ]
-    return {called[word] for made in setting for word in made.params if word in called}
-
-
 def _viewpoint(request: Request, artifact: Artifact, call: Mapping[str, Any], data: Data | None) -> Viewpoint:
-    spec, left_out = request.spec, data.left_out if data else ""
+    spec, task, left_out = request.spec, find_task(artifact.task), data.left_out if data else ""
     items, digest = (data.first(spec.samples), data.digest) if data else ((), "")
-    evidence = find_task(artifact.task).evidence(spec)
-    return Viewpoint(artifact, request.opening, call, items, digest, spec.seed, spec.batch, evidence, left_out)
+    evidence, each = task.evidence(spec), task.repeats(spec)
+    shown = repeated(items, each)
+    return Viewpoint(artifact, request.opening, call, shown, digest, spec.seed, spec.batch, evidence, left_out, each)
 
 
 def _observe(
@@ -194,23 +195,23 @@ def _rows(
     sides: tuple[Evidence, Evidence], request: Request, timed: Interleaved | None, emit: Emit
 ) -> tuple[tuple[Row, ...], dict[str, tuple[Sample, Sample]]]:
     """The rows, and the samples of both sides that each rests on."""
-    rows, measured, told = [], {}, set[str]()
-    held = request.data.count if request.data else len(sides[0].items)
+    rows, kept, told = [], {}, set[str]()
+    held = request.data.count if request.data else len(sides[0].unit_ids)
     for name in track(tuple(request.spec.metrics), emit, "scoring", len(request.spec.metrics)):
         metric = find_metric(name)
         values = metric.params(**request.spec.metrics[name])
-        found = shared(metric.measure(sides[0], values), metric.measure(sides[1], values))
+        found = shared(measured(metric, sides[0], values), measured(metric, sides[1], values))
         for left_out in {s.left_out for s in found if s.left_out} - told:
             emit(Event("warning", name, left_out))
             told.add(left_out)
         noise = _noise(metric, sides[0], found[0], timed, values) if timed and metric.timed else None
         row = row_of(metric, found, sides[0].protocol, request.gates.get(name), noise)
-        rows.append(advised(row, metric, request, len(sides[0].items), held))
-        measured[name] = found
+        rows.append(advised(row, metric, request, len(sides[0].unit_ids), held))
+        kept[name] = found
     shutil.rmtree(request.workdir / "samples", ignore_errors=True)  # of another run, of which nothing may be left
-    for name, pair in measured.items():
+    for name, pair in kept.items():
         samples.keep(request.workdir / "samples", name, *pair)
-    return tuple(rows), measured
+    return tuple(rows), kept
 
 
 def row_of(

@@ -75,6 +75,8 @@ class Evidence:
     timings, starts: always fresh.
     opening, call: how the model was opened and called, for metrics that do so themselves.
     key: what decides this evidence; data_key: what decides the real pictures. memory: a folder for what follows from them.
+    each: how many items in a row are pictures of one prompt; the prompt is the unit.
+    said: what a reader must know of how it came about.
     holds: keep the files that this is read from where they are.
     """
 
@@ -96,22 +98,24 @@ class Evidence:
     data_key: str = ""
     memory: Path | None = None
     protocol: Mapping[str, str | int | float] = field(default_factory=dict)
+    each: int = 1
+    said: tuple[str, ...] = ()
     holds: tuple[Hold, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def unit_ids(self) -> tuple[str, ...]:
-        return tuple(item.id for item in self.items)
+        return tuple(item.id for item in self.items[:: self.each])
 
     def first(self, count: int) -> Evidence:
-        """What was observed on the first `count` items: the same as had no others been looked at."""
+        """What was observed on the first `count` units: the same as had no others been looked at."""
         return replace(
             self,
-            items=self.items[:count],
+            items=self.items[: count * self.each],
             original=self.original and self.original.first(count),
             token_logprobs=self.token_logprobs[:count],
             bytes_read=self.bytes_read[:count],
             continuations=self.continuations[:count],
-            protocol={**self.protocol, "samples": min(count, len(self.items))},
+            protocol={**self.protocol, "samples": min(count, len(self.unit_ids))},
         )
 
     def pictures(self, start: int, stop: int) -> NDArray[np.uint8]:

@@ -27,7 +27,8 @@ Compared = Literal["difference", "ratio"]
 
 @dataclass(frozen=True)
 class Sample:
-    """What one side showed, unit by unit: `values` is [n] or [n, d], row i belongs to `unit_ids[i]`.
+    """What one side showed, unit by unit: `values` is [n] or [n, d], row i belongs to `unit_ids[i]`. Of pictures held against others
+    as a set there may be several rows a unit, one behind the other (`images_per_prompt` in the protocol).
 
     reference: what `values` is held against, for metrics that compare distributions ([m, d], the real pictures' features).
     moments: their mean [d] and covariance [d, d] alone, where no more of the reference is known.

@@ -26,7 +26,7 @@ def grid(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Picture
     for row, losses in _losses(rows, measured)[:1]:
         for index in np.argsort(-losses, kind="stable")[:WORST]:
             if losses[index] > 0:
-                chosen.setdefault(int(index), f"among the worst by {row.title}")
+                chosen.setdefault(int(index) * one.each, f"among the worst by {row.title}")
     return tuple(
         Picture(one.items[i].id, one.items[i].text, one.picture(i), other.picture(i), why) for i, why in chosen.items()
     )

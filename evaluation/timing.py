@@ -138,7 +138,8 @@ def time_views(
         ValueError: a side wrote fewer tokens than it was asked for.
     """
     # Both sides are given the baseline's items: its tokenizer makes the prompts of both.
-    timed = one.timed(base.items, spec, base.call), other.timed(base.items, spec, candidate.call)
+    items = base.items[:: base.each]
+    timed = one.timed(items, spec, base.call), other.timed(items, spec, candidate.call)
     work, prompt = (timed[0].work, timed[1].work), timed[0].prompt_tokens
     runs = timed[0].run, timed[1].run
     return time_pair(*runs, work, spec.timing_batch, spec.timing_blocks, spec.seed, emit, find_meter(), prompt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -55,6 +55,16 @@ class Linear:
         """From the values with each unit of a set left out (Efron and Stein, 1981)."""
         return cls(value, tuple((len(found) - 1) * (found.mean() - found) for found in left_out))
 
+    @classmethod
+    def mean(cls, found: Sequence[Linear]) -> Linear:
+        """Of statistics of the same units, such as one for each noise; one alone stays as it is."""
+        if len(found) == 1:
+            return found[0]
+        shares = tuple(sum(parts) / len(found) for parts in zip(*(one.shares for one in found), strict=True))
+        bends = [one.bend for one in found if one.bend]
+        bend = (lambda g: sum(one(g) for one in bends) / len(bends)) if len(bends) == len(found) else None
+        return cls(sum(one.value for one in found) / len(found), shares, bend)
+
     def minus(self, other: Linear) -> Linear:
         """The difference of two statistics of the same units: what moves both alike moves it not at all."""
         pairs = zip(self.shares, other.shares, strict=True)
@@ -100,7 +110,9 @@ def observe(evidence: Evidence, params: AgainstReal, **protocol: str | float) ->
 
     found = against_real(evidence, params.features, params.resize, params.reference)
     pairs = "no" if params.reference else "by item"
-    return replace(found, protocol={**found.protocol, "paired": pairs, **protocol})
+    each = {"images_per_prompt": evidence.each} if evidence.each > 1 else {}
+    how = {**found.protocol, "paired": pairs, **each, **protocol}
+    return replace(found, protocol=how)
 
 
 def observe_pictures(evidence: Evidence, params: AgainstReal, title: str, **protocol: str | float) -> Sample:

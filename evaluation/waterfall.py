@@ -17,6 +17,7 @@ from compress.recipe import EvalSpec, Gate
 from evaluation import statistics
 from evaluation.collect import CONTINUATIONS, Viewpoint, collect
 from evaluation.evidence import Evidence, Timings
+from evaluation.repeated import measured
 from evaluation.scores import Contribution, Estimate, Sample, Step, shared
 from evaluation.timing import time_views
 
@@ -93,7 +94,7 @@ def _observe(
 ) -> tuple[Evidence, Timings | None]:
     """Evidence of a model in the middle, with its timings, and the baseline's timings of the same blocks."""
     spec, found = request.spec, Evidence(view.artifact)
-    few = replace(view, items=view.items[: spec.stage_samples])
+    few = replace(view, items=view.items[: spec.stage_samples * view.each])
     if not any("completions" in find_metric(name).needs for name in names[1:]):
         few = replace(few, evidence={kind: how for kind, how in few.evidence.items() if kind != CONTINUATIONS})
     if names[1:]:
@@ -157,8 +158,7 @@ def _step(
 
 def _sample(name: str, evidence: Evidence, spec: EvalSpec) -> Sample:
     metric = find_metric(name)
-    found: Sample = metric.measure(evidence, metric.params(**spec.metrics.get(name, {})))
-    return found
+    return measured(metric, evidence, metric.params(**spec.metrics.get(name, {})))
 
 
 def _contrast(name: str, one: Sample, other: Sample, spec: EvalSpec) -> Estimate:

@@ -19,6 +19,7 @@ from compress.catalogue import Stage
 from compress.errors import UserError, near
 from compress.params import Params, Uncached
 from compress.recipe import DataSpec, EvalSpec, Recipe, StepSpec
+from evaluation.evidence import Evidence
 
 
 class Cut(Params):
@@ -26,6 +27,9 @@ class Cut(Params):
     layers: tuple[int, ...] = Field((), description="layers to leave alone")
     components: tuple[str, ...] = Field((), description="parts to work on")
     workers: Annotated[int, Uncached()] = Field(1, description="processes; changes no result")
+
+
+SIDE = Evidence(Artifact(Path(), "text_to_image", {}))  # of a comparison, of which nothing was observed
 
 
 def idle(artifact: object, params: object, context: object) -> None:

@@ -101,6 +101,9 @@ class ImageModel(OpenModel, Protocol):
     def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: object) -> list[T]:
         """What `keep` makes of every call to these components while one picture is painted."""
 
+    def cut_short(self, items: Sequence[Item], **call: object) -> str:
+        """How many of the items' captions are longer than the model reads, in words; "" where none."""
+
 
 class LanguageModel(OpenModel, Protocol):
     """A model that continues text."""

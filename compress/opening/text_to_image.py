@@ -16,16 +16,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compress.artifact import Artifact, read_json
+from compress.artifact import SCHEDULER, Artifact, read_json
 from compress.data import Item
 from compress.devices import AS_STORED, CPU, Opening
 from compress.engines.module import EngineModule, arguments_of
-from compress.engines.torch.runtime import find_class, stored_dtype
+from compress.engines.torch.runtime import find_class, silent_libraries, stored_dtype
 from compress.errors import ModelError, StageFailed
 from compress.graphs import Batches
 from compress.opening import Call, Timed
+from compress.opening.captions import cut_short, uncounted
 from compress.opening.tensors import device_of, dtype_of, to_array
+from compress.painting import NEGATIVE
 from compress.pipelines import INDEX, LEFT_OUT
+from compress.schedulers import changes, config_of
 
 if TYPE_CHECKING:
     from compress.recipe import EvalSpec
@@ -50,6 +53,7 @@ class TextToImage:
         self.device = device_of(opening)
         self.pipeline: Any = self._assemble()
         self.pipeline.set_progress_bar_config(disable=True)
+        self._schedulers: dict[str | None, Any] = {None: getattr(self.pipeline, SCHEDULER, None)}
 
     @property
     def stock(self) -> Any:
@@ -111,7 +115,8 @@ class TextToImage:
         """Paint one picture for each item, as one batch.
 
         Args:
-            call: arguments of the pipeline, over those the artifact is meant to be called with.
+            call: arguments of the pipeline, over those the artifact is meant to be called with; `scheduler` names the one that
+                paints in place of its own.
 
         Returns:
             uint8 [items, height, width, 3].
@@ -131,6 +136,11 @@ class TextToImage:
     def given(self, items: Sequence[Item]) -> Call:
         """What the pipeline is given of the items: their captions."""
         return {"prompt": [item.text for item in items]}
+
+    def cut_short(self, items: Sequence[Item], **call: object) -> str:
+        """As `ImageModel.cut_short`."""
+        captions = list(dict.fromkeys(item.text for item in items))
+        return cut_short(self.pipeline, captions, {**self.artifact.settings.call, **call})
 
     @contextmanager
     def watch(self, component: str, heard: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
@@ -196,10 +206,23 @@ class TextToImage:
     def _run(self, items: Sequence[Item], seed: int, output: str, call: Mapping[str, object]) -> Any:
         generators = [noise_source(seed, item.id) for item in items]
         arguments = {**self.artifact.settings.call, **call}
+        self._schedule(arguments.pop(SCHEDULER, None))
+        if isinstance(away := arguments.get(NEGATIVE), str):
+            arguments[NEGATIVE] = [away] * len(items)  # as many as there are prompts
         # Without gradients, as diffusers itself runs; inference mode would leave tensors behind that nothing can train or trace:
         # SDXL casts its VAE's weights for the time of a call, some positions are buffers that a longer text replaces.
-        with torch.no_grad():
+        with torch.no_grad(), uncounted(self.pipeline):
             return self.pipeline(**self.given(items), generator=generators, output_type=output, **arguments).images
+
+    def _schedule(self, name: Any) -> None:
+        """Let the named scheduler paint, made of the model's own one's training schedule; without a name, the model's own."""
+        if name not in self._schedulers:
+            changed = changes(config_of(self.artifact), name)
+            kind = find_class("diffusers", changed.pop("_class_name"), self.artifact.path / INDEX)
+            with silent_libraries():
+                self._schedulers[name] = kind.from_config(self._schedulers[None].config, **changed)
+        if getattr(self.pipeline, SCHEDULER, None) is not self._schedulers[name]:
+            self.pipeline.scheduler = self._schedulers[name]
 
     def _assemble(self) -> Any:
         """Build the pipeline part by part: `from_pretrained` would refuse modules that are not of the classes it knows."""

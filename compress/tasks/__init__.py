@@ -58,6 +58,15 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """An argument of a call that a model cannot take, why, and what to do."""
+
+    argument: str
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True)
 class Usage:
     """A model that somebody wants to call: its folder, whether stock libraries alone open it, whether its own Python code may run,
     the arguments of a call that it is meant for, a text to try it on, and the device that it was measured on."""
@@ -107,8 +116,11 @@ class Task:
     called: by the names in `baseline`, the arguments of a call that they set.
     evidence: from an evaluation's settings, the kinds of evidence that are collected of its items, each with the numbers that
         decide it beside the model, the call and the items.
+    repeats: from an evaluation's settings, how often each item is looked at, with noise of its own.
     recognise: a folder to what it holds, or the Problem of one that comes near, or None where it is something else.
-    check: what does not fit together in an artifact, or cannot be opened.
+    told: of the names in `called`, those whose default decides what a call costs, so that reports speak of it too.
+    check: what does not fit together in an artifact, or cannot be opened; calls: what it cannot take of the arguments that it
+        will be called with.
     libraries: the distributions that run a model, beside those of its engines: their versions decide what it shows.
     folders: whether two folders of pictures, beside which no model lies, are compared as what this task makes; one task says so.
     sizes: by the name of the setting that decides it, how large the calls of an evaluation are.
@@ -123,8 +135,11 @@ class Task:
     settings: type[Params] = NoSettings
     baseline: type[Params] = NoSettings
     called: Mapping[str, str] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
     evidence: Callable[[EvalSpec], Mapping[str, tuple[int, ...]]] = field(default=lambda spec: {})
+    repeats: Callable[[EvalSpec], int] = field(default=lambda spec: 1)
     check: Callable[[Artifact], Iterable[Problem]] = field(default=lambda artifact: ())
+    calls: Callable[[Artifact, Mapping[str, Any]], Iterable[Fault]] = field(default=lambda artifact, call: ())
     libraries: tuple[str, ...] = ("torch", "transformers")
     folders: bool = False
     sizes: Callable[[EvalSpec], Mapping[str, Size]] = field(default=lambda spec: {})

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from compress.artifact import DENOISERS, Artifact
+from compress.artifact import DENOISERS, SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.devices import CPU
 from compress.errors import Problem
-from compress.params import Params
+from compress.painting import call_faults
+from compress.params import Params, Shared
 from compress.pipeline_checks import pipeline_problems
 from compress.pipelines import read_pipeline
+from compress.schedulers import Named, changes
 from compress.tasks import Task, Usage, literal
 
 if TYPE_CHECKING:
@@ -22,12 +25,40 @@ if TYPE_CHECKING:
 FIX = "give a text-to-image pipeline, such as StableDiffusionPipeline or FluxPipeline"
 
 
+class Judging(Params):
+    """What the pictures of a run are judged by."""
+
+    features: Annotated[str, Shared()] = Field(
+        "",
+        description="feature extractor of every metric that has one and does not name its own; empty: the metric's default",
+    )
+    reference: Annotated[str, Shared()] = Field(
+        "",
+        description="real set of every metric that has one and does not name its own; empty: the items' own pictures",
+    )
+    images_per_prompt: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="pictures of each prompt, each from noise of its own; the prompt stays the unit that n counts",
+    )
+
+
 class Painting(Params):
     """How the baseline paints."""
 
     steps: int | None = Field(None, ge=1, description="denoising steps; default: the pipeline's own")
     guidance: float | None = Field(
         None, ge=0, description="classifier-free guidance scale, for both sides; default: the pipeline's own"
+    )
+    negative_prompt: str | None = Field(
+        None, min_length=1, description="what guidance leads away from, the same for every prompt, for both sides"
+    )
+    height: int | None = Field(None, ge=1, description="pixels, for both sides; default: the pipeline's own")
+    width: int | None = Field(None, ge=1, description="pixels, for both sides; default: the pipeline's own")
+    scheduler: Named | None = Field(
+        None,
+        description="the scheduler to use instead of the model's own, for both sides unless a stage names the candidate's",
     )
 
 
@@ -44,17 +75,38 @@ def recognise(path: Path) -> Artifact | Problem | None:
 
 
 def evidence(spec: EvalSpec) -> Mapping[str, tuple[int, ...]]:
-    return {"pictures": ()}
+    each = repeats(spec)
+    return {"pictures": (each,) if each > 1 else ()}
+
+
+def repeats(spec: EvalSpec) -> int:
+    return spec.of(Judging).images_per_prompt
 
 
 def usage(usage: Usage) -> tuple[str, ...]:
     """Stock diffusers opens a pipeline of torch components alone."""
     opened = "DiffusionPipeline.from_pretrained" if usage.stock else "compress.load"
     moved = f".to({literal(usage.device)})" if usage.stock and usage.device != CPU else ""
+    called = replace(usage, call={name: value for name, value in usage.call.items() if name != SCHEDULER})
     return (
         "from diffusers import DiffusionPipeline" if usage.stock else "import compress",
         f"paint = {opened}({usage.opened}){moved}",
-        f'paint({literal(usage.text or "a red house by the sea")}{usage.arguments()}).images[0].save("picture.png")',
+        *_scheduled(usage),
+        f'paint({literal(usage.text or "a red house by the sea")}{called.arguments()}).images[0].save("picture.png")',
+    )
+
+
+def _scheduled(usage: Usage) -> tuple[str, ...]:
+    """Lines that put the scheduler in the place of the model's own that the model was measured with."""
+    file = Path(usage.folder) / SCHEDULER_CONFIG
+    if SCHEDULER not in usage.call:
+        return ()
+    changed = changes(read_json(file) if file.is_file() else {}, str(usage.call[SCHEDULER]))
+    kind = changed.pop("_class_name")
+    more = "".join(f", {name}={literal(value)}" for name, value in changed.items())
+    return (
+        f"from diffusers import {kind}",
+        f"paint.scheduler = {kind}.from_config(paint.scheduler.config{more})",
     )
 
 
@@ -63,11 +115,22 @@ TASK = Task(
     title="text to image",
     data="captioned_images",
     yields=frozenset({"pictures", "latents", "denoising"}),
+    settings=Judging,
     baseline=Painting,
-    called={"steps": "num_inference_steps", "guidance": "guidance_scale"},
+    called={
+        "steps": "num_inference_steps",
+        "guidance": "guidance_scale",
+        "negative_prompt": "negative_prompt",
+        "height": "height",
+        "width": "width",
+        "scheduler": SCHEDULER,
+    },
+    told=("steps", "guidance"),
     evidence=evidence,
+    repeats=repeats,
     recognise=recognise,
     check=pipeline_problems,
+    calls=call_faults,
     libraries=("torch", "transformers", "diffusers"),
     folders=True,
     usage=usage,

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from evaluation import mmd
 from evaluation.evidence import Evidence
+from evaluation.repeated import over_noises, units_of
 from evaluation.scores import Estimate, Sample, Statistic, metric
 from evaluation.two_sets import AgainstReal, Linear, observe_pictures, paired, real
 
@@ -23,16 +24,16 @@ class Cmmd(AgainstReal):
 
 
 def score(sample: Sample) -> Estimate:
-    return _linear(sample).estimate(len(sample.values))
+    return _linear(sample).estimate(units_of(sample))
 
 
 def contrast(candidate: Sample, baseline: Sample) -> Estimate:
-    return _linear(candidate).minus(_linear(baseline)).estimate(len(candidate.values))
+    return _linear(candidate).minus(_linear(baseline)).estimate(units_of(candidate))
 
 
 def _linear(sample: Sample) -> Linear:
     kernel = mmd.gaussian(float(sample.protocol.get("sigma", SIGMA)))
-    found = mmd.linear(sample.values, real(sample), kernel, paired=paired(sample))
+    found = over_noises(lambda one: mmd.linear(one.values, real(one), kernel, paired=paired(one)), sample)
     return found.times(SCALE)
 
 

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from evaluation import frechet
 from evaluation.evidence import Evidence
+from evaluation.repeated import noises, over_noises, units_of
 from evaluation.scores import Estimate, Sample, Statistic, metric
-from evaluation.two_sets import AgainstReal, observe
+from evaluation.two_sets import AgainstReal, Linear, observe
 
 
 class Fid(AgainstReal):
@@ -21,13 +22,15 @@ class Fid(AgainstReal):
 
 
 def score(sample: Sample) -> Estimate:
-    found, distance = frechet.linear(sample)
-    return found.estimate(len(sample.values), frechet.said(sample, distance.note))
+    parts = noises(sample)
+    found = [frechet.linear(one) for one in parts]
+    note = frechet.said(parts[0], next((distance.note for _, distance in found if distance.note), ""))
+    return Linear.mean([one for one, _ in found]).estimate(units_of(sample), note)
 
 
 def contrast(candidate: Sample, baseline: Sample) -> Estimate:
-    (one, _), (other, _) = frechet.linear(candidate), frechet.linear(baseline)
-    return one.minus(other).estimate(len(candidate.values), frechet.said(candidate))
+    one, other = (over_noises(lambda part: frechet.linear(part)[0], sample) for sample in (candidate, baseline))
+    return one.minus(other).estimate(units_of(candidate), frechet.said(noises(candidate)[0]))
 
 
 @metric(
@@ -41,5 +44,5 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
 def measure(evidence: Evidence, params: Fid) -> Sample:
     found = observe(evidence, params)
     if not params.allow_few:
-        frechet.refuse_few(found, "FID", found.values.shape[1] + 1)
+        frechet.refuse_few(noises(found)[0], "FID", found.values.shape[1] + 1)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 from evaluation import frechet
 from evaluation.evidence import Evidence
 from evaluation.metrics.fid import Fid
+from evaluation.repeated import noises, over_noises, units_of
 from evaluation.scores import Estimate, Sample, Statistic, metric
 from evaluation.two_sets import observe
 
@@ -18,12 +19,12 @@ class FidInfinity(Fid):
 
 
 def score(sample: Sample) -> Estimate:
-    return frechet.limit(sample).estimate(len(sample.values), _said(sample))
+    return over_noises(frechet.limit, sample).estimate(units_of(sample), _said(noises(sample)[0]))
 
 
 def contrast(candidate: Sample, baseline: Sample) -> Estimate:
-    found = frechet.limit(candidate).minus(frechet.limit(baseline))
-    return found.estimate(len(candidate.values), _said(candidate))
+    found = over_noises(frechet.limit, candidate).minus(over_noises(frechet.limit, baseline))
+    return found.estimate(units_of(candidate), _said(noises(candidate)[0]))
 
 
 def _said(sample: Sample) -> str:
@@ -42,5 +43,5 @@ def _said(sample: Sample) -> str:
 def measure(evidence: Evidence, params: FidInfinity) -> Sample:
     found = observe(evidence, params)
     if not params.allow_few:
-        frechet.refuse_few(found, "FID∞", 2 * (found.values.shape[1] + 1))
+        frechet.refuse_few(noises(found)[0], "FID∞", 2 * (found.values.shape[1] + 1))
     return found

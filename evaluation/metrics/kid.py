@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from evaluation import mmd
 from evaluation.evidence import Evidence
+from evaluation.repeated import over_noises, units_of
 from evaluation.scores import Estimate, Sample, Statistic, metric
-from evaluation.two_sets import AgainstReal, observe_pictures, paired, real
+from evaluation.two_sets import AgainstReal, Linear, observe_pictures, paired, real
 
 
 class Kid(AgainstReal):
@@ -18,13 +19,17 @@ class Kid(AgainstReal):
 
 def score(sample: Sample) -> Estimate:
     kernel = mmd.cubic(sample.values, real(sample))
-    return mmd.linear(sample.values, real(sample), kernel, paired=paired(sample)).estimate(len(sample.values))
+    return _linear(sample, kernel).estimate(units_of(sample))
 
 
 def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     kernel = mmd.cubic(candidate.values, baseline.values, real(candidate))
-    one, other = (mmd.linear(s.values, real(s), kernel, paired=paired(s)) for s in (candidate, baseline))
-    return one.minus(other).estimate(len(candidate.values))
+    one, other = (_linear(sample, kernel) for sample in (candidate, baseline))
+    return one.minus(other).estimate(units_of(candidate))
+
+
+def _linear(sample: Sample, kernel: mmd.Kernel) -> Linear:
+    return over_noises(lambda one: mmd.linear(one.values, real(one), kernel, paired=paired(one)), sample)
 
 
 @metric(

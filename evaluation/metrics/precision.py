@@ -12,8 +12,9 @@ from pydantic import Field
 
 from evaluation import neighbours
 from evaluation.evidence import Evidence
+from evaluation.repeated import noises, over_noises, units_of, units_over_noises
 from evaluation.scores import Estimate, Sample, Statistic, metric
-from evaluation.two_sets import AgainstReal, observe_pictures
+from evaluation.two_sets import AgainstReal, Linear, observe_pictures
 
 
 class Precision(AgainstReal):
@@ -21,17 +22,21 @@ class Precision(AgainstReal):
 
 
 def score(sample: Sample) -> Estimate:
-    return neighbours.estimate(neighbours.precision(sample)[0], len(sample.values), 0, 1)
+    return neighbours.estimate(_linear(sample), units_of(sample), 0, 1)
 
 
 def contrast(candidate: Sample, baseline: Sample) -> Estimate:
-    found = neighbours.precision(candidate)[0].minus(neighbours.precision(baseline)[0])
-    return neighbours.estimate(found, len(candidate.values), -1, 1)
+    found = _linear(candidate).minus(_linear(baseline))
+    return neighbours.estimate(found, units_of(candidate), -1, 1)
+
+
+def _linear(sample: Sample) -> Linear:
+    return over_noises(lambda one: neighbours.precision(one)[0], sample)
 
 
 def units(sample: Sample) -> NDArray[np.float64]:
-    """Whether each painted picture lies within, 0 or 1 [n]."""
-    return neighbours.precision(sample)[1].astype(np.float64)
+    """Whether each painted picture lies within, 0 or 1 [n]; the share of a prompt's pictures where it has several."""
+    return units_over_noises(lambda one: neighbours.precision(one)[1].astype(np.float64), sample)
 
 
 @metric(
@@ -45,5 +50,5 @@ def units(sample: Sample) -> NDArray[np.float64]:
 )
 def measure(evidence: Evidence, params: Precision) -> Sample:
     found = observe_pictures(evidence, params, "precision", k=params.k)
-    neighbours.refuse_few(found, "precision")
+    neighbours.refuse_few(noises(found)[0], "precision")
     return found

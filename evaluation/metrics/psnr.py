@@ -17,6 +17,7 @@ from evaluation.scores import Sample, metric
 
 ROUNDING = 1 / 12  # mean square of an error spread evenly over −½..½
 CAP = float(10 * np.log10(255**2 / ROUNDING))
+EQUAL = f"{CAP:.1f} dB is the same picture, as the baseline's are to themselves"
 
 
 class Psnr(Params):
@@ -44,4 +45,4 @@ def measure(evidence: Evidence, params: Psnr) -> Sample:
     if evidence.original is None:
         return Sample(evidence.unit_ids, np.full(len(evidence.items), CAP), protocol=protocol)
     found = [peak_ratio(one, other) for one, other in picture_pairs(evidence)]
-    return Sample(evidence.unit_ids, np.array(found), protocol=protocol)
+    return Sample(evidence.unit_ids, np.array(found), protocol=protocol, note=EQUAL)

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from evaluation import neighbours
 from evaluation.evidence import Evidence
+from evaluation.repeated import noises, over_noises, units_over_noises
 from evaluation.scores import Estimate, Sample, Statistic, metric
-from evaluation.two_sets import AgainstReal, observe_pictures, paired, real
+from evaluation.two_sets import AgainstReal, Linear, observe_pictures, paired, real
 
 
 class Recall(AgainstReal):
@@ -21,17 +22,21 @@ class Recall(AgainstReal):
 
 
 def score(sample: Sample) -> Estimate:
-    return neighbours.estimate(neighbours.recall(sample)[0], len(real(sample)), 0, 1)
+    return neighbours.estimate(_linear(sample), len(real(noises(sample)[0])), 0, 1)
 
 
 def contrast(candidate: Sample, baseline: Sample) -> Estimate:
-    found = neighbours.recall(candidate)[0].minus(neighbours.recall(baseline)[0])
-    return neighbours.estimate(found, len(real(candidate)), -1, 1)
+    found = _linear(candidate).minus(_linear(baseline))
+    return neighbours.estimate(found, len(real(noises(candidate)[0])), -1, 1)
+
+
+def _linear(sample: Sample) -> Linear:
+    return over_noises(lambda one: neighbours.recall(one)[0], sample)
 
 
 def units(sample: Sample) -> NDArray[np.float64]:
     """Whether each item's real picture lies within, 0 or 1 [n]; [m, 1] where the real pictures are not the items'."""
-    found = neighbours.recall(sample)[1].astype(np.float64)
+    found = units_over_noises(lambda one: neighbours.recall(one)[1].astype(np.float64), sample)
     return found if paired(sample) else found[:, None]
 
 
@@ -46,5 +51,5 @@ def units(sample: Sample) -> NDArray[np.float64]:
 )
 def measure(evidence: Evidence, params: Recall) -> Sample:
     found = observe_pictures(evidence, params, "recall", k=params.k)
-    neighbours.refuse_few(found, "recall")
+    neighbours.refuse_few(noises(found)[0], "recall")
     return found

@@ -222,10 +222,11 @@ def _trust(comparison: Comparison) -> str:
 
 def runs(comparison: Comparison, side: Side) -> str:
     """What runs a side, and how it was called, in a recipe's words: its steps and guidance, where the task has such settings."""
-    known = find_task(comparison.task).called if comparison.task in task_names() else {}
+    task = find_task(comparison.task) if comparison.task in task_names() else None
     told = (
         f"{name} {side.call[argument]}" if argument in side.call else f"the pipeline's own {name}"
-        for name, argument in known.items()
+        for name, argument in (task.called.items() if task else ())
+        if argument in side.call or (task and name in task.told)
     )
     return ", ".join((side.engine, *told))
 

@@ -25,7 +25,7 @@ from tests.specimens import Specimen, find_specimen
 # Each stage is tried on as little as shows its contract.
 TRAINING = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16}
 BUILDS = ("build.", "export.", "quantize.nncf")
-OTHER = {"samples": 8, "blocks": 4, "new_tokens": 8, "precisions": ["float32"]}
+OTHER = {"samples": 8, "blocks": 4, "new_tokens": 8, "precisions": ["float32"], "height": 24, "width": 16}
 CASES = [(name, task) for name in stage_names() for task in tasks_for(find_stage(name).needs)]
 
 

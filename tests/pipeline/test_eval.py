@@ -159,6 +159,8 @@ def test_a_metric_that_needs_a_model_is_refused_before_anything_is_read(places: 
         (("--metrics", "kid", "--gate", "fid.worse_by=1"), "fid is gated and not measured"),
         (("--metrics", "kid", "--set", "kid.featurs=x"), "kid.featurs"),
         (("--metrics", "kid", "--set", "kid.features=nowhere/"), "nowhere"),
+        (("--metrics", "psnr", "--reference", "real"), "none of these metrics has a reference"),
+        (("--metrics", "psnr,kid", "--features", "nowhere/"), "nowhere"),
         (("--metrics", "fid", "--samples", "20"), "65"),  # a covariance of 64 features from 20 pictures
     ],
 )
@@ -186,8 +188,8 @@ def test_folders_of_differently_called_pictures_are_not_paired_by_position(place
     (odd / "test" / "3.png").rename(odd / "test" / "3b.png")
     with pytest.raises(UserError, match=r"'test/3\.png'") as caught:
         evaluate(places, odd, places.real, "unpaired", metrics=["ssim"])
-    assert "fid.reference" in caught.value.problems[0].fix
-    found = evaluate(places, odd, odd, "one set", metrics={"fid": {"reference": str(places.real)}})
+    assert "--reference" in caught.value.problems[0].fix
+    found = evaluate(places, odd, odd, "one set", metrics=["fid"], reference=str(places.real))
     assert found.rows[0].candidate.value == pytest.approx(0, abs=1e-9)  # the same pictures under other names
 
 

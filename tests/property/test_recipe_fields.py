@@ -18,6 +18,7 @@ from compress.planning import make_plan
 from compress.reading import read_text
 from compress.recipe import BaselineSpec, Bounds, DataSpec, EvalSpec, Gate, Head, Recipe, StepSpec
 from compress.running import evidence_dirs
+from compress.shared import shared_names, spread
 from evaluation.compare import Request, viewpoints
 from evaluation.gates import allowed, problems
 from evaluation.scores import Estimate
@@ -124,9 +125,12 @@ def views(place: Path, spec: EvalSpec, words: bool, task: str = "") -> Any:
     return [(v.opening, v.call, v.items, v.seed, v.batch, v.evidence) for v in viewpoints(request)]
 
 
-BASELINE: Mapping[str, Any] = {"dtype": "bfloat16", "steps": 3, "guidance": 2.5}
+BASELINE: Mapping[str, Any] = {
+    "dtype": "bfloat16", "steps": 3, "guidance": 2.5, "negative_prompt": "ugly", "height": 16, "width": 16, "scheduler": "lcm",
+}  # fmt: skip
 SEEN: Mapping[str, Any] = {
     "samples": 3, "batch": 5, "seed": 7, "prompt_tokens": 9, "new_tokens": 11, "continuations": 13,
+    "images_per_prompt": 2,
 }  # fmt: skip
 
 
@@ -140,14 +144,19 @@ def test_the_baseline_is_run_as_asked(place: Path, field: str) -> None:
 
 @pytest.mark.parametrize("field", SEEN)
 def test_what_quality_is_measured_on_is_as_asked(place: Path, field: str) -> None:
-    words = field not in ("samples", "seed", "batch")
+    words = field not in ("samples", "seed", "batch", "images_per_prompt")
     assert views(place, EvalSpec(**{field: SEEN[field]}), words) != views(place, EvalSpec(), words)
 
 
-@pytest.mark.parametrize("field", sorted(set(EvalSpec.model_fields) - {"baseline", *SEEN}))
+@pytest.mark.parametrize("field", sorted(set(EvalSpec.model_fields) - {"baseline", *SEEN, *shared_names()}))
 def test_whatever_else_an_evaluation_is_told_is_read_by_it(field: str) -> None:
     found = {one for file in (ROOT / "evaluation").rglob("*.py") for one in reads(file)}
     assert any(one in found for one in (f"spec.{field}", f"request.spec.{field}"))
+
+
+@pytest.mark.parametrize("field", shared_names())
+def test_what_is_named_once_is_every_metric_s(field: str) -> None:
+    assert spread({"kid": {}}, EvalSpec(**{field: "./x"})) == {"kid": {field: "./x"}}
 
 
 @pytest.mark.parametrize("field", Gate.model_fields)

@@ -22,6 +22,7 @@ from evaluation.features import pictures
 from evaluation.frechet import Moments
 from evaluation.metrics import fid, fid_infinity
 from evaluation.scores import Estimate, Sample
+from tests.fakes import SIDE
 
 RNG = np.random.default_rng(23)
 ROOT = Path(__file__).parents[2]
@@ -305,7 +306,7 @@ def test_too_few_pictures_are_refused_unless_allowed(
     def measured(n: int, **params: Any) -> Sample:
         side = sample(mixed(n, 8), mixed(n if own else 50, 8))
         monkeypatch.setattr(pictures, "against_real", lambda *told: given_.append(told) or side)
-        found: Sample = metric.measure.measure(None, metric.measure.params(**params, reference="" if own else "folder"))
+        found: Sample = metric.measure.measure(SIDE, metric.measure.params(**params, reference="" if own else "folder"))
         return found
 
     title = metric.measure.title
@@ -317,7 +318,7 @@ def test_too_few_pictures_are_refused_unless_allowed(
     assert "allow_few: true" in caught.value.problems[0].fix
     assert metric.score(measured(enough)).note.startswith(f"n = {enough}")
     assert metric.score(measured(8, allow_few=True)).note.startswith("not comparable: 8 pictures, 8 features")
-    assert given_[0] == (None, "zoo://digits-clip", "pil", "" if own else "folder")
+    assert given_[0] == (SIDE, "zoo://digits-clip", "pil", "" if own else "folder")
     assert measured(enough).protocol["paired"] == ("by item" if own else "no")
 
 

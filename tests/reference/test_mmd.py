@@ -13,6 +13,7 @@ from evaluation import mmd
 from evaluation.features import pictures
 from evaluation.metrics import cmmd, kid
 from evaluation.scores import Sample
+from tests.fakes import SIDE
 
 RNG = np.random.default_rng(29)
 Pair = Callable[[np.ndarray, np.ndarray], float]
@@ -188,7 +189,7 @@ def test_a_wide_kernel_keeps_its_digits() -> None:
 def test_mean_and_covariance_alone_are_no_reference(metric: Any) -> None:
     params = metric.measure.params(reference="real.npz")
     with pytest.raises(UserError, match=r"needs the features of each real picture, and real\.npz holds") as caught:
-        metric.measure.measure(None, params)
+        metric.measure.measure(SIDE, params)
     assert "use fid" in caught.value.problems[0].fix
 
 
@@ -198,8 +199,8 @@ def test_what_decides_the_number_is_in_the_protocol(
 ) -> None:
     side, told = sample(directions(9, 4), directions(9, 4), weights="w"), []
     monkeypatch.setattr(pictures, "against_real", lambda *given: told.append(given) or side)
-    found = metric.measure.measure(None, metric.measure.params(resize="tf1", **own))
-    assert told == [(None, "zoo://digits-clip", "tf1", "")]
+    found = metric.measure.measure(SIDE, metric.measure.params(resize="tf1", **own))
+    assert told == [(SIDE, "zoo://digits-clip", "tf1", "")]
     assert found.protocol == {"weights": "w", "paired": "by item", **own}
     assert np.isfinite(metric.score(found).low)
 

@@ -234,6 +234,7 @@ def test_psnr_of_a_constant_error_is_the_closed_form() -> None:
     assert found.values == pytest.approx(expected)
     assert psnr.measure.score(found).value == pytest.approx(np.mean(expected))
     assert round(psnr.CAP, 1) == 58.9
+    assert psnr.measure.score(found).note.startswith("58.9 dB is the same picture")
 
 
 def test_psnr_knows_errors_below_rounding_no_better_than_none() -> None:

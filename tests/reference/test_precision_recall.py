@@ -12,6 +12,7 @@ from evaluation import neighbours
 from evaluation.features import pictures
 from evaluation.metrics import precision, recall
 from evaluation.scores import Sample
+from tests.fakes import SIDE
 
 RNG = np.random.default_rng(31)
 
@@ -157,14 +158,14 @@ def test_a_contrast_tells_a_collapse_by_recall_and_noise_by_precision(how: str, 
 def test_higher_is_better_and_k_travels_with_the_sample(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     side = sample(RNG.normal(size=(20, 3)), RNG.normal(size=(30, 3)))
     monkeypatch.setattr(pictures, "against_real", lambda *given: side)
-    found = metric.measure.measure(None, metric.measure.params(k=5, reference="folder"))
+    found = metric.measure.measure(SIDE, metric.measure.params(k=5, reference="folder"))
     assert found.protocol == {"paired": "no", "k": 5}
     assert metric.measure.better == "higher"
     assert metric.score(found).value >= metric.score(sample(side.values, side.reference, k=1)).value
     with pytest.raises(UserError, match="looks at 20 neighbours of each picture, and there are 20"):
-        metric.measure.measure(None, metric.measure.params(k=20))
+        metric.measure.measure(SIDE, metric.measure.params(k=20))
     with pytest.raises(UserError, match="mean and covariance"):
-        metric.measure.measure(None, metric.measure.params(reference="real.npz"))
+        metric.measure.measure(SIDE, metric.measure.params(reference="real.npz"))
 
 
 def test_copies_are_no_neighbours_enough() -> None:

@@ -227,8 +227,9 @@ def test_other_protocols_baselines_and_tasks_are_all_told_at_once(old: Run) -> N
 
 def test_other_data_are_told_by_the_beginning_of_their_digests(old: Run) -> None:
     one, other = (with_protocol(old, "perplexity", data=letter * 64) for letter in "ab")
-    with pytest.raises(NotComparable, match=r"protocols: data aaaaaaaaaaaa… and bbbbbbbbbbbb…"):
+    with pytest.raises(NotComparable, match=r"protocols: data aaaaaaaaaaaa… and bbbbbbbbbbbb…") as caught:
         against(one, other, False, "10%")
+    assert caught.value.problems[0].fix == "give both recipes the same data.evaluate"
 
 
 def test_no_metric_in_common_is_no_comparison(old: Run) -> None:

@@ -371,6 +371,16 @@ def test_an_engine_is_named_component_by_component(writers: Stand, tmp_path: Pat
     assert found.candidate.engine == "model: openvino"
 
 
+@pytest.mark.parametrize(("samples", "said"), [(256, False), (300, True), (len(TEXTS), False)])
+def test_more_samples_than_the_data_hold_are_said_where_somebody_asked(
+    samples: int, said: bool, writers: Stand, tmp_path: Path
+) -> None:
+    spec = writers.spec.model_copy(update={"samples": samples, "metrics": {"size": {}}})
+    found = compare(writers.request(tmp_path, {}, spec=spec), silent)
+    told = f"data: samples: {samples} are asked for, and the data hold {len(TEXTS)}"
+    assert found.warnings == ((told,) if said else ())
+
+
 def test_warnings_reach_the_report_and_the_listener(writers: Stand, tmp_path: Path) -> None:
     request = writers.request(tmp_path / "out", {"perplexity": {}}, evidence_dirs=(tmp_path / "evidence",))
     first = compare(request, silent)

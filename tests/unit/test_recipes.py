@@ -33,5 +33,8 @@ def test_the_schema_knows_every_stage_and_metric_on_disk() -> None:
     sections = {key: schema["properties"][key]["anyOf"][0] for key in ("stages", "gates")}
     alone, mapping, _ = sections["stages"]["items"]["anyOf"]
     assert tuple(mapping["properties"]) == stage_names()
-    assert set(stage_names()) - set(alone["enum"]) == {"accelerate.steps"}  # which has a required parameter
+    assert set(stage_names()) - set(alone["enum"]) == {
+        "accelerate.size",
+        "accelerate.steps",
+    }  # with required parameters
     assert tuple(sections["gates"]["properties"]) == metric_names()

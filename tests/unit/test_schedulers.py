@@ -16,10 +16,12 @@ import torch
 import compress
 from compress.catalogue import find_stage
 from compress.describing import describe
+from compress.devices import AS_STORED
 from compress.errors import RecipeError
 from compress.pipeline_checks import pipeline_problems
-from compress.schedulers import faults, left_out, read_class
-from compress.stages.accelerate.steps import SCHEDULERS, _walked, changes
+from compress.schedulers import NAMED, changes, faults, left_out, read_class
+from compress.stages.accelerate.steps import _walked
+from compress.step_checks import source_problems
 from tests.fakes import pipeline, scheduled
 from tests.families import tiny_picture
 from tests.stages import apply, foresee
@@ -112,13 +114,13 @@ OWN = [
 ]
 
 
-@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+@pytest.mark.parametrize("name", sorted(NAMED))
 @pytest.mark.parametrize(("kind", "settings"), OWN)
 def test_any_scheduler_becomes_the_named_one(kind: str, settings: dict[str, Any], name: str) -> None:
     config = saved(kind, **settings)
-    changed = {**config, **changes(config, STAGE.params(steps=4, scheduler=name))}
+    changed = {**config, **changes(config, name)}
     assert list(faults(changed, "", 4)) == []
-    assert walks(SCHEDULERS[name], changed, 4)
+    assert walks(NAMED[name], changed, 4)
 
 
 @pytest.mark.parametrize(("kind", "settings"), OWN)
@@ -191,7 +193,7 @@ def test_a_models_own_scheduler_is_held_to_its_own_call(painter: Path) -> None:
     index = json.loads((painter / "model_index.json").read_text())
     (painter / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "LCMScheduler"]}))
     assert list(pipeline_problems(describe(painter))) == []
-    (found,) = pipeline_problems(describe(painter).calling(num_inference_steps=80))
+    (found,) = source_problems(describe(painter).calling(num_inference_steps=80), AS_STORED, "", fetched=False)
     assert "cannot do 80 steps" in found.message
 
 

@@ -22,34 +22,16 @@ from compress.context import Context
 from compress.errors import StageFailed
 from compress.params import Params
 from compress.pipelines import INDEX
-from compress.schedulers import DATA_SOLVERS, config_of, faults, left_out, read_class
+from compress.schedulers import NAMED, Named, changes, config_of, faults, foreign, left_out, read_class, told
 
 if TYPE_CHECKING:
     import diffusers
     import torch
 
-SCHEDULERS = {
-    "ddim": "DDIMScheduler",
-    "ddpm": "DDPMScheduler",
-    "dpm-solver++": "DPMSolverMultistepScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler-ancestral": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "lcm": "LCMScheduler",
-    "pndm": "PNDMScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
-# The schedulers that take what a model may predict beside noise and velocity, which all of them take.
-TAKERS = {
-    "flow_prediction": ("dpm-solver++", "unipc"),
-    "sample": ("ddim", "ddpm", "dpm-solver++", "euler", "lcm", "unipc"),
-}
-Scheduler = Literal["ddim", "ddpm", "dpm-solver++", "euler", "euler-ancestral", "heun", "lcm", "pndm", "unipc"]
-
 
 class Steps(Params):
     steps: int = Field(ge=1, le=1000, description="denoising steps of each picture")
-    scheduler: Scheduler | None = Field(None, description="the scheduler to use instead of the model's own")
+    scheduler: Named | None = Field(None, description="the scheduler to use instead of the model's own")
     spacing: Literal["leading", "linspace", "trailing"] | None = Field(
         None,
         description="how the steps lie on the training schedule; trailing starts from pure noise, which few steps need",
@@ -60,29 +42,20 @@ def refuse(artifact: Artifact, params: Steps) -> str:
     config = config_of(artifact)
     if not config:
         return ""
-    if why := _foreign(config, params) or _unspaced(config, params):
+    why = foreign(config, params.scheduler) if params.scheduler else ""
+    if why := why or _unspaced(config, params):
         return why
     pipeline = str(read_json(artifact.path / INDEX).get("_class_name", ""))
-    told = {problem.message for problem in faults(config, "")}  # of the model as it is, which is refused for it already
-    found = faults({**config, **changes(config, params)}, "", params.steps, pipeline)
-    return next((f"{new.message}; {new.fix}" for new in found if new.message not in told), "")
-
-
-def _foreign(config: Mapping[str, Any], params: Steps) -> str:
-    """Why a named scheduler cannot sample what the model predicts, or ""."""
-    kind, predicts = str(config.get("_class_name", "")), str(config.get("prediction_type", "epsilon"))
-    if params.scheduler and (kind.startswith("Flow") or predicts == "trigflow"):
-        return f"{kind} integrates a flow, and `{params.scheduler}` samples a diffusion: leave `scheduler` out"
-    takers = TAKERS.get(predicts, (params.scheduler,))
-    if params.scheduler and params.scheduler not in takers:
-        which = ", ".join(f"`{name}`" for name in takers)
-        return f"`{params.scheduler}` takes no {predicts}: choose one of {which}, or leave `scheduler` out"
-    return ""
+    before = {
+        problem.message for problem in faults(config, "")
+    }  # of the model as it is, which is refused for it already
+    found = faults({**config, **changed_by(config, params)}, "", params.steps, pipeline)
+    return next((f"{new.message}; {new.fix}" for new in found if new.message not in before), "")
 
 
 def _unspaced(config: Mapping[str, Any], params: Steps) -> str:
     """Why a spacing would change nothing, or ""."""
-    kind = _kind(config, params)
+    kind = str(changes(config, params.scheduler)["_class_name"])
     known = read_class(kind)
     if params.spacing and known and not known.spaced:
         return f"{kind} spaces its steps itself: leave `spacing` out"
@@ -91,41 +64,21 @@ def _unspaced(config: Mapping[str, Any], params: Steps) -> str:
     return ""
 
 
-def _kind(config: Mapping[str, Any], params: Steps) -> str:
-    return SCHEDULERS[params.scheduler] if params.scheduler else str(config.get("_class_name", ""))
-
-
-def changes(config: Mapping[str, Any], params: Steps) -> dict[str, Any]:
-    """The settings of a scheduler that come out otherwise. A name means the whole setting: DPM-Solver++ is the class and its
-    algorithm; and what only fits the class of before, such as a solver's order at the end, is not carried over."""
-    kind, own = _kind(config, params), config.get("_class_name")
-    changed: dict[str, Any] = {"_class_name": kind}
-    if params.scheduler == "dpm-solver++":
-        changed["algorithm_type"] = "dpmsolver++"
-        if config.get("algorithm_type", "dpmsolver++") not in DATA_SOLVERS:
-            changed["final_sigmas_type"] = "zero"  # which the others cannot do
-    if kind != own and config.get("lower_order_final") is False and params.scheduler in ("dpm-solver++", "unipc"):
-        changed["lower_order_final"] = True
-    return changed | ({"timestep_spacing": params.spacing} if params.spacing else {})
+def changed_by(config: Mapping[str, Any], params: Steps) -> dict[str, Any]:
+    """The settings of a scheduler that come out otherwise, its class among them."""
+    return changes(config, params.scheduler) | ({"timestep_spacing": params.spacing} if params.spacing else {})
 
 
 def foresee(artifact: Artifact, params: Steps) -> Foresight:
-    config = config_of(artifact)
+    config, settings = config_of(artifact), artifact.calling(num_inference_steps=params.steps).settings
     if not config:
-        return Foresight()
-    changed = changes(config, params)
-    return Foresight(configs={SCHEDULER: {**config, **changed}}, told=_told(config, params))
+        return Foresight(settings=settings)
+    changed = changed_by(config, params)
+    return Foresight(configs={SCHEDULER: {**config, **changed}}, told=_told(config, params), settings=settings)
 
 
 def _told(config: Mapping[str, Any], params: Steps) -> str:
-    """What will paint, and which settings it cannot take over."""
-    kind, changed = _kind(config, params), changes(config, params)
-    said = ", ".join(f"{n} {v}" for n, v in changed.items() if n != "_class_name" and config.get(n) != v)
-    lost = left_out(config, kind)
-    gone = (
-        f"; it takes no {', '.join(lost)}, which the model's own {config.get('_class_name')} is set to" if lost else ""
-    )
-    return f"{params.steps} steps of {kind}{f' ({said})' if said else ''}{gone}"
+    return f"{params.steps} steps of {told(config, changed_by(config, params))}"
 
 
 @stage(
@@ -142,7 +95,7 @@ def run(artifact: Artifact, params: Steps, context: Context) -> None:
     made = derive(artifact, context.out, without=(SCHEDULER_CONFIG,), link=context.link)
     config = config_of(artifact)
     _write_scheduler(config, params, context)
-    changed = changes(config, params)
+    changed = changed_by(config, params)
     kind = changed.pop("_class_name")
     context.note(_told(config, params), scheduler=kind, settings=changed, left_out=list(left_out(config, kind)))
     write_manifest(made.calling(num_inference_steps=params.steps))
@@ -154,7 +107,7 @@ def _write_scheduler(config: Mapping[str, Any], params: Steps, context: Context)
 
     from compress.engines.torch.runtime import silent_libraries
 
-    changed = changes(config, params)
+    changed = changed_by(config, params)
     kind = changed.pop("_class_name")
     with silent_libraries():
         scheduler = getattr(diffusers, kind).from_config(dict(config), **changed)
@@ -187,7 +140,7 @@ def _try_steps(scheduler: diffusers.SchedulerMixin, steps: int) -> None:
 
 def _walks_by_itself(scheduler: diffusers.SchedulerMixin) -> bool:
     """Whether all that a step needs is a prediction: pipelines split a learned variance off in ways of their own."""
-    known = type(scheduler).__name__ in SCHEDULERS.values()
+    known = type(scheduler).__name__ in NAMED.values()
     return known and "learned" not in str(scheduler.config.get("variance_type"))
 
 

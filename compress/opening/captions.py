@@ -1,0 +1,48 @@
+"""Captions that are longer than a pipeline reads: counted once for all of them, where its library warns of each on stderr."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from compress.painting import call_arguments
+
+CUT = "was truncated because"  # as diffusers says it
+LENGTH = "max_sequence_length"  # of a call, for tokenizers that are no CLIP's
+
+
+def cut_short(pipeline: Any, captions: Sequence[str], call: Mapping[str, Any]) -> str:
+    """How many captions each tokenizer cuts, in words; "" where none."""
+    said = []
+    for name in sorted(n for n in pipeline.components if n.startswith("tokenizer")):
+        tokenizer = getattr(pipeline, name)
+        if tokenizer is None or not (limit := _limit(pipeline, tokenizer, call)):
+            continue
+        count = sum(len(tokenizer(text, verbose=False)["input_ids"]) > limit for text in captions)
+        said += [f"`{name}` reads {limit} tokens and cuts {count} of {len(captions)} captions"] if count else []
+    return "; ".join(said)
+
+
+def _limit(pipeline: Any, tokenizer: Any, call: Mapping[str, Any]) -> int:
+    """The tokens that a tokenizer's texts are cut to; 0 where nobody knows."""
+    usual = (call_arguments(type(pipeline).__name__) or {}).get(LENGTH)
+    stated = None if "CLIP" in type(tokenizer).__name__ else call.get(LENGTH, usual)
+    limit = stated if isinstance(stated, int) else tokenizer.model_max_length
+    return limit if limit < 10**6 else 0
+
+
+@contextmanager
+def uncounted(pipeline: Any) -> Iterator[None]:
+    """Within it the pipeline's class does not warn of each caption that it cuts."""
+    logger = logging.getLogger(type(pipeline).__module__)
+
+    def others(record: logging.LogRecord) -> bool:
+        return CUT not in record.getMessage()
+
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)

@@ -1,0 +1,52 @@
+"""Paint pictures of a stated size, in every stage that follows and when the model is used.
+
+Put it in front of a stage that builds engines: each is built for one size, the model's own unless this one says another. Fewer pixels
+are also the plainest way to a faster model; give the baseline the same `height` and `width` (evaluate.baseline) to compare like with
+like. A size far from the one that a model was trained on paints worse.
+Source: how pipelines of diffusers take `height` and `width`.
+
+    - accelerate.size: {height: 512, width: 512}
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from compress.artifact import Artifact, derive, write_manifest
+from compress.catalogue import Foresight, stage
+from compress.context import Context
+from compress.painting import call_faults
+from compress.params import Params
+
+
+class Size(Params):
+    height: int = Field(ge=1, description="pixels of each picture, from top to bottom")
+    width: int = Field(ge=1, description="pixels of each picture, from side to side")
+
+
+def refuse(artifact: Artifact, params: Size) -> str:
+    """Also where an engine is there already, which was built for another size."""
+    asked = {"height": params.height, "width": params.width}
+    found = call_faults(artifact, {**artifact.settings.call, **asked})
+    return next((f"{fault.message}; {fault.fix}" for fault in found if fault.argument in asked), "")
+
+
+def foresee(artifact: Artifact, params: Size) -> Foresight:
+    made = artifact.calling(height=params.height, width=params.width)
+    return Foresight(settings=made.settings, told=f"pictures {params.width} wide and {params.height} high")
+
+
+@stage(
+    version=1,
+    params=Size,
+    needs=("denoising",),
+    effects=("settings",),
+    reproducible="bytes",
+    libraries=("diffusers",),
+    refuse=refuse,
+    foresee=foresee,
+)
+def run(artifact: Artifact, params: Size, context: Context) -> None:
+    made = derive(artifact, context.out, link=context.link)
+    context.note(f"pictures {params.width} wide and {params.height} high")
+    write_manifest(made.calling(height=params.height, width=params.width))
