@@ -171,7 +171,7 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
         name: check_values(metrics[name].params, given, name, "metrics", problems)
         for name, given in spread(wanted.metrics, wanted.spec).items()
     }
-    for name, given in wanted.metrics.items():
+    for name, given in spread(wanted.metrics, wanted.spec).items():
         for setting, wrong in faults(metrics[name].params, given).items():
             problems.append(Problem("metrics", f"{name}.{setting}: {wrong.said}", wrong.fix))
     for name, gate in wanted.gates.items():
