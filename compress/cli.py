@@ -34,7 +34,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", help="override, e.g. sta
 CacheDir = Annotated[Path | None, typer.Option("--cache", help="cache folder; default PARE_CACHE, else the XDG cache")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON value for machines")]
 Device = Annotated[
-    str, typer.Option("--device", help="where models run, as --set device=…: cpu, cuda, cuda:1, mps or auto")
+    str | None, typer.Option("--device", help="where models run, as --set device=…: cpu, cuda, cuda:1, mps or auto")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="folder of result.json and the reports; default runs/NAME")]
 
@@ -43,7 +43,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="folder of result.json a
 def check(
     recipe: RecipeFile,
     set_: Set = None,
-    device: Device = "",
+    device: Device = None,
     cache: CacheDir = None,
     pin: Annotated[bool, typer.Option("--pin", help="write the commit that a floating hub revision names")] = False,
     as_json: Json = False,
@@ -65,7 +65,7 @@ def check(
 
 @app.command()
 def plan(
-    recipe: RecipeFile, set_: Set = None, device: Device = "", cache: CacheDir = None, as_json: Json = False
+    recipe: RecipeFile, set_: Set = None, device: Device = None, cache: CacheDir = None, as_json: Json = False
 ) -> None:
     """Show what would run, what is cached, and the disk, memory and time it takes."""
     from compress import api
@@ -83,7 +83,7 @@ def plan(
 def run(
     recipe: RecipeFile,
     set_: Set = None,
-    device: Device = "",
+    device: Device = None,
     cache: CacheDir = None,
     out: Out = None,
     max_size: Annotated[str, typer.Option("--max-size", help="shrink the cache to this afterwards, e.g. 20GB")] = "",
@@ -236,8 +236,8 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def explain(name: Annotated[str, typer.Argument(help="a stage, a metric, `gates` or `recipe`")]) -> None:
-    """What a stage or metric does, when to use it, and its parameters; what gates and recipes can say."""
+def explain(name: Annotated[str, typer.Argument(help="a stage, metric, task or engine; `gates`; `recipe`")]) -> None:
+    """What a stage, metric, task or engine does, and its parameters; what gates and recipes can say."""
     from compress.topics import explain as told
 
     print(told(name))
@@ -350,8 +350,8 @@ def _show(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
             many.show(comparisons)
 
 
-def _overrides(set_: list[str] | None, device: str) -> list[str]:
-    return [*(set_ or ()), *([f"device={device}"] if device else ())]
+def _overrides(set_: list[str] | None, device: str | None) -> list[str]:
+    return [*(set_ or ()), *([f"device={device}"] if device is not None else ())]
 
 
 @contextmanager

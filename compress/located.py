@@ -180,6 +180,8 @@ def _words(error: Mapping[str, Any]) -> str:
         return f"must be {words} {context[key]:.12g}"
     if kind in ("literal_error", "enum"):
         return f"must be one of {context['expected']}"
+    if kind == "string_pattern_mismatch":
+        return "must be one of those that are named"
     if kind == "int_from_float":
         return "must be a whole number"
     if kind in ("too_short", "too_long"):

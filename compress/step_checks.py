@@ -137,6 +137,8 @@ def source_problems(
     yield from engine_places(artifact, opening, place)
     for name in artifact.packed(artifact.components):
         packed = artifact.components[name].quantization
+        if artifact.components[name].format != "torch":
+            continue  # an engine's own library opens what it packed, and some engines have two
         if packed and not packed.library:
             said = f"the weights of `{name}` are packed by a method that pare does not know ({packed.method[:40]})"
             yield Problem(place, said, "give the unquantized checkpoint")

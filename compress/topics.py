@@ -1,12 +1,25 @@
-"""What `pare explain NAME` says: of a stage, of a metric, and of the two subjects that belong to neither, gates and recipes."""
+"""What `pare explain NAME` says: of a stage, a metric, a task, an engine, and of the two subjects that belong to none, gates and
+recipes."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from compress.adapter_spec import AdapterSpec
-from compress.catalogue import Stage, find_metric, find_stage, metric_names, stage_names, tasks_for
+from compress.catalogue import (
+    builders,
+    engine_names,
+    find_engine,
+    find_metric,
+    find_stage,
+    find_task,
+    metric_names,
+    stage_names,
+    task_names,
+    tasks_for,
+)
 from compress.errors import UserError, near
 from compress.explaining import WIDTH, parameter_lines
 from compress.params import Params
@@ -68,17 +81,21 @@ OWN = {
 
 
 def explain(name: str) -> str:
-    """The whole text on a stage, a metric or a subject.
+    """The whole text on a stage, a metric, a task, an engine or a subject.
 
     Raises:
         UserError: nothing is called so; the fix names what comes near.
     """
-    known = (*TOPICS, *stage_names(), *metric_names())
-    if name not in known:
-        raise UserError(f"no stage or metric is called `{name}`", fix=near(name, known))
-    if name in TOPICS:
-        return "\n".join(TOPICS[name]())
-    return "\n".join(_stage(find_stage(name)) if name in stage_names() else _metric(name))
+    said: dict[str, Callable[[], Iterator[str]]] = {
+        **{task: partial(_task, task) for task in task_names()},
+        **{engine: partial(_engine, engine) for engine in engine_names()},
+        **{metric: partial(_metric, metric) for metric in metric_names()},
+        **{stage: partial(_stage, stage) for stage in stage_names()},
+        **TOPICS,
+    }
+    if name not in said:
+        raise UserError(f"no stage, metric, task or engine is called `{name}`", fix=near(name, tuple(said)))
+    return "\n".join(said[name]())
 
 
 def _gates() -> Iterator[str]:
@@ -102,7 +119,30 @@ def _recipe() -> Iterator[str]:
         yield from _described(key, text)
 
 
-def _stage(stage: Stage) -> Iterator[str]:
+def _task(name: str) -> Iterator[str]:
+    task = find_task(name)
+    yield f"{name}\n\n{task.title}\n\nsettings, beside those of any task: evaluate"
+    yield from (*parameter_lines(task.settings),) or ("  none",)
+    yield "\nevaluate.baseline"
+    yield from (*parameter_lines(task.baseline),) or ("  none",)
+    fitting = [metric for metric in metric_names() if not task.fits(find_metric(metric).needs, ("captions", "scenes"))]
+    working = [stage for stage in stage_names() if find_stage(stage).works_on(task)]
+    yield f"\ndata      {task.data}"
+    for title, names in (("metrics", fitting), ("stages", working)):
+        yield from textwrap.wrap(", ".join(names), WIDTH, initial_indent=f"{title:<10}", subsequent_indent=" " * 10)
+
+
+def _engine(format: str) -> Iterator[str]:
+    engine = find_engine(format)
+    builds = [stage.name for stage in builders() if stage.leaves("torch") == format]
+    yield f"{format}\n\n{engine.title}, run by the library {engine.distribution}\n"
+    yield f"devices     {', '.join(sorted(engine.devices))}"
+    yield f"precisions  {', '.join(engine.precisions) or 'those of its weights'}"
+    yield f"built by    {', '.join(builds) or 'nothing: models come so'}"
+
+
+def _stage(name: str) -> Iterator[str]:
+    stage = find_stage(name)
     yield from _head(stage.name, stage.doc, stage.params)
     yield "\nbeside them"
     roles = {role: ROLE_KEY.format(role) for role in stage.inputs}

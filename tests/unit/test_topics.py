@@ -11,7 +11,17 @@ import pytest
 import yaml
 
 import compress
-from compress.catalogue import find_metric, find_stage, metric_names, stage_names
+from compress.catalogue import (
+    engine_names,
+    find_engine,
+    find_metric,
+    find_stage,
+    find_task,
+    metric_names,
+    stage_names,
+    task_names,
+)
+from compress.errors import UserError
 from compress.params import Params
 from compress.reading import read_recipes
 from compress.recipe import Bounds, EvalSpec, Gate
@@ -57,3 +67,27 @@ def test_every_key_of_a_recipe_and_of_a_gate_is_told() -> None:
 def test_a_stage_is_told_with_all_that_may_stand_beside_its_parameters(name: str) -> None:
     stage = find_stage(name)
     assert {*stage.params.model_fields, "id", "from", *stage.inputs} <= keys(explain(name))
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_a_task_tells_its_settings_and_what_fits_it(name: str) -> None:
+    task, said = find_task(name), explain(name)
+    assert {*task.settings.model_fields, *task.baseline.model_fields} <= keys(said)
+    assert task.title in said
+    words = set(re.split(r"[,\s]+", said))
+    assert {"latency", "size"} <= words
+    assert {stage for stage in stage_names() if find_stage(stage).works_on(task)} <= words
+
+
+@pytest.mark.parametrize("name", engine_names())
+def test_an_engine_tells_where_it_runs_and_in_what(name: str) -> None:
+    said = explain(name)
+    assert find_engine(name).title in said
+    assert all(word in said for word in (*find_engine(name).precisions, *find_engine(name).devices))
+    assert name == "torch" or "build." in said
+
+
+def test_a_name_that_is_none_is_told_with_what_comes_near() -> None:
+    with pytest.raises(UserError, match="no stage, metric, task or engine is called `openvin`") as caught:
+        explain("openvin")
+    assert "openvino" in caught.value.problems[0].fix
