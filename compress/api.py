@@ -48,7 +48,7 @@ def plan_all(
     recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, cache: str | Path | None = None
 ) -> tuple[Plan, ...]:
     """The plan of every recipe that a matrix fans out into; of one that was read already, its own."""
-    from compress.planning import look, make_plan
+    from compress.planning import make_plan, problems_beside
     from compress.reading import read_partly
     from compress.sections import refused
 
@@ -57,7 +57,7 @@ def plan_all(
         return (make_plan(recipe.with_(*overrides) if overrides else recipe, store),)
     found, told = read_partly(Path(recipe), overrides)
     if told or not found:
-        raise refused([*told, *(problem for part in found for problem in look(part, told))])
+        raise refused([*told, *(problem for part in found for problem in problems_beside(part, told, store))])
     return tuple(make_plan(r, store) for r in found)
 
 

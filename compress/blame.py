@@ -1,4 +1,4 @@
-"""Whose fault it is that a stage failed: the model's that it was given, a library's, the machine's, or pare's own."""
+"""Whose fault it is that work failed: the model's, a library's, the machine's, or pare's own."""
 
 from __future__ import annotations
 
@@ -6,30 +6,38 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from types import TracebackType
 
 OURS = ("compress", "evaluation")
+PARE = "pare"
+OWN_CODE = "the model's own Python code"
+REMOTE = "transformers_modules"  # the package that transformers loads a model's code into
 AGAIN = "run the same command again once the cause is gone: finished stages are cached and training resumes"
-NO_MEMORY = ("memory", "alloc")  # words in what libraries say when they get none
+NO_MEMORY = ("bad_alloc", "allocate memory", "not enough memory", "out of memory")
+# What compiled code raises, where no frame tells whose it is; pare itself raises errors of its own.
+COMPILED = (RuntimeError, OSError)
 
 
 def raised_by(error: BaseException) -> str:
-    """What raised an error, in words: the library that pare called last, with its version; "pare" for pare itself; "" where
-    neither is on the way there."""
-    modules = [str(name).partition(".")[0] for name in _modules(error.__traceback__)]
-    last = max((place for place, name in enumerate(modules) if name in OURS), default=-1)
+    """What raised an error, in words: the library that pare called last, with its version; the model's own code; "pare" for
+    pare itself; "" where nothing tells."""
+    modules = [str(name) for name in _modules(error.__traceback__)]
+    last = max((place for place, name in enumerate(modules) if name.partition(".")[0] in OURS), default=-1)
     if last < 0:
         return ""
     outside = modules[last + 1 :]
-    return _distribution(outside[0]) if outside else "pare"
+    if any(name.startswith(REMOTE) for name in outside):
+        return OWN_CODE
+    named = (_distribution(name) for name in (*outside, type(error).__module__))
+    if found := next(filter(None, named), ""):
+        return found
+    return "" if outside or isinstance(error, COMPILED) else PARE
 
 
 def remedy(error: BaseException) -> str:
-    """What to do about an error that ended a stage."""
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and all(word in str(error).lower() for word in NO_MEMORY)
-    ):
+    """What to do about an error that ended work on a model."""
+    if isinstance(error, MemoryError) or any(word in str(error).lower() for word in NO_MEMORY):
         return f"there was too little memory for it: free some, or take a machine that has more, and {AGAIN}"
     culprit = raised_by(error)
-    if culprit == "pare":
-        return "this is a fault of pare: please report it with the recipe; finished stages are cached"
+    if culprit == PARE:
+        return "this is a fault of pare: please report it with the recipe and the run's events.jsonl; finished stages are cached"
     return f"it came out of {culprit}, where a cause may be known; {AGAIN}" if culprit else AGAIN
 
 
@@ -42,9 +50,9 @@ def _modules(trace: TracebackType | None) -> list[object]:
 
 
 def _distribution(module: str) -> str:
-    """The distribution that holds a module, and its version; "" where there is none."""
-    names = packages_distributions().get(module, [])
+    """The distribution that holds a module, and its version; "" where there is none, as for Python's own."""
+    names = packages_distributions().get(module.partition(".")[0], [])
     try:
-        return f"{names[0]} {version(names[0])}" if names else ""
+        return f"{names[0]} {version(names[0])}" if names and module.partition(".")[0] not in OURS else ""
     except PackageNotFoundError:
         return ""

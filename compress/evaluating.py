@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
+from compress.blame import remedy
 from compress.cache import Cache
 from compress.calls import baseline_call, call_beside, lineage_since
 from compress.catalogue import find_metric, find_task, task_names
 from compress.data import Data
 from compress.devices import CPU, Opening, settled
-from compress.errors import ManyProblems, ModelError, Problem, UserError
+from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
 from compress.events import Emit, Event
 from compress.located import check_values
 from compress.params import faults
@@ -96,7 +98,14 @@ def measure(request: Request, emit: Emit) -> Comparison:
     from evaluation.handing import hand_over
     from evaluation.report import write
 
-    found = compare(request, emit)
+    try:
+        found = compare(request, emit)
+    except PareError:
+        raise
+    except Exception as error:  # whatever a model, its data or a library makes of being measured
+        emit(Event("failed", "evaluation", facts={"traceback": traceback.format_exc()}))
+        said = f"the evaluation failed: {type(error).__name__}: {error}"
+        raise StageFailed(said, place=str(request.workdir / EVENTS), fix=remedy(error)) from error
     comparison = replace(found, directory=str(request.workdir), handed=hand_over(request, found.candidate.call))
     write(comparison, request.workdir)
     return comparison

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -271,6 +272,7 @@ def _run_stage(node: Node, given: Inputs, plan: Plan, cache: Cache, out: Path, e
         written = sum((out / f).stat().st_size for f in list_files(out))
         if shutil.disk_usage(out).free + written < node.disk_bytes:
             raise full_disk(cache.root) from error
+        emit(Event("failed", node.id, facts={"traceback": traceback.format_exc()}))
         raise StageFailed(
             f"stage `{node.id}` ({node.stage.name}) failed: {type(error).__name__}: {error}",
             place=node.place,

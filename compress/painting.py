@@ -110,8 +110,10 @@ def lost_settings(artifact: Artifact, call: Mapping[str, Any]) -> str:
 
 
 def _engine_faults(artifact: Artifact, call: Mapping[str, Any], takes: Mapping[str, object]) -> Iterator[Fault]:
-    """Sizes that no engine of the pipeline was built for: each is built for one, the size that the model is meant to paint."""
-    engines = [name for name in artifact.working if artifact.components[name].format != "torch"]
+    """Sizes that no engine of the pipeline was built for: each that sees a picture is built for one, the size that the model is
+    meant to paint."""
+    seeing = [name for name in (artifact.main, "vae") if name in artifact.components]
+    engines = [name for name in seeing if artifact.components[name].format != "torch"]
     built = {side: artifact.settings.call.get(side) or takes.get(side) or own_size(artifact) for side in SIDES}
     for side in SIDES if engines else ():
         asked = call.get(side)

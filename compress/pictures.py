@@ -41,7 +41,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
             return np.asarray(_plain(image, path), dtype=np.uint8)
     except UnidentifiedImageError as error:
         raise DataError("is no picture that reads", place=str(path), fix=SAVE) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         said, fix = f"is no picture that reads: {error}", "mend or remove it"
         raise DataError(said, place=str(path), fix=fix) from error
 
@@ -60,6 +60,8 @@ def _opens(path: Path) -> bool:
     try:
         with Image.open(path):
             return True
+    except Image.DecompressionBombError:
+        return True  # it is one, and too large: whoever reads it says so
     except (OSError, SyntaxError, ValueError):
         return False
 

@@ -29,6 +29,7 @@ from compress.units import open_units, overlap
 
 T = TypeVar("T")
 SOURCE = "source"
+UNHASHED = "unhashed"  # the key of a model that is only looked at
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     problems: list[Problem] = []
     memory, base, place = cache.root / "digests", recipe.folder("model"), recipe.place.get("model", "")
     found = _collect(problems, place, lambda: find_source(recipe.model, base, memory))
-    source = with_adapters(found, recipe, memory, problems)
-    opening = _opening(recipe, problems)
-    data = _open_all(recipe, problems)
-    problems += evaluation_problems(recipe, source.artifact if source else None, data)
-    nodes: tuple[Node, ...] = ()
-    if source:
-        asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline)
-        places = asked_places(recipe, source.artifact.task)
-        fetched = not source.remote
-        problems += source_problems(source.artifact, opening, place, fetched=fetched, call=asked, places=places)
-        nodes = _chain(recipe, source, data, cache, opening, problems)
+    seen = _look(recipe, found, cache, problems)
+    source, nodes = seen.source, seen.nodes
     if source and nodes:
         problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)
         problems += candidate_problems(recipe, source.artifact, nodes)
@@ -104,27 +96,52 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     disk += disk_bytes(source, cache)
     if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place):
         raise RecipeError(tuple(lacking))
-    return Plan(recipe, source, nodes, data, disk, resident, opening)
+    return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening)
 
 
-def look(recipe: Recipe, told: Collection[Problem]) -> tuple[Problem, ...]:
+def problems_beside(recipe: Recipe, told: Collection[Problem], cache: Cache) -> tuple[Problem, ...]:
     """What else is wrong with a recipe of which only a part could be read: its model, its data, and whether they fit the rest.
 
     Args:
         told: the mistakes in its text.
     """
     problems: list[Problem] = []
-    place, read_well = recipe.place.get("model", ""), all(p.place != recipe.place.get("model") for p in told)
-    local = read_well and not recipe.model.startswith("hf://")  # nothing is fetched for a recipe that does not read
-    looked = lambda: describe(find_folder(recipe.model, recipe.folder("model")))  # noqa: E731 - and no weights are hashed
-    artifact = _collect(problems, place, looked) if local else None
-    opening, data = _opening(recipe, problems), _open_all(recipe, problems)
-    problems += evaluation_problems(recipe, artifact, data)
-    if artifact:
-        asked = find_task(artifact.task).asked(recipe.evaluate.baseline)
-        places = asked_places(recipe, artifact.task)
-        problems += source_problems(artifact, opening, place, call=asked, places=places)
+    place = recipe.place.get("model", "")
+    # Nothing is fetched for a recipe that does not read, and no weights are hashed.
+    if recipe.model.startswith("hf://") or any(p.place == place for p in told):
+        found = None
+    else:
+        base = recipe.folder("model")
+        found = _collect(problems, place, lambda: Source(describe(find_folder(recipe.model, base)), UNHASHED))
+    local = tuple(one for one in recipe.adapters if not one.path.startswith("hf://"))
+    _look(replace(recipe, adapters=local), found, cache, problems)
     return tuple(problems)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What planning finds, whatever is wrong with it."""
+
+    source: Source | None
+    opening: Opening
+    data: Mapping[str, Data]
+    nodes: tuple[Node, ...]
+
+
+def _look(recipe: Recipe, found: Source | None, cache: Cache, problems: list[Problem]) -> _Seen:
+    """Hold a recipe's model, data, metrics and stages against each other; what does not fit is added to `problems`."""
+    place = recipe.place.get("model", "")
+    source = with_adapters(found, recipe, cache.root / "digests", problems)
+    opening = _opening(recipe, problems)
+    data = _open_all(recipe, problems)
+    problems += evaluation_problems(recipe, source.artifact if source else None, data)
+    nodes: tuple[Node, ...] = ()
+    if source:
+        asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline)
+        places, fetched = asked_places(recipe, source.artifact.task), not source.remote
+        problems += source_problems(source.artifact, opening, place, fetched=fetched, call=asked, places=places)
+        nodes = _chain(recipe, source, data, cache, opening, problems)
+    return _Seen(source, opening, data, nodes)
 
 
 def _opening(recipe: Recipe, problems: list[Problem]) -> Opening:

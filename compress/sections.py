@@ -100,14 +100,14 @@ class Reading:
         head = self.head(suffix)
         adapters = read_adapters(self.root.fields.get("adapter"), self.problems)
         data, given = self.sound(self.data)
-        stages, chained = self.sound(self.steps)
+        stages = self.steps()
         (evaluate, measured), judged = self.sound(self.evaluate)
         gates, gated = self.sound(lambda: self.gates(measured))
         if head is None:
             return None
         # Without its data a stage or a metric would seem to lack some; without their metrics gates would hang in the air.
         data = data if data is not None and given else DataSpec()
-        stages = stages if given and chained else ()
+        stages = stages if given else ()  # what continues one that has mistakes is not looked at
         evaluate, gates = (
             (evaluate, gates if gated else {}) if evaluate is not None and given and judged else (EvalSpec(), {})
         )

@@ -103,7 +103,7 @@ def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> 
         call=view.call,
         seed=view.seed,
         key=view.key(view.kinds[0]) if view.kinds else "",
-        data_key=digest_json([view.data_digest, len(view.items), *([view.each] if view.each > 1 else [])]),
+        data_key=digest_json([READER, view.data_digest, len(view.items), *([view.each] if view.each > 1 else [])]),
         memory=folders[0].parent / "features",
         written=view.evidence.get(CONTINUATIONS, (0, 0, 0))[2],
         protocol={"samples": len(view.items) // view.each, "seed": view.seed, "data": view.data_digest},

@@ -220,25 +220,56 @@ def test_too_little_memory_is_told_as_that() -> None:
     said = (
         "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
     )
-    for error in (MemoryError(), RuntimeError(said)):
+    for error in (MemoryError(), RuntimeError(said), RuntimeError("std::bad_alloc")):
         assert "too little memory" in blame.remedy(error)
     assert blame.remedy(RuntimeError("out of luck")) == blame.AGAIN
 
 
-def test_the_library_that_was_called_last_is_named() -> None:
-    def called(code: str, **names: object) -> BaseException:
-        try:
-            exec(code, names)
-        except ValueError as error:
-            return error
-        raise AssertionError
+# What raised it
 
-    def outside() -> None:
-        exec("raise ValueError", {"__name__": "safetensors.torch"})
 
-    assert blame.raised_by(called("f()", __name__="compress.demo", f=outside)) == ""  # a test's own code lies between
-    inner = compile("exec('raise ValueError', {'__name__': 'safetensors.torch'})", "x", "exec")
-    found = blame.raised_by(called("exec(inner)", __name__="compress.demo", inner=inner))
-    assert found.startswith("safetensors ")
-    assert blame.raised_by(called("raise ValueError", __name__="evaluation.demo")) == "pare"
-    assert blame.raised_by(called("raise ValueError", __name__="other")) == ""
+def raised(*modules: str, error: str = "ValueError") -> BaseException:
+    """An error that went through these modules, the last of them raising it."""
+    code = f"raise {error}"
+    for module in reversed(modules[1:]):
+        code = f"exec({code!r}, {{'__name__': {module!r}}})"
+    try:
+        exec(compile(code, "x", "exec"), {"__name__": modules[0]})
+    except Exception as caught:
+        return caught
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("found", "who"),
+    [
+        (raised("compress.demo"), "pare"),
+        (raised("evaluation.demo", error="KeyError('x')"), "pare"),
+        (raised("compress.demo", "safetensors.torch"), "safetensors"),
+        (raised("compress.demo", "concurrent.futures.thread", "transformers.x"), "transformers"),
+        (raised("compress.demo", "transformers.x", "transformers_modules.own.modeling"), "the model's own Python code"),
+        (raised("compress.demo", "torch.nn", "compress.other"), "pare"),
+        # Compiled code leaves no frame: its own classes tell, others do not.
+        (raised("compress.demo", error="__import__('safetensors').SafetensorError('broken')"), "safetensors"),
+        (raised("compress.demo", error="RuntimeError('shapes')"), ""),
+        (raised("compress.demo", error="FileNotFoundError('x')"), ""),
+        (raised("other"), ""),
+    ],
+)
+def test_who_raised_it_is_told_by_its_frames_and_its_class(found: BaseException, who: str) -> None:
+    assert blame.raised_by(found).partition(" 0")[0].partition(" 2")[0].partition(" 5")[0] == who
+    assert ("fault of pare" in blame.remedy(found)) == (who == "pare")
+
+
+# The evaluation
+
+
+def test_what_is_raised_while_measuring_is_blamed_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.write("[]")
+    with monkeypatch.context() as broken:
+        broken.setattr("evaluation.compare.collect", None)
+        problem = place.first()
+    assert problem.message.startswith("the evaluation failed: TypeError: ")
+    assert problem.fix.startswith("this is a fault of pare: please report it")
+    assert "Traceback" in (place.root / "out/events.jsonl").read_text()
+    assert place.run().rows

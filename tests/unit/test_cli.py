@@ -321,7 +321,7 @@ def test_sizes_may_be_written_in_any_case_and_with_a_space(pare: Pare, filled: C
         (("list", "extra"), "unexpected extra argument", "pare list --help"),
         (("eval", "a", "b", "--samples", "1"), "--samples", "pare eval --help"),
         (("eval", "a", "b", "--samples", "many"), "--samples", "pare eval --help"),
-        (("explain", "kidd"), "no stage or metric is called `kidd`", "did you mean `kid`"),
+        (("explain", "kidd"), "no stage, metric, task or engine is called `kidd`", "did you mean `kid`"),
         (("explain", "build.openvno"), "is called `build.openvno`", "did you mean `build.openvino`?"),
         (("check", "nowhere.yaml"), "cannot be read", "check the path"),
         (("run", "nowhere.yaml", "--max-size", "big"), "--max-size: 'big' is no size", "for example 500MB"),

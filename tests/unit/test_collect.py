@@ -100,6 +100,15 @@ def test_neither_the_batch_nor_the_folder_nor_the_order_of_arguments_is_in_the_k
     assert replace(pictures, call=one).key("pictures") == replace(pictures, call=other).key("pictures")
 
 
+def test_real_pictures_that_are_read_otherwise_have_another_key(
+    pictures: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = replace(pictures, evidence={})
+    before = collect(empty, (tmp_path / "evidence",), "baseline", silent).data_key
+    monkeypatch.setattr("evaluation.collect.READER", -1)
+    assert collect(empty, (tmp_path / "evidence",), "baseline", silent).data_key != before
+
+
 def test_what_was_seen_once_is_not_made_again(
     pictures: Viewpoint, texts: Viewpoint, tmp_path: Path, work: list[str]
 ) -> None:

@@ -124,6 +124,7 @@ def test_an_engine_is_built_for_one_size(plan: Any, painter: Path) -> None:
     assert found.message.endswith("height 24 is asked for, and the engine of `unet` is built for pictures of height 16")
     assert found.fix.startswith("put `- accelerate.size: {height: 24, width: 16}` in front")
     plan({"height": 16, "width": 16}, {"build.openvino": {}})
+    plan(size, {"build.openvino": {"components": ["text_encoder"]}})  # which sees no picture
     found = plan(size, {"accelerate.size": size}, {"build.openvino": {}})
     assert found.nodes[0].told == "pictures 16 wide and 24 high"
     with pytest.raises(RecipeError, match="is built for pictures of height 16"):

@@ -70,6 +70,18 @@ def test_a_wrong_seed_forgets_nothing_else_of_the_head(tmp_path: Path) -> None:
     assert "seed" in found
 
 
+def test_a_wrong_value_hides_no_missing_adapter_and_no_stage_that_cannot_work(tmp_path: Path) -> None:
+    found = told(tmp_path, evaluate="{timing_blocks: 2}", gates="{}", adapter="./nope", stages="[quantize.nncf: {}]")
+    assert len(found) == 4  # it lacks its data too
+    assert "nope" in " ".join(found)
+    assert "quantize.nncf takes openvino" in " ".join(found)
+
+
+def test_a_stage_behind_one_with_a_mistake_is_left_alone(tmp_path: Path) -> None:
+    (found,) = told(tmp_path, stages="[build.openvino: {precision: int3}, quantize.nncf: {mode: int8_weights}]")
+    assert "precision" in found
+
+
 def test_a_recipe_without_a_name_is_looked_at_too(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("schema: 1\nmodel: ./nowhere\n")
     with pytest.raises(RecipeError) as caught:

@@ -93,6 +93,14 @@ def test_a_broken_file_is_named(raw: bytes, tmp_path: Path) -> None:
     assert caught.value.problems[0].place.endswith("a.png")
 
 
+def test_a_picture_too_large_to_be_meant_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = saved(tmp_path, Image.fromarray(RAMP), "a.ppm")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
+    with pytest.raises(DataError, match="is no picture that reads: Image size"):
+        read_picture(large)
+    refuse_other(large)
+
+
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
     whole = saved(tmp_path, Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)))
     whole.write_bytes(whole.read_bytes()[:-3000])
