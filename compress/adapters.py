@@ -22,6 +22,7 @@ from compress.sources import COMMIT, HUB, fetch_hub
 
 CONFIG = "adapter_config.json"
 FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+PEFT = "base_model.model."  # what peft puts in front of each name; its files say no alpha themselves
 PICKLED = ("*.bin", "*.pt", "*.ckpt")
 TOKENIZER = ("tokenizer.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
 TEMPLATE, TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer_config.json"
@@ -99,11 +100,17 @@ def find_adapter(path: str, strength: float, start: Path, memory: Path | None) -
     """
     place = _place(path, start)
     file = place if _is_file(place) else _weights(place)
+    if file == place and file.name == FILES[0] and (file.parent / CONFIG).is_file():
+        place = file.parent  # peft's own file, its config beside it
     folder = None if file == place else place
+    header = read_header(file)
     config = read_json(place / CONFIG) if folder and (place / CONFIG).is_file() else {}
+    if not config and any(name.startswith(PEFT) for name in header.tensors):
+        said = f"peft's {CONFIG} is not beside it, and that says how strongly it acts (lora_alpha)"
+        raise ModelError(said, place=str(place), fix=f"fetch {CONFIG} too, and give the folder of both")
     counted = [file, *(place / n for n in (CONFIG, *TOKENIZER, TEMPLATE, TOKENIZER_CONFIG) if folder)]
     digest = digest_json({f.name: remembered_digest(f, memory) for f in counted if f.is_file()})
-    return Adapter(path, file, folder, read_header(file), config, strength, digest)
+    return Adapter(path, file, folder, header, config, strength, digest)
 
 
 def _place(path: str, start: Path) -> Path:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+# A table of positions, as the library's models make one.
+TABLE = re.compile(r"Embedding\(\s*(?:config|self)\.(?:max_position_embeddings|n_positions|max_positions)\b")
 AUTO = Path("models/auto/modeling_auto.py")  # of transformers: the names of most models that it has
 
 
@@ -34,6 +37,13 @@ def source_of(kind: str, folder: str) -> str:
     home = _home("diffusers")
     files = sorted(home.glob(f"{folder}/**/*.py")) if home else []
     return next((text for file in files if f"class {kind}(" in (text := _text(file))), "")
+
+
+@cache
+def has_learned_positions(model_type: str) -> bool:
+    """Whether transformers' model of this type looks its positions up in a table, which a longer text runs out of."""
+    sources = (_text(file) for folder in _near(model_type) for file in sorted(folder.glob("modeling_*.py")))
+    return any(TABLE.search(source) for source in sources)
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
 from compress.shared import spread, takers, unused
-from compress.step_checks import misfit, source_problems
+from compress.step_checks import misfit, source_problems, too_long
 from compress.units import distinct, open_units
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     sides = _sides(candidate, baseline, store)
     data = open_units(wanted.data, Path()) if wanted.data else None
     metrics = _check(wanted, sides, data)
-    if shut := _shut(sides, wanted.spec, opening):
+    if shut := (*_shut(sides, wanted.spec, opening), *_long(sides, wanted)):
         raise ManyProblems(shut)
     return Request(
         name=out.name,
@@ -76,6 +76,13 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         evidence_dirs=(store.root / "evidence",),
         opening=opening,
     )
+
+
+def _long(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[Problem]:
+    """Sides whose positions do not reach as far as they are to write."""
+    for side in sides:
+        if side.components and (why := too_long(side, wanted.spec, wanted.metrics)):
+            yield Problem(str(side.path), why, "ask for fewer: spec=EvalSpec(prompt_tokens=…, new_tokens=…)")
 
 
 def _shut(sides: Sequence[Artifact], spec: EvalSpec, opening: Opening) -> tuple[Problem, ...]:

@@ -185,6 +185,18 @@ def _by_file(
     return dict(found)
 
 
+def _be_finite(adapter: Adapter) -> None:
+    """Raises a UserError where an adapter itself holds what is no number."""
+    import torch
+    from safetensors import safe_open
+
+    with safe_open(adapter.file, framework="pt") as stored:
+        for name in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
+            if not torch.isfinite(stored.get_tensor(name).float()).all():
+                said = f"`{name}` of the adapter holds values that are not finite"
+                raise UserError(said, place=str(adapter.file), fix="fetch it again, or train it anew")
+
+
 def _rewrite(file: Path, target: Path, changes: Changes) -> None:
     """Write a file of weights anew, with the changed ones; names, number types and metadata stay.
 
@@ -203,6 +215,8 @@ def _rewrite(file: Path, target: Path, changes: Changes) -> None:
         for adapter, change in those:
             tensors[name] = _changed(tensors[name], adapter, change)
         if finite and not torch.isfinite(tensors[name]).all():
+            for adapter, _ in those:
+                _be_finite(adapter)
             fix = "a smaller scale, or the model in bfloat16 or float32"
             raise UserError(f"`{name}` is not finite any more with the adapter in it", place=str(file), fix=fix)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -180,7 +180,8 @@ def started(path: str, place: str) -> str:
     """A path as the current folder sees it, of one that is written at `file:line:column` and starts there; "" stays."""
     file, *numbers = place.rsplit(":", 2)
     elsewhere = not path or "://" in path or Path(path).expanduser().is_absolute()
-    return path if elsewhere or len(numbers) != 2 else str(Path(file).parent / path)
+    here = len(numbers) != 2 or Path(file).parent == Path()
+    return path if elsewhere or here else str(Path(file).parent / path)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
@@ -10,11 +10,12 @@ from compress import deps
 from compress.artifact import CHOSEN, MANIFEST, Artifact
 from compress.calls import call_problems
 from compress.catalogue import Stage, find_engine, find_metric, find_task, task_names, tasks_for
+from compress.classes import has_learned_positions
 from compress.data import Data
 from compress.devices import Opening, kind_of
 from compress.errors import Problem, UserError
 from compress.params import Params, faults
-from compress.recipe import Recipe, StepSpec
+from compress.recipe import EvalSpec, Recipe, StepSpec
 from compress.remote_code import code_problems
 from compress.shared import takers, unused
 from compress.tasks import Observable, Task
@@ -47,6 +48,10 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
     if task is None:
         return
     yield from _foreign_settings(recipe, task)
+    if artifact and (why := too_long(artifact, recipe.evaluate, recipe.evaluate.metrics)):
+        named = ("evaluate.new_tokens", "evaluate.prompt_tokens", "evaluate")
+        where = next((recipe.place[name] for name in named if name in recipe.place), "")
+        yield Problem(where, why, "ask for fewer prompt_tokens or new_tokens")
     yield from _unused(recipe, task)
     for role, found in data.items():
         if found.kind != task.data:
@@ -80,6 +85,19 @@ def misfit(name: str, task: Task, data: Data | None) -> str:
         why = next((f" ({data.lacks[need]})" for need in lacking if need in data.lacks), "")
         return f"{name} needs {' and '.join(lacking)}, which {data.source} does not give{why}"
     return ""
+
+
+def too_long(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) -> str:
+    """Why a model's table of positions does not reach as far as an evaluation writes, or ""."""
+    writing = {"timings", "token_timings", "completions"}
+    size = next((s.count for s in find_task(artifact.task).sizes(spec).values() if s.axis == "tokens"), 0)
+    if not size or not any(find_metric(name).needs & writing for name in metrics):
+        return ""
+    config = artifact.known_config(artifact.main)
+    most = config.get("max_position_embeddings") or config.get("n_positions")
+    if not isinstance(most, int) or size <= most or not has_learned_positions(str(config.get("model_type", ""))):
+        return ""
+    return f"prompt_tokens and new_tokens are {size} together, and the model has {most} positions"
 
 
 def _foreign_settings(recipe: Recipe, task: Task) -> Iterator[Problem]:

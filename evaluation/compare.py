@@ -25,7 +25,7 @@ from evaluation.evidence import Evidence
 from evaluation.gates import judge
 from evaluation.painted import captions_of_both
 from evaluation.repeated import measured, repeated
-from evaluation.scores import Comparison, Estimate, Metric, P, Row, Sample, Side, shared
+from evaluation.scores import PICTURES, Comparison, Estimate, Metric, P, Row, Sample, Side, shared
 from evaluation.showing import completions, grid, worst
 from evaluation.theory import bytes_read
 from evaluation.timing import Interleaved, time_views
@@ -263,7 +263,7 @@ def _noise(metric: Metric[P], baseline: Evidence, sample: Sample, timed: Interle
 
 def _side(name: str, view: Viewpoint) -> Side:
     if not view.artifact.components:
-        return Side(name, view.artifact.digest, "a folder of pictures")
+        return Side(name, view.artifact.digest, PICTURES)
     engines = sorted({f"{c.format}" for c in view.artifact.components.values()})
     how = f"{view.opening.dtype or ''} eager" if engines == ["torch"] else ""
     parts = (

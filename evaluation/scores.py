@@ -89,6 +89,8 @@ class Statistic:
 
 
 ENDLESS = (-math.inf, math.inf)
+PICTURES = "a folder of pictures"  # the engine of a side that is no model
+ADAPTER = "adapter"  # what a lineage calls the fusing of adapters
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from html import escape
 
 from compress.catalogue import find_task, task_names
 from evaluation.gates import recommended
-from evaluation.scores import Comparison, Estimate, Row, Side
+from evaluation.scores import ADAPTER, PICTURES, Comparison, Estimate, Row, Side
 from evaluation.theory import realised, roof
 
 MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", "not gated": "–"}
@@ -221,14 +221,24 @@ def _trust(comparison: Comparison) -> str:
 
 
 def runs(comparison: Comparison, side: Side) -> str:
-    """What runs a side, and how it was called, in a recipe's words: its steps and guidance, where the task has such settings."""
+    """What runs a side, and how it was called, in a recipe's words: the adapters in it, its steps and guidance, where the task
+    has such settings."""
+    if side.engine == PICTURES:
+        return side.engine
     task = find_task(comparison.task) if comparison.task in task_names() else None
     told = (
         f"{name} {side.call[argument]}" if argument in side.call else f"the pipeline's own {name}"
         for name, argument in (task.called.items() if task else ())
         if argument in side.call or (task and name in task.told)
     )
-    return ", ".join((side.engine, *told))
+    return ", ".join((side.engine, *_adapters(side), *told))
+
+
+def _adapters(side: Side) -> list[str]:
+    """The adapters that were fused into a side before any stage."""
+    fused = (made["params"].get("adapters", ()) for made in side.lineage if made["stage"] == ADAPTER)
+    scales = [one["scale"] for adapters in fused for one in adapters]
+    return [f"with an adapter in it (scale {scale:g})" for scale in scales]
 
 
 def handed(comparison: Comparison) -> tuple[str, ...]:

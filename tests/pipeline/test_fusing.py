@@ -325,6 +325,18 @@ def test_weights_that_are_too_large_for_their_type_are_refused(tmp_path: Path) -
     assert not list((tmp_path / "cache/entries").iterdir())
 
 
+def test_an_adapter_that_holds_no_numbers_is_blamed_itself(tmp_path: Path) -> None:
+    base = tiny_text(tmp_path / "base", "qwen2")
+    lora = write_peft(tmp_path / "lora", branches(of_kinds(shapes(base / "model.safetensors"), ["q_proj"])))
+    tensors = load_file(lora / "adapter_model.safetensors")
+    spoilt = sorted(tensors)[0]
+    tensors[spoilt] = tensors[spoilt] * float("nan")
+    save_file(tensors, lora / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="of the adapter holds values that are not finite") as caught:
+        fused(base, lora, cache=tmp_path / "cache")
+    assert caught.value.problems[0].place == str(lora / "adapter_model.safetensors")
+
+
 @pytest.fixture
 def asked(tmp_path: Path) -> Path:
     """A recipe of a stage, beside its model and an adapter."""

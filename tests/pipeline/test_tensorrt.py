@@ -94,6 +94,7 @@ def check_whole(artifact: Artifact, name: str) -> None:
     assert len({r.digest for r in records}) == 2
 
 
+@pytest.mark.slow
 def test_the_zoos_denoiser_has_an_engine_for_each_target_and_its_onnx_agrees_with_torch(
     zoo_unet: tuple[Artifact, list[Any]],
 ) -> None:
@@ -117,6 +118,7 @@ def test_the_zoos_denoiser_has_an_engine_for_each_target_and_its_onnx_agrees_wit
         assert float(theirs.std()) > 0.1
 
 
+@pytest.mark.slow
 def test_the_zoos_language_model_has_an_engine_for_each_target(zoo_llama: tuple[Artifact, list[Any]]) -> None:
     made, notes = zoo_llama
     check_whole(made, "model")

@@ -205,7 +205,8 @@ def test_whole_modules_are_kept_where_they_fit(here: Path, rows: int) -> None:
 
 
 def test_an_adapter_does_not_undo_an_earlier_one(here: Path) -> None:
-    write_headers(here / "one.safetensors", pair("lm_head", rows=9))
+    bare = {name.removeprefix("base_model.model."): shape for name, shape in pair("lm_head", rows=9).items()}
+    write_headers(here / "one.safetensors", bare)
     adapter(here, {"base_model.model.lm_head.weight": (9, 4)}, modules_to_save=["lm_head"])
     assert plan(here, "adapter=[./lora, ./one.safetensors]").source.fusion
     found = refused(here, "adapter=[./one.safetensors, ./lora]")
@@ -276,6 +277,14 @@ def test_a_tokenizer_with_other_tokens_is_not_left_out_in_silence(here: Path, fo
 def test_a_template_that_is_no_text_is_told(here: Path) -> None:
     (here / "lora/chat_template.jinja").write_bytes(b"\xff\xfe")
     assert "has a template of conversations that does not read" in refused(here)
+
+
+def test_without_its_config_nobody_knows_how_strong_peft_made_it(here: Path) -> None:
+    config = here / "lora/adapter_config.json"
+    assert plan(here, "adapter=./lora/adapter_model.safetensors").source.key == plan(here).source.key
+    config.unlink()
+    for given in ("./lora", "./lora/adapter_model.safetensors"):
+        assert "peft's adapter_config.json is not beside it" in refused(here, f"adapter={given}")
 
 
 def test_pickled_and_several_adapters_are_told(here: Path) -> None:

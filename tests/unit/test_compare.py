@@ -118,6 +118,7 @@ def test_what_does_not_count_is_a_warning_told_once(writers: Stand, tmp_path: Pa
     found = compare(writers.request(tmp_path, {"perplexity": {}, "kl": {}}, data=some), heard.append)
     assert found.warnings == (
         "data: 3 of 9 items count",
+        "data: samples: 6 are asked for, and the data hold 3",
         "perplexity: 2 of 3 documents count: of the others no token is scored",
     )
     assert {row.contrast.n for row in found.rows} == {2}

@@ -238,6 +238,7 @@ def told() -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_the_shipped_model_beats_five_grams_on_the_same_documents() -> None:
     from compress.zoo.training import docs_llama
 

@@ -515,3 +515,40 @@ def test_what_holds_few_bits_already_is_not_quantized_again(stages: str, llama: 
     (problem,) = (p for p in caught.value.problems if "already" in p.message)
     assert "are int8_weights already, and quantize.nncf cannot change packed weights" in problem.message
     assert problem.fix == "keep one of the stages that quantize it"
+
+
+# How far a model's positions reach
+
+
+@pytest.mark.parametrize(
+    ("metrics", "tokens", "said"),
+    [
+        (["latency"], (60, 8), "prompt_tokens and new_tokens are 68 together, and the model has 64 positions"),
+        (["token_agreement"], (60, 8), "68 together"),
+        (["latency"], (56, 8), ""),
+        (["size"], (60, 8), ""),
+    ],
+)
+def test_more_tokens_than_a_table_of_positions_holds_are_refused(
+    metrics: list[str], tokens: tuple[int, int], said: str, llama: Path, tmp_path: Path
+) -> None:
+    from compress import api
+
+    prompt, new = tokens
+    config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_positions": 64, "vocab_size": 8}
+    (llama / "config.json").write_text(json.dumps(config))
+    (tmp_path / "t.txt").write_text("one\n\ntwo\n")
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        f"schema: 1\nname: r\nmodel: {llama}\ndata: {{evaluate: t.txt}}\n"
+        f"evaluate: {{metrics: {metrics}, prompt_tokens: {prompt}, new_tokens: {new}}}\n"
+    )
+    if not said:
+        api.plan(file, cache=tmp_path / "cache")
+        return
+    with pytest.raises(RecipeError, match=said) as caught:
+        api.plan(file, cache=tmp_path / "cache")
+    assert caught.value.problems[0].place.startswith(f"{file}:5:")
+    config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 64}
+    (llama / "config.json").write_text(json.dumps(config))
+    api.plan(file, cache=tmp_path / "cache")  # which computes its positions

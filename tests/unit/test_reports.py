@@ -23,7 +23,7 @@ from compress.catalogue import find_metric
 from compress.recipe import Gate
 from evaluation.gates import allowed_of, judge
 from evaluation.report import html, junit, markdown, plots, result, terminal, words, write
-from evaluation.scores import Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
+from evaluation.scores import PICTURES, Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
 from tests.unit.comparisons import exact, image, latency, staged, text
 
 
@@ -146,6 +146,15 @@ def test_trust_names_units_noise_and_warnings() -> None:
 def test_machine_leaves_out_what_is_unknown() -> None:
     assert words.machine(replace(image(), machine={"threads": 2, "gpu": ""})) == "2 threads"
     assert words.machine(replace(image(), machine={})) == "not recorded"
+
+
+def test_a_side_tells_the_adapters_in_it_and_a_folder_of_pictures_no_steps() -> None:
+    made = {"stage": "adapter", "params": {"adapters": [{"digest": "a", "scale": 0.5}, {"digest": "b", "scale": 1}]}}
+    comparison = image()
+    side = replace(comparison.baseline, lineage=(made,))
+    assert "with an adapter in it (scale 0.5), with an adapter in it (scale 1)" in words.runs(comparison, side)
+    assert "adapter" not in words.runs(comparison, comparison.baseline)
+    assert words.runs(comparison, replace(side, engine=PICTURES)) == "a folder of pictures"
 
 
 @pytest.mark.parametrize("make", [image, text, staged])

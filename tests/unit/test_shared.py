@@ -91,7 +91,10 @@ def wanted(metrics: dict[str, Any], tmp_path: Path, **shared: str) -> Any:
 
 
 def test_eval_gives_them_to_its_metrics(tmp_path: Path) -> None:
-    found = wanted({"kid": {}, "fid": {"reference": "own"}, "psnr": {}}, tmp_path, reference="real")
-    assert (found["kid"]["reference"], found["fid"]["reference"], found["psnr"]) == ("real", "own", {})
+    real, own = (str(tmp_path / name) for name in ("real.npz", "own.npz"))
+    for file in (real, own):
+        Path(file).touch()
+    found = wanted({"kid": {}, "fid": {"reference": own}, "psnr": {}}, tmp_path, reference=real)
+    assert (found["kid"]["reference"], found["fid"]["reference"], found["psnr"]) == (real, own, {})
     with pytest.raises(ManyProblems, match="none of these metrics has a reference"):
-        wanted({"psnr": {}}, tmp_path, reference="real")
+        wanted({"psnr": {}}, tmp_path, reference=real)

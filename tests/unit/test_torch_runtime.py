@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from compress.deps import installed
 from compress.devices import AS_STORED
-from compress.engines.torch.runtime import load_language_model, save_component, silent_libraries
-from tests.tiny import tiny_llama
+from compress.engines.torch.runtime import load_component, load_language_model, save_component, silent_libraries
+from compress.errors import ModelError
+from tests.tiny import tiny_diffusion, tiny_llama
 
 
 class Saved(torch.nn.Linear):
@@ -47,6 +48,37 @@ def test_weights_are_saved_in_the_number_type_they_had_and_packed_ones_as_they_a
     save_component(kind(2, 2).double(), before, after)
     assert load_file(after / "model.safetensors")["weight"].dtype == dtype
     assert json.loads((after / "config.json").read_text()) == {"dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize("lack", ["one", "all", "layer"])
+def test_weights_that_are_not_there_are_named_and_never_made_up(lack: str, tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    if lack == "one":
+        del tensors["model.layers.1.mlp.down_proj.weight"]
+    elif lack == "all":
+        tensors = {f"base.{name}": value for name, value in tensors.items()}
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="weights are not in its files: `") as caught:
+        load_language_model(folder, "LlamaForCausalLM", AS_STORED)
+    assert caught.value.problems[0].place == str(folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_part_of_a_pipeline_without_some_weights_is_refused_too(part: str, tmp_path: Path) -> None:
+    folder = tiny_diffusion(tmp_path)
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    del tensors[sorted(tensors)[-1]]
+    save_file(tensors, file, metadata={"format": "pt"})
+    library = "transformers" if part == "text_encoder" else "diffusers"
+    kind = json.loads((folder / "model_index.json").read_text())[part][1]
+    with pytest.raises(ModelError, match=r"1 of \w+'s weights are not in its files|does not load"):
+        load_component(folder / part, library, kind, AS_STORED)
 
 
 def test_a_language_model_is_loaded_as_its_library_is_told_further(tmp_path: Path) -> None:

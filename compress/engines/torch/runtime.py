@@ -203,11 +203,18 @@ def _load(
 ) -> torch.nn.Module:
     try:
         with silent_libraries():
-            model: torch.nn.Module = kind.from_pretrained(str(folder), **options)
+            model, told = kind.from_pretrained(str(folder), **options, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"{name or kind.__name__} does not load: {error}", place=str(folder), fix="save the model again"
         ) from error
+    if lacking := sorted(told["missing_keys"]):  # in whose place the library puts random ones
+        some = ", ".join(f"`{key}`" for key in lacking[:3]) + (" …" if len(lacking) > 3 else "")
+        raise ModelError(
+            f"{len(lacking)} of {name or kind.__name__}'s weights are not in its files: {some}",
+            place=str(folder),
+            fix="fetch or save the model again: config.json and weights must be of one model",
+        )
     device = device_of(opening)
     # Packed weights are where their library has put them, and some refuse to be asked.
     return (model if _there(model, device) else model.to(device)).eval()
