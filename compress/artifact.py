@@ -246,8 +246,8 @@ def _holds_weights(file: str) -> bool:
 
 
 def rewritten(artifact: Artifact, components: tuple[str, ...]) -> tuple[str, ...]:
-    """The files that saving these components again writes, for `derive` to leave out: weights and config."""
-    files = [f for name in components for f in weight_files(artifact.folder(name))]
+    """The files that saving these components again writes or makes untrue, for `derive` to leave out: weights and config."""
+    files = list(holding(artifact, components))
     files += [artifact.folder(name) / "config.json" for name in components]
     if LANGUAGE_MODEL in components:
         files.append(artifact.folder(LANGUAGE_MODEL) / "generation_config.json")
