@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from compress.adapters import TEMPLATE, TOKENIZER_CONFIG
+from compress.adapters import TEMPLATE
 from compress.errors import ModelError
+from compress.tokens import CONFIG, PAD, Tokens, read_object, read_tokens
 
 SHOWN = 3
 FIX = (
@@ -22,13 +22,27 @@ def tokenizer_problems(adapter: Path, model: Path) -> Iterator[tuple[str, str]]:
         chat_template(adapter)
     except ModelError as error:
         yield from ((f"has a template of conversations that {p.message}", p.fix) for p in error.problems)
-    mine, own = tokens(adapter), tokens(model)
-    if not mine:
-        return
-    if other := sorted(token for token, number in mine.items() if own.get(token) != number):
+    mine = read_tokens(adapter)
+    numbers = mine.numbers
+    if other := sorted(_other(mine, read_tokens(model))):
         more = f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
-        said = ", ".join(f"{token!r} ({mine[token]})" for token in other[:SHOWN])
+        said = ", ".join(f"{token!r} ({numbers[token]})" for token in other[:SHOWN])
         yield f"brings a tokenizer with other tokens than the model's: {said}{more}", FIX
+
+
+def _other(mine: Tokens, own: Tokens) -> Iterator[str]:
+    """Those of an adapter's tokens that the model does not know by the same number, but for what pads, which nothing here does.
+
+    Where the model's vocabulary does not read (tokenizer.model), it is taken to be the adapter's, as it is for every adapter that
+    was trained on the model; what was added to it tells.
+    """
+    pads = {mine.special.get(PAD, ""), ""} - mine.used()
+    known, compared = (own.numbers, mine.numbers) if own.base else ({**mine.base, **own.added}, mine.added)
+    named = frozenset() if own.base else own.used(PAD)  # tokens of its vocabulary, unless their numbers are told
+    for token, number in compared.items():
+        same = known.get(token) == number or (token in named and token not in known)
+        if not same and token not in pads:
+            yield token
 
 
 def chat_template(folder: Path) -> str:
@@ -42,37 +56,5 @@ def chat_template(folder: Path) -> str:
             return (folder / TEMPLATE).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise ModelError(f"does not read: {error}", place=str(folder / TEMPLATE), fix="save it as UTF-8") from error
-    found = _read(folder / TOKENIZER_CONFIG).get("chat_template")
+    found = read_object(folder / CONFIG).get("chat_template")
     return found if isinstance(found, str) else ""
-
-
-def tokens(folder: Path) -> dict[str, int]:
-    """The numbers of a tokenizer's tokens, of its files that are JSON."""
-    whole = _read(folder / "tokenizer.json")
-    model = whole.get("model")
-    found = _numbers(model.get("vocab") if isinstance(model, Mapping) else _read(folder / "vocab.json"))
-    added = whole.get("added_tokens")
-    for one in added if isinstance(added, list) else ():
-        if isinstance(one, Mapping) and isinstance(one.get("id"), int):
-            found[str(one.get("content"))] = one["id"]
-    found |= _numbers(_read(folder / "added_tokens.json"))
-    named = _read(folder / TOKENIZER_CONFIG).get("added_tokens_decoder")
-    for number, one in named.items() if isinstance(named, Mapping) else ():
-        if str(number).isdecimal() and isinstance(one, Mapping):
-            found[str(one.get("content"))] = int(number)
-    return found
-
-
-def _numbers(vocabulary: object) -> dict[str, int]:
-    if isinstance(vocabulary, Mapping):
-        return {str(token): number for token, number in vocabulary.items() if isinstance(number, int)}
-    pieces = vocabulary if isinstance(vocabulary, list) else ()  # with their scores, in order
-    return {str(piece[0]): number for number, piece in enumerate(pieces) if isinstance(piece, list) and piece}
-
-
-def _read(file: Path) -> Mapping[str, object]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, Mapping) else {}

@@ -23,6 +23,11 @@ MANIFEST = "pare.json"
 SCHEMA = 1
 LANGUAGE_MODEL = "model"
 DENOISERS = ("unet", "transformer")
+# How files end that hold weights, for any library: torch, TensorFlow, Flax, ONNX, OpenVINO, llama.cpp, Core ML, Rust, Paddle.
+HOLD_WEIGHTS = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ggml", ".pb", ".tflite"),
+    *(".npz", ".ot", ".pdparams", ".mlmodel", "model.xml"),
+)
 SCHEDULER, SCHEDULER_CONFIG = "scheduler", "scheduler/scheduler_config.json"  # no component: it has no weights
 
 
@@ -225,9 +230,24 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted({f for kind in kinds for f in folder.glob(kind)}))
 
 
+def holding(artifact: Artifact, components: Iterable[str]) -> tuple[Path, ...]:
+    """Every file that holds weights of these components, whatever library reads it: their folders', and those that belong to no
+    component, as copies for other libraries (onnx/model.onnx, tf_model.h5) and of the whole model (v1-5-pruned.safetensors) do."""
+    wanted = set(components)
+    others = {artifact.folder(name) for name in artifact.components if name not in wanted}
+    others -= {artifact.folder(name) for name in wanted}
+    found = (artifact.path / relative for relative in list_files(artifact.path))
+    return tuple(file for file in found if _holds_weights(file.name) and not others.intersection(file.parents))
+
+
+def _holds_weights(file: str) -> bool:
+    name = file.removesuffix(".index.json")
+    return (name.endswith(HOLD_WEIGHTS) and "tokenizer" not in name) or ".onnx_data" in name or ".onnx.data" in name
+
+
 def rewritten(artifact: Artifact, components: tuple[str, ...]) -> tuple[str, ...]:
-    """The files that saving these components again writes, for `derive` to leave out: weights and config."""
-    files = [f for name in components for f in weight_files(artifact.folder(name))]
+    """The files that saving these components again writes or makes untrue, for `derive` to leave out: weights and config."""
+    files = list(holding(artifact, components))
     files += [artifact.folder(name) / "config.json" for name in components]
     if LANGUAGE_MODEL in components:
         files.append(artifact.folder(LANGUAGE_MODEL) / "generation_config.json")

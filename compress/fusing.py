@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from compress import deps
 from compress.adapter_tokenizer import chat_template, tokenizer_problems
 from compress.adapters import TEMPLATE, Adapter, find_adapter
-from compress.artifact import Artifact, Provenance, derive, weight_files, write_manifest
+from compress.artifact import Artifact, Provenance, derive, holding, write_manifest
 from compress.cache import Cache, disk_errors
 from compress.errors import ManyProblems, ModelError, Problem, UserError
 from compress.events import Emit, Event
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STAGE = "adapter"  # what events, the cache and the lineage call it
-VERSION = 1  # of how it is fused: in every key
+VERSION = 2  # of how it is fused: in every key
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,12 @@ def _fuse(fusion: Fusion, key: str, out: Path) -> None:
     matched = [match(adapter, base, weights) for adapter in adapters]
     changes = _by_file(adapters, matched, {c: {n: w.file for n, w in inside.items()} for c, inside in weights.items()})
     touched = sorted({component for found in matched for component in found.touched})
-    # Other variants of the weights, too: they are not fused.
-    gone = {f for name in touched for f in weight_files(base.folder(name)) if not f.name.endswith(".index.json")}
-    kept = {w.file for name in touched for w in weights[name].values()} - changes.keys()
-    without = tuple(str(f.relative_to(base.path)) for f in gone - kept)
+    read = {w.file for name in touched for w in weights[name].values()}
+    kept = {f for f in read if f not in changes} | {
+        index for name in touched for index in _indices(base.folder(name), read)
+    }
+    # Other variants of the weights, and those for other libraries, are not fused.
+    without = tuple(str(f.relative_to(base.path)) for f in holding(base, touched) if f not in kept)
     made = derive(base, out, without=without, link=False)
     for file, those in changes.items():
         _rewrite(file, out / file.relative_to(base.path), those)
@@ -168,6 +170,14 @@ def _fuse(fusion: Fusion, key: str, out: Path) -> None:
         _take_template(adapter, out)
     params = {"adapters": [{"digest": one.digest, "scale": one.strength} for one in adapters]}
     write_manifest(replace(made, lineage=(*base.lineage, Provenance(STAGE, VERSION, params, key))))
+
+
+def _indices(folder: Path, read: set[Path]) -> Iterator[Path]:
+    """The index of shards, where it is shards that are read."""
+    for index in folder.glob("*.safetensors.index.json"):
+        stem = index.name.removesuffix(".safetensors.index.json")
+        if any(f.parent == folder and f.name.startswith(f"{stem}-") for f in read):
+            yield index
 
 
 Changes = Mapping[str, list[tuple[Adapter, Change]]]  # by the name of the weight, in order

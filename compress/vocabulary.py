@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
 from compress.errors import ModelError, Problem
+from compress.tokens import PAD, Tokens, read_tokens
 
 # A tokenizer is in one of these: the first as fast tokenizers are kept, the others as slow ones.
 FILES = (
@@ -37,11 +37,18 @@ def vocabulary_problems(artifact: Artifact) -> Iterator[Problem]:
         folder = _tokenizer_of(artifact, name)
         if known is None or folder is None:
             continue
-        largest = max(token_ids(folder), default=-1)
-        if largest >= known:
-            whose = "the model" if name == LANGUAGE_MODEL else f"`{name}`"
-            said = f"the tokenizer counts to token {largest}, and {whose} has embeddings for {known} (vocab_size)"
-            yield Problem(str(folder), said, FIX)
+        whose = "the model" if name == LANGUAGE_MODEL else f"`{name}`"
+        if said := _beyond(read_tokens(folder), known, padded=name != LANGUAGE_MODEL):
+            yield Problem(str(folder), f"{said}, and {whose} has embeddings for {known} (vocab_size)", FIX)
+
+
+def _beyond(tokens: Tokens, known: int, *, padded: bool) -> str:
+    """The token without an embedding that texts will have; "" where there is none. Other added tokens may have none, as Gemma 3's
+    for pictures: a text that has one is refused when it is read (opening/known_tokens.py)."""
+    if (largest := max((n for t, n in tokens.base.items() if t not in tokens.added), default=-1)) >= known:
+        return f"the tokenizer counts to token {largest}"
+    used = sorted(tokens.used(*((PAD,) if padded else ())))
+    return next((f"the tokenizer writes {t!r}, token {n}" for t in used if (n := tokens.added.get(t, -1)) >= known), "")
 
 
 def _garbled(folder: Path) -> Iterator[Problem]:
@@ -60,34 +67,9 @@ def embeddings(config: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def token_ids(folder: Path) -> Iterator[int]:
-    """The numbers of a tokenizer's tokens, of the files that are JSON; none where it is kept otherwise."""
-    whole, config = _read(folder / "tokenizer.json"), _read(folder / "tokenizer_config.json")
-    model = whole.get("model")
-    vocabulary = model.get("vocab") if isinstance(model, Mapping) else _read(folder / "vocab.json")
-    if isinstance(vocabulary, Mapping):
-        yield from (number for number in vocabulary.values() if isinstance(number, int))
-    elif isinstance(vocabulary, list):
-        yield len(vocabulary) - 1  # pieces with their scores, in order
-    added = whole.get("added_tokens")
-    yield from (one["id"] for one in added or () if isinstance(one, Mapping) and isinstance(one.get("id"), int))
-    yield from (number for number in _read(folder / "added_tokens.json").values() if isinstance(number, int))
-    named = config.get("added_tokens_decoder")
-    yield from (int(number) for number in named or () if str(number).isdecimal())
-
-
 def _tokenizer_of(artifact: Artifact, name: str) -> Path | None:
     """The folder of the tokenizer whose tokens a component reads; None of a component that reads none."""
     if name == LANGUAGE_MODEL:
         return artifact.path
     folder = artifact.path / name.replace("text_encoder", "tokenizer", 1)
     return folder if name.startswith("text_encoder") and folder.is_dir() else None
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    """A JSON object; an empty one where there is no such file, or it is something else: loading it tells what."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, Mapping) else {}

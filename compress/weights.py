@@ -9,10 +9,19 @@ from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
 from compress.describing import ADAPTERS, FUSE
 from compress.errors import ModelError, Problem
 from compress.pipelines import INDEX, LEFT_OUT, library_of
+from compress.resaving import saved_anew, variant_of
 
 # What the libraries call a component's weights: `NAME.safetensors`, or `NAME.safetensors.index.json` and the files that it names.
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.msgpack", "*.h5")
+PICKLED = {"diffusers": "diffusion_pytorch_model", "transformers": "pytorch_model"}  # where torch pickled them
+OTHERS = (
+    "*.bin",
+    "*.ckpt",
+    "*.pt",
+    "*.pth",
+    "*.msgpack",
+    "*.h5",
+)  # what no from_pretrained reads by these names, or at all
 
 
 def weight_problems(artifact: Artifact, place: str) -> Iterator[Problem]:
@@ -55,13 +64,18 @@ def _problems(artifact: Artifact, name: str, place: str) -> Iterator[Problem]:
         yield from _lacking(index, name, place)
         return
     where = f"`{name}`" if name != LANGUAGE_MODEL else "the model"
-    if variants := sorted(f.name for f in folder.glob(f"{stem}.*.safetensors*")):
-        variant = variants[0].removeprefix(f"{stem}.").partition(".")[0].partition("-")[0]
-        said = f"{where} has weights as variant {variant} alone ({variants[0]}), and is loaded from {stem}.safetensors"
-        yield Problem(place, said, _saved_anew(artifact, variant=variant))
-    elif pickled := sorted(f.name for kind in PICKLED for f in folder.glob(kind)):
-        said = f"{where} has pickled weights alone ({pickled[0]}), which can run code when they are read: pare reads safetensors"
-        yield Problem(place, said, _saved_anew(artifact))
+    pickled = "which can run code when they are read: pare reads safetensors"
+    if found := _readable(artifact, name):
+        variant = variant_of(found[0].name, _stem(artifact, name, found[0]))
+        said = (
+            f"{where} has weights as variant {variant} alone ({found[0].name}), and is loaded from {stem}.safetensors"
+        )
+        if found[0].suffix != ".safetensors":
+            said = f"{where} has pickled weights alone ({found[0].name}), {pickled}"
+        yield Problem(place, said, saved_anew(artifact, _all_readable(artifact, variant), variant))
+    elif others := sorted(f.name for kind in OTHERS for f in folder.glob(kind)):
+        said = f"{where} has pickled weights alone ({others[0]}), {pickled}"
+        yield Problem(place, said, "fetch its safetensors, or save them with the program that wrote this file")
     elif other := sorted(f.name for f in folder.glob("*.safetensors")):
         said = f"{where} has no {stem}.safetensors and no index of shards, only {', '.join(other[:3])}"
         yield Problem(place, said, f"fetch {index.name} too, or save the model again with save_pretrained")
@@ -91,13 +105,29 @@ def _library(artifact: Artifact, name: str) -> str:
     return library_of(artifact.path, name) if (artifact.path / INDEX).is_file() else "transformers"
 
 
-def _saved_anew(artifact: Artifact, **options: str) -> str:
-    """The line that saves a model under plain names as safetensors."""
-    pipeline = (artifact.path / INDEX).is_file()
-    kind = "DiffusionPipeline" if pipeline else "AutoModelForCausalLM"
-    library = "diffusers" if pipeline else "transformers"
-    said = "".join(f", {name}={value!r}" for name, value in options.items())
-    folder = artifact.path.name
-    line = f'{kind}.from_pretrained("{folder}"{said}).save_pretrained("{folder}-plain")'
-    copied = "" if pipeline else "; copy the tokenizer's files beside it"
-    return f"save it anew: from {library} import {kind}; {line}{copied}"
+def _stem(artifact: Artifact, name: str, file: Path) -> str:
+    """What a component's library calls its weights, in a file of this kind."""
+    stems = STEMS if file.suffix == ".safetensors" else PICKLED
+    return stems.get(_library(artifact, name), stems["transformers"])
+
+
+def _all_readable(artifact: Artifact, variant: str) -> dict[str, tuple[Path, ...]]:
+    """Of each component, the files that its library reads where it is asked for a variant."""
+    parts = [name for name, part in artifact.components.items() if part.format == "torch" and name not in LEFT_OUT]
+    return {name: _readable(artifact, name, variant) for name in parts}
+
+
+def _readable(artifact: Artifact, name: str, variant: str = "") -> tuple[Path, ...]:
+    """The files that a component's library reads: of the variant, else the plain ones, else those of the first variant there
+    is; safetensors, or where there are none, pickled ones."""
+    folder = artifact.folder(name)
+    for kind in ("safetensors", "bin"):
+        stem = _stem(artifact, name, Path(f"x.{kind}"))
+        found: dict[str, list[Path]] = {}
+        for file in sorted({*folder.glob(f"{stem}.*{kind}"), *folder.glob(f"{stem}-*.{kind}")}):
+            found.setdefault(variant_of(file.name, stem), []).append(file)
+        if kind == "safetensors" and not variant and "" in found and not loaded_files(artifact, name):
+            found.pop("")  # shards without their index
+        if found:
+            return tuple(found.get(variant) or found.get("") or found[min(found)])
+    return ()

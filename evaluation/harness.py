@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.deps import need
 from compress.errors import DataError, UserError
+from compress.opening.known_tokens import be_known
 
 if TYPE_CHECKING:
     import torch
@@ -132,6 +133,7 @@ class Answering:
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
         tokens: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        be_known(self.task.known, self.tokenizer, string, tokens)
         return tokens
 
     def _loglikelihood_tokens(self, requests: Sequence[Pair], **_: object) -> list[tuple[float, bool]]:

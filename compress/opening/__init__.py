@@ -110,6 +110,7 @@ class LanguageModel(OpenModel, Protocol):
 
     model: Any
     tokenizer: Any
+    known: int | None  # tokens that it has embeddings for, as far as its config says
 
     @property
     def max_tokens(self) -> int:

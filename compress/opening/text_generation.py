@@ -19,8 +19,10 @@ from compress.devices import AS_STORED, Opening
 from compress.errors import ModelError
 from compress.graphs import Batches
 from compress.opening import Call, Timed
+from compress.opening.known_tokens import be_known
 from compress.opening.tensors import device_of, to_array
 from compress.tasks.text_generation import Writing
+from compress.vocabulary import embeddings
 
 if TYPE_CHECKING:
     from compress.recipe import EvalSpec
@@ -47,6 +49,7 @@ class TextGeneration:
         self.company = company(artifact)
         self.model: Any = engine.load_language_model(artifact.folder(LANGUAGE_MODEL), component.kind, opening)
         self.tokenizer: Any = _tokenizer(artifact, opening)
+        self.known = embeddings(artifact.known_config(LANGUAGE_MODEL))
 
     @property
     def stock(self) -> Any:
@@ -122,12 +125,17 @@ class TextGeneration:
                 yield LANGUAGE_MODEL, {"input_ids": torch.tensor([tokens], device=self.device), "use_cache": False}
 
     def encode(self, text: str) -> list[int]:
-        """A document's tokens behind the token that begins one (`bos`, or `eos` where there is none), cut to the model's length."""
+        """A document's tokens behind the token that begins one (`bos`, or `eos` where there is none), cut to the model's length.
+
+        Raises:
+            DataError: the model has no embedding for one of them.
+        """
         start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
         room = self.max_tokens - (start is not None)
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=room)[
             "input_ids"
         ]
+        be_known(self.known, self.tokenizer, text, tokens)
         return ([] if start is None else [int(start)]) + tokens
 
     def token_logprobs(self, texts: Sequence[str], batch: int) -> list[NDArray[np.float64]]:

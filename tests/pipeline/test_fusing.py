@@ -293,6 +293,62 @@ def test_only_the_shards_with_a_changed_weight_are_written_anew(tmp_path: Path) 
     assert not (result / "model.fp16.safetensors").exists()  # another variant, without the adapter
 
 
+LEFT = [
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "model-q4.gguf",
+    "onnx/model.onnx",
+    "onnx/model.onnx_data",
+    "original/a.pth",
+]
+LEFT += [
+    "openvino_model.xml",
+    "openvino_model.bin",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "rust_model.ot",
+]
+STAYING = [
+    "openvino_tokenizer.xml",
+    "openvino_tokenizer.bin",
+    "tokenizer.model",
+    "LICENSE",
+    "notes/more.txt",
+    "vocab.json",
+]
+
+
+def test_copies_of_the_weights_for_other_libraries_stay_behind(tmp_path: Path) -> None:
+    base = tiny_llama(tmp_path / "base")
+    for name in (*LEFT, *STAYING, "model.safetensors.index.json"):  # an index beside the plain file is never read
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text("{}")
+    pairs = branches(of_kinds(shapes(base / "model.safetensors"), ["q_proj"]))
+    result = fused(base, write_peft(tmp_path / "lora", pairs), cache=tmp_path / "cache")
+    was, now = ({f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file()} for root in (base, result))
+    assert was - now == {*LEFT, "model.safetensors.index.json"}
+
+
+def test_so_do_those_of_a_whole_pipeline_but_not_of_its_other_parts(tmp_path: Path) -> None:
+    base = tiny_diffusion(tmp_path / "base")
+    for name in (
+        "whole.safetensors",
+        "unet/model.onnx",
+        "unet/flax.msgpack",
+        "vae/model.onnx",
+        "vae_decoder/model.onnx",
+    ):
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_bytes(b"")
+    (base / "whole.safetensors").write_bytes((base / "vae/diffusion_pytorch_model.safetensors").read_bytes())
+    unet = shapes(base / "unet/diffusion_pytorch_model.safetensors")
+    result = fused(
+        base, write_diffusers(tmp_path / "lora", {"unet": branches(of_kinds(unet, ["to_q"]))}), cache=tmp_path / "c"
+    )
+    assert not any((result / name).exists() for name in ("whole.safetensors", "unet/model.onnx", "unet/flax.msgpack"))
+    assert (result / "vae/model.onnx").exists()
+
+
 def test_modules_that_were_trained_whole_take_the_place_of_the_models(tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base")
     weights = shapes(base / "model.safetensors")

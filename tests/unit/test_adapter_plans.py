@@ -274,6 +274,34 @@ def test_a_tokenizer_with_other_tokens_is_not_left_out_in_silence(here: Path, fo
     assert "other tokens than the model's: '<think>' (2)" in refused(here)
 
 
+def test_padding_of_the_adapters_own_is_used_by_nothing(here: Path) -> None:
+    whole = {"model": {"vocab": {"a": 0}}, "added_tokens": []}
+    (here / "base/tokenizer.json").write_text(json.dumps(whole))
+    whole["added_tokens"] = [{"id": 8, "content": "<|PAD_TOKEN|>"}]
+    (here / "lora/tokenizer.json").write_text(json.dumps(whole))
+    (here / "lora/special_tokens_map.json").write_text('{"pad_token": {"content": "<|PAD_TOKEN|>"}}')
+    assert plan(here).source.fusion
+    (here / "lora/tokenizer_config.json").write_text('{"eos_token": "<|PAD_TOKEN|>"}')  # it ends texts, too
+    assert "other tokens than the model's: '<|PAD_TOKEN|>' (8)" in refused(here)
+
+
+@pytest.mark.parametrize("said", [{}, {"added_tokens_decoder": {"1": {"content": "<s>"}}}, {"bos_token": "<s>"}])
+@pytest.mark.parametrize("form", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_vocabulary_that_is_no_json_is_held_by_what_was_added_to_it(here: Path, form: str, said: object) -> None:
+    (here / "base/tokenizer.json").unlink(missing_ok=True)
+    (here / "base/tokenizer.model").write_bytes(b"\x0a\x0e")
+    (here / "base/tokenizer_config.json").write_text(json.dumps(said))
+    begins = {"id": 1, "content": "<s>"}
+    if form == "tokenizer.json":
+        whole = {"model": {"vocab": {"<unk>": 0, "<s>": 1, "a": 2}}, "added_tokens": [begins]}
+    else:  # both kept as tokenizer.model
+        whole = {"added_tokens_decoder": {"1": begins} if said else {}}
+    (here / "lora" / form).write_text(json.dumps(whole))
+    assert plan(here).source.fusion
+    (here / "lora/added_tokens.json").write_text('{"<think>": 3}')
+    assert "other tokens than the model's: '<think>' (3)" in refused(here)
+
+
 def test_a_template_that_is_no_text_is_told(here: Path) -> None:
     (here / "lora/chat_template.jinja").write_bytes(b"\xff\xfe")
     assert "has a template of conversations that does not read" in refused(here)

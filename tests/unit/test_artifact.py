@@ -17,12 +17,14 @@ from compress.artifact import (
     Setting,
     Settings,
     derive,
+    rewritten,
     write_manifest,
 )
 from compress.describing import describe
 from compress.errors import ModelError, UserError
 from compress.opening import open_task
 from compress.sources import check_safetensors, find_source
+from tests.fakes import pipeline
 
 
 def llama(folder: Path, kind: str = "LlamaForCausalLM") -> Path:
@@ -150,6 +152,35 @@ def test_derive_links_unchanged_files_and_leaves_out_the_named(tmp_path: Path) -
     assert os.stat(out / "model.safetensors").st_ino == os.stat(source.path / "model.safetensors").st_ino
     assert not (out / "unet").exists()
     assert not (out / ".entry.json").exists()
+
+
+COPIES = ("tf_model.h5", "pytorch_model.bin", "pytorch_model.bin.index.json", "onnx/model.onnx", "onnx/model.onnx_data")
+COPIES += (
+    "openvino_model.xml",
+    "openvino_model.bin",
+    "model-q4.gguf",
+    "original/consolidated.00.pth",
+    "model.onnx.data",
+)
+STAYING = ("tokenizer.json", "tokenizer.model", "openvino_tokenizer.bin", "LICENSE", "vocab.txt", "preprocessor.xml")
+
+
+def test_what_a_change_of_weights_makes_untrue_is_left_out_and_nothing_else(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "a")
+    for name in (*COPIES, *STAYING, "model.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    gone = {Path(name).as_posix() for name in rewritten(describe(folder), ("model",))}
+    assert gone == {*COPIES, "model.safetensors", "config.json", "generation_config.json"}
+
+
+def test_of_a_pipeline_the_other_parts_stay(tmp_path: Path) -> None:
+    folder = pipeline(tmp_path)
+    for name in ("whole.safetensors", "unet/model.onnx", "vae/model.onnx", "vae/tf_model.h5"):
+        (folder / name).write_bytes(b"")
+    gone = {Path(name).as_posix() for name in rewritten(describe(folder), ("unet",))}
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert gone == {"whole.safetensors", "unet/model.onnx", weights, "unet/config.json"}
 
 
 def test_derive_from_a_users_folder_copies(tmp_path: Path) -> None:

@@ -7,22 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 import compress
+from compress.data import Item
 from compress.describing import describe
-from compress.errors import RecipeError
-from compress.vocabulary import OBJECTS, token_ids, vocabulary_problems
+from compress.errors import DataError, RecipeError
+from compress.opening import open_images, open_language
+from compress.tokens import WRITTEN, read_tokens
+from compress.vocabulary import OBJECTS, vocabulary_problems
 from compress.zoo import zoo_model
+from evaluation.harness import Answering
 from tests.fakes import language_model
 from tests.tiny import tiny_diffusion, tiny_llama
 
 FILES: dict[str, tuple[str, Any]] = {
     "words": ("tokenizer.json", {"model": {"vocab": {"a": 0, "b": 513}}}),
     "pieces": ("tokenizer.json", {"model": {"vocab": [["x", -1.0]] * 514}}),
-    "added": ("tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 513, "content": "<pad>"}]}),
     "slow": ("vocab.json", {"a": 0, "b": 513}),
-    "slow, added": ("added_tokens.json", {"<pad>": 513}),
-    "decoder": ("tokenizer_config.json", {"added_tokens_decoder": {"0": {}, "513": {}}}),
+}
+# Where tokens beside the vocabulary are kept: one for pictures, for padding, for a conversation's turn.
+ADDED: dict[str, tuple[str, Any]] = {
+    "added": ("tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 513, "content": "<x>"}]}),
+    "in the vocabulary": (
+        "tokenizer.json",
+        {"model": {"vocab": {"a": 0, "<x>": 513}}, "added_tokens": [{"id": 513, "content": "<x>"}]},
+    ),
+    "slow": ("added_tokens.json", {"<x>": 513}),
+    "decoder": ("tokenizer_config.json", {"added_tokens_decoder": {"0": {}, "513": {"content": "<x>"}}}),
 }
 
 
@@ -44,6 +56,25 @@ def test_a_token_beyond_the_embeddings(file: tuple[str, Any], model: Path) -> No
     assert list(vocabulary_problems(describe(model))) == []
 
 
+@pytest.mark.parametrize("file", ADDED.values(), ids=ADDED)
+@pytest.mark.parametrize("use", ["", "pad_token", "image_token"])
+def test_an_added_token_that_most_texts_never_have_needs_no_embedding(
+    file: tuple[str, Any], use: str, model: Path
+) -> None:
+    (model / file[0]).write_text(json.dumps(file[1]))
+    (model / "special_tokens_map.json").write_text(json.dumps({use: "<x>"} if use else {}))
+    assert list(vocabulary_problems(describe(model))) == []
+
+
+@pytest.mark.parametrize("file", ADDED.values(), ids=ADDED)
+@pytest.mark.parametrize("use", WRITTEN)
+def test_what_the_tokenizer_writes_into_texts_by_itself_needs_one(file: tuple[str, Any], use: str, model: Path) -> None:
+    (model / file[0]).write_text(json.dumps(file[1]))
+    (model / "special_tokens_map.json").write_text(json.dumps({use: {"content": "<x>"}, "pad_token": "<x>"}))
+    (found,) = vocabulary_problems(describe(model))
+    assert found.message == "the tokenizer writes '<x>', token 513, and the model has embeddings for 512 (vocab_size)"
+
+
 @pytest.mark.parametrize(
     "text", ['{"model": 3, "added_tokens": [3, {"id": "x"}]}', '{"model": {"vocab": {"a": "b"}}}', "{}"]
 )
@@ -56,7 +87,7 @@ def test_a_model_may_have_more_embeddings_than_tokens(tmp_path: Path) -> None:
     made = [tiny_llama(tmp_path / "llama"), tiny_diffusion(tmp_path / "sd"), tiny_diffusion(tmp_path / "xl", xl=True)]
     for folder in (*made, zoo_model("docs-llama"), zoo_model("digits-diffusion")):
         assert list(vocabulary_problems(describe(folder))) == []
-    assert max(token_ids(made[0])) > 200, "the files were read"
+    assert max(read_tokens(made[0]).numbers.values()) > 200, "the files were read"
 
 
 def test_a_pipelines_encoders_each_read_their_own_tokenizer(tmp_path: Path) -> None:
@@ -66,6 +97,44 @@ def test_a_pipelines_encoders_each_read_their_own_tokenizer(tmp_path: Path) -> N
     (found,) = vocabulary_problems(describe(folder))
     assert "`text_encoder_2` has embeddings for 7" in found.message
     assert found.place.endswith("tokenizer_2")
+
+
+def test_padding_is_read_by_a_pipelines_encoder(tmp_path: Path) -> None:
+    folder = tiny_diffusion(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(folder / "tokenizer")
+    (found,) = vocabulary_problems(describe(folder))
+    assert "the tokenizer writes '<pad>'" in found.message
+
+
+def test_a_text_with_a_token_that_has_no_embedding_is_named(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<image_soft_token>"])
+    tokenizer.save_pretrained(folder)
+    assert list(vocabulary_problems(describe(folder))) == []
+    task = open_language(describe(folder))
+    assert len(task.token_logprobs(["a text"], 1)[0]) == 6
+    for read in (lambda text: task.token_logprobs(["a text", text], 2), Answering(task).tok_encode):
+        with pytest.raises(
+            DataError, match=r"the text 'see <image_soft_token>' has the token '<image_soft_token>' \(258\)"
+        ):
+            read("see <image_soft_token>")
+
+
+def test_so_is_a_caption(tmp_path: Path) -> None:
+    folder = tiny_diffusion(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer.add_tokens(["<concept>"])
+    tokenizer.save_pretrained(folder / "tokenizer")
+    assert list(vocabulary_problems(describe(folder))) == []
+    task = open_images(describe(folder))
+    call: dict[str, Any] = {"num_inference_steps": 1, "height": 16, "width": 16}
+    task.pictures([Item("0", "a red cat")], 0, **call)
+    for said in ({}, {"negative_prompt": "no <concept>"}):
+        with pytest.raises(DataError, match=r"has the token '<concept>' .* and `text_encoder` has embeddings for"):
+            task.pictures([Item("0", "a red cat" if said else "a <concept>")], 0, **call, **said)
 
 
 def test_a_plan_tells_it(model: Path, tmp_path: Path) -> None:

@@ -7,15 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import compress
 from compress.artifact import Artifact, read_json
 from compress.describing import ADAPTERS, describe
 from compress.devices import AS_STORED
+from compress.engines.torch.runtime import silent_libraries
 from compress.errors import ModelError, PareError
+from compress.resaving import shown, variant_of, widest
 from compress.step_checks import source_problems
 from compress.weights import weight_problems
 from tests.fakes import PARTS, language_model, pipeline, write_headers, write_safetensors
+from tests.tiny import tiny_diffusion, tiny_llama
 
 
 def told(folder: Path) -> list[str]:
@@ -50,12 +55,107 @@ def test_weights_that_are_there_are_no_problem(text: Path, painter: Path) -> Non
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_variant_alone_is_told_with_the_line_that_saves_it_plainly(painter: Path, part: str) -> None:
+def test_a_variant_alone_is_told_with_the_line_that_saves_it_plainly(
+    painter: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(painter.parent.parent)
     stem = PARTS[part][2]
     (painter / part / f"{stem}.safetensors").rename(painter / part / f"{stem}.fp16.safetensors")
     (found,) = told(painter)
     assert f"`{part}` has weights as variant fp16 alone" in found
-    assert 'DiffusionPipeline.from_pretrained("sd", variant=\'fp16\').save_pretrained("sd-plain")' in found
+    where = f"{painter.parent.name}/sd"
+    assert f'from_pretrained("{where}", variant="fp16", dtype=torch.float32).save_pretrained("{where}-plain")' in found
+    write_headers(painter / part / f"{stem}.fp16.safetensors", {"w": (2, 3)}, "F16")
+    assert f'dtype={{"default": torch.float32, "{part}": torch.float16}}' in told(painter)[0]
+
+
+TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def followed(message: str) -> None:
+    """Do what a remedy says, as a user would who copies its lines."""
+    lines = message.partition("save it anew: ")[2].partition("; copy")[0]
+    with silent_libraries():
+        exec(lines, {})
+
+
+@pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)
+@pytest.mark.parametrize("safe", [True, False])
+def test_the_line_gives_a_pipeline_that_opens_and_is_no_larger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, safe: bool
+) -> None:
+    from diffusers import DiffusionPipeline
+
+    monkeypatch.chdir(tmp_path)
+    whole = DiffusionPipeline.from_pretrained(tiny_diffusion(tmp_path / "made", dtype=dtype), dtype=dtype)
+    whole.save_pretrained("models/sd", variant="fp16", safe_serialization=True)
+    if not safe:
+        pickle(tmp_path / "models/sd")
+    found = told(tmp_path / "models/sd")
+    assert len(found) == 3
+    followed(found[0])
+    plain = tmp_path / "models/sd-plain"
+    assert told(plain) == []
+    for part in describe(plain).components:
+        assert widest(plain.joinpath(part).glob("*.safetensors")) == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("form", ["model.fp16.safetensors", "pytorch_model.bin", "pytorch_model.fp16.bin"])
+def test_the_line_gives_a_language_model_that_opens_and_is_no_larger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tiny_llama(tmp_path / "llama")  # its config says float32
+    held = {name: weight.half() for name, weight in load_file(folder / "model.safetensors").items()}
+    (folder / "model.safetensors").unlink()
+    if form.endswith("bin"):
+        torch.save(held, folder / form)
+    else:
+        save_file(held, folder / form, {"format": "pt"})
+    (found,) = told(folder)
+    followed(found)
+    assert told(describe(folder).path.with_name("llama-plain")) == []
+    assert widest([tmp_path / "llama-plain/model.safetensors"]) == "float16"
+
+
+def pickle(folder: Path) -> None:
+    """The safetensors below a folder as torch pickles them."""
+    for file in folder.rglob("*.safetensors"):
+        stem = file.name.removesuffix(".safetensors")
+        named = f"pytorch_{stem}" if stem.startswith("model") else stem
+        torch.save(load_file(file), file.with_name(f"{named}.bin"))
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("file", "stem", "variant"),
+    [
+        ("model.safetensors", "model", ""),
+        ("model-00001-of-00002.safetensors", "model", ""),
+        ("model.fp16.safetensors", "model", "fp16"),
+        ("model.fp16-00001-of-00002.safetensors", "model", "fp16"),
+        ("pytorch_model.bin", "pytorch_model", ""),
+        ("pytorch_model.non_ema.bin", "pytorch_model", "non_ema"),
+        ("other.fp16.safetensors", "model", ""),
+    ],
+)
+def test_the_variant_in_a_name(file: str, stem: str, variant: str) -> None:
+    assert variant_of(file, stem) == variant
+
+
+def test_a_path_is_named_from_where_the_user_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert shown(Path("a/../b")) == shown(tmp_path / "b") == "b"
+    assert shown(Path()) == str(tmp_path)
+    assert shown(Path("../b")) == str(tmp_path.parent / "b")
+
+
+@pytest.mark.parametrize("file", ["tf_model.h5", "consolidated.00.pth", "training_args.bin", "flax_model.msgpack"])
+def test_what_no_library_reads_is_not_told_to_be_loaded(text: Path, file: str) -> None:
+    (text / "model.safetensors").rename(text / file)
+    (found,) = told(text)
+    assert f"pickled weights alone ({file})" in found
+    assert "from_pretrained" not in found
 
 
 def test_the_shards_of_a_variant_are_that_variant(text: Path) -> None:
@@ -95,7 +195,7 @@ def test_pickled_weights_are_refused_with_the_conversion(text: Path) -> None:
     (text / "model.safetensors").rename(text / "pytorch_model.bin")
     (found,) = told(text)
     assert "pickled weights alone (pytorch_model.bin)" in found
-    assert 'AutoModelForCausalLM.from_pretrained("llama").save_pretrained("llama-plain")' in found
+    assert f'AutoModelForCausalLM.from_pretrained("{text}").save_pretrained("{text}-plain")' in found
 
 
 def test_pickled_weights_beside_plain_ones_are_nobodys_business(text: Path) -> None:
