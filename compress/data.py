@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from compress.errors import DataError
 from compress.hashing import digest_file, digest_json
 from compress.pictures import read_picture, refuse_other
-from compress.texts import read_rows, read_text
+from compress.texts import ROWS, read_rows, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +83,7 @@ def open_data(source: str, base: Path) -> Data:
     if folder:
         return _image_folder(path, source)
     if file:
-        return _jsonl(path, source) if path.suffix in (".jsonl", ".json") else _text(path, source)
+        return _jsonl(path, source) if path.suffix.lower() in ROWS else _text(path, source)
     raise DataError(f"no such data: {source}", fix="give zoo://digits/test, zoo://docstrings/test, a folder or a file")
 
 
