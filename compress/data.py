@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from compress.errors import DataError
 from compress.hashing import digest_file, digest_json
 from compress.pictures import read_picture, refuse_other
-from compress.texts import read_rows, read_text
+from compress.texts import ROWS, read_rows, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,11 +24,15 @@ Kind = Literal["captioned_images", "texts"]
 
 @dataclass(frozen=True)
 class Item:
-    """One caption with its picture (uint8 [height, width, 3], made when asked for), or one document."""
+    """One caption with its picture (uint8 [height, width, 3], made when asked for), or one document.
+
+    file: the picture's, in the data's folder: several captions may be of one.
+    """
 
     id: str
     text: str
     picture: Callable[[], NDArray[np.uint8]] | None = None
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Data:
     """A source of items. `digest` covers their content and belongs into keys; `read(i)` is deterministic.
 
     rows: what the digest is of, item by item: id, text, and the digest of a picture's file; none where items have no end.
+    loose: the rows whose id nobody gave, so that it gives way where it stands for another item too.
     place: where an item stands, for whoever looks for it.
     left_out: which items of the source do not count, in words.
     """
@@ -48,6 +53,7 @@ class Data:
     gives: frozenset[Observable] = frozenset()  # what of a metric's needs its items bring themselves
     lacks: Mapping[Observable, str] = field(default_factory=dict)  # and why not, of what they might have brought
     rows: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    loose: Collection[int] = field(default=(), repr=False, compare=False)
     place: Callable[[int], str] = field(default=str, repr=False, compare=False)
     left_out: str = ""
 
@@ -83,7 +89,7 @@ def open_data(source: str, base: Path) -> Data:
     if folder:
         return _image_folder(path, source)
     if file:
-        return _jsonl(path, source) if path.suffix in (".jsonl", ".json") else _text(path, source)
+        return _jsonl(path, source) if path.suffix.lower() in ROWS else _text(path, source)
     raise DataError(f"no such data: {source}", fix="give zoo://digits/test, zoo://docstrings/test, a folder or a file")
 
 
@@ -100,7 +106,7 @@ def _image_folder(path: Path, source: str) -> Data:
 
     def read(index: int) -> Item:
         file, text, _ = rows[index]
-        return Item(file, text, lambda: read_picture(path / file))
+        return Item(file, text, lambda: read_picture(path / file), file)
 
     def place(index: int) -> str:
         return f"{metadata}:{numbered[index][0]}"
@@ -108,7 +114,8 @@ def _image_folder(path: Path, source: str) -> Data:
     blank = next((index for index, (_, text, _) in enumerate(rows) if not text.strip()), None)
     lacks: dict[Observable, str] = {} if blank is None else {"captions": f"the text of {place(blank)} is empty"}
     gives = _given([text for _, text, _ in rows]) if blank is None else frozenset()
-    return Data(source, "captioned_images", digest_json(rows), len(rows), read, gives, lacks, rows, place)
+    loose = range(len(rows))  # a file may have several captions, and each is an item
+    return Data(source, "captioned_images", digest_json(rows), len(rows), read, gives, lacks, rows, loose, place)
 
 
 def _given(captions: list[str]) -> frozenset[Observable]:
@@ -139,9 +146,10 @@ def _jsonl(path: Path, source: str) -> Data:
     for number, row in rows:
         if not isinstance(row.get("text"), str):
             raise DataError("needs a `text` string", place=f"{path}:{number}", fix='{"text": "…"}')
-    ids = [index if row.get("id") is None else row["id"] for index, (_, row) in enumerate(rows)]
+    loose = {index for index, (_, row) in enumerate(rows) if row.get("id") is None}
+    ids = [index if index in loose else row["id"] for index, (_, row) in enumerate(rows)]
     documents = [(str(id), str(row["text"])) for id, (_, row) in zip(ids, rows, strict=True)]
-    return _texts(source, documents, lambda index: f"{path}:{rows[index][0]}")
+    return replace(_texts(source, documents, lambda index: f"{path}:{rows[index][0]}"), loose=frozenset(loose))
 
 
 def _text(path: Path, source: str) -> Data:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from compress.data import Data, open_data
@@ -27,11 +28,13 @@ def open_units(source: str, base: Path) -> Data:
 
 
 def distinct(data: Data) -> Data:
-    """The data without copies and empty texts, `left_out` saying how many; the very same where it has none, or lists no items.
+    """The data without copies and empty texts, `left_out` saying how many, and each item by an id of its own; the very same where
+    nothing is to be done, or it lists no items.
 
     Raises:
-        DataError: an id stands for two different items, or nothing is left.
+        DataError: an id that somebody gave stands for two different items, or nothing is left.
     """
+    data = _named_apart(data)
     _refuse_shared_ids(data)
     spoken = [i for i, row in enumerate(data.rows) if row[TEXT] or data.kind != "texts"]
     kept = [spoken[i] for i in firsts(data.rows[i][TEXT:] for i in spoken)]
@@ -76,6 +79,24 @@ def overlap(role: str, one: Data, other: Data) -> str:
     return f"{said.format(count)}: the first stands at {here} and at {there}"
 
 
+def _named_apart(data: Data) -> Data:
+    """The data with other ids for items that share one which nobody gave: the second caption of `a.png` is `a.png (2)`."""
+    owners = {row[ID]: row for index, row in enumerate(data.rows) if index not in data.loose}
+    taken, named = {row[ID] for row in data.rows}, dict[tuple[str, ...], str]()
+    for index, row in enumerate(data.rows):
+        if index in data.loose and owners.setdefault(row[ID], row) != row and row not in named:
+            named[row] = next(name for n in count(2) if (name := f"{row[ID]} ({n})") not in taken)
+            taken.add(named[row])
+    if not named:
+        return data
+    ids = [named.get(row, row[ID]) if i in data.loose else row[ID] for i, row in enumerate(data.rows)]
+    return replace(
+        data,
+        read=lambda index: replace(data.read(index), id=ids[index]),
+        rows=tuple((id, *row[TEXT:]) for id, row in zip(ids, data.rows, strict=True)),
+    )
+
+
 def _refuse_shared_ids(data: Data) -> None:
     """Raises a DataError where two items that differ have one id: their noise and their scores would go by one name."""
     owners: dict[str, int] = {}
@@ -83,12 +104,7 @@ def _refuse_shared_ids(data: Data) -> None:
         owner = owners.setdefault(row[ID], index)
         if data.rows[owner] != row:
             said = f"has the id {row[ID]!r} of another item, at {data.place(owner)}"
-            fix = (
-                "give each picture one row"
-                if data.kind == "captioned_images"
-                else "give each row an id of its own, or none"
-            )
-            raise DataError(said, place=data.place(index), fix=fix)
+            raise DataError(said, place=data.place(index), fix="give each row an id of its own, or none")
 
 
 def _said(data: Data, copies: int, empty: int, kept: int) -> str:

@@ -84,20 +84,22 @@ def captions_of_both(one: Path, other: Path) -> tuple[Data, Data]:
 
 
 def pictures_for(folder: Path, items: Sequence[Item]) -> tuple[Path, ...]:
-    """The file of each item: the one whose path in the folder is its id, with or without the suffix.
+    """The file of each item: its own where it is of this folder's pictures, else the one whose path in the folder is its id, with or
+    without the suffix.
 
     Raises:
         DataError: an item has none.
     """
     known = {key: f for f in files_of(folder) for key in (_name(f, folder), _name(f.with_suffix(""), folder))}
-    missing = [item.id for item in items if item.id not in known]
+    names = [item.id if item.picture else item.file or item.id for item in items]
+    missing = [name for name in names if name not in known]
     if missing:
         raise DataError(
             f"holds no picture for {missing[0]!r}" + (f" and {len(missing) - 1} more items" if missing[1:] else ""),
             place=str(folder),
             fix="name each file as its item's id, or leave out --data",
         )
-    return tuple(known[item.id] for item in items)
+    return tuple(known[name] for name in names)
 
 
 def check_metrics(metrics: Sequence[tuple[str, frozenset[str]]]) -> None:

@@ -21,8 +21,17 @@ EACH = "images_per_prompt"  # in a protocol, where there is more than one: the r
 
 
 def repeated(items: Sequence[Item], each: int) -> tuple[Item, ...]:
-    """Every item so many times, one behind the other; the first keeps its id, and with it the noise it has alone."""
-    return tuple(replace(item, id=f"{item.id}#{n + 1}" if n else item.id) for item in items for n in range(each))
+    """Every item so many times, one behind the other; the first keeps its id, and with it the noise it has alone. No two have one id."""
+    taken = {item.id for item in items}
+
+    def named(item: Item, n: int) -> str:
+        name = f"{item.id}#{n}"
+        while name in taken:
+            name += "'"
+        taken.add(name)
+        return name
+
+    return tuple(replace(item, id=named(item, n + 1)) if n else item for item in items for n in range(each))
 
 
 def measured(metric: Metric[P], evidence: Evidence, params: P) -> Sample:

@@ -109,7 +109,8 @@ def observe(evidence: Evidence, params: AgainstReal, **protocol: str | float) ->
     from evaluation.features.pictures import against_real
 
     found = against_real(evidence, params.features, params.resize, params.reference)
-    pairs = "no" if params.reference else "by item"
+    alike = found.reference is not None and len(found.reference) == len(found.values)
+    pairs = "by item" if alike and not params.reference else "no"
     each = {"images_per_prompt": evidence.each} if evidence.each > 1 else {}
     how = {**found.protocol, "paired": pairs, **each, **protocol}
     return replace(found, protocol=how)

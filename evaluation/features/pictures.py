@@ -91,8 +91,17 @@ def export_reference(source: str, features: str, resize: str, out: Path, count: 
 
 
 def _own_reference(evidence: Evidence, extractor: Extractor, values: Features) -> tuple[Features, str]:
-    """The items' real pictures if all have one, else what the original painted, which this side may itself be."""
+    """The items' real pictures if all have one, else what the original painted, which this side may itself be. A picture with several
+    captions counts once, and then none belongs to one item."""
     real = [item.picture for item in evidence.items if item.picture]
+    units = evidence.items[:: evidence.each]
+    once = firsts(item.file or item.id for item in units)
+    if len(real) == len(evidence.items) and len(once) < len(units):
+        reads = [real[index * evidence.each] for index in once]
+        found = remembered(
+            evidence.memory, extractor, evidence.data_key, len(reads), lambda: _extract(extractor, reads)
+        )
+        return found, f"the data's {len(reads)} pictures"
     if len(real) == len(evidence.items):
         return remembered(
             evidence.memory, extractor, evidence.data_key, len(real), lambda: _extract(extractor, real)

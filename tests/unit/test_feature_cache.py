@@ -18,6 +18,7 @@ from PIL import Image
 
 from compress.artifact import Artifact
 from compress.cache import Cache
+from compress.catalogue import find_metric
 from compress.data import Item
 from compress.describing import describe
 from compress.errors import DataError, ModelError, UserError
@@ -29,6 +30,8 @@ from evaluation.features import pictures as under_test
 from evaluation.features.extractor import BATCH, Extractor
 from evaluation.features.pictures import against_real, export_reference
 from evaluation.painted import SUFFIXES, files_of
+from evaluation.repeated import repeated
+from evaluation.two_sets import AgainstReal, observe, paired
 
 COUNT = BATCH + 5
 RNG = np.random.default_rng(3)
@@ -93,6 +96,25 @@ def test_values_are_of_the_painted_and_reference_of_the_real(counting: Counting,
         "resize": "tf1",
         "reference": "the data's pictures",
     }
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_a_real_picture_with_several_captions_counts_once(
+    each: int, counting: Counting, artifact: Artifact, tmp_path: Path
+) -> None:
+    files = [0, 0, 1, 2, 1, 0]
+    items = [Item(f"item {n}", "", _give(REAL, file), f"{file}.png") for n, file in enumerate(files)]
+    shown = side(artifact, tmp_path, items=repeated(items, each), each=each)
+    found = observe(shown, AgainstReal())
+    assert found.reference is not None
+    assert np.array_equal(found.reference, red(REAL[:3]))
+    assert (len(found.values), found.unit_ids) == (6 * each, tuple(item.id for item in items))
+    assert (found.protocol["reference"], found.protocol["paired"]) == ("the data's 3 pictures", "no")
+    assert not paired(found)
+    kid = find_metric("kid")
+    assert np.isfinite(kid.score(found).value)
+    alone = observe(replace(shown, items=repeated(items[1:4], each)), AgainstReal())
+    assert (alone.protocol["reference"], alone.protocol["paired"]) == ("the data's pictures", "by item")
 
 
 def test_without_real_pictures_the_originals_are_what_counts(counting: Counting, artifact: Artifact) -> None:

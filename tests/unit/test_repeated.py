@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from compress.artifact import Artifact
 from compress.catalogue import find_metric
@@ -92,6 +94,18 @@ def test_the_first_picture_of_a_prompt_is_the_one_it_has_alone() -> None:
     found = repeated(ITEMS[:2], 3)
     assert [item.id for item in found] == ["0.png", "0.png#2", "0.png#3", "1.png", "1.png#2", "1.png#3"]
     assert repeated(ITEMS, 1) == ITEMS
+
+
+def test_no_two_prompts_share_a_noise_whatever_they_are_called() -> None:
+    found = [item.id for item in repeated([Item(id, id) for id in ("a", "a#2", "b#2")], 2)]
+    assert found == ["a", "a#2'", "a#2", "a#2#2", "b#2", "b#2#2"]
+
+
+@given(st.sets(st.text("a#2'", max_size=5), max_size=9), st.integers(1, 4))
+def test_each_picture_has_a_noise_of_its_own(ids: set[str], each: int) -> None:
+    found = repeated([Item(id, "") for id in ids], each)
+    assert len({item.id for item in found}) == len(ids) * each
+    assert [item.id for item in found[::each]] == list(ids)
 
 
 @pytest.fixture(scope="module")

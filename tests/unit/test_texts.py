@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from compress.data import open_data
 from compress.errors import DataError
-from compress.texts import PACKED, TABLES, read_rows, read_text
+from compress.texts import MARKED, PACKED, TABLES, read_rows, read_text
 
 ODD = "one\u2028two\u0085three\u000bfour\u001cfive"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_marks_and_line_ends_change_nothing(encoding: str, end: str, tmp_path: Path) -> None:
     text = end.join(["Grüße.", "", "Zwei.", ""])
@@ -61,14 +61,64 @@ def test_an_array_of_objects_is_rows_too(tmp_path: Path) -> None:
         open_data("b.json", tmp_path)
 
 
-@pytest.mark.parametrize("suffix", [*TABLES, *PACKED])
+@pytest.mark.parametrize("suffix", [*TABLES, *PACKED, *MARKED, ".PDF", ".Csv"])
 def test_other_formats_are_no_prose(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"a{suffix}").write_text("text\none\n")
     with pytest.raises(DataError) as caught:
         open_data(f"a{suffix}", tmp_path)
     (problem,) = caught.value.problems
-    assert suffix in problem.message
-    assert "a.jsonl" in problem.fix or "unpack" in problem.fix
+    assert suffix.lower() in problem.message
+    assert any(word in problem.fix for word in ("a.jsonl", "a-plain.txt", "unpack", "soffice"))
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [(b"%PDF-1.7\n", ".pdf"), (b"{\\rtf1 text}", ".rtf"), (b"\x1f\x8b\x08", ".gz"), (b"PK\x03\x04", ".zip")],
+)
+def test_other_formats_are_told_by_their_start_whatever_they_are_called(
+    start: bytes, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_bytes(start + b"plain words")
+    with pytest.raises(DataError, match=rf"\{said}"):
+        open_data("a.txt", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.JSONL", "a.ndjson", "a.NDJSON", "a.json", "a.Json"])
+def test_lines_of_json_are_rows_under_each_of_their_names(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('\n{"text": "one [1]"}\n\n{"text": "two"}\n')
+    assert [item.text for item in open_data(name, tmp_path).first(9)] == ["one [1]", "two"]
+    (tmp_path / name).write_text('{"text": "one"}\n{"text": "two"')
+    with pytest.raises(DataError, match="no JSON") as caught:
+        open_data(name, tmp_path)
+    assert caught.value.problems[0].place.endswith(f"{name}:2")
+
+
+def test_a_broken_array_is_told_as_one(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"text": "one"}\n{"text": "two"}]')
+    with pytest.raises(DataError, match="no JSON: Expecting ',' delimiter: line 2") as caught:
+        open_data("a.json", tmp_path)
+    assert caught.value.problems[0].fix.startswith("mend it there")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+@pytest.mark.parametrize("raw", [b"\xff\xfehello", b"\xff\xfeh\0\0\xd8a\0", b"\xff\xfe\0\0hello"])
+def test_broken_utf_16_and_32_are_not_taken_for_latin(name: str, raw: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(DataError, match=r"starts as UTF-(16|32) does, and is none: .* at byte \d") as caught:
+        open_data(name, tmp_path)
+    assert "Latin" not in caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize(("row", "said"), [
+    ('{"text": "broken \\ud800"}', r"'text' holds half a character, \\ud800"),
+    ('{"text": "a", "id": "\\udc00x"}', r"'id' holds half a character, \\udc00"),
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_half_a_character_is_told_with_its_line(name: str, row: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"text": "whole \\ud83d\\ude00"}\n' + row)
+    with pytest.raises(DataError, match=said) as caught:
+        open_data(name, tmp_path)
+    assert caught.value.problems[0].place.endswith(f"{name}:2")
 
 
 def test_binary_is_no_prose(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from compress.cache import Cache
@@ -19,9 +22,9 @@ from compress.evaluating import Wanted, prepare
 from compress.hashing import digest_file, digest_json
 from compress.plan_view import plan_dict, plan_text
 from compress.planning import make_plan
-from compress.units import open_units
+from compress.units import distinct, open_units
 from evaluation.compare import viewpoints
-from evaluation.painted import describe_painted
+from evaluation.painted import captions_of, describe_painted, pictures_for
 from tests.fakes import knowing, language_model, pipeline, recipe
 
 
@@ -108,11 +111,71 @@ def test_an_id_of_two_items_is_refused_with_both_places(tmp_path: Path) -> None:
         open_units(source, tmp_path)
     assert caught.value.problems[0].place == f"{source}:3"
     assert open_data(source, tmp_path).count == 3  # where nobody is scored, no one goes by a name
-    folder = Path(pictures(tmp_path / "set", (1, "a")))
-    lines(folder / "metadata.jsonl", [{"file_name": "0.png", "text": text} for text in ("a", "b")])
-    with pytest.raises(DataError, match=r"id '0\.png'") as caught:
-        open_units(str(folder), tmp_path)
-    assert caught.value.problems[0].fix == "give each picture one row"
+
+
+def test_an_id_that_nobody_gave_gives_way_to_one_that_somebody_did(tmp_path: Path) -> None:
+    rows = [
+        {"text": "zero"},
+        {"text": "one", "id": 2},
+        {"text": "two"},
+        {"text": "three", "id": "2 (2)"},
+        {"text": "z", "id": 0},
+    ]
+    source = lines(tmp_path / "a.jsonl", rows)
+    found = open_units(source, tmp_path)
+    assert [i.id for i in found.first(9)] == [row[0] for row in found.rows] == ["0 (2)", "2", "2 (3)", "2 (2)", "0"]
+    assert found.digest == open_data(source, tmp_path).digest
+    same = [{"text": "one", "id": 1}, {"text": "one"}, {"text": "two"}]  # which is a copy, whoever named it
+    assert [i.id for i in open_units(lines(tmp_path / "b.jsonl", same), tmp_path).first(9)] == ["1", "2"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from([None, 0, 1, 2, "1 (2)"])), min_size=1, max_size=7))
+def test_ids_are_apart_and_those_given_stay(rows: list[tuple[str, object]]) -> None:
+    owners: dict[str, str] = {}
+    rows = [(text, id) for text, id in rows if id is None or owners.setdefault(str(id), text) == text]
+    with tempfile.TemporaryDirectory() as folder:
+        written = [{"text": text, "id": id} for text, id in rows]
+        found = open_units(lines(Path(folder) / "a.jsonl", written), Path()).first(99) if rows else ()
+    assert len({item.id for item in found}) == len(found) == len({text for text, _ in rows})
+    firsts = [next(id for text, id in rows if text == item.text) for item in found]
+    assert all(item.id == str(id) for item, id in zip(found, firsts, strict=True) if id is not None)
+
+
+def captioned(folder: Path, *found: tuple[str, str]) -> str:
+    """The folder with these rows, each of a file and a caption, in place of its own."""
+    lines(folder / "metadata.jsonl", [{"file_name": file, "text": text} for file, text in found])
+    return str(folder)
+
+
+def test_each_caption_of_a_picture_is_an_item(tmp_path: Path) -> None:
+    folder = Path(pictures(tmp_path / "set", (1, "a"), (2, "b")))
+    plain = open_units(str(folder), tmp_path)
+    rows = [("0.png", "a"), ("0.png", "b"), ("1.png", "a"), ("0.png", "b"), ("0.png", "c")]
+    found = open_units(captioned(folder, *rows), tmp_path)
+    items = found.first(9)
+    assert [(i.id, i.text, i.file) for i in items] == [
+        ("0.png", "a", "0.png"),
+        ("0.png (2)", "b", "0.png"),
+        ("1.png", "a", "1.png"),
+        ("0.png (3)", "c", "0.png"),
+    ]
+    assert "1 is a copy" in found.left_out
+    assert [i.id for i in plain.first(9)] == ["0.png", "1.png"]
+    assert open_data(str(folder), tmp_path).first(2)[1].id == "0.png"  # what is learnt from stays as it was
+
+
+def test_a_folder_of_pictures_with_several_captions_is_looked_at_by_its_files(tmp_path: Path) -> None:
+    one, other = (Path(pictures(tmp_path / name, (1, "a"), (2, "b"))) for name in ("one", "other"))
+    rows = [("0.png", "a"), ("0.png", "b"), ("1.png", "a")]
+    ids, _ = seen(tmp_path, captioned(one, *rows), captioned(other, *rows))
+    assert ids == ("0.png", "0.png (2)", "1.png")
+    own = distinct(captions_of(one)).first(9)
+    assert [file.name for file in pictures_for(one, own)] == ["0.png", "0.png", "1.png"]
+    asked = open_units(str(one), tmp_path).first(9)  # painted for captions of another set, each has a file
+    with pytest.raises(DataError, match=r"no picture for '0\.png \(2\)'"):
+        pictures_for(other, asked)
+    shutil.copy(other / "0.png", other / "0.png (2).png")
+    assert [file.name for file in pictures_for(other, asked)] == ["0.png", "0.png (2).png", "1.png"]
 
 
 def test_rows_whose_id_is_null_have_none(tmp_path: Path) -> None:
