@@ -94,7 +94,6 @@ def check_whole(artifact: Artifact, name: str) -> None:
     assert len({r.digest for r in records}) == 2
 
 
-@pytest.mark.slow
 def test_the_zoos_denoiser_has_an_engine_for_each_target_and_its_onnx_agrees_with_torch(
     zoo_unet: tuple[Artifact, list[Any]],
 ) -> None:
@@ -286,6 +285,7 @@ def test_a_call_outside_the_profile_is_refused_before_the_gpu_is_asked(
         engine.run([torch.zeros(17, 4, 8, 8)])
 
 
+@pytest.mark.slow
 def test_a_language_models_cache_is_empty_where_it_begins(
     zoo_llama: tuple[Artifact, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
