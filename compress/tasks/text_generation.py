@@ -79,15 +79,21 @@ def sizes(spec: EvalSpec) -> Mapping[str, Size]:
 
 
 def usage(usage: Usage) -> tuple[str, ...]:
-    """transformers' own pipeline writes, also with the model of an engine."""
-    folder = literal(usage.folder)
-    model = usage.opened if usage.stock else f"compress.load({usage.opened}), tokenizer={folder}"
-    beside = ", trust_remote_code=True" if usage.trusted and not usage.stock else ""
-    beside += f", device={literal(usage.device)}" if usage.stock and usage.device != CPU else ""
+    """transformers' own pipeline writes; it complains at length of an engine's model, which is called without it."""
+    text, arguments = literal(usage.text or "Once upon a time"), usage.arguments(max_new_tokens=40)
+    if usage.stock:
+        beside = f", device={literal(usage.device)}" if usage.device != CPU else ""
+        return (
+            "from transformers import pipeline",
+            f'write = pipeline("text-generation", model={usage.opened}{beside})',
+            f'print(write({text}{arguments})[0]["generated_text"])',
+        )
+    trusted = ", trust_remote_code=True" if usage.trusted else ""
+    words = f'**words({text}, return_tensors="pt").to(model.device)'
     return (
-        "from transformers import pipeline" if usage.stock else "import compress; from transformers import pipeline",
-        f'write = pipeline("text-generation", model={model}{beside})',
-        f'print(write({literal(usage.text or "Once upon a time")}{usage.arguments(max_new_tokens=40)})[0]["generated_text"])',
+        "import compress; from transformers import AutoTokenizer",
+        f"model, words = compress.load({usage.opened}), AutoTokenizer.from_pretrained({literal(usage.folder)}{trusted})",
+        f"print(words.decode(model.generate({words}{arguments})[0], skip_special_tokens=True))",
     )
 
 
