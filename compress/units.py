@@ -36,7 +36,7 @@ def distinct(data: Data) -> Data:
     """
     data = _named_apart(data)
     _refuse_shared_ids(data)
-    spoken = [i for i, row in enumerate(data.rows) if row[TEXT] or data.kind != "texts"]
+    spoken = [i for i, row in enumerate(data.rows) if row[TEXT].strip() or data.kind != "texts"]
     kept = [spoken[i] for i in firsts(data.rows[i][TEXT:] for i in spoken)]
     if len(kept) == len(data.rows):
         return data
@@ -64,13 +64,13 @@ def firsts(keys: Iterable[Hashable]) -> list[int]:
 
 def overlap(role: str, one: Data, other: Data) -> str:
     """What the data of a role shares with those of the evaluation, in words with the first such item; "" where that is nothing,
-    or nobody can tell. A picture is the same whatever its caption says."""
+    or nobody can tell. A picture is the same whatever its caption says, a text whatever space is around it."""
     said = f"data.{role} shares {{}} with data.evaluate"
     if one.digest == other.digest:
         return said.format("every item")
     if one.kind != other.kind or all(data.source.startswith("zoo://") for data in (one, other)):
         return ""  # zoo splits are disjoint by construction, and tested to be
-    mine, known = ({row[-1]: i for i, row in reversed(list(enumerate(data.rows)))} for data in (one, other))
+    mine, known = ({row[-1].strip(): i for i, row in reversed(list(enumerate(data.rows)))} for data in (one, other))
     shared = sorted((mine[content], known[content]) for content in mine.keys() & known.keys())
     if not shared:
         return ""

@@ -22,7 +22,7 @@ from compress.evaluating import Wanted, prepare
 from compress.hashing import digest_file, digest_json
 from compress.plan_view import plan_dict, plan_text
 from compress.planning import make_plan
-from compress.units import distinct, open_units
+from compress.units import distinct, open_units, overlap
 from evaluation.compare import viewpoints
 from evaluation.painted import captions_of, describe_painted, pictures_for
 from tests.fakes import knowing, language_model, pipeline, recipe
@@ -293,3 +293,12 @@ def test_folders_without_copies_are_seen_as_before(tmp_path: Path) -> None:
     view, _ = viewpoints(request)
     assert view.data_digest == digest_json(["0.png", "1.png"])
     assert view.artifact.digest == digest
+
+
+def test_space_around_a_text_makes_no_other_text_and_space_alone_is_none(tmp_path: Path) -> None:
+    for name, texts in (("e.jsonl", ["one", "  ", "two"]), ("c.jsonl", [" two\n", "three"])):
+        (tmp_path / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = open_units("e.jsonl", tmp_path)
+    assert [item.text for item in found.first(9)] == ["one", "two"]
+    assert found.left_out.endswith("1 holds no text")
+    assert "shares 1 item with data.evaluate" in overlap("calibration", open_data("c.jsonl", tmp_path), found)
