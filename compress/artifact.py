@@ -23,6 +23,8 @@ MANIFEST = "pare.json"
 SCHEMA = 1
 LANGUAGE_MODEL = "model"
 DENOISERS = ("unet", "transformer")
+# What the libraries call a component's weights: `NAME.safetensors`, or `NAME.safetensors.index.json` and the files that it names.
+STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 # How files end that hold weights, for any library: torch, TensorFlow, Flax, ONNX, OpenVINO, llama.cpp, Core ML, Rust, Paddle.
 HOLD_WEIGHTS = (
     *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ggml", ".pb", ".tflite"),
@@ -228,6 +230,27 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files of a torch component that hold its weights, relative names sorted."""
     kinds = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
     return tuple(sorted({f for kind in kinds for f in folder.glob(kind)}))
+
+
+def loaded_weights(folder: Path, stems: Iterable[str] = STEMS.values()) -> tuple[Path, ...]:
+    """The safetensors that a library reads of a component's folder, and no other variant beside them: the plain one, or the shards that
+    the index names; () where there is neither.
+
+    Args:
+        stems: what the library may call them.
+
+    Raises:
+        ModelError: the index does not read.
+    """
+    for stem in stems:
+        plain, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
+        if plain.is_file():
+            return (plain,)
+        if index.is_file():
+            named = read_json(index).get("weight_map")
+            shards = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
+            return tuple(folder / shard for shard in shards if (folder / shard).is_file())
+    return ()
 
 
 def holding(artifact: Artifact, components: Iterable[str]) -> tuple[Path, ...]:

@@ -21,6 +21,7 @@ from compress.artifact import (
 from compress.catalogue import find_task, task_names
 from compress.errors import ModelError, Problem, near
 from compress.headers import read_header
+from compress.single_files import instead
 
 # By method, the distribution that opens packed weights. A method that is not among them may be anything: its name, which a model's
 # folder says, is never one to install.
@@ -86,9 +87,7 @@ def _be_folder(path: Path) -> None:
         said = "is an adapter, and no model by itself"
         raise ModelError(said, place=str(path), fix=f"in a recipe, write model: BASE and adapter: {path.name}; {FUSE}")
     if file:
-        line = f'StableDiffusionPipeline.from_single_file("{path.name}").save_pretrained("{path.stem}")'
-        fix = f"save it as a folder and give that, with the class of the model that it holds, such as: {line}"
-        raise ModelError("is one file, and pare opens folders", place=str(path), fix=fix)
+        raise ModelError("is one file, and pare opens folders", place=str(path), fix=instead(path))
     if not folder:
         fix = "give a folder that diffusers or transformers saved"
         raise ModelError("no such model folder", place=str(path), fix=fix)

@@ -75,13 +75,13 @@ def _types(file: Path) -> Iterator[str]:
             held = {stored.dtype for stored in read_header(file).tensors.values()}
             yield from (kind for name, _, kind in TYPES if name in held)
         else:
-            pickled = _pickled(file)
+            pickled = pickled_names(file)
             yield from (kind for _, name, kind in TYPES if name in pickled)
     except (ModelError, OSError, zipfile.BadZipFile):  # loading it tells
         return
 
 
-def _pickled(file: Path) -> bytes:
+def pickled_names(file: Path) -> bytes:
     """The names in a file that torch pickled, which are looked for and never run."""
     if not zipfile.is_zipfile(file):
         with file.open("rb") as stream:

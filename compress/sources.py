@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.artifact import Artifact
+from compress.artifact import Artifact, loaded_weights
 from compress.describing import describe
 from compress.errors import ModelError
 from compress.hashing import digest_folder
@@ -69,8 +69,8 @@ def check_safetensors(file: Path) -> int:
 
 
 def parameter_count(folder: Path) -> int:
-    """Parameters in all safetensors directly in `folder`."""
-    return sum(check_safetensors(f) for f in sorted(folder.glob("*.safetensors")))
+    """Parameters in the safetensors that a library reads of a component's folder; in all of them where none has a name it knows."""
+    return sum(check_safetensors(f) for f in loaded_weights(folder) or sorted(folder.glob("*.safetensors")))
 
 
 def _hub(reference: str) -> Source:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
+from compress.artifact import LANGUAGE_MODEL, STEMS, Artifact, loaded_weights, read_json
 from compress.describing import ADAPTERS, FUSE
 from compress.errors import ModelError, Problem
 from compress.pipelines import INDEX, LEFT_OUT, library_of
 from compress.resaving import saved_anew, variant_of
 
-# What the libraries call a component's weights: `NAME.safetensors`, or `NAME.safetensors.index.json` and the files that it names.
-STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 PICKLED = {"diffusers": "diffusion_pytorch_model", "transformers": "pytorch_model"}  # where torch pickled them
 OTHERS = (
     "*.bin",
@@ -46,13 +44,7 @@ def loaded_files(artifact: Artifact, name: str) -> tuple[Path, ...]:
     Raises:
         ModelError: the index does not read.
     """
-    folder, stem = artifact.folder(name), STEMS.get(_library(artifact, name), "model")
-    index = folder / f"{stem}.safetensors.index.json"
-    if (folder / f"{stem}.safetensors").is_file() or not index.is_file():
-        return tuple(f for f in (folder / f"{stem}.safetensors",) if f.is_file())
-    named = read_json(index).get("weight_map")
-    shards = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
-    return tuple(folder / shard for shard in shards if (folder / shard).is_file())
+    return loaded_weights(artifact.folder(name), (STEMS.get(_library(artifact, name), "model"),))
 
 
 def _problems(artifact: Artifact, name: str, place: str) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ class Size(Params):
 
 
 @metric(
-    version=2,
+    version=3,
     title="size on disk",
     params=Size,
     needs=("files",),

@@ -233,13 +233,6 @@ def test_an_adapter_of_diffusers_or_kohya_is_told_to_be_one(tmp_path: Path, whol
         describe(tmp_path if whole else file)
 
 
-def test_a_single_file_is_told_how_to_become_a_folder(tmp_path: Path) -> None:
-    file = write_safetensors(tmp_path / "dream.safetensors")
-    with pytest.raises(ModelError, match="is one file, and pare opens folders") as caught:
-        describe(file)
-    assert 'from_single_file("dream.safetensors").save_pretrained("dream")' in caught.value.problems[0].fix
-
-
 def test_of_a_model_whose_weights_are_still_to_be_fetched_nothing_is_said(text: Path) -> None:
     (text / "model.safetensors").unlink()
     artifact: Artifact = describe(text)

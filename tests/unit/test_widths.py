@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from compress.catalogue import find_engine
 from compress.engines.onnx.stored import stored as in_onnx
 from compress.engines.openvino.stored import stored as in_openvino
 from compress.engines.torch.stored import stored as in_torch
+from compress.sources import parameter_count
+from evaluation.metrics.size import weights_read
 
 INT4 = Quantization("int4_weights", 4, "onnxruntime")
 
@@ -29,6 +32,24 @@ def test_safetensors_are_counted_by_their_headers(tmp_path: Path) -> None:
     found = widths.shares(artifact(tmp_path, "torch"), "model")
     assert widths.told(found) == "66.7% float32, 33.3% bfloat16"
     assert widths.shares(artifact(tmp_path, "torch", Quantization("nf4", 4, "bitsandbytes")), "model") == {}
+
+
+@pytest.mark.parametrize("stem", ["model", "diffusion_pytorch_model"])
+@pytest.mark.parametrize("shards", [False, True])
+def test_of_several_variants_only_that_which_is_read_counts(tmp_path: Path, stem: str, shards: bool) -> None:
+    files = [f"{stem}-0000{n}-of-00002.safetensors" for n in (1, 2)] if shards else [f"{stem}.safetensors"]
+    for number, file in enumerate(files):
+        save_file({f"w{number}": torch.zeros(4, 8)}, tmp_path / file)
+    index = {"weight_map": {f"w{number}": file for number, file in enumerate(files)}}
+    if shards:
+        (tmp_path / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
+    read = sum((tmp_path / file).stat().st_size for file in files)
+    for other in ("fp16", "non_ema"):
+        save_file({"w0": torch.zeros(4, 8, dtype=torch.float16)}, tmp_path / f"{stem}.{other}.safetensors")
+    whole = artifact(tmp_path, "torch")
+    assert widths.size(whole, "model") == read == sum(f.stat().st_size for f in weights_read(whole))
+    assert parameter_count(tmp_path) == 32 * len(files)
+    assert in_torch(tmp_path) == {"float32": 32 * len(files)}
 
 
 def test_an_openvino_graph_is_counted_without_its_scales(tmp_path: Path) -> None:

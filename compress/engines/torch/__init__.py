@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compress.artifact import loaded_weights
 from compress.engines import Engine
 
 NO_WEIGHTS = ("training_args.bin",)
 
 
 def weights(folder: Path) -> tuple[Path, ...]:
-    """Safetensors, or else what torch itself pickled: beside safetensors that is not read."""
-    found = tuple(sorted(folder.glob("*.safetensors")))
+    """Safetensors, of one variant, or else what torch itself pickled: beside safetensors that is not read.
+
+    Raises:
+        ModelError: an index of shards does not read.
+    """
+    found = loaded_weights(folder) or tuple(sorted(folder.glob("*.safetensors")))
     return found or tuple(f for f in sorted(folder.glob("*.bin")) if f.name not in NO_WEIGHTS)
 
 
