@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -59,13 +59,14 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     sides = _sides(candidate, baseline, store)
     data = open_units(wanted.data, Path()) if wanted.data else None
     metrics = _check(wanted, sides, data)
-    if shut := _shut(sides, wanted.spec, opening):
+    data = data or _own_captions(sides)
+    if shut := (*_few(metrics, data, wanted.spec), *_shut(sides, wanted.spec, opening)):
         raise ManyProblems(shut)
     return Request(
         name=out.name,
         candidate=sides[0],
         baseline=sides[1],
-        data=data or _own_captions(sides),
+        data=data,
         spec=wanted.spec.model_copy(update={"metrics": metrics}),
         gates=wanted.gates,
         recipe_text="",
@@ -74,6 +75,15 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         evidence_dirs=(store.root / "evidence",),
         opening=opening,
     )
+
+
+def _few(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, spec: EvalSpec) -> Iterator[Problem]:
+    """Which metrics will have too few pictures."""
+    from evaluation.enough import too_few
+
+    for name, values in metrics.items():
+        if few := too_few(find_metric(name), values, data, spec.samples):
+            yield Problem("metrics", few.said, few.fix)
 
 
 def _shut(sides: Sequence[Artifact], spec: EvalSpec, opening: Opening) -> tuple[Problem, ...]:

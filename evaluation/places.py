@@ -14,12 +14,28 @@ WEIGHTS = (".safetensors", ".pth", ".pt")
 TYPES = ("clip", "dinov2", "dinov2_with_registers")  # that give features here, as a config.json calls them
 FIX = "give zoo://digits-clip, a CLIP or DINOv2 folder saved by transformers, or FID's file of Inception weights"
 CLIP_FIX = "give zoo://digits-clip, or a CLIP folder saved by transformers, its tokenizer with it"
+# How many numbers each makes of a picture: the field of its config, and what transformers takes where that is lacking.
+WIDTHS = {"clip": ("projection_dim", 512), **dict.fromkeys(TYPES[1:], ("hidden_size", 768))}
+INCEPTION = 2048  # of FID's file of weights
 TOKENIZERS = ("tokenizer.json", "vocab.json")
 
 
 def of_features(reference: str) -> Fault | None:
     """Whether a feature extractor lies there."""
     return _of_network(reference, TYPES, FIX)
+
+
+def width_of(reference: str) -> int | None:
+    """How many numbers a feature extractor makes of a picture; None where its files do not tell."""
+    if of_features(reference):
+        return None
+    path = find_folder(reference, Path())
+    if path.is_file():
+        return INCEPTION
+    config = read_json(path / "config.json")
+    name, usual = WIDTHS[str(config["model_type"])]
+    found = config.get(name, usual)
+    return found if isinstance(found, int) else None
 
 
 def of_clip(reference: str) -> Fault | None:
