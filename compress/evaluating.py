@@ -61,13 +61,15 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     sides = _sides(candidate, baseline, store)
     data = open_units(wanted.data, Path()) if wanted.data else None
     metrics = _check(wanted, sides, data)
-    if shut := (*_shut(sides, wanted.spec, opening), *_long(sides, wanted)):
+    data = data or _own_captions(sides)
+    few = _few(metrics, data, wanted.spec)
+    if shut := (*few, *_shut(sides, wanted.spec, opening), *_long(sides, wanted)):
         raise ManyProblems(shut)
     return Request(
         name=out.name,
         candidate=sides[0],
         baseline=sides[1],
-        data=data or _own_captions(sides),
+        data=data,
         spec=wanted.spec.model_copy(update={"metrics": metrics}),
         gates=wanted.gates,
         recipe_text="",
@@ -83,6 +85,15 @@ def _long(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[Problem]:
     for side in sides:
         if side.components and (why := too_long(side, wanted.spec, wanted.metrics)):
             yield Problem(str(side.path), why, "ask for fewer: spec=EvalSpec(prompt_tokens=…, new_tokens=…)")
+
+
+def _few(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, spec: EvalSpec) -> Iterator[Problem]:
+    """Which metrics will have too few pictures."""
+    from evaluation.enough import too_few
+
+    for name, values in metrics.items():
+        if few := too_few(find_metric(name), values, data, spec.samples):
+            yield Problem("metrics", few.said, few.fix)
 
 
 def _shut(sides: Sequence[Artifact], spec: EvalSpec, opening: Opening) -> tuple[Problem, ...]:

@@ -18,6 +18,7 @@ from compress.tasks import Fault
 NEGATIVE = "negative_prompt"
 TRUE_GUIDANCE = "true_cfg_scale"  # of pipelines whose `guidance_scale` is distilled into the model
 GUIDANCE = "guidance_scale"
+STEPS = "num_inference_steps"
 # As pipelines write it: `return self._guidance_scale > 1`, `do_classifier_free_guidance = guidance_scale > 1.0`.
 GUIDED = re.compile(r"(?:return self\._|do_classifier_free_guidance = )guidance_scale > (?P<above>\d+(?:\.\d+)?)")
 
@@ -36,7 +37,8 @@ def call_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
         asked = (n for n in call if n != SCHEDULER and n not in artifact.settings.call)
         yield from (_untaken(kind, name) for name in asked if name not in takes)
         yield from _ignored_prompt(kind, takes, artifact, call)
-    yield from _scheduler_faults(kind, artifact, call)
+    steps = call.get(STEPS, (takes or {}).get(STEPS))
+    yield from _scheduler_faults(kind, artifact, call, steps)
     sized = artifact.calling(**call)
     yield from (Fault(side, said, fix) for side, said, fix in size_faults(sized))
     yield from _engine_faults(artifact, call, takes or {})
@@ -85,7 +87,7 @@ def _ignored_prompt(
         yield Fault(NEGATIVE, said, "leave negative_prompt out")
 
 
-def _scheduler_faults(kind: str, artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
+def _scheduler_faults(kind: str, artifact: Artifact, call: Mapping[str, Any], steps: object) -> Iterator[Fault]:
     """Why the scheduler, the model's own or a named one, cannot do what is asked for; what it never can is told with the model."""
     config, name = config_of(artifact), call.get(SCHEDULER)
     if name and not config:
@@ -97,9 +99,9 @@ def _scheduler_faults(kind: str, artifact: Artifact, call: Mapping[str, Any]) ->
         yield Fault(SCHEDULER, why, "leave scheduler out, or name another")
         return
     always = {p.message for p in faults(config, "")}
-    for found in faults(named_config(config, name), "", call.get("num_inference_steps"), kind):
+    for found in faults(named_config(config, name), "", steps, kind):
         if found.message not in always:
-            yield Fault(SCHEDULER if name else "num_inference_steps", found.message, found.fix)
+            yield Fault(SCHEDULER if name else STEPS, found.message, found.fix)
 
 
 def lost_settings(artifact: Artifact, call: Mapping[str, Any]) -> str:

@@ -26,11 +26,6 @@ NAMED = {
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-# Those that take what a model may predict beside noise and velocity, which all of them take.
-TAKERS = {
-    "flow_prediction": ("dpm-solver++", "unipc"),
-    "sample": ("ddim", "ddpm", "dpm-solver++", "euler", "lcm", "unipc"),
-}
 Named = Literal["ddim", "ddpm", "dpm-solver++", "euler", "euler-ancestral", "heun", "lcm", "pndm", "unipc"]
 # Their last training step holds noise alone when `rescale_betas_zero_snr` is set; all others stop a little before it.
 EXACT = (
@@ -55,12 +50,14 @@ class SchedulerClass:
     schedules: the values of `beta_schedule` that it knows.
     spaced: whether `timestep_spacing` says where its steps lie.
     foresees: whether a step tells beside what comes next also what lies at the end.
+    predictions: the values of `prediction_type` that its steps go by; none where it reads them in a way of its own.
     """
 
     defaults: Mapping[str, object]
     schedules: frozenset[str]
     spaced: bool
     foresees: bool
+    predictions: frozenset[str]
 
     def value(self, config: Mapping[str, Any], name: str) -> Any:
         """A setting, as its config says or by default; None of one that it does not take."""
@@ -83,7 +80,8 @@ def read_class(kind: str) -> SchedulerClass | None:
     returns = ast.walk(methods["step"]) if "step" in methods else iter(())
     given_back = (n.value for n in returns if isinstance(n, ast.Return))
     foresees = any(isinstance(value, ast.Tuple) and len(value.elts) > 1 for value in given_back)
-    return SchedulerClass(defaults, frozenset(_compared(made, "beta_schedule")), spaced, foresees)
+    schedules, predictions = frozenset(_compared(made, "beta_schedule")), frozenset(_predictions(found))
+    return SchedulerClass(defaults, schedules, spaced, foresees, predictions)
 
 
 def _constant(value: ast.expr) -> object:
@@ -99,6 +97,16 @@ def _compared(function: ast.FunctionDef, name: str) -> Iterator[str]:
         if isinstance(node, ast.Compare) and isinstance(node.left, ast.Name) and node.left.id == name:
             for side in node.comparators:
                 yield from (n.value for n in ast.walk(side) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+
+
+def _predictions(found: ast.ClassDef) -> Iterator[str]:
+    """What a class compares `prediction_type` with, but for what it then refuses."""
+    for node in ast.walk(found):
+        if not isinstance(node, ast.If) or not isinstance(asked := node.test, ast.Compare):
+            continue
+        refused = isinstance(asked.ops[0], ast.Eq) and isinstance(node.body[0], ast.Raise)
+        if isinstance(asked.left, ast.Attribute) and asked.left.attr == "prediction_type" and not refused:
+            yield from (str(side.value) for side in asked.comparators if isinstance(side, ast.Constant))
 
 
 def config_of(artifact: Artifact) -> Mapping[str, Any]:
@@ -118,13 +126,13 @@ def faults(config: Mapping[str, Any], place: str, steps: object = None, pipeline
 
     Args:
         config: what its scheduler_config.json says.
-        steps: denoising steps, where they are known.
+        steps: denoising steps, where they are known; else only what fails in any number is told.
         pipeline: the class of the pipeline that it paints in.
     """
     kind = str(config.get("_class_name", ""))
     if (known := read_class(kind)) is None:
         return
-    for said, fix in (*_schedule_faults(kind, known, config), *_last_step_faults(kind, known, config)):
+    for said, fix in (*_schedule_faults(kind, known, config), *_last_step_faults(kind, known, config, steps)):
         yield Problem(place, said, fix)
     if isinstance(steps, int) and (why := _too_many(kind, known, config, steps)):
         yield Problem(place, f"{kind} cannot do {steps} steps: {why[0]}", why[1])
@@ -144,13 +152,22 @@ def _schedule_faults(kind: str, known: SchedulerClass, config: Mapping[str, Any]
             "rescale_betas_zero_snr with prediction_type epsilon divides by zero where the schedule holds noise alone"
         )
         yield said, "set rescale_betas_zero_snr to false, or give a model that predicts velocity (v_prediction)"
+    if known.predictions and (predicts := of("prediction_type")) not in known.predictions:
+        others = ", ".join(NAMED[name] for name in _takers(str(predicts)))
+        instead = f"give the model a scheduler that takes {predicts}: {others}" if others else "say what it predicts"
+        yield (
+            f"{kind} takes no prediction_type {predicts}",
+            f"it takes {', '.join(sorted(known.predictions))}: {instead}",
+        )
     if len(spacings := [name for name in SPACINGS if of(name)]) > 1:
         yield f"{kind} spaces its noise in one way, and {' and '.join(spacings)} are set", "leave one of them"
 
 
-def _last_step_faults(kind: str, known: SchedulerClass, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _last_step_faults(
+    kind: str, known: SchedulerClass, config: Mapping[str, Any], steps: object
+) -> Iterator[tuple[str, str]]:
     """Solvers that cannot step to where no noise is left, which is what most of them do last."""
-    of = partial(known.value, config)
+    of, several = partial(known.value, config), isinstance(steps, int) and steps > 1
     if of("final_sigmas_type") != "zero":
         return
     if kind.startswith("DPMSolver") and (solver := of("algorithm_type")) not in DATA_SOLVERS:
@@ -160,7 +177,7 @@ def _last_step_faults(kind: str, known: SchedulerClass, config: Mapping[str, Any
         lacks = {
             "with solver_type bh1": of("solver_type") == "bh1",
             "without predict_x0": not of("predict_x0"),
-            "without lower_order_final": not of("lower_order_final") and of("solver_order") != 1,
+            "without lower_order_final": several and not of("lower_order_final") and of("solver_order") != 1,
         }
         if lacking := " and ".join(name for name, there in lacks.items() if there):
             said = f"UniPC divides by zero when it steps to no noise at all (final_sigmas_type zero) {lacking}"
@@ -193,11 +210,18 @@ def foreign(config: Mapping[str, Any], name: str) -> str:
     kind, predicts = str(config.get("_class_name", "")), str(config.get("prediction_type", "epsilon"))
     if kind.startswith("Flow") or predicts == "trigflow":
         return f"{kind} integrates a flow, and `{name}` samples a diffusion: leave `scheduler` out"
-    takers = TAKERS.get(predicts, (name,))
-    if name not in takers:
-        which = ", ".join(f"`{one}`" for one in takers)
-        return f"`{name}` takes no {predicts}: choose one of {which}, or leave `scheduler` out"
+    known = read_class(NAMED[name])
+    if known and known.predictions and predicts not in known.predictions:
+        takers = ", ".join(f"`{one}`" for one in _takers(predicts))
+        which = f"choose one of {takers}, or leave" if takers else "leave"
+        return f"`{name}` takes no {predicts}: {which} `scheduler` out"
     return ""
+
+
+def _takers(predicts: str) -> list[str]:
+    """The schedulers that a recipe names which go by what a model predicts."""
+    known = ((name, read_class(kind)) for name, kind in NAMED.items())
+    return [name for name, found in known if found and predicts in found.predictions]
 
 
 def changes(config: Mapping[str, Any], name: str | None) -> dict[str, Any]:

@@ -60,6 +60,8 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
 
 
 def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, data: Data | None) -> Iterator[Problem]:
+    from evaluation.enough import too_few
+
     metric = find_metric(name)
     if metric.needs_data and not recipe.data.evaluate:
         yield Problem(place, f"{name} needs evaluation data", "add data: {evaluate: …}")
@@ -70,6 +72,8 @@ def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, d
     for field, wrong in faults(metric.params, recipe.evaluate.metrics[name]).items():
         where = recipe.place.get(f"evaluate.metrics.{list(recipe.evaluate.metrics).index(name)}.{field}", place)
         yield Problem(where, f"{name}.{field}: {wrong.said}", wrong.fix)
+    if few := too_few(metric, recipe.evaluate.metrics[name], data, recipe.evaluate.samples):
+        yield Problem(place, few.said, few.fix)
     for library in metric.libraries:
         if not deps.version(library):
             extra = f"'pare[{metric.extra}]'" if metric.extra else library

@@ -6,14 +6,16 @@ Never a bootstrap: resampling doubles units, which moves the distance upwards un
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import UserError
-from evaluation.scores import Sample
+from compress.params import Fault
+from evaluation.places import width_of
+from evaluation.scores import Sample, Sizes
 from evaluation.two_sets import Features, Floats, Linear, different, paired, real
 
 ROWS = 1024  # of a chunk: enough to keep the processor busy, and 16 MB of 2048 features
@@ -191,16 +193,36 @@ def refuse_few(sample: Sample, title: str, needed: int) -> None:
     Raises:
         UserError: fewer than `needed` were painted, or no more real pictures than features are there.
     """
-    n, d = different(sample.values), sample.values.shape[1]
-    least = n if sample.reference is None else different(sample.reference)
-    if n < needed or least <= d:
-        what, count, wanted = ("", n, needed) if n < needed else ("real ", least, d + 1)
-        held = sample.values if n < needed or sample.reference is None else sample.reference
-        copies = f" different ones among {len(held):,}" if count < len(held) else ""
-        raise UserError(
-            f"{title} with {d} features needs {wanted:,} {what}pictures, and there are {count:,}{copies}",
-            fix=f"use kid, which is unbiased, {wanted:,} or more {what}samples, or allow_few: true",
-        )
+    held = [(different(rows), len(rows)) for rows in (sample.values, sample.reference) if rows is not None]
+    if wrong := few(title, sample.values.shape[1], needed, *held):
+        raise UserError(wrong.said, fix=wrong.fix)
+
+
+def few(title: str, d: int, needed: int, painted: tuple[int, int], real: tuple[int, int] | None = None) -> Fault | None:
+    """Why so many pictures have no covariance of d features that a distance could rest on.
+
+    Args:
+        painted, real: how many of each differ, and how many there are; real: None where only their statistics are known.
+    """
+    n, (least, _) = painted[0], real or painted
+    if n >= needed and least > d:
+        return None
+    what, (count, held), wanted = ("", painted, needed) if n < needed else ("real ", real or painted, d + 1)
+    copies = f" different ones among {held:,}" if count < held else ""
+    return Fault(
+        f"{title} with {d} features needs {wanted:,} {what}pictures, and there are {count:,}{copies}",
+        f"use kid, which is unbiased, {wanted:,} or more {what}samples, or allow_few: true",
+    )
+
+
+def enough(title: str, features: str, least: Callable[[int], int], sizes: Sizes) -> Fault | None:
+    """As `refuse_few`, of pictures that are not there yet.
+
+    Args:
+        least: how many painted ones it takes of so many features.
+    """
+    d, real = width_of(features), None if sizes.real is None else (sizes.real, sizes.real)
+    return None if d is None else few(title, d, least(d), (sizes.painted, sizes.painted), real)
 
 
 def said(sample: Sample, *more: str) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.errors import UserError
-from evaluation.scores import Estimate, Sample
+from compress.params import Fault
+from evaluation.scores import Estimate, Sample, Sizes
 from evaluation.statistics import Z
 from evaluation.two_sets import Features, Floats, Linear, different, paired, real
 
@@ -48,14 +49,21 @@ def refuse_few(sample: Sample, title: str) -> None:
     Raises:
         UserError: there are not.
     """
-    k, sets = _neighbours(sample), (sample.values, real(sample))
+    sets = (sample.values, real(sample))
     least = min(map(different, sets))
-    if least <= k:
-        copies = " that differ" if least < min(map(len, sets)) else ""
-        raise UserError(
-            f"{title} looks at {k} neighbours of each picture, and there are {least} pictures{copies}",
-            fix=f"give more than {k} samples, or a smaller k",
-        )
+    if wrong := few(title, _neighbours(sample), least, copies=least < min(map(len, sets))):
+        raise UserError(wrong.said, fix=wrong.fix)
+
+
+def few(title: str, k: int, least: int, *, copies: bool = False) -> Fault | None:
+    """Why so many pictures of the smaller set have no k neighbours each; copies: whether some are not counted as they are such."""
+    said = f"{title} looks at {k} neighbours of each picture, and there are {least} pictures{' that differ' * copies}"
+    return Fault(said, f"give more than {k} samples, or a smaller k") if least <= k else None
+
+
+def enough(title: str, k: int, sizes: Sizes) -> Fault | None:
+    """As `refuse_few`, of pictures that are not there yet."""
+    return few(title, k, sizes.painted if sizes.real is None else min(sizes.painted, sizes.real))
 
 
 def covered(probes: Features, region: Features, k: int, halves: Truths) -> Truths:

@@ -8,18 +8,34 @@ from compress.artifact import read_json
 from compress.errors import UserError
 from compress.params import Fault
 from compress.sources import find_folder
-from evaluation.painted import SUFFIXES
+from evaluation.painted import SUFFIXES, files_of
 
 WEIGHTS = (".safetensors", ".pth", ".pt")
 TYPES = ("clip", "dinov2", "dinov2_with_registers")  # that give features here, as a config.json calls them
 FIX = "give zoo://digits-clip, a CLIP or DINOv2 folder saved by transformers, or FID's file of Inception weights"
 CLIP_FIX = "give zoo://digits-clip, or a CLIP folder saved by transformers, its tokenizer with it"
+# How many numbers each makes of a picture: the field of its config, and what transformers takes where that is lacking.
+WIDTHS = {"clip": ("projection_dim", 512), **dict.fromkeys(TYPES[1:], ("hidden_size", 768))}
+INCEPTION = 2048  # of FID's file of weights
 TOKENIZERS = ("tokenizer.json", "vocab.json")
 
 
 def of_features(reference: str) -> Fault | None:
     """Whether a feature extractor lies there."""
     return _of_network(reference, TYPES, FIX)
+
+
+def width_of(reference: str) -> int | None:
+    """How many numbers a feature extractor makes of a picture; None where its files do not tell."""
+    if of_features(reference):
+        return None
+    path = find_folder(reference, Path())
+    if path.is_file():
+        return INCEPTION
+    config = read_json(path / "config.json")
+    name, usual = WIDTHS[str(config["model_type"])]
+    found = config.get(name, usual)
+    return found if isinstance(found, int) else None
 
 
 def of_clip(reference: str) -> Fault | None:
@@ -38,8 +54,8 @@ def of_layers(reference: str) -> Fault | None:
     """Whether a network lies there whose layers LPIPS compares: AlexNet's own file, or a feature extractor."""
     if not reference.endswith(".safetensors"):
         return of_features(reference)
-    there = Path(reference).expanduser().is_file()
-    return None if there else Fault(f"there is no such file: {reference}", "check the path; it starts at the recipe")
+    path = Path(reference).expanduser()
+    return None if path.is_file() else Fault(f"there is no such file: {reference}", _looked_at(path))
 
 
 def of_real_pictures(reference: str) -> Fault | None:
@@ -49,13 +65,18 @@ def of_real_pictures(reference: str) -> Fault | None:
         return None
     if not path.exists():
         said = f"there is no such folder or file: {reference}"
-        return Fault(said, "check the path; it starts at the recipe")
+        return Fault(said, _looked_at(path))
     if path.is_file():
         said = f"is no .npz of mu and sigma: {reference}"
         return Fault(said, "`pare reference` writes one; or give a folder of pictures")
-    if not any(file.suffix.lower() in SUFFIXES for file in path.rglob("*")):
+    if not files_of(path):
         return Fault(f"holds no pictures: {reference}", f"files ending in {', '.join(SUFFIXES)}")
     return None
+
+
+def _looked_at(path: Path) -> str:
+    """What to do about a path with nothing there; of a recipe it is whole already, and elsewhere it starts where one is."""
+    return f"check the path: {path.absolute()}"
 
 
 def _of_network(reference: str, types: tuple[str, ...], fix: str) -> Fault | None:

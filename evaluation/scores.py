@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.params import Params
+from compress.params import Fault, Params
 from compress.recipe import Gate
 from compress.tasks import COST, OF_ITEMS, Observable
 
@@ -88,6 +88,15 @@ class Statistic:
     spread_at: Callable[[float], float] | None = None
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How many pictures a metric will be given, at the most: painted ones of a noise, and real ones, None where only their statistics
+    are known. Copies among them are seen when they are there."""
+
+    painted: int
+    real: int | None
+
+
 ENDLESS = (-math.inf, math.inf)
 PICTURES = "a folder of pictures"  # the engine of a side that is no model
 ADAPTER = "adapter"  # what a lineage calls the fusing of adapters
@@ -101,6 +110,7 @@ class Metric(Generic[P]):
     needs: what of a side, or of its data, must be observed; it fits every task that yields that.
     ends: the lowest and the highest value that it can have.
     own: whether it holds a side against the original's own output, so that the baseline's number is that of no change.
+    enough: why so many pictures give it no number; None where they do, as far as can be told before there are any.
     """
 
     name: str
@@ -114,6 +124,7 @@ class Metric(Generic[P]):
     statistic: Statistic
     ends: tuple[float, float] = ENDLESS
     own: bool = False
+    enough: Callable[[P, Sizes], Fault | None] | None = None
     doc: str = ""
     libraries: tuple[str, ...] = ()
     extra: str = ""
@@ -170,6 +181,7 @@ def metric(
     unit: str = "",
     ends: tuple[float, float] = ENDLESS,
     own: bool = False,
+    enough: Callable[[P, Sizes], Fault | None] | None = None,
     libraries: tuple[str, ...] = (),
     extra: str = "",
 ) -> Callable[[Callable[[Evidence, P], Sample]], Metric[P]]:
@@ -188,6 +200,7 @@ def metric(
             statistic=statistic,
             ends=ends,
             own=own,
+            enough=enough,
             doc=sys.modules[measure.__module__].__doc__ or "",
             libraries=libraries,
             extra=extra,

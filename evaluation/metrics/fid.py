@@ -10,11 +10,16 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from compress.params import Fault
 from evaluation import frechet
 from evaluation.evidence import Evidence
 from evaluation.repeated import noises, over_noises, units_of
-from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
 from evaluation.two_sets import AgainstReal, Linear, observe
+
+
+def least_of(d: int) -> int:
+    return d + 1
 
 
 class Fid(AgainstReal):
@@ -33,6 +38,10 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     return one.minus(other).estimate(units_of(candidate), frechet.said(noises(candidate)[0]))
 
 
+def enough(params: Fid, sizes: Sizes) -> Fault | None:
+    return None if params.allow_few else frechet.enough("FID", params.features, least_of, sizes)
+
+
 @metric(
     version=2,
     title="FID",
@@ -40,9 +49,10 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     needs=("pictures",),
     better="lower",
     statistic=Statistic("difference", score, contrast),
+    enough=enough,
 )
 def measure(evidence: Evidence, params: Fid) -> Sample:
     found = observe(evidence, params)
     if not params.allow_few:
-        frechet.refuse_few(noises(found)[0], "FID", found.values.shape[1] + 1)
+        frechet.refuse_few(noises(found)[0], "FID", least_of(found.values.shape[1]))
     return found

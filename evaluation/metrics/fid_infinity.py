@@ -6,12 +6,17 @@ below that unless `allow_few` is set. May be gated, as a difference. Source: Cho
 
 from __future__ import annotations
 
+from compress.params import Fault
 from evaluation import frechet
 from evaluation.evidence import Evidence
 from evaluation.metrics.fid import Fid
 from evaluation.repeated import noises, over_noises, units_of
-from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
 from evaluation.two_sets import observe
+
+
+def least_of(d: int) -> int:
+    return 2 * (d + 1)
 
 
 class FidInfinity(Fid):
@@ -32,6 +37,10 @@ def _said(sample: Sample) -> str:
     return frechet.said(sample, "from parts of " + ", ".join(str(n // count) for count in frechet.sizes(n, d)))
 
 
+def enough(params: FidInfinity, sizes: Sizes) -> Fault | None:
+    return None if params.allow_few else frechet.enough("FID∞", params.features, least_of, sizes)
+
+
 @metric(
     version=1,
     title="FID∞",
@@ -39,9 +48,10 @@ def _said(sample: Sample) -> str:
     needs=("pictures",),
     better="lower",
     statistic=Statistic("difference", score, contrast),
+    enough=enough,
 )
 def measure(evidence: Evidence, params: FidInfinity) -> Sample:
     found = observe(evidence, params)
     if not params.allow_few:
-        frechet.refuse_few(noises(found)[0], "FID∞", 2 * (found.values.shape[1] + 1))
+        frechet.refuse_few(noises(found)[0], "FID∞", least_of(found.values.shape[1]))
     return found

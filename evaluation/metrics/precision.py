@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from compress.params import Fault
 from evaluation import neighbours
 from evaluation.evidence import Evidence
 from evaluation.repeated import noises, over_noises, units_of, units_over_noises
-from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
 from evaluation.two_sets import AgainstReal, Linear, observe_pictures
 
 
@@ -39,6 +40,10 @@ def units(sample: Sample) -> NDArray[np.float64]:
     return units_over_noises(lambda one: neighbours.precision(one)[1].astype(np.float64), sample)
 
 
+def enough(params: Precision, sizes: Sizes) -> Fault | None:
+    return neighbours.enough("precision", params.k, sizes)
+
+
 @metric(
     version=1,
     title="precision",
@@ -47,6 +52,7 @@ def units(sample: Sample) -> NDArray[np.float64]:
     better="higher",
     ends=(0, 1),
     statistic=Statistic("difference", score, contrast, units=units),
+    enough=enough,
 )
 def measure(evidence: Evidence, params: Precision) -> Sample:
     found = observe_pictures(evidence, params, "precision", k=params.k)

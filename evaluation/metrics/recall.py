@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from compress.params import Fault
 from evaluation import neighbours
 from evaluation.evidence import Evidence
 from evaluation.repeated import noises, over_noises, units_over_noises
-from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
 from evaluation.two_sets import AgainstReal, Linear, observe_pictures, paired, real
 
 
@@ -40,6 +41,10 @@ def units(sample: Sample) -> NDArray[np.float64]:
     return found if paired(sample) else found[:, None]
 
 
+def enough(params: Recall, sizes: Sizes) -> Fault | None:
+    return neighbours.enough("recall", params.k, sizes)
+
+
 @metric(
     version=1,
     title="recall",
@@ -48,6 +53,7 @@ def units(sample: Sample) -> NDArray[np.float64]:
     better="higher",
     ends=(0, 1),
     statistic=Statistic("difference", score, contrast, units=units),
+    enough=enough,
 )
 def measure(evidence: Evidence, params: Recall) -> Sample:
     found = observe_pictures(evidence, params, "recall", k=params.k)

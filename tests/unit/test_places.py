@@ -93,7 +93,13 @@ def test_real_pictures_are_a_folder_of_them_or_their_statistics(tmp_path: Path) 
     (tmp_path / "empty").mkdir()
     assert of_real_pictures("") is of_real_pictures(str(tmp_path / "a.npz")) is None
     assert of_real_pictures(picture(tmp_path / "real")) is None
-    for name, said in (("a.txt", "no .npz"), ("empty", "no pictures"), ("nowhere", "no such folder")):
+    picture(tmp_path / "hidden" / ".thumbnails")  # which nobody reads either
+    for name, said in (
+        ("a.txt", "no .npz"),
+        ("empty", "no pictures"),
+        ("hidden", "no pictures"),
+        ("nowhere", "no such folder"),
+    ):
         found = of_real_pictures(str(tmp_path / name))
         assert found is not None
         assert said in found.said
@@ -116,6 +122,14 @@ def test_a_path_starts_at_the_recipe_that_it_is_written_in(tmp_path: Path) -> No
     for path in ("", "/a", "~/a", "zoo://a"):
         assert started(path, "x/r.yaml:3:4") == path
     assert started("a", "--set") == "a"
+
+
+def test_a_path_with_nothing_there_is_told_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for found in (of_real_pictures("nope"), of_layers("nope.safetensors")):
+        assert found is not None
+        assert found.fix.startswith(f"check the path: {tmp_path}/nope")
+        assert "recipe" not in found.fix
 
 
 def test_eval_refuses_it_too(tmp_path: Path) -> None:

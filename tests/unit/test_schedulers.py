@@ -38,8 +38,11 @@ BOTH = (True, False)
 SPACED: dict[str, tuple[object, ...]] = {"timestep_spacing": ("leading", "linspace", "trailing")}
 ZERO = every(rescale_betas_zero_snr=BOTH, prediction_type=("epsilon", "v_prediction"), **SPACED)
 LAST = {"final_sigmas_type": ("zero", "sigma_min"), "lower_order_final": BOTH, "solver_order": (1, 2)}
+PREDICTS = every(
+    prediction_type=("epsilon", "v_prediction", "sample", "flow_prediction", "nothing"), skip_prk_steps=(True,)
+)
 SETTINGS: Mapping[str, list[dict[str, Any]]] = {
-    "DDIMScheduler": ZERO,
+    "DDIMScheduler": [*ZERO, *PREDICTS],
     "DDPMScheduler": [*ZERO, {"beta_schedule": "sigmoid"}],
     "LCMScheduler": [*ZERO, {"original_inference_steps": 3}],
     "TCDScheduler": ZERO,
@@ -50,10 +53,14 @@ SETTINGS: Mapping[str, list[dict[str, Any]]] = {
         {"beta_schedule": "sigmoid"},
     ],
     "DPMSolverSinglestepScheduler": every(algorithm_type=("dpmsolver", "dpmsolver++"), **LAST),
-    "UniPCMultistepScheduler": [*every(solver_type=("bh1", "bh2"), predict_x0=BOTH, **LAST), *ZERO],
-    "PNDMScheduler": every(skip_prk_steps=BOTH, **SPACED),
-    "HeunDiscreteScheduler": [{}, {"use_karras_sigmas": True}],
-    "DEISMultistepScheduler": [{}],
+    "UniPCMultistepScheduler": [*every(solver_type=("bh1", "bh2"), predict_x0=BOTH, **LAST), *ZERO, *PREDICTS],
+    "PNDMScheduler": [*every(skip_prk_steps=BOTH, **SPACED), *PREDICTS],
+    "HeunDiscreteScheduler": [{}, {"use_karras_sigmas": True}, *PREDICTS],
+    "DEISMultistepScheduler": [{}, *PREDICTS],
+    "EulerAncestralDiscreteScheduler": PREDICTS,
+    "KDPM2DiscreteScheduler": PREDICTS,
+    "SASolverScheduler": PREDICTS,
+    "UnCLIPScheduler": PREDICTS,
 }
 
 
@@ -73,7 +80,9 @@ def walks(kind: str, config: Mapping[str, Any], steps: int) -> bool:
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_what_is_refused_fails_and_what_fails_is_refused(kind: str) -> None:
-    for settings, steps in itertools.product(SETTINGS[kind], (2, 4)):
+    for settings, steps in itertools.product(SETTINGS[kind], (1, 2, 4)):
+        if steps == 1 and settings.get("timestep_spacing") == "linspace":
+            continue  # of DDIM it begins where nothing is left to do
         config = {**BASE, **settings, "_class_name": kind}
         assert walks(kind, config, steps) == (not list(faults(config, "", steps))), (settings, steps)
 
@@ -195,6 +204,32 @@ def test_a_models_own_scheduler_is_held_to_its_own_call(painter: Path) -> None:
     assert list(pipeline_problems(describe(painter))) == []
     (found,) = source_problems(describe(painter).calling(num_inference_steps=80), AS_STORED, "", fetched=False)
     assert "cannot do 80 steps" in found.message
+
+
+def own(painter: Path, **config: Any) -> list[str]:
+    """What is told of a model whose own scheduler this is, in two steps and in one."""
+    (painter / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    index = json.loads((painter / "model_index.json").read_text())
+    named = {**index, "scheduler": ["diffusers", config["_class_name"]]}
+    (painter / "model_index.json").write_text(json.dumps(named))
+    calls = [{}, {"num_inference_steps": 1}]
+    found = [source_problems(describe(painter), AS_STORED, "", fetched=False, call=call) for call in calls]
+    return ["; ".join(f"{p.message}: {p.fix}" for p in problems) for problems in found]
+
+
+@pytest.mark.parametrize("kind", ["PNDMScheduler", "EulerAncestralDiscreteScheduler"])
+def test_a_models_own_scheduler_that_takes_no_such_prediction_is_told(kind: str, painter: Path) -> None:
+    for said in own(painter, _class_name=kind, prediction_type="sample", skip_prk_steps=True):
+        assert said.startswith(
+            f"{kind} takes no prediction_type sample: it takes epsilon, v_prediction: give the model"
+        )
+        assert "DDIMScheduler" in said
+
+
+def test_one_step_of_unipc_needs_no_lower_order_at_its_end(painter: Path) -> None:
+    several, one = own(painter, _class_name="UniPCMultistepScheduler", lower_order_final=False)
+    assert "without lower_order_final" in several
+    assert one == ""
 
 
 def test_a_scheduler_of_an_unknown_class_is_told(painter: Path) -> None:
