@@ -18,6 +18,7 @@ from compress.recipe import Recipe, StepSpec
 from compress.remote_code import code_problems
 from compress.shared import takers, unused
 from compress.tasks import Observable, Task
+from compress.tokenizer_files import tokenizer_problems
 from compress.vocabulary import vocabulary_problems
 from compress.weights import weight_problems
 
@@ -133,6 +134,7 @@ def source_problems(
     yield from find_task(artifact.task).check(artifact)
     yield from call_problems(artifact, {**artifact.settings.call, **call}, places, _manifest(artifact))
     yield from vocabulary_problems(artifact)
+    yield from tokenizer_problems(artifact)
     yield from code_problems(artifact, opening.trust_remote_code, place)
     yield from engine_places(artifact, opening, place)
     for name in artifact.packed(artifact.components):
