@@ -13,6 +13,7 @@ from compress.catalogue import Stage, find_engine, find_metric, find_task, task_
 from compress.data import Data
 from compress.devices import Opening, kind_of
 from compress.errors import Problem, UserError
+from compress.layer_counts import layer_problems
 from compress.params import Params, faults
 from compress.recipe import Recipe, StepSpec
 from compress.remote_code import code_problems
@@ -131,6 +132,7 @@ def source_problems(
     """
     if fetched:
         yield from weight_problems(artifact, place)
+        yield from layer_problems(artifact)
     yield from find_task(artifact.task).check(artifact)
     yield from call_problems(artifact, {**artifact.settings.call, **call}, places, _manifest(artifact))
     yield from vocabulary_problems(artifact)
