@@ -32,6 +32,12 @@ def has_class(kind: str, library: str = "transformers", model_type: str = "") ->
     )
 
 
+def defines(model_type: str, kind: str) -> bool | None:
+    """Whether transformers defines a class beside the models of a type; None where it has no such type."""
+    files = [file for folder in _near(model_type) for file in sorted(folder.glob("modeling_*.py"))]
+    return any(f"class {kind}(" in _text(file) for file in files) if files else None
+
+
 def source_of(kind: str, folder: str) -> str:
     """The text of the file of diffusers that defines a class, looked for below one of its folders; "" where none does."""
     home = _home("diffusers")

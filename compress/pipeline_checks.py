@@ -8,6 +8,7 @@ from typing import Any
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.classes import has_class
 from compress.errors import Problem
+from compress.index_checks import part_problems
 from compress.pipelines import INDEX, LEFT_OUT
 from compress.schedulers import config_of, faults
 
@@ -46,6 +47,7 @@ def pipeline_problems(artifact: Artifact) -> Iterator[Problem]:
     """Classes that are not there, channels and widths that do not fit, a scheduler that cannot begin. What a call asks is another matter."""
     index = read_json(artifact.path / INDEX) if (artifact.path / INDEX).is_file() else {}
     yield from _classes(artifact, index)
+    yield from part_problems(artifact, index)
     yield from _latents(artifact)
     yield from _widths(artifact, str(index.get("_class_name", "")))
     yield from faults(config_of(artifact), str(artifact.path / SCHEDULER_CONFIG))

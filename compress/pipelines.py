@@ -52,15 +52,20 @@ def read_pipeline(path: Path) -> Pipeline | None:
     if not (path / INDEX).is_file():
         return None
     index: Mapping[str, Any] = read_json(path / INDEX)
-    parts = {}
-    for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or len(entry) != 2 or entry[1] is None:
-            continue
-        if (path / name / "config.json").is_file():  # schedulers and tokenizers carry other config files
-            parts[name] = Component("torch", name, str(entry[1]))
+    parts = {
+        name: Component("torch", name, kind)
+        for name, (_, kind) in named_parts(index).items()
+        if (path / name / "config.json").is_file()  # schedulers and tokenizers carry other config files
+    }
     if not parts:
         raise ModelError(f"{INDEX} names no component with weights", place=str(path), fix="save the pipeline again")
     return Pipeline(str(index.get("_class_name", "")), parts)
+
+
+def named_parts(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The parts that an index names: library and class by name, of those that are there."""
+    pairs = ((n, e) for n, e in index.items() if not n.startswith("_") and isinstance(e, list) and len(e) == 2)
+    return {name: (str(entry[0]), str(entry[1])) for name, entry in pairs if entry[1] is not None}
 
 
 def library_of(path: Path, component: str) -> str:

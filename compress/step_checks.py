@@ -14,11 +14,13 @@ from compress.classes import has_learned_positions
 from compress.data import Data
 from compress.devices import Opening, kind_of
 from compress.errors import Problem, UserError
+from compress.layer_counts import layer_problems
 from compress.params import Params, faults
 from compress.recipe import EvalSpec, Recipe, StepSpec
 from compress.remote_code import code_problems
 from compress.shared import takers, unused
 from compress.tasks import Observable, Task
+from compress.tokenizer_files import tokenizer_problems
 from compress.vocabulary import vocabulary_problems
 from compress.weights import weight_problems
 
@@ -152,9 +154,11 @@ def source_problems(
     """
     if fetched:
         yield from weight_problems(artifact, place)
+        yield from layer_problems(artifact)
     yield from find_task(artifact.task).check(artifact)
     yield from call_problems(artifact, {**artifact.settings.call, **call}, places, _manifest(artifact))
     yield from vocabulary_problems(artifact)
+    yield from tokenizer_problems(artifact)
     yield from code_problems(artifact, opening.trust_remote_code, place)
     yield from engine_places(artifact, opening, place)
     for name in artifact.packed(artifact.components):

@@ -111,7 +111,7 @@ def language_model(folder: Path, shape: Sequence[int] = (2, 3), *, real: bool = 
     """A folder that describes itself as a Llama, with one tensor in it."""
     write_safetensors(folder / "model.safetensors", shape, real=real)
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": []}))
     return folder
 
 
@@ -129,6 +129,8 @@ def pipeline(folder: Path, **shapes: Sequence[int]) -> Path:
         write_safetensors(folder / name / f"{stem}.safetensors", shapes.get(name, (2, 3)))
         (folder / name / "config.json").write_text("{}")
         index[name] = [library, kind]
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDIMScheduler"}))
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 

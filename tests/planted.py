@@ -174,7 +174,7 @@ def shown(folder: Path) -> dict[str, Any]:
         (model / "murmur.json").write_text(json.dumps({"voice": voice}))
         (model / "config.json").write_text("{}")
         write_safetensors(model / "model.safetensors")
-        (model / "tokenizer.json").write_text("{}")
+        (model / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0}}, "added_tokens": []}))
     listed = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
     explained = CliRunner().invoke(app, ["explain", "build.fastest"]).stdout
     return {

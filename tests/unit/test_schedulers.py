@@ -177,7 +177,7 @@ def painter(tmp_path: Path) -> Path:
     folder = pipeline(tmp_path / "sd")
     for name in ("unet", "vae", "text_encoder"):
         (folder / name / "config.json").write_text("{}")
-    (folder / "scheduler").mkdir()
+    (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "DDIMScheduler"}')
     return folder
 

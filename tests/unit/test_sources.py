@@ -218,8 +218,8 @@ def oid(content: bytes) -> str:
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
     model = language_model(tmp_path / "remote")
-    files = {name: (model / name).read_bytes() for name in ("config.json", "model.safetensors")}
-    served = Hub({**files, "tokenizer.json": b"{}", "pytorch_model.bin": b"a pickle", "modeling.py": b"code"})
+    files = {name: (model / name).read_bytes() for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    served = Hub({**files, "pytorch_model.bin": b"a pickle", "modeling.py": b"code"})
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

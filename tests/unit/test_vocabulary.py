@@ -41,6 +41,7 @@ ADDED: dict[str, tuple[str, Any]] = {
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     folder = language_model(tmp_path / "llama")
+    (folder / "tokenizer.json").write_text("{}")
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
