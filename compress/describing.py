@@ -21,6 +21,7 @@ from compress.artifact import (
 from compress.catalogue import find_task, task_names
 from compress.errors import ModelError, Problem, near
 from compress.headers import read_header
+from compress.pipelines import whole_of
 from compress.single_files import instead
 
 # By method, the distribution that opens packed weights. A method that is not among them may be anything: its name, which a model's
@@ -59,6 +60,9 @@ def describe(path: Path) -> Artifact:
     for answer in found:
         if isinstance(answer, Artifact):
             return _with_packing(answer)
+    if part := whole_of(path):
+        message = f"this folder is one part of a pipeline ({part[1]}), and no model by itself"
+        raise ModelError(message, place=str(path), fix=f"give the pipeline's folder: {part[0]}")
     if problems := [answer for answer in found if isinstance(answer, Problem)]:
         message = "; ".join(dict.fromkeys(problem.message for problem in problems))
         raise ModelError(message, place=str(path), fix=problems[0].fix)

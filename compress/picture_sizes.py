@@ -21,6 +21,8 @@ FIXED = re.compile(
 DEFAULT = re.compile(r"self\.default_sample_size = (\d+)$", re.MULTILINE)  # as those that no config tells
 BINNED = "use_resolution_binning"  # such pipelines paint the nearest size that they know, and resize it
 
+SIZED = re.compile(r"transformer\.config\.sample_size == (\d+)")  # as they ask which table of sizes to look in
+
 
 def size_problems(artifact: Artifact) -> Iterator[Problem]:
     """Sizes of an artifact's own call that its pipeline cannot paint."""
@@ -30,10 +32,13 @@ def size_problems(artifact: Artifact) -> Iterator[Problem]:
 
 
 def size_faults(artifact: Artifact) -> Iterator[tuple[str, str, str]]:
-    """Sizes of a call that its pipeline refuses, cuts down, or has no positions for: the side, what is wrong, and the nearest that
-    it paints."""
+    """Sizes of a call that its pipeline refuses, cuts down, or has no table or positions for: the argument, what is wrong, and
+    the nearest that it paints."""
     call, multiple = artifact.settings.call, size_multiple(artifact)
     most = _largest(artifact)
+    if call.get(BINNED, True) and (known := unbinned(artifact)):
+        said = f"`{artifact.main}` has a sample_size with no table of picture sizes (there are some for {', '.join(map(str, known))})"
+        yield BINNED, said, f'write "{BINNED}": false among the arguments of its call, in {MANIFEST}'
     for side in SIDES:
         asked = call.get(side)
         if asked is None:
@@ -47,6 +52,16 @@ def size_faults(artifact: Artifact) -> Iterator[tuple[str, str, str]]:
             near = max(multiple, round(asked / multiple) * multiple)
             said = f"{side} {asked} cannot be painted: it is no multiple of {multiple}"
             yield side, said, f"{near} is the nearest"
+
+
+def unbinned(artifact: Artifact) -> tuple[int, ...]:
+    """The sample sizes that a pipeline has tables of picture sizes for, where its model's own is none of them: it paints only with
+    `use_resolution_binning` off. () where it has one, or asks for none."""
+    source, own = _source(artifact), artifact.known_config(artifact.main).get("sample_size") if artifact.main else None
+    known = (
+        {int(size) for size in SIZED.findall(source)} if BINNED in source and "Invalid sample size" in source else set()
+    )
+    return tuple(sorted(known)) if isinstance(own, int) and own not in known else ()
 
 
 def own_size(artifact: Artifact) -> int:

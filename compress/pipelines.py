@@ -68,6 +68,16 @@ def named_parts(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return {name: (str(entry[0]), str(entry[1])) for name, entry in pairs if entry[1] is not None}
 
 
+def whole_of(path: Path) -> tuple[Path, str] | None:
+    """The folder of the pipeline that a folder is a part of, and the part's class; None of a folder that is part of none."""
+    whole, name = path.parent if path.name else path.resolve().parent, path.name or path.resolve().name
+    try:
+        found = named_parts(read_json(whole / INDEX)) if (whole / INDEX).is_file() else {}
+    except ModelError:
+        return None
+    return (whole, found[name][1]) if name in found else None
+
+
 def library_of(path: Path, component: str) -> str:
     """The library that a pipeline's component comes from: diffusers or transformers."""
     return str(read_json(path / INDEX)[component][0])

@@ -14,6 +14,7 @@ from compress.devices import CPU
 from compress.errors import Problem
 from compress.painting import call_faults
 from compress.params import Params, Shared
+from compress.picture_sizes import BINNED, unbinned
 from compress.pipeline_checks import pipeline_problems
 from compress.pipelines import read_pipeline
 from compress.schedulers import Named, changes
@@ -63,12 +64,14 @@ class Painting(Params):
 
 
 def recognise(path: Path) -> Artifact | Problem | None:
-    """A pipeline folder whose class paints pictures from text alone."""
+    """A pipeline folder whose class paints pictures from text alone. One that would look its own size up where there is no table
+    for it is called without looking."""
     found = read_pipeline(path)
     if found is None:
         return None
     if found.paints and not found.takes:
-        return Artifact(path, "text_to_image", found.components)
+        artifact = Artifact(path, "text_to_image", found.components)
+        return artifact.calling(**{BINNED: False}) if unbinned(artifact) else artifact
     why = "takes or gives something else" if found.denoiser else f"has no {' or '.join(DENOISERS)} of its own"
     said = f"pare paints pictures from text alone, and {found.kind or 'this pipeline'} {why}"
     return Problem(str(path), said, FIX)

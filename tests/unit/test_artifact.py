@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -138,6 +139,23 @@ def test_architectures_that_are_no_list_of_names_name_no_class(tmp_path: Path, n
     (tmp_path / "config.json").write_text(json.dumps({"architectures": named}))
     with pytest.raises(ModelError, match=r"this is (of an unnamed class|None)"):
         describe(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["unet", "vae", "text_encoder", "scheduler"])
+def test_one_part_of_a_pipeline_names_the_whole(name: str, tmp_path: Path) -> None:
+    folder = pipeline(tmp_path / "sd")
+    with pytest.raises(ModelError, match="one part of a pipeline") as caught:
+        describe(folder / name)
+    assert caught.value.problems[0].fix == f"give the pipeline's folder: {folder}"
+    with contextlib.chdir(folder / name), pytest.raises(ModelError, match="one part of a pipeline"):
+        describe(Path())
+
+
+def test_a_denoiser_by_itself_is_told_as_a_part(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "SD3Transformer2DModel"}))
+    with pytest.raises(ModelError, match="this is SD3Transformer2DModel alone, one part of a pipeline") as caught:
+        describe(tmp_path)
+    assert "model_index.json" in caught.value.problems[0].fix
 
 
 def test_derive_links_unchanged_files_and_leaves_out_the_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from compress.describing import describe
 from compress.errors import ManyProblems, RecipeError
 from compress.evaluating import Wanted, prepare
 from compress.opening import open_task
-from compress.picture_sizes import size_multiple, size_problems
+from compress.picture_sizes import BINNED, own_size, size_multiple, size_problems, unbinned
 from compress.zoo import zoo_model
 from tests.families import CALLS, PICTURES, tiny_picture
 from tests.stages import DATA
@@ -73,6 +73,28 @@ def test_sizes_that_are_binned_are_painted_and_resized(tmp_path: Path) -> None:
     source = describe(tiny_picture(tmp_path, "pixart-sigma"))
     assert list(size_problems(source.calling(height=1000, use_resolution_binning=True))) == []
     assert len(list(size_problems(source.calling(height=1001, use_resolution_binning=False)))) == 1
+
+
+@pytest.mark.parametrize(("family", "size"), [("pixart-alpha", 16), ("pixart-sigma", 16), ("sana", 8)])
+def test_a_model_whose_own_size_is_in_no_table_is_painted_without_looking(
+    family: str, size: int, tmp_path: Path
+) -> None:
+    folder = tiny_picture(tmp_path, family)
+    kept = {name: value for name, value in CALLS[family].items() if name in ("max_sequence_length", "clean_caption")}
+    (folder / "pare.json").unlink()
+    assert unbinned(describe(folder)) == ()
+    assert describe(folder).settings.call == {}
+    config = json.loads((folder / "transformer/config.json").read_text())
+    (folder / "transformer/config.json").write_text(json.dumps({**config, "sample_size": size}))
+    source = describe(folder)
+    assert source.settings.call == {BINNED: False}
+    assert list(size_problems(source)) == []
+    if family == "pixart-sigma":  # this Alpha is told the picture's size, which its pipeline does for 128 alone
+        assert painted(source.calling(**kept), own_size(source), own_size(source)) == (2 * size, 2 * size)
+    write_manifest(source.calling(use_resolution_binning=True))
+    (found,) = sized(folder)
+    assert f"no table of picture sizes (there are some for {', '.join(map(str, unbinned(source)))})" in found
+    assert '"use_resolution_binning": false' in found
 
 
 def test_a_table_of_positions_ends_somewhere(tmp_path: Path) -> None:
