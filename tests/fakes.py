@@ -129,7 +129,7 @@ def pipeline(folder: Path, **shapes: Sequence[int]) -> Path:
         write_safetensors(folder / name / f"{stem}.safetensors", shapes.get(name, (2, 3)))
         (folder / name / "config.json").write_text("{}")
         index[name] = [library, kind]
-    (folder / "scheduler").mkdir()
+    (folder / "scheduler").mkdir(exist_ok=True)
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({"_class_name": "DDIMScheduler"}))
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
@@ -137,7 +137,7 @@ def pipeline(folder: Path, **shapes: Sequence[int]) -> Path:
 
 def scheduled(folder: Path, **config: Any) -> Artifact:
     """A pipeline of which there is no more than its scheduler."""
-    (folder / "scheduler").mkdir(parents=True)
+    (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     (folder / "scheduler/scheduler_config.json").write_text(json.dumps(config))
     (folder / "model_index.json").write_text(json.dumps({"scheduler": ["diffusers", config["_class_name"]]}))
     return Artifact(
