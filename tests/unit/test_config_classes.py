@@ -51,7 +51,9 @@ def test_every_granted_cut_is_accepted_by_the_config_class(kind: str, data: st.D
         cut = cut_width(kind, config, ratio, parts, 1, divisions_of(made.model_type))
     except UserError:
         return  # nothing to cut at this ratio
-    made(**cut.config)
+    whole = made(**cut.config)
+    assert {g.field: getattr(whole, g.field) for g in cut.granted} == {g.field: g.after for g in cut.granted}
+    assert any(g.after < g.before for g in cut.granted)
 
 
 def test_the_divisions_are_read_from_the_source_of_the_very_class() -> None:
