@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +23,11 @@ from evaluation.evidence import Start
 
 if TYPE_CHECKING:
     from evaluation.collect import Viewpoint
+
+BY_HAND = "load it by hand to see more"
+_RAISED = re.compile(
+    r"(\w+\.)*[A-Z]\w*(: |$)"
+)  # the line of a traceback that names the error; a fix, or more of it, may follow
 
 
 def start_both(views: Sequence[Viewpoint], count: int, emit: Emit) -> tuple[tuple[Start, ...], ...]:
@@ -54,11 +61,18 @@ def _start(folder: Path, opening: Opening, call: Mapping[str, Any]) -> Start:
         command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}, check=False
     )
     if done.returncode != 0:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise StageFailed(
-            f"a fresh process could not run the model: {last[0]}", place=str(folder), fix="load it by hand to see more"
-        )
+        raise StageFailed(f"a fresh process could not run the model: {_why(done)}", place=str(folder), fix=BY_HAND)
     return Start(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _why(done: subprocess.CompletedProcess[str]) -> str:
+    """What ended a process, in one line: the error it raised, or the signal that killed it."""
+    if done.returncode < 0:
+        return f"it was killed by {signal.Signals(-done.returncode).name}"
+    raised = [line for line in done.stderr.splitlines() if _RAISED.match(line)]
+    if not raised:
+        return f"it left with exit code {done.returncode} and no message"
+    return raised[-1].partition(": ")[2] if raised[-1].startswith("compress.errors.") else raised[-1]
 
 
 def highest_resident() -> int:

@@ -147,6 +147,18 @@ def test_a_missing_argument_is_named(painters: tuple[Any, Any]) -> None:
         painters[1].pipeline.unet(torch.randn(1, 4, 8, 8), torch.tensor(5))
 
 
+def test_what_no_processor_could_run_is_not_blamed_on_the_size_of_the_call(painters: tuple[Any, Any]) -> None:
+    def refuses(feed: Any) -> Any:  # what OpenVINO says of a bfloat16 graph where oneDNN is held to AVX2
+        raise RuntimeError(
+            "Exception from src/plugins/intel_cpu\n[CPU] node could not create a primitive descriptor for it"
+        )
+
+    graph: Any = painters[1].pipeline.unet.runner
+    with pytest.raises(UserError, match="this processor cannot run the graph") as caught:
+        graph.call(refuses, [])
+    assert "precision: float32" in (caught.value.problems[0].fix or "")
+
+
 def test_flatten_keeps_tensors_and_names_nested_ones() -> None:
     one = torch.ones(1)
     assert list(flatten({"a": one, "b": {"c": one, "d": None}, "e": 3})) == ["a", "b.c"]

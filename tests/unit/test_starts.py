@@ -61,6 +61,21 @@ def test_starts_are_counted_as_progress(view: Viewpoint, monkeypatch: pytest.Mon
 
 def test_a_model_that_does_not_load_says_which_and_why(view: Viewpoint) -> None:
     (view.artifact.path / "config.json").unlink()
-    with pytest.raises(StageFailed, match="a fresh process could not run the model") as failed:
+    with pytest.raises(StageFailed, match=r"a fresh process could not run the model: .*config\.json") as failed:
         starts.start(view)
     assert failed.value.problems[0].place == str(view.artifact.path)
+
+
+@pytest.mark.parametrize(
+    ("ends", "why"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "it was killed by SIGSEGV"),
+        ("import os; os._exit(7)", "it left with exit code 7 and no message"),
+        ("raise ValueError('a\\n\\nb')", "ValueError: a"),
+        ("raise KeyError", "KeyError"),
+        ("from compress.errors import ModelError as E; raise E('no config', place='m', fix='get it')", "m: no config"),
+    ],
+)
+def test_the_reason_is_never_lost(ends: str, why: str) -> None:
+    done = subprocess.run([sys.executable, "-c", ends], capture_output=True, text=True, check=False)
+    assert starts._why(done) == why

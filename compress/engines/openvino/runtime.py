@@ -27,6 +27,7 @@ from compress.errors import ModelError, UserError
 Precision = Literal["float32", "bfloat16"]
 FILES = (MODEL, WEIGHTS, ENGINE)
 AGAIN = "build it again with build.openvino"
+PLAIN = "build it here with build.openvino and precision: float32"
 _HINTS = {"bfloat16": "bf16"}  # fewer bits are in the graph, and what is left of it computes in float32
 
 
@@ -164,9 +165,10 @@ class Graph:
         try:
             return request(feed)
         except RuntimeError as error:
-            raise UserError(
-                f"the graph refuses this call: {_last_line(error)}", place=str(self.folder), fix=SIZES
-            ) from error
+            what, place = _last_line(error), str(self.folder)
+            if "primitive descriptor" in what:  # OpenVINO's words for an operation that has no code for this processor
+                raise UserError(f"this processor cannot run the graph: {what}", place=place, fix=PLAIN) from error
+            raise UserError(f"the graph refuses this call: {what}", place=place, fix=SIZES) from error
 
     @property
     def compiled(self) -> openvino.CompiledModel:
