@@ -88,10 +88,9 @@ TRAINED = (
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class Training(Params):
-    """What every stage that trains can be told; a stage adds its own fields in a subclass."""
+class Optimising(Params):
+    """How weights are taught, but for how long."""
 
-    steps: int = Field(600, ge=1, description="optimiser steps")
     learning_rate: float = Field(3e-4, gt=0, description="peak of the learning rate, which then falls to a twentieth")
     warmup: int = Field(20, ge=0, description="steps over which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="decoupled weight decay of AdamW")
@@ -105,3 +104,9 @@ class Training(Params):
     checkpoint_seconds: Annotated[float, Uncached()] = Field(
         60.0, gt=0, description="seconds between checkpoints; does not change the result"
     )
+
+
+class Training(Optimising):
+    """What every stage that trains can be told; a stage adds its own fields in a subclass."""
+
+    steps: int = Field(600, ge=1, description="optimiser steps")

@@ -55,6 +55,7 @@ def train(
     every: Callable[[int], None] | None = None,
     lenient: bool = False,
     dropout: bool = True,
+    held_back: Callable[[], float] | None = None,
 ) -> Curve:
     """Train `module` in place; it then holds its averaged weights and is in evaluation mode.
 
@@ -71,6 +72,7 @@ def train(
             step, and warms up there, for the optimiser knows nothing yet.
         every: called with the step after each checkpoint but the last, while the module holds its averaged weights.
         dropout: whether the module's dropout works while it learns; a student held to a teacher that has none does without.
+        held_back: the loss on what nothing is taught with: the averaged weights are kept only where theirs is no higher than the last ones'.
         lenient: go on from a checkpoint with other settings too, such as another number of steps.
 
     Returns:
@@ -91,19 +93,27 @@ def train(
             if learner.whole:
                 run.save()
             raise
-        learner.keep_average()
-    module.eval()
+        module.eval()
+        if held_back is None or run.average_is_better(held_back):
+            learner.keep_average()
     return run.spent.curve
 
 
-def teach(student: torch.nn.Module, loss_at: Callable[[int], Losses], how: Training, context: Context) -> Curve:
+def teach(
+    student: torch.nn.Module,
+    loss_at: Callable[[int], Losses],
+    how: Training,
+    context: Context,
+    held_back: Callable[[], float] | None = None,
+) -> Curve:
     """`train` as a distillation stage does: checkpoints in its scratch folder, and no dropout, which its teacher has not either."""
     where: dict[str, Any] = {
         "folder": context.scratch / "training",
         "seed": context.seed,
         "device": context.opening.device,
     }
-    return train(student, loss_at, how, **where, emit=context.emit, what=context.node, dropout=False)
+    where |= {"emit": context.emit, "what": context.node, "held_back": held_back}
+    return train(student, loss_at, how, **where, dropout=False)
 
 
 def rate_at(how: Training, step: int, origin: int = 0) -> float:
@@ -308,6 +318,20 @@ class _Run:
                             every(self.spent.steps)
                     saved = time.monotonic()
         self.save()
+
+    def average_is_better(self, held_back: Callable[[], float]) -> bool:
+        """Whether the averaged weights do at least as well as the last ones on what is held back; it is said."""
+        if not self.learner.average:
+            return False
+        with self.accelerator.autocast():
+            last = held_back()
+            with self.learner.averaged():
+                averaged = held_back()
+        better = averaged <= last
+        which = "averaged weights kept" if better else "last weights kept, not their average"
+        message = f"{which}: {averaged:.4g} averaged, {last:.4g} last, on what was held back"
+        self.emit(Event("note", self.what, message, facts={"averaged": averaged, "last": last}))
+        return better
 
     def _step(self) -> None:
         """One step of the optimiser and of the average.

@@ -27,7 +27,7 @@ from compress.opening import Call, Timed
 from compress.opening.captions import cut_short, uncounted
 from compress.opening.known_tokens import captions_known
 from compress.opening.tensors import device_of, dtype_of, to_array
-from compress.painting import NEGATIVE
+from compress.painting import NEGATIVE, STEPS
 from compress.pipelines import INDEX, LEFT_OUT
 from compress.schedulers import changes, config_of
 
@@ -178,6 +178,39 @@ class TextToImage:
             # Yielded out of the pipeline's context, which would change the caller's gradient mode.
             yield from self._heard(components, some, seed, partial(_owned, {}), call)
 
+    def first_step(self, items: Sequence[Item], seed: int, steps: int, **call: object) -> list[Call]:
+        """What the denoiser is given at the first of `steps` steps: one call, or one with the prompt and one without.
+
+        It does not run: a stand-in says that there is nothing, at every step, so that the scheduler's steps are set.
+        """
+        module, found = self.component(self.artifact.main), list[Call]()
+        names, channels = arguments_of(type(module).forward), getattr(module.config, "out_channels", None)
+
+        def stand_in(*args: object, **kwargs: object) -> tuple[torch.Tensor]:
+            given = _owned({}, self.artifact.main, {**dict(zip(names, args, strict=False)), **kwargs})[1]
+            found.append(given)
+            latent = latent_of(given)
+            shape = list(latent.shape)
+            if latent.dim() == 4 and channels:  # a learned variance doubles them
+                shape[1] = channels
+            return (latent.new_zeros(shape),)
+
+        module.forward = stand_in
+        try:
+            self._run(items, seed, "latent", {**call, STEPS: steps})
+        finally:
+            del module.forward
+        return found[: len(found) // steps]
+
+    def latents(self, items: Sequence[Item], seed: int, **call: object) -> torch.Tensor:
+        """What is painted for the items before it is decoded, in the form that the denoiser takes."""
+        latents: torch.Tensor = self._run(items, seed, "latent", call)
+        return latents
+
+    def step_with(self, scheduler: Any) -> None:
+        """Let another scheduler than the model's own paint from now on."""
+        self._schedulers[None] = scheduler
+
     def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: object) -> list[T]:
         """As `ImageModel.shapes_of`: what is kept may be no more than the shapes."""
         return self._heard(components, (Item("0", PROMPT),), 0, keep, call)
@@ -270,6 +303,17 @@ def noise_source(seed: int, noise_id: str) -> torch.Generator:
 def function_of(component: str) -> str:
     """The method a text-to-image pipeline calls a component by."""
     return "decode" if component == "vae" else "forward"
+
+
+def latent_of(call: Mapping[str, Any]) -> torch.Tensor:
+    """The latent among a denoiser's arguments."""
+    latent: torch.Tensor = call[latent_name(call)]
+    return latent
+
+
+def latent_name(call: Mapping[str, Any]) -> str:
+    """What a denoiser calls the latent among its arguments."""
+    return next(name for name in ("sample", "hidden_states") if name in call)
 
 
 def _natural_dtype(artifact: Artifact) -> torch.dtype:

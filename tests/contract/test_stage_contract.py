@@ -18,12 +18,13 @@ from compress.errors import RecipeError
 from compress.events import silent
 from compress.execute import Done, execute
 from compress.hashing import digest_files
-from compress.params import Training
+from compress.params import Optimising, Training
 from evaluation.metrics.size import weights_read
 from tests.specimens import Specimen, find_specimen
 
 # Each stage is tried on as little as shows its contract.
 TRAINING = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16}
+TRAJECTORIES = {"updates": 3, "batch": 4, "captions": 8, "teacher_steps": 4}
 BUILDS = ("build.", "export.", "quantize.nncf")
 OTHER = {"samples": 8, "blocks": 4, "new_tokens": 8, "precisions": ["float32"], "height": 24, "width": 16}
 CASES = [(name, task) for name in stage_names() for task in tasks_for(find_stage(name).needs)]
@@ -41,7 +42,8 @@ def steps_of(doc: str, specimen: Specimen | None = None) -> list[dict[str, dict[
     for step in found:
         for stage, params in step.items():
             known = find_stage(stage).params
-            little = TRAINING if issubclass(known, Training) else OTHER
+            taught = TRAINING if issubclass(known, Training) else TRAJECTORIES
+            little = taught if issubclass(known, Optimising) else OTHER
             params |= {k: v for k, v in little.items() if k in known.model_fields}
             if specimen and stage.startswith(BUILDS):
                 params |= specimen.built

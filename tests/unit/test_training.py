@@ -171,6 +171,27 @@ def test_without_an_average_the_last_weights_are_kept(tmp_path: Path) -> None:
     assert equal(run(tmp_path / "cut", changed(ema=0.0))[0], module)
 
 
+@pytest.mark.parametrize(("losses", "kept"), [([1.0, 0.5], "average"), ([0.5, 1.0], "weight"), ([0.5, 0.5], "average")])
+def test_which_weights_are_kept_is_for_what_was_held_back_to_say(
+    losses: list[float], kept: str, tmp_path: Path
+) -> None:
+    """Asked with the last weights first and with the averaged ones then, in evaluation mode; the choice is said."""
+    module, asked, heard = Reader(), list(losses), list[Event]()
+    seen: list[torch.Tensor] = []
+
+    def held_back() -> float:
+        assert not module.training
+        seen.append(module.layers[0].weight.detach().clone())
+        return asked.pop(0)
+
+    train(module, task(module), changed(steps=10), folder=tmp_path, seed=0, held_back=held_back, emit=heard.append)
+    stored = load_file(tmp_path / "state-10.safetensors")
+    assert torch.equal(module.layers[0].weight, stored[f"{kept}/layers.0.weight"])
+    assert torch.equal(seen[0], stored["weight/layers.0.weight"])
+    assert torch.equal(seen[1], stored["average/layers.0.weight"])
+    assert [e.facts for e in heard if e.kind == "note"] == [{"averaged": losses[1], "last": losses[0]}]
+
+
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulating_batches_equals_one_batch_as_large(parts: int, tmp_path: Path) -> None:
     one, many = torch.nn.Linear(64, 10), torch.nn.Linear(64, 10)

@@ -1,0 +1,198 @@
+"""What a plan can tell of teaching a denoiser to need fewer calls: how its pipeline is guided, and what will sample from the student."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from pydantic import Field
+
+from compress.artifact import SCHEDULER, Artifact, read_json
+from compress.catalogue import Foresight
+from compress.painting import GUIDANCE, NEGATIVE, STEPS, TRUE_GUIDANCE, call_arguments
+from compress.params import TRAINED, Optimising, Training
+from compress.pipelines import INDEX
+from compress.schedulers import config_of, faults, foreign, read_class
+from compress.sources import parameter_count
+
+Method = Literal["progressive", "consistency"]
+FLOW = "FlowMatchEulerDiscreteScheduler"
+SAMPLER: Mapping[Method, str] = {"progressive": "DDIMScheduler", "consistency": "LCMScheduler"}
+
+
+class FewSteps(Optimising):
+    """What stages that teach a denoiser by its own trajectories can be told."""
+
+    guidance: float | None = Field(
+        None,
+        ge=0,
+        description="the teacher's guidance scale, which is taught as its own output; default: the teacher's own",
+    )
+    negative_prompt: str | None = Field(
+        None, min_length=1, description="what the teacher's guidance leads away from; it is taught with it"
+    )
+    updates: int = Field(400, ge=1, description="optimiser steps")
+    batch: int = Field(32, ge=1, description="latents of a step of the optimiser")
+    captions: int = Field(4096, ge=2, description="captions of the training data that are used, at most")
+    latents: Literal["auto", "pictures", "teacher"] = Field(
+        "auto",
+        description="what noise is added to: the training data's pictures, encoded, or what the teacher paints for its captions; "
+        "auto is pictures where the data has some",
+    )
+    teacher_steps: int = Field(
+        20, ge=1, le=1000, description="denoising steps of what the teacher paints, where it does"
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="peak of the learning rate, which then falls to a twentieth")
+    warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
+
+    def training(self) -> Training:
+        """What the training loop reads of it."""
+        return Training(steps=self.updates, **{name: getattr(self, name) for name in Optimising.model_fields})
+
+
+@dataclass(frozen=True)
+class Guiding:
+    """How a pipeline is guided.
+
+    argument: of its call, the scale; "" where nothing guides it. folds: whether a student can do without: a scale that the
+    denoiser is told as an input stays one.
+    """
+
+    argument: str
+    folds: bool
+
+    def call(self, scale: float | None, negative: str | None) -> dict[str, object]:
+        """The arguments by which a pipeline is guided so; {} leaves it as it is."""
+        found: dict[str, object] = {} if scale is None or not self.argument else {self.argument: scale}
+        if negative is not None or (found and self.argument == TRUE_GUIDANCE):
+            found[NEGATIVE] = negative or ""  # such pipelines are guided only away from something, be it nothing
+        return found
+
+    def student(self, scale: float | None) -> dict[str, object]:
+        """The arguments by which a student is called that needs no guidance, or still is told its scale."""
+        if self.folds:
+            return {self.argument: 1.0}
+        return {self.argument: scale} if self.argument and scale is not None else {}
+
+
+def guiding(artifact: Artifact) -> Guiding:
+    """How a pipeline is guided, told from its class and its denoiser's config."""
+    takes = call_arguments(pipeline_of(artifact)) or {}
+    if artifact.known_config(artifact.main).get("guidance_embeds"):
+        return Guiding(GUIDANCE, False)
+    argument = next((name for name in (TRUE_GUIDANCE, GUIDANCE) if name in takes), "")
+    return Guiding(argument, bool(argument))
+
+
+def flows(config: Mapping[str, Any]) -> bool:
+    """Whether a scheduler, by its config, goes along a flow from noise to picture."""
+    kind, predicts = str(config.get("_class_name", "")), str(config.get("prediction_type", ""))
+    return kind.startswith("FlowMatch") or predicts == "flow_prediction"
+
+
+def sampler(config: Mapping[str, Any], method: Method, origin: int) -> dict[str, Any]:
+    """The settings of the scheduler that samples from a student, which come out otherwise; its class among them.
+
+    Steps begin at noise alone and end at no noise at all.
+    """
+    if flows(config):
+        shift = config.get("flow_shift")
+        return {"_class_name": FLOW} | ({"shift": shift} if shift is not None else {})
+    plain = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False, "thresholding": False}
+    if method == "consistency":
+        plain["original_inference_steps"] = origin
+    return {"_class_name": SAMPLER[method], **plain}
+
+
+def refusal(artifact: Artifact, params: FewSteps, steps: int | None, method: Method, origin: int = 0) -> str:
+    """Why a pipeline's denoiser cannot be taught by its trajectories, or "".
+
+    Args:
+        steps: of the student, where another scheduler samples it; None where its own does.
+        origin: levels that a consistent student's scheduler takes its own from.
+    """
+    config = config_of(artifact)
+    kind, main = str(config.get("_class_name", "")), artifact.main
+    known = read_class(kind)
+    if not config or known is None:
+        return f"{kind or 'a pipeline without a scheduler'} is no scheduler that this diffusers has"
+    if not flows(config) and (
+        "beta_schedule" not in known.defaults or str(config.get("prediction_type")) == "trigflow"
+    ):
+        return f"{kind} tells no training schedule of noise (beta_schedule), and goes along no flow"
+    if method == "consistency" and flows(config):
+        return (
+            f"consistency is sampled with fresh noise at each step, which no pipeline draws from its seed with {FLOW}"
+        )
+    if not flows(config) and (why := foreign(config, "lcm" if method == "consistency" else "ddim")):
+        return why
+    if artifact.known_config(main).get("time_cond_proj_dim"):
+        return f"`{main}` is told its guidance (time_cond_proj_dim), as a model that was taught already is"
+    if why := _unguided(artifact, params):
+        return why
+    if steps is None:
+        return ""
+    changed = {**config, **sampler(config, method, origin)}
+    before = {problem.message for problem in faults(config, "")}
+    found = faults(changed, "", steps, pipeline_of(artifact))
+    return next((f"{new.message}; {new.fix}" for new in found if new.message not in before), "")
+
+
+def _unguided(artifact: Artifact, params: FewSteps) -> str:
+    """Why what the parameters say of guidance means nothing to a pipeline, or ""."""
+    how, kind = guiding(artifact), pipeline_of(artifact)
+    if params.guidance is not None and not how.argument:
+        return f"{kind} takes no guidance scale: leave `guidance` out"
+    if params.negative_prompt is None:
+        return ""
+    if NEGATIVE not in (call_arguments(kind) or {}) or not how.folds:
+        return f"{kind} leads away from nothing: leave `negative_prompt` out"
+    if params.guidance is not None and params.guidance <= 1:
+        return f"nothing leads away from a negative prompt at guidance {params.guidance:g}"
+    return ""
+
+
+def foresee_taught(artifact: Artifact, params: FewSteps, **call: object) -> Foresight:
+    """What comes of it: the call of a student, and the disk and memory that teaching takes."""
+    weights = 4 * parameter_count(artifact.folder(artifact.main))
+    config = artifact.known_config(artifact.main)
+    side = config.get("sample_size") or 128
+    latent = int(config.get("in_channels", 4)) * (side if isinstance(side, int) else max(side)) ** 2
+    width = config.get("cross_attention_dim") or config.get("joint_attention_dim") or 4096
+    # Of the student, and of the teacher with the prompt and without.
+    text = 3 * _tokens(artifact) * int(max(width) if isinstance(width, list) else width)
+    # A negative prompt that was taught is asked for no more: it would be ignored.
+    away = {} if params.negative_prompt is None else {NEGATIVE: None}
+    called = artifact.calling(**call, **guiding(artifact).student(params.guidance), **away)
+    return Foresight(
+        scratch_bytes=2 * 4 * weights + 4 * params.captions * (latent + text),
+        memory_bytes=TRAINED * weights,
+        settings=called.settings,
+    )
+
+
+def foresee_sampled(artifact: Artifact, params: FewSteps, steps: int, method: Method, origin: int) -> Foresight:
+    """As `foresee_taught`, of a student that is sampled in so many steps."""
+    config = config_of(artifact)
+    changed = sampler(config, method, origin)
+    found = foresee_taught(artifact, params, **{STEPS: steps})
+    told = f"{steps} {'step' if steps == 1 else 'steps'} of {changed['_class_name']}"
+    return replace(found, configs={SCHEDULER: {**config, **changed}}, told=told)
+
+
+def _tokens(artifact: Artifact) -> int:
+    """The most tokens of a caption that a denoiser is told."""
+    known = (
+        artifact.known_config(n).get("max_position_embeddings")
+        for n in artifact.components
+        if n.startswith("text_encoder")
+    )
+    return min(512, max((n if isinstance(n, int) else 512 for n in known), default=512))
+
+
+def pipeline_of(artifact: Artifact) -> str:
+    """The class of an artifact's pipeline, or ""."""
+    index = artifact.path / INDEX
+    return str(read_json(index).get("_class_name", "")) if index.is_file() else ""

@@ -1,0 +1,55 @@
+"""Pictures to latents, as a pipeline's denoiser takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+PACK = "_pack_latents"  # as pipelines name it whose denoiser sees patches in a row
+
+
+def encoded(pipeline: Any, pictures: Sequence[NDArray[np.uint8]], shape: Sequence[int]) -> torch.Tensor | None:
+    """Latents of pictures, float32 [pictures, *shape]; None where a pipeline makes them in a way that is not known here.
+
+    Each picture is cut to the shape of what the pipeline paints, about its middle, and resized. The most likely latent is taken:
+    a VAE's own noise is small beside any that is added.
+    """
+    vae = getattr(pipeline, "vae", None)
+    factor = getattr(pipeline, "vae_scale_factor", None)
+    if vae is None or factor is None or getattr(vae.config, "latents_mean", None) is not None:
+        return None
+    packed = hasattr(pipeline, PACK)
+    height, width = _size(pipeline, shape, factor, packed)
+    images = [_fitted(Image.fromarray(picture), height, width) for picture in pictures]
+    given = pipeline.image_processor.preprocess(images, height, width).to(vae.device, vae.dtype)
+    with torch.no_grad():
+        made = vae.encode(given)
+    latents = made.latent if hasattr(made, "latent") else made.latent_dist.mode()
+    config = vae.config
+    latents = (latents - (getattr(config, "shift_factor", None) or 0.0)) * (
+        getattr(config, "scaling_factor", None) or 1.0
+    )
+    if packed:
+        latents = getattr(pipeline, PACK)(latents, *latents.shape)
+    return latents.float() if tuple(latents.shape[1:]) == tuple(shape) else None
+
+
+def _size(pipeline: Any, shape: Sequence[int], factor: int, packed: bool) -> tuple[int, int]:
+    """Height and width in pixels of what a latent of this shape is decoded to."""
+    if packed:
+        side = int(pipeline.default_sample_size * factor)
+        return side, side
+    return int(shape[-2] * factor), int(shape[-1] * factor)
+
+
+def _fitted(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest part about the middle that has the shape asked for."""
+    scale = min(image.height / height, image.width / width)
+    tall, wide = min(image.height, round(height * scale)), min(image.width, round(width * scale))
+    top, left = (image.height - tall) // 2, (image.width - wide) // 2
+    return image.crop((left, top, left + wide, top + tall))

@@ -1,0 +1,59 @@
+"""Teach a denoiser to say in one pass what guidance makes of two: half the work of every step, at as many steps as before.
+
+Use it where steps are to stay, or where `distill.steps` cannot go. At any level of noise the student without guidance is held to
+what its teacher says with it. The pipeline's scheduler stays, and may be changed; the scale is fixed, as is the negative prompt.
+Source: Meng et al., "On Distillation of Guided Diffusion Models" (2022), their first stage with one scale.
+
+    - distill.guidance: {guidance: 3.0}
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compress.artifact import Artifact, derive, rewritten, write_manifest
+from compress.catalogue import Foresight, stage
+from compress.context import Context
+from compress.few_steps import FewSteps, foresee_taught, guiding, pipeline_of, refusal
+
+LEVELS = 1000  # of noise, at which it is taught
+
+
+class DistillGuidance(FewSteps):
+    pass
+
+
+def refuse(artifact: Artifact, params: DistillGuidance) -> str:
+    if not guiding(artifact).folds:
+        return f"{pipeline_of(artifact)} makes one pass a step already: nothing is saved"
+    return refusal(artifact, params, None, "progressive")
+
+
+def foresee(artifact: Artifact, params: DistillGuidance) -> Foresight:
+    return foresee_taught(artifact, params)
+
+
+@stage(
+    version=1,
+    params=DistillGuidance,
+    needs=("denoising",),
+    formats={"torch": "torch"},
+    effects=("weights", "settings"),
+    reproducible="bytes",
+    bound_to=("isa",),
+    data=lambda params: ("train",),
+    inputs=("teacher",),
+    libraries=("accelerate", "torch", "transformers", "diffusers"),
+    refuse=refuse,
+    foresee=foresee,
+)
+def run(artifact: Artifact, params: DistillGuidance, context: Context) -> None:
+    from compress.engines.torch.runtime import save_component
+    from compress.trajectory_lessons import imitate, teach_denoiser
+
+    name = artifact.main
+    student = teach_denoiser(artifact, params, context, LEVELS, 1, imitate)
+    left = derive(artifact, context.out, without=rewritten(artifact, (name,)), link=context.link)
+    save_component(student, artifact.folder(name), left.folder(name))
+    called = foresee(artifact, params).settings
+    write_manifest(left if called is None else replace(left, settings=called))

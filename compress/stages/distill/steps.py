@@ -1,0 +1,91 @@
+"""Teach a denoiser to do in a few steps, and without guidance, what its teacher does in many with it.
+
+Use it first where a pipeline is to be fast: 20 guided steps are 40 calls of the denoiser, and 2 of a student's are 2. A student
+of `steps` starts as what stands in front of it in the recipe, and learns to land in one step where `substeps` steps of its
+teacher lead; the teacher's guidance is taught as its own output, so that plain diffusers makes one pass a step. Rounds of half as
+many steps each, every one taught by the round before, are the classic ladder; a last round taught by the guided original itself
+mends what they lost. `method: consistency` teaches one student for several numbers of steps, sampled by LCMScheduler; it can
+keep less of a picture's variety. The latents are the training data's pictures, encoded, or what the teacher paints.
+Source: Salimans & Ho, "Progressive Distillation for Fast Sampling of Diffusion Models" (2022); Meng et al., "On Distillation of
+Guided Diffusion Models" (2022); Luo et al., "Latent Consistency Models" (2023).
+
+    - distill.steps: {steps: 4, guidance: 3.0}
+    - distill.steps: {steps: 2, guidance: 3.0, substeps: 3}
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import Field
+
+from compress.artifact import SCHEDULER_CONFIG, Artifact, derive, rewritten, write_manifest
+from compress.catalogue import Foresight, stage
+from compress.context import Context
+from compress.few_steps import FewSteps, Method, foresee_sampled, refusal, sampler
+from compress.schedulers import config_of
+
+SUBSTEPS = 2
+
+
+class DistillSteps(FewSteps):
+    steps: int = Field(ge=1, le=1000, description="denoising steps of the student")
+    method: Method = Field(
+        "progressive", description="landing where several steps of the teacher do, or agreeing with itself a step on"
+    )
+    substeps: int | None = Field(
+        None, ge=1, le=64, description=f"steps of the teacher that one of the student covers; default: {SUBSTEPS}"
+    )
+    origin: int | None = Field(
+        None,
+        ge=2,
+        le=1000,
+        description="for consistency: levels of noise between which it agrees with itself; default: 20",
+    )
+
+
+def refuse(artifact: Artifact, params: DistillSteps) -> str:
+    if params.method == "consistency" and params.substeps is not None:
+        return "consistency goes one step of its `origin` at a time: leave `substeps` out"
+    if params.method == "progressive" and params.origin is not None:
+        return "`origin` is of method: consistency: leave it out"
+    if params.method == "consistency" and params.steps > _origin(params):
+        return f"{params.steps} steps are more than the {_origin(params)} of `origin`"
+    return refusal(artifact, params, params.steps, params.method, _origin(params))
+
+
+def foresee(artifact: Artifact, params: DistillSteps) -> Foresight:
+    return foresee_sampled(artifact, params, params.steps, params.method, _origin(params))
+
+
+def _origin(params: DistillSteps) -> int:
+    return params.origin or 20
+
+
+@stage(
+    version=1,
+    params=DistillSteps,
+    needs=("denoising",),
+    formats={"torch": "torch"},
+    effects=("weights", "settings"),
+    reproducible="bytes",
+    bound_to=("isa",),
+    data=lambda params: ("train",),
+    inputs=("teacher",),
+    libraries=("accelerate", "torch", "transformers", "diffusers"),
+    refuse=refuse,
+    foresee=foresee,
+)
+def run(artifact: Artifact, params: DistillSteps, context: Context) -> None:
+    from compress.engines.torch.runtime import save_component
+    from compress.opening.schedulers import made, put
+    from compress.trajectory_lessons import agree, halve, teach_denoiser
+
+    consistent, name, config = params.method == "consistency", artifact.main, config_of(artifact)
+    steps, substeps = (_origin(params), 1) if consistent else (params.steps, params.substeps or SUBSTEPS)
+    student = teach_denoiser(artifact, params, context, steps, substeps, agree if consistent else halve)
+    left = derive(artifact, context.out, without=(*rewritten(artifact, (name,)), SCHEDULER_CONFIG), link=context.link)
+    save_component(student, artifact.folder(name), left.folder(name))
+    put(made(config, sampler(config, params.method, _origin(params)), artifact.path), left.path)
+    called = foresee(artifact, params).settings
+    write_manifest(left if called is None else replace(left, settings=called))

@@ -1,0 +1,225 @@
+"""Few-step students on tiny pipelines of every family: taught, reopened in plain diffusers, called once a step, or refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from compress.artifact import SCHEDULER_CONFIG, Artifact
+from compress.catalogue import find_stage
+from compress.data import Data, Item
+from compress.describing import describe
+from compress.errors import ModelError, StageFailed
+from compress.hashing import digest_files
+from compress.opening import open_component
+from compress.opening.text_to_image import TextToImage
+from tests.families import MODELS
+from tests.stages import CAPTIONS, apply, foresee
+
+LITTLE: dict[str, Any] = {
+    "updates": 2,
+    "batch": 2,
+    "captions": 6,
+    "precision": "float32",
+    "teacher_steps": 2,
+    "warmup": 0,
+    "guidance": 3.0,
+}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "progressive": ("distill.steps", {"steps": 2}),
+    "consistency": ("distill.steps", {"steps": 2, "method": "consistency", "origin": 4}),
+    "guidance": ("distill.guidance", {}),
+}
+OWN_GUIDANCE = ("flux", "flux-deep")  # told as an input
+FLOWS = ("sd3", "sana", *OWN_GUIDANCE)
+FEW = ("sd", "sd3")
+MANY = ("sdxl", "flux", "pixart-sigma", "sana")
+
+
+def picture(number: int) -> Any:
+    return lambda: np.random.default_rng(number).integers(0, 255, (20, 30, 3), dtype=np.uint8)
+
+
+PICTURES = Data("pictures", "texts", "digest", -1, lambda i: Item(str(i), CAPTIONS[i % 3], picture(i)))
+
+
+def source_of(folder: Path, family: str) -> Artifact:
+    return describe(MODELS[family](folder))
+
+
+def taught(source: Artifact, out: Path, method: str = "progressive", **options: Any) -> tuple[Artifact, list[Any]]:
+    name, own = METHODS[method]
+    teacher = options.pop("teacher", source)
+    return apply(name, source, out, inputs={"teacher": teacher}, **{**LITTLE, **own, **options})
+
+
+def marked(families: tuple[str, ...]) -> list[Any]:
+    return [pytest.param(f, marks=pytest.mark.slow) for f in families]
+
+
+def refused(family: str, method: str) -> bool:
+    return (method == "consistency" and family in FLOWS) or (method == "guidance" and family in OWN_GUIDANCE)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", [*FEW, *marked(MANY)])
+def test_plain_diffusers_paints_with_a_student_and_asks_it_once_a_step(
+    family: str, method: str, tmp_path: Path
+) -> None:
+    source = source_of(tmp_path / "model", family)
+    name, own = METHODS[method]
+    if refused(family, method):
+        stage = find_stage(name)
+        assert stage.refuse(source, stage.params(**{**LITTLE, **own})).count("\n") == 0
+        assert stage.refuse(source, stage.params(**{**LITTLE, **own}))
+        return
+    made, _ = taught(source, tmp_path / "out", method)
+    pipeline = DiffusionPipeline.from_pretrained(made.path)
+    pipeline.set_progress_bar_config(disable=True)
+    rows: list[int] = []
+    denoiser = getattr(pipeline, made.main)
+    denoiser.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(next(v for v in (*args, *kwargs.values()) if torch.is_tensor(v)))),
+        with_kwargs=True,
+    )
+    generators = [torch.Generator().manual_seed(0)]
+    call = {"num_inference_steps": 3, **made.settings.call}
+    found = pipeline(prompt=["a red three"], generator=generators, output_type="np", **call).images
+    assert rows == [1] * call["num_inference_steps"]
+    task = TextToImage(made)
+    same = task.pipeline(prompt=["a red three"], generator=[torch.Generator().manual_seed(0)], output_type="np", **call)
+    np.testing.assert_allclose(found, same.images, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [*FEW, *marked(MANY)])
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_in_the_same_steps(family: str, tmp_path: Path) -> None:
+    """One step of the teacher's is one of the student's, and nothing guides it."""
+    source = source_of(tmp_path / "model", family)
+    _, notes = taught(source, tmp_path / "out", substeps=1, guidance=None if family in OWN_GUIDANCE else 1.0, updates=1)
+    assert notes[-1].facts["loss"][0][1] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_student_learns_what_it_was_not_shown(method: str, tmp_path: Path) -> None:
+    source = source_of(tmp_path / "model", "sd")
+    found = []
+    for updates in (1, 60):
+        _, notes = taught(source, tmp_path / str(updates), method, updates=updates, learning_rate=2e-3, captions=24)
+        found.append(next(n.facts["last"] for n in notes if "last" in n.facts))
+    assert found[1] < 0.8 * found[0]
+
+
+@pytest.mark.parametrize("family", [*FEW, *marked(MANY)])
+def test_latents_are_the_datas_pictures_where_it_has_some(family: str, tmp_path: Path) -> None:
+    source = source_of(tmp_path / "model", family)
+    _, notes = taught(source, tmp_path / "pictures", data=PICTURES)
+    _, others = taught(source, tmp_path / "painted", data=PICTURES, latents="teacher")
+    assert "the data's pictures" in notes[-1].message
+    assert "what the teacher paints" in others[-1].message
+
+
+def test_pictures_that_are_not_there_are_missed(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the training data has no pictures"):
+        taught(source_of(tmp_path / "model", "sd"), tmp_path / "out", latents="pictures")
+
+
+def test_a_round_is_taught_by_the_round_before(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "model", "sd")
+    four, _ = taught(source, tmp_path / "four", steps=4)
+    two, notes = taught(four, tmp_path / "two", teacher=four, guidance=None)
+    assert two.settings.call == {"num_inference_steps": 2, "guidance_scale": 1.0}
+    assert "guidance 1" in notes[-1].message
+    assert json.loads((two.path / SCHEDULER_CONFIG).read_text())["timestep_spacing"] == "trailing"
+
+
+def test_a_shortened_student_is_taught_by_the_whole_original(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "model", "sd")
+    cut, _ = apply("prune.depth", source, tmp_path / "cut", ratio=0.25, samples=2)
+    made, _ = taught(cut, tmp_path / "out", teacher=source)
+    shapes = [{k: v.shape for k, v in open_component(a, "unet").state_dict().items()} for a in (cut, made)]
+    assert shapes[0] == shapes[1]
+
+
+def test_a_negative_prompt_is_folded_in(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "model", "sd")
+    plain, _ = taught(source, tmp_path / "plain")
+    away, _ = taught(source, tmp_path / "away", negative_prompt="blue seven")
+    assert away.settings.call == {"num_inference_steps": 2, "guidance_scale": 1.0, "negative_prompt": None}
+    assert digest_files(plain.folder("unet")) != digest_files(away.folder("unet"))
+
+
+def test_what_a_killed_run_recorded_and_learnt_is_kept(tmp_path: Path) -> None:
+    """Cut short at its third batch and again at its second update, it ends in the bytes of an undisturbed run."""
+    source = source_of(tmp_path / "model", "sd")
+    whole, _ = taught(source, tmp_path / "whole", updates=3)
+    batches = sorted((tmp_path / "whole-scratch" / "batches").iterdir())
+    kept = tmp_path / "again-scratch" / "batches"
+    kept.mkdir(parents=True)
+    for file in batches[:2]:
+        (kept / file.name).write_bytes(file.read_bytes())
+    (kept / batches[2].name).write_bytes(batches[2].read_bytes()[:-9])
+    again, _ = taught(source, tmp_path / "again", updates=3)
+    assert digest_files(whole.path) == digest_files(again.path)
+
+
+# ---------------------------------------------------------------- refusals and damage
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "options", "said"),
+    [
+        ("sd", "progressive", {"negative_prompt": "x", "guidance": 1.0}, "nothing leads away"),
+        ("sd", "progressive", {"origin": 4}, "`origin` is of method: consistency"),
+        ("sd", "consistency", {"substeps": 2}, "leave `substeps` out"),
+        ("sd", "consistency", {"steps": 8}, "8 steps are more than the 4"),
+        ("sd3", "consistency", {}, "fresh noise"),
+        ("flux", "guidance", {}, "one pass a step already"),
+        ("flux", "progressive", {"negative_prompt": "x"}, "leads away from nothing"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_when_planned(
+    family: str, method: str, options: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    name, own = METHODS[method]
+    stage = find_stage(name)
+    assert said in stage.refuse(source_of(tmp_path / "model", family), stage.params(**{**LITTLE, **own, **options}))
+
+
+def test_a_student_that_is_told_its_guidance_is_refused(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "model", "sd")
+    planned = replace(source, planned={"unet": {**source.config("unet"), "time_cond_proj_dim": 256}})
+    stage = find_stage("distill.steps")
+    assert "time_cond_proj_dim" in stage.refuse(planned, stage.params(steps=2))
+
+
+def test_a_plan_knows_the_students_scheduler_and_call(tmp_path: Path) -> None:
+    told = foresee("distill.steps", source_of(tmp_path / "model", "sd"), steps=2, guidance=3.0)
+    assert told.settings is not None
+    assert told.settings.call == {"num_inference_steps": 2, "guidance_scale": 1.0}
+    assert told.configs["scheduler"]["_class_name"] == "DDIMScheduler"
+    assert told.told == "2 steps of DDIMScheduler"
+
+
+def test_a_wrong_prediction_type_shows_when_it_is_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress.trajectory_lessons.prediction_of", lambda config: "epsilon")
+    with pytest.raises(ModelError, match="steps in a way that is not known here"):
+        taught(source_of(tmp_path / "model", "sd"), tmp_path / "out")
+
+
+def test_weights_that_are_no_numbers_are_not_taught(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "model", "sd")
+    unet = open_component(source, "unet")
+    with torch.no_grad():
+        next(unet.parameters()).fill_(float("nan"))
+    unet.save_pretrained(source.folder("unet"))
+    with pytest.raises((ModelError, StageFailed)):
+        taught(source, tmp_path / "out")
