@@ -240,9 +240,10 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(help="a stage, metric, task or engine; `gates`; `recipe`")],
+    name: Annotated[str, typer.Argument(help="a stage, metric, task or engine; `data`, `gates`, `models`, `recipe`")],
 ) -> None:
-    """What a stage, metric, task or engine does, and its parameters; what gates and recipes can say."""
+    """What a stage, metric, task or engine does, and its parameters; what recipes and gates can say, what data and
+    models they take."""
     deferred("numpy")
     from compress.topics import explain as told
 
