@@ -332,7 +332,7 @@ def test_sizes_may_be_written_in_any_case_and_with_a_space(pare: Pare, filled: C
         (("eval", "zoo://docs-llama", "zoo://docs-llama", "--metrics", "perplexity"), "needs evaluation data", "data"),
         (
             ("check", QUICKSTART, "--set", "stages.2.steps=0"),
-            "--set: accelerate.steps.steps must be at least 1",
+            "--set stages.2.steps: accelerate.steps.steps must be at least 1",
             "",
         ),
         (("check", QUICKSTART, "--set", "stages.0"), "is not path=value", "stages.0.ratio=0.3"),
