@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from compress.errors import ModelError
 from compress.hashing import list_files
+from compress.pointers import refuse_pointer
 
 Format = str  # the name of an engine's record, or CHOSEN
 CHOSEN = "fastest"  # stands in plans alone: whatever format the choice will fall on
@@ -184,6 +185,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: the file is missing, is no JSON, or holds something else.
     """
+    refuse_pointer(path, ModelError)
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:

@@ -81,7 +81,7 @@ class Cache:
             raise CacheError(
                 f"the cache cannot be written: {error.strerror}",
                 place=str(self.root),
-                fix="give a writable folder with --cache DIR or PARE_CACHE",
+                fix="give a writable folder with --cache DIR or PARE_CACHE (cache= in Python)",
             ) from error
 
     def entry(self, key: str) -> Path:
@@ -256,7 +256,7 @@ def disk_errors(root: Path) -> Iterator[None]:
             raise full_disk(root) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise CacheError(
-                f"cannot write: {error}", place=str(root), fix="give a writable folder with --cache"
+                f"cannot write: {error}", place=str(root), fix="give a writable folder with --cache (cache= in Python)"
             ) from error
         raise
 
@@ -272,7 +272,7 @@ def full_disk(folder: Path) -> CacheError:
     return CacheError(
         f"the disk is full ({shutil.disk_usage(folder).free / 1e6:.1f} MB free)",
         place=str(folder),
-        fix="free room, or give another folder with --cache; what finished before is kept",
+        fix="free room, or give another folder with --cache (cache= in Python); what finished before is kept",
     )
 
 

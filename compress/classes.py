@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 
 # A table of positions, as the library's models make one.
 TABLE = re.compile(r"Embedding\(\s*(?:config|self)\.(?:max_position_embeddings|n_positions|max_positions)\b")
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z]+|\d+")  # of a class's name, as the name of its file has them
 AUTO = Path("models/auto/modeling_auto.py")  # of transformers: the names of most models that it has
 
 
@@ -38,11 +40,20 @@ def defines(model_type: str, kind: str) -> bool | None:
     return any(f"class {kind}(" in _text(file) for file in files) if files else None
 
 
+@cache
 def source_of(kind: str, folder: str) -> str:
     """The text of the file of diffusers that defines a class, looked for below one of its folders; "" where none does."""
+    words = {word.lower() for word in WORD.findall(kind)}
+    likeliest = sorted(_sources(folder), key=lambda file: len(words ^ set(file.stem.split("_"))))
+    return next((text for file in likeliest if f"class {kind}(" in (text := _text(file))), "")
+
+
+@cache
+def _sources(folder: str) -> tuple[Path, ...]:
+    """The files of Python below a folder of diffusers, sorted."""
     home = _home("diffusers")
-    files = sorted(home.glob(f"{folder}/**/*.py")) if home else []
-    return next((text for file in files if f"class {kind}(" in (text := _text(file))), "")
+    found = os.walk(home / folder) if home else ()
+    return tuple(sorted(Path(at, name) for at, _, names in found for name in names if name.endswith(".py")))
 
 
 @cache

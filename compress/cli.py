@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compress.deferred import deferred
 from compress.devices import CPU
 from compress.executors import LOCAL
 from compress.exits import exit_code, unread
@@ -49,6 +50,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Read a recipe and see whether it can work; prints every problem at once."""
+    deferred("numpy")
     from compress import api
 
     if pin:
@@ -215,6 +217,7 @@ def reference(
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Every task, engine, stage, metric and zoo model found on disk."""
+    deferred("numpy")
     from compress import catalogue
 
     found: dict[str, dict[str, str]] = {
@@ -236,8 +239,12 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def explain(name: Annotated[str, typer.Argument(help="a stage, metric, task or engine; `gates`; `recipe`")]) -> None:
-    """What a stage, metric, task or engine does, and its parameters; what gates and recipes can say."""
+def explain(
+    name: Annotated[str, typer.Argument(help="a stage, metric, task or engine; `data`, `gates`, `models`, `recipe`")],
+) -> None:
+    """What a stage, metric, task or engine does, and its parameters; what recipes and gates can say, what data and
+    models they take."""
+    deferred("numpy")
     from compress.topics import explain as told
 
     print(told(name))

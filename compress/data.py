@@ -86,10 +86,8 @@ def open_data(source: str, base: Path) -> Data:
     except OSError as error:  # a name that is too long, a folder that may not be read
         said = f"cannot be looked at: {error.strerror}"
         raise DataError(said, place=source[:200], fix="check the path, and who may read it") from error
-    if folder:
-        return _image_folder(path, source)
-    if file:
-        return _jsonl(path, source) if path.suffix.lower() in ROWS else _text(path, source)
+    if folder or file:
+        return next(layout for layout in LAYOUTS if layout.holds(path)).opened(path, source)
     raise DataError(f"no such data: {source}", fix="give zoo://digits/test, zoo://docstrings/test, a folder or a file")
 
 
@@ -138,7 +136,8 @@ def _be_captioned(row: Mapping[str, Any], folder: Path, place: str) -> None:
     try:
         refuse_other(folder / file)
     except DataError as error:
-        raise DataError(f"{file} is no picture", place=place, fix=error.problems[0].fix) from error
+        wrong = error.problems[0]
+        raise DataError(f"{file} {wrong.message}", place=place, fix=wrong.fix) from error
 
 
 def _jsonl(path: Path, source: str) -> Data:
@@ -165,3 +164,44 @@ def _texts(source: str, documents: list[tuple[str, str]], place: Callable[[int],
     return Data(
         source, "texts", digest_json(documents), len(items), items.__getitem__, rows=tuple(documents), place=place
     )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which data may lie on disk.
+
+    title: what is given, and `row` what stands in it, in words.
+    holds: whether a folder or file that is there is meant so; the first layout that says yes opens it.
+    """
+
+    title: str
+    row: str
+    kind: Kind
+    holds: Callable[[Path], bool]
+    opened: Callable[[Path, str], Data]
+
+
+LAYOUTS = (
+    Layout(
+        "a folder of pictures with their captions in metadata.jsonl",
+        'one {"file_name": "0.png", "text": "…"} a line, each a caption of a picture below that folder; several may be of one',
+        "captioned_images",
+        Path.is_dir,
+        _image_folder,
+    ),
+    Layout(
+        f"a file of JSON rows ({', '.join(ROWS)})",
+        'one {"text": "…"} a line, or in a .json one array of them; each is a document, with an `id` or without',
+        "texts",
+        lambda path: path.suffix.lower() in ROWS,
+        _jsonl,
+    ),
+    Layout(
+        "any other file of text, in UTF-8",
+        "documents are separated by blank lines; tables, archives and marked-up formats are refused",
+        "texts",
+        Path.is_file,
+        _text,
+    ),
+)
+KINDS_OF_DATA: Mapping[Kind, str] = {"captioned_images": "pictures with captions", "texts": "texts"}

@@ -36,9 +36,14 @@ def installed(module: str) -> bool:
 def version(library: str) -> str:
     """The installed version of a distribution, or "" when it is absent."""
     try:
-        return metadata.version(library)
+        return _version(library)
     except metadata.PackageNotFoundError:
         return ""
+
+
+@cache
+def _version(library: str) -> str:
+    return metadata.version(library)  # reads all that a distribution says of itself
 
 
 def canonical(library: str) -> str:

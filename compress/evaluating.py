@@ -24,7 +24,7 @@ from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
 from compress.shared import spread, takers, unused
-from compress.step_checks import misfit, source_problems, too_long
+from compress.step_checks import kind_problems, misfit, source_problems, too_long
 from compress.units import distinct, open_units
 
 if TYPE_CHECKING:
@@ -183,11 +183,15 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
     metrics = {name: find_metric(name) for name in (*wanted.metrics, *wanted.gates)}
     if any(not side.components for side in sides):
         check_metrics([(name, metric.needs) for name, metric in metrics.items()])
+    if data and (misplaced := tuple(kind_problems(data, find_task(sides[0].task), "--data"))):
+        raise ManyProblems(misplaced)
     for name, metric in metrics.items():
         if why := misfit(name, find_task(sides[0].task), data):
-            raise UserError(why.replace("this model does", "these do"), fix="drop it from --metrics")
+            raise UserError(
+                why.replace("this model does", "these do"), fix="drop it from --metrics (metrics= in Python)"
+            )
         if metric.needs_data and data is None and all(side.components for side in sides):
-            raise UserError(f"{name} needs evaluation data", fix="give some with --data")
+            raise UserError(f"{name} needs evaluation data", fix="give some with --data (data= in Python)")
     problems = [
         Problem(
             f"--{name}", f"none of these metrics has a {name}", f"add one of {', '.join(takers(name))} to --metrics"
@@ -228,7 +232,9 @@ def compare(old: Path, new: Path, out: Path, *, across_machines: bool = False, t
     for path in (old, new):
         if out.resolve() == (path if path.is_dir() else path.parent).resolve():
             raise UserError(
-                "the comparison would overwrite a run", place=str(out), fix="give another folder with --out"
+                "the comparison would overwrite a run",
+                place=str(out),
+                fix="give another folder with --out (out= in Python)",
             )
     one, other = (Run(*_read(path)) for path in (old, new))
     found = replace(against(one, other, across_machines, tolerance), directory=str(out))

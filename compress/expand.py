@@ -78,10 +78,11 @@ def overridden(root: Node, overrides: Sequence[str], problems: list[Problem], pl
         if not equals or not all(parts) or len(parts) > MAX_DEPTH // 2:
             problems.append(Problem(place, f"`{override[:80]}` is not path=value", f"{place} stages.0.ratio=0.3"))
             continue
+        here = f"{place} {path.strip()}" if ":" not in path else place  # a colon would seem to stand before a line
         try:
-            root = _put(root, parts, parse_tree(text or "~", place, fixed_place=True), ())
+            root = _put(root, parts, parse_tree(text or "~", here, fixed_place=True), ())
         except RecipeError as error:
-            problems += [Problem(place, f"{path}: {p.message}", p.fix) for p in error.problems]
+            problems += [Problem(here, p.message, p.fix) for p in error.problems]
     return root
 
 
@@ -180,6 +181,7 @@ class _Filling:
 
     def fill(self, node: Node) -> Node:
         if isinstance(node.value, dict):
+            self.refuse_keys(node)
             return Node({key: self.fill(child) for key, child in node.fields.items()}, node.place, node.key)
         if isinstance(node.value, list):
             return Node([self.fill(child) for child in node.entries], node.place, node.key)
@@ -189,11 +191,21 @@ class _Filling:
         value = self.look_up(whole[1], node) if whole else _VARIABLE.sub(lambda m: self.text(m[1], node), node.value)
         return Node(value, node.place, node.key)
 
+    def refuse_keys(self, node: Node) -> None:
+        """Variables are put into values alone: a key that holds one is told, and not taken for a name."""
+        for key, child in node.fields.items():
+            if _VARIABLE.search(key):
+                self.unfilled |= {node.place, child.key}
+                fix = "write the name itself; a stage or a metric without parameters may be a value: - ${name}"
+                self.problems.append(Problem(child.key, f"`{key[:60]}` is a key, and variables stand in values", fix))
+
     def look_up(self, name: str, node: Node) -> Any:
         if name not in self.variables:
             self.unfilled.add(node.place)
-            fix = near(name, tuple(self.variables)) if self.variables else "define it under `vars:`"
-            self.problems.append(Problem(node.place, f"no variable is called `{name[:60]}`", fix))
+            fix = near(name, tuple(self.variables)) if self.variables and name else "define it under `vars:`"
+            said = f"no variable is called `{name[:60]}`" if name else "`${}` names no variable"
+            fix = fix if name else "write ${name}, and define `name` under `vars:`"
+            self.problems.append(Problem(node.place, said, fix))
             return None
         self.used.add(name)
         found = self.variables[name]

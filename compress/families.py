@@ -7,6 +7,7 @@ snaps what was asked for to what can be granted. Pure: configs in, configs out, 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +16,7 @@ from compress.errors import UserError
 
 Config = Mapping[str, Any]
 Divisions = Collection[tuple[str, str]]  # fields of which the first must be a multiple of the second
+OF_CLASSES = re.compile(r"(ForCausalLM|LMHeadModel|2DConditionModel|TextModel(WithProjection)?|Transformer2DModel)$")
 PARTS = ("ffn", "heads", "hidden", "channels")
 
 
@@ -178,9 +180,15 @@ def family(kind: str) -> Family:
         UserError: its config is not known here.
     """
     if kind not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
-        raise UserError(f"it is not known what the config of {kind} can say", fix=f"known: {known}")
+        known = ", ".join(dict.fromkeys(map(common_name, FAMILIES)))
+        said = f"models of the class {kind} cannot be cut or compared block by block: pare does not know their family"
+        raise UserError(said, fix=f"leave this stage out; the families it knows are {known} (`pare explain models`)")
     return FAMILIES[kind]
+
+
+def common_name(kind: str) -> str:
+    """What people call a family, from its class's name: GPT2 of GPT2LMHeadModel."""
+    return OF_CLASSES.sub("", kind)
 
 
 def cut_width(

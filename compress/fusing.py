@@ -59,7 +59,7 @@ def with_adapters(base: Source | None, recipe: Recipe, memory: Path | None, prob
             found.append((find_adapter(spec.path, spec.scale, recipe.folder(path), memory), place))
         except UserError as error:
             problems += [
-                Problem(place or p.place, f"{p.place} {p.message}" if place else p.message, p.fix)
+                Problem(place or p.place, f"{p.place}: {p.message}" if place and p.place else p.message, p.fix)
                 for p in error.problems
             ]
     if base is None or not found:

@@ -10,6 +10,7 @@ from math import prod
 from pathlib import Path
 
 from compress.errors import ModelError
+from compress.pointers import refuse_pointer
 
 _GARBLED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error)  # by a header
 _SCALARS = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i"}  # of `struct`
@@ -40,6 +41,7 @@ def read_header(file: Path) -> Header:
     Raises:
         ModelError: it does not read, or the file is shorter than it says.
     """
+    refuse_pointer(file, ModelError)
     try:
         with file.open("rb") as stream:
             length = struct.unpack("<Q", stream.read(8))[0]

@@ -54,9 +54,8 @@ def check_params(cls: type[P], node: Node, label: str, problems: list[Problem], 
     Values are taken strictly: a quoted number is text, and `4.0` is no whole number.
     """
     if not isinstance(node.value, dict):
-        problems.append(
-            Problem(node.at, f"{label} must be a mapping, not {given(node.value)}", "write `key: value` pairs")
-        )
+        fix = "write `key: value` pairs" + f", or leave `{label}:` out" * (node.value is None)
+        problems.append(Problem(node.at, f"{label} must be a mapping, not {given(node.value)}", fix))
         return None
     try:
         return cls.model_validate_json(json.dumps(node.plain()), strict=True)
@@ -139,7 +138,8 @@ def _problem(
         field = owner.get(str(first["loc"][-1]), {})
         return Problem(found.key or found.place, f"{where} is missing", _fix(field) or "add it")
     said = " or ".join(dict.fromkeys(_words(one) for one in errors)).replace(" or must be ", " or ")
-    return Problem(found.at, f"{where} {said}, not {given(found.value)}", _fix(field))
+    spare = f"; or leave `{parts[-1]}:` out" if found.value is None and parts and "default" in field else ""
+    return Problem(found.at, f"{where} {said}, not {given(found.value)}", _fix(field) + spare)
 
 
 def _fix(field: Mapping[str, Any]) -> str:

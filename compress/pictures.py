@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import DataError
+from compress.pointers import refuse_pointer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
 def refuse_other(path: Path) -> None:
     """Raises a DataError where a file's header is of no format that is read: the common ones are told without a library."""
+    refuse_pointer(path, DataError)
     with path.open("rb") as stream:
         start = stream.read(12)
     if not start.startswith(STARTS) and not (start[:4] == b"RIFF" and start[8:] == b"WEBP") and not _opens(path):

@@ -139,7 +139,11 @@ def _look(recipe: Recipe, found: Source | None, cache: Cache, problems: list[Pro
     if source:
         asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline)
         places, fetched = asked_places(recipe, source.artifact.task), not source.remote
-        problems += source_problems(source.artifact, opening, place, fetched=fetched, call=asked, places=places)
+        stages = [find_stage(step.stage) for step in recipe.stages]
+        changed = any(stage.makes and not stage.packed for stage in stages)
+        problems += source_problems(
+            source.artifact, opening, place, fetched=fetched, call=asked, places=places, changed=changed
+        )
         nodes = _chain(recipe, source, data, cache, opening, problems)
     return _Seen(source, opening, data, nodes)
 
@@ -161,7 +165,7 @@ def _collect(problems: list[Problem], place: str, make: Callable[[], T]) -> T | 
 
 
 def _with_place(problem: Problem, place: str) -> str:
-    return f"{problem.place} {problem.message}" if place and problem.place else problem.message
+    return f"{problem.place}: {problem.message}" if place and problem.place else problem.message
 
 
 def _open_all(recipe: Recipe, problems: list[Problem]) -> dict[str, Data]:

@@ -112,7 +112,9 @@ def logged(out: Path, emit: Emit) -> Iterator[Emit]:
         stream = (out / "events.jsonl").open("a")
     except OSError as error:
         raise UserError(
-            f"cannot write the run's folder: {error.strerror}", place=str(out), fix="give another with --out"
+            f"cannot write the run's folder: {error.strerror}",
+            place=str(out),
+            fix="give another with --out (out= in Python)",
         ) from error
     with stream:
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -61,9 +61,11 @@ def refused(problems: Sequence[Problem]) -> RecipeError:
 
 
 def _order(problem: Problem) -> tuple[bool, str, int, int]:
+    if problem.place.split(" ")[0] in (OVERRIDE, CHANGED):
+        return True, "", 0, 0  # behind the file's own, in the order they were given
     file, *numbers = problem.place.rsplit(":", 2)
     line, column = (int(n) for n in numbers) if len(numbers) == 2 and "".join(numbers).isdigit() else (0, 0)
-    return problem.place in (OVERRIDE, CHANGED), file, line, column
+    return False, file, line, column
 
 
 def check_schema(root: Node, problems: list[Problem]) -> bool:
@@ -317,7 +319,7 @@ class Reading:
         found: dict[str, Gate] = {}
         self.check_length(node, "gates")
         for name, child in list(node.fields.items())[:MAX_ENTRIES]:
-            if name not in measured:
+            if name not in measured and not _misspelt(name, measured):
                 inherited = child.key.rsplit(":", 2)[0] != self.root.place.rsplit(":", 2)[0]
                 fix = (
                     f"add `{name}` to evaluate.metrics"
@@ -338,6 +340,12 @@ class Reading:
             if gate is not None:
                 found[name] = gate
         return found
+
+
+def _misspelt(name: str, measured: Iterable[str]) -> bool:
+    """Whether a metric is measured under a misspelt name, which is told there."""
+    meant = (near(other, metric_names()) for other in measured if other not in metric_names())
+    return any(said.startswith("did you mean") and f"`{name}`" in said for said in meant)
 
 
 def _started(cls: type[Params], params: Node) -> dict[str, str]:

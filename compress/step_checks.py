@@ -11,7 +11,7 @@ from compress.artifact import CHOSEN, MANIFEST, Artifact
 from compress.calls import call_problems
 from compress.catalogue import Stage, find_engine, find_metric, find_task, task_names, tasks_for
 from compress.classes import has_learned_positions
-from compress.data import Data
+from compress.data import KINDS_OF_DATA, LAYOUTS, Data
 from compress.devices import Opening, kind_of
 from compress.errors import Problem, UserError
 from compress.layer_counts import layer_problems
@@ -56,9 +56,15 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
         yield Problem(where, why, "ask for fewer prompt_tokens or new_tokens")
     yield from _unused(recipe, task)
     for role, found in data.items():
-        if found.kind != task.data:
-            where = recipe.place.get(f"data.{role}", "")
-            yield Problem(where, f"{found.source} holds {found.kind}, this model needs {task.data}", "")
+        yield from kind_problems(found, task, recipe.place.get(f"data.{role}", ""))
+
+
+def kind_problems(data: Data, task: Task, place: str = "") -> Iterator[Problem]:
+    """Data of another kind than a task is run on, as texts without pictures for a model that paints."""
+    if data.kind != task.data:
+        ways = " or ".join(layout.title for layout in LAYOUTS if layout.kind == task.data)
+        said = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
+        yield Problem(place, said, f"give {ways}, or a set of the zoo; `pare explain data` tells all")
 
 
 def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, data: Data | None) -> Iterator[Problem]:
@@ -87,7 +93,7 @@ def misfit(name: str, task: Task, data: Data | None) -> str:
     metric = find_metric(name)
     if task.fits(metric.needs, OF_DATA):
         return f"{name} measures {', '.join(tasks_for(metric.needs))}, and this model does {task.name}"
-    if data is not None and (lacking := task.fits(metric.needs, data.gives)):
+    if data is not None and data.kind == task.data and (lacking := task.fits(metric.needs, data.gives)):
         why = next((f" ({data.lacks[need]})" for need in lacking if need in data.lacks), "")
         return f"{name} needs {' and '.join(lacking)}, which {data.source} does not give{why}"
     return ""
@@ -144,6 +150,7 @@ def source_problems(
     fetched: bool = True,
     call: Mapping[str, object] = MappingProxyType({}),
     places: Mapping[str, str] = MappingProxyType({}),
+    changed: bool = False,
 ) -> Iterator[Problem]:
     """What keeps a source from being opened here: packed weights without their library, code of its own, parts that do not fit
     or are not there.
@@ -151,6 +158,7 @@ def source_problems(
     Args:
         fetched: whether its weights are on this disk already; those of a hub model come when it runs.
         call: arguments that it will be called with, over its own; places: where a recipe gives them.
+        changed: whether a stage would change its weights, which it cannot where they are packed.
     """
     if fetched:
         yield from weight_problems(artifact, place)
@@ -170,7 +178,8 @@ def source_problems(
             yield Problem(place, said, "give the unquantized checkpoint")
         elif packed and not deps.version(packed.library):
             said = f"the weights of `{name}` are {packed.method}, which {packed.library} opens, and it is not installed"
-            yield Problem(place, said, f"pip install {packed.library}, or give the unquantized checkpoint")
+            whole = "give the unquantized checkpoint"
+            yield Problem(place, said, whole if changed else f"pip install {packed.library}, or {whole}")
 
 
 def _manifest(artifact: Artifact) -> str:

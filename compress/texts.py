@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import DataError
+from compress.pointers import refuse_pointer
 
 LINES = "one JSON object a line"
 ROWS = (".jsonl", ".ndjson", ".json")  # one JSON object a line; the last may also be one array of them
@@ -51,6 +52,7 @@ def read_text(path: Path) -> str:
         DataError: it is a table, an archive or binary, or no UTF-8; the error tells line and byte.
     """
     _refuse_format(path, path.suffix.lower())
+    refuse_pointer(path, DataError)
     raw = path.read_bytes()
     _refuse_format(path, next((suffix for start, suffix in STARTS.items() if raw.startswith(start)), ""))
     wide = next((encoding for start, encoding in WIDE.items() if raw.startswith(start)), "")
@@ -86,7 +88,9 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         rows = [(n, _parsed(line, f"{path}:{n}", LINES)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, row in rows:
         if not isinstance(row, dict):
-            raise DataError("is no JSON object", place=f"{path}:{number}", fix=LINES)
+            said = "is a string, and no JSON object" if isinstance(row, str) else "is no JSON object"
+            fix = 'write {"text": "…"} in place of each string' if isinstance(row, str) else LINES
+            raise DataError(said, place=f"{path}:{number}", fix=fix)
         _refuse_halves(row, f"{path}:{number}")
     if not rows:
         raise DataError("holds no rows", place=str(path), fix=LINES)

@@ -1,5 +1,5 @@
-"""What `pare explain NAME` says: of a stage, a metric, a task, an engine, and of the two subjects that belong to none, gates and
-recipes."""
+"""What `pare explain NAME` says: of a stage, a metric, a task, an engine, and of the subjects that belong to none: data, gates,
+models and recipes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from compress.errors import UserError, near
 from compress.explaining import WIDTH, parameter_lines
 from compress.params import Params
 from compress.recipe import ADAPTER_KEY, ROLE_KEY, STEP_KEYS, DataSpec, EvalSpec, Gate, Head
+from compress.subjects import data_lines, lines_of_models
 
 GATES = """gates
 
@@ -184,4 +185,9 @@ def _described(key: str, text: str) -> Iterator[str]:
     yield from textwrap.wrap(text, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
-TOPICS: dict[str, Callable[[], Iterator[str]]] = {"gates": _gates, "recipe": _recipe}
+TOPICS: dict[str, Callable[[], Iterator[str]]] = {
+    "data": data_lines,
+    "gates": _gates,
+    "models": lines_of_models,
+    "recipe": _recipe,
+}

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.errors import UserError
 from compress.params import Fault
@@ -18,12 +18,15 @@ from evaluation.places import width_of
 from evaluation.scores import Sample, Sizes
 from evaluation.two_sets import Features, Floats, Linear, different, paired, real
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 ROWS = 1024  # of a chunk: enough to keep the processor busy, and 16 MB of 2048 features
 FEWEST = 4  # units that an interval can be told from
 SAME = 1e-9  # of the two covariances' traces: a distance below it is rounding
 PARTS = (1, 2, 4)  # into how many parts of its size FID∞ cuts the units
 SEED = 0
-Units = NDArray[np.int64]
+Units: TypeAlias = "NDArray[np.int64]"
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,7 +132,7 @@ class Answering:
         """As the tokenizer itself does, but for a text that already begins with its first token."""
         if add_special_tokens is None:
             add_special_tokens = not string.startswith(self.tokenizer.decode(self.prefix_token_id))
-        tokens: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        tokens: list[int] = self.tokenizer.encode(string, add_special_tokens=add_special_tokens, verbose=False)
         be_known(self.task.known, self.tokenizer, string, tokens)
         return tokens
 

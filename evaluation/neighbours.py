@@ -5,8 +5,9 @@ Source: Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeAlias
+
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.errors import UserError
 from compress.params import Fault
@@ -14,12 +15,15 @@ from evaluation.scores import Estimate, Sample, Sizes
 from evaluation.statistics import Z
 from evaluation.two_sets import Features, Floats, Linear, different, paired, real
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 ROWS = 512  # of a block of distances
 SPLITS = 16  # into two halves, for the interval
 SEED = 0
 NEIGHBOURS = 3
 TOUCHING = 1e-12  # of two squared lengths: a squared distance below it is rounding
-Truths = NDArray[np.bool_]
+Truths: TypeAlias = "NDArray[np.bool_]"
 
 
 def precision(sample: Sample) -> tuple[Linear, Truths]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.errors import StageFailed
 from evaluation.evidence import Evidence
 
-Picture = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Picture: TypeAlias = "NDArray[np.uint8]"
 
 
 def picture_pairs(evidence: Evidence) -> Iterator[tuple[Picture, Picture]]:

@@ -97,7 +97,7 @@ def pictures_for(folder: Path, items: Sequence[Item]) -> tuple[Path, ...]:
         raise DataError(
             f"holds no picture for {missing[0]!r}" + (f" and {len(missing) - 1} more items" if missing[1:] else ""),
             place=str(folder),
-            fix="name each file as its item's id, or leave out --data",
+            fix="name each file as its item's id, or leave out --data (data= in Python)",
         )
     return tuple(known[name] for name in names)
 
@@ -115,5 +115,5 @@ def check_metrics(metrics: Sequence[tuple[str, frozenset[str]]]) -> None:
         if needs - SHOWN:
             raise UserError(
                 f"{name} needs a model, and one side is a folder of pictures",
-                fix="drop it from --metrics, or give two models",
+                fix="drop it from --metrics (metrics= in Python), or give two models",
             )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluation.scores import Sample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SIDES = ("baseline", "candidate")
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.params import Fault, Params
 from compress.recipe import Gate
@@ -17,6 +16,7 @@ from compress.tasks import COST, OF_ITEMS, Observable
 
 if TYPE_CHECKING:
     import pandas
+    from numpy.typing import NDArray
 
     from evaluation.evidence import Evidence
 

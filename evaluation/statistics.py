@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluation.scores import Estimate, Sample, Statistic
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Z, Z80 = 1.959964, 0.841621  # the 97.5% and the 80% point of the normal distribution
 ROUNDS = 4000
 NOTHING = "no item was scored"
-Floats = NDArray[np.float64]
+Floats: TypeAlias = "NDArray[np.float64]"
 
 
 def bootstrap(statistic: Callable[[NDArray[np.int64]], Floats], n: int, value: float, seed: int = 0) -> Estimate:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from compress.errors import UserError
@@ -18,9 +17,12 @@ from evaluation.places import of_features, of_real_pictures
 from evaluation.scores import Estimate, Sample
 from evaluation.statistics import Z
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 ROUNDING = 1e-5  # of a picture's features, as a share of their length: beyond it two pictures are not copies
-Floats = NDArray[np.float64]
-Features = NDArray[Any]  # [n, d], float32 or float64; may be a map of a file
+Floats: TypeAlias = "NDArray[np.float64]"
+Features: TypeAlias = "NDArray[Any]"  # [n, d], float32 or float64; may be a map of a file
 
 
 class AgainstReal(Params):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from compress.checker import Checker
 
 # The same examples each time, or a change would be blamed for what it did not do; `make slow` draws new ones.
 # No deadline: how long an example takes is the machine's affair.
@@ -16,6 +21,22 @@ settings.register_profile("new examples", deadline=None)
 settings.load_profile(os.environ.get("PARE_EXAMPLES", "repeatable"))
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def stranger() -> Iterator[Checker]:
+    """The real process that reloads artifacts, one for all tests of a file: its imports take seconds."""
+    from compress.checker import Checker
+
+    with Checker() as checker:
+        checker.start()
+        yield checker
+
+
+@pytest.fixture
+def reloading(stranger: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every artifact is reloaded by that one process."""
+    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(stranger))
 
 
 @pytest.fixture(scope="session")

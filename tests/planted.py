@@ -180,6 +180,7 @@ def shown(folder: Path) -> dict[str, Any]:
     return {
         "list": {title: sorted(rows) for title, rows in listed.items() if isinstance(rows, dict)},
         "explain": "int3_weights" in explained,
+        "subjects": {name: CliRunner().invoke(app, ["explain", name]).stdout for name in ("data", "models")},
         "schema": json.dumps(recipe_schema()),
         "doctor": diagnose()["engines"],
         "libraries": sorted(diagnose()["libraries"]),

@@ -9,7 +9,15 @@ from typing import Any
 
 from compress.painting import call_arguments
 
-CUT = "was truncated because"  # as diffusers says it
+# What libraries say of every call: what is cut is counted once for all; both sides of a comparison are given their captions as they are
+# written, whether a package that cleans them is installed or not; and a VAE that a pipeline itself casts is its own affair.
+SAID = (
+    "was truncated because",
+    "Token indices sequence length is longer",
+    "clean_caption",
+    "should be kept in float32",
+)
+LIBRARIES = ("transformers.tokenization_utils_base", "diffusers.models.modeling_utils")
 LENGTH = "max_sequence_length"  # of a call, for tokenizers that are no CLIP's
 
 
@@ -35,14 +43,17 @@ def _limit(pipeline: Any, tokenizer: Any, call: Mapping[str, Any]) -> int:
 
 @contextmanager
 def uncounted(pipeline: Any) -> Iterator[None]:
-    """Within it the pipeline's class does not warn of each caption that it cuts."""
-    logger = logging.getLogger(type(pipeline).__module__)
+    """Within it neither the pipeline's class nor what it calls warns of each call again."""
+    loggers = [logging.getLogger(name) for name in (type(pipeline).__module__, *LIBRARIES)]
 
     def others(record: logging.LogRecord) -> bool:
-        return CUT not in record.getMessage()
+        message = record.getMessage()
+        return not any(said in message for said in SAID)
 
-    logger.addFilter(others)
+    for logger in loggers:
+        logger.addFilter(others)
     try:
         yield
     finally:
-        logger.removeFilter(others)
+        for logger in loggers:
+            logger.removeFilter(others)

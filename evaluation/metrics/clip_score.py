@@ -41,7 +41,7 @@ def measure(evidence: Evidence, params: ClipScore) -> Sample:
         raise UserError(
             "clip_score needs a caption for each picture",
             place=str(evidence.artifact.path),
-            fix="give --data, or put metadata.jsonl with file_name and text beside the pictures",
+            fix="give --data (data= in Python), or put metadata.jsonl with file_name and text beside the pictures",
         )
     clip = open_clip(params.features)
     shown, said = painted(evidence, clip), clip.captions([item.text for item in evidence.items])

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.errors import StageFailed
 from compress.params import Params
@@ -21,6 +20,8 @@ from evaluation.metrics.perplexity import scored
 from evaluation.scores import Estimate, Sample, Statistic, metric
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from compress.opening import LanguageModel
 
 

@@ -5,14 +5,18 @@ Before the decoder, whose own error it therefore does not see. A pipeline that d
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.errors import StageFailed
 from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
 from evaluation.scores import Sample, metric
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NOTHING = "this pipeline decodes nothing"
 

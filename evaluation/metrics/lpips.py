@@ -11,10 +11,9 @@ import math
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from compress.params import Params, Placed
@@ -24,9 +23,12 @@ from evaluation.own_output import picture_pairs
 from evaluation.places import of_layers
 from evaluation.scores import Sample, metric
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 BATCH = 8  # pairs; the first layers of large pictures are large
 TINY = 1e-10
-Layers = Sequence[NDArray[np.float32]]
+Layers: TypeAlias = "Sequence[NDArray[np.float32]]"
 
 
 class Lpips(Params):

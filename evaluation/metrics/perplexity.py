@@ -15,7 +15,7 @@ from evaluation import statistics
 from evaluation.evidence import Evidence
 from evaluation.scores import Estimate, Sample, Statistic, metric
 
-LN2 = float(np.log(2))
+LN2 = math.log(2)
 
 
 class Perplexity(Params):

@@ -6,8 +6,10 @@ pictures say no more of what was painted than their rounding, whose mean square 
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.params import Params
 from evaluation import statistics
@@ -15,8 +17,11 @@ from evaluation.evidence import Evidence
 from evaluation.own_output import picture_pairs
 from evaluation.scores import Sample, metric
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 ROUNDING = 1 / 12  # mean square of an error spread evenly over −½..½
-CAP = float(10 * np.log10(255**2 / ROUNDING))
+CAP = 10 * math.log10(255**2 / ROUNDING)
 EQUAL = f"{CAP:.1f} dB is the same picture, as the baseline's are to themselves"
 
 

@@ -6,8 +6,9 @@ painted, however good the others are: `precision` tells those. Source: Kynkään
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from compress.params import Fault
@@ -16,6 +17,9 @@ from evaluation.evidence import Evidence
 from evaluation.repeated import noises, over_noises, units_over_noises
 from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
 from evaluation.two_sets import AgainstReal, Linear, observe_pictures, paired, real
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Recall(AgainstReal):

@@ -6,8 +6,9 @@ of the paper. Source: Wang et al., "Image Quality Assessment: From Error Visibil
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.errors import UserError
 from compress.params import Params
@@ -15,6 +16,9 @@ from evaluation import statistics
 from evaluation.evidence import Evidence
 from evaluation.own_output import picture_pairs
 from evaluation.scores import Sample, metric
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SIGMA, WINDOW = 1.5, 11  # the window is what a Gaussian of that σ reaches, cut at 3.5 σ
 

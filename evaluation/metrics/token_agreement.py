@@ -6,14 +6,18 @@ why this moves long before a task's score does.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.errors import UserError
 from compress.params import Params
 from evaluation import statistics
 from evaluation.evidence import Evidence
 from evaluation.scores import Sample, metric
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class TokenAgreement(Params):

@@ -1,4 +1,4 @@
-"""Many runs in one table: verdict, speed, size and what each gated quality metric changed by."""
+"""Many runs in one table: verdict, speed, size and what each quality metric changed by, the gated ones first."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def to_dicts(runs: Sequence[Comparison]) -> list[dict[str, Any]]:
 
 def columns(runs: Sequence[Comparison]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings, and the cells of each run in words."""
-    gated = dict.fromkeys(row.metric for run in runs for row in run.rows if row.gate and row.compared == "difference")
-    headings = ("run", "verdict", "speed", "weights", *gated, "processor")
-    return headings, [_cells(run, tuple(gated)) for run in runs]
+    judging = [row for run in runs for row in run.rows if row.compared == "difference"]
+    judged = dict.fromkeys(row.metric for row in sorted(judging, key=lambda row: row.gate is None))  # gated ones first
+    headings = ("run", "verdict", "speed", "weights", *judged, "processor")
+    return headings, [_cells(run, tuple(judged)) for run in runs]
 
 
-def _cells(run: Comparison, gated: Sequence[str]) -> tuple[str, ...]:
+def _cells(run: Comparison, judged: Sequence[str]) -> tuple[str, ...]:
     rows = {row.metric: row for row in run.rows}
     speed = words.speed_of(run)
     return (
@@ -35,7 +36,7 @@ def _cells(run: Comparison, gated: Sequence[str]) -> tuple[str, ...]:
         run.status,
         f"{_contrast(speed)} {speed.title}" if speed else "–",
         _contrast(rows.get("size")),
-        *(_judged(rows.get(name)) for name in gated),
+        *(_judged(rows.get(name)) for name in judged),
         str(run.machine.get("processor", "")),
     )
 

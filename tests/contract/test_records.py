@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -113,6 +114,14 @@ def test_the_schema_takes_their_names_settings_and_precisions(planted: dict[str,
     for word in ("build.quill", "hush", "breath", "int3_weights"):
         assert f'"{word}"' in planted["schema"]
     assert planted["explain"], "build.fastest tries every engine's precisions"
+
+
+def test_they_are_told_with_the_data_and_the_models(planted: dict[str, Any]) -> None:
+    told = planted["subjects"]
+    assert "murmur: texts" in told["data"]
+    assert "hush" in told["data"].partition("murmur: texts")[2]
+    assert re.search(r"^  murmur\n +murmuring, run by", told["models"], re.MULTILINE)
+    assert re.search(r"^  build.quill +Quill: models for .*murmur", told["models"], re.MULTILINE)
 
 
 def test_the_doctor_tells_of_the_engine_and_what_runs_it(planted: dict[str, Any]) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 import compress
 from compress import blame
-from compress.checker import Checker
 from compress.errors import PareError, Problem
 from tests.fakes import CUT, knowing
 from tests.tiny import tiny_llama
@@ -56,16 +54,8 @@ class Place:
         return caught.value.problems[0]
 
 
-@pytest.fixture(scope="module")
-def stranger() -> Iterator[Checker]:
-    with Checker() as checker:
-        checker.start()
-        yield checker
-
-
 @pytest.fixture
-def place(tmp_path: Path, stranger: Checker, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(stranger))
+def place(tmp_path: Path, reloading: None) -> Place:
     found = Place(tmp_path)
     tiny_llama(tmp_path / "model")
     (tmp_path / "texts.txt").write_text("one\n\ntwo\n")

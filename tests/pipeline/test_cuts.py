@@ -234,8 +234,8 @@ def test_cuts_follow_one_another_and_are_foreseen_from_what_will_be(tmp_path: Pa
 @pytest.mark.parametrize(
     ("family", "name", "words"),
     [
-        ("mamba", "prune.width", "not known what the config of MambaForCausalLM can say"),
-        ("bloom", "prune.depth", "not known what the config of BloomForCausalLM can say"),
+        ("mamba", "prune.width", "models of the class MambaForCausalLM cannot be cut"),
+        ("bloom", "prune.depth", "models of the class BloomForCausalLM cannot be cut"),
     ],
 )
 def test_a_family_that_is_not_known_is_refused(tmp_path: Path, family: str, name: str, words: str) -> None:

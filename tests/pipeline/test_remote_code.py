@@ -103,7 +103,7 @@ def test_eval_and_apply_ask_for_trust_and_take_it(
     assert left.value.code == 0
     for trusted, says in (
         (False, "the model's own Python code"),
-        (True, "not known what the config of HouseForCausalLM"),
+        (True, "models of the class HouseForCausalLM cannot be cut"),
     ):
         with pytest.raises(RecipeError) as caught:
             compress.apply(

@@ -96,7 +96,7 @@ def test_a_variant_of_a_matrix_stays_that_variant() -> None:
     over = second.with_({"stages.0.ratio": 0.9})  # which leaves the matrix no use
     assert (over.name, ratio(over)) == ("demo-r-0.2", 0.9)
     assert second.with_({"name": "own"}).with_({"seed": 1}).name == "own"
-    with pytest.raises(RecipeError, match="with_: matrix is filled in already"):
+    with pytest.raises(RecipeError, match=r"with_ matrix\.r: matrix is filled in already"):
         second.with_({"matrix.r": [0.5]})
 
 
@@ -108,8 +108,8 @@ def test_a_recipe_that_extends_another_needs_its_files_no_longer(tmp_path: Path)
         file.unlink()
     other = found.with_("stages.0.ratio=0.3")
     assert (ratio(other), other.seed, other.evaluate.samples) == (0.3, 5, 16)
-    assert other.place["evaluate.samples"] == "--set"
-    assert other.place["stages.0.ratio"] == "with_"
+    assert other.place["evaluate.samples"] == "--set evaluate.samples"
+    assert other.place["stages.0.ratio"] == "with_ stages.0.ratio"
     assert other.place["stages.0"].startswith(str(tmp_path / "base.yaml"))
 
 
@@ -117,11 +117,11 @@ def test_every_mistake_is_told_at_once_with_its_place() -> None:
     with pytest.raises(RecipeError) as caught:
         read().with_({"stages.0.ratio": "half", "evaluate.samples": 1}, "sede=1", "seed", "stages.7.x=1")
     assert sorted(f"{p.place}: {p.message}" for p in caught.value.problems) == [
+        "with_ evaluate.samples: evaluate.samples must be at least 2, not 1",
+        "with_ sede: sede: unknown key",
+        'with_ stages.0.ratio: demo.cut.ratio must be a number, not "half"',
+        "with_ stages.7.x: `stages` has no entry `7`",
         "with_: `seed` is not path=value",
-        'with_: demo.cut.ratio must be a number, not "half"',
-        "with_: evaluate.samples must be at least 2, not 1",
-        "with_: sede: unknown key",
-        "with_: stages.7.x: `stages` has no entry `7`",
     ]
     with pytest.raises(RecipeError, match="no recipe can hold a object"):
         read().with_({"seed": object()})

@@ -113,7 +113,7 @@ def test_the_list_is_the_golden_one(pare: Pare, golden: Callable[[str, str], str
     assert found == golden("list.txt", found)
 
 
-@pytest.mark.parametrize("name", ["accelerate.steps", "kid", "gates", "recipe"])
+@pytest.mark.parametrize("name", ["accelerate.steps", "kid", "data", "gates", "models", "recipe"])
 def test_explanations_are_the_golden_ones(pare: Pare, golden: Callable[[str, str], str], name: str) -> None:
     found = pare("explain", name).out
     assert found == golden(f"explain_{name}.txt", found)
@@ -330,7 +330,11 @@ def test_sizes_may_be_written_in_any_case_and_with_a_space(pare: Pare, filled: C
         (("eval", "zoo://docs-llama", "zoo://digits-diffusion"), "different tasks", "compare two models of one task"),
         (("eval", "zoo://docs-llama", "zoo://docs-llama", "--metrics", "sizes"), "called `sizes`", "`size`"),
         (("eval", "zoo://docs-llama", "zoo://docs-llama", "--metrics", "perplexity"), "needs evaluation data", "data"),
-        (("check", QUICKSTART, "--set", "stages.2.steps=0"), "--set: accelerate.steps.steps must be at least 1", ""),
+        (
+            ("check", QUICKSTART, "--set", "stages.2.steps=0"),
+            "--set stages.2.steps: accelerate.steps.steps must be at least 1",
+            "",
+        ),
         (("check", QUICKSTART, "--set", "stages.0"), "is not path=value", "stages.0.ratio=0.3"),
     ],
     ids=lambda value: "-".join(value)[:40] if isinstance(value, tuple) else "",

@@ -122,7 +122,7 @@ def test_recipes_of_the_current_folder_are_looked_at_by_themselves(
     steps = "schema: 1\nname: x\nmodel: ./m\nstages:\n  - accelerate.steps: {steps: 4}\n"
     (tmp_path / "recipes" / "deep" / "one.yaml").write_text(steps)
     found = doctor.diagnose()["recipes"]
-    assert found == {"recipes/deep/one.yaml": "refused: recipes/deep/m no such model folder"}
+    assert found == {"recipes/deep/one.yaml": "refused: recipes/deep/m: no such model folder"}
 
 
 def test_the_doctor_calls_ready_what_the_plan_takes_and_fetches_nothing_to_know(

@@ -131,7 +131,7 @@ def test_every_verb_tells_in_one_error_that_there_is_no_gpu(
     machine(monkeypatch)
     assert pare(*arguments(verb), "--device", "cuda") == 2
     said = capsys.readouterr()
-    place = "" if verb == "eval" else "--set: "
+    place = "" if verb == "eval" else "--set device: "
     assert (said.out, said.err) == ("", f"{place}{NONE_HERE}\n  fix: device: cpu, or auto for the best there is\n")
     assert not (folder / "runs").exists()
 

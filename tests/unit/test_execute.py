@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,19 +57,6 @@ def trusting(monkeypatch: pytest.MonkeyPatch) -> Trusting:
     checker = Trusting()
     monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(checker))
     return checker
-
-
-@pytest.fixture(scope="module")
-def stranger() -> Iterator[Checker]:
-    """The real process that reloads artifacts, one for all tests: its imports take seconds."""
-    with Checker() as checker:
-        checker.start()
-        yield checker
-
-
-@pytest.fixture
-def reloading(stranger: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(stranger))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from compress.depths import Pool, Unit, cut_depth, depth_pools, renamed, without
 from compress.errors import UserError
-from compress.families import FAMILIES, PARTS, Cut, Granted, cut_width, family, feature_stacks, snap
+from compress.families import FAMILIES, PARTS, Cut, Granted, common_name, cut_width, family, feature_stacks, snap
 
 LLAMA: dict[str, Any] = {
     "hidden_size": 96,
@@ -209,9 +209,25 @@ def test_a_ratio_too_small_to_grant_anything_is_refused() -> None:
 
 
 def test_a_family_that_is_not_known_is_refused_with_those_that_are() -> None:
-    with pytest.raises(UserError, match="not known what the config of MambaForCausalLM can say") as caught:
+    with pytest.raises(UserError, match="models of the class MambaForCausalLM cannot be cut") as caught:
         family("MambaForCausalLM")
-    assert "LlamaForCausalLM" in caught.value.problems[0].fix
+    assert "families it knows are Llama, Mistral, " in caught.value.problems[0].fix
+    assert "ForCausalLM" not in caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("LlamaForCausalLM", "Llama"),
+        ("GPT2LMHeadModel", "GPT2"),
+        ("CLIPTextModel", "CLIP"),
+        ("CLIPTextModelWithProjection", "CLIP"),
+        ("UNet2DConditionModel", "UNet"),
+        ("FluxTransformer2DModel", "Flux"),
+    ],
+)
+def test_a_family_goes_by_the_name_that_people_know(kind: str, name: str) -> None:
+    assert common_name(kind) == name
 
 
 def pool(costs: list[int], rest: int) -> Pool:

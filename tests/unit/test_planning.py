@@ -366,7 +366,7 @@ def test_the_same_zoo_split_twice_is_an_overlap_and_two_splits_are_none(painter:
 
 def test_data_of_another_kind_than_the_model_reads_is_refused(llama: Path, cache: Cache) -> None:
     problem = only(refused(recipe(llama, data={"evaluate": "zoo://digits/test"}), cache))
-    assert problem.message == "zoo://digits/test holds captioned_images, this model needs texts"
+    assert problem.message == "zoo://digits/test holds pictures with captions, and this model needs texts"
 
 
 def test_a_metric_of_another_task_and_one_without_data_are_refused_where_they_stand(llama: Path, cache: Cache) -> None:

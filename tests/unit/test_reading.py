@@ -268,12 +268,12 @@ def test_overrides_reach_parameters_sections_and_new_keys() -> None:
     assert recipe.seed == 7
     assert recipe.evaluate.metrics["kid"] == {"degree": 2}
     assert recipe.data.train == "zoo://tiny/train"
-    assert recipe.place["stages.1.ratio"] == "--set"
+    assert recipe.place["stages.1.ratio"] == "--set stages.1.ratio"
     bad = wrong(text, "stages.9.x=1", "seed", "name.first=x", "stages.1.ratio=3", "sede=1", "seed=[")
     assert all(line.startswith("--set ") for line in bad)
     assert len(bad) == 6
-    assert "--set demo.cut.ratio must be less than 1, not 3" in bad
-    assert "--set sede: unknown key" in bad
+    assert "--set stages.1.ratio demo.cut.ratio must be less than 1, not 3" in bad
+    assert "--set sede sede: unknown key" in bad
 
 
 def test_pinning_reads_the_model_of_the_file_itself(tmp_path: Path) -> None:

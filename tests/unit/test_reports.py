@@ -22,7 +22,7 @@ from rich.console import Console
 from compress.catalogue import find_metric
 from compress.recipe import Gate
 from evaluation.gates import allowed_of, judge
-from evaluation.report import html, junit, markdown, plots, result, terminal, words, write
+from evaluation.report import html, junit, many, markdown, plots, result, terminal, words, write
 from evaluation.scores import PICTURES, Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
 from tests.unit.comparisons import exact, image, latency, staged, text
 
@@ -456,3 +456,14 @@ def test_an_empty_comparison_still_renders() -> None:
     assert Page(html.render(bare)).open == []
     assert "MEASURED" in printed(bare)
     assert len(ElementTree.fromstring(junit.render(bare))) == 0
+
+
+def test_a_table_of_runs_shows_every_quality_metric_the_gated_ones_first() -> None:
+    plain = replace(difference(Estimate(0.5, 0.4, 0.6, 64)), metric="kl", gate=None, verdict=Verdict("not gated"))
+    gated = text()
+    free = replace(gated, name="free", rows=(plain,))
+    headings, cells = many.columns([free, gated])
+    assert headings == ("run", "verdict", "speed", "weights", "perplexity", "kl", "processor")
+    assert cells[0][4] == cells[1][5] == "–"
+    assert cells[0][5].startswith("+0.5")
+    assert cells[0][5].endswith("–")  # and no verdict

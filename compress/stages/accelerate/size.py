@@ -13,10 +13,11 @@ from __future__ import annotations
 from pydantic import Field
 
 from compress.artifact import Artifact, derive, write_manifest
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Foresight
 from compress.context import Context
 from compress.painting import call_faults
 from compress.params import Params
+from compress.stages.accelerate import call_stage
 
 
 class Size(Params):
@@ -36,16 +37,7 @@ def foresee(artifact: Artifact, params: Size) -> Foresight:
     return Foresight(settings=made.settings, told=f"pictures {params.width} wide and {params.height} high")
 
 
-@stage(
-    version=1,
-    params=Size,
-    needs=("denoising",),
-    effects=("settings",),
-    reproducible="bytes",
-    libraries=("diffusers",),
-    refuse=refuse,
-    foresee=foresee,
-)
+@call_stage(version=1, params=Size, refuse=refuse, foresee=foresee)
 def run(artifact: Artifact, params: Size, context: Context) -> None:
     made = derive(artifact, context.out, link=context.link)
     context.note(f"pictures {params.width} wide and {params.height} high")

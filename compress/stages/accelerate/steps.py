@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, derive, read_json, write_manifest
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Foresight
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.params import Params
 from compress.pipelines import INDEX
 from compress.schedulers import NAMED, Named, changes, config_of, faults, foreign, left_out, read_class, told
+from compress.stages.accelerate import call_stage
 
 if TYPE_CHECKING:
     import diffusers
@@ -81,16 +82,7 @@ def _told(config: Mapping[str, Any], params: Steps) -> str:
     return f"{params.steps} steps of {told(config, changed_by(config, params))}"
 
 
-@stage(
-    version=2,
-    params=Steps,
-    needs=("denoising",),
-    effects=("settings",),
-    reproducible="bytes",
-    libraries=("diffusers",),
-    refuse=refuse,
-    foresee=foresee,
-)
+@call_stage(version=2, params=Steps, refuse=refuse, foresee=foresee)
 def run(artifact: Artifact, params: Steps, context: Context) -> None:
     made = derive(artifact, context.out, without=(SCHEDULER_CONFIG,), link=context.link)
     config = config_of(artifact)

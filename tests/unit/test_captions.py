@@ -1,0 +1,38 @@
+"""What libraries say of each call again is not said, and nothing else is lost."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from compress.opening.captions import LIBRARIES, uncounted
+
+KNOWN = (
+    "Token indices sequence length is longer than the specified maximum sequence length for this model (30 > 16).",
+    "Setting `clean_caption` to False...",
+    "There are modules in AutoencoderKL that should be kept in float32: ['conv'].",
+    "The following part of your input was truncated because CLIP can only handle sequences up to 77 tokens: x",
+)
+
+
+class Pipeline:
+    """Whose own module speaks under this one's name."""
+
+
+@pytest.mark.parametrize("name", [__name__, *LIBRARIES])
+def test_only_what_is_known_is_kept_back(name: str) -> None:
+    logger = logging.getLogger(name)
+    heard: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(listener)
+    try:
+        with uncounted(Pipeline()):
+            for said in (*KNOWN, "the weights are upside down"):
+                logger.error(said)
+        assert heard == ["the weights are upside down"]
+        logger.error(KNOWN[0])
+        assert heard[1:] == [KNOWN[0]]
+    finally:
+        logger.removeHandler(listener)

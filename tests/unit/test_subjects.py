@@ -1,0 +1,63 @@
+"""What `pare explain data` and `pare explain models` say is read off what decides it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from compress import data, subjects
+from compress.catalogue import builders, find_metric, find_task, metric_names, task_names
+from compress.data import LAYOUTS, open_data
+from compress.families import FAMILIES, Family, Stack, Width
+from compress.graphs import NO_GRAPH
+from compress.topics import explain
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def test_every_layout_is_told_and_opens_what_it_says(tmp_path: Path) -> None:
+    pictures, rows, text = (tmp_path / name for name in ("pictures", "rows.jsonl", "prose.md"))
+    pictures.mkdir()
+    (pictures / "0.png").write_bytes(PNG)
+    (pictures / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "a cat"}))
+    rows.write_text(json.dumps({"text": "a cat"}))
+    text.write_text("a cat\n\na dog")
+    assert [open_data(str(path), tmp_path).kind for path in (pictures, rows, text)] == [one.kind for one in LAYOUTS]
+    assert all(layout.title in explain("data") for layout in LAYOUTS)
+
+
+def test_a_layout_that_is_added_is_opened_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = replace(LAYOUTS[-1], title="a roll of parchment", holds=lambda path: path.suffix == ".scroll")
+    monkeypatch.setattr(data, "LAYOUTS", (odd, *LAYOUTS))
+    monkeypatch.setattr(subjects, "LAYOUTS", (odd, *LAYOUTS))
+    (tmp_path / "old.scroll").write_text("once")
+    assert open_data("old.scroll", tmp_path).count == 1
+    assert "a roll of parchment" in explain("data")
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_metric_of_a_task_is_told_with_what_it_needs(name: str) -> None:
+    task, told = find_task(name), explain("data").partition(f"\n{name}: ")[2].partition("\n\n")[0]
+    words = told.replace(",", " ").split()
+    fitting = {m for m in metric_names() if not task.fits(find_metric(m).needs, ("captions", "scenes"))}
+    assert {m for m in metric_names() if m in words} >= fitting
+    free = told.partition("measured without any\n")[2].partition("  measured on")[0]
+    assert "latency" in free
+    assert not any(m in free.replace(",", " ").split() for m in fitting if find_metric(m).needs_data)
+
+
+def test_every_family_and_every_build_is_told() -> None:
+    told = explain("models")
+    assert all(kind in told for kind in FAMILIES)
+    assert all(stage.name in told for stage in builders())
+    assert all(why in told for why in NO_GRAPH.values())
+
+
+def test_a_family_that_is_added_is_told_with_what_can_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Family({"ffn": Width(("wide",))}, (Stack("layers", "deep"),))
+    monkeypatch.setattr(subjects, "FAMILIES", {**FAMILIES, "OwlForCausalLM": told})
+    line = next(line for line in explain("models").splitlines() if "OwlForCausalLM" in line)
+    assert line.split() == ["Owl", "OwlForCausalLM", "width:", "ffn;", "depth:", "deep"]
