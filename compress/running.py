@@ -35,9 +35,13 @@ def run_plan(
     from compress.evaluating import measure
     from compress.execute import WARNINGS
     from evaluation.compare import Request
+    from evaluation.intact import refuse_damaged, to_be_read
 
-    recipe = found.recipe
+    recipe, evaluated = found.recipe, found.data.get("evaluate")
     with disk_errors(out), logged(out, emit) as log, cache.holding() as store:
+        store.prepare()
+        real = to_be_read(recipe.evaluate.metrics, evaluated, recipe.evaluate.samples)
+        refuse_damaged(real, store.root / "digests", log)
         found = with_weights(found, store, log)
         done = (executor or find_executor(LOCAL)).run(found, store, log)
         for one in done:
@@ -48,7 +52,7 @@ def run_plan(
             name=recipe.name,
             candidate=candidate,
             baseline=baseline,
-            data=found.data.get("evaluate"),
+            data=evaluated,
             spec=recipe.evaluate,
             gates=recipe.gates,
             recipe_text=recipe.told,
