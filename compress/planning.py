@@ -12,6 +12,7 @@ from compress.artifact import Artifact, Provenance
 from compress.cache import Cache
 from compress.calls import asked_places, candidate_problems
 from compress.catalogue import Foresight, Stage, find_stage, find_task
+from compress.cautions import cautions
 from compress.data import Data, open_data
 from compress.describing import describe
 from compress.devices import AS_STORED, CPU, Opening, settled
@@ -68,6 +69,7 @@ class Plan:
     disk_bytes: int = 0
     memory_bytes: int = 0
     opening: Opening = AS_STORED
+    warnings: tuple[str, ...] = ()  # what can run, and may not do what was meant
 
     @property
     def seconds(self) -> float | None:
@@ -96,7 +98,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     disk += disk_bytes(source, cache)
     if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place):
         raise RecipeError(tuple(lacking))
-    return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening)
+    warnings = tuple(cautions(source))
+    return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings)
 
 
 def problems_beside(recipe: Recipe, told: Collection[Problem], cache: Cache) -> tuple[Problem, ...]:

@@ -34,7 +34,7 @@ def run_plan(
     """
     from compress.evaluating import measure
     from compress.execute import WARNINGS
-    from evaluation.compare import Request
+    from evaluation.compare import Request, noting
     from evaluation.intact import refuse_damaged, to_be_read
 
     recipe, evaluated = found.recipe, found.data.get("evaluate")
@@ -42,7 +42,8 @@ def run_plan(
         store.prepare()
         real = to_be_read(recipe.evaluate.metrics, evaluated, recipe.evaluate.samples)
         refuse_damaged(real, store.root / "digests", log)
-        found = with_weights(found, store, log)
+        warnings: list[str] = []
+        found = with_weights(found, store, noting(log, warnings))
         done = (executor or find_executor(LOCAL)).run(found, store, log)
         for one in done:
             store.hold(one.key)  # whichever process made it, this one goes on to measure it
@@ -62,15 +63,17 @@ def run_plan(
             chain=chain_of(done),
             opening=found.opening.of(None),
             kept=save(candidate, kept) if kept else None,
-            warnings=tuple(f"{d.id}: {said}" for d in done for said in d.facts.get(WARNINGS, ())),
+            warnings=(*warnings, *(f"{d.id}: {said}" for d in done for said in d.facts.get(WARNINGS, ()))),
         )
         return measure(request, log)
 
 
 def with_weights(found: Plan, cache: Cache, emit: Emit) -> Plan:
-    """The same plan, with the model's weights on this disk: fetched, and its adapters in them."""
+    """The same plan, with the model's weights on this disk: fetched, and its adapters in them. What the plan warns of is told first."""
     from compress.fusing import ready
 
+    for said in found.warnings:
+        emit(Event("warning", "plan", said))
     return replace(found, source=ready(found.source, cache, emit))
 
 

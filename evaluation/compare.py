@@ -39,7 +39,7 @@ class Request:
     evidence_dirs: the first is written, the rest only read.
     chain: the stages that lead to the candidate, by id, with what each left; the last one left the candidate.
     opening: on which device both sides are opened; their number types are their own.
-    kept: where the candidate was copied out of the cache. warnings: of the stages, for the report.
+    kept: where the candidate was copied out of the cache. warnings: of what went before, for the report.
     """
 
     name: str
@@ -65,7 +65,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         StageFailed: a side does not run, or shows nothing but constants.
     """
     warnings = list(request.warnings)
-    emit = _noting(emit, warnings)
+    emit = noting(emit, warnings)
     views = viewpoints(request)
     _check_items(views)
     if views[0].left_out:
@@ -122,7 +122,7 @@ def _fewer(request: Request) -> str:
     return f"samples: {wanted} are asked for, and the data hold {held}" if 0 <= held < wanted != usual else ""
 
 
-def _noting(emit: Emit, warnings: list[str]) -> Emit:
+def noting(emit: Emit, warnings: list[str]) -> Emit:
     """`emit`, with every warning also written down for the report."""
 
     def noting(event: Event) -> None:

@@ -16,6 +16,7 @@ import compress
 from compress.adapter_names import named
 from compress.adapters import scale
 from compress.cache import Cache
+from compress.cli import main
 from compress.errors import ManyProblems, RecipeError
 from compress.events import silent
 from compress.fusing import STAGE, ready, told
@@ -211,6 +212,31 @@ def test_an_adapter_does_not_undo_an_earlier_one(here: Path) -> None:
     assert plan(here, "adapter=[./lora, ./one.safetensors]").source.fusion
     found = refused(here, "adapter=[./one.safetensors, ./lora]")
     assert "adapter ./lora replaces lm_head.weight, which adapter ./one.safetensors changed" in found
+
+
+def test_the_same_adapter_twice_is_refused_by_whatever_name(here: Path) -> None:
+    text = (here / "r.yaml").read_text()
+    (here / "r.yaml").write_text(text.replace("./lora", "[./lora, {path: ./lora/adapter_model.safetensors, scale: 2}]"))
+    found = refused(here)
+    assert "adapter ./lora/adapter_model.safetensors is listed twice, as ./lora" in found
+    assert "with the sum of both scales (3)" in found
+    assert f"{here / 'r.yaml'}:4:26: " in found
+    write_headers(here / "other/adapter_model.safetensors", pair(rank=1))
+    write_config(here / "other", r=1)
+    assert plan(here, "adapter=[./lora, ./other]").warnings == ()
+
+
+def test_an_adapter_of_no_strength_is_warned_of(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(here, "adapter={path: ./lora, scale: 0.1}").warnings == ()
+    (here / "r.yaml").write_text((here / "r.yaml").read_text().replace("./lora", "{path: ./lora, scale: 0}"))
+    (said,) = plan(here).warnings
+    assert said.startswith(f"{here / 'r.yaml'}:4:17: adapter ./lora has scale 0 and changes no weight")
+    assert f"warning: {said}" in plan_text(plan(here))
+    assert plan_dict(plan(here))["warnings"] == [said]
+    with pytest.raises(SystemExit) as left:
+        main(["check", "r.yaml", "--cache", "cache"])
+    assert left.value.code == 0
+    assert capsys.readouterr().err == f"warning: {said.removeprefix(f'{here}/')}\n"
 
 
 @pytest.mark.parametrize(

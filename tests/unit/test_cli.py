@@ -378,7 +378,7 @@ def ending(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def raising(*arguments: Any, **options: Any) -> None:
         raise error
 
-    monkeypatch.setattr("compress.api.check", raising)
+    monkeypatch.setattr("compress.api.plan_all", raising)
 
 
 @pytest.mark.parametrize(

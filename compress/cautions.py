@@ -1,0 +1,22 @@
+"""What a plan warns of: it can run, and may not do what was meant. Told by `check` and `plan`, and by a run before its first stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from compress.fusing import Fusion
+from compress.sources import Source
+
+
+def cautions(source: Source) -> Iterator[str]:
+    """What somebody must hear of a plan, each with what to do about it."""
+    if source.fusion:
+        yield from _idle_adapters(source.fusion)
+
+
+def _idle_adapters(fusion: Fusion) -> Iterator[str]:
+    """Adapters that are multiplied by nothing."""
+    for adapter, place in zip(fusion.adapters, fusion.places, strict=True):
+        if adapter.strength == 0:
+            head = f"{place}: " if place else ""
+            yield f"{head}adapter {adapter.name} has scale 0 and changes no weight: give another scale, or leave it out"
