@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from compress.fusing import Fusion
 from compress.sources import Source
 
 
-def cautions(source: Source) -> Iterator[str]:
-    """What somebody must hear of a plan, each with what to do about it."""
+def cautions(source: Source, stages: Iterable[str]) -> Iterator[str]:
+    """What somebody must hear of a plan, each with what to do about it.
+
+    Args:
+        stages: what the stages tell of themselves.
+    """
     if source.fusion:
         yield from _idle_adapters(source.fusion)
+    yield from stages
 
 
 def _idle_adapters(fusion: Fusion) -> Iterator[str]:

@@ -15,6 +15,7 @@ from compress.errors import UserError
 
 Config = Mapping[str, Any]
 Divisions = Collection[tuple[str, str]]  # fields of which the first must be a multiple of the second
+FAR = 2  # so many times the share asked for, what goes is told as more than was meant
 PARTS = ("ffn", "heads", "hidden", "channels")
 
 
@@ -43,6 +44,13 @@ class Cut:
         """Requested against granted, in words."""
         parts = ", ".join(f"{g.field} {g.before} → {g.after} (−{g.ratio:.1%})" for g in self.granted)
         return f"requested −{ratio:.1%}, granted {parts}"
+
+    def far(self, ratio: float) -> str:
+        """That at least `FAR` times as much goes as was asked for, which lay nearer to nothing; or ""."""
+        much = Cut(self.config, tuple(g for g in self.granted if g.ratio >= FAR * ratio))
+        if not much.granted:
+            return ""
+        return f"{much.told(ratio)}, and its config comes no nearer: leave the stage out if that is too much"
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class Node:
     idle: str = ""  # why the model it leaves cannot run on this machine
     profile: Batches = ANY_SIZE  # the sizes of calls that the model it leaves takes
     trusted: bool = False  # whether Python code in the model's folder may run
+    warnings: tuple[str, ...] = ()
     # By component: the config fields that it will change, as they will be, and those that only the work decides, or did before.
     forecast: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -98,7 +99,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     disk += disk_bytes(source, cache)
     if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place):
         raise RecipeError(tuple(lacking))
-    warnings = tuple(cautions(source))
+    warnings = tuple(cautions(source, (said for n in nodes for said in n.warnings)))
     return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings)
 
 
@@ -243,6 +244,7 @@ class _Chain:
             forecast=changed_fields(artifact, foresight, unsettled),
             unsettled=unsettled,
             trusted=self.opening.trust_remote_code,
+            warnings=tuple(f"{step.id}: {said}" for said in foresight.warnings),
         )
 
 
