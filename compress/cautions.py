@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from compress.fusing import Fusion
+from compress.recipe import Recipe
 from compress.sources import Source
+from compress.step_checks import beyond_training
 
 
-def cautions(source: Source, stages: Iterable[str]) -> Iterator[str]:
+def cautions(recipe: Recipe, source: Source, stages: Iterable[str]) -> Iterator[str]:
     """What somebody must hear of a plan, each with what to do about it.
 
     Args:
@@ -16,6 +18,8 @@ def cautions(source: Source, stages: Iterable[str]) -> Iterator[str]:
     """
     if source.fusion:
         yield from _idle_adapters(source.fusion)
+    if far := beyond_training(source.artifact, recipe.evaluate, recipe.evaluate.metrics):
+        yield far
     yield from stages
 
 

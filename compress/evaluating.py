@@ -24,7 +24,7 @@ from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
 from compress.shared import spread, takers, unused
-from compress.step_checks import misfit, source_problems, too_long
+from compress.step_checks import beyond_training, misfit, source_problems, too_long
 from compress.units import distinct, open_units
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     few = _few(metrics, data, wanted.spec)
     if shut := (*few, *_shut(sides, wanted.spec, opening), *_long(sides, wanted)):
         raise ManyProblems(shut)
+    far = dict(_far(sides, wanted))
+    for side, said in far.items():
+        emit(Event("warning", side, said))
     request = Request(
         name=out.name,
         candidate=sides[0],
@@ -79,6 +82,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         workdir=out,
         evidence_dirs=(store.root / "evidence",),
         opening=opening,
+        warnings=tuple(f"{side}: {said}" for side, said in far.items()),
     )
     refuse_damaged(_pictures(request), store.root / "digests", emit)
     return request
@@ -100,6 +104,13 @@ def _long(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[Problem]:
     for side in sides:
         if side.components and (why := too_long(side, wanted.spec, wanted.metrics)):
             yield Problem(str(side.path), why, "ask for fewer: spec=EvalSpec(prompt_tokens=…, new_tokens=…)")
+
+
+def _far(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[tuple[str, str]]:
+    """Sides that are to write further than they were trained to, and that in words."""
+    for side in sides:
+        if side.components and (said := beyond_training(side, wanted.spec, wanted.metrics)):
+            yield str(side.path), said
 
 
 def _few(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, spec: EvalSpec) -> Iterator[Problem]:
