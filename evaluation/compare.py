@@ -22,6 +22,7 @@ from evaluation import machine, samples, starts
 from evaluation.advice import advised
 from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
+from evaluation.fitting import worse_than_guessing
 from evaluation.gates import judge
 from evaluation.painted import captions_of_both
 from evaluation.repeated import measured, repeated
@@ -78,6 +79,8 @@ def compare(request: Request, emit: Emit) -> Comparison:
     sides, timed = _observe(views, request, emit)
     for said in dict.fromkeys(said for side in sides for said in side.said):
         emit(Event("warning", "captions", said))
+    if unfit := worse_than_guessing(sides[0]):
+        emit(Event("warning", "baseline", unfit))
     rows, scored = _rows(sides, request, timed, emit)
     chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
     steps = measure_steps(chain, views[0], sides, request, emit)
