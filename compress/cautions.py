@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from compress.adapter_names import MAGNITUDE
 from compress.fusing import Fusion
 from compress.recipe import Recipe
 from compress.sources import Source
@@ -26,6 +27,6 @@ def cautions(recipe: Recipe, source: Source, stages: Iterable[str]) -> Iterator[
 def _idle_adapters(fusion: Fusion) -> Iterator[str]:
     """Adapters that are multiplied by nothing."""
     for adapter, place in zip(fusion.adapters, fusion.places, strict=True):
-        if adapter.strength == 0:
+        if adapter.strength == 0 and not any(MAGNITUDE in name for name in adapter.header.tensors):
             head = f"{place}: " if place else ""
             yield f"{head}adapter {adapter.name} has scale 0 and changes no weight: give another scale, or leave it out"

@@ -273,9 +273,11 @@ def _changed(weight: Tensor, adapter: Adapter, change: Change) -> Tensor:
             replaced: Tensor = stored.get_tensor(change.by).to(weight.dtype)
             return replaced
         down, up = stored.get_tensor(change.down), stored.get_tensor(change.up)
+        magnitude = stored.get_tensor(change.magnitude).flatten() if change.magnitude else None
     if change.rows:
         up = up[slice(*change.rows)]
-    return fused(weight, down, up, change.factor, transposed=change.transposed).contiguous()
+        magnitude = magnitude[slice(*change.rows)] if magnitude is not None else None
+    return fused(weight, down, up, change.factor, transposed=change.transposed, magnitude=magnitude).contiguous()
 
 
 def _take_template(adapter: Adapter, out: Path) -> None:

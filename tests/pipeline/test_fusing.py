@@ -20,8 +20,7 @@ import compress
 from compress.artifact import Artifact, read_json
 from compress.cache import Cache
 from compress.errors import UserError
-from compress.events import Event
-from compress.events import silent
+from compress.events import Event, silent
 from compress.execute import execute, node_refs, run_node
 from compress.fusing import STAGE, ready
 from compress.planning import make_plan

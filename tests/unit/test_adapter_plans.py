@@ -38,6 +38,20 @@ def pair(module: str = LAYER, rows: int = 6, columns: int = 4, rank: int = 2) ->
     return {f"{front}.lora_A.weight": (rank, columns), f"{front}.lora_B.weight": (rows, rank)}
 
 
+def embedding() -> dict[str, tuple[int, ...]]:
+    """As peft saves an update of embeddings: inputs first, and a copy of the layer."""
+    front = "base_model.model.model.embed_tokens"
+    return {
+        f"{front}.lora_embedding_A": (2, 9),
+        f"{front}.lora_embedding_B": (4, 2),
+        f"{front}.base_layer.weight": (9, 4),
+    }
+
+
+def magnitude(outputs: int = 6, module: str = LAYER) -> dict[str, tuple[int, ...]]:
+    return {f"base_model.model.{module}.lora_magnitude_vector": (outputs,)}
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model, an adapter that fits it, and a recipe of both."""
@@ -127,8 +141,12 @@ BROKEN: Mapping[str, tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = {
     "nothing of each": (pair(rank=0), {}, "0×4 and 6×0 in the adapter"),
     "one pair twice": (pair() | {f"base_model.model.{LAYER}.lora_down.weight": (2, 4)}, {}, "1 tensors that are no LoRA pair"),
     "nothing": ({}, {}, "holds no update"),
-    "a magnitude": (pair() | {f"{LAYER}.lora_magnitude_vector": (6,)}, {"use_dora": True}, "1 tensors that are DoRA"),
-    "a magnitude by its config": (pair(), {"use_dora": True}, "a magnitude for each output (DoRA)"),
+    "no magnitude": (pair(), {"use_dora": True}, f"not whole: {LAYER} (use_dora: true in its config)"),
+    "a magnitude against its config": (pair() | magnitude(), {}, f"not whole: {LAYER} (use_dora: false in its config)"),
+    "a magnitude alone": (magnitude(), {"use_dora": True}, "updates that are not whole"),
+    "too many magnitudes": (pair() | magnitude(7), {"use_dora": True}, "7 magnitudes of 6 outputs"),
+    "other trainers' magnitudes": (pair() | {f"{LAYER}.dora_scale": (6, 1)}, {}, "tensors that are DoRA as other trainers"),
+    "magnitudes of embeddings": (embedding() | magnitude(4, "model.embed_tokens"), {"use_dora": True}, "each embedding"),
     "loha": ({"lora_unet_x.hada_w1_a": (1, 2)}, {}, "that are LoHa"),
     "lokr": ({"lora_unet_x.lokr_w1": (1, 2)}, {}, "that are LoKr"),
     "tucker": ({"lora_unet_x.lora_mid.weight": (1, 2)}, {}, "LoCon with a core"),
@@ -158,13 +176,13 @@ def test_what_cannot_be_kept_is_refused(here: Path, case: str) -> None:
 
 def test_all_of_it_is_told_at_once_and_alike_things_together(here: Path) -> None:
     tensors = pair() | pair("one.two") | pair("three") | pair("four") | pair("five")
-    adapter(here, tensors, use_dora=True, peft_version="9")
+    adapter(here, tensors, use_qalora=True, peft_version="9")
     (here / "r.yaml").write_text((here / "r.yaml").read_text() + "seed: -1\n")
     assert "seed" in refused(here)
     found = refused(here, "seed=1", "stages=[{demo.none: {}}]")
     assert "demo.none" in found
     found = refused(here, "seed=1")
-    assert "DoRA" in found
+    assert "QALoRA" in found
     assert "and 1 more, which the model does not have" in found
 
 
@@ -177,16 +195,6 @@ def test_one_of_two_weights_that_are_one_is_not_changed_alone(here: Path, tied: 
         assert "embeddings and head are one tensor" in refused(here)
     else:
         assert plan(here).source.fusion
-
-
-def embedding() -> dict[str, tuple[int, ...]]:
-    """As peft saves an update of embeddings: inputs first, and a copy of the layer."""
-    front = "base_model.model.model.embed_tokens"
-    return {
-        f"{front}.lora_embedding_A": (2, 9),
-        f"{front}.lora_embedding_B": (4, 2),
-        f"{front}.base_layer.weight": (9, 4),
-    }
 
 
 def test_a_head_that_only_the_embeddings_hold_is_no_layer_of_the_file(here: Path) -> None:
@@ -224,6 +232,13 @@ def test_the_same_adapter_twice_is_refused_by_whatever_name(here: Path) -> None:
     write_headers(here / "other/adapter_model.safetensors", pair(rank=1))
     write_config(here / "other", r=1)
     assert plan(here, "adapter=[./lora, ./other]").warnings == ()
+
+
+def test_magnitudes_act_at_any_scale(here: Path) -> None:
+    adapter(here, pair() | magnitude(), use_dora=True)
+    found = plan(here, "adapter={path: ./lora, scale: 0}")
+    assert found.warnings == ()
+    assert found.source.fusion
 
 
 def test_an_adapter_of_no_strength_is_warned_of(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -438,10 +453,10 @@ def test_an_alpha_for_some_and_none_for_others_is_refused(painter: Path) -> None
 def test_what_diffusers_wrote_down_of_a_config_is_held_to_the_same(painter: Path) -> None:
     front = f"unet.{TO_Q}"
     pairs = {f"{front}.lora_A.weight": (2, 4), f"{front}.lora_B.weight": (6, 2)}
-    for said in ({"unet.use_dora": True}, {"use_dora": True}):
+    for said in ({"unet.use_qalora": True}, {"use_qalora": True}):
         file = painter / "lora/pytorch_lora_weights.safetensors"
         write_headers(file, pairs, lora_adapter_metadata=json.dumps(said))
-        assert "DoRA" in refused(painter)
+        assert "QALoRA" in refused(painter)
 
 
 def test_an_engine_takes_no_adapter(painter: Path) -> None:
