@@ -10,7 +10,7 @@ from typing import Literal
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.original_names import in_diffusers
 
-Role = Literal["down", "up", "alpha", "whole"]
+Role = Literal["down", "up", "alpha", "magnitude", "whole"]
 
 # How tensors' names end, by what the tensor is. What ends in `_lora` names a projection as attention processors once did.
 ENDINGS: Mapping[str, Role] = {
@@ -29,16 +29,19 @@ ENDINGS: Mapping[str, Role] = {
     "_lora.down.weight": "down",
     "_lora.up.weight": "up",
     ".alpha": "alpha",
+    ".lora_magnitude_vector": "magnitude",  # of DoRA
+    ".lora_magnitude_vector.weight": "magnitude",
+    ".lora_magnitude_vector.default.weight": "magnitude",
     ".modules_to_save.weight": "whole",
     ".modules_to_save.bias": "whole",
     ".base_layer.weight": "whole",
     ".base_layer.bias": "whole",
 }
 EMBEDDING = "lora_embedding_"
+MAGNITUDE = "lora_magnitude_vector"  # which acts at any scale
 # What is no pair of matrices, by a word of its name: told apart so that the message can say what it is.
 OTHERS = {
-    "lora_magnitude_vector": "DoRA",
-    "dora_scale": "DoRA",
+    "dora_scale": "DoRA as other trainers than peft have it",
     "hada_": "LoHa",
     "lokr_": "LoKr",
     "lora_mid": "LoCon with a core",

@@ -41,7 +41,7 @@ MERGE_PICTURES = (
 _SILENT = """
 alpha_pattern auto_mapping base_model_name_or_path bias corda_config ensure_weight_tying eva_config exclude_modules fan_in_fan_out
 inference_mode init_lora_weights layers_pattern layers_to_transform loftq_config lora_alpha lora_dropout lora_ga_config megatron_core
-modules_to_save peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules task_type use_rslora
+modules_to_save peft_type peft_version qalora_group_size r rank_pattern revision runtime_config target_modules task_type use_dora use_rslora
 """
 SILENT = frozenset(_SILENT.split())
 PLAIN_START = (True, False, None, "gaussian", "eva", "orthogonal")  # of `init_lora_weights`: the model stayed as it was
@@ -53,7 +53,6 @@ LOST = {
     "megatron_config": "layers of Megatron",
     "target_parameters": "updates of parameters that are no layer's weight",
     "trainable_token_indices": "embeddings of single tokens",
-    "use_dora": "a magnitude for each output (DoRA)",
     "use_qalora": "updates of pooled inputs (QALoRA)",
 }
 

@@ -149,7 +149,7 @@ def evaluate(
     once = {name: given for name, given in (("features", features), ("reference", reference)) if given}
     spec = (spec or EvalSpec()).model_copy(update=once)
     wanted = evaluating.Wanted(asked, gates or {}, data, spec, device, trust_remote_code)
-    request = evaluating.prepare(str(candidate), str(baseline), wanted, store, folder)
+    request = evaluating.prepare(str(candidate), str(baseline), wanted, store, folder, emit)
     with disk_errors(folder), logged(folder, emit) as log:
         return evaluating.measure(request, log)
 

@@ -36,6 +36,7 @@ class Foresight:
     its weights, gradients and moments.
 
     unsettled: by component, the fields of its config that may come out otherwise, for only the work decides them.
+    warnings: what it grants that may not be what was meant, with what to do.
     """
 
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Foresight:
     quantization: Mapping[str, Quantization] = field(default_factory=dict)
     settings: Settings | None = None  # None: those it was given
     unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,10 @@ def check(
 
     if pin:
         _pin(recipe)
-    recipes = api.check(recipe, _overrides(set_, device), cache=cache)
+    plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
+    for warning in dict.fromkeys(said for found in plans for said in found.warnings):
+        print(f"warning: {warning}", file=sys.stderr)
+    recipes = [found.recipe for found in plans]
     if as_json:
         _print_json([{"name": r.name, "stages": [s.id for s in r.stages]} for r in recipes])
         return

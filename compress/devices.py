@@ -49,12 +49,15 @@ def kind_of(device: str) -> Kind:
     return "cuda" if kind == "cuda" else "mps" if kind == "mps" else "cpu"
 
 
-def settled(device: str) -> str:
+def settled(device: object) -> str:
     """A recipe's word for a device to the device itself, in one spelling: `cuda` is cuda:0, `auto` the best there is.
 
     Raises:
         UserError: it is none, or this machine has no such device.
     """
+    if not isinstance(device, str):  # Python hands over anything
+        said = f"a device is named by a word, and this is {device!r}, a {type(device).__name__}"
+        raise UserError(said, fix='device="cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is')
     if not re.fullmatch(DEVICES, device):
         raise UserError(f"`{device}` is no device", fix="auto, cpu, cuda, cuda:1 or mps")
     if device == "auto":

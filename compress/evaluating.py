@@ -19,16 +19,17 @@ from compress.catalogue import find_metric, find_task, task_names
 from compress.data import Data
 from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
-from compress.events import Emit, Event
+from compress.events import Emit, Event, silent
 from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
 from compress.shared import spread, takers, unused
-from compress.step_checks import kind_problems, misfit, source_problems, too_long
+from compress.step_checks import beyond_training, kind_problems, misfit, source_problems, too_long
 from compress.units import distinct, open_units
 
 if TYPE_CHECKING:
     from evaluation.compare import Request
+    from evaluation.intact import Pictures
     from evaluation.scores import Comparison
 
 RESULT, EVENTS = "result.json", "events.jsonl"
@@ -48,14 +49,15 @@ class Wanted:
     trust_remote_code: bool = False
 
 
-def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Path) -> Request:
+def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Path, emit: Emit = silent) -> Request:
     """What it takes to compare two sides, each a model folder, an artifact, `zoo://…` or a folder of pictures. Runs nothing.
 
     Raises:
         UserError: a side is none of these, they do different tasks, a metric or a gate does not fit, there is no such device
-            here, or a side cannot be opened there.
+            here, a side cannot be opened there, or pictures do not read.
     """
     from evaluation.compare import Request
+    from evaluation.intact import refuse_damaged
 
     opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
     sides = _sides(candidate, baseline, store)
@@ -65,7 +67,10 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     few = _few(metrics, data, wanted.spec)
     if shut := (*few, *_shut(sides, wanted.spec, opening), *_long(sides, wanted)):
         raise ManyProblems(shut)
-    return Request(
+    far = dict(_far(sides, wanted))
+    for side, said in far.items():
+        emit(Event("warning", side, said))
+    request = Request(
         name=out.name,
         candidate=sides[0],
         baseline=sides[1],
@@ -77,7 +82,21 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         workdir=out,
         evidence_dirs=(store.root / "evidence",),
         opening=opening,
+        warnings=tuple(f"{side}: {said}" for side, said in far.items()),
     )
+    refuse_damaged(_pictures(request), store.root / "digests", emit)
+    return request
+
+
+def _pictures(request: Request) -> Iterator[Pictures]:
+    """Those that will be read."""
+    from evaluation.compare import viewpoints
+    from evaluation.intact import painted, to_be_read
+
+    for side, view in zip(("baseline", "candidate"), viewpoints(request), strict=True):
+        if not view.artifact.components:
+            yield painted(view.artifact.path, view.items, side)
+    yield from to_be_read(request.spec.metrics, request.data, request.spec.samples)
 
 
 def _long(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[Problem]:
@@ -85,6 +104,13 @@ def _long(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[Problem]:
     for side in sides:
         if side.components and (why := too_long(side, wanted.spec, wanted.metrics)):
             yield Problem(str(side.path), why, "ask for fewer: spec=EvalSpec(prompt_tokens=…, new_tokens=…)")
+
+
+def _far(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[tuple[str, str]]:
+    """Sides that are to write further than they were trained to, and that in words."""
+    for side in sides:
+        if side.components and (said := beyond_training(side, wanted.spec, wanted.metrics)):
+            yield str(side.path), said
 
 
 def _few(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, spec: EvalSpec) -> Iterator[Problem]:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+from types import FrameType
 
 import typer
 
 from compress.errors import PareError
 
+STOPPED = 130  # as a shell has it: 128 and the number of the signal
+
 
 def exit_code(app: typer.Typer, arguments: list[str]) -> int:
     """Run one verb; what went wrong is printed and told by the code alone."""
     try:
+        return _ended(app, arguments)
+    except KeyboardInterrupt:  # again, while the first was being told
+        return _stopped(arguments)
+
+
+def _ended(app: typer.Typer, arguments: list[str]) -> int:
+    try:
         code = app(arguments or ["--help"], prog_name="pare", standalone_mode=False)
         sys.stdout.flush()  # a reader that has gone away is found out here, not after the last line
-        return _stopped(arguments) if code == 130 else code if isinstance(code, int) else 0
+        return _stopped(arguments) if code == STOPPED else code if isinstance(code, int) else 0
     except PareError as error:
         _print_problems(error)
         return error.exit_code
@@ -31,9 +42,19 @@ def exit_code(app: typer.Typer, arguments: list[str]) -> int:
 
 
 def _stopped(arguments: list[str]) -> int:
-    """Ctrl-C, which typer turns into an exit code of 130 where it can."""
-    print("\nstopped; resume with: " + shlex.join(["pare", *arguments]), file=sys.stderr)
-    return 130
+    """Ctrl-C, which typer turns into an exit code of 130 where it can. Pressed again, it changes nothing of how this ends: it cuts
+    short what is left to be tidied."""
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else nobody asked, or somebody else answers
+    if heard:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print("\nstopped; resume with: " + shlex.join(["pare", *arguments]), file=sys.stderr, flush=True)
+    if heard:
+        signal.signal(signal.SIGINT, _leave)
+    return STOPPED
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(STOPPED)
 
 
 def _uncaught(error: Exception, arguments: list[str]) -> int:

@@ -17,6 +17,7 @@ from compress.errors import UserError
 Config = Mapping[str, Any]
 Divisions = Collection[tuple[str, str]]  # fields of which the first must be a multiple of the second
 OF_CLASSES = re.compile(r"(ForCausalLM|LMHeadModel|2DConditionModel|TextModel(WithProjection)?|Transformer2DModel)$")
+FAR = 2  # so many times the share asked for, what goes is told as more than was meant
 PARTS = ("ffn", "heads", "hidden", "channels")
 
 
@@ -45,6 +46,13 @@ class Cut:
         """Requested against granted, in words."""
         parts = ", ".join(f"{g.field} {g.before} → {g.after} (−{g.ratio:.1%})" for g in self.granted)
         return f"requested −{ratio:.1%}, granted {parts}"
+
+    def far(self, ratio: float) -> str:
+        """That at least `FAR` times as much goes as was asked for, which lay nearer to nothing; or ""."""
+        much = Cut(self.config, tuple(g for g in self.granted if g.ratio >= FAR * ratio))
+        if not much.granted:
+            return ""
+        return f"{much.told(ratio)}, and its config comes no nearer: leave the stage out if that is too much"
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STAGE = "adapter"  # what events, the cache and the lineage call it
+WARNINGS = "warnings"  # among the notes of what was fused
 VERSION = 2  # of how it is fused: in every key
 
 
@@ -75,9 +76,9 @@ def told(fusion: Fusion) -> list[Problem]:
     found = []
     artifact = fusion.base.artifact
     changed: dict[tuple[str, str], str] = {}  # the weights, and the adapter that changed each
-    for adapter, place in zip(fusion.adapters, fusion.places, strict=True):
+    for number, (adapter, place) in enumerate(zip(fusion.adapters, fusion.places, strict=True)):
         matched = Matched() if fusion.base.remote else _match(adapter, artifact)
-        said = [*matched.problems, *_undone(adapter, matched, changed)]
+        said = [*matched.problems, *_undone(adapter, matched, changed), *_again(adapter, fusion.adapters[:number])]
         changed |= {(change.component, change.weight): adapter.name for change in matched.changes}
         if adapter.folder and artifact.writes_text:
             said += [
@@ -92,6 +93,16 @@ def _undone(adapter: Adapter, matched: Matched, changed: Mapping[tuple[str, str]
     for whole in matched.wholes:
         if before := changed.get((whole.component, whole.weight)):
             yield f"adapter {adapter.name} replaces {whole.weight}, which adapter {before} changed", "name it first"
+            return
+
+
+def _again(adapter: Adapter, before: tuple[Adapter, ...]) -> Iterator[tuple[str, str]]:
+    """That an earlier one is the very same."""
+    for one in before:
+        if one.digest == adapter.digest:
+            beside = f", as {one.name}" if one.name != adapter.name else ""
+            fix = f"give it once, with the sum of both scales ({one.strength + adapter.strength:g}) if both are meant"
+            yield f"adapter {adapter.name} is listed twice{beside}", fix
             return
 
 
@@ -125,9 +136,15 @@ def ready(source: Source, cache: Cache, emit: Emit) -> Source:
     def note(message: str) -> None:
         emit(Event("note", STAGE, message))
 
+    def warn(message: str) -> None:
+        emit(Event("warning", STAGE, message))
+
     with disk_errors(cache.root), cache.locked(source.key, lambda: note("another run is at work on it; waiting")):
-        found = cache.get(source.key, lambda message: emit(Event("warning", STAGE, message)))
-        if found is None:
+        found = cache.get(source.key, warn)
+        if found is not None:
+            for message in cache.facts(source.key).get("notes", {}).get(WARNINGS, ()):  # as true as when it was made
+                warn(message)
+        else:
             if problems := tuple(told(replace(fusion, base=replace(fusion.base, remote="")))):
                 raise ManyProblems(problems)
             found = _made(fusion, source.key, cache, emit)
@@ -140,18 +157,22 @@ def _made(fusion: Fusion, key: str, cache: Cache, emit: Emit) -> Artifact:
     began, out = time.monotonic(), cache.fresh()
     working = hold(out)
     try:
-        _fuse(fusion, key, out)
+        idle = [f"adapter {one.name} changes no weight: its updates are 0" for one in _fuse(fusion, key, out)]
         seconds = round(time.monotonic() - began, 3)
-        made = cache.put(key, out, {"stage": STAGE, "seconds": seconds, "notes": {}})
+        notes = {WARNINGS: idle} if idle else {}
+        made = cache.put(key, out, {"stage": STAGE, "seconds": seconds, "notes": notes})
     finally:
         shutil.rmtree(out, ignore_errors=True)
         if working:
             working.release()
+    for message in idle:
+        emit(Event("warning", STAGE, message))
     emit(Event("finished", STAGE, facts={"key": key, "seconds": seconds}))
     return made
 
 
-def _fuse(fusion: Fusion, key: str, out: Path) -> None:
+def _fuse(fusion: Fusion, key: str, out: Path) -> tuple[Adapter, ...]:
+    """Write the model with its adapters in it; returns those that changed nothing, though they were to."""
     base, adapters = fusion.base.artifact, fusion.adapters
     weights = weights_of(base)
     matched = [match(adapter, base, weights) for adapter in adapters]
@@ -164,12 +185,14 @@ def _fuse(fusion: Fusion, key: str, out: Path) -> None:
     # Other variants of the weights, and those for other libraries, are not fused.
     without = tuple(str(f.relative_to(base.path)) for f in holding(base, touched) if f not in kept)
     made = derive(base, out, without=without, link=False)
-    for file, those in changes.items():
-        _rewrite(file, out / file.relative_to(base.path), those)
+    effective = {
+        digest for file, those in changes.items() for digest in _rewrite(file, out / file.relative_to(base.path), those)
+    }
     for adapter in adapters:
         _take_template(adapter, out)
     params = {"adapters": [{"digest": one.digest, "scale": one.strength} for one in adapters]}
     write_manifest(replace(made, lineage=(*base.lineage, Provenance(STAGE, VERSION, params, key))))
+    return tuple(one for one in adapters if one.strength and one.digest not in effective)
 
 
 def _indices(folder: Path, read: set[Path]) -> Iterator[Path]:
@@ -207,8 +230,11 @@ def _be_finite(adapter: Adapter) -> None:
                 raise UserError(said, place=str(adapter.file), fix="fetch it again, or train it anew")
 
 
-def _rewrite(file: Path, target: Path, changes: Changes) -> None:
+def _rewrite(file: Path, target: Path, changes: Changes) -> set[str]:
     """Write a file of weights anew, with the changed ones; names, number types and metadata stay.
+
+    Returns:
+        The digests of the adapters that changed a number.
 
     Raises:
         UserError: a weight is not finite any more.
@@ -220,10 +246,13 @@ def _rewrite(file: Path, target: Path, changes: Changes) -> None:
     with safe_open(file, framework="pt") as stored:
         metadata = stored.metadata()
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    effective: set[str] = set()
     for name, those in changes.items():
         finite = bool(torch.isfinite(tensors[name]).all())
         for adapter, change in those:
-            tensors[name] = _changed(tensors[name], adapter, change)
+            before, tensors[name] = tensors[name], _changed(tensors[name], adapter, change)
+            if not torch.equal(before, tensors[name]):
+                effective.add(adapter.digest)
         if finite and not torch.isfinite(tensors[name]).all():
             for adapter, _ in those:
                 _be_finite(adapter)
@@ -231,6 +260,7 @@ def _rewrite(file: Path, target: Path, changes: Changes) -> None:
             raise UserError(f"`{name}` is not finite any more with the adapter in it", place=str(file), fix=fix)
     target.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, target, metadata)
+    return effective
 
 
 def _changed(weight: Tensor, adapter: Adapter, change: Change) -> Tensor:
@@ -243,9 +273,11 @@ def _changed(weight: Tensor, adapter: Adapter, change: Change) -> Tensor:
             replaced: Tensor = stored.get_tensor(change.by).to(weight.dtype)
             return replaced
         down, up = stored.get_tensor(change.down), stored.get_tensor(change.up)
+        magnitude = stored.get_tensor(change.magnitude).flatten() if change.magnitude else None
     if change.rows:
         up = up[slice(*change.rows)]
-    return fused(weight, down, up, change.factor, transposed=change.transposed).contiguous()
+        magnitude = magnitude[slice(*change.rows)] if magnitude is not None else None
+    return fused(weight, down, up, change.factor, transposed=change.transposed, magnitude=magnitude).contiguous()
 
 
 def _take_template(adapter: Adapter, out: Path) -> None:

@@ -32,6 +32,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
         "disk_bytes": found.disk_bytes,
         "memory_bytes": found.memory_bytes,
         "seconds": found.seconds,
+        "warnings": list(found.warnings),
         "left_out": {role: data.left_out for role, data in found.data.items() if data.left_out},
     }
 
@@ -64,4 +65,5 @@ def plan_text(found: Plan) -> str:
     )
     lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}")
     lines += [f"     {data.left_out}" for data in found.data.values() if data.left_out]
+    lines += [f"  warning: {said}" for said in found.warnings]
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from compress.artifact import Artifact, Provenance
 from compress.cache import Cache
 from compress.calls import asked_places, candidate_problems
 from compress.catalogue import Foresight, Stage, find_stage, find_task
+from compress.cautions import cautions
 from compress.data import Data, open_data
 from compress.describing import describe
 from compress.devices import AS_STORED, CPU, Opening, settled
@@ -54,6 +55,7 @@ class Node:
     idle: str = ""  # why the model it leaves cannot run on this machine
     profile: Batches = ANY_SIZE  # the sizes of calls that the model it leaves takes
     trusted: bool = False  # whether Python code in the model's folder may run
+    warnings: tuple[str, ...] = ()
     # By component: the config fields that it will change, as they will be, and those that only the work decides, or did before.
     forecast: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class Plan:
     disk_bytes: int = 0
     memory_bytes: int = 0
     opening: Opening = AS_STORED
+    warnings: tuple[str, ...] = ()  # what can run, and may not do what was meant
 
     @property
     def seconds(self) -> float | None:
@@ -96,7 +99,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     disk += disk_bytes(source, cache)
     if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place):
         raise RecipeError(tuple(lacking))
-    return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening)
+    warnings = tuple(cautions(recipe, source, (said for n in nodes for said in n.warnings)))
+    return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings)
 
 
 def problems_beside(recipe: Recipe, told: Collection[Problem], cache: Cache) -> tuple[Problem, ...]:
@@ -244,6 +248,7 @@ class _Chain:
             forecast=changed_fields(artifact, foresight, unsettled),
             unsettled=unsettled,
             trusted=self.opening.trust_remote_code,
+            warnings=tuple(f"{step.id}: {said}" for said in foresight.warnings),
         )
 
 

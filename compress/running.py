@@ -34,11 +34,16 @@ def run_plan(
     """
     from compress.evaluating import measure
     from compress.execute import WARNINGS
-    from evaluation.compare import Request
+    from evaluation.compare import Request, noting
+    from evaluation.intact import refuse_damaged, to_be_read
 
-    recipe = found.recipe
+    recipe, evaluated = found.recipe, found.data.get("evaluate")
     with disk_errors(out), logged(out, emit) as log, cache.holding() as store:
-        found = with_weights(found, store, log)
+        store.prepare()
+        real = to_be_read(recipe.evaluate.metrics, evaluated, recipe.evaluate.samples)
+        refuse_damaged(real, store.root / "digests", log)
+        warnings: list[str] = []
+        found = with_weights(found, store, noting(log, warnings))
         done = (executor or find_executor(LOCAL)).run(found, store, log)
         for one in done:
             store.hold(one.key)  # whichever process made it, this one goes on to measure it
@@ -48,7 +53,7 @@ def run_plan(
             name=recipe.name,
             candidate=candidate,
             baseline=baseline,
-            data=found.data.get("evaluate"),
+            data=evaluated,
             spec=recipe.evaluate,
             gates=recipe.gates,
             recipe_text=recipe.told,
@@ -58,15 +63,17 @@ def run_plan(
             chain=chain_of(done),
             opening=found.opening.of(None),
             kept=save(candidate, kept) if kept else None,
-            warnings=tuple(f"{d.id}: {said}" for d in done for said in d.facts.get(WARNINGS, ())),
+            warnings=(*warnings, *(f"{d.id}: {said}" for d in done for said in d.facts.get(WARNINGS, ()))),
         )
         return measure(request, log)
 
 
 def with_weights(found: Plan, cache: Cache, emit: Emit) -> Plan:
-    """The same plan, with the model's weights on this disk: fetched, and its adapters in them."""
+    """The same plan, with the model's weights on this disk: fetched, and its adapters in them. What the plan warns of is told first."""
     from compress.fusing import ready
 
+    for said in found.warnings:
+        emit(Event("warning", "plan", said))
     return replace(found, source=ready(found.source, cache, emit))
 
 

@@ -101,15 +101,32 @@ def misfit(name: str, task: Task, data: Data | None) -> str:
 
 def too_long(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) -> str:
     """Why a model's table of positions does not reach as far as an evaluation writes, or ""."""
+    said, learned = _far(artifact, spec, metrics)
+    return said if learned else ""
+
+
+def beyond_training(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) -> str:
+    """That an evaluation writes further than a model was trained to, which computes its positions and so goes on; or ""."""
+    said, learned = _far(artifact, spec, metrics)
+    if learned or not said:
+        return ""
+    return (
+        f"{said} (max_position_embeddings): beyond them it is timed and scored on what it never learned; ask for fewer"
+    )
+
+
+def _far(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) -> tuple[str, bool]:
+    """That an evaluation writes further than a model has positions, in words or "", and whether they are learned ones."""
     writing = {"timings", "token_timings", "completions"}
     size = next((s.count for s in find_task(artifact.task).sizes(spec).values() if s.axis == "tokens"), 0)
     if not size or not any(find_metric(name).needs & writing for name in metrics):
-        return ""
+        return "", False
     config = artifact.known_config(artifact.main)
     most = config.get("max_position_embeddings") or config.get("n_positions")
-    if not isinstance(most, int) or size <= most or not has_learned_positions(str(config.get("model_type", ""))):
-        return ""
-    return f"prompt_tokens and new_tokens are {size} together, and the model has {most} positions"
+    if not isinstance(most, int) or size <= most:
+        return "", False
+    said = f"prompt_tokens and new_tokens are {size} together, and the model has {most} positions"
+    return said, has_learned_positions(str(config.get("model_type", "")))
 
 
 def _foreign_settings(recipe: Recipe, task: Task) -> Iterator[Problem]:

@@ -62,7 +62,7 @@ tells every mistake with its line, `pare schema` gives the JSON Schema for an ed
     gates: {kid: null}
 
 An adapter is a LoRA that peft, diffusers or kohya's trainers saved: a folder or its .safetensors file. It is fused before the first stage, so
-the baseline is the model with the adapter in it; what of it cannot be kept (DoRA, packed weights, new tokens) is refused by `pare check`.
+the baseline is the model with the adapter in it; what of it cannot be kept (LoHa, packed weights, new tokens) is refused by `pare check`.
 `pare run RECIPE --save FOLDER` without stages writes the fused model out, for the commands that take no recipe.
 
 `--set PATH=VALUE` changes a value from outside: `--set evaluate.samples=64`, `--set stages.0.steps=6` (a stage by its number from 0, then

@@ -34,7 +34,8 @@ class Weight:
 
 @dataclass(frozen=True)
 class Update:
-    """weight + factor · up · down, or, with `transposed`, its transpose; all three are names of tensors."""
+    """weight + factor · up · down, or, with `transposed`, its transpose; all three are names of tensors. With a `magnitude`, the name
+    of one more, each output's row of that sum is made so long."""
 
     component: str
     weight: str
@@ -42,7 +43,8 @@ class Update:
     up: str
     factor: float
     transposed: bool = False
-    rows: tuple[int, int] | None = None  # of `up`, where other rows are of other weights
+    rows: tuple[int, int] | None = None  # of `up` and `magnitude`, where other rows are of other weights
+    magnitude: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ class _Matching:
                 self.whole(place.component, f"{place.modules[0]}.{name.removeprefix('whole ')}", tensor)
         if {"down", "up"} <= pair.tensors.keys():
             self.several(place, pair)
-        elif {"down", "up", "alpha"} & pair.tensors.keys():
+        elif {"down", "up", "alpha", "magnitude"} & pair.tensors.keys():
             self.halves.append(module)
 
     def whole(self, component: str, weight: str, tensor: str) -> None:
@@ -233,8 +235,20 @@ class _Matching:
         if there.stored.dtype not in FLOATS:
             self.others.add(f"are stored as {there.stored.dtype}")
         factor = self.factor(component, spelled or module, down.shape[0], pair)
-        names = pair.tensors["down"], pair.tensors["up"]
-        self.found.updates.append(Update(component, weight, *names, factor, turn, rows))
+        names, magnitude = (pair.tensors["down"], pair.tensors["up"]), self.magnitude(component, module, pair)
+        self.found.updates.append(Update(component, weight, *names, factor, turn, rows, magnitude))
+
+    def magnitude(self, component: str, module: str, pair: _Pair) -> str:
+        """The tensor that says how long each output's row is made; "" where there is none."""
+        tensors = self.adapter.header.tensors
+        found, asked = pair.tensors.get("magnitude", ""), self.adapter.options(component).get("use_dora")
+        if (found and asked is False) or (asked and not found):
+            self.halves.append(f"{module} (use_dora: {str(bool(asked)).lower()} in its config)")
+        elif found and pair.embedding:
+            self.problem(f"has a magnitude for each embedding (DoRA), such as {found}")
+        elif found and prod(tensors[found].shape) != (outputs := tensors[pair.tensors["up"]].shape[0]):
+            self.misshapen.append(f"{module}: {_shape(tensors[found])} magnitudes of {outputs} outputs")
+        return found
 
     def turned(self, component: str, module: str, shape: Sequence[int], pair: _Pair) -> bool:
         """Whether the weight is stored with its inputs first, as embeddings and GPT-2's layers are. peft goes by the layer too,

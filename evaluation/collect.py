@@ -20,13 +20,13 @@ from compress.catalogue import find_engine, find_task
 from compress.company import company
 from compress.data import Item
 from compress.devices import Opening
-from compress.errors import DataError, StageFailed
+from compress.errors import StageFailed
 from compress.events import Emit, Event, silent, track
 from compress.hashing import digest_file, digest_json, touch
 from compress.locks import hold, lock_of, locked
 from compress.pictures import READER, read_picture
 from evaluation.evidence import Continuation, Evidence
-from evaluation.painted import pictures_for
+from evaluation.painted import pictures_for, read_painted
 
 if TYPE_CHECKING:
     from compress.opening import LanguageModel
@@ -121,10 +121,7 @@ def _given(found: Evidence, side: str) -> Evidence:
     files = pictures_for(found.artifact.path, found.items)
 
     def picture(index: int) -> NDArray[np.uint8]:
-        read = read_picture(files[index])
-        if read.min() == read.max():
-            raise DataError(f"the {side} holds a constant picture", place=str(files[index]), fix="paint it again")
-        return read
+        return read_painted(files[index], side)
 
     return replace(found, picture=picture, key=digest_json([READER, found.artifact.digest, [f.name for f in files]]))
 

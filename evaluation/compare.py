@@ -22,6 +22,7 @@ from evaluation import machine, samples, starts
 from evaluation.advice import advised
 from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
+from evaluation.fitting import worse_than_guessing
 from evaluation.gates import judge
 from evaluation.painted import captions_of_both
 from evaluation.repeated import measured, repeated
@@ -39,7 +40,7 @@ class Request:
     evidence_dirs: the first is written, the rest only read.
     chain: the stages that lead to the candidate, by id, with what each left; the last one left the candidate.
     opening: on which device both sides are opened; their number types are their own.
-    kept: where the candidate was copied out of the cache. warnings: of the stages, for the report.
+    kept: where the candidate was copied out of the cache. warnings: of what went before, for the report.
     """
 
     name: str
@@ -65,7 +66,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         StageFailed: a side does not run, or shows nothing but constants.
     """
     warnings = list(request.warnings)
-    emit = _noting(emit, warnings)
+    emit = noting(emit, warnings)
     views = viewpoints(request)
     _check_items(views)
     if views[0].left_out:
@@ -78,6 +79,8 @@ def compare(request: Request, emit: Emit) -> Comparison:
     sides, timed = _observe(views, request, emit)
     for said in dict.fromkeys(said for side in sides for said in side.said):
         emit(Event("warning", "captions", said))
+    if unfit := worse_than_guessing(sides[0]):
+        emit(Event("warning", "baseline", unfit))
     rows, scored = _rows(sides, request, timed, emit)
     chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
     steps = measure_steps(chain, views[0], sides, request, emit)
@@ -122,7 +125,7 @@ def _fewer(request: Request) -> str:
     return f"samples: {wanted} are asked for, and the data hold {held}" if 0 <= held < wanted != usual else ""
 
 
-def _noting(emit: Emit, warnings: list[str]) -> Emit:
+def noting(emit: Emit, warnings: list[str]) -> Emit:
     """`emit`, with every warning also written down for the report."""
 
     def noting(event: Event) -> None:

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from compress.artifact import Artifact
 from compress.data import Data, Item, open_data
 from compress.errors import DataError, UserError
 from compress.hashing import digest_file, digest_json, list_files
+from compress.pictures import read_picture
 from compress.units import ID, TEXT, distinct
 
 # Of pictures, wherever a folder of them is given.
@@ -100,6 +104,18 @@ def pictures_for(folder: Path, items: Sequence[Item]) -> tuple[Path, ...]:
             fix="name each file as its item's id, or leave out --data (data= in Python)",
         )
     return tuple(known[name] for name in names)
+
+
+def read_painted(file: Path, side: str) -> NDArray[np.uint8]:
+    """A picture that a side shows, uint8 [height, width, 3].
+
+    Raises:
+        DataError: it does not read, or is of one value throughout.
+    """
+    found = read_picture(file)
+    if found.min() == found.max():
+        raise DataError(f"the {side} holds a constant picture", place=str(file), fix="paint it again")
+    return found
 
 
 def check_metrics(metrics: Sequence[tuple[str, frozenset[str]]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 from compress.artifact import read_json
 from compress.errors import UserError
@@ -16,6 +17,7 @@ FIX = "give zoo://digits-clip, a CLIP or DINOv2 folder saved by transformers, or
 CLIP_FIX = "give zoo://digits-clip, or a CLIP folder saved by transformers, its tokenizer with it"
 # How many numbers each makes of a picture: the field of its config, and what transformers takes where that is lacking.
 WIDTHS = {"clip": ("projection_dim", 512), **dict.fromkeys(TYPES[1:], ("hidden_size", 768))}
+STATISTICS = ".npz"  # how a file of mean and covariance ends
 INCEPTION = 2048  # of FID's file of weights
 TOKENIZERS = ("tokenizer.json", "vocab.json")
 
@@ -61,8 +63,10 @@ def of_layers(reference: str) -> Fault | None:
 def of_real_pictures(reference: str) -> Fault | None:
     """Whether real pictures, or statistics of theirs, lie there; "" names none."""
     path = Path(reference).expanduser()
-    if not reference or (path.suffix == ".npz" and path.is_file()):
+    if not reference:
         return None
+    if path.suffix == STATISTICS and path.is_file():
+        return _of_statistics(path)
     if not path.exists():
         said = f"there is no such folder or file: {reference}"
         return Fault(said, _looked_at(path))
@@ -72,6 +76,28 @@ def of_real_pictures(reference: str) -> Fault | None:
     if not files_of(path):
         return Fault(f"holds no pictures: {reference}", f"files ending in {', '.join(SUFFIXES)}")
     return None
+
+
+def of_each_picture(reference: str) -> Fault | None:
+    """As `of_real_pictures`, for a metric that mean and covariance do not suffice."""
+    found = of_real_pictures(reference)
+    if found or not reference.endswith(STATISTICS) or not Path(reference).expanduser().is_file():
+        return found
+    said = f"this needs the features of each real picture, and {reference} holds their mean and covariance"
+    return Fault(said, "give a folder of pictures, or measure fid with it")
+
+
+def _of_statistics(path: Path) -> Fault | None:
+    """Whether an archive lists mu and sigma."""
+    fix = "`pare reference` writes one; or give a folder of pictures"
+    try:
+        with ZipFile(path) as archive:
+            held = archive.namelist()
+    except (OSError, BadZipFile) as error:
+        return Fault(f"is no .npz of mu and sigma: {path} ({error})", fix)
+    lacking = [name for name in ("mu", "sigma") if f"{name}.npy" not in held]
+    said = f"holds no {' and no '.join(lacking)}: {path} ({', '.join(held[:4]) or 'nothing'})"
+    return Fault(said, fix) if lacking else None
 
 
 def _looked_at(path: Path) -> str:

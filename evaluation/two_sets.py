@@ -13,7 +13,7 @@ from pydantic import Field
 from compress.errors import UserError
 from compress.params import Params, Placed
 from evaluation.evidence import Evidence
-from evaluation.places import of_features, of_real_pictures
+from evaluation.places import of_each_picture, of_features, of_real_pictures
 from evaluation.scores import Estimate, Sample
 from evaluation.statistics import Z
 
@@ -36,6 +36,14 @@ class AgainstReal(Params):
     )
     reference: Annotated[str, Placed(of_real_pictures)] = Field(
         "", description="the real set: a folder of pictures, or an .npz of mu and sigma; empty: the items' own pictures"
+    )
+
+
+class AgainstPictures(AgainstReal):
+    """As `AgainstReal`, for what mean and covariance do not suffice."""
+
+    reference: Annotated[str, Placed(of_each_picture)] = Field(
+        "", description="the real set: a folder of pictures; empty: the items' own pictures"
     )
 
 
@@ -118,7 +126,7 @@ def observe(evidence: Evidence, params: AgainstReal, **protocol: str | float) ->
     return replace(found, protocol=how)
 
 
-def observe_pictures(evidence: Evidence, params: AgainstReal, title: str, **protocol: str | float) -> Sample:
+def observe_pictures(evidence: Evidence, params: AgainstPictures, title: str, **protocol: str | float) -> Sample:
     """As `observe`, for a metric that mean and covariance do not suffice.
 
     Raises:

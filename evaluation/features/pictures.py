@@ -20,6 +20,7 @@ from evaluation.features.extractor import Extractor
 from evaluation.features.memory import Features, remembered
 from evaluation.features.opening import open_features
 from evaluation.features.statistics import export, read_statistics
+from evaluation.intact import Pictures, refuse_damaged
 from evaluation.painted import SUFFIXES, files_of
 from evaluation.scores import Sample
 
@@ -86,6 +87,7 @@ def export_reference(source: str, features: str, resize: str, out: Path, count: 
     reads = reads[: count or len(reads)]
     if len(reads) < 2:
         raise DataError(f"{len(reads)} pictures have no covariance", place=source, fix="give more")
+    refuse_damaged([Pictures("", tuple(reads))], emit=emit)
     export(out, _extract(extractor, reads))
     return len(reads)
 

@@ -13,13 +13,13 @@ from evaluation import mmd
 from evaluation.evidence import Evidence
 from evaluation.repeated import over_noises, units_of
 from evaluation.scores import Estimate, Sample, Statistic, metric
-from evaluation.two_sets import AgainstReal, Linear, observe_pictures, paired, real
+from evaluation.two_sets import AgainstPictures, Linear, observe_pictures, paired, real
 
 SCALE = 1000
 SIGMA = 10.0
 
 
-class Cmmd(AgainstReal):
+class Cmmd(AgainstPictures):
     sigma: float = Field(SIGMA, gt=0, description="width of the Gaussian kernel")
 
 

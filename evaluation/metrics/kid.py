@@ -10,10 +10,10 @@ from evaluation import mmd
 from evaluation.evidence import Evidence
 from evaluation.repeated import over_noises, units_of
 from evaluation.scores import Estimate, Sample, Statistic, metric
-from evaluation.two_sets import AgainstReal, Linear, observe_pictures, paired, real
+from evaluation.two_sets import AgainstPictures, Linear, observe_pictures, paired, real
 
 
-class Kid(AgainstReal):
+class Kid(AgainstPictures):
     """As every metric's that holds painted pictures against real ones."""
 
 

@@ -16,13 +16,13 @@ from evaluation import neighbours
 from evaluation.evidence import Evidence
 from evaluation.repeated import noises, over_noises, units_of, units_over_noises
 from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
-from evaluation.two_sets import AgainstReal, Linear, observe_pictures
+from evaluation.two_sets import AgainstPictures, Linear, observe_pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Precision(AgainstReal):
+class Precision(AgainstPictures):
     k: int = Field(neighbours.NEIGHBOURS, ge=1, description="a picture's ball reaches to its k-th neighbour")
 
 

@@ -45,6 +45,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     lines += [f"{row.title}: {row.verdict.gate}: {words.reason(row)}" for row in held]
     lines += [f"{side.name}: {words.runs(comparison, side)}" for side in (comparison.baseline, comparison.candidate)]
     lines += words.unmeasured(comparison)
+    lines += [f"warning: {said}" for said in comparison.warnings]
     out.print(table(comparison))
     for line in lines:
         out.print(Text(words.visible(line)))

@@ -203,10 +203,10 @@ def test_a_picture_that_does_not_read_is_named(places: Places, odd: Path) -> Non
 def test_a_run_that_fails_leaves_no_samples_beside_another_runs_result(places: Places) -> None:
     evaluate(places, places.other, places.real, "kept whole", metrics=["psnr"])
     before = (places.root / "kept whole" / "samples" / "psnr.safetensors").read_bytes()
-    known = places.root / "known.npz"  # which kid cannot use, and says so when it is scored
-    known.touch()
-    with pytest.raises(UserError, match="features of each real picture"):
-        evaluate(places, places.real, places.real, "kept whole", metrics=["psnr", "kid"], reference=str(known))
+    known = places.root / "known.npz"  # of other features, which fid finds out when it is scored
+    np.savez(known, mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(UserError, match="is of 3 features"):
+        evaluate(places, places.real, places.real, "kept whole", metrics=["psnr", "fid"], reference=str(known))
     assert (places.root / "kept whole" / "samples" / "psnr.safetensors").read_bytes() == before
 
 

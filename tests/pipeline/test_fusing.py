@@ -20,7 +20,7 @@ import compress
 from compress.artifact import Artifact, read_json
 from compress.cache import Cache
 from compress.errors import UserError
-from compress.events import silent
+from compress.events import Event, silent
 from compress.execute import execute, node_refs, run_node
 from compress.fusing import STAGE, ready
 from compress.planning import make_plan
@@ -424,6 +424,18 @@ def test_a_run_compares_with_the_fused_model_and_saves_what_it_made(asked: Path,
     compress.run(asked, **keep, save=tmp_path / "mine")
     assert "cached accelerate.steps" in heard
     assert f"started {STAGE}" not in heard
+
+
+def test_an_adapter_that_changes_nothing_is_told_in_the_report_too(asked: Path, tmp_path: Path) -> None:
+    lora = next((tmp_path / "lora").glob("*.safetensors"))
+    tensors = {name: t * (0 if "lora_B" in name or "up" in name else 1) for name, t in load_file(lora).items()}
+    save_file(tensors, lora, {"format": "pt"})
+    told = f"{STAGE}: adapter ./lora changes no weight: its updates are 0"
+    heard: list[Event] = []
+    for times in (1, 2):  # also where it was fused before
+        found = compress.run(asked, cache=tmp_path / "cache", out=tmp_path / "out", emit=heard.append)
+        assert [f"{e.what}: {e.message}" for e in heard if e.kind == "warning"].count(told) == times
+        assert found.warnings.count(told) == 1
 
 
 def test_a_stage_in_another_process_finds_the_fused_model_by_itself(asked: Path, tmp_path: Path) -> None:

@@ -54,3 +54,20 @@ def test_no_factor_changes_nothing_in_any_type(given: tuple[Tensor, Tensor, Tens
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         weight = given[0].to(dtype)
         assert torch.equal(fused(weight, given[1], given[2], 0.0), weight)
+
+
+@given(triples(3), FACTORS, st.booleans())
+def test_with_magnitudes_each_output_is_as_long_as_said_and_points_where_it_did(
+    given: tuple[Tensor, Tensor, Tensor], factor: float, flat: bool
+) -> None:
+    weight, down, up = (t.flatten(1) if flat else t for t in given)
+    plain = fused(weight, down, up, factor).flatten(1)
+    magnitude = torch.arange(1, len(weight) + 1, dtype=torch.float64)
+    found = fused(weight, down, up, factor, magnitude=magnitude).flatten(1)
+    assert torch.allclose(found.norm(dim=1), magnitude)
+    assert torch.allclose(nn.functional.cosine_similarity(found, plain), torch.ones_like(magnitude))
+    unchanged = fused(weight, down, up, factor, magnitude=plain.norm(dim=1)[:, None]).flatten(1)
+    assert torch.allclose(unchanged, plain)
+    if flat:
+        turned = fused(weight.T, down, up, factor, transposed=True, magnitude=magnitude)
+        assert torch.allclose(turned.T, found)

@@ -34,6 +34,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "whole modules": ("qwen2", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
     "biases": ("qwen2", {"target_modules": ["q_proj"], "bias": "lora_only"}),
     "all biases": ("gpt2", {"target_modules": ["c_attn"], "bias": "all"}),
+    "magnitudes": ("qwen2", {"target_modules": ["q_proj", "down_proj"], "use_dora": True}),
+    "magnitudes of transposed layers": ("gpt2", {"target_modules": ["c_attn", "c_proj"], "use_dora": True}),
     "eva's shape of a start": ("llama", {"target_modules": ["q_proj"], "init_lora_weights": "gaussian"}),
 }
 
@@ -59,6 +61,27 @@ def test_what_peft_saves_is_fused_into_what_peft_merges(tmp_path: Path, case: st
     assert result.keys() == before.keys()
     assert any(not torch.equal(result[name], before[name]) for name in result)
     for name, weight in result.items():
+        assert torch.allclose(weight, merged[name], atol=1e-6), name
+
+
+def test_a_convolution_with_magnitudes_is_what_peft_merges(tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    base = painter(tmp_path, "sd")
+    unet = UNet2DConditionModel.from_pretrained(base / "unet")
+    tuned = peft.get_peft_model(
+        unet, peft.LoraConfig(r=RANK, lora_alpha=6, target_modules=["conv1", "to_q"], use_dora=True)
+    )
+    generator = torch.Generator().manual_seed(0)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.rand(parameter.shape, generator=generator) * 0.1
+    tuned.save_pretrained(tmp_path / "lora")
+    result = fused(base, {"path": tmp_path / "lora", "scale": 1}, cache=tmp_path / "cache") / "unet"
+    made, merged = load_file(result / "diffusion_pytorch_model.safetensors"), tuned.merge_and_unload().state_dict()
+    before = load_file(base / "unet/diffusion_pytorch_model.safetensors")
+    assert {before[n].dim() for n in made if not torch.equal(made[n], before[n])} == {2, 4}
+    for name, weight in made.items():
         assert torch.allclose(weight, merged[name], atol=1e-6), name
 
 

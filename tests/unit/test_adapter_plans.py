@@ -16,6 +16,7 @@ import compress
 from compress.adapter_names import named
 from compress.adapters import scale
 from compress.cache import Cache
+from compress.cli import main
 from compress.errors import ManyProblems, RecipeError
 from compress.events import silent
 from compress.fusing import STAGE, ready, told
@@ -35,6 +36,20 @@ MODEL = {f"{LAYER}.weight": (6, 4), "model.embed_tokens.weight": (9, 4), "lm_hea
 def pair(module: str = LAYER, rows: int = 6, columns: int = 4, rank: int = 2) -> dict[str, tuple[int, ...]]:
     front = f"base_model.model.{module}"
     return {f"{front}.lora_A.weight": (rank, columns), f"{front}.lora_B.weight": (rows, rank)}
+
+
+def embedding() -> dict[str, tuple[int, ...]]:
+    """As peft saves an update of embeddings: inputs first, and a copy of the layer."""
+    front = "base_model.model.model.embed_tokens"
+    return {
+        f"{front}.lora_embedding_A": (2, 9),
+        f"{front}.lora_embedding_B": (4, 2),
+        f"{front}.base_layer.weight": (9, 4),
+    }
+
+
+def magnitude(outputs: int = 6, module: str = LAYER) -> dict[str, tuple[int, ...]]:
+    return {f"base_model.model.{module}.lora_magnitude_vector": (outputs,)}
 
 
 @pytest.fixture
@@ -126,8 +141,12 @@ BROKEN: Mapping[str, tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = {
     "nothing of each": (pair(rank=0), {}, "0×4 and 6×0 in the adapter"),
     "one pair twice": (pair() | {f"base_model.model.{LAYER}.lora_down.weight": (2, 4)}, {}, "1 tensors that are no LoRA pair"),
     "nothing": ({}, {}, "holds no update"),
-    "a magnitude": (pair() | {f"{LAYER}.lora_magnitude_vector": (6,)}, {"use_dora": True}, "1 tensors that are DoRA"),
-    "a magnitude by its config": (pair(), {"use_dora": True}, "a magnitude for each output (DoRA)"),
+    "no magnitude": (pair(), {"use_dora": True}, f"not whole: {LAYER} (use_dora: true in its config)"),
+    "a magnitude against its config": (pair() | magnitude(), {}, f"not whole: {LAYER} (use_dora: false in its config)"),
+    "a magnitude alone": (magnitude(), {"use_dora": True}, "updates that are not whole"),
+    "too many magnitudes": (pair() | magnitude(7), {"use_dora": True}, "7 magnitudes of 6 outputs"),
+    "other trainers' magnitudes": (pair() | {f"{LAYER}.dora_scale": (6, 1)}, {}, "tensors that are DoRA as other trainers"),
+    "magnitudes of embeddings": (embedding() | magnitude(4, "model.embed_tokens"), {"use_dora": True}, "each embedding"),
     "loha": ({"lora_unet_x.hada_w1_a": (1, 2)}, {}, "that are LoHa"),
     "lokr": ({"lora_unet_x.lokr_w1": (1, 2)}, {}, "that are LoKr"),
     "tucker": ({"lora_unet_x.lora_mid.weight": (1, 2)}, {}, "LoCon with a core"),
@@ -157,13 +176,13 @@ def test_what_cannot_be_kept_is_refused(here: Path, case: str) -> None:
 
 def test_all_of_it_is_told_at_once_and_alike_things_together(here: Path) -> None:
     tensors = pair() | pair("one.two") | pair("three") | pair("four") | pair("five")
-    adapter(here, tensors, use_dora=True, peft_version="9")
+    adapter(here, tensors, use_qalora=True, peft_version="9")
     (here / "r.yaml").write_text((here / "r.yaml").read_text() + "seed: -1\n")
     assert "seed" in refused(here)
     found = refused(here, "seed=1", "stages=[{demo.none: {}}]")
     assert "demo.none" in found
     found = refused(here, "seed=1")
-    assert "DoRA" in found
+    assert "QALoRA" in found
     assert "and 1 more, which the model does not have" in found
 
 
@@ -176,16 +195,6 @@ def test_one_of_two_weights_that_are_one_is_not_changed_alone(here: Path, tied: 
         assert "embeddings and head are one tensor" in refused(here)
     else:
         assert plan(here).source.fusion
-
-
-def embedding() -> dict[str, tuple[int, ...]]:
-    """As peft saves an update of embeddings: inputs first, and a copy of the layer."""
-    front = "base_model.model.model.embed_tokens"
-    return {
-        f"{front}.lora_embedding_A": (2, 9),
-        f"{front}.lora_embedding_B": (4, 2),
-        f"{front}.base_layer.weight": (9, 4),
-    }
 
 
 def test_a_head_that_only_the_embeddings_hold_is_no_layer_of_the_file(here: Path) -> None:
@@ -211,6 +220,38 @@ def test_an_adapter_does_not_undo_an_earlier_one(here: Path) -> None:
     assert plan(here, "adapter=[./lora, ./one.safetensors]").source.fusion
     found = refused(here, "adapter=[./one.safetensors, ./lora]")
     assert "adapter ./lora replaces lm_head.weight, which adapter ./one.safetensors changed" in found
+
+
+def test_the_same_adapter_twice_is_refused_by_whatever_name(here: Path) -> None:
+    text = (here / "r.yaml").read_text()
+    (here / "r.yaml").write_text(text.replace("./lora", "[./lora, {path: ./lora/adapter_model.safetensors, scale: 2}]"))
+    found = refused(here)
+    assert "adapter ./lora/adapter_model.safetensors is listed twice, as ./lora" in found
+    assert "with the sum of both scales (3)" in found
+    assert f"{here / 'r.yaml'}:4:26: " in found
+    write_headers(here / "other/adapter_model.safetensors", pair(rank=1))
+    write_config(here / "other", r=1)
+    assert plan(here, "adapter=[./lora, ./other]").warnings == ()
+
+
+def test_magnitudes_act_at_any_scale(here: Path) -> None:
+    adapter(here, pair() | magnitude(), use_dora=True)
+    found = plan(here, "adapter={path: ./lora, scale: 0}")
+    assert found.warnings == ()
+    assert found.source.fusion
+
+
+def test_an_adapter_of_no_strength_is_warned_of(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(here, "adapter={path: ./lora, scale: 0.1}").warnings == ()
+    (here / "r.yaml").write_text((here / "r.yaml").read_text().replace("./lora", "{path: ./lora, scale: 0}"))
+    (said,) = plan(here).warnings
+    assert said.startswith(f"{here / 'r.yaml'}:4:17: adapter ./lora has scale 0 and changes no weight")
+    assert f"warning: {said}" in plan_text(plan(here))
+    assert plan_dict(plan(here))["warnings"] == [said]
+    with pytest.raises(SystemExit) as left:
+        main(["check", "r.yaml", "--cache", "cache"])
+    assert left.value.code == 0
+    assert capsys.readouterr().err == f"warning: {said.removeprefix(f'{here}/')}\n"
 
 
 @pytest.mark.parametrize(
@@ -412,10 +453,10 @@ def test_an_alpha_for_some_and_none_for_others_is_refused(painter: Path) -> None
 def test_what_diffusers_wrote_down_of_a_config_is_held_to_the_same(painter: Path) -> None:
     front = f"unet.{TO_Q}"
     pairs = {f"{front}.lora_A.weight": (2, 4), f"{front}.lora_B.weight": (6, 2)}
-    for said in ({"unet.use_dora": True}, {"use_dora": True}):
+    for said in ({"unet.use_qalora": True}, {"use_qalora": True}):
         file = painter / "lora/pytorch_lora_weights.safetensors"
         write_headers(file, pairs, lora_adapter_metadata=json.dumps(said))
-        assert "DoRA" in refused(painter)
+        assert "QALoRA" in refused(painter)
 
 
 def test_an_engine_takes_no_adapter(painter: Path) -> None:

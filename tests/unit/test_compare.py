@@ -116,7 +116,9 @@ def test_what_does_not_count_is_a_warning_told_once(writers: Stand, tmp_path: Pa
     some = replace(writers.items, digest="some", count=3, read=items.__getitem__, left_out="3 of 9 items count")
     heard: list[Event] = []
     found = compare(writers.request(tmp_path, {"perplexity": {}, "kl": {}}, data=some), heard.append)
-    assert found.warnings == (
+    *before, unfit, last = found.warnings
+    assert unfit.startswith("baseline: its perplexity on these texts")  # it was never trained
+    assert (*before, last) == (
         "data: 3 of 9 items count",
         "data: samples: 6 are asked for, and the data hold 3",
         "perplexity: 2 of 3 documents count: of the others no token is scored",
@@ -389,14 +391,16 @@ def test_warnings_reach_the_report_and_the_listener(writers: Stand, tmp_path: Pa
     (tmp_path / "evidence" / base.key("documents") / "logprobs.safetensors").write_bytes(b"damaged")
     heard: list[Event] = []
     again = compare(request, heard.append)
-    assert first.warnings == ()
-    assert len(again.warnings) == 1
+    (unfit,) = first.warnings
+    assert unfit.startswith("baseline: its perplexity on these texts")  # it was never trained
+    assert len(again.warnings) == 2
     assert "corrupt" in again.warnings[0]
-    assert [e.kind for e in heard].count("warning") == 1
+    assert again.warnings[1] == unfit
+    assert [e.kind for e in heard].count("warning") == 2
     assert [row.contrast for row in again.rows] == [row.contrast for row in first.rows]
     report.write(again, tmp_path / "out")
     assert "corrupt" in json.loads((tmp_path / "out" / "result.json").read_text())["warnings"][0]
-    assert "1 warning" in (tmp_path / "out" / "report.md").read_text()
+    assert "2 warnings" in (tmp_path / "out" / "report.md").read_text()
     assert "corrupt" in (tmp_path / "out" / "report.html").read_text()
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import compress
 from compress.cache import Cache
 from compress.errors import UserError
 from compress.evaluating import Wanted, prepare
-from compress.recipe import Gate
+from compress.recipe import EvalSpec, Gate
 from tests.fakes import language_model
 
 
@@ -43,3 +45,28 @@ def test_every_wrong_parameter_and_gate_is_told_at_once_in_a_recipe_s_words(
         "gates: flops is gated and not measured",
     ]
     assert all(p.fix for p in caught.value.problems)
+
+
+def test_a_side_that_is_to_write_further_than_it_was_trained_to_is_warned_of(
+    sides: tuple[str, str], tmp_path: Path
+) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 16}
+    (Path(sides[0]) / "config.json").write_text(json.dumps(config))
+    spec = EvalSpec(prompt_tokens=10, new_tokens=10)
+    (said,) = request(sides, tmp_path, {"latency": {}}, spec=spec).warnings
+    assert said.startswith(f"{sides[0]}: prompt_tokens and new_tokens are 20 together, and the model has 16 positions")
+    assert request(sides, tmp_path, {"size": {}}, spec=spec).warnings == ()
+
+
+@pytest.mark.parametrize("device", [None, 3, "", "cpu ", "gpu"])
+def test_what_is_no_device_is_one_clear_error_for_every_verb(
+    device: Any, sides: tuple[str, str], tmp_path: Path
+) -> None:
+    for verb in (
+        lambda: compress.load(sides[0], device=device),
+        lambda: request(sides, tmp_path, {"size": {}}, device=device),
+        lambda: compress.apply("accelerate.steps", sides[0], device=device, cache=tmp_path / "cache"),
+    ):
+        with pytest.raises(UserError) as caught:
+            verb()
+        assert any("device" in p.message and p.fix for p in caught.value.problems)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.artifact import Artifact, Component
+from compress.catalogue import find_stage
 from compress.depths import Pool, Unit, cut_depth, depth_pools, renamed, without
 from compress.errors import UserError
 from compress.families import FAMILIES, PARTS, Cut, Granted, common_name, cut_width, family, feature_stacks, snap
@@ -85,6 +89,38 @@ def test_what_is_granted_is_told_beside_what_was_asked_for() -> None:
         "num_attention_heads 8 → 6 (−25.0%)"
     )
     assert Cut({}, (Granted("n_layer", 3, 2),)).told(0.5) == "requested −50.0%, granted n_layer 3 → 2 (−33.3%)"
+
+
+@pytest.mark.parametrize(
+    ("layers", "ratio", "told"),
+    [
+        (2, 0.25, "requested −25.0%, granted num_hidden_layers 2 → 1 (−50.0%), and its config comes no nearer"),
+        (8, 0.01, "requested −1.0%, granted num_hidden_layers 8 → 7 (−12.5%), and its config comes no nearer"),
+        (8, 0.25, ""),
+        (8, 0.07, ""),  # half a layer and more
+        (8, 0.9, ""),
+    ],
+)
+def test_a_ratio_that_lies_nearer_to_nothing_than_to_the_least_that_can_go_is_warned_of(
+    layers: int, ratio: float, told: str, tmp_path: Path
+) -> None:
+    config = {**LLAMA, "architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    source = Artifact(tmp_path, "text_generation", {"model": Component("torch", "", "LlamaForCausalLM")})
+    stage = find_stage("prune.depth")
+    found = stage.foresee(source, stage.params(ratio=ratio))
+    assert " ".join(found.warnings).startswith(f"model: {told}" if told else "")
+    assert bool(found.warnings) == bool(told)
+    assert all("leave the stage out" in said for said in found.warnings)
+
+
+@given(RATIOS, st.integers(2, 40))
+def test_what_is_warned_of_is_twice_what_was_asked_for(ratio: float, layers: int) -> None:
+    granted = cut_depth("LlamaForCausalLM", {"num_hidden_layers": layers}, ratio)
+    cut = Cut({}, granted)
+    assert bool(cut.far(ratio)) == (granted[0].ratio >= 2 * ratio)
+    if cut.far(ratio):
+        assert granted[0].before - granted[0].after == 1  # more never goes, for the nearest does
 
 
 def test_the_size_of_a_head_is_written_down_before_it_would_change() -> None:

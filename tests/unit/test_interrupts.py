@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -67,3 +70,48 @@ def test_who_ignores_interrupts_goes_on_ignoring_them() -> None:
     finally:
         signal.signal(signal.SIGINT, before)
     assert heard == [EVENT]
+
+
+IMPATIENT = """
+import atexit, signal, sys
+from contextlib import suppress
+import typer
+from compress.exits import exit_code
+
+def interrupt(*_):
+    signal.raise_signal(signal.SIGINT)
+
+class Impatient:
+    "Standard error, at which somebody presses Ctrl-C whenever something is written."
+    def write(self, text):
+        with open("said", "a") as file:
+            file.write(text)
+        interrupt()
+    def flush(self):
+        interrupt()
+
+app = typer.Typer()
+
+@app.command()
+def work():
+    try:
+        interrupt()
+    finally:
+        try:
+            interrupt()
+        finally:
+            interrupt()
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.stderr = Impatient()
+LAST
+sys.exit(exit_code(app, ["--"]))
+"""
+
+
+@pytest.mark.parametrize("last", ["", "atexit.register(interrupt)"])
+def test_however_often_it_is_pressed_a_run_ends_with_130_and_the_line_that_resumes(last: str, tmp_path: Path) -> None:
+    script = IMPATIENT.replace("LAST", last)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 130, done.stderr
+    assert "resume with: pare" in (tmp_path / "said").read_text()

@@ -15,7 +15,7 @@ from compress.errors import RecipeError, UserError
 from compress.params import placed
 from compress.recipe import started
 from evaluation.features.dinov2 import KINDS
-from evaluation.places import TYPES, of_clip, of_features, of_layers, of_real_pictures
+from evaluation.places import TYPES, of_clip, of_each_picture, of_features, of_layers, of_real_pictures
 from tests.fakes import language_model, pipeline
 
 RECIPE = """schema: 1
@@ -88,7 +88,9 @@ def test_captions_need_a_clip_with_its_tokenizer(tmp_path: Path) -> None:
 
 
 def test_real_pictures_are_a_folder_of_them_or_their_statistics(tmp_path: Path) -> None:
-    (tmp_path / "a.npz").touch()
+    np.savez(tmp_path / "a.npz", mu=np.zeros(2), sigma=np.eye(2))
+    np.savez(tmp_path / "b.npz", mu=np.zeros(2), other=np.eye(2))
+    (tmp_path / "c.npz").write_bytes(b"no archive")
     (tmp_path / "a.txt").touch()
     (tmp_path / "empty").mkdir()
     assert of_real_pictures("") is of_real_pictures(str(tmp_path / "a.npz")) is None
@@ -99,10 +101,46 @@ def test_real_pictures_are_a_folder_of_them_or_their_statistics(tmp_path: Path) 
         ("empty", "no pictures"),
         ("hidden", "no pictures"),
         ("nowhere", "no such folder"),
+        ("b.npz", "holds no sigma"),
+        ("c.npz", "is no .npz of mu and sigma"),
     ):
-        found = of_real_pictures(str(tmp_path / name))
-        assert found is not None
-        assert said in found.said
+        for look in (of_real_pictures, of_each_picture):
+            found = look(str(tmp_path / name))
+            assert found is not None
+            assert said in found.said
+            assert found.fix
+    assert of_each_picture("") is of_each_picture(str(tmp_path / "real")) is None
+
+
+def test_a_metric_of_each_real_picture_is_refused_their_statistics_when_planning(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.eye(64))
+    metrics = ["fid", "kid", "precision", "recall", "cmmd", "fid_infinity"]
+    (tmp_path / "r.yaml").write_text(
+        f"schema: 1\nname: r\nmodel: {pipeline(tmp_path / 'model')}\ndata: {{evaluate: zoo://digits/test}}\n"
+        f"evaluate: {{metrics: {metrics}, reference: a.npz}}\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
+    told = [p.message for p in caught.value.problems]
+    assert [m.split(".")[0] for m in told if "holds their mean and covariance" in m] == [
+        "kid",
+        "precision",
+        "recall",
+        "cmmd",
+    ]
+    assert all(
+        p.place.startswith(f"{tmp_path / 'r.yaml'}:5:") and "measure fid" in p.fix for p in caught.value.problems
+    )
+    with pytest.raises(UserError, match=r"kid.reference: this needs the features of each real picture"):
+        compress.evaluate(
+            tmp_path / "model",
+            tmp_path / "model",
+            metrics=["kid"],
+            reference=str(tmp_path / "a.npz"),
+            data="zoo://digits/test",
+            cache=tmp_path / "cache",
+            out=tmp_path / "out",
+        )
 
 
 @pytest.mark.parametrize(("metric", "field"), [("clip_score", "features"), ("kid", "reference"), ("lpips", "features")])

@@ -551,4 +551,9 @@ def test_more_tokens_than_a_table_of_positions_holds_are_refused(
     assert caught.value.problems[0].place.startswith(f"{file}:5:")
     config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 64}
     (llama / "config.json").write_text(json.dumps(config))
-    api.plan(file, cache=tmp_path / "cache")  # which computes its positions
+    (warned,) = api.plan(file, cache=tmp_path / "cache").warnings  # which computes its positions
+    assert said in warned
+    assert "ask for fewer" in warned
+    config["max_position_embeddings"] = 68
+    (llama / "config.json").write_text(json.dumps(config))
+    assert api.plan(file, cache=tmp_path / "cache").warnings == ()

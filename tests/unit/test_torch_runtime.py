@@ -15,7 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from compress.deps import installed
 from compress.devices import AS_STORED
-from compress.engines.torch.runtime import load_component, load_language_model, save_component, silent_libraries
+from compress.engines.torch.runtime import (
+    load_component,
+    load_language_model,
+    save_component,
+    silent_libraries,
+    stored_dtype,
+)
 from compress.errors import ModelError
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -134,3 +140,11 @@ kernels.get_kernel
     )
     assert done.returncode == 0, done.stderr
     assert "kernels" not in done.stderr
+
+
+def test_other_variants_beside_the_weights_that_are_loaded_say_nothing_of_their_number_type(tmp_path: Path) -> None:
+    for name, dtype in (("model", torch.float16), ("model.fp32", torch.float32), ("model.bf16", torch.bfloat16)):
+        save_file({"w": torch.zeros(2, dtype=dtype)}, tmp_path / f"{name}.safetensors")
+    assert stored_dtype(tmp_path) == torch.float16
+    (tmp_path / "model.safetensors").unlink()
+    assert stored_dtype(tmp_path) == torch.float32  # which no library loads by itself: the widest

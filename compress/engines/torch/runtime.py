@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compress.artifact import read_json, weight_files
+from compress.artifact import loaded_weights, read_json, weight_files
 from compress.devices import Opening
 from compress.errors import ModelError
 from compress.opening.tensors import device_of, dtype_of
@@ -131,11 +131,12 @@ def shares_kept(before: torch.nn.Module, after: torch.nn.Module, call: Mapping[s
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The widest number type among the safetensors directly in `folder`; float32 where there are none."""
+    """The widest number type among the safetensors that are loaded from `folder`, other variants beside them left aside; where no
+    library would load any, among all in it; float32 where there are none."""
     from safetensors import safe_open
 
     found = set()
-    for file in weight_files(folder):
+    for file in loaded_weights(folder) or weight_files(folder):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as weights:
                 found |= {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118

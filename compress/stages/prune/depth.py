@@ -35,16 +35,18 @@ class PruneDepth(Params):
 
 
 def foresee(artifact: Artifact, params: PruneDepth) -> Foresight:
-    told, configs, open_ = [], {}, {}
+    told, far, configs, open_ = [], [], {}, {}
     for name in artifact.choose(params.components, bool):
         granted = _granted(artifact, name, params)
         config = artifact.config(name)
-        told.append(f"{name}: {Cut(config, granted).told(params.ratio)}")
+        cut = Cut(config, granted)
+        told.append(f"{name}: {cut.told(params.ratio)}")
+        far += [f"{name}: {much}"] if (much := cut.far(params.ratio)) else []
         # Which blocks go is not known yet, how many is: any as many tell a later stage what it has to know.
         gone = (u for pool in depth_pools(artifact.components[name].kind, config) for u in _worst(pool, {}, params))
         configs[name] = without(config, tuple(gone))
         open_[name] = unsettled(artifact.components[name].kind, config)
-    return Foresight(configs, "; ".join(told), unsettled=open_)
+    return Foresight(configs, "; ".join(told), unsettled=open_, warnings=tuple(far))
 
 
 @stage(

@@ -49,7 +49,8 @@ class PruneWidth(Params):
 def foresee(artifact: Artifact, params: PruneWidth) -> Foresight:
     cuts = {name: _cut(artifact, name, params) for name in artifact.choose(params.components, bool)}
     told = "; ".join(f"{name}: {cut.told(params.ratio)}" for name, cut in cuts.items())
-    return Foresight({name: cut.config for name, cut in cuts.items()}, told=told)
+    far = tuple(f"{name}: {much}" for name, cut in cuts.items() if (much := cut.far(params.ratio)))
+    return Foresight({name: cut.config for name, cut in cuts.items()}, told=told, warnings=far)
 
 
 @stage(
