@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from compress.artifact import CHOSEN, Artifact, Component
+from compress.artifact import CHOSEN, SCHEDULER, Artifact, Component
 from compress.catalogue import find_engine
 from compress.errors import ContractError, ModelError
 from compress.graphs import ANY_SIZE, Batches
 from compress.hashing import digest_file
 from compress.planning import Node
+from compress.schedulers import config_of
 from compress.sources import check_safetensors
 
 NOTHING = "nothing"
+SCALES = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")  # of latents, which no shape shows
+WRITTEN_ANEW = ("_diffusers", "_name", "_commit", "transformers_version", "dtype", "torch_dtype")  # by whatever library saves a model
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def check(before: Digested, after: Digested, node: Node, prober: Prober, warn: C
     _check_formats(before, after, node)
     changed = _check_effect(before, after, node)
     _check_forecast(after.artifact, node)
+    _check_untold(before.artifact, after.artifact, node)
     _check_weights(before.artifact, after.artifact, changed, node)
     if node.idle:
         warn(f"not opened again after it was made: {node.idle}")
@@ -86,10 +90,11 @@ def _check_effect(before: Digested, after: Digested, node: Node) -> tuple[str, .
     """The components whose weights changed."""
     chosen, makes = _chosen(node), node.stage.makes
     parts, parts_before = after.artifact.components, before.artifact.components
-    looked_at = node.components if makes else parts
-    changed = {name for name in looked_at if before.weights(name) != after.weights(name)}
+    changed = {name for name in {*node.components, *parts} if before.weights(name) != after.weights(name)}
     if changed and not makes:
         raise broken(node, f"it declared a change of settings and changed the weights of {', '.join(sorted(changed))}")
+    if stray := changed - set(node.components):
+        raise broken(node, f"it changed the weights of {', '.join(sorted(stray))}, which it did not name")
     left = {
         name
         for name in set(node.components) - changed
@@ -118,6 +123,23 @@ def _check_forecast(after: Artifact, node: Node) -> None:
             if (found := config.get(key)) != json.loads(json.dumps(value)):
                 told, is_ = (NOTHING if v is None else json.dumps(v) for v in (value, found))
                 raise broken(node, f"`{key}` of {name} was forecast to be {told}, and is {is_}")
+
+
+def _check_untold(before: Artifact, after: Artifact, node: Node) -> None:
+    """What nobody forecast stays as it was: another scale of latents, or another prediction that a scheduler takes, spoils every
+    picture without any weight being at fault. Of what a stage makes anew, its shapes show when it is opened again."""
+    for name in (*(n for n in after.components if n not in _chosen(node)), SCHEDULER):
+        told = {*node.forecast.get(name, ()), *node.unsettled.get(name, ())}
+        was, is_ = (_config(side, name) for side in (before, after))
+        made = name in node.components and node.stage.makes
+        for key in sorted(was.keys() & is_.keys() - told):
+            if was[key] != is_[key] and (key in SCALES if made else not key.startswith(WRITTEN_ANEW)):
+                values = f"is {json.dumps(is_[key])}, where it was {json.dumps(was[key])}"
+                raise broken(node, f"`{key}` of {name} {values}, and no change was forecast")
+
+
+def _config(artifact: Artifact, name: str) -> Mapping[str, Any]:
+    return config_of(artifact) if name == SCHEDULER else artifact.known_config(name)
 
 
 def _check_weights(before: Artifact, after: Artifact, changed: tuple[str, ...], node: Node) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import compress
 from compress.artifact import Artifact, Component, derive, write_manifest
@@ -25,6 +27,7 @@ from compress.events import silent
 from compress.execute import execute
 from compress.forecast import changed_fields, unsettled_fields
 from compress.hashing import digest_files
+from compress.params import Params
 from compress.planning import Node, make_plan
 from tests.fakes import CUT, TUNE, language_model, step
 from tests.tiny import tiny_diffusion, tiny_llama
@@ -128,6 +131,115 @@ def test_a_config_that_does_not_read_breaks_the_contract(cache: Cache, llama: Pa
     broken = replace(promised, run=work)
     with pytest.raises(ContractError, match=r"its contract: .*does not read as JSON"):
         run(cache, llama, (broken, step(broken)))
+
+
+# ---------------------------------------------------------------- damage
+
+
+class Chosen(Params):
+    components: tuple[str, ...] = ()
+
+
+def _nudge(folder: Path) -> None:
+    """Change one number of a component's weights, as a stage must."""
+    file = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    first = min(tensors)
+    tensors[first] = tensors[first] + 1e-3
+    file.unlink()
+    save_file(tensors, file)
+
+
+def _edit(file: Path, **changed: object) -> None:
+    config = {**json.loads(file.read_text()), **changed}
+    file.unlink()
+    file.write_text(json.dumps(config))
+
+
+def _spoil(folder: Path, *, value: float, name: str) -> None:
+    """Fill one layer of a component's weights with one value."""
+    file = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    chosen = next(key for key in sorted(tensors) if name in key)
+    tensors[chosen] = torch.full_like(tensors[chosen], value)
+    file.unlink()
+    save_file(tensors, file)
+
+
+def _black(folder: Path) -> None:
+    """The last layer of the decoder says black, whatever it is given."""
+    file = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["decoder.conv_out.weight"].zero_()
+    tensors["decoder.conv_out.bias"].fill_(-1)
+    file.unlink()
+    save_file(tensors, file)
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "an unscaled latent": (
+        "vae",
+        lambda out: _edit(out / "vae/config.json", scaling_factor=1.0),
+        "`scaling_factor` of vae",
+    ),
+    "another prediction": (
+        "unet",
+        lambda out: _edit(out / "scheduler/scheduler_config.json", prediction_type="epsilon"),
+        "`prediction_type` of scheduler",
+    ),
+    "another scheduler": (
+        "unet",
+        lambda out: _edit(out / "model_index.json", scheduler=["diffusers", "EulerDiscreteScheduler"]),
+        "`_class_name` of scheduler",
+    ),
+    "no numbers in one layer": (
+        "unet",
+        lambda out: _spoil(out / "unet", value=float("nan"), name="conv_out.weight"),
+        "`conv_out.weight` in unet holds values that are not finite",
+    ),
+    "all black": ("vae", lambda out: _black(out / "vae"), "the reloaded model gives a constant output"),
+    "a half-precision decoder that overflows": (
+        "vae",
+        lambda out: _spoil(out / "vae", value=3e38, name="decoder.conv_in.weight"),
+        "holds values that are no numbers",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_diffusion(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_stage_that_damages_a_pipeline_is_named(what: str, pipeline: Path, tmp_path: Path) -> None:
+    """Each kind of damage that people's pipelines come with, done by a stage: found when it is held to its contract."""
+    component, damage, said = DAMAGE[what]
+
+    def work(artifact: Any, params: Any, context: Any) -> None:
+        made = derive(artifact, context.out, link=False)
+        _nudge(context.out / component)
+        damage(context.out)
+        write_manifest(made)
+
+    harming = replace(CUT, params=Chosen, run=work)
+    with pytest.raises(ContractError) as caught:
+        run(Cache(tmp_path / "cache"), pipeline, (harming, step(harming, components=(component,))))
+    assert caught.value.problems[0].message.startswith("stage `demo.cut` (demo.cut) broke its contract: ")
+    assert said in caught.value.problems[0].message
+    assert list((tmp_path / "cache" / "entries").iterdir()) == []
+
+
+def test_a_stage_that_damages_what_it_did_not_name_is_told(pipeline: Path, tmp_path: Path) -> None:
+    def work(artifact: Any, params: Any, context: Any) -> None:
+        made = derive(artifact, context.out, link=False)
+        _nudge(context.out / "unet")
+        _nudge(context.out / "vae")
+        write_manifest(made)
+
+    straying = replace(CUT, params=Chosen, run=work)
+    with pytest.raises(ContractError, match="it changed the weights of vae, which it did not name"):
+        run(Cache(tmp_path / "cache"), pipeline, (straying, step(straying, components=("unet",))))
 
 
 def test_a_check_needs_no_runner(llama: Path, tmp_path: Path) -> None:
