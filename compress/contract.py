@@ -20,7 +20,14 @@ from compress.sources import check_safetensors
 
 NOTHING = "nothing"
 SCALES = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")  # of latents, which no shape shows
-WRITTEN_ANEW = ("_diffusers", "_name", "_commit", "transformers_version", "dtype", "torch_dtype")  # by whatever library saves a model
+WRITTEN_ANEW = (
+    "_diffusers",
+    "_name",
+    "_commit",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+)  # by whatever library saves a model
 
 
 @dataclass(frozen=True)

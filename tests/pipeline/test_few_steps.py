@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 
+import compress
 from compress.artifact import SCHEDULER_CONFIG, Artifact
 from compress.catalogue import find_stage
 from compress.data import Data, Item
@@ -20,6 +22,8 @@ from compress.errors import ModelError, StageFailed
 from compress.hashing import digest_files
 from compress.opening import open_component
 from compress.opening.text_to_image import TextToImage
+from compress.reading import read_recipes
+from compress.recipe import Recipe
 from tests.families import MODELS
 from tests.stages import CAPTIONS, apply, foresee
 
@@ -167,6 +171,46 @@ def test_what_a_killed_run_recorded_and_learnt_is_kept(tmp_path: Path) -> None:
     (kept / batches[2].name).write_bytes(batches[2].read_bytes()[:-9])
     again, _ = taught(source, tmp_path / "again", updates=3)
     assert digest_files(whole.path) == digest_files(again.path)
+
+
+# ---------------------------------------------------------------- recipes for people's own pipelines
+
+OWN = {"sd15": "sd", "sdxl": "sdxl", "sd3": "sd3", "flux1": "flux", "pixart": "pixart-sigma"}
+RECIPES = Path(__file__).parents[2] / "recipes" / "image" / "few-steps"
+
+
+def own_recipe(name: str, folder: Path) -> Recipe:
+    """A shipped recipe for a pipeline of one's own, with a tiny one of its class and a few pictures in its place."""
+    for split, first in (("train", 0), ("evaluate", 100)):
+        (folder / split).mkdir()
+        rows = [{"file_name": f"{n}.png", "text": f"{CAPTIONS[n % 3]} {first + n}"} for n in range(6)]
+        for number, row in enumerate(rows):
+            Image.fromarray(picture(first + number)()).save(folder / split / row["file_name"])
+        (folder / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    changes: dict[str, Any] = {f"data.{split}": str(folder / split) for split in ("train", "evaluate")}
+    changes |= {"model": str(MODELS[OWN[name]](folder / "model")), "evaluate.features": "zoo://digits-clip"}
+    few = {"updates": 1, "batch": 2, "accumulate": 1, "captions": 6, "precision": "float32", "warmup": 0}
+    changes |= {f"stages.{stage}.{field}": value for stage in (0, 1) for field, value in few.items()}
+    changes |= {"evaluate.samples": 4, "evaluate.stage_samples": 0, "evaluate.timing_blocks": 5, "evaluate.batch": 2}
+    changes |= {"evaluate.metrics": ["lpips", "latency", "flops"], "gates": {}, "evaluate.baseline.steps": 2}
+    return read_recipes(RECIPES / f"{name}.yaml")[0].with_(changes)
+
+
+def test_there_is_a_recipe_for_each_of_the_families() -> None:
+    assert {file.stem for file in RECIPES.glob("*.yaml")} == set(OWN)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_recipe_for_ones_own_pipeline_is_planned(name: str, tmp_path: Path) -> None:
+    found = compress.plan(own_recipe(name, tmp_path), cache=tmp_path / "cache")
+    assert [node.stage.name for node in found.nodes] == ["distill.steps", "distill.steps"]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "sdxl" else pytest.mark.slow) for n in OWN])
+def test_a_recipe_for_ones_own_pipeline_runs(name: str, tmp_path: Path) -> None:
+    result = compress.run(own_recipe(name, tmp_path), cache=tmp_path / "cache", out=tmp_path / "out")
+    rows = {row.metric: row for row in result.rows}
+    assert rows["flops"].candidate is not None
 
 
 # ---------------------------------------------------------------- refusals and damage

@@ -36,5 +36,6 @@ def test_the_schema_knows_every_stage_and_metric_on_disk() -> None:
     assert set(stage_names()) - set(alone["enum"]) == {
         "accelerate.size",
         "accelerate.steps",
+        "distill.steps",
     }  # with required parameters
     assert tuple(sections["gates"]["properties"]) == metric_names()
