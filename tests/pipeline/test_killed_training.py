@@ -19,11 +19,16 @@ from compress.events import Event
 from compress.execute import execute
 from tests.tiny import tiny_diffusion, tiny_llama
 
-STEPS = 16
+KILLS = int(os.environ.get("PARE_KILLS", "1"))
+EACH = 16  # steps for each kill, which comes about the middle of them
+STEPS = EACH * KILLS
 CHAINS = {
     "text_to_image": [
         {"prune.width": {"ratio": 0.5}},
         {"distill.features": {"steps": STEPS, "prompts": 8, "denoising_steps": 4, "checkpoint_seconds": 0.2}},
+    ],
+    "few steps": [
+        {"distill.steps": {"steps": 2, "updates": STEPS, "batch": 4, "captions": 16, "checkpoint_seconds": 0.2}},
     ],
     "text_generation": [
         {"prune.depth": {"ratio": 0.5}},
@@ -32,9 +37,11 @@ CHAINS = {
 }
 
 
-@pytest.fixture(params=[pytest.param("text_to_image", marks=pytest.mark.slow), "text_generation"])
+@pytest.fixture(
+    params=[*(pytest.param(name, marks=pytest.mark.slow) for name in ("text_to_image", "few steps")), "text_generation"]
+)
 def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    painting = request.param == "text_to_image"
+    painting = request.param != "text_generation"
     model = tiny_diffusion(tmp_path) if painting else tiny_llama(tmp_path / "model")
     for name in ("train", "calibration"):
         (tmp_path / f"{name}.txt").write_text("\n\n".join(f"The {i}th {name} value of the array." for i in range(40)))
@@ -83,13 +90,13 @@ def test_killed_inside_training_it_resumes_to_the_same_digests(recipe: Path, tmp
     planned = compress.plan(recipe, cache=tmp_path / "killed")
     drawn = random.Random(0)
     most = 0
-    for _ in range(int(os.environ.get("PARE_KILLS", "1"))):
-        most = max(most, train_until_killed(recipe, tmp_path / "killed", drawn.randint(STEPS // 2, 2 * STEPS // 3)))
+    for _ in range(KILLS):
+        most = max(most, train_until_killed(recipe, tmp_path / "killed", drawn.randint(EACH // 2, 2 * EACH // 3)))
     done, heard = {}, list[Event]()
     for name in ("killed", "undisturbed"):
         store = Cache(tmp_path / name)
         done[name] = execute(compress.plan(recipe, cache=store.root), store, heard.append)
     assert [d.artifact.digest for d in done["killed"]] == [d.artifact.digest for d in done["undisturbed"]]
-    assert done["killed"][1].facts["loss" if "loss" in done["killed"][1].facts else "unet loss"]
+    assert done["killed"][-1].facts["loss" if "loss" in done["killed"][-1].facts else "unet loss"]
     assert any("training goes on at step" in event.message for event in heard)
     assert 0 < most <= planned.disk_bytes
