@@ -74,7 +74,8 @@ def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, d
     for field, wrong in faults(metric.params, recipe.evaluate.metrics[name]).items():
         where = recipe.place.get(f"evaluate.metrics.{list(recipe.evaluate.metrics).index(name)}.{field}", place)
         yield Problem(where, f"{name}.{field}: {wrong.said}", wrong.fix)
-    if few := too_few(metric, recipe.evaluate.metrics[name], data, recipe.evaluate.samples):
+    spec = recipe.evaluate
+    if few := too_few(metric, spec.metrics[name], data, spec.samples, task.repeats(spec)):
         yield Problem(place, few.said, few.fix)
     for library in metric.libraries:
         if not deps.version(library):
