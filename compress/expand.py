@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compress.beside import gathered
 from compress.catalogue import metric_names, stage_names
 from compress.errors import Problem, RecipeError, near
 from compress.laying import GATES, METRICS, merged, named
@@ -72,6 +73,7 @@ def extended(root: Node, file: str, chain: tuple[Path, ...] = ()) -> Node:
 
 def overridden(root: Node, overrides: Sequence[str], problems: list[Problem], place: str = OVERRIDE) -> Node:
     """`root` with each `path=value` put in; values are YAML, and `place` is theirs."""
+    root = gathered(root)
     for override in overrides:
         path, equals, text = override.partition("=")
         parts = path.strip().split(".")
@@ -79,7 +81,7 @@ def overridden(root: Node, overrides: Sequence[str], problems: list[Problem], pl
             problems.append(Problem(place, f"`{override[:80]}` is not path=value", f"{place} stages.0.ratio=0.3"))
             continue
         try:
-            root = _put(root, parts, parse_tree(text or "~", place, fixed_place=True), ())
+            root = gathered(_put(root, parts, parse_tree(text or "~", place, fixed_place=True), ()))
         except RecipeError as error:
             problems += [Problem(place, f"{path}: {p.message}", p.fix) for p in error.problems]
     return root

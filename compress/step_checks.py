@@ -50,7 +50,8 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
     if task is None:
         return
     yield from _foreign_settings(recipe, task)
-    if artifact and (why := too_long(artifact, recipe.evaluate, recipe.evaluate.metrics)):
+    decided = any(step.if_faster for step in recipe.stages)
+    if artifact and (why := too_long(artifact, recipe.evaluate, recipe.evaluate.metrics, decided=decided)):
         named = ("evaluate.new_tokens", "evaluate.prompt_tokens", "evaluate")
         where = next((recipe.place[name] for name in named if name in recipe.place), "")
         yield Problem(where, why, "ask for fewer prompt_tokens or new_tokens")
@@ -94,11 +95,12 @@ def misfit(name: str, task: Task, data: Data | None) -> str:
     return ""
 
 
-def too_long(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) -> str:
-    """Why a model's table of positions does not reach as far as an evaluation writes, or ""."""
+def too_long(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], *, decided: bool = False) -> str:
+    """Why a model's table of positions does not reach as far as an evaluation writes, or ""; decided: whether calls are timed to decide
+    about a step, too."""
     writing = {"timings", "token_timings", "completions"}
     size = next((s.count for s in find_task(artifact.task).sizes(spec).values() if s.axis == "tokens"), 0)
-    if not size or not any(find_metric(name).needs & writing for name in metrics):
+    if not size or not (decided or any(find_metric(name).needs & writing for name in metrics)):
         return ""
     config = artifact.known_config(artifact.main)
     most = config.get("max_position_embeddings") or config.get("n_positions")
