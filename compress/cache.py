@@ -242,6 +242,13 @@ class Cache:
         return True
 
 
+def write_whole(file: Path, value: Mapping[str, Any]) -> None:
+    """Write JSON so that it is whole or not there."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(value))
+    part.replace(file)
+
+
 @contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
     """Turn a full disk or a read-only file system into one clear error.

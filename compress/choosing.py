@@ -22,7 +22,7 @@ from compress.artifact import (
     write_manifest,
 )
 from compress.building import first_calls, repeated
-from compress.cache import no_room
+from compress.cache import no_room, write_whole
 from compress.catalogue import Stage, find_engine
 from compress.context import Context
 from compress.describing import describe
@@ -70,7 +70,7 @@ def _choose(artifact: Artifact, name: str, params: BuildFastest, stages: Sequenc
     decision = place / DECISION
     if not decision.is_file():
         trials = [Trial(TORCH, artifact), *_build_all(artifact, name, params, stages, context, place)]
-        _write_whole(decision, _raced(artifact, name, trials, params, context))
+        write_whole(decision, _raced(artifact, name, trials, params, context))
     found = json.loads(decision.read_text())
     for loser in place.iterdir():
         if loser.is_dir() and loser.name != found["kept"]:
@@ -222,13 +222,6 @@ def _picture_call(
 def _without_gradients(call: Callable[[], object]) -> object:
     with torch.no_grad():
         return call()
-
-
-def _write_whole(file: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON so that it is whole or not there."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(value))
-    part.replace(file)
 
 
 def _table(trials: Sequence[Trial], paces: Mapping[str, Pace]) -> list[dict[str, Any]]:

@@ -40,7 +40,8 @@ def _profile(step: StepSpec, stage: Stage) -> Batches | None:
 
 def _outside(recipe: Recipe, artifact: Artifact, step: StepSpec, profile: Batches) -> Iterator[Problem]:
     """The sizes that the evaluation calls the model with, and that its profile leaves out."""
-    for name, size in _sizes(recipe.evaluate, artifact).items():
+    decided = any(one.if_faster for one in recipe.stages)
+    for name, size in _sizes(recipe.evaluate, artifact, decided).items():
         if profile.nearest(size.axis, size.count) == size.count:
             continue
         low, usual, high = getattr(profile, size.axis)
@@ -53,8 +54,8 @@ def _outside(recipe: Recipe, artifact: Artifact, step: StepSpec, profile: Batche
         )
 
 
-def _sizes(spec: EvalSpec, artifact: Artifact) -> dict[str, Size]:
-    """By the name of the setting that decides it, the size of a call."""
+def _sizes(spec: EvalSpec, artifact: Artifact, decided: bool = False) -> dict[str, Size]:
+    """By the name of the setting that decides it, the size of a call; decided: whether some are timed to decide about a step."""
     needs = frozenset(need for name in spec.metrics for need in find_metric(name).needs)
     sizes: dict[str, Size] = {}
     if needs & OF_ITEMS:
@@ -62,7 +63,7 @@ def _sizes(spec: EvalSpec, artifact: Artifact) -> dict[str, Size]:
         sizes["batch"] = Size("batch", min(spec.batch, items))
         if rest := items % spec.batch:
             sizes["samples"] = Size("batch", rest)  # the last call
-    if needs & COST - {"files"}:
+    if decided or needs & COST - {"files"}:
         sizes["timing_batch"] = Size("batch", spec.timing_batch)
         sizes |= find_task(artifact.task).sizes(spec)
     return sizes

@@ -64,7 +64,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     data = open_units(wanted.data, Path()) if wanted.data else None
     metrics = _check(wanted, sides, data)
     data = data or _own_captions(sides)
-    few = _few(metrics, data, wanted.spec)
+    few = _few(metrics, data, wanted.spec, find_task(sides[0].task).repeats(wanted.spec))
     if shut := (*few, *_shut(sides, wanted.spec, opening), *_long(sides, wanted)):
         raise ManyProblems(shut)
     far = dict(_far(sides, wanted))
@@ -113,12 +113,12 @@ def _far(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[tuple[str, str]]
             yield str(side.path), said
 
 
-def _few(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, spec: EvalSpec) -> Iterator[Problem]:
+def _few(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, spec: EvalSpec, each: int) -> Iterator[Problem]:
     """Which metrics will have too few pictures."""
     from evaluation.enough import too_few
 
     for name, values in metrics.items():
-        if few := too_few(find_metric(name), values, data, spec.samples):
+        if few := too_few(find_metric(name), values, data, spec.samples, each):
             yield Problem("metrics", few.said, few.fix)
 
 

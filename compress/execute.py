@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress import widths
+from compress import keeping, widths
 from compress.artifact import Artifact, write_manifest
 from compress.blame import remedy
 from compress.cache import Cache, disk_errors, full_disk
@@ -24,7 +24,7 @@ from compress.events import Emit, Event
 from compress.fusing import ready
 from compress.hashing import Identity, digest_files, identities, list_files
 from compress.locks import hold
-from compress.planning import SOURCE, Node, Plan, make_plan, with_lineage
+from compress.planning import SOURCE, Node, Plan, make_plan, on, with_lineage
 from compress.reading import read_text
 from compress.room import remember_seconds
 
@@ -181,6 +181,7 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
                 emit(Event("warning", node.id, message))
             return _done(node, found, facts.get("notes", {}), float(facts.get("seconds", 0)), cached=True)
         given = inputs()
+        node = on(node, given.artifact)
         checker.start()
         emit(Event("started", node.id, facts={"key": node.key}))
         began = time.monotonic()
@@ -188,7 +189,8 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
         out = cache.fresh()
         working = hold(out)  # so that no other run sweeps it away, however long this takes
         try:
-            known = _make(node, given, plan, cache, out, checker, _noting(emit, node.id, notes))
+            make = _make_if_faster if node.made else _make
+            known = make(node, given, plan, cache, out, checker, _noting(emit, node.id, notes))
             seconds = time.monotonic() - began
             facts = {"stage": node.stage.name, "seconds": round(seconds, 3), "notes": notes}
             made = cache.put(node.key, out, facts, known)
@@ -196,9 +198,40 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
             shutil.rmtree(out, ignore_errors=True)
             if working:
                 working.release()
-    remember_seconds(cache, node.stage.name, seconds, node.work)
+    remember_seconds(cache, keeping.timed_as(node.stage, bool(node.made)), seconds, node.work)
     emit(Event("finished", node.id, facts={"key": node.key, "seconds": round(seconds, 3)}))
     return _done(node, made, notes, seconds, cached=False)
+
+
+def _make_if_faster(
+    node: Node, given: Inputs, plan: Plan, cache: Cache, out: Path, checker: Checker, emit: Emit
+) -> dict[Identity, str]:
+    """As `_make`, of a step that is kept only if it is faster: what its stage leaves is an entry of its own, and one of the two is passed
+    on. What the stage said of its work is told where that stays."""
+    said: list[Event] = []
+
+    def heard(event: Event) -> None:
+        if event.kind in ("note", "warning"):
+            said.append(event)
+        elif event.kind not in ("started", "finished", "cached"):  # which are told of the step as a whole
+            emit(event)
+
+    made = _one(replace(node, key=node.made, made=""), lambda: given, plan, cache, checker, heard)
+    found = keeping.decide(given.artifact, made.artifact, plan, cache.scratch(node.key), emit)
+    for event in said if found.kept else ():
+        emit(event)
+    emit(Event("note", node.id, found.why, facts={**(_noted(made) if found.kept else {}), **found.facts}))
+    if found.unsettled:
+        emit(Event("warning", node.id, f"decided while the machine was not at rest: {found.unsettled}"))
+    chosen = made.artifact if found.kept else given.artifact
+    known = identities(chosen.path, cache.recorded(chosen))
+    keeping.pass_on(chosen, out, link=found.kept or node.after != SOURCE)
+    return identities(out, digest_files(out, known))
+
+
+def _noted(done: Done) -> dict[str, Any]:
+    """The facts of a stage, its warnings aside."""
+    return {name: fact for name, fact in done.facts.items() if name != WARNINGS}
 
 
 def _done(node: Node, artifact: Artifact, notes: Mapping[str, Any], seconds: float, *, cached: bool) -> Done:

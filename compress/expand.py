@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compress.beside import gathered
 from compress.catalogue import metric_names, stage_names
 from compress.errors import Problem, RecipeError, near
 from compress.laying import GATES, METRICS, merged, named
@@ -72,6 +73,7 @@ def extended(root: Node, file: str, chain: tuple[Path, ...] = ()) -> Node:
 
 def overridden(root: Node, overrides: Sequence[str], problems: list[Problem], place: str = OVERRIDE) -> Node:
     """`root` with each `path=value` put in; values are YAML, and `place` is theirs."""
+    root = gathered(root)
     for override in overrides:
         path, equals, text = override.partition("=")
         parts = path.strip().split(".")
@@ -80,7 +82,7 @@ def overridden(root: Node, overrides: Sequence[str], problems: list[Problem], pl
             continue
         here = f"{place} {path.strip()}" if ":" not in path else place  # a colon would seem to stand before a line
         try:
-            root = _put(root, parts, parse_tree(text or "~", here, fixed_place=True), ())
+            root = gathered(_put(root, parts, parse_tree(text or "~", here, fixed_place=True), ()))
         except RecipeError as error:
             problems += [Problem(here, p.message, p.fix) for p in error.problems]
     return root

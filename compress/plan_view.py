@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from compress.beside import IF_FASTER
 from compress.devices import CPU
 from compress.planning import Plan
 
@@ -26,6 +27,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
                 "disk_bytes": n.disk_bytes,
                 "seconds": n.seconds,
                 "told": n.told,
+                **({"keep": IF_FASTER} if n.made else {}),
             }
             for n in found.nodes
         ],

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from compress import room
+from compress import keeping, room
 from compress.artifact import Artifact, Provenance
 from compress.cache import Cache
 from compress.calls import asked_places, candidate_problems
@@ -31,6 +31,7 @@ from compress.units import open_units, overlap
 T = TypeVar("T")
 SOURCE = "source"
 UNHASHED = "unhashed"  # the key of a model that is only looked at
+UNLESS_KEPT = ", where a step before it is not kept"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Node:
     # By component: the config fields that it will change, as they will be, and those that only the work decides, or did before.
     forecast: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    # Of a step that is kept only if faster: the key of what its stage leaves, `key` being that of the decision.
+    made: str = ""
+    undecided: bool = (
+        False  # whether a step before it may not be kept: then it may be given something else than planned
+    )
 
 
 @dataclass(frozen=True)
@@ -198,35 +204,63 @@ class _Chain:
     opening: Opening
     known: dict[str, tuple[Artifact, str]]
     nodes: list[Node] = field(default_factory=list)
+    otherwise: dict[str, list[Artifact]] = field(default_factory=dict)  # what it leaves where steps are not kept
 
     def add(self, step: StepSpec) -> list[Problem]:
         """Plan one step more; returns what keeps it from working."""
         artifact, _ = self.known[step.after]
         stage = find_stage(step.stage)
-        touched = stage.touches(artifact, step.params)
-        found: list[Problem] = []
-        look = partial(step_problems, self.recipe, step, stage, artifact, touched, self.opening)
-        found += _collect(found, step.place, look) or []
+        found = self.look(step, stage, artifact)
         found += input_problems(step, stage, {name: given for name, (given, _) in self.known.items()})
-        foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step))
+        foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
         if foresight is None:
             return [replace(p, message=_about(step.stage, p.message)) for p in found]
-        node = self.node(step, stage, touched, foresight)
-        self.known[step.id] = (node.expected, node.key)
-        self.nodes.append(node)
-        return []
+        node = self.node(step, stage, stage.touches(artifact, step.params), foresight)
+        others = self.otherwise_left(step, stage, found)
+        passed = (artifact, *self.otherwise.get(step.after, ())) if step.if_faster else ()
+        otherwise = _different(node.expected, [*others, *passed])
+        found += keeping.too_many(self.recipe, step, len(otherwise))
+        if not found:
+            self.known[step.id], self.otherwise[step.id] = (node.expected, node.key), otherwise
+            self.nodes.append(node)
+        return list(dict.fromkeys(found))
+
+    def otherwise_left(self, step: StepSpec, stage: Stage, problems: list[Problem]) -> Iterator[Artifact]:
+        """What comes of a step where steps before it are not kept; `problems` gains why it then cannot work."""
+        for artifact in self.otherwise.get(step.after, ()):
+            found = self.look(step, stage, artifact)
+            foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
+            if foresight:
+                yield _expected(artifact, stage, stage.touches(artifact, step.params), foresight)
+            problems += [replace(p, message=f"{_about(step.stage, p.message)}{UNLESS_KEPT}") for p in found]
+
+    def look(self, step: StepSpec, stage: Stage, artifact: Artifact) -> list[Problem]:
+        """What keeps a step from working on an artifact."""
+        found: list[Problem] = []
+        touched, before = stage.touches(artifact, step.params), self.before(step)
+        look = partial(step_problems, self.recipe, step, stage, artifact, touched, self.opening)
+        found += _collect(found, step.place, look) or []
+        idle = stage.idle_here(step.params) or (before.idle if before else "")
+        return [*found, *(keeping.problems(self.recipe, step, stage, artifact, idle) if step.if_faster else ())]
+
+    def before(self, step: StepSpec) -> Node | None:
+        return next((n for n in self.nodes if n.id == step.after), None)
 
     def node(self, step: StepSpec, stage: Stage, touched: tuple[str, ...], foresight: Foresight) -> Node:
         artifact, parent = self.known[step.after]
-        before = next((n for n in self.nodes if n.id == step.after), None)
+        before = self.before(step)
         roles = {role: step.inputs.get(role, SOURCE) for role in stage.inputs}
         inputs = {"model": parent, **{role: self.known[name][1] for role, name in roles.items()}}
         inputs |= {f"data.{role}": self.data[role].digest for role in stage.data(step.params) if role in self.data}
-        key = stage_key(stage, artifact.task, step.params, touched, inputs, self.recipe.seed, self.opening)
+        made = stage_key(stage, artifact.task, step.params, touched, inputs, self.recipe.seed, self.opening)
+        keys = made, parent, self.known[SOURCE][1]
+        key = keeping.decision_key(*keys, artifact.task, self.recipe, self.opening) if step.if_faster else made
         cached = self.cache.has(key)
         unsettled = unsettled_fields(foresight, before.unsettled if before else {})
         work = room.work(artifact, touched, step.params)
-        disk = room.stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes
+        copies = 2 if step.if_faster and step.after == SOURCE else 1  # of what cannot be linked
+        disk = copies * room.stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes
+        told = (foresight.told, keeping.told(self.cache, key) if step.if_faster else "")
         return Node(
             id=step.id,
             stage=stage,
@@ -239,9 +273,9 @@ class _Chain:
             expected=_expected(artifact, stage, touched, foresight),
             place=step.place,
             disk_bytes=0 if cached else disk,
-            seconds=room.expected_seconds(self.cache, stage.name, work),
+            seconds=room.expected_seconds(self.cache, keeping.timed_as(stage, step.if_faster), work),
             work=work,
-            told=foresight.told,
+            told="; ".join(filter(None, told)),
             memory_bytes=0 if cached else foresight.memory_bytes,
             idle=stage.idle_here(step.params) or (before.idle if before else ""),
             profile=getattr(step.params, "profile", before.profile if before else ANY_SIZE),
@@ -249,12 +283,33 @@ class _Chain:
             unsettled=unsettled,
             trusted=self.opening.trust_remote_code,
             warnings=tuple(f"{step.id}: {said}" for said in foresight.warnings),
+            made=made if step.if_faster else "",
+            undecided=bool(self.otherwise.get(step.after)),
         )
 
 
-def _foreseen(stage: Stage, artifact: Artifact, step: StepSpec) -> Foresight:
+def _different(first: Artifact, others: Iterable[Artifact]) -> list[Artifact]:
+    """Those of the others that differ from the first, and from each other."""
+    found: list[Artifact] = []
+    found += (one for one in others if one != first and one not in found)
+    return found
+
+
+def on(node: Node, artifact: Artifact) -> Node:
+    """The same node, expected to leave what comes of this artifact, where another may have been planned."""
+    if not node.undecided:
+        return node
+    foresight = _foreseen(node.stage, artifact, node.params)
+    return replace(
+        node,
+        expected=_expected(artifact, node.stage, node.components, foresight),
+        forecast=changed_fields(artifact, foresight, node.unsettled),
+    )
+
+
+def _foreseen(stage: Stage, artifact: Artifact, params: Params) -> Foresight:
     with configs_read():
-        return stage.foresee(artifact, step.params)
+        return stage.foresee(artifact, params)
 
 
 def _chain(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from pydantic import Field
 
 from compress.adapter_spec import AdapterSpec
+from compress.beside import ALWAYS, IF_FASTER, KEEP
 from compress.catalogue import find_task, task_names
 from compress.devices import CPU, DEVICES
 from compress.errors import UserError
@@ -153,6 +154,8 @@ ADAPTER_KEY = "a LoRA adapter, or a list of them, fused into the model first: wh
 STEP_KEYS = {
     "id": "name of this step, by which later ones refer to it; default: the stage's",
     "from": "id of the earlier step it continues, or source; default: the one before",
+    KEEP: f"{IF_FASTER}: what the stage left is timed here against what it was given, and is kept only if it is faster; also "
+    f"beside the stage's name; default: {ALWAYS}",
 }
 ROLE_KEY = "{}: an earlier step's id; default: source"
 
@@ -167,6 +170,7 @@ class StepSpec:
     after: str  # id of the step it continues, or "source"
     inputs: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
+    if_faster: bool = False  # whether what it leaves is kept only if it is faster than what it was given
 
 
 class Origin(Protocol):

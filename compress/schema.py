@@ -6,9 +6,11 @@ a metric is measured, only reading knows."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from compress.adapter_spec import MAX_ADAPTERS, AdapterSpec
+from compress.beside import ALWAYS, IF_FASTER, KEEP
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
 from compress.recipe import ADAPTER_KEY, ROLE_KEY, SCHEMA_VERSION, STEP_KEYS, Bounds, DataSpec, EvalSpec, Gate, Head
@@ -18,6 +20,7 @@ Schema = dict[str, Any]
 
 _VARIABLE: Schema = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
 _VALUES: Schema = {"type": ["object", "null"], "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]{0,63}$"}}
+_KEEP: Schema = {"anyOf": [{"enum": [ALWAYS, IF_FASTER]}, _VARIABLE]}
 _BESIDE = ("title", "description", "default")  # of a value, whatever it may be
 _OF_TEXT = ("enum", "const", "pattern", "minLength", "maxLength", "format")  # without one, any text is good
 
@@ -67,14 +70,15 @@ def _adapter(definitions: Schema) -> Schema:
 
 
 def _stages(definitions: Schema) -> Schema:
-    own: Schema = {key: {"type": "string", "description": text} for key, text in STEP_KEYS.items()}
+    own: Schema = {key: {"type": "string", "description": text} for key, text in STEP_KEYS.items() if key != KEEP}
+    own[KEEP] = {**_KEEP, "description": STEP_KEYS[KEEP]}
     found = {}
     for name in stage_names():
         stage = find_stage(name)
         record = _record(stage.params, name, definitions)
         record["properties"] = {**own, **_roles(stage.inputs), **record.get("properties", {})}
         found[name] = {**record, "description": _first_line(stage.doc)}
-    return _list_of(found)
+    return _list_of(found, {KEEP: _KEEP})
 
 
 def _roles(inputs: tuple[str, ...]) -> Schema:
@@ -111,18 +115,32 @@ def _whole_gate() -> Schema:
     return {"anyOf": [{"oneOf": given}, {"anyOf": perhaps, "not": {"anyOf": given}}]}
 
 
-def _list_of(named: Mapping[str, Schema]) -> Schema:
-    """A list of names and `{name: parameters}`; a name alone stands where no parameter is required."""
+def _list_of(named: Mapping[str, Schema], beside: Mapping[str, Schema] = MappingProxyType({})) -> Schema:
+    """A list of names and `{name: parameters}`; a name alone stands where no parameter is required.
+
+    Args:
+        beside: what may stand beside a name.
+    """
     alone = [name for name, record in named.items() if not record.get("required")]
     kinds = {name: ["object", "null"] if name in alone else "object" for name in named}
-    mapping = {
+    mapping: Schema = {
         "type": "object",
         "properties": {name: _or_variable({**record, "type": kinds[name]}) for name, record in named.items()},
         "additionalProperties": False,
         "minProperties": 1,
         "maxProperties": 1,
     }
-    entry = {"anyOf": [*([{"enum": alone}] if alone else []), mapping, _VARIABLE]}
+    more = [
+        {
+            **mapping,
+            "properties": {**mapping["properties"], key: value},
+            "required": [key],
+            "minProperties": 2,
+            "maxProperties": 2,
+        }
+        for key, value in beside.items()
+    ]
+    entry = {"anyOf": [*([{"enum": alone}] if alone else []), mapping, *more, _VARIABLE]}
     return {"type": ["array", "null"], "items": entry, "maxItems": MAX_ENTRIES}
 
 

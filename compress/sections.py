@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from compress.adapter_spec import read_adapters
+from compress.beside import KEEP, gathered, read_keep
 from compress.catalogue import find_metric, find_stage, metric_names
 from compress.errors import Problem, RecipeError, UserError, near
 from compress.expand import OVERRIDE, overridden
 from compress.located import check_params, given
 from compress.params import Params, placed
-from compress.recipe import SCHEMA_VERSION, DataSpec, EvalSpec, Gate, Head, Recipe, StepSpec, started
+from compress.recipe import SCHEMA_VERSION, STEP_KEYS, DataSpec, EvalSpec, Gate, Head, Recipe, StepSpec, started
 from compress.shared import spread_tree
 from compress.yaml_tree import Node
 
@@ -88,8 +89,8 @@ class Reading:
     """One tree, variables filled in, on its way to a `Recipe`; mistakes gather in `problems`."""
 
     def __init__(self, root: Node, problems: list[Problem]) -> None:
-        self.whole = root
-        self.root = spread_tree(root)
+        self.whole = gathered(root)
+        self.root = spread_tree(self.whole)
         self.problems = problems
 
     def recipe(self, suffix: str, text: str, file: str) -> Recipe | None:
@@ -212,18 +213,19 @@ class Reading:
             ids.append(self.step_id(name, params.fields.get("id"), ids, taken))
             return None
         cls = stage.params
-        keys = ("id", "from", *stage.inputs)
+        keys = (*STEP_KEYS, *stage.inputs)
         reserved = {k: n for k, n in params.fields.items() if k in keys and k not in cls.model_fields}
         own = {k: n for k, n in params.fields.items() if k not in reserved}
         after = self.earlier(reserved.get("from"), ids, "from") or (ids[-1] if ids else SOURCE)
         inputs = {role: self.earlier(reserved[role], ids, role) for role in stage.inputs if role in reserved}
         step_id = self.step_id(name, reserved.get("id"), ids, taken)
         ids.append(step_id)
+        if_faster = read_keep(reserved.get(KEEP), self.problems)
         values = params if not isinstance(params.value, dict) else Node(own, params.place, params.key)
         checked = check_params(cls, values, name, self.problems, also=keys)
         if checked is None:
             return None
-        return StepSpec(step_id, name, checked, after, inputs, entry.place)
+        return StepSpec(step_id, name, checked, after, inputs, entry.place, if_faster)
 
     def named(self, entry: Node, what: str) -> tuple[str, Node] | None:
         """The name and the parameters of `name`, `name:` or `name: {…}`."""

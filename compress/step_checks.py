@@ -50,7 +50,8 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
     if task is None:
         return
     yield from _foreign_settings(recipe, task)
-    if artifact and (why := too_long(artifact, recipe.evaluate, recipe.evaluate.metrics)):
+    decided = any(step.if_faster for step in recipe.stages)
+    if artifact and (why := too_long(artifact, recipe.evaluate, recipe.evaluate.metrics, decided=decided)):
         named = ("evaluate.new_tokens", "evaluate.prompt_tokens", "evaluate")
         where = next((recipe.place[name] for name in named if name in recipe.place), "")
         yield Problem(where, why, "ask for fewer prompt_tokens or new_tokens")
@@ -80,7 +81,8 @@ def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, d
     for field, wrong in faults(metric.params, recipe.evaluate.metrics[name]).items():
         where = recipe.place.get(f"evaluate.metrics.{list(recipe.evaluate.metrics).index(name)}.{field}", place)
         yield Problem(where, f"{name}.{field}: {wrong.said}", wrong.fix)
-    if few := too_few(metric, recipe.evaluate.metrics[name], data, recipe.evaluate.samples):
+    spec = recipe.evaluate
+    if few := too_few(metric, spec.metrics[name], data, spec.samples, task.repeats(spec)):
         yield Problem(place, few.said, few.fix)
     for library in metric.libraries:
         if not deps.version(library):
@@ -99,15 +101,16 @@ def misfit(name: str, task: Task, data: Data | None) -> str:
     return ""
 
 
-def too_long(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) -> str:
-    """Why a model's table of positions does not reach as far as an evaluation writes, or ""."""
-    said, learned = _far(artifact, spec, metrics)
+def too_long(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], *, decided: bool = False) -> str:
+    """Why a model's table of positions does not reach as far as an evaluation writes, or ""; decided: whether calls are timed to decide
+    about a step, too."""
+    said, learned = _far(artifact, spec, metrics, decided)
     return said if learned else ""
 
 
 def beyond_training(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) -> str:
     """That an evaluation writes further than a model was trained to, which computes its positions and so goes on; or ""."""
-    said, learned = _far(artifact, spec, metrics)
+    said, learned = _far(artifact, spec, metrics, False)
     if learned or not said:
         return ""
     return (
@@ -115,11 +118,11 @@ def beyond_training(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) 
     )
 
 
-def _far(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) -> tuple[str, bool]:
+def _far(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], decided: bool) -> tuple[str, bool]:
     """That an evaluation writes further than a model has positions, in words or "", and whether they are learned ones."""
     writing = {"timings", "token_timings", "completions"}
     size = next((s.count for s in find_task(artifact.task).sizes(spec).values() if s.axis == "tokens"), 0)
-    if not size or not any(find_metric(name).needs & writing for name in metrics):
+    if not size or not (decided or any(find_metric(name).needs & writing for name in metrics)):
         return "", False
     config = artifact.known_config(artifact.main)
     most = config.get("max_position_embeddings") or config.get("n_positions")

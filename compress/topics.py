@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from compress.adapter_spec import AdapterSpec
+from compress.beside import KEEP
 from compress.catalogue import (
     builders,
     engine_names,
@@ -57,6 +58,8 @@ tells every mistake with its line, `pare schema` gives the JSON Schema for an ed
     stages:
       - accelerate.steps: {steps: "${steps}"}
       - build.openvino: {id: engine, precision: "${bits}"}
+      - quantize.nncf: {mode: int8}
+        keep: if_faster                  # timed here against what it was given; what is not faster is left out, and said
     evaluate:
       metrics: {kid: null, size: {}}     # over an inherited list: kid is taken away, size added
     gates: {kid: null}
@@ -147,8 +150,9 @@ def _stage(name: str) -> Iterator[str]:
     yield from _head(stage.name, stage.doc, stage.params)
     yield "\nbeside them"
     roles = {role: ROLE_KEY.format(role) for role in stage.inputs}
+    changes = bool(stage.formats) and all(a != b for a, b in stage.formats.items())  # and is never kept only if faster
     for key, text in {**STEP_KEYS, **roles}.items():
-        if key not in stage.params.model_fields:
+        if key not in stage.params.model_fields and not (changes and key == KEEP):
             yield from _described(key, text)
     formats = ", ".join(f"{a} → {b}" for a, b in stage.formats.items()) or "any, which stays as it is"
     tasks, effects = ", ".join(tasks_for(stage.needs)), ", ".join(sorted(stage.effects))

@@ -11,15 +11,19 @@ from pydantic import ValidationError
 
 from compress.data import Data
 from compress.params import Fault, Params
+from compress.units import TEXT
 from evaluation.painted import files_of
 from evaluation.scores import Metric, Sizes
 
 
-def too_few(metric: Metric[Params], values: Mapping[str, Any], data: Data | None, samples: int) -> Fault | None:
+def too_few(
+    metric: Metric[Params], values: Mapping[str, Any], data: Data | None, samples: int, each: int = 1
+) -> Fault | None:
     """Why a metric will have no number of so many samples of the data; None where it will, or nobody can tell.
 
     Args:
         values: its parameters, where they read; what is wrong with what they name is told elsewhere.
+        each: pictures of each.
     """
     if data is None or metric.enough is None:
         return None
@@ -27,13 +31,17 @@ def too_few(metric: Metric[Params], values: Mapping[str, Any], data: Data | None
         params = metric.params(**values)
     except ValidationError:
         return None
-    return metric.enough(params, _sizes(data, samples, str(getattr(params, "reference", ""))))
+    return metric.enough(params, _sizes(data, samples, each, str(getattr(params, "reference", ""))))
 
 
-def _sizes(data: Data, samples: int, reference: str) -> Sizes:
+def _sizes(data: Data, samples: int, each: int, reference: str) -> Sizes:
     painted = samples if data.count < 0 else min(samples, data.count)
+
+    def captions() -> tuple[str, ...]:
+        return tuple(row[TEXT] for row in data.rows[:painted]) or tuple(item.text for item in data.first(painted))
+
     folder = Path(reference).expanduser()
     if reference:
-        return Sizes(painted, len(files_of(folder)) if folder.is_dir() else None)
+        return Sizes(painted, len(files_of(folder)) if folder.is_dir() else None, each, captions)
     once = {item.file or item.id for item in data.first(painted)} if data.rows else range(painted)
-    return Sizes(painted, len(once))
+    return Sizes(painted, len(once), each, captions)

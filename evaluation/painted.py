@@ -15,6 +15,7 @@ from compress.errors import DataError, UserError
 from compress.hashing import digest_file, digest_json, list_files
 from compress.pictures import read_picture
 from compress.units import ID, TEXT, distinct
+from evaluation.evidence import Evidence
 
 # Of pictures, wherever a folder of them is given.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -133,3 +134,13 @@ def check_metrics(metrics: Sequence[tuple[str, frozenset[str]]]) -> None:
                 f"{name} needs a model, and one side is a folder of pictures",
                 fix="drop it from --metrics (metrics= in Python), or give two models",
             )
+
+
+def refuse_uncaptioned(evidence: Evidence, metric: str) -> None:
+    """Raises a UserError where a picture has no caption, which a plan cannot tell of two folders."""
+    if not all(item.text for item in evidence.items):
+        raise UserError(
+            f"{metric} needs a caption for each picture",
+            place=str(evidence.artifact.path),
+            fix="give --data, or put metadata.jsonl with file_name and text beside the pictures",
+        )

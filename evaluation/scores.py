@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -91,10 +91,15 @@ class Statistic:
 @dataclass(frozen=True)
 class Sizes:
     """How many pictures a metric will be given, at the most: painted ones of a noise, and real ones, None where only their statistics
-    are known. Copies among them are seen when they are there."""
+    are known. Copies among them are seen when they are there.
+
+    each: from how many noises; captions: what those of one noise are of.
+    """
 
     painted: int
     real: int | None
+    each: int = 1
+    captions: Callable[[], Sequence[str]] = field(default=tuple, compare=False)
 
 
 ENDLESS = (-math.inf, math.inf)

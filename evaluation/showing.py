@@ -23,10 +23,12 @@ def grid(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Picture
     if one.picture is None or other.picture is None:
         return ()
     chosen = dict.fromkeys(range(min(FIRST, len(one.items))), "")
+    at = {item.id: index for index, item in enumerate(one.items)}
     for row, losses in _losses(rows, measured)[:1]:
         for index in np.argsort(-losses, kind="stable")[:WORST]:
             if losses[index] > 0:
-                chosen.setdefault(int(index) * one.each, f"among the worst by {row.title}")
+                unit = measured[row.metric][0].unit_ids[index]
+                chosen.setdefault(at[unit], f"among the worst by {row.title}")
     return tuple(
         Picture(one.items[i].id, one.items[i].text, one.picture(i), other.picture(i), why) for i, why in chosen.items()
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from compress.catalogue import find_metric
 from compress.errors import PareError
 from compress.events import Emit, track
+from compress.keeping import dropped
 from compress.recipe import EvalSpec, Gate
 from evaluation import statistics
 from evaluation.collect import CONTINUATIONS, Viewpoint, collect
@@ -59,10 +60,14 @@ def measure_steps(
     before = _reached(sides[0].first(count), None, names, spec, [])
     before = replace(before, speed=Estimate(1.0, 1.0, 1.0, spec.timing_blocks) if names[0] else None)
     steps = [Step("", before.size_bytes, note="; ".join(before.notes))]
-    baseline = before.samples
+    baseline, not_kept = before.samples, dropped(request.stages)
+    last = next((view for stage, view in reversed(chain) if stage not in not_kept), None)  # which is the candidate
     for stage, view in track(chain, emit, "each stage against the baseline", len(chain)):
         notes: list[str] = []
-        if view is chain[-1][1]:
+        if stage in not_kept:
+            steps.append(_passed_on(stage, steps[-1], not_kept[stage]))
+            continue
+        if view is last:
             found, against = sides[1].first(count), sides[0].timings
         else:
             found, against = _observe(stage, base, view, names, request, sides[0].first(count), notes, emit)
@@ -154,6 +159,13 @@ def _step(
         if name in now.samples and name in baseline
     )
     return Step(stage, now.size_bytes, speed, quality, "; ".join(now.notes))
+
+
+def _passed_on(stage: str, before: Step, why: str) -> Step:
+    """The step of a stage that was not kept: the model is the one before it, and is not measured again."""
+    speed = before.speed and replace(before.speed, marginal=None)
+    quality = tuple(replace(found, marginal=None) for found in before.quality)
+    return Step(stage, before.size_bytes, speed, quality, why)
 
 
 def _sample(name: str, evidence: Evidence, spec: EvalSpec) -> Sample:

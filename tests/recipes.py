@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from compress.adapter_spec import AdapterSpec
+from compress.beside import ALWAYS, IF_FASTER, KEEP
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
 from compress.recipe import BaselineSpec, Bounds, DataSpec, EvalSpec
@@ -16,6 +17,7 @@ from compress.recipe import BaselineSpec, Bounds, DataSpec, EvalSpec
 Tree = dict[str, Any]
 Path = tuple[str | int, ...]
 
+KEPT = st.sampled_from([ALWAYS, IF_FASTER])
 WORDS = st.sampled_from(["x", "unet", "vae", "SM86", "openvino", "all", "./folder", "zoo://digits/train", "5%", ""])
 JUNK = st.sampled_from([None, True, -1, 0, 1, 1.5, 4.0, 10**12, "x", "", "${v", [], {}, [1], ["x"], {"x": 1}])
 
@@ -86,10 +88,16 @@ def adapters() -> st.SearchStrategy[Any]:
 
 
 def stages() -> st.SearchStrategy[list[Any]]:
-    one = st.sampled_from(stage_names()).flatmap(
-        lambda name: named(name, find_stage(name).params, **{"from": st.just("source")}, id=st.just("late"))
-    )
-    return st.lists(one, max_size=2)
+    more = {"from": st.just("source"), "id": st.just("late"), KEEP: KEPT}
+    one = st.sampled_from(stage_names()).flatmap(lambda name: named(name, find_stage(name).params, **more))
+    return st.lists(one.flatmap(_kept), max_size=2)
+
+
+def _kept(entry: Any) -> st.SearchStrategy[Any]:
+    """The entry, or the same with `keep` beside its name, where it has none."""
+    if isinstance(entry, str) or KEEP in (next(iter(entry.values())) or ()):
+        return st.just(entry)
+    return st.one_of(st.just(entry), KEPT.map(lambda keep: {**entry, KEEP: keep}))
 
 
 @st.composite

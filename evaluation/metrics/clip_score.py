@@ -10,10 +10,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from compress.errors import UserError
 from compress.params import Params, Placed
 from evaluation import statistics
 from evaluation.evidence import Evidence
+from evaluation.painted import refuse_uncaptioned
 from evaluation.places import of_clip
 from evaluation.scores import Sample, metric
 
@@ -37,12 +37,7 @@ def measure(evidence: Evidence, params: ClipScore) -> Sample:
     from evaluation.features.clip import open_clip
     from evaluation.features.pictures import painted, protocol_of
 
-    if not all(item.text for item in evidence.items):
-        raise UserError(
-            "clip_score needs a caption for each picture",
-            place=str(evidence.artifact.path),
-            fix="give --data (data= in Python), or put metadata.jsonl with file_name and text beside the pictures",
-        )
+    refuse_uncaptioned(evidence, "clip_score")
     clip = open_clip(params.features)
     shown, said = painted(evidence, clip), clip.captions([item.text for item in evidence.items])
     cosines = (shown.astype(float) * said).sum(axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from compress.keeping import decisions
 from evaluation.report import contributions, trials, words
 from evaluation.scores import Comparison
 
@@ -32,7 +33,8 @@ def render(comparison: Comparison) -> str:
     baseline, candidate = (safe(words.runs(comparison, side)) for side in (comparison.baseline, comparison.candidate))
     lines += ["", f"Baseline: {baseline}. Candidate: {candidate}."]
     lines += [f"Machine: {safe(words.machine(comparison))}."]
-    lines += ["", *(f"* {safe(line)}" for line in words.unmeasured(comparison))] if words.unmeasured(comparison) else []
+    told = (*decisions(comparison.stages), *words.unmeasured(comparison))
+    lines += ["", *(f"* {safe(line)}" for line in told)] if told else []
     if comparison.warnings:
         lines += ["", *(f"* Warning: {safe(w)}" for w in comparison.warnings)]
     return "\n".join(lines + _handed(comparison)) + "\n"

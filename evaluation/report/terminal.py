@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from compress.keeping import decisions
 from evaluation.report import words
 from evaluation.scores import Comparison
 
@@ -44,7 +45,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     held = (row for row in comparison.rows if row.verdict.status in ("fail", "inconclusive"))
     lines += [f"{row.title}: {row.verdict.gate}: {words.reason(row)}" for row in held]
     lines += [f"{side.name}: {words.runs(comparison, side)}" for side in (comparison.baseline, comparison.candidate)]
-    lines += words.unmeasured(comparison)
+    lines += (*decisions(comparison.stages), *words.unmeasured(comparison))
     lines += [f"warning: {said}" for said in comparison.warnings]
     out.print(table(comparison))
     for line in lines:

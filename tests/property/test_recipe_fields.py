@@ -102,7 +102,7 @@ def test_data_changes_the_plan(place: Path, field: str) -> None:
 def test_a_step_changes_the_plan(place: Path, field: str) -> None:
     changes: Mapping[str, Any] = {
         "id": "other", "stage": "demo.cut", "params": TAUGHT.params(ratio=0.1), "after": "source",
-        "inputs": {"teacher": "demo.cut"}, "place": "r.yaml:9:9",
+        "inputs": {"teacher": "demo.cut"}, "place": "r.yaml:9:9", "if_faster": True,
     }  # fmt: skip
     before = whole(place)
     first, last = before.stages

@@ -31,8 +31,9 @@ def test_the_schema_knows_every_stage_and_metric_on_disk() -> None:
     schema = recipe_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     sections = {key: schema["properties"][key]["anyOf"][0] for key in ("stages", "gates")}
-    alone, mapping, _ = sections["stages"]["items"]["anyOf"]
+    alone, mapping, kept, _ = sections["stages"]["items"]["anyOf"]
     assert tuple(mapping["properties"]) == stage_names()
+    assert tuple(kept["properties"]) == (*stage_names(), "keep")
     assert set(stage_names()) - set(alone["enum"]) == {
         "accelerate.size",
         "accelerate.steps",
