@@ -25,7 +25,7 @@ from compress.errors import ModelError, StageFailed
 from compress.graphs import Batches
 from compress.opening import Call, Timed
 from compress.opening.captions import cut_short, uncounted
-from compress.opening.known_tokens import captions_known
+from compress.opening.known_tokens import captions_known, larger_tokenizers
 from compress.opening.tensors import device_of, dtype_of, to_array
 from compress.painting import NEGATIVE
 from compress.pipelines import INDEX, LEFT_OUT
@@ -54,6 +54,7 @@ class TextToImage:
         self.device = device_of(opening)
         self.pipeline: Any = self._assemble()
         self.pipeline.set_progress_bar_config(disable=True)
+        self._larger = larger_tokenizers(artifact, self.pipeline)
         self._schedulers: dict[str | None, Any] = {None: getattr(self.pipeline, SCHEDULER, None)}
 
     @property
@@ -210,7 +211,7 @@ class TextToImage:
         self._schedule(arguments.pop(SCHEDULER, None))
         if isinstance(away := arguments.get(NEGATIVE), str):
             arguments[NEGATIVE] = [away] * len(items)  # as many as there are prompts
-        captions_known(self.artifact, self.pipeline, [*(item.text for item in items), *(arguments.get(NEGATIVE) or ())])
+        captions_known(self._larger, [*(item.text for item in items), *(arguments.get(NEGATIVE) or ())])
         # Without gradients, as diffusers itself runs; inference mode would leave tensors behind that nothing can train or trace:
         # SDXL casts its VAE's weights for the time of a call, some positions are buffers that a longer text replaces.
         with torch.no_grad(), uncounted(self.pipeline):
