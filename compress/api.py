@@ -250,15 +250,19 @@ def apply(
     return execute(with_weights(make_plan(recipe, store), store, emit), store, emit)[-1].artifact
 
 
-def load(artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_code: bool = False) -> Any:
+def load(
+    artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_code: bool = False, lean: bool | None = None
+) -> Any:
     """A stock diffusers pipeline or transformers model, its engine components in place, ready to call.
 
     Args:
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
+        lean: whether a pipeline's call is the lean one, which paints the very same pictures in less time (`pare explain
+            accelerate.call`); by default, as the artifact is meant to be called.
 
     Raises:
         ModelError: the folder is no model.
-        UserError: there is no such device here, an engine does not run there, or the model cannot be opened.
+        UserError: there is no such device here, an engine does not run there, the model cannot be opened, or has no lean call.
     """
     from compress.opening import open_task
     from compress.sources import fetch_weights, find_source
@@ -266,6 +270,7 @@ def load(artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_cod
 
     if not isinstance(artifact, Artifact):
         artifact = fetch_weights(find_source(str(artifact), Path(), None)).artifact
+    artifact = artifact if lean is None else artifact.calling_lean(lean)
     opening = Opening(device=settled(device), trust_remote_code=trust_remote_code)
     if shut := tuple(source_problems(artifact, opening, str(artifact.path))):
         raise ManyProblems(shut)

@@ -82,16 +82,19 @@ class Settings:
     call: arguments of the pipeline or of `generate`; they go with any engine.
     graph: what must be set before a graph is taken, and is built into it.
     hook: what is hooked into torch modules, and so goes with no engine.
+    lean: whether a pipeline's call is the lean one, which paints the very same pictures.
     """
 
     call: Mapping[str, Any] = field(default_factory=dict)
     needs_pare: bool = False
     graph: tuple[Setting, ...] = ()
     hook: tuple[Setting, ...] = ()
+    lean: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As a manifest has it: what is not said is the default."""
         found: dict[str, Any] = {"call": dict(self.call), "needs_pare": self.needs_pare}
+        found |= {"lean": True} if self.lean else {}
         levels = {"graph": self.graph, "hook": self.hook}
         return found | {level: [vars(s) for s in given] for level, given in levels.items() if given}
 
@@ -177,6 +180,10 @@ class Artifact:
     def calling(self, **call: object) -> Artifact:
         """The same artifact, called with more arguments."""
         return replace(self, settings=replace(self.settings, call={**self.settings.call, **call}))
+
+    def calling_lean(self, lean: bool = True) -> Artifact:
+        """The same artifact, called the lean way or not, which only pare can."""
+        return replace(self, settings=replace(self.settings, lean=lean, needs_pare=lean or self.settings.needs_pare))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact
 from compress.catalogue import find_stage, find_task, stage_names
 from compress.errors import Problem
+from compress.lean import lean_faults
 from compress.recipe import BaselineSpec, Recipe
+from compress.tasks import Fault
 
 if TYPE_CHECKING:
     from compress.planning import Node
@@ -65,8 +67,13 @@ def call_problems(artifact: Artifact, call: Call, places: Mapping[str, str], pla
         call: all of them, its own too.
         places: of arguments, where a recipe gives them; `place` is that of the others.
     """
-    for fault in find_task(artifact.task).calls(artifact, call):
+    for fault in _faults(artifact, call):
         yield Problem(places.get(fault.argument) or place, fault.message, fault.fix)
+
+
+def _faults(artifact: Artifact, call: Call) -> Iterator[Fault]:
+    yield from find_task(artifact.task).calls(artifact, call)
+    yield from lean_faults(artifact, call)
 
 
 def asked_places(recipe: Recipe, task: str) -> dict[str, str]:
@@ -82,7 +89,7 @@ def candidate_problems(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) 
     base = baseline_call(source, recipe.evaluate.baseline)
     made = [Made(node.stage.name, node.params.counted()) for node in chain]
     call = call_beside(candidate, made, source, base)
-    told = {fault.message for fault in find_task(source.task).calls(source, base)}
+    told = {fault.message for fault in _faults(source, base)}
     for problem in call_problems(candidate, call, places, chain[-1].place):
         if problem.message not in told:
             yield Problem(problem.place, f"the candidate: {problem.message}", problem.fix)

@@ -276,7 +276,7 @@ def _side(name: str, view: Viewpoint) -> Side:
     return Side(
         name,
         view.artifact.digest,
-        f"{parts} {how}".strip(),
+        f"{parts} {how}".strip() + (", called the lean way" if view.artifact.settings.lean else ""),
         dict(view.call),
         lineage,
         bytes_read(view.artifact, view.opening.dtype or ""),
