@@ -193,7 +193,7 @@ def test_a_narrowed_vae_learns_again_what_it_was_cut_from(tmp_path: Path, name: 
             "distill.decoder", cut, tmp_path / str(steps), data=SEEN, inputs={"teacher": source}, **{**options, **more}
         )
         found.append(notes[-1].facts["psnr"])
-    assert found[1] > found[0] + 2
+    assert found[1] > found[0] + 1
     assert made.components["vae"].kind == "AutoencoderKL"
     assert made.config("vae")["block_out_channels"] == [8, 8]
     painted(made.path, dict(source.settings.call))
