@@ -172,6 +172,11 @@ class Artifact:
         parts = {n: replace(c, format=formats.get(n, c.format)) for n, c in self.components.items()}
         return replace(self, components=parts)
 
+    def becoming(self, kinds: Mapping[str, str]) -> Artifact:
+        """The same artifact with some components of another class."""
+        parts = {n: replace(c, kind=kinds.get(n, c.kind)) for n, c in self.components.items()}
+        return replace(self, components=parts)
+
     def packing(self, how: Mapping[str, Quantization]) -> Artifact:
         """The same artifact, the weights of some components packed."""
         parts = {n: replace(c, quantization=how.get(n, c.quantization)) for n, c in self.components.items()}

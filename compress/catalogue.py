@@ -37,6 +37,7 @@ class Foresight:
 
     unsettled: by component, the fields of its config that may come out otherwise, for only the work decides them.
     warnings: what it grants that may not be what was meant, with what to do.
+    kinds: the classes of components that become models of another.
     """
 
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Foresight:
     settings: Settings | None = None  # None: those it was given
     unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Stage:
 
     `needs` says what of a model it must be able to observe, which decides the tasks it works on; `formats` maps each component
     format it takes to the one it leaves, and is empty for a stage that takes any and leaves it; `effects` and `reproducible` are
-    what the contract check enforces; `packed` says whether it takes weights that are quantized already; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
+    what the contract check enforces; `components` are those it works on, where its parameters do not say; `packed` says whether it takes weights that are quantized already; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
     "calibration") it cannot do without, given its parameters; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
     the source unless the recipe names another); `refuse` looks at an artifact's description before anything runs and returns
     why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError; `idle_here` says
@@ -71,6 +73,7 @@ class Stage:
     effects: frozenset[Effect]
     reproducible: Reproducible
     run: Run
+    components: tuple[str, ...] = ()
     packed: bool = False
     bound_to: frozenset[str] = frozenset()
     data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
@@ -98,8 +101,8 @@ class Stage:
         return self.formats.get(format, format)
 
     def touches(self, artifact: Artifact, params: Params) -> tuple[str, ...]:
-        """The components it works on: as its parameters say, `all` being those that it takes, else the main one."""
-        return artifact.choose(getattr(params, "components", ()), self.takes)
+        """The components it works on: as its parameters or its record say, `all` being those that it takes, else the main one."""
+        return artifact.choose(getattr(params, "components", self.components), self.takes)
 
     def works_on(self, task: Task) -> bool:
         """Whether models of this task show what it needs."""
@@ -114,6 +117,7 @@ def stage(
     effects: tuple[Effect, ...],
     needs: tuple[Observable, ...] = (),
     formats: Mapping[Format, Format] | None = None,
+    components: tuple[str, ...] = (),
     packed: bool = False,
     bound_to: tuple[str, ...] = (),
     data: Callable[[P], tuple[str, ...]] | None = None,
@@ -138,6 +142,7 @@ def stage(
             effects=frozenset(effects),
             reproducible=reproducible,
             run=run,
+            components=components,
             packed=packed,
             bound_to=frozenset(bound_to),
             data=data or (lambda params: ()),

@@ -326,7 +326,8 @@ def _expected(artifact: Artifact, stage: Stage, touched: tuple[str, ...], foresi
     """What a stage will leave, with its input's path."""
     expected = artifact.replacing({name: stage.leaves(artifact.components[name].format) for name in touched})
     settings, planned = foresight.settings or artifact.settings, {**artifact.planned, **foresight.configs}
-    return replace(expected.packing(foresight.quantization), settings=settings, planned=planned)
+    made = expected.packing(foresight.quantization).becoming(foresight.kinds)
+    return replace(made, settings=settings, planned=planned)
 
 
 def _about(stage: str, message: str) -> str:

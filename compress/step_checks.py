@@ -243,9 +243,15 @@ def input_problems(step: StepSpec, stage: Stage, known: Mapping[str, Artifact]) 
         elif name not in known:
             said = f"{step.stage}: input `{role}` names `{name}`, which is no earlier step"
             yield Problem(step.place, said, "name one, or source")
-        elif not stage.takes((given := known[name]).components[given.main].format):
+        elif not all(stage.takes(format) for format in _learnt_from(stage, known[name])):
             said = f"{step.stage}: its {role} `{name}` is an engine there"
             yield Problem(step.place, said, "name a step before the engine")
+
+
+def _learnt_from(stage: Stage, given: Artifact) -> tuple[str, ...]:
+    """The formats of what a stage looks at in an artifact that it is given beside the one it continues."""
+    parts = given.components
+    return tuple(parts[name].format for name in stage.components if name in parts) or (parts[given.main].format,)
 
 
 def step_problems(
