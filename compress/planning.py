@@ -137,8 +137,8 @@ def _look(recipe: Recipe, found: Source | None, cache: Cache, problems: list[Pro
     problems += evaluation_problems(recipe, source.artifact if source else None, data)
     nodes: tuple[Node, ...] = ()
     if source:
-        asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline)
-        places, fetched = asked_places(recipe, source.artifact.task), not source.remote
+        asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline, source.artifact.settings.call)
+        places, fetched = asked_places(recipe, source.artifact), not source.remote
         problems += source_problems(source.artifact, opening, place, fetched=fetched, call=asked, places=places)
         nodes = _chain(recipe, source, data, cache, opening, problems)
     return _Seen(source, opening, data, nodes)
