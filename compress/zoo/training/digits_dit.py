@@ -31,7 +31,7 @@ from compress.zoo import MODELS, scenes
 from compress.zoo.training import digits_vae
 from compress.zoo.training.captions import LENGTH, WORDS, new_tokenizer
 from compress.zoo.training.digits_diffusion import FOLDER as DONOR
-from compress.zoo.training.digits_diffusion import rewrite, latents
+from compress.zoo.training.digits_diffusion import latents, rewrite
 from compress.zoo.training.loop import spent, train
 
 NAME = "digits-dit"
