@@ -147,8 +147,8 @@ def _look(recipe: Recipe, found: Source | None, cache: Cache, problems: list[Pro
     problems += evaluation_problems(recipe, source.artifact if source else None, data)
     nodes: tuple[Node, ...] = ()
     if source:
-        asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline)
-        places, fetched = asked_places(recipe, source.artifact.task), not source.remote
+        asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline, source.artifact.settings.call)
+        places, fetched = asked_places(recipe, source.artifact), not source.remote
         stages = [find_stage(step.stage) for step in recipe.stages]
         changed = any(stage.makes and not stage.packed for stage in stages)
         problems += source_problems(
