@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from compress.devices import CPU
-from compress.planning import Plan
+from compress.planning import SOURCE, Plan
 
 
 def plan_dict(found: Plan) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
                 "disk_bytes": n.disk_bytes,
                 "seconds": n.seconds,
                 "told": n.told,
+                "inputs": dict(n.inputs),
             }
             for n in found.nodes
         ],
@@ -59,6 +60,7 @@ def plan_text(found: Plan) -> str:
         lines.append(f"  {number}. {node.id:<20} {state:<16} {node.key[:12]}  {formats}")
         if node.told:
             lines.append(f"     {node.told}")
+        lines += [f"     {role}: {name}" for role, name in node.inputs.items() if name != SOURCE]
     time = f", ~{found.seconds:.0f} s of stages, the evaluation not counted" if found.seconds is not None else ""
     lines.append(
         f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"
