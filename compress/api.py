@@ -294,19 +294,19 @@ def _reference(model: str | Path) -> str:
 
 
 def _parameters(given: object, named: Mapping[str, object], place: str) -> dict[str, object]:
-    """The parameters given as one mapping, and those given by name.
+    """The parameters given as one mapping, and those given by name; a folder that is a `Path`, as a recipe refers to it.
 
     Raises:
         UserError: what is given is no mapping, or one is given twice.
     """
     if given is None:
-        return dict(named)
+        given = {}
     if not isinstance(given, Mapping):
         message = f"the parameters are a {type(given).__name__}, not a mapping"
         raise UserError(message, place=place, fix="give {name: value}, or name=value for each")
     if twice := [name for name in named if name in given]:
         raise UserError(f"{', '.join(twice)} is given twice", place=place, fix="give it in the mapping or by name")
-    return {**given, **named}
+    return {key: _reference(value) if isinstance(value, Path) else value for key, value in {**given, **named}.items()}
 
 
 __all__ = [

@@ -101,12 +101,21 @@ class Settings:
 
 @dataclass(frozen=True)
 class Provenance:
-    """One stage that made an artifact: everything here is known before it runs, so equal work gives equal bytes."""
+    """One stage that made an artifact: everything here is known before it runs, so equal work gives equal bytes.
+
+    inputs: by role, the keys of the models of their own that it was given, such as its teacher.
+    """
 
     stage: str
     version: int
     params: Mapping[str, Any]
     key: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a manifest has it: what is not said is the default."""
+        found = {"stage": self.stage, "version": self.version, "params": self.params, "key": self.key}
+        return found | ({"inputs": dict(self.inputs)} if self.inputs else {})
 
 
 @dataclass(frozen=True)
@@ -214,7 +223,7 @@ def write_manifest(artifact: Artifact) -> None:
         "task": artifact.task,
         "components": {name: c.to_json() for name, c in sorted(artifact.components.items())},
         "settings": artifact.settings.to_json(),
-        "lineage": [vars(p) for p in artifact.lineage],
+        "lineage": [p.to_json() for p in artifact.lineage],
     }
     (artifact.path / MANIFEST).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -52,6 +52,15 @@ class Foresight:
 
 
 @dataclass(frozen=True)
+class Misfit:
+    """Why a stage cannot use a further artifact that it is given under a role, and what to give instead."""
+
+    role: str
+    message: str
+    fix: str
+
+
+@dataclass(frozen=True)
 class Stage:
     """One step of a recipe: what it takes, what it leaves behind, and what it is held to.
 
@@ -59,7 +68,7 @@ class Stage:
     format it takes to the one it leaves, and is empty for a stage that takes any and leaves it; `effects` and `reproducible` are
     what the contract check enforces; `components` are those it works on, where its parameters do not say; `packed` says whether it takes weights that are quantized already; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
     "calibration") it cannot do without, given its parameters; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
-    the source unless the recipe names another); `refuse` looks at an artifact's description before anything runs and returns
+    the source unless the recipe names another); `unfit` says what of these does not fit the artifact or the parameters; `refuse` looks at an artifact's description before anything runs and returns
     why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError; `idle_here` says
     why what it leaves, and all that follows from it, cannot run on this machine ("" when it can); `machine` tells a reader
     what this machine can do with the stage, and how to install what lacks.
@@ -84,6 +93,9 @@ class Stage:
     doc: str = ""
     refuse: Callable[[Artifact, Any], str] = field(default=lambda artifact, params: "")
     foresee: Callable[[Artifact, Any], Foresight] = field(default=lambda artifact, params: Foresight())
+    unfit: Callable[[Artifact, Any, Mapping[str, Artifact]], Iterable[Misfit]] = field(
+        default=lambda artifact, params, inputs: ()
+    )
     idle_here: Callable[[Any], str] = field(default=lambda params: "")
     machine: Callable[[], str] = field(default=lambda: "")
 
@@ -127,6 +139,7 @@ def stage(
     extra: str = "",
     refuse: Callable[[Artifact, P], str] | None = None,
     foresee: Callable[[Artifact, P], Foresight] | None = None,
+    unfit: Callable[[Artifact, P, Mapping[str, Artifact]], Iterable[Misfit]] | None = None,
     idle_here: Callable[[P], str] | None = None,
     machine: Callable[[], str] | None = None,
 ) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
@@ -153,6 +166,7 @@ def stage(
             doc=sys.modules[run.__module__].__doc__ or "",
             refuse=refuse or (lambda artifact, params: ""),
             foresee=foresee or (lambda artifact, params: Foresight()),
+            unfit=unfit or (lambda artifact, params, inputs: ()),
             idle_here=idle_here or (lambda params: ""),
             machine=machine or (lambda: ""),
         )
