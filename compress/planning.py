@@ -311,7 +311,8 @@ class _Chain:
         inputs |= {f"data.{role}": self.data[role].digest for role in stage.data(step.params) if role in self.data}
         made = stage_key(stage, artifact.task, step.params, touched, inputs, self.recipe.seed, self.opening)
         keys = made, parent, self.known[SOURCE][1]
-        key = keeping.decision_key(*keys, artifact.task, self.recipe, self.opening) if step.if_faster else made
+        original = self.known[SOURCE][0]
+        key = keeping.decision_key(*keys, original, self.recipe, self.opening) if step.if_faster else made
         cached = self.cache.has(key)
         unsettled = unsettled_fields(foresight, before.unsettled if before else {})
         work = room.work(artifact, touched, step.params)
