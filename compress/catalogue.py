@@ -35,6 +35,7 @@ class Foresight:
     settings it leaves, what it grants of what was asked, the disk it needs beside its result while it works, and the memory for
     its weights, gradients and moments.
 
+    item_bytes: by the parameter that says how many items of the training data are used at most, the further disk that each takes.
     unsettled: by component, the fields of its config that may come out otherwise, for only the work decides them.
     warnings: what it grants that may not be what was meant, with what to do.
     """
@@ -42,6 +43,7 @@ class Foresight:
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     told: str = ""
     scratch_bytes: int = 0
+    item_bytes: Mapping[str, int] = field(default_factory=dict)
     memory_bytes: int = 0
     quantization: Mapping[str, Quantization] = field(default_factory=dict)
     settings: Settings | None = None  # None: those it was given

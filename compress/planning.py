@@ -49,6 +49,7 @@ class Node:
     expected: Artifact
     place: str = ""
     disk_bytes: int = 0
+    items_bytes: Mapping[str, int] = field(default_factory=dict)  # what of it goes with a parameter that counts items
     seconds: float | None = None  # from what it took when it last ran here on a model about as large; None: not known
     work: int = 1  # what that time goes with
     told: str = ""  # requested against granted
@@ -103,7 +104,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
         raise RecipeError(tuple(problems))
     disk, resident = room.needed(source, (n.disk_bytes for n in nodes), (n.memory_bytes for n in nodes))
     disk += disk_bytes(source, cache)
-    if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place):
+    shares = [room.Share(n.id, n.disk_bytes, n.items_bytes) for n in nodes]
+    if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place, shares):
         raise RecipeError(tuple(lacking))
     warnings = tuple(cautions(recipe, source, (said for n in nodes for said in n.warnings)))
     return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings)
@@ -259,6 +261,7 @@ class _Chain:
         unsettled = unsettled_fields(foresight, before.unsettled if before else {})
         work = room.work(artifact, touched, step.params)
         copies = 2 if step.if_faster and step.after == SOURCE else 1  # of what cannot be linked
+        items = room.items_bytes(foresight.item_bytes, step.params, self.data.get("train"))
         disk = copies * room.stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes
         told = (foresight.told, keeping.told(self.cache, key) if step.if_faster else "")
         return Node(
@@ -272,7 +275,8 @@ class _Chain:
             cached=cached,
             expected=_expected(artifact, stage, touched, foresight),
             place=step.place,
-            disk_bytes=0 if cached else disk,
+            disk_bytes=0 if cached else disk + sum(items.values()),
+            items_bytes=items,
             seconds=room.expected_seconds(self.cache, keeping.timed_as(stage, step.if_faster), work),
             work=work,
             told="; ".join(filter(None, told)),
