@@ -58,7 +58,7 @@ class Stage:
     `needs` says what of a model it must be able to observe, which decides the tasks it works on; `formats` maps each component
     format it takes to the one it leaves, and is empty for a stage that takes any and leaves it; `effects` and `reproducible` are
     what the contract check enforces; `packed` says whether it takes weights that are quantized already; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
-    "calibration") it cannot do without, given its parameters; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
+    "calibration") it cannot do without, given its parameters; `pictures` how many of the training data's pictures it reads, of as many items; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
     the source unless the recipe names another); `refuse` looks at an artifact's description before anything runs and returns
     why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError; `idle_here` says
     why what it leaves, and all that follows from it, cannot run on this machine ("" when it can); `machine` tells a reader
@@ -76,6 +76,7 @@ class Stage:
     packed: bool = False
     bound_to: frozenset[str] = frozenset()
     data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
+    pictures: Callable[[Any], int] = field(default=lambda params: 0)
     calls: Callable[[Any], tuple[Stage, ...]] = field(default=lambda params: ())
     inputs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
@@ -119,6 +120,7 @@ def stage(
     packed: bool = False,
     bound_to: tuple[str, ...] = (),
     data: Callable[[P], tuple[str, ...]] | None = None,
+    pictures: Callable[[P], int] | None = None,
     calls: Callable[[P], tuple[Stage, ...]] | None = None,
     inputs: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
@@ -143,6 +145,7 @@ def stage(
             packed=packed,
             bound_to=frozenset(bound_to),
             data=data or (lambda params: ()),
+            pictures=pictures or (lambda params: 0),
             calls=calls or (lambda params: ()),
             inputs=inputs,
             libraries=libraries,

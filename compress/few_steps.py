@@ -13,12 +13,13 @@ from compress.catalogue import Foresight
 from compress.conditioning import caption_values
 from compress.data import Data
 from compress.painting import GUIDANCE, NEGATIVE, STEPS, TRUE_GUIDANCE, call_arguments
-from compress.params import TRAINED, Optimising, Training
+from compress.params import TRAINED, Optimising, Params, Training
 from compress.pipelines import INDEX
 from compress.schedulers import config_of, faults, foreign, read_class
 from compress.sources import parameter_count
 
 Method = Literal["progressive", "consistency"]
+ORIGIN = 20  # levels of noise between which a consistent student agrees with itself, where a recipe does not say
 FLOW = "FlowMatchEulerDiscreteScheduler"
 SAMPLER: Mapping[Method, str] = {"progressive": "DDIMScheduler", "consistency": "LCMScheduler"}
 
@@ -52,6 +53,19 @@ class FewSteps(Optimising):
     def training(self) -> Training:
         """What the training loop reads of it."""
         return Training(steps=self.updates, **{name: getattr(self, name) for name in Optimising.model_fields})
+
+
+def pictures_read(params: FewSteps) -> int:
+    """How many items' pictures are encoded, at most."""
+    return 0 if params.latents == "teacher" else params.captions
+
+
+def unpictured(params: Params, train: Data | None) -> str:
+    """Why training data have not what noise is to be added to, or ""."""
+    asked = isinstance(params, FewSteps) and params.latents == "pictures"
+    if not asked or train is None or train.kind == "captioned_images":
+        return ""
+    return f"latents: pictures are asked for, and {train.source} holds captions alone"
 
 
 @dataclass(frozen=True)

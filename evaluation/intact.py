@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.catalogue import find_metric
 from compress.data import Data, Item
@@ -19,6 +19,9 @@ from compress.hashing import digest_json, identity, touch
 from compress.pictures import READER, read_picture
 from evaluation.painted import files_of, pictures_for, read_painted
 from evaluation.two_sets import AgainstReal
+
+if TYPE_CHECKING:
+    from compress.planning import Node
 
 THREADS = min(8, os.cpu_count() or 1)  # the libraries that decode let go of Python's lock
 Read = Callable[[], object]
@@ -46,9 +49,20 @@ def to_be_read(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, samp
         if reference and folder.is_dir():
             yield of_files(files_of(folder))
         elif not reference and data is not None and data.count >= 0:
-            items = data.first(samples)
-            reads = {item.file: item.picture for item in items if item.file and item.picture}  # the zoo's are no files
-            yield Pictures(digest_json([data.digest, len(items)]), tuple(reads.values()))
+            yield _of_items(data, samples)
+
+
+def to_be_learnt(nodes: Iterable[Node], data: Data | None) -> Iterator[Pictures]:
+    """The training data's pictures that stages still to run read."""
+    most = max((node.stage.pictures(node.params) for node in nodes if not node.cached), default=0)
+    if most and data is not None and data.count >= 0:
+        yield _of_items(data, most)
+
+
+def _of_items(data: Data, most: int) -> Pictures:
+    items = data.first(most)
+    reads = {item.file: item.picture for item in items if item.file and item.picture}  # the zoo's are no files
+    return Pictures(digest_json([data.digest, len(items)]), tuple(reads.values()))
 
 
 def painted(folder: Path, items: Sequence[Item], side: str) -> Pictures:

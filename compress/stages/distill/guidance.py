@@ -14,7 +14,7 @@ from dataclasses import replace
 from compress.artifact import Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, stage
 from compress.context import Context
-from compress.few_steps import FewSteps, foresee_taught, guiding, pipeline_of, refusal
+from compress.few_steps import FewSteps, foresee_taught, guiding, pictures_read, pipeline_of, refusal
 
 LEVELS = 1000  # of noise, at which it is taught
 
@@ -42,6 +42,7 @@ def foresee(artifact: Artifact, params: DistillGuidance) -> Foresight:
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),
+    pictures=pictures_read,
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,

@@ -22,7 +22,7 @@ from pydantic import Field
 from compress.artifact import SCHEDULER_CONFIG, Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, stage
 from compress.context import Context
-from compress.few_steps import FewSteps, Method, foresee_sampled, refusal, sampler
+from compress.few_steps import ORIGIN, FewSteps, Method, foresee_sampled, pictures_read, refusal, sampler
 from compress.schedulers import config_of
 
 SUBSTEPS = 2
@@ -71,6 +71,7 @@ def _origin(params: DistillSteps) -> int:
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),
+    pictures=pictures_read,
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,
