@@ -233,7 +233,7 @@ class _Chain:
             found = self.look(step, stage, artifact)
             foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
             if foresight:
-                yield _expected(artifact, stage, stage.touches(artifact, step.params), foresight)
+                yield _expected(artifact, stage, step.params, stage.touches(artifact, step.params), foresight)
             problems += [replace(p, message=f"{_about(step.stage, p.message)}{UNLESS_KEPT}") for p in found]
 
     def look(self, step: StepSpec, stage: Stage, artifact: Artifact) -> list[Problem]:
@@ -273,7 +273,7 @@ class _Chain:
             inputs=roles,
             key=key,
             cached=cached,
-            expected=_expected(artifact, stage, touched, foresight),
+            expected=_expected(artifact, stage, step.params, touched, foresight),
             place=step.place,
             disk_bytes=0 if cached else disk + sum(items.values()),
             items_bytes=items,
@@ -293,9 +293,12 @@ class _Chain:
 
 
 def _different(first: Artifact, others: Iterable[Artifact]) -> list[Artifact]:
-    """Those of the others that differ from the first, and from each other."""
-    found: list[Artifact] = []
-    found += (one for one in others if one != first and one not in found)
+    """Those of the others that differ from the first, and from each other, in more than how they were made."""
+    found, known = [], [replace(first, lineage=())]
+    for one in others:
+        if (plain := replace(one, lineage=())) not in known:
+            known.append(plain)
+            found.append(one)
     return found
 
 
@@ -306,7 +309,7 @@ def on(node: Node, artifact: Artifact) -> Node:
     foresight = _foreseen(node.stage, artifact, node.params)
     return replace(
         node,
-        expected=_expected(artifact, node.stage, node.components, foresight),
+        expected=_expected(artifact, node.stage, node.params, node.components, foresight),
         forecast=changed_fields(artifact, foresight, node.unsettled),
     )
 
@@ -326,11 +329,14 @@ def _chain(
     return tuple(chain.nodes)
 
 
-def _expected(artifact: Artifact, stage: Stage, touched: tuple[str, ...], foresight: Foresight) -> Artifact:
-    """What a stage will leave, with its input's path."""
+def _expected(
+    artifact: Artifact, stage: Stage, params: Params, touched: tuple[str, ...], foresight: Foresight
+) -> Artifact:
+    """What a stage will leave, with its input's path; its lineage says what it will have been through, under no key yet."""
     expected = artifact.replacing({name: stage.leaves(artifact.components[name].format) for name in touched})
     settings, planned = foresight.settings or artifact.settings, {**artifact.planned, **foresight.configs}
-    return replace(expected.packing(foresight.quantization), settings=settings, planned=planned)
+    lineage = (*artifact.lineage, Provenance(stage.name, stage.version, params.counted(), ""))
+    return replace(expected.packing(foresight.quantization), settings=settings, planned=planned, lineage=lineage)
 
 
 def _about(stage: str, message: str) -> str:

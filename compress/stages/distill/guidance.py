@@ -26,6 +26,10 @@ class DistillGuidance(FewSteps):
 def refuse(artifact: Artifact, params: DistillGuidance) -> str:
     if not guiding(artifact).folds:
         return f"{pipeline_of(artifact)} makes one pass a step already: nothing is saved"
+    if (own := artifact.settings.call.get(guiding(artifact).argument)) is not None and own <= 1:
+        return f"the model is called without guidance ({guiding(artifact).argument} {own:g}) already: nothing is left to fold in"
+    if params.guidance is not None and params.guidance <= 1:
+        return f"guidance {params.guidance:g} is none: there is nothing to teach; give the scale that the model is used with"
     return refusal(artifact, params, None, "progressive")
 
 

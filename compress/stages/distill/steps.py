@@ -24,6 +24,7 @@ from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.few_steps import ORIGIN, FewSteps, Method, foresee_sampled, pictures_read, refusal, sampler
 from compress.schedulers import config_of
+from compress.students import too_fine
 
 SUBSTEPS = 2
 
@@ -40,7 +41,7 @@ class DistillSteps(FewSteps):
         None,
         ge=2,
         le=1000,
-        description="for consistency: levels of noise between which it agrees with itself; default: 20",
+        description=f"for consistency: levels of noise between which it agrees with itself; default: {ORIGIN}",
     )
 
 
@@ -51,7 +52,11 @@ def refuse(artifact: Artifact, params: DistillSteps) -> str:
         return "`origin` is of method: consistency: leave it out"
     if params.method == "consistency" and params.steps > _origin(params):
         return f"{params.steps} steps are more than the {_origin(params)} of `origin`"
-    return refusal(artifact, params, params.steps, params.method, _origin(params))
+    if why := refusal(artifact, params, params.steps, params.method, _origin(params)):
+        return why
+    if params.method == "consistency":
+        return too_fine(artifact, _origin(params), "`origin`")
+    return too_fine(artifact, params.steps * (params.substeps or SUBSTEPS), "`steps` times `substeps`")
 
 
 def foresee(artifact: Artifact, params: DistillSteps) -> Foresight:
@@ -59,7 +64,7 @@ def foresee(artifact: Artifact, params: DistillSteps) -> Foresight:
 
 
 def _origin(params: DistillSteps) -> int:
-    return params.origin or 20
+    return params.origin or ORIGIN
 
 
 @stage(
