@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from compress.errors import DataError
 from compress.hashing import digest_file, digest_json
 from compress.pictures import read_picture, refuse_other
-from compress.texts import ROWS, read_rows, read_text
+from compress.texts import ROWS, captioning, read_rows, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,9 +94,7 @@ def open_data(source: str, base: Path) -> Data:
 def _image_folder(path: Path, source: str) -> Data:
     metadata = path / "metadata.jsonl"
     if not metadata.is_file():
-        raise DataError(
-            "an image folder needs metadata.jsonl", place=str(path), fix='one {"file_name": …, "text": …} a line'
-        )
+        raise DataError("an image folder needs metadata.jsonl", place=str(path), fix=captioning(path))
     numbered = read_rows(metadata)
     for number, row in numbered:
         _be_captioned(row, path, f"{metadata}:{number}")

@@ -18,6 +18,7 @@ from compress.describing import describe
 from compress.devices import AS_STORED, CPU, Opening, settled
 from compress.engine_checks import engine_problems
 from compress.errors import Problem, RecipeError, UserError
+from compress.few_steps import unpictured
 from compress.forecast import changed_fields, unsettled_fields
 from compress.fusing import disk_bytes, with_adapters
 from compress.graphs import ANY_SIZE, Batches
@@ -214,6 +215,8 @@ class _Chain:
         stage = find_stage(step.stage)
         found = self.look(step, stage, artifact)
         found += input_problems(step, stage, {name: given for name, (given, _) in self.known.items()})
+        if why := unpictured(step.params, self.data.get("train")):
+            found.append(Problem(step.place, why, "set latents: teacher, or give a folder of pictures"))
         foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
         if foresight is None:
             return [replace(p, message=_about(step.stage, p.message)) for p in found]
