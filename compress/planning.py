@@ -25,6 +25,7 @@ from compress.graphs import ANY_SIZE, Batches
 from compress.keys import stage_key
 from compress.params import Params
 from compress.recipe import Recipe, StepSpec
+from compress.sizes_apart import sizes_apart
 from compress.sources import Source, find_folder, find_source
 from compress.step_checks import configs_read, evaluation_problems, input_problems, source_problems, step_problems
 from compress.units import open_units, overlap
@@ -108,7 +109,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     shares = [room.Share(n.id, n.disk_bytes, n.items_bytes) for n in nodes]
     if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place, shares):
         raise RecipeError(tuple(lacking))
-    warnings = tuple(cautions(recipe, source, (said for n in nodes for said in n.warnings)))
+    told = (*sizes_apart(recipe, source.artifact, nodes), *(said for n in nodes for said in n.warnings))
+    warnings = tuple(cautions(recipe, source, told))
     return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings)
 
 
