@@ -221,6 +221,8 @@ class _Chain:
             found.append(Problem(step.place, why, "set latents: teacher, or give a folder of pictures"))
         foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
         if foresight is None:
+            if stage.effects == {"weights"}:  # it goes with no format and no call that a later step could lack
+                self.known[step.id] = self.known[step.after]
             return [replace(p, message=_about(step.stage, p.message)) for p in found]
         node = self.node(step, stage, stage.touches(artifact, step.params), foresight)
         others = self.otherwise_left(step, stage, found)
