@@ -172,7 +172,8 @@ class Reading:
                     node.at, f"model {given(model)} is no name in the zoo", "zoo://NAME; `pare list` shows them"
                 )
         elif not _FOLDER.match(model):
-            fix = "zoo://NAME, a folder as ./folder, or hf://org/name@<40-hex commit>"
+            name = model if model.strip("/") and "://" not in model and model.isprintable() else "NAME"
+            fix = f"a folder is ./{name}, a model of the hub hf://{name}@<40-hex commit>, one of the zoo zoo://NAME"
             self.problem(node.at, f"model {given(model)} is neither a zoo model, a folder nor a hub model", fix)
 
     def data(self) -> DataSpec | None:

@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 from pydantic import Field
 
 from compress.cache import Cache
 from compress.catalogue import find_stage
 from compress.depths import depth_pools
 from compress.errors import Problem, RecipeError, UserError
+from compress.exits import exit_code
 from compress.explaining import parameter_lines
 from compress.located import check_values
 from compress.params import Params
 from compress.planning import make_plan
+from compress.reading import read_recipes
 from tests.fakes import pipeline, recipe, step
 
 
@@ -65,3 +68,23 @@ def test_a_unet_that_is_not_as_deep_both_ways_is_refused_with_what_to_use() -> N
     with pytest.raises(UserError) as caught:
         depth_pools("UNet2DConditionModel", config)
     assert caught.value.problems[0].fix == "use prune.width"
+
+
+def test_one_remedy_for_several_in_a_row_stands_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(name: str) -> None:
+        raise RecipeError(
+            tuple(Problem("", said, fix) for said, fix in (("a", "x"), ("b", "x"), ("c", "y"), ("d", "x")))
+        )
+
+    app = typer.Typer()
+    app.command()(fails)
+    assert exit_code(app, ["r.yaml"]) == 2
+    assert capsys.readouterr().err == "a\nb\n  fix: x\nc\n  fix: y\nd\n  fix: x\n4 problems\n"
+
+
+def test_a_model_that_is_named_without_its_place_is_told_how_to_write_it(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("schema: 1\nname: a\nmodel: models/sd21\n")
+    with pytest.raises(RecipeError) as caught:
+        read_recipes(tmp_path / "r.yaml")
+    told = next(p for p in caught.value.problems if "neither a zoo model" in p.message)
+    assert told.fix.startswith("a folder is ./models/sd21, a model of the hub hf://models/sd21@")
