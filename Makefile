@@ -54,4 +54,5 @@ train-zoo: setup  ## resumes from the cache folder's training/
 	$(BIN)/python -m compress.zoo.training.digits_clip
 	$(BIN)/python -m compress.zoo.training.digits_vae
 	$(BIN)/python -m compress.zoo.training.digits_diffusion
+	$(BIN)/python -m compress.zoo.training.digits_dit
 	$(BIN)/python -m compress.zoo.training.docs_llama

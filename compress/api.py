@@ -250,15 +250,19 @@ def apply(
     return execute(with_weights(make_plan(recipe, store), store, emit), store, emit)[-1].artifact
 
 
-def load(artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_code: bool = False) -> Any:
+def load(
+    artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_code: bool = False, lean: bool | None = None
+) -> Any:
     """A stock diffusers pipeline or transformers model, its engine components in place, ready to call.
 
     Args:
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
+        lean: whether a pipeline's call is the lean one, which paints the very same pictures in less time (`pare explain
+            accelerate.call`); by default, as the artifact is meant to be called.
 
     Raises:
         ModelError: the folder is no model.
-        UserError: there is no such device here, an engine does not run there, or the model cannot be opened.
+        UserError: there is no such device here, an engine does not run there, the model cannot be opened, or has no lean call.
     """
     from compress.opening import open_task
     from compress.sources import fetch_weights, find_source
@@ -266,6 +270,7 @@ def load(artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_cod
 
     if not isinstance(artifact, Artifact):
         artifact = fetch_weights(find_source(str(artifact), Path(), None)).artifact
+    artifact = artifact if lean is None else artifact.calling_lean(lean)
     opening = Opening(device=settled(device), trust_remote_code=trust_remote_code)
     if shut := tuple(source_problems(artifact, opening, str(artifact.path))):
         raise ManyProblems(shut)
@@ -289,19 +294,19 @@ def _reference(model: str | Path) -> str:
 
 
 def _parameters(given: object, named: Mapping[str, object], place: str) -> dict[str, object]:
-    """The parameters given as one mapping, and those given by name.
+    """The parameters given as one mapping, and those given by name; a folder that is a `Path`, as a recipe refers to it.
 
     Raises:
         UserError: what is given is no mapping, or one is given twice.
     """
     if given is None:
-        return dict(named)
+        given = {}
     if not isinstance(given, Mapping):
         message = f"the parameters are a {type(given).__name__}, not a mapping"
         raise UserError(message, place=place, fix="give {name: value}, or name=value for each")
     if twice := [name for name in named if name in given]:
         raise UserError(f"{', '.join(twice)} is given twice", place=place, fix="give it in the mapping or by name")
-    return {**given, **named}
+    return {key: _reference(value) if isinstance(value, Path) else value for key, value in {**given, **named}.items()}
 
 
 __all__ = [

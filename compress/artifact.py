@@ -82,28 +82,40 @@ class Settings:
     call: arguments of the pipeline or of `generate`; they go with any engine.
     graph: what must be set before a graph is taken, and is built into it.
     hook: what is hooked into torch modules, and so goes with no engine.
+    lean: whether a pipeline's call is the lean one, which paints the very same pictures.
     """
 
     call: Mapping[str, Any] = field(default_factory=dict)
     needs_pare: bool = False
     graph: tuple[Setting, ...] = ()
     hook: tuple[Setting, ...] = ()
+    lean: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As a manifest has it: what is not said is the default."""
         found: dict[str, Any] = {"call": dict(self.call), "needs_pare": self.needs_pare}
+        found |= {"lean": True} if self.lean else {}
         levels = {"graph": self.graph, "hook": self.hook}
         return found | {level: [vars(s) for s in given] for level, given in levels.items() if given}
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """One stage that made an artifact: everything here is known before it runs, so equal work gives equal bytes."""
+    """One stage that made an artifact: everything here is known before it runs, so equal work gives equal bytes.
+
+    inputs: by role, the keys of the models of their own that it was given, such as its teacher.
+    """
 
     stage: str
     version: int
     params: Mapping[str, Any]
     key: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a manifest has it: what is not said is the default."""
+        found = {"stage": self.stage, "version": self.version, "params": self.params, "key": self.key}
+        return found | ({"inputs": dict(self.inputs)} if self.inputs else {})
 
 
 @dataclass(frozen=True)
@@ -169,6 +181,11 @@ class Artifact:
         parts = {n: replace(c, format=formats.get(n, c.format)) for n, c in self.components.items()}
         return replace(self, components=parts)
 
+    def becoming(self, kinds: Mapping[str, str]) -> Artifact:
+        """The same artifact with some components of another class."""
+        parts = {n: replace(c, kind=kinds.get(n, c.kind)) for n, c in self.components.items()}
+        return replace(self, components=parts)
+
     def packing(self, how: Mapping[str, Quantization]) -> Artifact:
         """The same artifact, the weights of some components packed."""
         parts = {n: replace(c, quantization=how.get(n, c.quantization)) for n, c in self.components.items()}
@@ -177,6 +194,10 @@ class Artifact:
     def calling(self, **call: object) -> Artifact:
         """The same artifact, called with more arguments."""
         return replace(self, settings=replace(self.settings, call={**self.settings.call, **call}))
+
+    def calling_lean(self, lean: bool = True) -> Artifact:
+        """The same artifact, called the lean way or not, which only pare can."""
+        return replace(self, settings=replace(self.settings, lean=lean, needs_pare=lean or self.settings.needs_pare))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -202,7 +223,7 @@ def write_manifest(artifact: Artifact) -> None:
         "task": artifact.task,
         "components": {name: c.to_json() for name, c in sorted(artifact.components.items())},
         "settings": artifact.settings.to_json(),
-        "lineage": [vars(p) for p in artifact.lineage],
+        "lineage": [p.to_json() for p in artifact.lineage],
     }
     (artifact.path / MANIFEST).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
 

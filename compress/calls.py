@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact
 from compress.catalogue import find_stage, find_task, stage_names
 from compress.errors import Problem
+from compress.lean import lean_faults
 from compress.recipe import BaselineSpec, Recipe
+from compress.tasks import Fault
 
 if TYPE_CHECKING:
     from compress.planning import Node
@@ -27,7 +29,7 @@ class Made:
 
 def baseline_call(baseline: Artifact, spec: BaselineSpec) -> dict[str, Any]:
     """The baseline's arguments: as the recipe says, else as its own artifact does."""
-    return {**baseline.settings.call, **find_task(baseline.task).asked(spec)}
+    return {**baseline.settings.call, **find_task(baseline.task).asked(spec, baseline.settings.call)}
 
 
 def lineage_since(artifact: Artifact, baseline: Artifact) -> tuple[Made, ...]:
@@ -42,7 +44,7 @@ def call_beside(artifact: Artifact, made: Iterable[Made], baseline: Artifact, ca
     steps without guidance does so. What it took over from the original unchanged, and what it leaves open, goes as there.
     """
     original, meant = baseline.settings.call, artifact.settings.call
-    called = find_task(artifact.task).called
+    called = find_task(artifact.task).arguments(original)
     set_, within = _said(made, called)
     own = {n: v for n, v in meant.items() if n in set_ or n not in original or original[n] != v}
     # What a stage wrote into the model's files, as a scheduler, is no argument any more: the baseline's would undo it.
@@ -65,22 +67,28 @@ def call_problems(artifact: Artifact, call: Call, places: Mapping[str, str], pla
         call: all of them, its own too.
         places: of arguments, where a recipe gives them; `place` is that of the others.
     """
-    for fault in find_task(artifact.task).calls(artifact, call):
+    for fault in _faults(artifact, call):
         yield Problem(places.get(fault.argument) or place, fault.message, fault.fix)
 
 
-def asked_places(recipe: Recipe, task: str) -> dict[str, str]:
+def _faults(artifact: Artifact, call: Call) -> Iterator[Fault]:
+    yield from find_task(artifact.task).calls(artifact, call)
+    yield from lean_faults(artifact, call)
+
+
+def asked_places(recipe: Recipe, source: Artifact) -> dict[str, str]:
     """By argument, where `evaluate.baseline` gives it."""
-    named = {argument: f"evaluate.baseline.{name}" for name, argument in find_task(task).called.items()}
+    arguments = find_task(source.task).arguments(source.settings.call)
+    named = {argument: f"evaluate.baseline.{name}" for name, argument in arguments.items()}
     return {argument: recipe.place[path] for argument, path in named.items() if path in recipe.place}
 
 
 def candidate_problems(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[Problem]:
     """What the candidate cannot take of its call, most of which it has from the baseline, though the baseline can."""
     chain = _chain(nodes)
-    candidate, places = chain[-1].expected, asked_places(recipe, source.task)
+    candidate, places = chain[-1].expected, asked_places(recipe, source)
     base, call = planned_calls(recipe, source, nodes)
-    told = {fault.message for fault in find_task(source.task).calls(source, base)}
+    told = {fault.message for fault in _faults(source, base)}
     for problem in call_problems(candidate, call, places, chain[-1].place):
         if problem.message not in told:
             yield Problem(problem.place, f"the candidate: {problem.message}", problem.fix)

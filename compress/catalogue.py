@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -38,6 +38,7 @@ class Foresight:
     item_bytes: by the parameter that says how many items of the training data are used at most, the further disk that each takes.
     unsettled: by component, the fields of its config that may come out otherwise, for only the work decides them.
     warnings: what it grants that may not be what was meant, with what to do.
+    kinds: the classes of components that become models of another.
     """
 
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -49,6 +50,16 @@ class Foresight:
     settings: Settings | None = None  # None: those it was given
     unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Why a stage cannot use a further artifact that it is given under a role, and what to give instead."""
+
+    role: str
+    message: str
+    fix: str
 
 
 @dataclass(frozen=True)
@@ -57,9 +68,9 @@ class Stage:
 
     `needs` says what of a model it must be able to observe, which decides the tasks it works on; `formats` maps each component
     format it takes to the one it leaves, and is empty for a stage that takes any and leaves it; `effects` and `reproducible` are
-    what the contract check enforces; `packed` says whether it takes weights that are quantized already; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
+    what the contract check enforces; `components` are those it works on, where its parameters do not say; `packed` says whether it takes weights that are quantized already; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
     "calibration") it cannot do without, given its parameters; `pictures` how many of the training data's pictures it reads, of as many items; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
-    the source unless the recipe names another); `refuse` looks at an artifact's description before anything runs and returns
+    the source unless the recipe names another); `unfit` says what of these does not fit the artifact or the parameters; `refuse` looks at an artifact's description before anything runs and returns
     why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError; `idle_here` says
     why what it leaves, and all that follows from it, cannot run on this machine ("" when it can); `machine` tells a reader
     what this machine can do with the stage, and how to install what lacks.
@@ -73,6 +84,7 @@ class Stage:
     effects: frozenset[Effect]
     reproducible: Reproducible
     run: Run
+    components: tuple[str, ...] = ()
     packed: bool = False
     bound_to: frozenset[str] = frozenset()
     data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
@@ -84,6 +96,9 @@ class Stage:
     doc: str = ""
     refuse: Callable[[Artifact, Any], str] = field(default=lambda artifact, params: "")
     foresee: Callable[[Artifact, Any], Foresight] = field(default=lambda artifact, params: Foresight())
+    unfit: Callable[[Artifact, Any, Mapping[str, Artifact]], Iterable[Misfit]] = field(
+        default=lambda artifact, params, inputs: ()
+    )
     idle_here: Callable[[Any], str] = field(default=lambda params: "")
     machine: Callable[[], str] = field(default=lambda: "")
 
@@ -101,8 +116,8 @@ class Stage:
         return self.formats.get(format, format)
 
     def touches(self, artifact: Artifact, params: Params) -> tuple[str, ...]:
-        """The components it works on: as its parameters say, `all` being those that it takes, else the main one."""
-        return artifact.choose(getattr(params, "components", ()), self.takes)
+        """The components it works on: as its parameters or its record say, `all` being those that it takes, else the main one."""
+        return artifact.choose(getattr(params, "components", self.components), self.takes)
 
     def works_on(self, task: Task) -> bool:
         """Whether models of this task show what it needs."""
@@ -117,6 +132,7 @@ def stage(
     effects: tuple[Effect, ...],
     needs: tuple[Observable, ...] = (),
     formats: Mapping[Format, Format] | None = None,
+    components: tuple[str, ...] = (),
     packed: bool = False,
     bound_to: tuple[str, ...] = (),
     data: Callable[[P], tuple[str, ...]] | None = None,
@@ -127,6 +143,7 @@ def stage(
     extra: str = "",
     refuse: Callable[[Artifact, P], str] | None = None,
     foresee: Callable[[Artifact, P], Foresight] | None = None,
+    unfit: Callable[[Artifact, P, Mapping[str, Artifact]], Iterable[Misfit]] | None = None,
     idle_here: Callable[[P], str] | None = None,
     machine: Callable[[], str] | None = None,
 ) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
@@ -142,6 +159,7 @@ def stage(
             effects=frozenset(effects),
             reproducible=reproducible,
             run=run,
+            components=components,
             packed=packed,
             bound_to=frozenset(bound_to),
             data=data or (lambda params: ()),
@@ -153,6 +171,7 @@ def stage(
             doc=sys.modules[run.__module__].__doc__ or "",
             refuse=refuse or (lambda artifact, params: ""),
             foresee=foresee or (lambda artifact, params: Foresight()),
+            unfit=unfit or (lambda artifact, params, inputs: ()),
             idle_here=idle_here or (lambda params: ""),
             machine=machine or (lambda: ""),
         )

@@ -374,17 +374,17 @@ def _listening(as_json: bool) -> Iterator[Emit]:
 
 
 def _pin(recipe: Path) -> None:
-    from compress.reading import model_reference
+    from compress.reading import hub_references
     from compress.sources import pin_hub
 
-    reference = model_reference(recipe)
-    pinned = pin_hub(reference)
-    if pinned != reference:
-        whole = re.compile(
-            re.escape(reference) + r"(?![\w./@-])"
-        )  # hf://org/name, and not the start of hf://org/name-xl
-        recipe.write_text(whole.sub(pinned, recipe.read_text()))
-        print(f"{recipe}: pinned {pinned}", file=sys.stderr)  # standard output may be promised to one JSON value
+    for reference in hub_references(recipe):
+        pinned = pin_hub(reference)
+        if pinned != reference:
+            whole = re.compile(
+                re.escape(reference) + r"(?![\w./@-])"
+            )  # hf://org/name, and not the start of hf://org/name-xl
+            recipe.write_text(whole.sub(pinned, recipe.read_text()))
+            print(f"{recipe}: pinned {pinned}", file=sys.stderr)  # standard output may be promised to one JSON value
 
 
 def _headline(doc: str) -> str:

@@ -52,9 +52,8 @@ def depth_pools(kind: str, config: Config) -> tuple[Pool, ...]:
     if kind == "UNet2DConditionModel":
         pools = (_unet_pool(config),)
     if not any(pool.units for pool in pools):
-        counted = ", ".join(f"{p.field} {p.count}" for p in pools)
-        said = f"{kind} has no block that its config can do without ({counted})"
-        raise UserError(said, fix=_instead_of_depth(record))
+        counted = f" ({', '.join(f'{p.field} {p.count}' for p in pools)})" if pools else ""
+        raise UserError(f"{kind} has no block that its config can do without{counted}", fix=_instead_of_depth(record))
     return pools
 
 

@@ -6,7 +6,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from compress.locks import hold
 from compress.planning import SOURCE, Node, Plan, make_plan, on, with_lineage
 from compress.reading import read_text
 from compress.room import remember_seconds
+from compress.sources import Source
 
 WARNINGS = "warnings"  # among a stage's facts
 
@@ -36,6 +37,7 @@ class Done:
     """A stage that ran, or whose result was found in the cache. Holds no function, so any process can hand it to another.
 
     id, after: of its step, and of the step that it continues. components: the ones it worked on. facts: of its notes.
+    models: of their own that it was given, by role.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Done:
     cached: bool
     seconds: float
     facts: Mapping[str, Any]
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,13 @@ def execute(plan: Plan, cache: Cache, emit: Emit) -> tuple[Done, ...]:
     cache.sweep()
     done: dict[str, Done] = {}
     with lent_checker() as checker, disk_errors(cache.root), cache.holding() as held:
-        if plan.source.fusion:
-            plan = replace(plan, source=ready(plan.source, held, emit))
-        artifacts = {SOURCE: _source(plan)}
+        artifacts = {SOURCE: _opened(plan.source, held, emit)}
+
+        def find(name: str) -> Artifact:
+            return artifacts[name] if name in artifacts else _opened(plan.models[name], held, emit)
+
         for node in plan.nodes:
-            inputs = partial(_inputs, node, artifacts.__getitem__)
+            inputs = partial(_inputs, node, find)
             done[node.id] = _one(node, inputs, plan, held, checker, emit)
             artifacts[node.id] = done[node.id].artifact
     return tuple(done.values())
@@ -142,8 +147,8 @@ def _stored_inputs(node: Node, plan: Plan, cache: Cache, emit: Emit) -> Inputs:
     keys = {earlier.id: earlier.key for earlier in plan.nodes}
 
     def find(name: str) -> Artifact:
-        if name == SOURCE:
-            return _source(replace(plan, source=ready(plan.source, cache, emit)))
+        if source := plan.source if name == SOURCE else plan.models.get(name):
+            return _opened(source, cache, emit)
         if found := cache.get(keys[name], _warning(emit, name)):
             return found
         raise StageFailed(
@@ -155,8 +160,10 @@ def _stored_inputs(node: Node, plan: Plan, cache: Cache, emit: Emit) -> Inputs:
     return _inputs(node, find)
 
 
-def _source(plan: Plan) -> Artifact:
-    return replace(plan.source.artifact, digest=plan.source.key)
+def _opened(source: Source, cache: Cache, emit: Emit) -> Artifact:
+    """A model that no stage made, with its weights on this disk."""
+    found = ready(source, cache, emit)
+    return replace(found.artifact, digest=found.key)
 
 
 def _plan_of(ref: NodeRef, store: Cache) -> Plan:
@@ -235,7 +242,8 @@ def _noted(done: Done) -> dict[str, Any]:
 
 
 def _done(node: Node, artifact: Artifact, notes: Mapping[str, Any], seconds: float, *, cached: bool) -> Done:
-    return Done(node.id, node.stage.name, node.components, node.after, node.key, artifact, cached, seconds, dict(notes))
+    named = node.id, node.stage.name, node.components, node.after, node.key
+    return Done(*named, artifact, cached, seconds, dict(notes), node.models)
 
 
 def _warning(emit: Emit, what: str) -> Callable[[str], None]:

@@ -159,6 +159,11 @@ FAMILIES: Mapping[str, Family] = {
         unsaid=dict.fromkeys(("ffn", "heads", "hidden"), "has one width a level (block_out_channels): cut channels"),
         default=("channels",),
     ),
+    "AutoencoderKL": Family(
+        {"channels": Width(("block_out_channels",))},
+        unsaid=dict.fromkeys(("ffn", "heads", "hidden"), "has one width a level (block_out_channels): cut channels"),
+        default=("channels",),
+    ),
     "SanaTransformer2DModel": Family(
         {"ffn": Width(("mlp_ratio",))},
         (Stack("transformer_blocks", "num_layers"),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,14 @@ def named_parts(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The parts that an index names: library and class by name, of those that are there."""
     pairs = ((n, e) for n, e in index.items() if not n.startswith("_") and isinstance(e, list) and len(e) == 2)
     return {name: (str(entry[0]), str(entry[1])) for name, entry in pairs if entry[1] is not None}
+
+
+def name_part(path: Path, part: str, kind: str) -> None:
+    """Say in a pipeline's index which class of diffusers a part is now. A link to another folder's index is not written through."""
+    file = path / INDEX
+    index = {**read_json(file), part: ["diffusers", kind]}
+    file.unlink()
+    file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def whole_of(path: Path) -> tuple[Path, str] | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from compress.beside import IF_FASTER
 from compress.devices import CPU
-from compress.planning import Plan
+from compress.planning import SOURCE, Plan
 
 
 def plan_dict(found: Plan) -> dict[str, Any]:
@@ -28,6 +28,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
                 "seconds": n.seconds,
                 "told": n.told,
                 **({"keep": IF_FASTER} if n.made else {}),
+                "inputs": dict(n.inputs),
             }
             for n in found.nodes
         ],
@@ -61,6 +62,7 @@ def plan_text(found: Plan) -> str:
         lines.append(f"  {number}. {node.id:<20} {state:<16} {node.key[:12]}  {formats}")
         if node.told:
             lines.append(f"     {node.told}")
+        lines += [f"     {role}: {name}" for role, name in node.inputs.items() if name != SOURCE]
     time = f", ~{found.seconds:.0f} s of stages, the evaluation not counted" if found.seconds is not None else ""
     lines.append(
         f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from compress import keeping, room
@@ -23,11 +24,20 @@ from compress.forecast import changed_fields, unsettled_fields
 from compress.fusing import disk_bytes, with_adapters
 from compress.graphs import ANY_SIZE, Batches
 from compress.keys import stage_key
+from compress.leaving import different, expected_of
 from compress.params import Params
-from compress.recipe import Recipe, StepSpec
+from compress.recipe import Recipe, StepSpec, is_model
 from compress.sizes_apart import sizes_apart
 from compress.sources import Source, find_folder, find_source
-from compress.step_checks import configs_read, evaluation_problems, input_problems, source_problems, step_problems
+from compress.step_checks import (
+    configs_read,
+    evaluation_problems,
+    input_problems,
+    misfits,
+    named_inputs,
+    source_problems,
+    step_problems,
+)
 from compress.units import open_units, overlap
 
 T = TypeVar("T")
@@ -68,6 +78,14 @@ class Node:
     undecided: bool = (
         False  # whether a step before it may not be kept: then it may be given something else than planned
     )
+    lent: Mapping[str, str] = field(
+        default_factory=dict
+    )  # by role, the keys of the inputs that are models of their own
+
+    @property
+    def models(self) -> dict[str, str]:
+        """By role, the models of their own among its inputs."""
+        return {role: name for role, name in self.inputs.items() if is_model(name)}
 
 
 @dataclass(frozen=True)
@@ -80,6 +98,7 @@ class Plan:
     memory_bytes: int = 0
     opening: Opening = AS_STORED
     warnings: tuple[str, ...] = ()  # what can run, and may not do what was meant
+    models: Mapping[str, Source] = field(default_factory=dict)  # of their own that stages are given, as nodes name them
 
     @property
     def seconds(self) -> float | None:
@@ -97,7 +116,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     problems: list[Problem] = []
     memory, base, place = cache.root / "digests", recipe.folder("model"), recipe.place.get("model", "")
     found = _collect(problems, place, lambda: find_source(recipe.model, base, memory))
-    seen = _look(recipe, found, cache, problems)
+    models = _models(recipe, lambda name, start, _: find_source(name, start, memory), problems)
+    seen = _look(recipe, found, models, cache, problems)
     source, nodes = seen.source, seen.nodes
     if source and nodes:
         problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)
@@ -111,7 +131,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
         raise RecipeError(tuple(lacking))
     told = (*sizes_apart(recipe, source.artifact, nodes), *(said for n in nodes for said in n.warnings))
     warnings = tuple(cautions(recipe, source, told))
-    return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings)
+    return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings, models)
 
 
 def problems_beside(recipe: Recipe, told: Collection[Problem], cache: Cache) -> tuple[Problem, ...]:
@@ -122,15 +142,44 @@ def problems_beside(recipe: Recipe, told: Collection[Problem], cache: Cache) -> 
     """
     problems: list[Problem] = []
     place = recipe.place.get("model", "")
+    wrong = {problem.place for problem in told}
+
     # Nothing is fetched for a recipe that does not read, and no weights are hashed.
-    if recipe.model.startswith("hf://") or any(p.place == place for p in told):
-        found = None
-    else:
-        base = recipe.folder("model")
-        found = _collect(problems, place, lambda: Source(describe(find_folder(recipe.model, base)), UNHASHED))
+    def look(name: str, base: Path, place: str) -> Source | None:
+        if name.startswith("hf://") or place in wrong:
+            return None
+        return Source(describe(find_folder(name, base)), UNHASHED)
+
+    found = _collect(problems, place, lambda: look(recipe.model, recipe.folder("model"), place))
+    models = _models(recipe, look, problems)
     local = tuple(one for one in recipe.adapters if not one.path.startswith("hf://"))
-    _look(replace(recipe, adapters=local), found, cache, problems)
+    _look(replace(recipe, adapters=local), found, models, cache, problems)
     return tuple(problems)
+
+
+def _models(
+    recipe: Recipe, find: Callable[[str, Path, str], Source | None], problems: list[Problem]
+) -> dict[str, Source]:
+    """The models of their own that stages are given, by what their steps call them.
+
+    Args:
+        find: one, by its name, where its relative folder starts, and the place that names it.
+    """
+    asked = {
+        name: _collect(problems, place, partial(find, name, recipe.start, place))
+        for name, place in _named(recipe).items()
+    }
+    return {name: one for name, one in asked.items() if one}
+
+
+def _named(recipe: Recipe) -> dict[str, str]:
+    """The models of their own that steps name, each with the first place that does."""
+    found: dict[str, str] = {}
+    for step in recipe.stages:
+        for role, name in step.inputs.items():
+            if is_model(name):
+                found.setdefault(name, step.at(role))
+    return found
 
 
 @dataclass(frozen=True)
@@ -143,23 +192,29 @@ class _Seen:
     nodes: tuple[Node, ...]
 
 
-def _look(recipe: Recipe, found: Source | None, cache: Cache, problems: list[Problem]) -> _Seen:
-    """Hold a recipe's model, data, metrics and stages against each other; what does not fit is added to `problems`."""
+def _look(
+    recipe: Recipe, found: Source | None, models: Mapping[str, Source], cache: Cache, problems: list[Problem]
+) -> _Seen:
+    """Hold a recipe's models, data, metrics and stages against each other; what does not fit is added to `problems`."""
     place = recipe.place.get("model", "")
     source = with_adapters(found, recipe, cache.root / "digests", problems)
     opening = _opening(recipe, problems)
     data = _open_all(recipe, problems)
     problems += evaluation_problems(recipe, source.artifact if source else None, data)
     nodes: tuple[Node, ...] = ()
+    for name, at in _named(recipe).items():
+        if one := models.get(name):
+            # As one that a stage changes: packed weights do not teach either, whatever library opens them.
+            problems += source_problems(one.artifact, opening, at, fetched=not one.remote, changed=True)
     if source:
-        asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline)
-        places, fetched = asked_places(recipe, source.artifact.task), not source.remote
+        asked = find_task(source.artifact.task).asked(recipe.evaluate.baseline, source.artifact.settings.call)
+        places, fetched = asked_places(recipe, source.artifact), not source.remote
         stages = [find_stage(step.stage) for step in recipe.stages]
         changed = any(stage.makes and not stage.packed for stage in stages)
         problems += source_problems(
             source.artifact, opening, place, fetched=fetched, call=asked, places=places, changed=changed
         )
-        nodes = _chain(recipe, source, data, cache, opening, problems)
+        nodes = _chain(recipe, source, models, data, cache, opening, problems)
     return _Seen(source, opening, data, nodes)
 
 
@@ -216,18 +271,23 @@ class _Chain:
         artifact, _ = self.known[step.after]
         stage = find_stage(step.stage)
         found = self.look(step, stage, artifact)
-        found += input_problems(step, stage, {name: given for name, (given, _) in self.known.items()})
+        given = {name: known for name, (known, _) in self.known.items()}
+        found += input_problems(step, stage, artifact, given)
         if why := unpictured(step.params, self.data.get("train")):
             found.append(Problem(step.place, why, "set latents: teacher, or give a folder of pictures"))
+        if not found:
+            found += _collect(found, step.place, partial(misfits, step, stage, artifact, given)) or []
         foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
-        if foresight is None:
-            if stage.effects == {"weights"}:  # it goes with no format and no call that a later step could lack
-                self.known[step.id] = self.known[step.after]
+        if foresight is None and stage.effects == {"weights"}:
+            self.known[step.id] = self.known[
+                step.after
+            ]  # it goes with no format and no call that a later step could lack
+        if foresight is None or not given.keys() >= set(named_inputs(step, stage).values()):
             return [replace(p, message=_about(step.stage, p.message)) for p in found]
         node = self.node(step, stage, stage.touches(artifact, step.params), foresight)
         others = self.otherwise_left(step, stage, found)
         passed = (artifact, *self.otherwise.get(step.after, ())) if step.if_faster else ()
-        otherwise = _different(node.expected, [*others, *passed])
+        otherwise = different(node.expected, [*others, *passed])
         found += keeping.too_many(self.recipe, step, len(otherwise))
         if not found:
             self.known[step.id], self.otherwise[step.id] = (node.expected, node.key), otherwise
@@ -240,7 +300,7 @@ class _Chain:
             found = self.look(step, stage, artifact)
             foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
             if foresight:
-                yield _expected(artifact, stage, step.params, stage.touches(artifact, step.params), foresight)
+                yield expected_of(artifact, stage, step.params, stage.touches(artifact, step.params), foresight)
             problems += [replace(p, message=f"{_about(step.stage, p.message)}{UNLESS_KEPT}") for p in found]
 
     def look(self, step: StepSpec, stage: Stage, artifact: Artifact) -> list[Problem]:
@@ -258,12 +318,12 @@ class _Chain:
     def node(self, step: StepSpec, stage: Stage, touched: tuple[str, ...], foresight: Foresight) -> Node:
         artifact, parent = self.known[step.after]
         before = self.before(step)
-        roles = {role: step.inputs.get(role, SOURCE) for role in stage.inputs}
+        roles = named_inputs(step, stage)
         inputs = {"model": parent, **{role: self.known[name][1] for role, name in roles.items()}}
         inputs |= {f"data.{role}": self.data[role].digest for role in stage.data(step.params) if role in self.data}
         made = stage_key(stage, artifact.task, step.params, touched, inputs, self.recipe.seed, self.opening)
         keys = made, parent, self.known[SOURCE][1]
-        key = keeping.decision_key(*keys, artifact.task, self.recipe, self.opening) if step.if_faster else made
+        key = keeping.decision_key(*keys, self.known[SOURCE][0], self.recipe, self.opening) if step.if_faster else made
         cached = self.cache.has(key)
         unsettled = unsettled_fields(foresight, before.unsettled if before else {})
         work = room.work(artifact, touched, step.params)
@@ -271,6 +331,7 @@ class _Chain:
         items = room.items_bytes(foresight.item_bytes, step.params, self.data.get("train"))
         disk = copies * room.stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes
         told = (foresight.told, keeping.told(self.cache, key) if step.if_faster else "")
+        beside = sum(room.opened_bytes(self.known[name][0]) for name in roles.values() if is_model(name))
         return Node(
             id=step.id,
             stage=stage,
@@ -280,33 +341,24 @@ class _Chain:
             inputs=roles,
             key=key,
             cached=cached,
-            expected=_expected(artifact, stage, step.params, touched, foresight),
+            expected=expected_of(artifact, stage, step.params, touched, foresight),
             place=step.place,
             disk_bytes=0 if cached else disk + sum(items.values()),
             items_bytes=items,
             seconds=room.expected_seconds(self.cache, keeping.timed_as(stage, step.if_faster), work),
             work=work,
             told="; ".join(filter(None, told)),
-            memory_bytes=0 if cached else foresight.memory_bytes,
+            memory_bytes=0 if cached else foresight.memory_bytes + beside,
             idle=stage.idle_here(step.params) or (before.idle if before else ""),
             profile=getattr(step.params, "profile", before.profile if before else ANY_SIZE),
             forecast=changed_fields(artifact, foresight, unsettled),
             unsettled=unsettled,
+            lent={role: self.known[name][1] for role, name in roles.items() if is_model(name)},
             trusted=self.opening.trust_remote_code,
             warnings=tuple(f"{step.id}: {said}" for said in foresight.warnings),
             made=made if step.if_faster else "",
             undecided=bool(self.otherwise.get(step.after)),
         )
-
-
-def _different(first: Artifact, others: Iterable[Artifact]) -> list[Artifact]:
-    """Those of the others that differ from the first, and from each other, in more than how they were made."""
-    found, known = [], [replace(first, lineage=())]
-    for one in others:
-        if (plain := replace(one, lineage=())) not in known:
-            known.append(plain)
-            found.append(one)
-    return found
 
 
 def on(node: Node, artifact: Artifact) -> Node:
@@ -316,7 +368,7 @@ def on(node: Node, artifact: Artifact) -> Node:
     foresight = _foreseen(node.stage, artifact, node.params)
     return replace(
         node,
-        expected=_expected(artifact, node.stage, node.params, node.components, foresight),
+        expected=expected_of(artifact, node.stage, node.params, node.components, foresight),
         forecast=changed_fields(artifact, foresight, node.unsettled),
     )
 
@@ -327,23 +379,20 @@ def _foreseen(stage: Stage, artifact: Artifact, params: Params) -> Foresight:
 
 
 def _chain(
-    recipe: Recipe, source: Source, data: Mapping[str, Data], cache: Cache, opening: Opening, problems: list[Problem]
+    recipe: Recipe,
+    source: Source,
+    models: Mapping[str, Source],
+    data: Mapping[str, Data],
+    cache: Cache,
+    opening: Opening,
+    problems: list[Problem],
 ) -> tuple[Node, ...]:
-    chain = _Chain(recipe, data, cache, opening, {SOURCE: (source.artifact, source.key)})
+    known = {name: (one.artifact, one.key) for name, one in {SOURCE: source, **models}.items()}
+    chain = _Chain(recipe, data, cache, opening, known)
     for step in recipe.stages:
         if step.after in chain.known:  # else the step it continues has problems of its own, which are reported
             problems += chain.add(step)
     return tuple(chain.nodes)
-
-
-def _expected(
-    artifact: Artifact, stage: Stage, params: Params, touched: tuple[str, ...], foresight: Foresight
-) -> Artifact:
-    """What a stage will leave, with its input's path; its lineage says what it will have been through, under no key yet."""
-    expected = artifact.replacing({name: stage.leaves(artifact.components[name].format) for name in touched})
-    settings, planned = foresight.settings or artifact.settings, {**artifact.planned, **foresight.configs}
-    lineage = (*artifact.lineage, Provenance(stage.name, stage.version, params.counted(), ""))
-    return replace(expected.packing(foresight.quantization), settings=settings, planned=planned, lineage=lineage)
 
 
 def _about(stage: str, message: str) -> str:
@@ -352,4 +401,5 @@ def _about(stage: str, message: str) -> str:
 
 def with_lineage(node: Node, artifact: Artifact) -> tuple[Provenance, ...]:
     """The lineage of a node's result: its input's, and itself."""
-    return (*artifact.lineage, Provenance(node.stage.name, node.stage.version, node.params.counted(), node.key))
+    itself = Provenance(node.stage.name, node.stage.version, node.params.counted(), node.key, node.lent)
+    return (*artifact.lineage, itself)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from compress.catalogue import find_stage, stage_names
 from compress.errors import Problem, RecipeError
 from compress.expand import extended, overridden, read_file, variants
 from compress.python_values import write_yaml
@@ -72,6 +73,31 @@ def _read_tree(
             if recipe is not None:
                 found.append(replace(recipe, overrides=tuple(overrides), start=Path.cwd() if overrides else Path()))
     return tuple(found), tuple(problems)
+
+
+def hub_references(path: Path) -> tuple[str, ...]:
+    """What the file itself, not one it extends, says of models of the hub: after `model:`, and of those that its stages are given.
+
+    Raises:
+        RecipeError: it is no YAML, or names none, and no model at all.
+    """
+    stages = parse_tree(read_file(path), str(path)).fields.get("stages")
+    steps = [step for entry in (stages.entries if stages else ()) for step in entry.fields.items()]
+    named = [
+        params.fields[role].value
+        for name, params in steps
+        if name in stage_names()
+        for role in find_stage(name).inputs
+        if role in params.fields
+    ]
+    given = [str(value) for value in named if str(value).startswith("hf://")]
+    try:
+        model = model_reference(path)
+    except RecipeError:
+        if not given:
+            raise
+        model = ""
+    return tuple(dict.fromkeys(one for one in (model, *given) if one.startswith("hf://") or not given))
 
 
 def model_reference(path: Path) -> str:

@@ -157,12 +157,16 @@ STEP_KEYS = {
     KEEP: f"{IF_FASTER}: what the stage left is timed here against what it was given, and is kept only if it is faster; also "
     f"beside the stage's name; default: {ALWAYS}",
 }
-ROLE_KEY = "{}: an earlier step's id; default: source"
+ROLE_KEY = (
+    "{}: an earlier step's id, source, or a model of its own, as after `model:` (./folder, zoo://NAME, "
+    "hf://org/name@<40-hex commit>); default: source"
+)
 
 
 @dataclass(frozen=True)
 class StepSpec:
-    """One stage of the chain. `inputs` names further artifacts by role, such as the teacher: an id, or "source"."""
+    """One stage of the chain. `inputs` names further artifacts by role, such as the teacher: an id, "source", or a model of its own
+    (`is_model`), whose relative folder starts where the recipe does; `places` is where each is named."""
 
     id: str
     stage: str
@@ -171,6 +175,16 @@ class StepSpec:
     inputs: Mapping[str, str] = field(default_factory=dict)
     place: str = ""
     if_faster: bool = False  # whether what it leaves is kept only if it is faster than what it was given
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def at(self, role: str) -> str:
+        """Where an input is named."""
+        return self.places.get(role) or self.place
+
+
+def is_model(name: str) -> bool:
+    """Whether what a step is given is a model of its own: no id of a step has a slash in it."""
+    return "/" in name
 
 
 class Origin(Protocol):

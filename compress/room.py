@@ -72,11 +72,15 @@ def _parameters(artifact: Artifact, component: str) -> int:
         return 0
 
 
+def opened_bytes(artifact: Artifact) -> int:
+    """Memory of a model that is opened in float32 beside the one that a stage works on."""
+    return sum(4 * _parameters(artifact, name) for name in artifact.components)
+
+
 def needed(source: Source, disk: Iterable[int], memory: Iterable[int]) -> tuple[int, int]:
     """Disk and memory of a whole plan, bytes, from those of its stages."""
-    weights = sum(4 * _parameters(source.artifact, name) for name in source.artifact.components)
     # Two processes (ours and the checker), and at worst the source, an export of it and its quantized copy at once.
-    return sum(disk), 2 * PROCESS_BYTES + max(3 * weights, *memory, 0)
+    return sum(disk), 2 * PROCESS_BYTES + max(3 * opened_bytes(source.artifact), *memory, 0)
 
 
 @dataclass(frozen=True)

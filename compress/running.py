@@ -71,12 +71,14 @@ def run_plan(
 
 
 def with_weights(found: Plan, cache: Cache, emit: Emit) -> Plan:
-    """The same plan, with the model's weights on this disk: fetched, and its adapters in them. What the plan warns of is told first."""
+    """The same plan, with its models' weights on this disk: fetched, and adapters in them. What the plan warns of is told first."""
     from compress.fusing import ready
 
     for said in found.warnings:
         emit(Event("warning", "plan", said))
-    return replace(found, source=ready(found.source, cache, emit))
+    wanted = {name for node in found.nodes if not node.cached for name in node.models.values()}
+    models = {name: ready(one, cache, emit) if name in wanted else one for name, one in found.models.items()}
+    return replace(found, source=ready(found.source, cache, emit), models=models)
 
 
 def chain_of(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:
@@ -102,7 +104,7 @@ def _stage_row(done: Done, cache: Cache) -> Mapping[str, Any]:
         "cached": done.cached,
         "seconds": round(done.seconds, 3),
         "size_bytes": size,
-        "facts": dict(done.facts),
+        "facts": {**done.models, **done.facts},
         "path": str(done.artifact.path.relative_to(cache.root)),
     }
 

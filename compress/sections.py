@@ -15,7 +15,18 @@ from compress.errors import Problem, RecipeError, UserError, near
 from compress.expand import OVERRIDE, overridden
 from compress.located import check_params, given
 from compress.params import Params, placed
-from compress.recipe import SCHEMA_VERSION, STEP_KEYS, DataSpec, EvalSpec, Gate, Head, Recipe, StepSpec, started
+from compress.recipe import (
+    SCHEMA_VERSION,
+    STEP_KEYS,
+    DataSpec,
+    EvalSpec,
+    Gate,
+    Head,
+    Recipe,
+    StepSpec,
+    is_model,
+    started,
+)
 from compress.shared import spread_tree
 from compress.yaml_tree import Node
 
@@ -27,6 +38,7 @@ MAX_ENTRIES = 200  # stages, metrics or gates
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FOLDER = re.compile(r"(\.{0,2}/|~/|\.{1,2}$)")
 _HUB = re.compile(r"hf://[\w.-]+/[\w.-]+@[0-9a-f]{40}")
+MODELS = "zoo://NAME, a folder as ./folder, or hf://org/name@<40-hex commit>"
 
 
 SECTIONS = ("schema", *Head.model_fields, "adapter", "data", "stages", "evaluate", "gates")
@@ -161,20 +173,20 @@ class Reading:
         if model and isinstance(model.value, str):
             self.model(model, model.value)
 
-    def model(self, node: Node, model: str) -> None:
+    def model(self, node: Node, model: str, key: str = "model") -> None:
         if model.startswith("hf://"):
             if not _HUB.fullmatch(model):
                 fix = "write hf://org/name@<40-hex commit>; `pare check --pin` finds the commit"
-                self.problem(node.at, f"model {model} is not pinned to a commit, so a run could not be repeated", fix)
+                self.problem(node.at, f"{key} {model} is not pinned to a commit, so a run could not be repeated", fix)
         elif model.startswith("zoo://"):
             if not _SAFE.fullmatch(model.removeprefix("zoo://")):
                 self.problem(
-                    node.at, f"model {given(model)} is no name in the zoo", "zoo://NAME; `pare list` shows them"
+                    node.at, f"{key} {given(model)} is no name in the zoo", "zoo://NAME; `pare list` shows them"
                 )
         elif not _FOLDER.match(model):
             name = model if model.strip("/") and "://" not in model and model.isprintable() else "NAME"
             fix = f"a folder is ./{name}, a model of the hub hf://{name}@<40-hex commit>, one of the zoo zoo://NAME"
-            self.problem(node.at, f"model {given(model)} is neither a zoo model, a folder nor a hub model", fix)
+            self.problem(node.at, f"{key} {given(model)} is neither a zoo model, a folder nor a hub model", fix)
 
     def data(self) -> DataSpec | None:
         return check_params(DataSpec, self.root.fields.get("data") or Node({}, self.root.place), "data", self.problems)
@@ -218,7 +230,8 @@ class Reading:
         reserved = {k: n for k, n in params.fields.items() if k in keys and k not in cls.model_fields}
         own = {k: n for k, n in params.fields.items() if k not in reserved}
         after = self.earlier(reserved.get("from"), ids, "from") or (ids[-1] if ids else SOURCE)
-        inputs = {role: self.earlier(reserved[role], ids, role) for role in stage.inputs if role in reserved}
+        named = {role: reserved[role] for role in stage.inputs if role in reserved}
+        inputs = {role: found for role, node in named.items() if (found := self.input(node, ids, role))}
         step_id = self.step_id(name, reserved.get("id"), ids, taken)
         ids.append(step_id)
         if_faster = read_keep(reserved.get(KEEP), self.problems)
@@ -226,7 +239,8 @@ class Reading:
         checked = check_params(cls, values, name, self.problems, also=keys)
         if checked is None:
             return None
-        return StepSpec(step_id, name, checked, after, inputs, entry.place, if_faster)
+        places = {role: node.at for role, node in named.items()}
+        return StepSpec(step_id, name, checked, after, inputs, entry.place, if_faster, places)
 
     def named(self, entry: Node, what: str) -> tuple[str, Node] | None:
         """The name and the parameters of `name`, `name:` or `name: {…}`."""
@@ -260,14 +274,22 @@ class Reading:
         numbered = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
         return next(one for one in numbered if one not in taken and one not in ids)
 
-    def earlier(self, node: Node | None, ids: Sequence[str], key: str) -> str:
+    def input(self, node: Node, ids: Sequence[str], role: str) -> str:
+        """What a step is given beside what it continues: an earlier step, the source, or a model of its own."""
+        if not is_text(node) or not ("://" in node.value or _FOLDER.match(node.value)):
+            return self.earlier(node, ids, role, f"; or a model of its own: {MODELS}")
+        self.model(node, node.value, role)
+        found = started(str(node.value), node.place)
+        return found if is_model(found) else f"./{found}"
+
+    def earlier(self, node: Node | None, ids: Sequence[str], key: str, otherwise: str = "") -> str:
         if node is None:
             return ""
         if not is_text(node) or node.value not in (SOURCE, *ids):
             fix = (
                 near(str(node.value), (*ids, SOURCE)) if is_text(node) else f"the id of an earlier step, or `{SOURCE}`"
             )
-            self.problem(node.at, f"{key}: no earlier step is called {given(node.value)}", fix)
+            self.problem(node.at, f"{key}: no earlier step is called {given(node.value)}", fix + otherwise)
             return ""
         return str(node.value)
 

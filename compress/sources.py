@@ -93,7 +93,7 @@ def fetch_weights(source: Source) -> Source:
     if not source.remote:
         return source
     folder = fetch_hub(source.remote, source.key.rsplit("@", 1)[1], weights=True)
-    return replace(source, artifact=describe(folder))
+    return replace(source, artifact=describe(folder), remote="")
 
 
 def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:

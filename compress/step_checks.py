@@ -17,7 +17,7 @@ from compress.devices import Opening, kind_of
 from compress.errors import Problem, UserError
 from compress.layer_counts import layer_problems
 from compress.params import Params, faults
-from compress.recipe import EvalSpec, Recipe, StepSpec
+from compress.recipe import EvalSpec, Recipe, StepSpec, is_model
 from compress.remote_code import code_problems
 from compress.shared import takers, unused
 from compress.tasks import Observable, Task
@@ -256,21 +256,54 @@ def configs_read() -> Iterator[None]:
         raise UserError(said, fix=fix) from error
 
 
-def input_problems(step: StepSpec, stage: Stage, known: Mapping[str, Artifact]) -> Iterator[Problem]:
+def input_problems(
+    step: StepSpec, stage: Stage, artifact: Artifact, known: Mapping[str, Artifact]
+) -> Iterator[Problem]:
     """What is wrong with the further artifacts that a step names, such as its teacher.
 
     Args:
-        known: what earlier steps leave, by id.
+        known: what earlier steps leave, by id, and the models of their own that steps are given. One that is not among them was
+            not found, which is told already.
     """
     for role, name in step.inputs.items():
+        place, called = step.at(role), f"{step.stage}: its {role} `{name}`"
         if role not in stage.inputs:
-            yield Problem(step.place, f"{step.stage} takes no {role}", "remove it")
+            yield Problem(place, f"{step.stage} takes no {role}", "remove it")
         elif name not in known:
-            said = f"{step.stage}: input `{role}` names `{name}`, which is no earlier step"
-            yield Problem(step.place, said, "name one, or source")
-        elif not stage.takes((given := known[name]).components[given.main].format):
-            said = f"{step.stage}: its {role} `{name}` is an engine there"
-            yield Problem(step.place, said, "name a step before the engine")
+            if not is_model(name):
+                said = f"{step.stage}: input `{role}` names `{name}`, which is no earlier step"
+                yield Problem(place, said, "name one, source, or a model as ./folder")
+        elif (given := known[name]).task != artifact.task:
+            said = f"{called} does {given.task}, and this model does {artifact.task}"
+            yield Problem(place, said, f"give a model for {artifact.task}")
+        elif not all(stage.takes(format) for format in _learnt_from(stage, given)):
+            fix = "give the torch model" if is_model(name) else "name a step before the engine"
+            yield Problem(place, f"{called} is an engine there", fix)
+        elif given.packed((given.main,)) and not stage.packed:
+            method = given.components[given.main].quantization
+            said = f"the weights of `{given.main}` are {method.method if method else ''}"
+            yield Problem(place, f"{called} is packed: {said}", "give the unquantized checkpoint")
+
+
+def misfits(step: StepSpec, stage: Stage, artifact: Artifact, known: Mapping[str, Artifact]) -> list[Problem]:
+    """Why a stage cannot use what it is given beside the artifact that it works on; of what was not found, nothing."""
+    inputs = {role: known[name] for role, name in named_inputs(step, stage).items() if name in known}
+    if len(inputs) < len(stage.inputs):
+        return []
+    with configs_read():
+        found = tuple(stage.unfit(artifact, step.params, inputs))
+    return [Problem(step.at(one.role), f"{step.stage}: its {one.role}: {one.message}", one.fix) for one in found]
+
+
+def named_inputs(step: StepSpec, stage: Stage) -> dict[str, str]:
+    """By role, what a step is given: an id, source, or a model of its own."""
+    return {role: step.inputs.get(role, "source") for role in stage.inputs}
+
+
+def _learnt_from(stage: Stage, given: Artifact) -> tuple[str, ...]:
+    """The formats of what a stage looks at in an artifact that it is given beside the one it continues."""
+    parts = given.components
+    return tuple(parts[name].format for name in stage.components if name in parts) or (parts[given.main].format,)
 
 
 def step_problems(

@@ -160,7 +160,8 @@ def _latents(
     """
     makers = [item.picture for item in items]
     if params.latents != "teacher" and all(makers):
-        found = encoded(teacher.pipeline, [make() for make in makers if make], shape)
+        call = {**teacher.artifact.settings.call, **guided}
+        found = encoded(teacher.pipeline, [make() for make in makers if make], shape, call)
         if found is not None:
             return to_host(found), "the data's pictures"
     if params.latents == "pictures":

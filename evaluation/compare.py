@@ -272,11 +272,14 @@ def _side(name: str, view: Viewpoint) -> Side:
     parts = (
         ", ".join(f"{n}: {c.format}" for n, c in view.artifact.components.items()) if engines != ["torch"] else "torch"
     )
-    lineage = tuple({"stage": p.stage, "params": dict(p.params)} for p in view.artifact.lineage)
+    lineage = tuple(
+        {"stage": p.stage, "params": dict(p.params)} | ({"inputs": dict(p.inputs)} if p.inputs else {})
+        for p in view.artifact.lineage
+    )
     return Side(
         name,
         view.artifact.digest,
-        f"{parts} {how}".strip(),
+        f"{parts} {how}".strip() + (", called the lean way" if view.artifact.settings.lean else ""),
         dict(view.call),
         lineage,
         bytes_read(view.artifact, view.opening.dtype or ""),

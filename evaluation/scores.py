@@ -282,7 +282,7 @@ class Side:
 
     name: str
     digest: str
-    engine: str  # e.g. "torch float32 eager" or "unet: openvino int8"
+    engine: str  # e.g. "torch float32 eager" or "unet: openvino int8, called the lean way"
     call: Mapping[str, Any] = field(default_factory=dict)
     lineage: tuple[Mapping[str, Any], ...] = ()
     read_bytes: int = 0

@@ -6,8 +6,10 @@ tensors and gives a tensor, as a pipeline needs it, or arrays that were made bef
 may differ from torch by any amount), greedily, through `generate`; by hand is llama.cpp's own C interface in a bare loop, and the `Llama` class of llama-cpp-python. The model that is
 loaded first in a process decodes some percent slower, whoever loads it: so pare's and the bare loop's are each loaded twice, the one
 before and after the other, and called in turns.
+`call`: one picture of the zoo's denoiser in two steps without guidance, by the stock pipeline's call and by the lean one, on OpenVINO
+engines and on stubs in their place, which give the same tensors each time: what is left is the call itself.
 
-python -m tests.bench_engines overhead|decode
+python -m tests.bench_engines overhead|decode|call
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,39 @@ def overhead(folder: Path) -> dict[str, Any]:
         rows[f"{engine} denoiser"] = _ratio(race(_denoiser(engine, folder), blocks=60))
         rows[f"{engine} decode step"] = _ratio(race(_step(engine, folder), blocks=60))
     return rows
+
+
+def call(folder: Path) -> dict[str, Any]:
+    made = compress.apply("build.openvino", "zoo://digits-diffusion", cache=folder, components="all")
+    calls: Calls = {}
+    for stubbed in (False, True):
+        for lean in (False, True):
+            paint = compress.load(made, lean=lean)
+            for name in made.components if stubbed else ():
+                _stub(getattr(paint, name).runner)
+            name = f"{'lean' if lean else 'stock'} call{' of stubs' if stubbed else ''}"
+            calls[name] = partial(_paint, paint, [torch.Generator().manual_seed(0)])
+    found = {name: pace.seconds for name, pace in race(calls, blocks=100).items()}
+    times = {f"{name} ms": round(1e3 * seconds, 3) for name, seconds in found.items()}
+    return times | {"stock over lean": round(found["stock call"] / found["lean call"], 3)}
+
+
+def _paint(paint: Any, generators: list[torch.Generator]) -> object:
+    call = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "np"}
+    return paint(prompt=["a red three on white paper"], generator=generators, **call)
+
+
+def _stub(runner: Any) -> None:
+    """Let an engine answer a call as it did the first of the same shapes."""
+    real, kept = runner.run, {}
+
+    def answer(values: list[torch.Tensor]) -> Any:
+        shapes = tuple(value.shape for value in values)
+        if shapes not in kept:
+            kept[shapes] = real(values)
+        return kept[shapes]
+
+    runner.run = answer
 
 
 def _ratio(paces: Mapping[str, Pace]) -> dict[str, float]:
@@ -245,7 +281,7 @@ def _high(file: Path, prompt: torch.Tensor) -> Callable[[], object]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        rows = {"overhead": overhead, "decode": decode}[sys.argv[1]](Path(folder))
+        rows = {"overhead": overhead, "decode": decode, "call": call}[sys.argv[1]](Path(folder))
     sys.stdout.write(json.dumps(rows, indent=2) + "\n")
 
 

@@ -123,6 +123,7 @@ def picture_cases() -> list[Case]:
         "prune.depth": shortened(),
         "distill.features after depth": [*shortened(), *one("distill.features", **RECORDED)],
         "distill.features after width": [*cut(), *one("distill.features", **RECORDED, guidance=2.0, block_weight=0.0)],
+        "distill.decoder": one("distill.decoder", **RECORDED, pictures=4, width=8),
         "accelerate.size": one("accelerate.size", height=24, width=16),
         "accelerate.steps": one("accelerate.steps", steps=4),
         "accelerate.steps dpm-solver++": one("accelerate.steps", steps=3, scheduler="dpm-solver++"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
@@ -123,7 +124,7 @@ def _scale(norm: nn.Module, factors: torch.Tensor) -> None:
 
 def _gain_of_nought(norm: nn.Module, weight: torch.Tensor) -> float:
     """The gain that a weight of 0 is."""
-    shape = (1, len(weight), 1, 1) if isinstance(norm, nn.GroupNorm) else (1, len(weight))
-    ramp = torch.linspace(-1, 1, len(weight), device=weight.device, dtype=weight.dtype).view(shape)
+    shape = (1, len(weight), 1, 2) if isinstance(norm, nn.GroupNorm) else (1, len(weight))  # a group may be one channel
+    ramp = torch.linspace(-1, 1, prod(shape), device=weight.device, dtype=weight.dtype).view(shape)
     weights = {name: torch.zeros_like(p) for name, p in norm.named_parameters()}
     return float(bool(functional_call(norm, weights, (ramp,)).any()))

@@ -4,6 +4,7 @@ have such tokens, as Gemma 3's has one for pictures: most texts never have them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from compress.artifact import Artifact
@@ -32,17 +33,34 @@ def be_known(known: int | None, tokenizer: Any, text: str, tokens: Sequence[int]
     raise DataError(said, fix=FIX)
 
 
-def captions_known(artifact: Artifact, pipeline: Any, captions: Iterable[str]) -> None:
-    """As `be_known`, for all that a pipeline's tokenizers read.
+@dataclass(frozen=True)
+class Larger:
+    """A tokenizer with more tokens than its text encoder `reads` has embeddings for, `known`."""
 
-    Raises:
-        DataError: a caption has such a token.
-    """
+    tokenizer: Any
+    reads: str
+    known: int
+
+
+def larger_tokenizers(artifact: Artifact, pipeline: Any) -> tuple[Larger, ...]:
+    """Those of a pipeline: looked for once, for it reads files."""
+    found = []
     for name in (n for n in pipeline.components if n.startswith("tokenizer")):
         tokenizer, reads = getattr(pipeline, name), name.replace("tokenizer", "text_encoder", 1)
         if tokenizer is None or reads not in artifact.components:
             continue
         known = embeddings(artifact.known_config(reads))
-        if known is not None and len(tokenizer) > known:
-            for text in captions:
-                be_known(known, tokenizer, text, tokenizer(text, verbose=False)["input_ids"], f"`{reads}`")
+        found += [Larger(tokenizer, reads, known)] if known is not None and len(tokenizer) > known else []
+    return tuple(found)
+
+
+def captions_known(larger: Iterable[Larger], captions: Sequence[str]) -> None:
+    """As `be_known`, for all that a pipeline's tokenizers read.
+
+    Raises:
+        DataError: a caption has such a token.
+    """
+    for one in larger:
+        for text in captions:
+            tokens = one.tokenizer(text, verbose=False)["input_ids"]
+            be_known(one.known, one.tokenizer, text, tokens, f"`{one.reads}`")

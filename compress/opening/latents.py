@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,13 @@ from PIL import Image
 PACK = "_pack_latents"  # as pipelines name it whose denoiser sees patches in a row
 
 
-def encoded(pipeline: Any, pictures: Sequence[NDArray[np.uint8]], shape: Sequence[int]) -> torch.Tensor | None:
+def encoded(
+    pipeline: Any, pictures: Sequence[NDArray[np.uint8]], shape: Sequence[int], call: Mapping[str, Any]
+) -> torch.Tensor | None:
     """Latents of pictures, float32 [pictures, *shape]; None where a pipeline makes them in a way that is not known here.
+
+    Args:
+        call: how the pipeline is called, for the height and width of what it paints.
 
     Each picture is cut to the shape of what the pipeline paints, about its middle, and resized. The most likely latent is taken:
     a VAE's own noise is small beside any that is added.
@@ -24,7 +29,7 @@ def encoded(pipeline: Any, pictures: Sequence[NDArray[np.uint8]], shape: Sequenc
     if vae is None or factor is None or getattr(vae.config, "latents_mean", None) is not None:
         return None
     packed = hasattr(pipeline, PACK)
-    height, width = _size(pipeline, shape, factor, packed)
+    height, width = _size(pipeline, shape, factor, call if packed else None)
     images = [_fitted(Image.fromarray(picture), height, width) for picture in pictures]
     given = pipeline.image_processor.preprocess(images, height, width).to(vae.device, vae.dtype)
     with torch.no_grad():
@@ -39,12 +44,12 @@ def encoded(pipeline: Any, pictures: Sequence[NDArray[np.uint8]], shape: Sequenc
     return latents.float() if tuple(latents.shape[1:]) == tuple(shape) else None
 
 
-def _size(pipeline: Any, shape: Sequence[int], factor: int, packed: bool) -> tuple[int, int]:
-    """Height and width in pixels of what a latent of this shape is decoded to."""
-    if packed:
-        side = int(pipeline.default_sample_size * factor)
-        return side, side
-    return int(shape[-2] * factor), int(shape[-1] * factor)
+def _size(pipeline: Any, shape: Sequence[int], factor: int, call: Mapping[str, Any] | None) -> tuple[int, int]:
+    """Height and width in pixels of what a latent of this shape is decoded to; of patches in a row, which have none, the call's."""
+    if call is None:
+        return int(shape[-2] * factor), int(shape[-1] * factor)
+    own = int(pipeline.default_sample_size * factor)
+    return int(call.get("height") or own), int(call.get("width") or own)
 
 
 def _fitted(image: Image.Image, height: int, width: int) -> Image.Image:

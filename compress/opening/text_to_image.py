@@ -21,11 +21,13 @@ from compress.data import Item
 from compress.devices import AS_STORED, CPU, Opening
 from compress.engines.module import EngineModule, arguments_of
 from compress.engines.torch.runtime import find_class, silent_libraries, stored_dtype
-from compress.errors import ModelError, StageFailed
+from compress.errors import ModelError, StageFailed, UserError
 from compress.graphs import Batches
+from compress.lean import FIX
 from compress.opening import Call, Timed
 from compress.opening.captions import cut_short, uncounted
-from compress.opening.known_tokens import captions_known
+from compress.opening.known_tokens import captions_known, larger_tokenizers
+from compress.opening.lean import lean_pipeline
 from compress.opening.tensors import device_of, dtype_of, to_array
 from compress.painting import NEGATIVE, STEPS
 from compress.pipelines import INDEX, LEFT_OUT
@@ -54,6 +56,7 @@ class TextToImage:
         self.device = device_of(opening)
         self.pipeline: Any = self._assemble()
         self.pipeline.set_progress_bar_config(disable=True)
+        self._larger = larger_tokenizers(artifact, self.pipeline)
         self._schedulers: dict[str | None, Any] = {None: getattr(self.pipeline, SCHEDULER, None)}
 
     @property
@@ -79,11 +82,16 @@ class TextToImage:
         self.paint_items((Item("0", PROMPT),), 0, **call)
 
     def timed(self, items: Sequence[Item], spec: EvalSpec, call: Mapping[str, Any]) -> Timed:
-        """One call paints as many prompts as `timing_batch` says, as one batch; its work is counted, not assumed."""
+        """One call paints as many prompts as `timing_batch` says, as one batch; its work is counted, not assumed.
+
+        Raises:
+            UserError: the model is meant to be called the lean way, and this call is not one.
+        """
         timed = _timed_items(items, spec.timing_batch)
         evaluations: list[None] = []
         with self.watch(self.artifact.main, lambda args, kwargs: evaluations.append(None)):
             self.first_call(**call)
+        self._be_lean()
 
         def run() -> tuple[float, float]:
             began = time.perf_counter()
@@ -133,6 +141,12 @@ class TextToImage:
                 fix="the model is broken: look at the last stage, or use a higher precision",
             )
         return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
+
+    def _be_lean(self) -> None:
+        """Raises a UserError where the stock call was made last, of a model that is meant to be called the lean way: its time would be
+        told as the other's."""
+        if self.artifact.settings.lean and (why := self.pipeline.stock_because):
+            raise UserError(f"the lean call was not taken: {why}", place=str(self.artifact.path), fix=FIX)
 
     def given(self, items: Sequence[Item]) -> Call:
         """What the pipeline is given of the items: their captions."""
@@ -243,7 +257,7 @@ class TextToImage:
         self._schedule(arguments.pop(SCHEDULER, None))
         if isinstance(away := arguments.get(NEGATIVE), str):
             arguments[NEGATIVE] = [away] * len(items)  # as many as there are prompts
-        captions_known(self.artifact, self.pipeline, [*(item.text for item in items), *(arguments.get(NEGATIVE) or ())])
+        captions_known(self._larger, [*(item.text for item in items), *(arguments.get(NEGATIVE) or ())])
         # Without gradients, as diffusers itself runs; inference mode would leave tensors behind that nothing can train or trace:
         # SDXL casts its VAE's weights for the time of a call, some positions are buffers that a longer text replaces.
         with torch.no_grad(), uncounted(self.pipeline):
@@ -274,7 +288,7 @@ class TextToImage:
             parts["requires_safety_checker"] = False
         if "add_watermarker" in accepted:
             parts["add_watermarker"] = False
-        return kind(**parts)
+        return lean_pipeline(kind, parts, self.device) if self.artifact.settings.lean else kind(**parts)
 
     def _part(self, name: str, library: str | None, kind: str | None) -> Any:
         if library is None or kind is None or name in LEFT_OUT:

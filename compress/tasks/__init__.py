@@ -113,7 +113,8 @@ class Task:
     data: the kind of items it is run on.
     yields: what can be observed of a model; a metric or a stage fits where it needs no more than that.
     settings: its own part of `evaluate`, and `baseline` that of `evaluate.baseline`; no other task may say a name otherwise.
-    called: by the names in `baseline`, the arguments of a call that they set.
+    called: by the names in `baseline`, the arguments of a call that they set; instead: by such an argument, the one that is set in
+        its place where a model's own call has that.
     evidence: from an evaluation's settings, the kinds of evidence that are collected of its items, each with the numbers that
         decide it beside the model, the call and the items.
     repeats: from an evaluation's settings, how often each item is looked at, with noise of its own.
@@ -135,6 +136,7 @@ class Task:
     settings: type[Params] = NoSettings
     baseline: type[Params] = NoSettings
     called: Mapping[str, str] = field(default_factory=dict)
+    instead: Mapping[str, str] = field(default_factory=dict)
     told: tuple[str, ...] = ()
     evidence: Callable[[EvalSpec], Mapping[str, tuple[int, ...]]] = field(default=lambda spec: {})
     repeats: Callable[[EvalSpec], int] = field(default=lambda spec: 1)
@@ -150,7 +152,12 @@ class Task:
         there = self.yields | ALWAYS | set(given)
         return tuple(sorted(need for need in needs if need not in there))
 
-    def asked(self, baseline: Params) -> dict[str, Any]:
-        """The arguments of a call that baseline settings set."""
-        given = {argument: getattr(baseline, name) for name, argument in self.called.items()}
+    def arguments(self, own: Mapping[str, Any]) -> dict[str, str]:
+        """By the names in `baseline`, the arguments that they set of a model whose own call is `own`."""
+        other = {argument: name for argument, name in self.instead.items() if name in own}
+        return {name: other.get(argument, argument) for name, argument in self.called.items()}
+
+    def asked(self, baseline: Params, own: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call that baseline settings set, of a model whose own call is `own`."""
+        given = {argument: getattr(baseline, name) for name, argument in self.arguments(own).items()}
         return {argument: value for argument, value in given.items() if value is not None}

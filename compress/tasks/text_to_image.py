@@ -12,7 +12,7 @@ from pydantic import Field
 from compress.artifact import DENOISERS, SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.devices import CPU
 from compress.errors import Problem
-from compress.painting import call_faults
+from compress.painting import GUIDANCE, TRUE_GUIDANCE, call_faults
 from compress.params import Params, Shared
 from compress.picture_sizes import BINNED, unbinned
 from compress.pipeline_checks import pipeline_problems
@@ -128,6 +128,7 @@ TASK = Task(
         "width": "width",
         "scheduler": SCHEDULER,
     },
+    instead={GUIDANCE: TRUE_GUIDANCE},
     told=("steps", "guidance"),
     evidence=evidence,
     repeats=repeats,

@@ -1,6 +1,7 @@
 """Cosine between the latents that a picture is decoded from and the original's, from the same noise: 1 is the same direction.
 
-Before the decoder, whose own error it therefore does not see. A pipeline that decodes nothing has no latents, and no number.
+Before the decoder, whose own error it therefore does not see: where the two sides' decoders want latents scaled otherwise, those
+that the pipelines have before they scale them. A pipeline that decodes nothing has no latents, and no number.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compress.autoencoders import VAE, Scaling, scaling_of
 from compress.errors import StageFailed
 from compress.params import Params
 from evaluation import statistics
@@ -32,6 +34,18 @@ def cosine(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(u @ v) / lengths if lengths else 0.0
 
 
+def _scaling(evidence: Evidence) -> Scaling | None:
+    return scaling_of(evidence.artifact) if VAE in evidence.artifact.components else None
+
+
+def _unscaled(latent: NDArray[np.float32], scaling: Scaling | None) -> NDArray[np.float32]:
+    if scaling is None:
+        return latent
+    factor, shift = (np.array(numbers, np.float32)[:, None, None] for numbers in (scaling.factor, scaling.shift))
+    found: NDArray[np.float32] = (latent - shift) / factor
+    return found
+
+
 @metric(
     version=1,
     title="latent cosine",
@@ -51,6 +65,7 @@ def measure(evidence: Evidence, params: LatentCosine) -> Sample:
     if evidence.original.latent is None:
         return Sample(evidence.unit_ids, np.full(count, np.nan), note=f"the original has no latents: {NOTHING}")
     found = np.empty(count)
+    scalings = _scaling(evidence.original), _scaling(evidence)
     for index, item in enumerate(evidence.items):
         one, other = evidence.original.latent(index), evidence.latent(index)
         if one.shape != other.shape:
@@ -59,5 +74,7 @@ def measure(evidence: Evidence, params: LatentCosine) -> Sample:
                 place=item.id,
                 fix="let both paint one size, or drop latent_cosine: latents of two autoencoders do not compare",
             )
+        if scalings[0] != scalings[1]:
+            one, other = (_unscaled(*pair) for pair in zip((one, other), scalings, strict=True))
         found[index] = cosine(one, other)
     return Sample(evidence.unit_ids, found)

@@ -228,7 +228,7 @@ def runs(comparison: Comparison, side: Side) -> str:
     task = find_task(comparison.task) if comparison.task in task_names() else None
     told = (
         f"{name} {side.call[argument]}" if argument in side.call else f"the pipeline's own {name}"
-        for name, argument in (task.called.items() if task else ())
+        for name, argument in (task.arguments(side.call).items() if task else ())
         if argument in side.call or (task and name in task.told)
     )
     return ", ".join((side.engine, *_adapters(side), *told))

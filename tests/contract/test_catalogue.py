@@ -36,6 +36,9 @@ HEAVY = [
     "accelerate",
 ]
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+OURS = [
+    p for p in RECIPES if "model: zoo://" in p.read_text()
+]  # the others wait for a user's folder: tests/pipeline/test_few_steps.py
 
 
 def test_there_is_something_on_disk() -> None:
@@ -113,7 +116,7 @@ def test_importing_compress_loads_no_torch_and_gives_every_public_name() -> None
         compress.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", OURS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_shipped_recipe_is_valid_and_can_be_planned(path: Path, tmp_path: Path) -> None:
     jsonschema.validate(yaml.safe_load(path.read_text()), recipe_schema())
     for plan in compress.plan_all(path, cache=tmp_path):

@@ -23,7 +23,7 @@ from evaluation.metrics.size import weights_read
 from tests.specimens import Specimen, find_specimen
 
 # Each stage is tried on as little as shows its contract.
-TRAINING = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16}
+TRAINING = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16, "pictures": 8}
 TRAJECTORIES = {"updates": 3, "batch": 4, "captions": 8, "teacher_steps": 4}
 BUILDS = ("build.", "export.", "quantize.nncf")
 OTHER = {"samples": 8, "blocks": 4, "new_tokens": 8, "precisions": ["float32"], "height": 24, "width": 16}

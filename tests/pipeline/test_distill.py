@@ -10,14 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import compress
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.describing import describe
 from compress.errors import DataError, ModelError
-from compress.hashing import digest_files
+from compress.hashing import digest_files, digest_folder
 from compress.opening import open_component, open_task
+from compress.python_values import write_yaml
 from compress.recordings import count_calls
-from tests.families import MODELS
+from tests.families import MODELS, tiny_text
 from tests.stages import CAPTIONS, apply
+from tests.tiny import tiny_diffusion
 
 LITTLE: dict[str, dict[str, Any]] = {
     "distill.features": {"steps": 2, "prompts": 8, "denoising_steps": 2, "accumulate": 1, "precision": "float32"},
@@ -72,6 +75,33 @@ def test_a_shortened_student_comes_nearer_to_its_teacher(tmp_path: Path, name: s
     weights = [open_component(a, a.main).state_dict() for a in (cut, made)]
     assert weights[0].keys() == weights[1].keys()
     assert any(not torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+@pytest.mark.parametrize("name", ["llama", "sd"])
+def test_a_model_of_its_own_teaches_from_recipe_to_report(tmp_path: Path, name: str) -> None:
+    source = describe(MODELS[name](tmp_path / "model"))
+    other = tiny_text(tmp_path / "teacher", "qwen2", seed=1, hidden_size=64) if name == "llama" else None
+    teacher = other or tiny_diffusion(tmp_path / "teacher", seed=1)
+    (tmp_path / "texts.txt").write_text("\n\n".join(CAPTIONS))
+    train = "./texts.txt" if name == "llama" else "zoo://digits/train"
+    recipe = {
+        "schema": 1,
+        "name": "r",
+        "model": str(source.path),
+        "data": {"train": train},
+        "evaluate": {"metrics": ["size"]},
+    }
+    stage, runs = stage_of(source), []
+    for named in ("source", f"./{teacher.relative_to(tmp_path)}"):
+        text = write_yaml({**recipe, "stages": [{stage: {**LITTLE[stage], "teacher": named}}]})
+        (tmp_path / "r.yaml").write_text(text)
+        runs.append(compress.run(tmp_path / "r.yaml", cache=tmp_path / "cache", out=tmp_path / "out"))
+    by_source, by_other = runs
+    assert by_source.candidate.digest != by_other.candidate.digest
+    assert "inputs" not in by_source.candidate.lineage[-1]
+    assert by_other.candidate.lineage[-1]["inputs"] == {"teacher": digest_folder(teacher, None)}
+    assert by_other.stages[-1]["facts"]["teacher"] == str(teacher)
+    assert by_other.stages[-1]["facts"]["loss" if name == "llama" else "unet loss"][0][1] > 0
 
 
 def test_a_narrow_students_projections_are_thrown_away(tmp_path: Path) -> None:

@@ -192,7 +192,11 @@ def own_recipe(name: str, folder: Path) -> Recipe:
     few = {"updates": 1, "batch": 2, "accumulate": 1, "captions": 6, "precision": "float32", "warmup": 0}
     changes |= {f"stages.{stage}.{field}": value for stage in (0, 1) for field, value in few.items()}
     changes |= {"evaluate.samples": 4, "evaluate.stage_samples": 0, "evaluate.timing_blocks": 5, "evaluate.batch": 2}
-    changes |= {"evaluate.metrics": ["lpips", "latency", "flops"], "gates": {}, "evaluate.baseline.steps": 2}
+    changes |= {
+        "evaluate.metrics": ["clip_score", "lpips", "latency", "flops"],
+        "gates.latency": None,
+        "evaluate.baseline.steps": 2,
+    }
     return read_recipes(RECIPES / f"{name}.yaml")[0].with_(changes)
 
 

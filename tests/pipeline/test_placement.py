@@ -163,6 +163,14 @@ def test_a_denoiser_is_taught_beside_its_teacher(painter: Artifact, tmp_path: Pa
     assert made.components["unet"].format == "torch"
 
 
+@pytest.mark.parametrize("sizes", [{"width": 8, "encoder_width": 8}, {"kind": "own"}])
+def test_a_decoder_is_taught_beside_its_teacher(
+    painter: Artifact, tmp_path: Path, watched: Watched, sizes: dict[str, Any]
+) -> None:
+    made = run("distill.decoder", painter, tmp_path, prompts=4, pictures=4, feature_weight=0.5, **sizes, **TAUGHT)
+    assert made.components["vae"].format == "torch"
+
+
 def test_a_language_model_is_taught_beside_its_teacher(writer: Artifact, tmp_path: Path, watched: Watched) -> None:
     made = run("distill.logits", writer, tmp_path, tokens=8, batch=2, **TAUGHT)
     assert made.components["model"].format == "torch"

@@ -32,6 +32,7 @@ CHAIN = {
         {"prune.depth": {"ratio": 0.25, "samples": 2}},
         {"distill.features": {"steps": 2, "prompts": 8, "denoising_steps": 2, "accumulate": 1}},
         {"accelerate.steps": {"steps": 3, "scheduler": "dpm-solver++"}},
+        {"distill.decoder": {"steps": 2, "prompts": 4, "pictures": 4, "width": 8, "encoder_width": 8}},
     ],
     "text_generation": [
         {"prune.width": {"ratio": 0.5}},

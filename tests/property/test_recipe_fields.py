@@ -102,9 +102,12 @@ def test_data_changes_the_plan(place: Path, field: str) -> None:
 def test_a_step_changes_the_plan(place: Path, field: str) -> None:
     changes: Mapping[str, Any] = {
         "id": "other", "stage": "demo.cut", "params": TAUGHT.params(ratio=0.1), "after": "source",
-        "inputs": {"teacher": "demo.cut"}, "place": "r.yaml:9:9", "if_faster": True,
+        "inputs": {"teacher": "demo.cut"}, "place": "r.yaml:9:9", "if_faster": True, "places": {"teacher": "r.yaml:9:19"},
     }  # fmt: skip
     before = whole(place)
+    if field == "places":  # which only what is wrong there tells
+        first, last = before.stages
+        before = replace(before, stages=(first, replace(last, inputs={"teacher": "./none"})))
     first, last = before.stages
     other = replace(before, stages=(first, replace(last, **{field: changes[field]})))
     assert planned(other, place) != planned(before, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from compress.errors import ModelError, StageFailed, UserError
 from evaluation.evidence import Evidence
 from evaluation.features import alexnet
 from evaluation.metrics import kl, latent_cosine, lpips, psnr, ssim
+from tests.fakes import pipeline
 from tests.tiny import tiny_llama
 
 RNG = np.random.default_rng(5)
@@ -254,6 +256,23 @@ def test_latent_cosine_is_that_of_the_flattened_latents() -> None:
         assert found.values[i] == pytest.approx(dot / math.sqrt(sum(a * a for a in u) * sum(b * b for b in v)))
     assert latent_cosine.cosine(one[0], -3 * one[0]) == pytest.approx(-1)
     assert latent_cosine.cosine(one[0], 0 * one[0]) == 0
+
+
+def test_latents_that_a_decoder_is_given_unscaled_are_those_that_another_is_given_scaled(tmp_path: Path) -> None:
+    pictures, one = noise(3, 8, 8, 3), RNG.normal(size=(3, 4, 6, 5)).astype(np.float32)
+    sides = []
+    for name, latents, vae in (
+        ("large", one / 0.5 + 3, {"scaling_factor": 0.5, "shift_factor": 3.0}),
+        ("small", one, {"scaling_factor": 1.0, "shift_factor": 0.0}),
+    ):
+        folder = pipeline(tmp_path / name)
+        (folder / "vae" / "config.json").write_text(json.dumps(vae))
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxPipeline"}))
+        sides.append(replace(side(pictures, latents), artifact=describe(folder)))
+    found = latent_cosine.measure.measure(replace(sides[1], original=sides[0]), latent_cosine.LatentCosine())
+    assert found.values == pytest.approx(np.ones(3))
+    assert latent_cosine.cosine(one[0] / 0.5 + 3, one[0]) < 0.9
 
 
 def test_a_pipeline_that_decodes_nothing_has_no_cosine_and_says_why() -> None:

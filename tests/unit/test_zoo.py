@@ -17,11 +17,12 @@ from compress.describing import describe
 from compress.errors import DataError, ModelError
 from compress.sources import check_safetensors, find_source
 from compress.zoo import MODELS, docstrings, open_zoo_data, scenes, zoo_model
-from compress.zoo.training import captions
+from compress.zoo.training import captions, digits_dit
 
 LARGEST_FILE = 15_000_000
 NAMES = tuple(sorted(p.name for p in MODELS.iterdir() if p.is_dir()))
-STOCK = ("digits-clip", "digits-diffusion", "docs-llama")
+STOCK = ("digits-clip", "digits-diffusion", "digits-dit", "docs-llama")
+PAINTERS = {"digits-diffusion": {}, "digits-dit": digits_dit.CALL}  # and how each is called
 
 
 def weights() -> Iterator[Path]:
@@ -29,9 +30,9 @@ def weights() -> Iterator[Path]:
         yield from sorted((MODELS / name).rglob("*.safetensors"))
 
 
-def test_the_zoo_holds_its_four_models_and_nothing_unknown() -> None:
-    assert NAMES == ("digits-clip", "digits-diffusion", "digits-reader", "docs-llama")
-    assert len(list(weights())) == 6
+def test_the_zoo_holds_its_five_models_and_nothing_unknown() -> None:
+    assert NAMES == ("digits-clip", "digits-diffusion", "digits-dit", "digits-reader", "docs-llama")
+    assert len(list(weights())) == 10
 
 
 @pytest.mark.parametrize("file", list(weights()), ids=lambda f: str(f.relative_to(MODELS).parent))
@@ -64,10 +65,10 @@ def test_no_model_asks_for_code_of_its_own_or_knows_where_it_was_made(name: str)
 # ---------------------------------------------------------------- stock libraries
 
 
-def stock_pipeline() -> Any:
+def stock_pipeline(name: str) -> Any:
     from diffusers import DiffusionPipeline
 
-    pipeline = DiffusionPipeline.from_pretrained(MODELS / "digits-diffusion")
+    pipeline = DiffusionPipeline.from_pretrained(MODELS / name)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -75,13 +76,15 @@ def stock_pipeline() -> Any:
 def stock_modules(name: str) -> list[torch.nn.Module]:
     from transformers import AutoModel, AutoModelForCausalLM
 
-    if name == "digits-diffusion":
-        return [part for part in stock_pipeline().components.values() if isinstance(part, torch.nn.Module)]
+    if name in PAINTERS:
+        return [part for part in stock_pipeline(name).components.values() if isinstance(part, torch.nn.Module)]
     kind = AutoModelForCausalLM if name == "docs-llama" else AutoModel
     return [kind.from_pretrained(MODELS / name)]
 
 
-@pytest.mark.parametrize(("name", "parts"), [("digits-clip", 1), ("digits-diffusion", 3), ("docs-llama", 1)])
+@pytest.mark.parametrize(
+    ("name", "parts"), [("digits-clip", 1), ("digits-diffusion", 3), ("digits-dit", 4), ("docs-llama", 1)]
+)
 def test_a_model_opens_by_the_librarys_automatic_class_as_one_of_its_own(name: str, parts: int) -> None:
     modules = stock_modules(name)
     assert len(modules) == parts
@@ -92,10 +95,11 @@ def test_a_model_opens_by_the_librarys_automatic_class_as_one_of_its_own(name: s
         assert sum(p.numel() for m in modules for p in m.parameters()) == pytest.approx(stored, rel=0.01)
 
 
-def test_the_pipeline_paints_by_itself_and_hears_its_prompt() -> None:
-    pipeline = stock_pipeline()
+@pytest.mark.parametrize("name", PAINTERS)
+def test_the_pipeline_paints_by_itself_and_hears_its_prompt(name: str) -> None:
+    pipeline, asked = stock_pipeline(name), {**PAINTERS[name], "num_inference_steps": 3, "output_type": "np"}
     pictures = [
-        pipeline(caption, num_inference_steps=3, generator=torch.Generator().manual_seed(0), output_type="np").images[0]
+        pipeline(caption, **asked, generator=torch.Generator().manual_seed(0)).images[0]
         for caption in ("a red three on white paper", "a blue seven on yellow paper")
     ]
     assert pictures[0].shape == (scenes.SIZE, scenes.SIZE, 3)
@@ -195,15 +199,21 @@ def test_training_json_tells_numbers_on_held_out_data(told: tuple[str, dict[str,
     shares = {
         "digits-clip": lambda: [facts["test_top1_of_64"]],
         "digits-reader": lambda: [facts["digits_right"], facts["inks_right"]],
-        "digits-diffusion": lambda: [
-            facts["test"][kind][mark] for kind in ("one_digit", "two_digits") for mark in ("digits_read", "inks_right")
-        ],
+        **dict.fromkeys(
+            PAINTERS,
+            lambda: [
+                facts["test"][kind][mark]
+                for kind in ("one_digit", "two_digits")
+                for mark in ("digits_read", "inks_right")
+            ],
+        ),
     }[name]()
     assert all(0.5 < share <= 1 for share in shares)
 
 
-def test_the_painters_numbers_say_how_they_were_measured() -> None:
-    test = json.loads((MODELS / "digits-diffusion" / "training.json").read_text())["test"]
+@pytest.mark.parametrize("name", PAINTERS)
+def test_the_painters_numbers_say_how_they_were_measured(name: str) -> None:
+    test = json.loads((MODELS / name / "training.json").read_text())["test"]
     assert test["steps"] > 0
     assert test["guidance"] > 0
     assert test["dtype"] in ("float32", "bfloat16")
@@ -215,7 +225,11 @@ def test_the_painters_numbers_say_how_they_were_measured() -> None:
 
 @pytest.mark.parametrize(
     ("name", "task", "main"),
-    [("digits-diffusion", "text_to_image", "unet"), ("docs-llama", "text_generation", "model")],
+    [
+        ("digits-diffusion", "text_to_image", "unet"),
+        ("digits-dit", "text_to_image", "transformer"),
+        ("docs-llama", "text_generation", "model"),
+    ],
 )
 def test_a_zoo_model_is_found_by_its_name(name: str, task: str, main: str) -> None:
     source = find_source(f"zoo://{name}", Path("anywhere"), None)

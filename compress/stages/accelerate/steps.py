@@ -10,7 +10,6 @@ Zhao et al., "UniPC" (2023).
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +20,7 @@ from compress.catalogue import Foresight
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.params import Params
-from compress.pipelines import INDEX
+from compress.pipelines import INDEX, name_part
 from compress.schedulers import NAMED, Named, changes, config_of, faults, foreign, left_out, read_class, told
 from compress.stages.accelerate import call_stage
 from compress.students import undone
@@ -109,7 +108,7 @@ def _write_scheduler(config: Mapping[str, Any], params: Steps, context: Context)
         scheduler = getattr(diffusers, kind).from_config(dict(config), **changed)
         _try_steps(scheduler, params.steps)
         scheduler.save_pretrained(context.out / SCHEDULER)
-    _name_class(context, kind)
+    name_part(context.out, SCHEDULER, kind)
 
 
 def _try_steps(scheduler: diffusers.SchedulerMixin, steps: int) -> None:
@@ -151,12 +150,3 @@ def _walked(scheduler: Any) -> torch.Tensor:
         scheduler.scale_model_input(sample, time)  # which counts the steps
         sample = scheduler.step(torch.randn(sample.shape, generator=generator), time, sample, **given).prev_sample
     return sample
-
-
-def _name_class(context: Context, kind: str) -> None:
-    """Say in model_index.json which scheduler there is now: a link to the input's file must not be written through."""
-    path = context.out / "model_index.json"
-    index = json.loads(path.read_text())
-    index["scheduler"] = ["diffusers", kind]
-    path.unlink()
-    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")

@@ -3,7 +3,8 @@
 Use it after a cut. The teacher paints captions of the training data with step counts between a quarter and all of
 `denoising_steps`, and every call to its denoiser is written down: the student learns on the inputs, timesteps and guidance it
 will meet, for any pipeline, and no pictures are needed. Where guidance joins two rows into one, the joined output is held to
-the teacher's too, for guidance multiplies what they differ in. Where widths differ, a learned projection stands between.
+the teacher's too, for guidance multiplies what they differ in. Where widths differ, a learned projection stands between. A teacher
+of its own is of the student's class, and has its latents, texts and noise.
 Source: Kim et al., "BK-SDM: A Lightweight, Fast, and Cheap Version of Stable Diffusion" (2023); Romero et al., "FitNets" (2015).
 
     - prune.width: {ratio: 0.25}
@@ -12,19 +13,20 @@ Source: Kim et al., "BK-SDM: A Lightweight, Fast, and Cheap Version of Stable Di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from compress.artifact import Artifact, derive, rewritten, write_manifest
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Foresight, Misfit, stage
 from compress.conditioning import caption_values
 from compress.context import Context
 from compress.errors import ModelError
 from compress.families import feature_stacks
 from compress.params import TRAINED, Training
+from compress.teaching import told_misfits
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +59,10 @@ def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
     return Foresight(scratch_bytes=checkpoints, item_bytes={"prompts": recorded}, memory_bytes=TRAINED * weights)
 
 
+def unfit(artifact: Artifact, params: DistillFeatures, inputs: Mapping[str, Artifact]) -> Iterable[Misfit]:
+    return told_misfits(artifact, inputs["teacher"])
+
+
 @stage(
     version=1,
     params=DistillFeatures,
@@ -69,6 +75,7 @@ def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     foresee=foresee,
+    unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
     from compress.engines.torch.runtime import save_component

@@ -9,12 +9,14 @@ Source: Meng et al., "On Distillation of Guided Diffusion Models" (2022), their 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from compress.artifact import Artifact, derive, rewritten, write_manifest
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
 from compress.few_steps import FewSteps, foresee_taught, guiding, pictures_read, pipeline_of, refusal
+from compress.teaching import trajectory_misfits
 
 LEVELS = 1000  # of noise, at which it is taught
 
@@ -37,6 +39,10 @@ def foresee(artifact: Artifact, params: DistillGuidance) -> Foresight:
     return foresee_taught(artifact, params)
 
 
+def unfit(artifact: Artifact, params: DistillGuidance, inputs: Mapping[str, Artifact]) -> Iterable[Misfit]:
+    return trajectory_misfits(artifact, inputs["teacher"], params)
+
+
 @stage(
     version=1,
     params=DistillGuidance,
@@ -51,6 +57,7 @@ def foresee(artifact: Artifact, params: DistillGuidance) -> Foresight:
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,
     foresee=foresee,
+    unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillGuidance, context: Context) -> None:
     from compress.engines.torch.runtime import save_component

@@ -1,28 +1,31 @@
 """Teach a language model to say what its teacher says: the whole distribution of the next token, and the hidden states.
 
 Use it after a cut, on text like that the model will meet. Rows of `tokens` tokens are cut from the documents of the training
-data, drawn at random. Where widths differ, a learned projection stands between the hidden states.
+data, drawn at random. Where widths differ, a learned projection stands between the hidden states. A teacher of its own has the
+student's tokens and as many logits: a larger model of the family, say.
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015); Muralidharan et al., "Compact Language Models via
 Pruning and Knowledge Distillation" (Minitron, 2024).
 
     - prune.depth: {ratio: 0.25}
     - distill.logits: {teacher: source, steps: 400}
+    - distill.logits: {teacher: ./larger, steps: 400}
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, derive, rewritten, write_manifest
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
 from compress.devices import CPU
 from compress.errors import DataError, ModelError
 from compress.families import feature_stacks
 from compress.params import TRAINED, Training
+from compress.teaching import FAMILY, reading_misfits, stack_misfits
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +54,11 @@ def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
     return Foresight(scratch_bytes=2 * 4 * weights, memory_bytes=TRAINED * weights)
 
 
+def unfit(artifact: Artifact, params: DistillLogits, inputs: Mapping[str, Artifact]) -> Iterator[Misfit]:
+    yield from reading_misfits(artifact, inputs["teacher"], params.tokens)
+    yield from stack_misfits(artifact, inputs["teacher"], FAMILY)
+
+
 @stage(
     version=1,
     params=DistillLogits,
@@ -63,6 +71,7 @@ def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers"),
     foresee=foresee,
+    unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
     from compress.engines.torch.runtime import save_component

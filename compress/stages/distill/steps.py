@@ -10,21 +10,23 @@ Source: Salimans & Ho, "Progressive Distillation for Fast Sampling of Diffusion 
 Guided Diffusion Models" (2022); Luo et al., "Latent Consistency Models" (2023).
 
     - distill.steps: {steps: 4, guidance: 3.0}
-    - distill.steps: {steps: 2, guidance: 3.0, substeps: 3}
+    - distill.steps: {steps: 2, guidance: 3.0, substeps: 3, teacher: source}
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from pydantic import Field
 
 from compress.artifact import SCHEDULER_CONFIG, Artifact, derive, rewritten, write_manifest
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
 from compress.few_steps import ORIGIN, FewSteps, Method, foresee_sampled, pictures_read, refusal, sampler
 from compress.schedulers import config_of
 from compress.students import too_fine
+from compress.teaching import trajectory_misfits
 
 SUBSTEPS = 2
 
@@ -63,6 +65,10 @@ def foresee(artifact: Artifact, params: DistillSteps) -> Foresight:
     return foresee_sampled(artifact, params, params.steps, params.method, _origin(params))
 
 
+def unfit(artifact: Artifact, params: DistillSteps, inputs: Mapping[str, Artifact]) -> Iterable[Misfit]:
+    return trajectory_misfits(artifact, inputs["teacher"], params)
+
+
 def _origin(params: DistillSteps) -> int:
     return params.origin or ORIGIN
 
@@ -81,6 +87,7 @@ def _origin(params: DistillSteps) -> int:
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,
     foresee=foresee,
+    unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillSteps, context: Context) -> None:
     from compress.engines.torch.runtime import save_component

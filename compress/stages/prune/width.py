@@ -3,7 +3,7 @@
 Use it when a model is wider than its task needs; win the quality back with `distill.features` or `distill.logits`. The result
 is a stock checkpoint with a smaller config. A ratio is snapped to what the config can say (whole norm groups and heads) and to
 multiples of `align`, which kernels like; the plan prints what was asked for against what is granted. Which parts a model has:
-`channels` for a UNet; `ffn`, `heads` and `hidden` for a language model, as far as its config has a field for them; `ffn` for
+`channels` for a UNet or a VAE; `ffn`, `heads` and `hidden` for a language model, as far as its config has a field for them; `ffn` for
 Sana's denoiser and for CLIP text encoders.
 Source: Fang et al., "DepGraph: Towards Any Structural Pruning" (2023), through torch-pruning.
 
@@ -12,7 +12,7 @@ Source: Fang et al., "DepGraph: Towards Any Structural Pruning" (2023), through 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -28,6 +28,7 @@ from compress.params import Params, Share
 if TYPE_CHECKING:
     import torch
 
+    from compress.data import Item
     from compress.opening import OpenModel
 
 NORM_ITEMS = 8  # calibration items on which norms are held against those of before
@@ -98,14 +99,23 @@ def _cut(artifact: Artifact, name: str, params: PruneWidth) -> Cut:
 
 def _example(task: OpenModel, name: str) -> Mapping[str, Any]:
     """One call, to follow what feeds what: any would do."""
-    return next(call for _, call in task.calls_of((name,), task.examples[:1], 0, **task.brief))
+    return next(_heard(task, name, task.examples[:1], 0))
 
 
 def _calls(task: OpenModel, name: str, params: PruneWidth, context: Context, count: int) -> Iterator[Mapping[str, Any]]:
     """What a component is given while the model runs on calibration items, or on examples where there is no such data."""
     asked = params.importance != "magnitude"
     items = context.data["calibration"].first(count) if asked else task.examples[:count]
-    return (call for _, call in task.calls_of((name,), items, context.seed, **task.brief))
+    return _heard(task, name, items, context.seed)
+
+
+def _heard(task: OpenModel, name: str, items: Sequence[Item], seed: int) -> Iterator[Mapping[str, Any]]:
+    """A component's calls, as its `forward` takes them: a VAE, of which a pipeline calls but one half, sees what that painted."""
+    calls = (call for _, call in task.calls_of((name,), items, seed, **task.brief))
+    if task.function_of(name) == "forward":
+        return calls
+    vae: Any = task.component(name)
+    return ({"sample": vae.decode(next(iter(call.values()))).sample.detach()} for call in calls)
 
 
 def _saliency(task: OpenModel, name: str, params: PruneWidth, context: Context) -> dict[str, torch.Tensor]:

@@ -112,12 +112,12 @@ def export(model: Denoiser, vae: AutoencoderKL, folder: Path, facts: dict[str, o
     pipeline.to(torch.bfloat16).save_pretrained(folder)
     # Unless told a type, diffusers opens its parts in float32 but transformers in the type its config names, and a pipeline
     # of two types cannot paint: so the config names float32. The weights stay bfloat16, and a type asked for wins.
-    _rewrite(folder / "text_encoder" / "config.json", dtype="float32")
-    _rewrite(folder / "vae" / "config.json")
+    rewrite(folder / "text_encoder" / "config.json", dtype="float32")
+    rewrite(folder / "vae" / "config.json")
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def _rewrite(path: Path, **more: str) -> None:
+def rewrite(path: Path, **more: str) -> None:
     """Save a config again with `more`, and without the place on this machine that its part was loaded from."""
     config = {**json.loads(path.read_text()), **more}
     config.pop("_name_or_path", None)
