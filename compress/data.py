@@ -43,6 +43,7 @@ class Data:
     loose: the rows whose id nobody gave, so that it gives way where it stands for another item too.
     place: where an item stands, for whoever looks for it.
     left_out: which items of the source do not count, in words.
+    folder: in which the items' files are.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Data:
     loose: Collection[int] = field(default=(), repr=False, compare=False)
     place: Callable[[int], str] = field(default=str, repr=False, compare=False)
     left_out: str = ""
+    folder: Path | None = field(default=None, repr=False, compare=False)
 
     def first(self, n: int) -> tuple[Item, ...]:
         """The first `n` items, or all there are."""
@@ -111,7 +113,9 @@ def _image_folder(path: Path, source: str) -> Data:
     lacks: dict[Observable, str] = {} if blank is None else {"captions": f"the text of {place(blank)} is empty"}
     gives = _given([text for _, text, _ in rows]) if blank is None else frozenset()
     loose = range(len(rows))  # a file may have several captions, and each is an item
-    return Data(source, "captioned_images", digest_json(rows), len(rows), read, gives, lacks, rows, loose, place)
+    return Data(
+        source, "captioned_images", digest_json(rows), len(rows), read, gives, lacks, rows, loose, place, folder=path
+    )
 
 
 def _given(captions: list[str]) -> frozenset[Observable]:

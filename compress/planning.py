@@ -113,6 +113,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     Raises:
         RecipeError: everything that cannot work, each with its place and what to do instead.
     """
+    from evaluation.intact import frames
+
     problems: list[Problem] = []
     memory, base, place = cache.root / "digests", recipe.folder("model"), recipe.place.get("model", "")
     found = _collect(problems, place, lambda: find_source(recipe.model, base, memory))
@@ -122,6 +124,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     if source and nodes:
         problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)
         problems += candidate_problems(recipe, source.artifact, nodes)
+    problems += frames(recipe, nodes, seen.data)
     if problems or source is None:
         raise RecipeError(tuple(problems))
     disk, resident = room.needed(source, (n.disk_bytes for n in nodes), (n.memory_bytes for n in nodes))
