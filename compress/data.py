@@ -193,7 +193,7 @@ LAYOUTS = (
     ),
     Layout(
         f"a file of JSON rows ({', '.join(ROWS)})",
-        'one {"text": "…"} a line, or in a .json one array of them; each is a document, with an `id` or without',
+        'one {"text": "…"} a line, or in a .json one array of them; each is a document, with an `id` or without; where a model paints, a caption that it is taught or calibrated on',
         "texts",
         lambda path: path.suffix.lower() in ROWS,
         _jsonl,
