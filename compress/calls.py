@@ -87,13 +87,21 @@ def candidate_problems(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) 
     """What the candidate cannot take of its call, most of which it has from the baseline, though the baseline can."""
     chain = _chain(nodes)
     candidate, places = chain[-1].expected, asked_places(recipe, source)
-    base = baseline_call(source, recipe.evaluate.baseline)
-    made = [Made(node.stage.name, node.params.counted()) for node in chain]
-    call = call_beside(candidate, made, source, base)
+    base, call = planned_calls(recipe, source, nodes)
     told = {fault.message for fault in _faults(source, base)}
     for problem in call_problems(candidate, call, places, chain[-1].place):
         if problem.message not in told:
             yield Problem(problem.place, f"the candidate: {problem.message}", problem.fix)
+
+
+def planned_calls(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> tuple[Call, Call]:
+    """The arguments of the baseline and of the candidate."""
+    base = baseline_call(source, recipe.evaluate.baseline)
+    if not nodes:
+        return base, base
+    chain = _chain(nodes)
+    made = [Made(node.stage.name, node.params.counted()) for node in chain]
+    return base, call_beside(chain[-1].expected, made, source, base)
 
 
 def _chain(nodes: Sequence[Node]) -> list[Node]:

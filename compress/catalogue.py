@@ -35,6 +35,7 @@ class Foresight:
     settings it leaves, what it grants of what was asked, the disk it needs beside its result while it works, and the memory for
     its weights, gradients and moments.
 
+    item_bytes: by the parameter that says how many items of the training data are used at most, the further disk that each takes.
     unsettled: by component, the fields of its config that may come out otherwise, for only the work decides them.
     warnings: what it grants that may not be what was meant, with what to do.
     kinds: the classes of components that become models of another.
@@ -43,6 +44,7 @@ class Foresight:
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     told: str = ""
     scratch_bytes: int = 0
+    item_bytes: Mapping[str, int] = field(default_factory=dict)
     memory_bytes: int = 0
     quantization: Mapping[str, Quantization] = field(default_factory=dict)
     settings: Settings | None = None  # None: those it was given
@@ -67,7 +69,7 @@ class Stage:
     `needs` says what of a model it must be able to observe, which decides the tasks it works on; `formats` maps each component
     format it takes to the one it leaves, and is empty for a stage that takes any and leaves it; `effects` and `reproducible` are
     what the contract check enforces; `components` are those it works on, where its parameters do not say; `packed` says whether it takes weights that are quantized already; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
-    "calibration") it cannot do without, given its parameters; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
+    "calibration") it cannot do without, given its parameters; `pictures` how many of the training data's pictures it reads, of as many items; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
     the source unless the recipe names another); `unfit` says what of these does not fit the artifact or the parameters; `refuse` looks at an artifact's description before anything runs and returns
     why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError; `idle_here` says
     why what it leaves, and all that follows from it, cannot run on this machine ("" when it can); `machine` tells a reader
@@ -86,6 +88,7 @@ class Stage:
     packed: bool = False
     bound_to: frozenset[str] = frozenset()
     data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
+    pictures: Callable[[Any], int] = field(default=lambda params: 0)
     calls: Callable[[Any], tuple[Stage, ...]] = field(default=lambda params: ())
     inputs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
@@ -133,6 +136,7 @@ def stage(
     packed: bool = False,
     bound_to: tuple[str, ...] = (),
     data: Callable[[P], tuple[str, ...]] | None = None,
+    pictures: Callable[[P], int] | None = None,
     calls: Callable[[P], tuple[Stage, ...]] | None = None,
     inputs: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
@@ -159,6 +163,7 @@ def stage(
             packed=packed,
             bound_to=frozenset(bound_to),
             data=data or (lambda params: ()),
+            pictures=pictures or (lambda params: 0),
             calls=calls or (lambda params: ()),
             inputs=inputs,
             libraries=libraries,

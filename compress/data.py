@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from compress.errors import DataError
 from compress.hashing import digest_file, digest_json
 from compress.pictures import read_picture, refuse_other
-from compress.texts import ROWS, read_rows, read_text
+from compress.texts import ROWS, captioning, read_rows, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +43,7 @@ class Data:
     loose: the rows whose id nobody gave, so that it gives way where it stands for another item too.
     place: where an item stands, for whoever looks for it.
     left_out: which items of the source do not count, in words.
+    folder: in which the items' files are.
     """
 
     source: str
@@ -56,6 +57,7 @@ class Data:
     loose: Collection[int] = field(default=(), repr=False, compare=False)
     place: Callable[[int], str] = field(default=str, repr=False, compare=False)
     left_out: str = ""
+    folder: Path | None = field(default=None, repr=False, compare=False)
 
     def first(self, n: int) -> tuple[Item, ...]:
         """The first `n` items, or all there are."""
@@ -94,9 +96,7 @@ def open_data(source: str, base: Path) -> Data:
 def _image_folder(path: Path, source: str) -> Data:
     metadata = path / "metadata.jsonl"
     if not metadata.is_file():
-        raise DataError(
-            "an image folder needs metadata.jsonl", place=str(path), fix='one {"file_name": …, "text": …} a line'
-        )
+        raise DataError("an image folder needs metadata.jsonl", place=str(path), fix=captioning(path))
     numbered = read_rows(metadata)
     for number, row in numbered:
         _be_captioned(row, path, f"{metadata}:{number}")
@@ -113,7 +113,9 @@ def _image_folder(path: Path, source: str) -> Data:
     lacks: dict[Observable, str] = {} if blank is None else {"captions": f"the text of {place(blank)} is empty"}
     gives = _given([text for _, text, _ in rows]) if blank is None else frozenset()
     loose = range(len(rows))  # a file may have several captions, and each is an item
-    return Data(source, "captioned_images", digest_json(rows), len(rows), read, gives, lacks, rows, loose, place)
+    return Data(
+        source, "captioned_images", digest_json(rows), len(rows), read, gives, lacks, rows, loose, place, folder=path
+    )
 
 
 def _given(captions: list[str]) -> frozenset[Observable]:
@@ -191,7 +193,7 @@ LAYOUTS = (
     ),
     Layout(
         f"a file of JSON rows ({', '.join(ROWS)})",
-        'one {"text": "…"} a line, or in a .json one array of them; each is a document, with an `id` or without',
+        'one {"text": "…"} a line, or in a .json one array of them; each is a document, with an `id` or without; where a model paints, a caption that it is taught or calibrated on',
         "texts",
         lambda path: path.suffix.lower() in ROWS,
         _jsonl,

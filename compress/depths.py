@@ -53,7 +53,7 @@ def depth_pools(kind: str, config: Config) -> tuple[Pool, ...]:
         pools = (_unet_pool(config),)
     if not any(pool.units for pool in pools):
         counted = f" ({', '.join(f'{p.field} {p.count}' for p in pools)})" if pools else ""
-        raise UserError(f"{kind} has no block that its config can do without{counted}: {_instead_of_depth(record)}")
+        raise UserError(f"{kind} has no block that its config can do without{counted}", fix=_instead_of_depth(record))
     return pools
 
 
@@ -65,12 +65,16 @@ def cut_depth(kind: str, config: Config, ratio: float) -> tuple[Granted, ...]:
     """
     granted = tuple(Granted(p.field, p.count, p.count - p.removable(ratio)) for p in depth_pools(kind, config))
     if all(g.before == g.after for g in granted):
-        raise UserError(f"{kind} would be left without a block: {_instead_of_depth(family(kind))}")
+        raise UserError(f"{kind} would be left without a block", fix=_instead_of_depth(family(kind)))
     return granted
 
 
 def _instead_of_depth(record: Family) -> str:
-    return "use prune.width" if record.widths else "its widths have no field either, so it can only be quantized"
+    return (
+        "use prune.width"
+        if record.widths
+        else "leave this stage out: its widths have no field either, so it can only be quantized"
+    )
 
 
 def least_missed(costs: Sequence[int], scores: Sequence[float], total: int) -> tuple[int, ...]:
@@ -159,7 +163,7 @@ def _unet_pool(config: Config) -> Pool:
     if config.get("reverse_transformer_layers_per_block") or any(
         isinstance(d, (list, tuple)) for d in _per_level(deep, 1)
     ):
-        raise UserError("its attention is not as deep on the way up as on the way down: use prune.width")
+        raise UserError("its attention is not as deep on the way up as on the way down", fix="use prune.width")
     layers = _per_level(config.get("layers_per_block", 2), levels)
     depths = _per_level(config.get("transformer_layers_per_block", 1), levels)
     units: list[Unit] = []

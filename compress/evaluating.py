@@ -67,7 +67,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     few = _few(metrics, data, wanted.spec, find_task(sides[0].task).repeats(wanted.spec))
     if shut := (*few, *_shut(sides, wanted.spec, opening), *_long(sides, wanted)):
         raise ManyProblems(shut)
-    far = dict(_far(sides, wanted))
+    far = {**dict(_far(sides, wanted)), **({} if data else _apart(sides))}
     for side, said in far.items():
         emit(Event("warning", side, said))
     request = Request(
@@ -111,6 +111,14 @@ def _far(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[tuple[str, str]]
     for side in sides:
         if side.components and (said := beyond_training(side, wanted.spec, wanted.metrics)):
             yield str(side.path), said
+
+
+def _apart(sides: Sequence[Artifact]) -> dict[str, str]:
+    """What is not alike in two folders of pictures."""
+    from evaluation.painted import ill_paired
+
+    said = "" if any(side.components for side in sides) else ill_paired(*(side.path for side in reversed(sides)))
+    return {str(sides[0].path): said} if said else {}
 
 
 def _few(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, spec: EvalSpec, each: int) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import sys
+from dataclasses import replace
 from types import FrameType
 
 import typer
@@ -81,7 +82,9 @@ def unread() -> int:
 
 
 def _print_problems(error: PareError) -> None:
-    for problem in error.problems:
-        print(problem, file=sys.stderr)
+    following = (*(problem.fix for problem in error.problems[1:]), "")
+    for problem, after in zip(error.problems, following, strict=True):
+        # One remedy for several in a row stands once, below them.
+        print(replace(problem, fix="") if problem.fix == after else problem, file=sys.stderr)
     if len(error.problems) > 1:
         print(f"{len(error.problems)} problems", file=sys.stderr)

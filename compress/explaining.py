@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from compress.params import Params
 
 WIDTH = 110  # columns
+BOUNDS = {"ge": "≥ ", "gt": "> ", "le": "≤ ", "lt": "< ", "multiple_of": "a multiple of "}
 
 
 def parameter_lines(params: type[Params], depth: int = 1) -> Iterator[str]:
@@ -18,11 +21,17 @@ def parameter_lines(params: type[Params], depth: int = 1) -> Iterator[str]:
         default = (
             "required" if field.is_required() else f"default {value(field.get_default(call_default_factory=True))}"
         )
-        yield f"{'  ' * depth}{name}: {kind(field.annotation)} ({default})"
+        yield f"{'  ' * depth}{name}: {kind(field.annotation)}{_range(field)} ({default})"
         indent = "  " * (depth + 2)
         yield from textwrap.wrap(field.description or "", WIDTH, initial_indent=indent, subsequent_indent=indent)
         if isinstance(field.annotation, type) and issubclass(field.annotation, Params):
             yield from parameter_lines(field.annotation, depth + 1)
+
+
+def _range(field: FieldInfo) -> str:
+    """What a number may be, behind what it is: `, ≥ 1, a multiple of 8`."""
+    bounds = ((name, getattr(mark, name, None)) for mark in field.metadata for name in BOUNDS)
+    return "".join(f", {BOUNDS[name]}{bound:.12g}" for name, bound in bounds if bound is not None)
 
 
 def kind(annotation: Any) -> str:

@@ -221,13 +221,14 @@ def cut_width(
     for part in dict.fromkeys(parts or record.default):  # a part named twice is cut once
         if part not in record.widths:
             why = record.unsaid.get(part, f"has no {part}: use {' or '.join(record.widths) or 'prune.depth'}")
-            raise UserError(f"{part}: {kind} {why}")
+            said, fix = why.rsplit(": ", 1)
+            raise UserError(f"{part}: {kind} {said}", fix=fix)
         more, rows = _narrow(part, record.widths[part], {**config, **changed}, ratio, align, divisions)
         changed |= more
         granted += rows
     if all(g.before == g.after for g in granted):
         told = Cut(config, tuple(granted)).told(ratio)
-        raise UserError(f"{told}: nothing to cut at this ratio; ask for more, or use prune.depth")
+        raise UserError(f"{told}: nothing to cut at this ratio", fix="ask for more, or use prune.depth")
     return Cut({**config, **changed}, tuple(granted))
 
 

@@ -10,13 +10,16 @@ from pydantic import Field
 
 from compress.artifact import SCHEDULER, Artifact, read_json
 from compress.catalogue import Foresight
+from compress.conditioning import caption_values
+from compress.data import Data
 from compress.painting import GUIDANCE, NEGATIVE, STEPS, TRUE_GUIDANCE, call_arguments
-from compress.params import TRAINED, Optimising, Training
+from compress.params import TRAINED, Optimising, Params, Training
 from compress.pipelines import INDEX
 from compress.schedulers import config_of, faults, foreign, read_class
 from compress.sources import parameter_count
 
 Method = Literal["progressive", "consistency"]
+ORIGIN = 20  # levels of noise between which a consistent student agrees with itself, where a recipe does not say
 FLOW = "FlowMatchEulerDiscreteScheduler"
 SAMPLER: Mapping[Method, str] = {"progressive": "DDIMScheduler", "consistency": "LCMScheduler"}
 
@@ -50,6 +53,19 @@ class FewSteps(Optimising):
     def training(self) -> Training:
         """What the training loop reads of it."""
         return Training(steps=self.updates, **{name: getattr(self, name) for name in Optimising.model_fields})
+
+
+def pictures_read(params: FewSteps) -> int:
+    """How many items' pictures are encoded, at most."""
+    return 0 if params.latents == "teacher" else params.captions
+
+
+def unpictured(params: Params, train: Data | None) -> str:
+    """Why training data have not what noise is to be added to, or ""."""
+    asked = isinstance(params, FewSteps) and params.latents == "pictures"
+    if not asked or train is None or train.kind == "captioned_images":
+        return ""
+    return f"latents: pictures are asked for, and {train.source} holds captions alone"
 
 
 @dataclass(frozen=True)
@@ -160,14 +176,13 @@ def foresee_taught(artifact: Artifact, params: FewSteps, **call: object) -> Fore
     config = artifact.known_config(artifact.main)
     side = config.get("sample_size") or 128
     latent = int(config.get("in_channels", 4)) * (side if isinstance(side, int) else max(side)) ** 2
-    width = config.get("cross_attention_dim") or config.get("joint_attention_dim") or 4096
-    # Of the student, and of the teacher with the prompt and without.
-    text = 3 * _tokens(artifact) * int(max(width) if isinstance(width, list) else width)
+    text = 3 * caption_values(artifact)  # of the student, and of the teacher with the prompt and without
     # A negative prompt that was taught is asked for no more: it would be ignored.
     away = {} if params.negative_prompt is None else {NEGATIVE: None}
     called = artifact.calling(**call, **guiding(artifact).student(params.guidance), **away)
     return Foresight(
-        scratch_bytes=2 * 4 * weights + 4 * params.captions * (latent + text),
+        scratch_bytes=2 * 4 * weights,
+        item_bytes={"captions": 4 * (latent + text)},
         memory_bytes=TRAINED * weights,
         settings=called.settings,
     )
@@ -180,16 +195,6 @@ def foresee_sampled(artifact: Artifact, params: FewSteps, steps: int, method: Me
     found = foresee_taught(artifact, params, **{STEPS: steps})
     told = f"{steps} {'step' if steps == 1 else 'steps'} of {changed['_class_name']}"
     return replace(found, configs={SCHEDULER: {**config, **changed}}, told=told)
-
-
-def _tokens(artifact: Artifact) -> int:
-    """The most tokens of a caption that a denoiser is told."""
-    known = (
-        artifact.known_config(n).get("max_position_embeddings")
-        for n in artifact.components
-        if n.startswith("text_encoder")
-    )
-    return min(512, max((n if isinstance(n, int) else 512 for n in known), default=512))
 
 
 def pipeline_of(artifact: Artifact) -> str:

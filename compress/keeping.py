@@ -89,23 +89,17 @@ def problems(recipe: Recipe, step: StepSpec, stage: Stage, artifact: Artifact, i
         yield Problem(place, said, f"remove `{KEEP}`, or run the recipe where it can")
 
 
-def decision_key(made: str, given: str, source: str, baseline: Artifact, recipe: Recipe, opening: Opening) -> str:
+def decision_key(made: str, given: str, source: str, original: Artifact, recipe: Recipe, opening: Opening) -> str:
     """The key of a decision: everything that decides the calls that are timed, and the machine.
 
     Args:
-        made, given, source: the keys of the stage's own result, of what it was given, and of the model that the recipe names.
-        baseline: that model.
+        made, given, source: the keys of the stage's own result, of what it was given, and of the model that the recipe names,
+            which is `original`.
     """
-    spec, known = recipe.evaluate, find_task(baseline.task)
+    spec, known = recipe.evaluate, find_task(original.task)
     sizes = {name: [size.axis, size.count] for name, size in known.sizes(spec).items()}
-    called = [
-        known.asked(spec.baseline, baseline.settings.call),
-        spec.baseline.dtype,
-        spec.timing_batch,
-        spec.timing_blocks,
-        spec.seed,
-        sizes,
-    ]
+    asked = known.asked(spec.baseline, original.settings.call)
+    called = [asked, spec.baseline.dtype, spec.timing_batch, spec.timing_blocks, spec.seed, sizes]
     kinds = ("processors", *(("gpu",) if opening.device != "cpu" else ()))
     machine = {kind: machine_fact(kind) for kind in kinds}
     return digest_json([IF_FASTER, FORMAT, made, given, source, called, machine, opening.device])

@@ -44,6 +44,7 @@ _BOUNDS = {
     "minimum": "at least",
     "exclusiveMaximum": "less than",
     "maximum": "at most",
+    "multipleOf": "a multiple of",
 }
 
 

@@ -21,6 +21,9 @@ FIXED = re.compile(
 DEFAULT = re.compile(r"self\.default_sample_size = (\d+)$", re.MULTILINE)  # as those that no config tells
 BINNED = "use_resolution_binning"  # such pipelines paint the nearest size that they know, and resize it
 
+KNOWN = re.compile(r"[\[(](\d{3,4})(?:\.0)?, (\d{3,4})(?:\.0)?[\])]")  # sizes, as they list them
+ALIKE = 0.1  # share of their pixels by which the sizes of one list differ
+
 SIZED = re.compile(r"transformer\.config\.sample_size == (\d+)")  # as they ask which table of sizes to look in
 
 
@@ -64,6 +67,22 @@ def unbinned(artifact: Artifact) -> tuple[int, ...]:
     return tuple(sorted(known)) if isinstance(own, int) and own not in known else ()
 
 
+def bins(artifact: Artifact) -> bool:
+    """Whether its pipeline paints the nearest size that it knows, and resizes that to the one that is asked for."""
+    return BINNED in _source(artifact) and bool(artifact.settings.call.get(BINNED, True))
+
+
+def resized(artifact: Artifact, height: int, width: int) -> bool:
+    """Whether another number of pixels is painted than these, which the picture is then resized to: neither its time nor its detail
+    goes with them."""
+    if not bins(artifact):
+        return False
+    known = {(int(one), int(other)) for one, other in KNOWN.findall(_source(artifact))}
+    own = own_size(artifact) ** 2
+    near = own and abs(height * width - own) <= ALIKE * own
+    return not near and known.isdisjoint({(height, width), (width, height)})
+
+
 def own_size(artifact: Artifact) -> int:
     """How high and wide a pipeline paints where a call does not say; 0 where nobody knows."""
     stated = DEFAULT.search(_source(artifact))
@@ -80,7 +99,7 @@ def _source(artifact: Artifact) -> str:
 def size_multiple(artifact: Artifact) -> int:
     """What a picture's sides are multiples of; 1 where any size will do, or nothing is known."""
     source = _source(artifact)
-    if BINNED in source and artifact.settings.call.get(BINNED, True):
+    if bins(artifact):
         return 1
     pixels, fixed = _pixels_a_latent(artifact), FIXED.search(source)
     known = {"self.vae_scale_factor": int(fixed[1]) if fixed else pixels, "self.patch_size": _patch(artifact)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,15 @@ from compress.describing import describe
 from compress.devices import AS_STORED, CPU, Opening, settled
 from compress.engine_checks import engine_problems
 from compress.errors import Problem, RecipeError, UserError
+from compress.few_steps import unpictured
 from compress.forecast import changed_fields, unsettled_fields
 from compress.fusing import disk_bytes, with_adapters
 from compress.graphs import ANY_SIZE, Batches
 from compress.keys import stage_key
+from compress.leaving import different, expected_of
 from compress.params import Params
 from compress.recipe import Recipe, StepSpec, is_model
+from compress.sizes_apart import sizes_apart
 from compress.sources import Source, find_folder, find_source
 from compress.step_checks import (
     configs_read,
@@ -58,6 +61,7 @@ class Node:
     expected: Artifact
     place: str = ""
     disk_bytes: int = 0
+    items_bytes: Mapping[str, int] = field(default_factory=dict)  # what of it goes with a parameter that counts items
     seconds: float | None = None  # from what it took when it last ran here on a model about as large; None: not known
     work: int = 1  # what that time goes with
     told: str = ""  # requested against granted
@@ -109,6 +113,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     Raises:
         RecipeError: everything that cannot work, each with its place and what to do instead.
     """
+    from evaluation.intact import frames
+
     problems: list[Problem] = []
     memory, base, place = cache.root / "digests", recipe.folder("model"), recipe.place.get("model", "")
     found = _collect(problems, place, lambda: find_source(recipe.model, base, memory))
@@ -118,13 +124,16 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     if source and nodes:
         problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)
         problems += candidate_problems(recipe, source.artifact, nodes)
+    problems += frames(recipe, nodes, seen.data)
     if problems or source is None:
         raise RecipeError(tuple(problems))
     disk, resident = room.needed(source, (n.disk_bytes for n in nodes), (n.memory_bytes for n in nodes))
     disk += disk_bytes(source, cache)
-    if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place):
+    shares = [room.Share(n.id, n.disk_bytes, n.items_bytes) for n in nodes]
+    if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place, shares):
         raise RecipeError(tuple(lacking))
-    warnings = tuple(cautions(recipe, source, (said for n in nodes for said in n.warnings)))
+    told = (*sizes_apart(recipe, source.artifact, nodes), *(said for n in nodes for said in n.warnings))
+    warnings = tuple(cautions(recipe, source, told))
     return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings, models)
 
 
@@ -267,15 +276,21 @@ class _Chain:
         found = self.look(step, stage, artifact)
         given = {name: known for name, (known, _) in self.known.items()}
         found += input_problems(step, stage, artifact, given)
+        if why := unpictured(step.params, self.data.get("train")):
+            found.append(Problem(step.place, why, "set latents: teacher, or give a folder of pictures"))
         if not found:
             found += _collect(found, step.place, partial(misfits, step, stage, artifact, given)) or []
         foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
+        if foresight is None and stage.effects == {"weights"}:
+            self.known[step.id] = self.known[
+                step.after
+            ]  # it goes with no format and no call that a later step could lack
         if foresight is None or not given.keys() >= set(named_inputs(step, stage).values()):
             return [replace(p, message=_about(step.stage, p.message)) for p in found]
         node = self.node(step, stage, stage.touches(artifact, step.params), foresight)
         others = self.otherwise_left(step, stage, found)
         passed = (artifact, *self.otherwise.get(step.after, ())) if step.if_faster else ()
-        otherwise = _different(node.expected, [*others, *passed])
+        otherwise = different(node.expected, [*others, *passed])
         found += keeping.too_many(self.recipe, step, len(otherwise))
         if not found:
             self.known[step.id], self.otherwise[step.id] = (node.expected, node.key), otherwise
@@ -288,7 +303,7 @@ class _Chain:
             found = self.look(step, stage, artifact)
             foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
             if foresight:
-                yield _expected(artifact, stage, stage.touches(artifact, step.params), foresight)
+                yield expected_of(artifact, stage, step.params, stage.touches(artifact, step.params), foresight)
             problems += [replace(p, message=f"{_about(step.stage, p.message)}{UNLESS_KEPT}") for p in found]
 
     def look(self, step: StepSpec, stage: Stage, artifact: Artifact) -> list[Problem]:
@@ -311,12 +326,12 @@ class _Chain:
         inputs |= {f"data.{role}": self.data[role].digest for role in stage.data(step.params) if role in self.data}
         made = stage_key(stage, artifact.task, step.params, touched, inputs, self.recipe.seed, self.opening)
         keys = made, parent, self.known[SOURCE][1]
-        original = self.known[SOURCE][0]
-        key = keeping.decision_key(*keys, original, self.recipe, self.opening) if step.if_faster else made
+        key = keeping.decision_key(*keys, self.known[SOURCE][0], self.recipe, self.opening) if step.if_faster else made
         cached = self.cache.has(key)
         unsettled = unsettled_fields(foresight, before.unsettled if before else {})
         work = room.work(artifact, touched, step.params)
         copies = 2 if step.if_faster and step.after == SOURCE else 1  # of what cannot be linked
+        items = room.items_bytes(foresight.item_bytes, step.params, self.data.get("train"))
         disk = copies * room.stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes
         told = (foresight.told, keeping.told(self.cache, key) if step.if_faster else "")
         beside = sum(room.opened_bytes(self.known[name][0]) for name in roles.values() if is_model(name))
@@ -329,9 +344,10 @@ class _Chain:
             inputs=roles,
             key=key,
             cached=cached,
-            expected=_expected(artifact, stage, touched, foresight),
+            expected=expected_of(artifact, stage, step.params, touched, foresight),
             place=step.place,
-            disk_bytes=0 if cached else disk,
+            disk_bytes=0 if cached else disk + sum(items.values()),
+            items_bytes=items,
             seconds=room.expected_seconds(self.cache, keeping.timed_as(stage, step.if_faster), work),
             work=work,
             told="; ".join(filter(None, told)),
@@ -348,13 +364,6 @@ class _Chain:
         )
 
 
-def _different(first: Artifact, others: Iterable[Artifact]) -> list[Artifact]:
-    """Those of the others that differ from the first, and from each other."""
-    found: list[Artifact] = []
-    found += (one for one in others if one != first and one not in found)
-    return found
-
-
 def on(node: Node, artifact: Artifact) -> Node:
     """The same node, expected to leave what comes of this artifact, where another may have been planned."""
     if not node.undecided:
@@ -362,7 +371,7 @@ def on(node: Node, artifact: Artifact) -> Node:
     foresight = _foreseen(node.stage, artifact, node.params)
     return replace(
         node,
-        expected=_expected(artifact, node.stage, node.components, foresight),
+        expected=expected_of(artifact, node.stage, node.params, node.components, foresight),
         forecast=changed_fields(artifact, foresight, node.unsettled),
     )
 
@@ -387,14 +396,6 @@ def _chain(
         if step.after in chain.known:  # else the step it continues has problems of its own, which are reported
             problems += chain.add(step)
     return tuple(chain.nodes)
-
-
-def _expected(artifact: Artifact, stage: Stage, touched: tuple[str, ...], foresight: Foresight) -> Artifact:
-    """What a stage will leave, with its input's path."""
-    expected = artifact.replacing({name: stage.leaves(artifact.components[name].format) for name in touched})
-    settings, planned = foresight.settings or artifact.settings, {**artifact.planned, **foresight.configs}
-    made = expected.packing(foresight.quantization).becoming(foresight.kinds)
-    return replace(made, settings=settings, planned=planned)
 
 
 def _about(stage: str, message: str) -> str:

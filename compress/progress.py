@@ -99,7 +99,9 @@ class Progress:
         """Whoever watches a log sees that a long export goes on."""
         while not self._left.wait(self.beat):
             for what, since in tuple(self._at_work.items()):
-                self._say(f"{what}: at work for {(time.monotonic() - since) / 60:.0f} min")
+                seconds = time.monotonic() - since
+                spent = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+                self._say(f"{what}: at work for {spent}")
 
     def _settle(self, event: Event) -> None:
         self._at_work.pop(event.what, None)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from compress.artifact import Artifact
 from compress.cache import Cache
 from compress.catalogue import Stage
+from compress.data import Data
 from compress.errors import PareError, Problem
 from compress.hashing import list_files
 from compress.params import Params
@@ -52,6 +54,17 @@ def stage_bytes(stage: Stage, artifact: Artifact, touched: tuple[str, ...], copi
     return 1_000_000 + copied + written
 
 
+def items_bytes(item_bytes: Mapping[str, int], params: Params, data: Data | None) -> dict[str, int]:
+    """What items of the training data take of the disk, by the parameter that says how many there are at most.
+
+    Args:
+        data: which may have fewer.
+    """
+    there = data.count if data is not None and data.count >= 0 else None
+    most = {name: int(getattr(params, name)) for name in item_bytes}
+    return {name: each * (most[name] if there is None else min(most[name], there)) for name, each in item_bytes.items()}
+
+
 def _parameters(artifact: Artifact, component: str) -> int:
     try:
         return parameter_count(artifact.folder(component))
@@ -70,24 +83,46 @@ def needed(source: Source, disk: Iterable[int], memory: Iterable[int]) -> tuple[
     return sum(disk), 2 * PROCESS_BYTES + max(3 * opened_bytes(source.artifact), *memory, 0)
 
 
-def problems(disk_bytes: int, memory_bytes: int, root: Path, place: str) -> list[Problem]:
+@dataclass(frozen=True)
+class Share:
+    """What one step takes of the disk, and what of that goes with each parameter that counts items."""
+
+    step: str
+    disk_bytes: int
+    by_items: Mapping[str, int] = field(default_factory=dict)
+
+
+def problems(disk_bytes: int, memory_bytes: int, root: Path, place: str, shares: Sequence[Share] = ()) -> list[Problem]:
     """What a plan needs and this machine does not have.
 
     Args:
         memory_bytes: 0 where nothing runs.
         root: of the cache.
         place: of the model in the recipe.
+        shares: of the steps.
     """
     below = next(p for p in (root, *root.parents) if p.exists())
     free, memory = shutil.disk_usage(below).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = []
     if disk_bytes > free:
-        message = f"needs about {_size(disk_bytes)} of disk, and {_size(free)} are free"
-        found.append(Problem(str(root), message, "free room, or give another folder with --cache"))
+        most, less = _most(shares)
+        message = f"needs about {_size(disk_bytes)} of disk{most}, and {_size(free)} are free"
+        found.append(Problem(str(root), message, f"free room, {less}or give another folder with --cache"))
     if memory_bytes > memory:
         message = f"needs about {_size(memory_bytes)} of memory, and this machine has {_size(memory)}"
         found.append(Problem(place, message, "use a larger machine or a smaller model"))
     return found
+
+
+def _most(shares: Sequence[Share]) -> tuple[str, str]:
+    """Which step takes most of the disk, and what of it would take less, in words."""
+    largest = max(shares, key=lambda share: share.disk_bytes, default=None)
+    if largest is None:
+        return "", ""
+    name = max(largest.by_items, key=lambda name: largest.by_items[name], default="")
+    counted = 2 * largest.by_items.get(name, 0) > largest.disk_bytes
+    said = f", {_size(largest.disk_bytes)} of it for {largest.step}"
+    return said, f"give {largest.step} fewer {name}, " if counted else ""
 
 
 def _size(count: int) -> str:

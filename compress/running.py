@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +36,14 @@ def run_plan(
     from compress.evaluating import measure
     from compress.execute import WARNINGS
     from evaluation.compare import Request, noting
-    from evaluation.intact import refuse_damaged, to_be_read
+    from evaluation.intact import refuse_damaged, to_be_learnt, to_be_read
 
     recipe, evaluated = found.recipe, found.data.get("evaluate")
     with disk_errors(out), logged(out, emit) as log, cache.holding() as store:
         store.prepare()
         real = to_be_read(recipe.evaluate.metrics, evaluated, recipe.evaluate.samples)
-        refuse_damaged(real, store.root / "digests", log)
+        learnt = to_be_learnt(found.nodes, found.data.get("train"))
+        refuse_damaged(chain(real, learnt), store.root / "digests", log)
         warnings: list[str] = []
         found = with_weights(found, store, noting(log, warnings))
         done = (executor or find_executor(LOCAL)).run(found, store, log)

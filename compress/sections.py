@@ -184,7 +184,9 @@ class Reading:
                     node.at, f"{key} {given(model)} is no name in the zoo", "zoo://NAME; `pare list` shows them"
                 )
         elif not _FOLDER.match(model):
-            self.problem(node.at, f"{key} {given(model)} is neither a zoo model, a folder nor a hub model", MODELS)
+            name = model if model.strip("/") and "://" not in model and model.isprintable() else "NAME"
+            fix = f"a folder is ./{name}, a model of the hub hf://{name}@<40-hex commit>, one of the zoo zoo://NAME"
+            self.problem(node.at, f"{key} {given(model)} is neither a zoo model, a folder nor a hub model", fix)
 
     def data(self) -> DataSpec | None:
         return check_params(DataSpec, self.root.fields.get("data") or Node({}, self.root.place), "data", self.problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 
 from compress import deps
@@ -20,10 +21,12 @@ from compress.recipe import EvalSpec, Recipe, StepSpec, is_model
 from compress.remote_code import code_problems
 from compress.shared import takers, unused
 from compress.tasks import Observable, Task
+from compress.texts import PROMPTS, ROWS
 from compress.tokenizer_files import tokenizer_problems
 from compress.vocabulary import vocabulary_problems
 from compress.weights import weight_problems
 
+METADATA = "metadata.jsonl"
 OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
 
 
@@ -57,15 +60,37 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
         yield Problem(where, why, "ask for fewer prompt_tokens or new_tokens")
     yield from _unused(recipe, task)
     for role, found in data.items():
-        yield from kind_problems(found, task, recipe.place.get(f"data.{role}", ""))
+        if role == "evaluate" or not captions_alone(found, task):
+            yield from kind_problems(found, task, recipe.place.get(f"data.{role}", ""))
+
+
+def captions_alone(data: Data, task: Task) -> bool:
+    """Whether data are captions without pictures, which are all that most stages ask of a model that paints."""
+    file = Path(data.source)
+    rows = data.kind == "texts" and file.suffix.lower() in ROWS
+    return task.data == "captioned_images" and rows and file.name != METADATA
 
 
 def kind_problems(data: Data, task: Task, place: str = "") -> Iterator[Problem]:
     """Data of another kind than a task is run on, as texts without pictures for a model that paints."""
     if data.kind != task.data:
+        if task.data == "captioned_images" and (fix := _of_pictures(Path(data.source))):
+            said = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
+            yield Problem(place, said, fix)
+            return
         ways = " or ".join(layout.title for layout in LAYOUTS if layout.kind == task.data)
         said = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
         yield Problem(place, said, f"give {ways}, or a set of the zoo; `pare explain data` tells all")
+
+
+def _of_pictures(file: Path) -> str:
+    """What to give in place of a file that holds captions alone, or ""."""
+    if file.name == METADATA:
+        return f"give its folder: {file.parent}"
+    if file.suffix.lower() == ".txt":
+        line = PROMPTS.format(name=file.name, stem=file.stem)
+        return f"for data.train and data.calibration, prompts one a line become rows by: {line}; data.evaluate needs pictures"
+    return ""
 
 
 def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, data: Data | None) -> Iterator[Problem]:

@@ -26,6 +26,13 @@ TABLES = {
     ".xlsx": "read_excel",
     ".ods": "read_excel",
 }
+# Captions beside their pictures, `0.txt` of `0.png`, into one file.
+SIDECARS = (
+    "python -c \"import json, pathlib; [print(json.dumps({'file_name': p.name, 'text': p.with_suffix('.txt').read_text().strip()})) "
+    "for p in sorted(pathlib.Path('.').iterdir()) if p.suffix != '.txt' and p.with_suffix('.txt').is_file()]\" > metadata.jsonl"
+)
+# A prompt a line into rows of JSON.
+PROMPTS = "python -c \"import json, sys; [print(json.dumps({{'text': l.strip()}})) for l in open('{name}') if l.strip()]\" > {stem}.jsonl"
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar")
 # Formats whose text stands between marks, with what takes it out.
 PANDOC = "pandoc '{name}' -t plain --wrap=none -o '{stem}-plain.txt'"
@@ -43,6 +50,19 @@ WIDE = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+
+def captioning(folder: Path) -> str:
+    """How to make the metadata.jsonl that a folder of pictures lacks, of what lies there."""
+    table = next(
+        (name for name in ("metadata.csv", "metadata.tsv", "metadata.parquet") if (folder / name).is_file()), ""
+    )
+    if table:
+        suffix = Path(table).suffix
+        line = PANDAS.format(reader=TABLES[suffix], name=table, stem="metadata")
+        return f"in that folder, with the columns file_name and text: {line}"
+    beside = any(f.suffix != ".txt" and f.with_suffix(".txt").is_file() for f in folder.iterdir())
+    return f"in that folder: {SIDECARS}" if beside else 'one {"file_name": …, "text": …} a line'
 
 
 def read_text(path: Path) -> str:

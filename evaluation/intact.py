@@ -9,16 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.catalogue import find_metric
 from compress.data import Data, Item
 from compress.errors import DamagedPictures, DataError, Problem
 from compress.events import Emit, silent, track
+from compress.frames import has_several_frames
 from compress.hashing import digest_json, identity, touch
 from compress.pictures import READER, read_picture
 from evaluation.painted import files_of, pictures_for, read_painted
 from evaluation.two_sets import AgainstReal
+
+if TYPE_CHECKING:
+    from compress.planning import Node
+    from compress.recipe import Recipe
 
 THREADS = min(8, os.cpu_count() or 1)  # the libraries that decode let go of Python's lock
 Read = Callable[[], object]
@@ -38,6 +43,32 @@ def of_files(files: Sequence[Path], read: Callable[[Path], object] = read_pictur
     return Pictures(content, tuple(partial(read, f) for f in files))
 
 
+def frames(recipe: Recipe, nodes: Iterable[Node], data: Mapping[str, Data]) -> Iterator[Problem]:
+    """Pictures that a plan will read and whose headers tell several frames, each by its data's place."""
+    spec, evaluated = recipe.evaluate, data.get("evaluate")
+    read = {"evaluate": spec.samples if _own_pictures(spec.metrics) and evaluated else 0, "train": _learnt(nodes)}
+    for role, most in read.items():
+        found = data.get(role)
+        if most and found is not None and found.folder is not None:
+            place = recipe.place.get(f"data.{role}", "")
+            for name in dict.fromkeys(item.file for item in found.first(most) if item.file):
+                if has_several_frames(found.folder / name):
+                    yield Problem(
+                        place, f"{found.folder / name} holds several frames", "save the one that is meant as a PNG"
+                    )
+
+
+def _own_pictures(metrics: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a metric holds what is painted against the items' own pictures."""
+    asked = (find_metric(name).params(**values) for name, values in metrics.items())
+    return any(isinstance(one, AgainstReal) and not one.reference for one in asked)
+
+
+def _learnt(nodes: Iterable[Node]) -> int:
+    """How many items' pictures stages still to run read."""
+    return max((node.stage.pictures(node.params) for node in nodes if not node.cached), default=0)
+
+
 def to_be_read(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, samples: int) -> Iterator[Pictures]:
     """The real pictures that these metrics hold what is painted against: their references, and where one has none, the items' own."""
     asked = (find_metric(name).params(**values) for name, values in metrics.items())
@@ -46,9 +77,20 @@ def to_be_read(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, samp
         if reference and folder.is_dir():
             yield of_files(files_of(folder))
         elif not reference and data is not None and data.count >= 0:
-            items = data.first(samples)
-            reads = {item.file: item.picture for item in items if item.file and item.picture}  # the zoo's are no files
-            yield Pictures(digest_json([data.digest, len(items)]), tuple(reads.values()))
+            yield _of_items(data, samples)
+
+
+def to_be_learnt(nodes: Iterable[Node], data: Data | None) -> Iterator[Pictures]:
+    """The training data's pictures that stages still to run read."""
+    most = _learnt(nodes)
+    if most and data is not None and data.count >= 0:
+        yield _of_items(data, most)
+
+
+def _of_items(data: Data, most: int) -> Pictures:
+    items = data.first(most)
+    reads = {item.file: item.picture for item in items if item.file and item.picture}  # the zoo's are no files
+    return Pictures(digest_json([data.digest, len(items)]), tuple(reads.values()))
 
 
 def painted(folder: Path, items: Sequence[Item], side: str) -> Pictures:

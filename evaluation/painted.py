@@ -88,6 +88,19 @@ def captions_of_both(one: Path, other: Path) -> tuple[Data, Data]:
     return distinct(replace(found[0], rows=tuple(seen))), distinct(replace(found[1], rows=tuple(seen)))
 
 
+def ill_paired(one: Path, other: Path) -> str:
+    """What is not alike in two folders whose pictures are held against each other by their names, in words; "" where all is."""
+    found = captions_of(one), captions_of(other)
+    texts = [{row[ID]: row[TEXT].strip() for row in data.rows} for data in found]
+    shared = [name for name in texts[0] if name in texts[1]]
+    other_words = [name for name in shared if texts[0][name] != texts[1][name]]
+    counts = [data.count for data in found]
+    said = [f"they hold {counts[0]} and {counts[1]}"] if counts[0] != counts[1] else []
+    if other_words:
+        said.append(f"{len(other_words)} of {len(shared)} have other captions there, the first {other_words[0]}")
+    return f"the pictures of two folders are paired by file name, and {' and '.join(said)}" if said else ""
+
+
 def pictures_for(folder: Path, items: Sequence[Item]) -> tuple[Path, ...]:
     """The file of each item: its own where it is of this folder's pictures, else the one whose path in the folder is its id, with or
     without the suffix.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from compress.conditioning import LENGTH
 from compress.painting import call_arguments
 
 # What libraries say of every call: what is cut is counted once for all; both sides of a comparison are given their captions as they are
@@ -18,7 +19,6 @@ SAID = (
     "should be kept in float32",
 )
 LIBRARIES = ("transformers.tokenization_utils_base", "diffusers.models.modeling_utils")
-LENGTH = "max_sequence_length"  # of a call, for tokenizers that are no CLIP's
 
 
 def cut_short(pipeline: Any, captions: Sequence[str], call: Mapping[str, Any]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.report import words
@@ -17,7 +19,20 @@ if TYPE_CHECKING:
 
 def to_dicts(runs: Sequence[Comparison]) -> list[dict[str, Any]]:
     """A tidy row for each metric of each run, JSON-safe."""
-    return [plain({"run": run.name, "status": run.status, **row}) for run in runs for row in run.records()]
+    labelled = zip(runs, labels(runs), strict=True)
+    return [plain({"run": name, "status": run.status, **row}) for run, name in labelled for row in run.records()]
+
+
+def labels(runs: Sequence[Comparison]) -> list[str]:
+    """What each run is called: its recipe's name, beside it its folder where another has the same name."""
+    names = Counter(run.name for run in runs)
+    short = Counter((run.name, Path(run.directory).name) for run in runs)
+    found = []
+    for run in runs:
+        folder = Path(run.directory).name
+        beside = folder if short[run.name, folder] == 1 else run.directory
+        found.append(run.name if names[run.name] == 1 or not beside else f"{run.name} ({beside})")
+    return found
 
 
 def columns(runs: Sequence[Comparison]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -25,14 +40,14 @@ def columns(runs: Sequence[Comparison]) -> tuple[tuple[str, ...], list[tuple[str
     judging = [row for run in runs for row in run.rows if row.compared == "difference"]
     judged = dict.fromkeys(row.metric for row in sorted(judging, key=lambda row: row.gate is None))  # gated ones first
     headings = ("run", "verdict", "speed", "weights", *judged, "processor")
-    return headings, [_cells(run, tuple(judged)) for run in runs]
+    return headings, [_cells(run, name, tuple(judged)) for run, name in zip(runs, labels(runs), strict=True)]
 
 
-def _cells(run: Comparison, judged: Sequence[str]) -> tuple[str, ...]:
+def _cells(run: Comparison, name: str, judged: Sequence[str]) -> tuple[str, ...]:
     rows = {row.metric: row for row in run.rows}
     speed = words.speed_of(run)
     return (
-        run.name,
+        name,
         run.status,
         f"{_contrast(speed)} {speed.title}" if speed else "–",
         _contrast(rows.get("size")),

@@ -29,8 +29,8 @@ STAGES = ("prune.width", "prune.depth")
 FEW = {"prune.width": {}, "prune.depth": {"samples": 2}}
 COMMON = ("llama", "qwen2", "gpt2", "sd", "sd-text", "sd-vae", "flux-deep")
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2", "opt", "bert", "phi3", "gemma2", "sd", "sd-text", "sd-vae", "sdxl", "sdxl-text", "pixart-sigma", "sd3", "sd3-vae", "flux-deep", "sana")  # fmt: skip
-NO_WIDTH = "has no field for its feed-forward width, and heads make its hidden size: use prune.depth"
-NO_DEPTH = "has no block that its config can do without: use prune.width"
+NO_WIDTH = "has no field for its feed-forward width, and heads make its hidden size"
+NO_DEPTH = "has no block that its config can do without"
 REFUSED = {
     ("pixart-sigma", "prune.width"): f"ffn: PixArtTransformer2DModel {NO_WIDTH}",
     ("sd3", "prune.width"): f"ffn: SD3Transformer2DModel {NO_WIDTH}",
@@ -120,7 +120,8 @@ def test_a_cut_opens_with_the_plain_library_or_is_refused(model: Family, tmp_pat
     if why := REFUSED.get((model.name, name)):
         with pytest.raises(UserError) as caught:
             foresee(name, model.source, ratio=0.5, **model.chosen)
-        assert caught.value.problems[0].message == why
+        (instead,) = set(STAGES) - {name}
+        assert (caught.value.problems[0].message, caught.value.problems[0].fix) == (why, f"use {instead}")
         return
     before = digest_files(model.source.path)
     seen = foresee(name, model.source, ratio=0.5, **model.chosen)

@@ -47,7 +47,9 @@ RATIOS = st.floats(0.001, 0.999)
 def refused(work: Any, *given: Any) -> str:
     with pytest.raises(UserError) as caught:
         work(*given)
-    return caught.value.problems[0].message
+    (problem,) = caught.value.problems
+    assert problem.fix
+    return f"{problem.message}: {problem.fix}"
 
 
 @given(st.integers(1, 4096), RATIOS, st.integers(1, 128))
@@ -239,7 +241,7 @@ def test_every_refusal_names_only_parts_that_the_family_has() -> None:
 def test_a_ratio_too_small_to_grant_anything_is_refused() -> None:
     said = refused(cut_width, "LlamaForCausalLM", LLAMA, 0.01, ("ffn",), 64)
     assert said == (
-        "requested −1.0%, granted intermediate_size 256 → 256 (−0.0%): nothing to cut at this ratio; ask for more, or use "
+        "requested −1.0%, granted intermediate_size 256 → 256 (−0.0%): nothing to cut at this ratio: ask for more, or use "
         "prune.depth"
     )
 
@@ -346,7 +348,7 @@ def test_both_stacks_of_flux_lose_their_share() -> None:
         (
             "FluxTransformer2DModel",
             {"num_layers": 1, "num_single_layers": 1},
-            "(num_layers 1, num_single_layers 1): its widths have no field either, so it can only be quantized",
+            "(num_layers 1, num_single_layers 1): leave this stage out: its widths have no field either, so it can only be quantized",
         ),
     ],
 )

@@ -12,6 +12,7 @@ from PIL import Image
 
 import compress
 from compress.cache import Cache
+from compress.catalogue import find_stage
 from compress.cli import main
 from compress.data import open_data
 from compress.errors import DamagedPictures
@@ -22,7 +23,7 @@ from compress.recipe import EvalSpec
 from compress.running import run_plan
 from evaluation import intact
 from evaluation.intact import of_files, refuse_damaged, to_be_read
-from tests.fakes import pipeline, recipe
+from tests.fakes import pipeline, recipe, step
 
 NAMES = ("0.png", "1.jpg", "2.jpg", "3.png", "4.png", "5.png")
 DAMAGED = ("1.jpg", "4.png")
@@ -83,6 +84,27 @@ def test_a_run_names_every_damaged_picture_before_its_first_stage(where: str, fo
     mended(folder)
     with pytest.raises(pytest.fail.Exception, match="a stage ran"):
         run_plan(make_plan(asked, cache), cache, tmp_path / "out", silent, Nothing())
+
+
+@pytest.mark.parametrize(
+    ("params", "read"),
+    [({}, COUNT), ({"captions": 2}, 2), ({"latents": "teacher"}, 0), ({"latents": "pictures", "captions": 5}, 5)],
+)
+@pytest.mark.parametrize("name", ["distill.steps", "distill.guidance"])
+def test_a_run_names_every_damaged_picture_that_a_student_is_to_learn_from(
+    name: str, params: dict[str, Any], read: int, folder: Path, tmp_path: Path
+) -> None:
+    model, stage = pipeline(tmp_path / "model"), find_stage(name)
+    scheduler = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
+    (model / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    asked = step(stage, guidance=3.0, **({"steps": 2} if name == "distill.steps" else {}), **params)
+    plan = make_plan(recipe(model, asked, data={"train": str(folder)}), cache := Cache(tmp_path / "cache"))
+    damaged = [one for one in NAMES[:read] if one in DAMAGED]
+    wanted = DamagedPictures if damaged else pytest.fail.Exception
+    with pytest.raises(wanted) as caught:
+        run_plan(plan, cache, tmp_path / "out", silent, Nothing())
+    if isinstance(caught.value, DamagedPictures):
+        assert named(caught.value) == damaged
 
 
 def test_an_evaluation_names_those_of_both_sides_and_of_the_reference(folder: Path, tmp_path: Path) -> None:

@@ -451,7 +451,9 @@ def test_a_model_too_large_for_the_disk_is_refused_with_both_numbers(
     machine(monkeypatch, disk=500_000)
     problem = only(refused(recipe(llama, step(CUT)), cache))
     assert problem.place == str(cache.root)
-    assert re.fullmatch(r"needs about [1-9]\d* MB of disk, and 0 MB are free", problem.message)
+    assert re.fullmatch(
+        r"needs about [1-9]\d* MB of disk, [1-9]\d* MB of it for demo.cut, and 0 MB are free", problem.message
+    )
     assert "--cache" in problem.fix
 
 

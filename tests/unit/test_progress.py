@@ -43,7 +43,7 @@ def test_piped_a_long_stage_says_that_it_is_at_work(capsys: pytest.CaptureFixtur
             said += capsys.readouterr().err
         listen(Event("finished", "build.openvino"))
         capsys.readouterr()
-    assert said.startswith("build.openvino …\nbuild.openvino: at work for 0 min\n")
+    assert said.startswith("build.openvino …\nbuild.openvino: at work for 0 s\n")
     with Progress(quiet=True, beat=0.01) as listen:
         time.sleep(0.1)
     assert capsys.readouterr().err == ""

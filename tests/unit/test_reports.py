@@ -467,3 +467,12 @@ def test_a_table_of_runs_shows_every_quality_metric_the_gated_ones_first() -> No
     assert cells[0][4] == cells[1][5] == "–"
     assert cells[0][5].startswith("+0.5")
     assert cells[0][5].endswith("–")  # and no verdict
+
+
+def test_runs_of_one_recipe_are_told_apart_by_their_folders() -> None:
+    one, other = (replace(text(), directory=f"runs/{name}") for name in ("a", "b"))
+    alone = replace(text(), name="alone", directory="runs/c")
+    assert many.labels([one, other, alone]) == [f"{one.name} (a)", f"{one.name} (b)", "alone"]
+    assert [row["run"] for row in many.to_dicts([one, alone])][:1] == [one.name]
+    moved = replace(one, directory="elsewhere/a")
+    assert many.labels([one, moved]) == [f"{one.name} (runs/a)", f"{one.name} (elsewhere/a)"]

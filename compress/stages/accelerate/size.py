@@ -17,7 +17,13 @@ from compress.catalogue import Foresight
 from compress.context import Context
 from compress.painting import call_faults
 from compress.params import Params
+from compress.picture_sizes import BINNED, resized
 from compress.stages.accelerate import call_stage
+
+IDLE = (
+    f"its pipeline paints the nearest size that it was trained on and resizes that, so that fewer pixels save no time: write "
+    f'"{BINNED}": false among the arguments of the model\'s call, in its pare.json, to paint fewer pixels'
+)
 
 
 class Size(Params):
@@ -34,7 +40,10 @@ def refuse(artifact: Artifact, params: Size) -> str:
 
 def foresee(artifact: Artifact, params: Size) -> Foresight:
     made = artifact.calling(height=params.height, width=params.width)
-    return Foresight(settings=made.settings, told=f"pictures {params.width} wide and {params.height} high")
+    warnings = (IDLE,) if resized(artifact, params.height, params.width) else ()
+    return Foresight(
+        settings=made.settings, told=f"pictures {params.width} wide and {params.height} high", warnings=warnings
+    )
 
 
 @call_stage(version=1, params=Size, refuse=refuse, foresee=foresee)

@@ -23,6 +23,7 @@ from compress.params import Params
 from compress.pipelines import INDEX, name_part
 from compress.schedulers import NAMED, Named, changes, config_of, faults, foreign, left_out, read_class, told
 from compress.stages.accelerate import call_stage
+from compress.students import undone
 
 if TYPE_CHECKING:
     import diffusers
@@ -71,10 +72,13 @@ def changed_by(config: Mapping[str, Any], params: Steps) -> dict[str, Any]:
 
 def foresee(artifact: Artifact, params: Steps) -> Foresight:
     config, settings = config_of(artifact), artifact.calling(num_inference_steps=params.steps).settings
+    lost = undone(artifact, params.steps, params.scheduler, params.spacing)
+    warnings = (lost,) if lost else ()
     if not config:
-        return Foresight(settings=settings)
+        return Foresight(settings=settings, warnings=warnings)
     changed = changed_by(config, params)
-    return Foresight(configs={SCHEDULER: {**config, **changed}}, told=_told(config, params), settings=settings)
+    told = _told(config, params)
+    return Foresight(configs={SCHEDULER: {**config, **changed}}, told=told, settings=settings, warnings=warnings)
 
 
 def _told(config: Mapping[str, Any], params: Steps) -> str:

@@ -125,15 +125,14 @@ def foresee(artifact: Artifact, params: DistillDecoder) -> Foresight:
     after = tiny_parameters(config) if tiny else before
     side = max(int(artifact.settings.call.get(name) or 0) or own_size(artifact) or 1024 for name in SIDES)
     latent = int(config["latent_channels"]) * (side >> levels_of(config) - 1) ** 2
-    recorded = 2 * (
-        (params.prompts + 2 * params.pictures) * 3 * side**2 + (params.prompts + params.pictures) * 3 * latent
-    )
+    each = {"prompts": 2 * (3 * side**2 + 3 * latent), "pictures": 2 * (2 * 3 * side**2 + 3 * latent)}
     instead = f" in place of {before / 1e6:.2f} M" if before else ""
     return Foresight(
         configs={VAE: config},
         kinds={VAE: TINY} if tiny else {},
         told=f"{after / 1e6:.2f} M parameters{instead}" if tiny else "",
-        scratch_bytes=2 * 4 * 4 * after + recorded + max(0, 4 * (after - before)),
+        scratch_bytes=2 * 4 * 4 * after + max(0, 4 * (after - before)),
+        item_bytes=each,
         memory_bytes=4 * TRAINED * (before + after),
     )
 
@@ -148,6 +147,7 @@ def foresee(artifact: Artifact, params: DistillDecoder) -> Foresight:
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),
+    pictures=lambda params: params.pictures,
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from compress.artifact import Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, Misfit, stage
+from compress.conditioning import caption_values
 from compress.context import Context
 from compress.errors import ModelError
 from compress.families import feature_stacks
@@ -54,10 +55,8 @@ def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
     checkpoints = 2 * 4 * weights  # an old one goes once the new one is whole
     side = config.get("sample_size") or 128
     latent = config.get("in_channels", 4) * (side if isinstance(side, int) else max(side)) ** 2
-    width = config.get("cross_attention_dim") or config.get("joint_attention_dim") or 4096
-    told = 512 * int(max(width) if isinstance(width, list) else width)
-    calls = 2 * 4 * params.prompts * (latent * params.denoising_steps + told)
-    return Foresight(scratch_bytes=checkpoints + calls, memory_bytes=TRAINED * weights)
+    recorded = 2 * 4 * (latent * params.denoising_steps + caption_values(artifact))
+    return Foresight(scratch_bytes=checkpoints, item_bytes={"prompts": recorded}, memory_bytes=TRAINED * weights)
 
 
 def unfit(artifact: Artifact, params: DistillFeatures, inputs: Mapping[str, Artifact]) -> Iterable[Misfit]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from compress.artifact import Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
-from compress.few_steps import FewSteps, foresee_taught, guiding, pipeline_of, refusal
+from compress.few_steps import FewSteps, foresee_taught, guiding, pictures_read, pipeline_of, refusal
 from compress.teaching import trajectory_misfits
 
 LEVELS = 1000  # of noise, at which it is taught
@@ -28,6 +28,10 @@ class DistillGuidance(FewSteps):
 def refuse(artifact: Artifact, params: DistillGuidance) -> str:
     if not guiding(artifact).folds:
         return f"{pipeline_of(artifact)} makes one pass a step already: nothing is saved"
+    if (own := artifact.settings.call.get(guiding(artifact).argument)) is not None and own <= 1:
+        return f"the model is called without guidance ({guiding(artifact).argument} {own:g}) already: nothing is left to fold in"
+    if params.guidance is not None and params.guidance <= 1:
+        return f"guidance {params.guidance:g} is none: there is nothing to teach; give the scale that the model is used with"
     return refusal(artifact, params, None, "progressive")
 
 
@@ -48,6 +52,7 @@ def unfit(artifact: Artifact, params: DistillGuidance, inputs: Mapping[str, Arti
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),
+    pictures=pictures_read,
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,

@@ -23,8 +23,9 @@ from pydantic import Field
 from compress.artifact import SCHEDULER_CONFIG, Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
-from compress.few_steps import FewSteps, Method, foresee_sampled, refusal, sampler
+from compress.few_steps import ORIGIN, FewSteps, Method, foresee_sampled, pictures_read, refusal, sampler
 from compress.schedulers import config_of
+from compress.students import too_fine
 from compress.teaching import trajectory_misfits
 
 SUBSTEPS = 2
@@ -42,7 +43,7 @@ class DistillSteps(FewSteps):
         None,
         ge=2,
         le=1000,
-        description="for consistency: levels of noise between which it agrees with itself; default: 20",
+        description=f"for consistency: levels of noise between which it agrees with itself; default: {ORIGIN}",
     )
 
 
@@ -53,7 +54,11 @@ def refuse(artifact: Artifact, params: DistillSteps) -> str:
         return "`origin` is of method: consistency: leave it out"
     if params.method == "consistency" and params.steps > _origin(params):
         return f"{params.steps} steps are more than the {_origin(params)} of `origin`"
-    return refusal(artifact, params, params.steps, params.method, _origin(params))
+    if why := refusal(artifact, params, params.steps, params.method, _origin(params)):
+        return why
+    if params.method == "consistency":
+        return too_fine(artifact, _origin(params), "`origin`")
+    return too_fine(artifact, params.steps * (params.substeps or SUBSTEPS), "`steps` times `substeps`")
 
 
 def foresee(artifact: Artifact, params: DistillSteps) -> Foresight:
@@ -65,7 +70,7 @@ def unfit(artifact: Artifact, params: DistillSteps, inputs: Mapping[str, Artifac
 
 
 def _origin(params: DistillSteps) -> int:
-    return params.origin or 20
+    return params.origin or ORIGIN
 
 
 @stage(
@@ -77,6 +82,7 @@ def _origin(params: DistillSteps) -> int:
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),
+    pictures=pictures_read,
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,

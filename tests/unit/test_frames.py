@@ -1,0 +1,79 @@
+"""Several frames in a picture's file, told from headers alone: as the library that decodes them counts."""
+
+from __future__ import annotations
+
+import json
+from io import BytesIO
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from compress.cache import Cache
+from compress.catalogue import find_stage
+from compress.errors import RecipeError
+from compress.frames import has_several_frames
+from compress.planning import make_plan
+from compress.recipe import EvalSpec
+from tests.fakes import pipeline, recipe, step
+
+FORMATS = ("gif", "png", "webp", "tiff")
+
+
+def drawn(path: Path, frames: int) -> Path:
+    first, *more = (Image.effect_noise((9, 7), 30 + number).convert("RGB") for number in range(frames))
+    first.save(path, save_all=True, append_images=more)
+    return path
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_headers_tell_what_the_library_counts(suffix: str, frames: int, tmp_path: Path) -> None:
+    file = drawn(tmp_path / f"a.{suffix}", frames)
+    with Image.open(file) as opened:
+        assert getattr(opened, "n_frames", 1) == frames
+    assert has_several_frames(file) == (frames > 1)
+
+
+@pytest.mark.parametrize("suffix", [*FORMATS, "jpg", "bmp"])
+def test_a_file_that_is_cut_anywhere_is_no_fault_of_the_header(suffix: str, tmp_path: Path) -> None:
+    whole = BytesIO()
+    Image.effect_noise((9, 7), 30).save(whole, {"jpg": "jpeg"}.get(suffix, suffix))
+    for length in range(len(whole.getvalue())):
+        (tmp_path / "cut").write_bytes(whole.getvalue()[:length])
+        assert not has_several_frames(tmp_path / "cut")
+
+
+@given(st.sampled_from([b"GIF89a", b"\x89PNG\r\n\x1a\n", b"II*\0", b"RIFF\0\0\0\0WEBPVP8X"]), st.binary(max_size=60))
+def test_any_bytes_are_answered(start: bytes, more: bytes) -> None:
+    with NamedTemporaryFile() as file:
+        file.write(start + more)
+        file.flush()
+        assert has_several_frames(Path(file.name)) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("role", "latents", "told"),
+    [("train", "auto", True), ("train", "teacher", False), ("evaluate", "", True)],
+)
+def test_a_plan_names_them_where_they_will_be_read(role: str, latents: str, told: bool, tmp_path: Path) -> None:
+    (folder := tmp_path / "data").mkdir()
+    rows = [{"file_name": f"{number}.gif", "text": f"number {number}"} for number in range(4)]
+    for number, row in enumerate(rows):
+        drawn(folder / row["file_name"], 1 + number % 2)
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    model = pipeline(tmp_path / "model")
+    scheduler = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
+    (model / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    taught = step(find_stage("distill.guidance"), guidance=3.0, latents=latents) if latents else None
+    spec = EvalSpec(metrics={} if taught else {"kid": {}}, samples=4)
+    asked = recipe(model, *([taught] if taught else []), data={role: str(folder)}, evaluate=spec)
+    if not told:
+        assert make_plan(asked, Cache(tmp_path / "cache")).nodes
+        return
+    with pytest.raises(RecipeError) as caught:
+        make_plan(asked, Cache(tmp_path / "cache"))
+    assert [Path(p.message.split()[0]).name for p in caught.value.problems] == ["1.gif", "3.gif"]

@@ -1,0 +1,54 @@
+"""Pictures of another size: whether they save anything, and whether both sides paint it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from compress.cache import Cache
+from compress.catalogue import find_stage
+from compress.planning import make_plan
+from compress.stages.accelerate.size import IDLE
+from tests.fakes import pipeline, recipe, step
+
+
+def sized(folder: Path, kind: str, **asked: int) -> tuple[str, ...]:
+    """What a plan warns of where a pipeline of this class is to paint another size."""
+    made = pipeline(folder)
+    index = json.loads((made / "model_index.json").read_text())
+    (made / "model_index.json").write_text(json.dumps({**index, "_class_name": kind}))
+    (made / "unet/config.json").write_text(json.dumps({"sample_size": 128}))
+    (made / "vae/config.json").write_text(json.dumps({"block_out_channels": [8, 8, 8, 8]}))
+    asking = step(find_stage("accelerate.size"), **asked)
+    return make_plan(recipe(made, asking), Cache(folder.parent / "cache")).warnings
+
+
+@pytest.mark.parametrize(("kind", "binned"), [("PixArtSigmaPipeline", True), ("StableDiffusionPipeline", False)])
+def test_fewer_pixels_that_are_painted_all_the_same_are_warned_of(kind: str, binned: bool, tmp_path: Path) -> None:
+    warnings = sized(tmp_path / "model", kind, height=512, width=512)
+    assert any(IDLE in said for said in warnings) == binned
+    assert any("the baseline paints pictures 1024 wide and 1024 high, and the candidate 512" in w for w in warnings)
+
+
+def test_a_size_that_both_sides_paint_is_no_matter(tmp_path: Path) -> None:
+    assert sized(tmp_path / "model", "PixArtSigmaPipeline", height=1024, width=1024) == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "idle"),
+    [
+        ("HunyuanDiTPipeline", (1280, 1280), False),
+        ("HunyuanDiTPipeline", (768, 1280), False),
+        ("HunyuanDiTPipeline", (64, 64), True),
+        ("HunyuanDiTPipeline", (2048, 2048), True),
+        ("SanaPipeline", (1280, 768), False),
+        ("SanaPipeline", (2048, 2048), True),
+    ],
+)
+def test_a_size_that_a_pipeline_knows_is_painted_as_it_is(
+    kind: str, size: tuple[int, int], idle: bool, tmp_path: Path
+) -> None:
+    warnings = sized(tmp_path / "model", kind, height=size[0], width=size[1])
+    assert any(IDLE in said for said in warnings) == idle

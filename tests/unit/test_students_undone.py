@@ -1,0 +1,112 @@
+"""A student of few steps, and what stages behind its teaching would undo: told by the plan, planned or saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.artifact import Provenance, write_manifest
+from compress.cache import Cache
+from compress.catalogue import find_stage
+from compress.describing import describe
+from compress.errors import RecipeError
+from compress.planning import Plan, make_plan
+from tests.fakes import pipeline, recipe, step
+
+Asked = tuple[str, dict[str, Any]]
+STUDENT: Asked = ("distill.steps", {"steps": 4, "guidance": 3.0})
+CONSISTENT: Asked = ("distill.steps", {"steps": 4, "guidance": 3.0, "method": "consistency", "origin": 8})
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    made = pipeline(tmp_path / "model")
+    scheduler = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
+    (made / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    return made
+
+
+def plan(model: Path, *asked: Asked) -> Plan:
+    steps, after = [], "source"
+    for number, (name, given) in enumerate(asked):
+        params = {**({"captions": 8} if name.startswith("distill") else {}), **given}
+        steps.append(step(find_stage(name), id=f"{number}", after=after, place=f"r.yaml:{number}", **params))
+        after = f"{number}"
+    data = {"train": "zoo://digits/train"}
+    return make_plan(recipe(model, *steps, data=data), Cache(model.parent / "cache"))
+
+
+def refusal(model: Path, *asked: Asked) -> str:
+    with pytest.raises(RecipeError) as caught:
+        plan(model, *asked)
+    (problem,) = caught.value.problems
+    assert problem.place == f"r.yaml:{len(asked) - 1}"
+    return problem.message
+
+
+@pytest.mark.parametrize(
+    ("student", "then", "said"),
+    [
+        (STUDENT, {"steps": 2}, ("2 steps undo", "it was taught 4 steps")),
+        (STUDENT, {"steps": 8}, ("8 steps undo",)),
+        (STUDENT, {"steps": 4, "scheduler": "dpm-solver++"}, ("scheduler dpm-solver++ undo",)),
+        (STUDENT, {"steps": 4, "spacing": "leading"}, ("spacing leading undo",)),
+        (STUDENT, {"steps": 4}, ()),
+        (CONSISTENT, {"steps": 2}, ()),
+        (CONSISTENT, {"steps": 8}, ()),
+        (CONSISTENT, {"steps": 2, "scheduler": "euler"}, ("scheduler euler undo", "up to 8 steps")),
+        (("distill.guidance", {"guidance": 3.0}), {"steps": 2}, ()),
+    ],
+)
+def test_a_call_that_a_student_was_not_taught_for_is_warned_of(
+    student: Asked, then: dict[str, Any], said: Sequence[str], model: Path
+) -> None:
+    warnings = [w for w in plan(model, student, ("accelerate.steps", then)).warnings if "undo" in w]
+    assert len(warnings) == bool(said)
+    assert all(part in warnings[0] for part in said)
+
+
+def test_a_student_that_lies_on_disk_is_known_as_one(model: Path) -> None:
+    source = describe(model)
+    made = Provenance("distill.steps", 1, {"steps": 4, "method": "progressive", "origin": None}, "key")
+    write_manifest(replace(source, lineage=(made,)))
+    (warning,) = plan(model, ("accelerate.steps", {"steps": 2})).warnings
+    assert "2 steps undo" in warning
+
+
+def test_guidance_is_folded_in_once(model: Path) -> None:
+    assert "nothing is left to fold in" in refusal(model, STUDENT, ("distill.guidance", {"guidance": 3.0}))
+    ladder = plan(model, ("distill.guidance", {"guidance": 3.0}), STUDENT)
+    assert ladder.warnings == ()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_guidance_that_is_none_teaches_nothing(scale: float, model: Path) -> None:
+    assert "nothing to teach" in refusal(model, ("distill.guidance", {"guidance": scale}))
+
+
+@pytest.mark.parametrize(
+    ("params", "parts"),
+    [
+        ({"steps": 600}, 1200),
+        ({"steps": 200, "substeps": 6}, 1200),
+        ({"steps": 4, "method": "consistency", "origin": 900}, 900),
+        ({"steps": 400}, 0),
+        ({"steps": 100, "substeps": 8}, 0),
+    ],
+)
+def test_a_course_has_no_more_parts_than_the_training_schedule_has_levels(
+    params: dict[str, Any], parts: int, model: Path
+) -> None:
+    file = model / "scheduler/scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_train_timesteps": 800}))
+    asked = ("distill.steps", params)
+    if parts:
+        assert f"make {parts} parts, and the training schedule has 800 levels" in refusal(model, asked)
+    else:
+        assert plan(model, asked).nodes
