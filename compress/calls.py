@@ -75,8 +75,10 @@ def asked_places(recipe: Recipe, task: str) -> dict[str, str]:
     return {argument: recipe.place[path] for argument, path in named.items() if path in recipe.place}
 
 
-def candidate_problems(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[Problem]:
-    """What the candidate cannot take of its call, most of which it has from the baseline, though the baseline can."""
+def candidate_problems(
+    recipe: Recipe, source: Artifact, nodes: Sequence[Node], who: str = "the candidate"
+) -> Iterator[Problem]:
+    """What the model that the last node leaves cannot take of its call, most of which it has from the baseline, though that can."""
     chain = _chain(nodes)
     candidate, places = chain[-1].expected, asked_places(recipe, source.task)
     base = baseline_call(source, recipe.evaluate.baseline)
@@ -85,7 +87,7 @@ def candidate_problems(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) 
     told = {fault.message for fault in find_task(source.task).calls(source, base)}
     for problem in call_problems(candidate, call, places, chain[-1].place):
         if problem.message not in told:
-            yield Problem(problem.place, f"the candidate: {problem.message}", problem.fix)
+            yield Problem(problem.place, f"{who}: {problem.message}", problem.fix)
 
 
 def _chain(nodes: Sequence[Node]) -> list[Node]:
