@@ -83,15 +83,17 @@ def asked_places(recipe: Recipe, source: Artifact) -> dict[str, str]:
     return {argument: recipe.place[path] for argument, path in named.items() if path in recipe.place}
 
 
-def candidate_problems(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[Problem]:
-    """What the candidate cannot take of its call, most of which it has from the baseline, though the baseline can."""
+def candidate_problems(
+    recipe: Recipe, source: Artifact, nodes: Sequence[Node], who: str = "the candidate"
+) -> Iterator[Problem]:
+    """What the model that the last node leaves cannot take of its call, most of which it has from the baseline, though that can."""
     chain = _chain(nodes)
     candidate, places = chain[-1].expected, asked_places(recipe, source)
     base, call = planned_calls(recipe, source, nodes)
     told = {fault.message for fault in _faults(source, base)}
     for problem in call_problems(candidate, call, places, chain[-1].place):
         if problem.message not in told:
-            yield Problem(problem.place, f"the candidate: {problem.message}", problem.fix)
+            yield Problem(problem.place, f"{who}: {problem.message}", problem.fix)
 
 
 def planned_calls(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> tuple[Call, Call]:

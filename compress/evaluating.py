@@ -239,6 +239,9 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
     for name, given in spread(wanted.metrics, wanted.spec).items():
         for setting, wrong in faults(metrics[name].params, given).items():
             problems.append(Problem("metrics", f"{name}.{setting}: {wrong.said}", wrong.fix))
+    if wanted.spec.controls:
+        said = "evaluate.controls names steps of a recipe, and here are two models"
+        problems.append(Problem("spec", said, "compare each control with the baseline by itself, or write a recipe"))
     for name, gate in wanted.gates.items():
         if name not in wanted.metrics:
             problems.append(Problem("gates", f"{name} is gated and not measured", f"add it to --metrics: …,{name}"))

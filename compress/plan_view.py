@@ -32,6 +32,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
             }
             for n in found.nodes
         ],
+        "controls": list(found.recipe.evaluate.controls),
         "disk_bytes": found.disk_bytes,
         "memory_bytes": found.memory_bytes,
         "seconds": found.seconds,
@@ -67,7 +68,9 @@ def plan_text(found: Plan) -> str:
     lines.append(
         f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"
     )
-    lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}")
+    named = found.recipe.evaluate.controls
+    beside = f", beside the control{'s' * (len(named) > 1)} {' and '.join(named)}" if named else ""
+    lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}{beside}")
     lines += [f"     {data.left_out}" for data in found.data.values() if data.left_out]
     lines += [f"  warning: {said}" for said in found.warnings]
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from compress.cache import Cache
 from compress.calls import asked_places, candidate_problems
 from compress.catalogue import Foresight, Stage, find_stage, find_task
 from compress.cautions import cautions
+from compress.controls import control_problems
 from compress.data import Data, open_data
 from compress.describing import describe
 from compress.devices import AS_STORED, CPU, Opening, settled
@@ -125,6 +126,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
         problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)
         problems += candidate_problems(recipe, source.artifact, nodes)
     problems += frames(recipe, nodes, seen.data)
+    problems += control_problems(recipe, source.artifact if source else None, nodes)
     if problems or source is None:
         raise RecipeError(tuple(problems))
     disk, resident = room.needed(source, (n.disk_bytes for n in nodes), (n.memory_bytes for n in nodes))

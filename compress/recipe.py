@@ -65,6 +65,11 @@ class CommonEval(Params):
         description="prompts or documents that each stage is scored on, and timed in a third of the blocks, to show what "
         "it gave and cost; 0 leaves that out",
     )
+    controls: tuple[str, ...] = Field(
+        (),
+        description="ids of steps that other branches end with, plain competitors: each is scored on all `samples`, timed beside "
+        "the candidate and held to the gates",
+    )
     batch: int = Field(16, ge=1, description="items per call while collecting quality evidence")
     timing_batch: int = Field(1, ge=1, description="prompts or sequences per timed call")
     timing_blocks: int = Field(20, ge=5, description="interleaved blocks per side; each gives one paired ratio")

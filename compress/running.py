@@ -63,6 +63,7 @@ def run_plan(
             workdir=out,
             evidence_dirs=evidence_dirs(recipe, cache),
             chain=chain_of(done),
+            left={one.id: one.artifact for one in done},
             opening=found.opening.of(None),
             kept=save(candidate, kept) if kept else None,
             warnings=(*warnings, *(f"{d.id}: {said}" for d in done for said in d.facts.get(WARNINGS, ()))),

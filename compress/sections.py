@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from compress.adapter_spec import read_adapters
 from compress.beside import KEEP, gathered, read_keep
 from compress.catalogue import find_metric, find_stage, metric_names
+from compress.controls import naming_problems
 from compress.errors import Problem, RecipeError, UserError, near
 from compress.expand import OVERRIDE, overridden
 from compress.located import check_params, given
@@ -104,6 +105,7 @@ class Reading:
         self.whole = gathered(root)
         self.root = spread_tree(self.whole)
         self.problems = problems
+        self.ids: list[str] = []  # of all stages, also of those with mistakes; none where there are some without a name
 
     def recipe(self, suffix: str, text: str, file: str) -> Recipe | None:
         """The recipe. With mistakes in it: the parts that can be judged without those that have some; None without a model."""
@@ -117,6 +119,7 @@ class Reading:
         data, given = self.sound(self.data)
         stages = self.steps()
         (evaluate, measured), judged = self.sound(self.evaluate)
+        self.controls()
         gates, gated = self.sound(lambda: self.gates(measured))
         if head is None:
             return None
@@ -211,6 +214,7 @@ class Reading:
         steps: list[StepSpec | None] = []
         for entry, name, params in entries:
             steps.append(self.step(entry, name, params, ids, taken))
+        self.ids = ids if len(ids) == len(node.entries) else []
         return tuple(step for step in steps if step is not None)
 
     def check_length(self, node: Node, what: str) -> None:
@@ -304,6 +308,13 @@ class Reading:
         if spec is None:
             return None, set(measured)
         return spec.model_copy(update={"metrics": measured}), set(measured)
+
+    def controls(self) -> None:
+        """Whether the controls are steps; that they are text is told already."""
+        node = self.root.fields.get("evaluate")
+        node = node.child("controls") if node else None
+        if node and isinstance(node.value, list) and (self.ids or not self.root.fields.get("stages")):
+            self.problems += naming_problems(((e.value, e.at) for e in node.entries if is_text(e)), self.ids)
 
     def metrics(self, node: Node | None) -> dict[str, dict[str, Any]]:
         if node is None or node.value is None:

@@ -57,12 +57,18 @@ tells every mistake with its line, `pare schema` gives the JSON Schema for an ed
     adapter: ./lora                      # or {path: ./lora, scale: 0.8}, or a list of these
     stages:
       - accelerate.steps: {steps: "${steps}"}
-      - build.openvino: {id: engine, precision: "${bits}"}
+      - build.openvino: {id: plain}
+      - build.openvino: {id: engine, precision: "${bits}", from: accelerate.steps}
       - quantize.nncf: {mode: int8}
         keep: if_faster                  # timed here against what it was given; what is not faster is left out, and said
     evaluate:
       metrics: {kid: null, size: {}}     # over an inherited list: kid is taken away, size added
+      controls: [plain]                  # what another branch leaves, held against the candidate
     gates: {kid: null}
+
+Stages may branch: `from:` names the step, or `source`, that one continues; the last one leaves the candidate. What another branch leaves
+can be a control, a plain competitor: it is scored on the same items, timed in the same blocks and held to the same gates, so that the report
+says how far the candidate is ahead of it, and whether it would have passed itself.
 
 An adapter is a LoRA that peft, diffusers or kohya's trainers saved: a folder or its .safetensors file. It is fused before the first stage, so
 the baseline is the model with the adapter in it; what of it cannot be kept (LoHa, packed weights, new tokens) is refused by `pare check`.

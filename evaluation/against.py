@@ -65,6 +65,7 @@ def against(old: Run, new: Run, across_machines: bool, tolerance: str) -> Compar
         baseline=replace(one.candidate, name="reference"),
         rows=tuple(rows),
         steps=(),
+        controls=(),
         completions=(),
         worst=tuple(lost),
         warnings=(*_warnings(one, other, before), *other.warnings),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from compress.params import Params
 from compress.recipe import EvalSpec, Gate
 from evaluation import machine, samples, starts
 from evaluation.advice import advised
+from evaluation.beside import Control
 from evaluation.collect import Viewpoint, collect
 from evaluation.evidence import Evidence
 from evaluation.fitting import worse_than_guessing
@@ -39,6 +40,7 @@ class Request:
 
     evidence_dirs: the first is written, the rest only read.
     chain: the stages that lead to the candidate, by id, with what each left; the last one left the candidate.
+    left: what every stage left, by id, those of other branches too.
     opening: on which device both sides are opened; their number types are their own.
     kept: where the candidate was copied out of the cache. warnings: of what went before, for the report.
     """
@@ -57,6 +59,7 @@ class Request:
     opening: Opening = AS_STORED
     kept: Path | None = None
     warnings: tuple[str, ...] = ()
+    left: Mapping[str, Artifact] = field(default_factory=dict)
 
 
 def compare(request: Request, emit: Emit) -> Comparison:
@@ -84,6 +87,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
     rows, scored = _rows(sides, request, timed, emit)
     chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
     steps = measure_steps(chain, views[0], sides, request, emit)
+    controls = _controls(views, sides, request, emit)
     return Comparison(
         name=request.name,
         task=request.candidate.task,
@@ -97,6 +101,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         pictures=grid(sides, rows, scored),
         completions=completions(sides),
         worst=worst(sides, rows, scored),
+        controls=controls,
         warnings=tuple(warnings),
         holds=max(0, request.data.count) if request.data else len(views[0].items) // views[0].each,
     )
@@ -192,6 +197,22 @@ def _time(views: tuple[Viewpoint, Viewpoint], request: Request, emit: Emit) -> I
 
     one, other = (open_task(view.artifact, view.opening) for view in views)
     return time_views(one, other, *views, request.spec, emit)
+
+
+def _controls(
+    views: tuple[Viewpoint, Viewpoint], sides: tuple[Evidence, Evidence], request: Request, emit: Emit
+) -> tuple[Control, ...]:
+    """The controls, each beside baseline and candidate."""
+    from evaluation.controls import measure_control  # which makes rows as this does
+
+    found = []
+    for name in request.spec.controls:
+        view = beside(views[0], request, request.left[name])
+        if lost := lost_settings(view.artifact, view.call):
+            emit(Event("warning", f"control {name}", lost))
+        rows = measure_control(name, (*views, view), sides, request, emit)
+        found.append(Control(name, _side(name, view), rows))
+    return tuple(found)
 
 
 def _rows(

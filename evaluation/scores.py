@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas
     from numpy.typing import NDArray
 
+    from evaluation.beside import Control
     from evaluation.evidence import Evidence
 
 P = TypeVar("P", bound=Params)
@@ -351,6 +352,7 @@ class Comparison:
     directory: str = ""  # where result.json and the reports lie
     holds: int = 0  # items in the evaluation data; 0: not known, or as many as wanted
     handed: Handed | None = None  # None: the candidate is no model, but pictures
+    controls: tuple[Control, ...] = ()  # what other branches of the recipe left
 
     def records(self) -> list[dict[str, Any]]:
         """A tidy record a row: every number in a column of its own."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,7 @@ class Interleaved:
     unsettled: in words, why these times prove nothing: a side's first blocks took far longer than its later ones, as when it was
         never warmed up, or other processes took a good part of the machine.
     others: the share of the machine that other processes took meanwhile; None where that is not known.
+    beside: timings of further models, in the same blocks.
     """
 
     baseline: Timings
@@ -40,6 +42,7 @@ class Interleaved:
     again: Timings
     unsettled: str = ""
     others: float | None = None
+    beside: tuple[Timings, ...] = ()
 
 
 def interleave(runs: Sequence[Run], blocks: int, seed: int, emit: Emit, meter: Meter | None = None) -> Floats:
@@ -86,28 +89,32 @@ def time_pair(
     emit: Emit,
     meter: Meter | None = None,
     prompt_tokens: int = 0,
+    beside: Sequence[tuple[str, Run, int]] = (),
 ) -> Interleaved:
-    """Time two sides against each other.
+    """Time two sides against each other, and others beside them.
 
     Args:
         work: denoiser evaluations or tokens of one call, baseline's and candidate's.
         meter: reads the energy that each call draws.
+        beside: further models by name, each with its work.
     """
+    runs = [baseline, candidate, *(run for _, run, _ in beside), baseline]
     with Watch() as watch:
-        found = interleave([baseline, candidate, baseline], blocks, seed, emit, meter)
-    seconds, none = found[:, :, 0], np.zeros((0, 3))
+        found = interleave(runs, blocks, seed, emit, meter)
+    seconds, none = found[:, :, 0], np.zeros((0, len(runs)))
     first, joules = found[:, :, 1] if found[:, :, 1].any() else none, found[:, :, 2] if meter else none
-    sides = ((0, work[0]), (1, work[1]), (2, work[0]))
-    one, other, again = (
+    one, other, *more, again = (
         Timings(seconds[:, s], first[:, s], done, items, joules[:, s], meter.name if meter else "", prompt_tokens)
-        for s, done in sides
+        for s, done in enumerate((*work, *(done for _, _, done in beside), work[0]))
     )
+    names = ["candidate", *(name for name, _, _ in beside)]
     # Both of a block's calls of the baseline say how warm it was.
-    slow = started_slowly("baseline", (seconds[:, 0] + seconds[:, 2]) / 2), started_slowly("candidate", seconds[:, 1])
+    slow = [started_slowly("baseline", (seconds[:, 0] + seconds[:, -1]) / 2)]
+    slow += [started_slowly(name, seconds[:, s]) for s, name in enumerate(names, 1)]
     unsettled = "; ".join(filter(None, (*slow, told(watch.share))))
     if unsettled:
-        emit(Event("warning", "timing", unsettled))
-    return Interleaved(one, other, again, unsettled, watch.share)
+        emit(Event("warning", " beside ".join(("timing", *names[1:])), unsettled))
+    return Interleaved(one, other, again, unsettled, watch.share, tuple(more))
 
 
 def started_slowly(side: str, seconds: Floats) -> str:
@@ -130,16 +137,27 @@ def started_slowly(side: str, seconds: Floats) -> str:
 
 
 def time_views(
-    one: OpenModel, other: OpenModel, base: Viewpoint, candidate: Viewpoint, spec: EvalSpec, emit: Emit
+    one: OpenModel,
+    other: OpenModel,
+    base: Viewpoint,
+    candidate: Viewpoint,
+    spec: EvalSpec,
+    emit: Emit,
+    beside: Mapping[str, tuple[OpenModel, Viewpoint]] = MappingProxyType({}),
 ) -> Interleaved:
     """Time two opened models against each other, each called as its viewpoint says, on what the recipe asks for.
+
+    Args:
+        beside: further models by name, timed in the same blocks.
 
     Raises:
         ValueError: a side wrote fewer tokens than it was asked for.
     """
-    # Both sides are given the baseline's items: its tokenizer makes the prompts of both.
+    # All sides are given the baseline's items: its tokenizer makes the prompts of all.
     items = base.items[:: base.each]
     timed = one.timed(items, spec, base.call), other.timed(items, spec, candidate.call)
     work, prompt = (timed[0].work, timed[1].work), timed[0].prompt_tokens
     runs = timed[0].run, timed[1].run
-    return time_pair(*runs, work, spec.timing_batch, spec.timing_blocks, spec.seed, emit, find_meter(), prompt)
+    more = [(name, model.timed(items, spec, view.call)) for name, (model, view) in beside.items()]
+    others, size, blocks = [(name, one.run, one.work) for name, one in more], spec.timing_batch, spec.timing_blocks
+    return time_pair(*runs, work, size, blocks, spec.seed, emit, find_meter(), prompt, others)

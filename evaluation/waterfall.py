@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from compress.catalogue import find_metric
+from compress.controls import speed_metric
 from compress.errors import PareError
 from compress.events import Emit, track
 from compress.keeping import dropped
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FEWEST_BLOCKS = 5
-SPEEDS = ("ms", "/s")  # units of what is a speed; energy is timed beside it and is none
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def measure_steps(
     spec, count = request.spec, request.spec.stage_samples
     if not chain or not count:
         return ()
-    names = (_speed_metric(spec, request.gates), *_quality_metrics(spec, request.gates))
+    names = (speed_metric(spec, request.gates), *_quality_metrics(spec, request.gates))
     before = _reached(sides[0].first(count), None, names, spec, [])
     before = replace(before, speed=Estimate(1.0, 1.0, 1.0, spec.timing_blocks) if names[0] else None)
     steps = [Step("", before.size_bytes, note="; ".join(before.notes))]
@@ -75,12 +75,6 @@ def measure_steps(
         steps.append(_step(stage, now, before, baseline, names, spec))
         before = now
     return tuple(steps)
-
-
-def _speed_metric(spec: EvalSpec, gates: Mapping[str, Gate]) -> str:
-    """The time or rate that the recipe gates, else the first it measures, else ""."""
-    timed = [name for name in spec.metrics if find_metric(name).unit in SPEEDS]
-    return next((name for name in timed if name in gates), timed[0] if timed else "")
 
 
 def _quality_metrics(spec: EvalSpec, gates: Mapping[str, Gate]) -> tuple[str, ...]:
@@ -104,7 +98,7 @@ def _observe(
         few = replace(few, evidence={kind: how for kind, how in few.evidence.items() if kind != CONTINUATIONS})
     if names[1:]:
         side = f"model after {stage}"
-        found = _tried(lambda: collect(few, request.evidence_dirs, side, emit), "quality", notes) or found
+        found = tried(lambda: collect(few, request.evidence_dirs, side, emit), "quality", notes) or found
         found = replace(found, original=original)
     if not names[0]:
         return found, None
@@ -117,7 +111,7 @@ def _observe(
         timed = time_views(one, other, base, view, spec.model_copy(update={"timing_blocks": blocks}), emit)
         return timed.baseline, timed.candidate
 
-    against, own = _tried(time, "speed", notes) or (None, None)
+    against, own = tried(time, "speed", notes) or (None, None)
     return replace(found, timings=own), against
 
 
@@ -126,7 +120,7 @@ def _reached(
 ) -> Reached:
     samples: dict[str, Sample] = {}
     for name in names[1:] if found.items else ():
-        sample = _tried(partial(_sample, name, found, spec), find_metric(name).title, notes)
+        sample = tried(partial(_sample, name, found, spec), find_metric(name).title, notes)
         samples |= {name: sample} if sample is not None else {}
     speed = None
     if against is not None and found.timings is not None:
@@ -179,7 +173,7 @@ def _contrast(name: str, one: Sample, other: Sample, spec: EvalSpec) -> Estimate
     return found
 
 
-def _tried(work: Callable[[], T], what: str, notes: list[str]) -> T | None:
+def tried(work: Callable[[], T], what: str, notes: list[str]) -> T | None:
     """What `work` gives, or None with a note: a model in the middle may fail in any way that its libraries know."""
     try:
         return work()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.report import contributions, curve, plots, tradeoff, trials, words
+from evaluation.report import contributions, controls, curve, plots, tradeoff, trials, words
 from evaluation.report.result import plain
 from evaluation.scores import Comparison, Completion, Picture, Row
 
@@ -27,6 +27,7 @@ def render(comparison: Comparison) -> str:
     parts = (
         _head(comparison),
         _section("Scores", _scores(comparison)),
+        _section("Beside the controls", _controls(comparison)),
         _section("Each interval against its margin", _forest(comparison)),
         _section("Speed against quality", _tradeoff(comparison)),
         _section("What each stage gave and cost", _waterfall(comparison)),
@@ -91,6 +92,20 @@ def _cells(row: Row) -> tuple[str, ...]:
         f'<span class="n">{_e(words.contrast(row))}{count}</span>',
         f'<span class="{_kind(row.verdict.status)}">{_e(words.mark(row))}</span>',
     )
+
+
+def _controls(comparison: Comparison) -> str:
+    """A table a control: what it is itself, and how far the candidate is ahead."""
+    parts = []
+    for control in comparison.controls:
+        rows = []
+        for found, (title, score, own, over, mark, gate) in controls.table(comparison, control):
+            small = f"<small>{_e(gate)}</small>" if gate else ""
+            verdict = f'<span class="{_kind(found.verdict.status)}">{_e(mark)}</span>'
+            ahead = f'<span class="n">{_e(over)}</span>'
+            rows.append((f"<span>{_e(title)}{small}</span>", _e(score), _e(own), ahead, verdict))
+        parts.append(f"<p>{_e(controls.line(comparison, control))}</p>{_table(controls.HEADINGS, rows)}")
+    return "".join(parts)
 
 
 def _forest(comparison: Comparison) -> str:
@@ -232,9 +247,9 @@ def _marked(text: str, start: int) -> str:
 
 def _provenance(comparison: Comparison) -> str:
     sides = "".join(
-        f"<dt>{_e(s.name)}</dt><dd>{_e(words.runs(comparison, s))}<small>{_e(json.dumps(plain(s.call), ensure_ascii=False))}"
+        f"<dt>{_e(name)}</dt><dd>{_e(words.runs(comparison, s))}<small>{_e(json.dumps(plain(s.call), ensure_ascii=False))}"
         f" · {_e(s.digest[:16])}</small></dd>"
-        for s in (comparison.baseline, comparison.candidate)
+        for name, s in words.sides(comparison)
     )
     libraries = ", ".join(f"{k} {v}" for k, v in dict(comparison.machine.get("libraries", {})).items())
     machine = f"<dt>machine</dt><dd>{_e(words.machine(comparison))}<small>{_e(libraries)}</small></dd>"

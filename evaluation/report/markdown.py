@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from compress.keeping import decisions
-from evaluation.report import contributions, trials, words
+from evaluation.report import contributions, controls, trials, words
 from evaluation.scores import Comparison
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
@@ -29,9 +29,9 @@ def render(comparison: Comparison) -> str:
     for stage in comparison.stages:
         state = "cached" if stage["cached"] else "ran"
         lines.append(f"| {safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {words.size(stage['size_bytes'])} |")
-    lines += _contributions(comparison) + _trials(comparison)
-    baseline, candidate = (safe(words.runs(comparison, side)) for side in (comparison.baseline, comparison.candidate))
-    lines += ["", f"Baseline: {baseline}. Candidate: {candidate}."]
+    lines += _controls(comparison) + _contributions(comparison) + _trials(comparison)
+    ran = (f"{name[:1].upper()}{name[1:]}: {words.runs(comparison, side)}." for name, side in words.sides(comparison))
+    lines += ["", " ".join(map(safe, ran))]
     lines += [f"Machine: {safe(words.machine(comparison))}."]
     told = (*decisions(comparison.stages), *words.unmeasured(comparison))
     lines += ["", *(f"* {safe(line)}" for line in told)] if told else []
@@ -45,6 +45,15 @@ def _handed(comparison: Comparison) -> list[str]:
     where, *code = words.handed(comparison) or ("",)
     shown = [f"    {' '.join(words.visible(line).splitlines())}" for line in code]
     return ["", f"{safe(where[:1].upper() + where[1:])}. To call it:", "", *shown] if where else []
+
+
+def _controls(comparison: Comparison) -> list[str]:
+    lines = []
+    for control in comparison.controls:
+        lines += ["", f"**{safe(controls.line(comparison, control))}**", ""]
+        lines += ["| " + " | ".join(map(safe, (*controls.HEADINGS, ""))) + " |", "|---|" + "---:|" * 3 + "---|---|"]
+        lines += ["| " + " | ".join(map(safe, row)) + " |" for _, row in controls.table(comparison, control)]
+    return lines
 
 
 def _contributions(comparison: Comparison) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from compress.recipe import Gate
+from evaluation.beside import Beside, Control
 from evaluation.scores import (
     Comparison,
     Completion,
@@ -59,6 +60,7 @@ def from_dict(data: dict[str, Any]) -> Comparison:
         directory=data["directory"],
         holds=data.get("holds", 0),  # no result of before tells it, nor the next
         handed=_handed(data.get("handed")),
+        controls=tuple(map(_control, data.get("controls", ()))),
     )
 
 
@@ -68,7 +70,7 @@ def _check(data: dict[str, Any]) -> None:
         raise ValueError("machine is no object")
     for stage in data["stages"]:
         _ = stage["id"], stage["cached"], float(stage["seconds"]), float(stage["size_bytes"])
-    for row in data["rows"]:
+    for row in (*data["rows"], *(row for control in data.get("controls", ()) for row in control["rows"])):
         if row["verdict"]["status"] not in STATUS["enum"]:
             raise ValueError(f"no status: {row['verdict']['status']}")
 
@@ -105,6 +107,7 @@ def schema() -> dict[str, Any]:
                 "machine": {"type": "object"},
                 "stages": {"type": "array", "items": _stage_schema()},
                 "steps": {"type": "array", "items": _step_schema()},
+                "controls": {"type": "array", "items": _control_schema(side)},
                 "completions": {"type": "array", "items": completion},
                 "worst": {"type": "array", "items": worst},
                 "warnings": {"type": "array", "items": TEXT},
@@ -124,7 +127,7 @@ def _row_schema() -> dict[str, Any]:
             "better": {"enum": ["lower", "higher", "same"]},
             "compared": {"enum": ["difference", "ratio"]},
             **dict.fromkeys(("baseline", "candidate", "contrast"), _estimate_schema()),
-            "verdict": _closed({"status": STATUS, "gate": TEXT, "why": TEXT, "n_needed": WHOLE, "setting": TEXT}),
+            "verdict": VERDICT,
             "noise": _or_null(_estimate_schema()),
             "gate": _or_null({"type": "object"}),
             "protocol": {"type": "object"},
@@ -160,6 +163,13 @@ def _step_schema() -> dict[str, Any]:
     )
 
 
+def _control_schema(side: dict[str, Any]) -> dict[str, Any]:
+    estimate = _estimate_schema()
+    row = {**dict.fromkeys(("metric", "title"), TEXT), **dict.fromkeys(("score", "contrast", "over"), estimate)}
+    rows = _closed({**row, "verdict": VERDICT, "noise": _or_null(estimate)})
+    return _closed({"stage": TEXT, "side": side, "rows": {"type": "array", "items": rows}})
+
+
 def _estimate_schema() -> dict[str, Any]:
     return _closed({"value": NUMBER, "low": NUMBER, "high": NUMBER, "n": WHOLE, "note": TEXT})
 
@@ -170,6 +180,9 @@ def _or_null(found: dict[str, Any]) -> dict[str, Any]:
 
 def _closed(properties: dict[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": sorted(properties), "additionalProperties": False}
+
+
+VERDICT = _closed({"status": STATUS, "gate": TEXT, "why": TEXT, "n_needed": WHOLE, "setting": TEXT})
 
 
 def plain(value: object) -> Any:
@@ -212,6 +225,16 @@ def _row(data: dict[str, Any]) -> Row:
 def _step(data: dict[str, Any]) -> Step:
     speed = _contribution(data["speed"]) if data["speed"] else None
     return Step(**{**data, "speed": speed, "quality": tuple(map(_contribution, data["quality"]))})
+
+
+def _control(data: dict[str, Any]) -> Control:
+    return Control(data["stage"], _side(data["side"]), tuple(map(_beside, data["rows"])))
+
+
+def _beside(data: dict[str, Any]) -> Beside:
+    estimates = {key: _estimate(data[key]) for key in ("score", "contrast", "over")}
+    noise = _estimate(data["noise"]) if data["noise"] else None
+    return Beside(**{**data, **estimates, "verdict": Verdict(**data["verdict"]), "noise": noise})
 
 
 def _contribution(data: dict[str, Any]) -> Contribution:

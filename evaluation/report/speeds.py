@@ -20,8 +20,8 @@ def answer(comparison: Comparison) -> str:
         return "Not measured."
     lead = words.speed_of(comparison)
     lead = lead if lead in rows else rows[0]
-    kind, text = _said(lead)
-    others = [_said(row) for row in rows if row is not lead]
+    kind, text = said_of(lead)
+    others = [said_of(row) for row in rows if row is not lead]
     parts = [f"{HEADS[kind]}: {text}"]
     parts += [f"also {said}" for other, said in others if other == kind]
     parts += [f"but {said}" for other, said in others if other != kind]
@@ -53,7 +53,7 @@ def _without(step: Step, whole: Row) -> str:
     )
 
 
-def _said(row: Row) -> tuple[Kind, str]:
+def said_of(row: Row) -> tuple[Kind, str]:
     """Whether a speed rose or fell beyond the noise, with the ratio."""
     found, noise = row.contrast, row.noise
     floor = max(noise.high, 1 / noise.low) if noise and noise.low > 0 else 1.0

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from compress.keeping import decisions
-from evaluation.report import words
+from evaluation.report import controls, words
 from evaluation.scores import Comparison
 
 if TYPE_CHECKING:
@@ -36,15 +36,16 @@ def table(comparison: Comparison) -> Table:
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:
-    """Print the table, the three answers, what held a gate back, the verdict, where the report lies, and the candidate with how to call it."""
+    """Print the table, the three answers, the controls, what held a gate back, the verdict, where the report lies, and the candidate with how to call it."""
     from rich.console import Console
     from rich.text import Text
 
     out = console or Console(width=None if sys.stdout.isatty() else 120)
     lines = [f"{question} {answer}" for question, answer in words.questions(comparison)]
+    lines += controls.lines(comparison)
     held = (row for row in comparison.rows if row.verdict.status in ("fail", "inconclusive"))
     lines += [f"{row.title}: {row.verdict.gate}: {words.reason(row)}" for row in held]
-    lines += [f"{side.name}: {words.runs(comparison, side)}" for side in (comparison.baseline, comparison.candidate)]
+    lines += [f"{name}: {words.runs(comparison, side)}" for name, side in words.sides(comparison)]
     lines += (*decisions(comparison.stages), *words.unmeasured(comparison))
     lines += [f"warning: {said}" for said in comparison.warnings]
     out.print(table(comparison))

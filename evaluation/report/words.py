@@ -220,6 +220,12 @@ def _trust(comparison: Comparison) -> str:
     return text[0].upper() + text[1:] + "."
 
 
+def sides(comparison: Comparison) -> tuple[tuple[str, Side], ...]:
+    """Baseline, candidate and controls, each with what it is called."""
+    both = ((side.name, side) for side in (comparison.baseline, comparison.candidate))
+    return (*both, *((f"control {control.stage}", control.side) for control in comparison.controls))
+
+
 def runs(comparison: Comparison, side: Side) -> str:
     """What runs a side, and how it was called, in a recipe's words: the adapters in it, its steps and guidance, where the task
     has such settings."""

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from compress.catalogue import find_metric
 from compress.recipe import Gate
+from evaluation.beside import Beside, Control
 from evaluation.gates import allowed_of, judge
 from evaluation.report import html, junit, many, markdown, plots, result, terminal, words, write
 from evaluation.scores import PICTURES, Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
@@ -399,6 +400,8 @@ def hostile(value: str) -> Comparison:
         text().rows[0],
         metric=value, title=value, unit=value, verdict=Verdict("fail", value, value), contrast=Estimate(1.2, 1.1, 1.3, 9, value),
     )  # fmt: skip
+    number = Estimate(1.2, 1.1, 1.3, 9, value)
+    beside = Beside(value, value, number, number, number, Verdict("fail", value, value), replace(number, note=value))
     contrast = Contribution(value, value, Estimate(1.2, 1.1, 1.3, 9, value), Estimate(1.2, 1.1, 1.3, 9, value))
     return replace(
         image(),
@@ -408,6 +411,7 @@ def hostile(value: str) -> Comparison:
         pictures=(replace(image().pictures[0], caption=value),),
         completions=(Completion(value, value, value + "a", value + "b", 1),),
         baseline=Side(value, value, value, {value: value}),
+        controls=(Control(value, Side(value, value, value), (beside,)),),
     )  # fmt: skip
 
 

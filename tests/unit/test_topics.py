@@ -48,6 +48,8 @@ def test_the_example_of_a_recipe_reads(tmp_path: Path) -> None:
     assert [recipe.name for recipe in found] == ["digits-int8-bits-int8", "digits-int4_weights-bits-int4-weights"]
     assert "kid" not in found[0].evaluate.metrics
     assert "kid" not in found[0].gates
+    assert found[0].evaluate.controls == ("plain",)
+    assert [step.after for step in found[0].stages] == ["source", *["accelerate.steps"] * 2]
 
 
 def test_the_example_of_gates_can_be_judged() -> None:
