@@ -61,7 +61,7 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
     yield from _unused(recipe, task)
     for role, found in data.items():
         if role == "evaluate" or not captions_alone(found, task):
-            yield from kind_problems(found, task, recipe.place.get(f"data.{role}", ""))
+            yield from kind_problems(found, task, recipe.place.get(f"data.{role}", ""), taught=role != "evaluate")
 
 
 def captions_alone(data: Data, task: Task) -> bool:
@@ -71,10 +71,14 @@ def captions_alone(data: Data, task: Task) -> bool:
     return task.data == "captioned_images" and rows and file.name != METADATA
 
 
-def kind_problems(data: Data, task: Task, place: str = "") -> Iterator[Problem]:
-    """Data of another kind than a task is run on, as texts without pictures for a model that paints."""
+def kind_problems(data: Data, task: Task, place: str = "", *, taught: bool = False) -> Iterator[Problem]:
+    """Data of another kind than a task is run on, as texts without pictures for a model that paints.
+
+    Args:
+        taught: whether captions alone would do, were they rows.
+    """
     if data.kind != task.data:
-        if task.data == "captioned_images" and (fix := _of_pictures(Path(data.source))):
+        if task.data == "captioned_images" and (fix := _of_pictures(Path(data.source), taught)):
             said = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
             yield Problem(place, said, fix)
             return
@@ -83,13 +87,13 @@ def kind_problems(data: Data, task: Task, place: str = "") -> Iterator[Problem]:
         yield Problem(place, said, f"give {ways}, or a set of the zoo; `pare explain data` tells all")
 
 
-def _of_pictures(file: Path) -> str:
+def _of_pictures(file: Path, taught: bool) -> str:
     """What to give in place of a file that holds captions alone, or ""."""
     if file.name == METADATA:
         return f"give its folder: {file.parent}"
-    if file.suffix.lower() == ".txt":
+    if taught and file.suffix.lower() == ".txt":
         line = PROMPTS.format(name=file.name, stem=file.stem)
-        return f"for data.train and data.calibration, prompts one a line become rows by: {line}; data.evaluate needs pictures"
+        return f"prompts one a line become rows by: {line}"
     return ""
 
 

@@ -36,7 +36,7 @@ def rows_of(folder: Path, name: str = "prompts.jsonl") -> Path:
 
 def made_there(fix: str, folder: Path) -> None:
     """Carry out what a remedy says, with this Python."""
-    line = fix[fix.index("python -c") :].split("; data.evaluate")[0].replace("python", f"'{sys.executable}'", 1)
+    line = fix[fix.index("python -c") :].replace("python", f"'{sys.executable}'", 1)
     subprocess.run(line, shell=True, cwd=folder, check=True, timeout=60)
 
 
