@@ -26,6 +26,7 @@ from compress.weights import weight_problems
 
 OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
 
+CALLED = "compress.apply("  # begins the place of a stage that is called from Python, without a recipe
 
 def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping[str, Data]) -> Iterator[Problem]:
     """Metrics, gates, settings and data that do not fit together, or not the model.
@@ -272,7 +273,7 @@ def step_problems(
     if why:
         found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
     found += [
-        Problem(place, f"{stage.name} needs {role} data", f"add data: {{{role}: …}}")
+        Problem(place, f"{stage.name} needs {role} data", _give(role, place))
         for role in stage.data(step.params)
         if not getattr(recipe.data, role)
     ]
@@ -292,6 +293,11 @@ def _component_problems(
     step: StepSpec, stage: Stage, artifact: Artifact, name: str, opening: Opening
 ) -> Iterator[Problem]:
     place = step.place
+def _give(role: str, place: str) -> str:
+    """How a stage is given data: by a recipe, or by whoever calls it alone from Python."""
+    return f"add {role}=…" if place.startswith(CALLED) else f"add data: {{{role}: …}}"
+
+
     if name not in artifact.components:
         have = ", ".join(f"`{c}`" for c in artifact.components)
         yield Problem(place, f"{stage.name}: this model has no component `{name}`", f"it has {have}")
