@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,11 +126,7 @@ def variants(root: Node, problems: list[Problem]) -> list[Variant]:
         suffix = "".join(f"-{name}-{_slug(node.plain())}" for name, node in chosen.items())
         found.append(Variant(filling.fill(body), suffix, frozenset(filling.unfilled)))
         used |= filling.used
-    problems += [
-        Problem(node.at, f"matrix.{name} is used nowhere", f"write ${{{name}}} where it belongs")
-        for name, node in axes.items()
-        if name not in used
-    ]
+    problems += _unused(variables, axes, used, root)
     return found
 
 
@@ -150,6 +146,26 @@ def _variables(node: Node | None, key: str, problems: list[Problem]) -> dict[str
     if node is None or node.value is None:
         return {}
     if not isinstance(node.value, dict):
+def _unused(
+    variables: Mapping[str, Node], axes: Mapping[str, Node], used: Collection[str], root: Node
+) -> Iterator[Problem]:
+    """Variables and axes that stand nowhere; those of a recipe that this one extends may."""
+    named = {
+        name for node in (*variables.values(), *axes.values()) for t in _texts(node) for name in _VARIABLE.findall(t)
+    }
+    own = {name: node for name, node in variables.items() if _NAME.fullmatch(name) and not _inherited(node, root)}
+    for key, those in (("vars", own), ("matrix", axes)):
+        for name, node in those.items():
+            if name not in used and name not in named:
+                fix = f"write ${{{name}}} where it belongs, or remove it"
+                yield Problem(node.at, f"{key}.{name} is used nowhere", fix)
+
+
+def _inherited(node: Node, root: Node) -> bool:
+    """Whether a value comes of a recipe that this one extends, all of which need not be left."""
+    return not node.at.startswith(OVERRIDE) and node.at.rsplit(":", 2)[0] != root.place.rsplit(":", 2)[0]
+
+
         problems.append(
             Problem(node.at, f"{key} must be a mapping, not {given(node.value)}", f"{key}: {{name: value}}")
         )
@@ -196,7 +212,9 @@ class _Filling:
     def refuse_keys(self, node: Node) -> None:
         """Variables are put into values alone: a key that holds one is told, and not taken for a name."""
         for key, child in node.fields.items():
-            if _VARIABLE.search(key):
+            if names := _VARIABLE.findall(key):
+                for name in names:
+                    self.meant(name)
                 self.unfilled |= {node.place, child.key}
                 fix = "write the name itself; a stage or a metric without parameters may be a value: - ${name}"
                 self.problems.append(Problem(child.key, f"`{key[:60]}` is a key, and variables stand in values", fix))
@@ -217,12 +235,18 @@ class _Filling:
                 (Problem(node.place, f"more than {MAX_NODES:,} values once variables are filled in", "use fewer"),)
             )
         return found.value
+    def meant(self, name: str) -> None:
+        """Note that a name was to be used, though it is none, or stands where none may: one mistake is told once."""
+        said = near(name, tuple(self.variables)) if name else ""
+        self.used |= {known for known in self.variables if not name or known == name or f"`{known}`" in said}
+
 
     def text(self, name: str, node: Node) -> str:
         value = self.look_up(name, node)
         if isinstance(value, (dict, list)):
             self.problems.append(
                 Problem(node.place, f"`${{{name}}}` is {given(value)} and cannot be part of a text", "use it alone")
+            self.meant(name)
             )
             return ""
         return value if isinstance(value, str) else given(value)
