@@ -30,7 +30,8 @@ from compress.subjects import data_lines, lines_of_models
 GATES = """gates
 
 What a metric must hold for the verdict to be good. A gate is of a metric that is measured and gives exactly one bound. It passes where the
-whole 95% interval is inside the bound, fails where it is wholly outside, and is inconclusive in between: more samples would tell.
+whole 95% interval is inside the bound, fails where it is wholly outside, and is inconclusive in between: more samples would tell. A gate
+of quality is inconclusive, too, where fewer than 8 prompts or documents count.
 
     gates:
       latency: {faster: 3}            # at least three times as fast as the baseline
