@@ -66,6 +66,5 @@ def plan_text(found: Plan) -> str:
         f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"
     )
     lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}")
-    lines += [f"     {data.left_out}" for data in found.data.values() if data.left_out]
     lines += [f"  warning: {said}" for said in found.warnings]
     return "\n".join(lines)

@@ -105,7 +105,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     disk += disk_bytes(source, cache)
     if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place):
         raise RecipeError(tuple(lacking))
-    warnings = tuple(cautions(recipe, source, (said for n in nodes for said in n.warnings)))
+    warnings = tuple(cautions(recipe, source, seen.data, (said for n in nodes for said in n.warnings)))
     return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings)
 
 

@@ -79,6 +79,13 @@ def overlap(role: str, one: Data, other: Data) -> str:
     return f"{said.format(count)}: the first stands at {here} and at {there}"
 
 
+def fewer(data: Data, wanted: int, usual: int) -> str:
+    """That the data hold fewer items than somebody asked for, in words; "" where they do not, or nobody asked."""
+    return (
+        f"samples: {wanted} are asked for, and the data hold {data.count}" if 0 <= data.count < wanted != usual else ""
+    )
+
+
 def _named_apart(data: Data) -> Data:
     """The data with other ids for items that share one which nobody gave: the second caption of `a.png` is `a.png (2)`."""
     owners = {row[ID]: row for index, row in enumerate(data.rows) if index not in data.loose}
