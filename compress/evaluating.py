@@ -62,7 +62,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 
     opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
     sides = _sides(candidate, baseline, store)
-    data = open_units(wanted.data, Path()) if wanted.data else None
+    data = open_units(wanted.data, Path(), find_task(sides[0].task).data) if wanted.data else None
     metrics = _check(wanted, sides, data)
     data = data or _own_captions(sides)
     few = _few(metrics, data, wanted.spec, find_task(sides[0].task).repeats(wanted.spec))

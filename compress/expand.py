@@ -33,6 +33,9 @@ def read_file(path: Path, place: str = "") -> str:
     """
     place = place or str(path)
     try:
+        if path.is_dir():
+            said, fix = _of_folder(path)
+            raise RecipeError((Problem(place, said if place == str(path) else f"{path} {said}", fix),))
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
         return raw.decode("utf-8-sig")
@@ -41,6 +44,19 @@ def read_file(path: Path, place: str = "") -> str:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise RecipeError((Problem(place, f"{path} cannot be read: {why}", "check the path"),)) from error
+
+
+def _of_folder(path: Path) -> tuple[str, str]:
+    """What a folder is that was given for a recipe, and what to do with it."""
+    if any((path / name).is_file() for name in ("config.json", "model_index.json", "pare.json")):
+        fix = f"write a recipe with model: {path} (`pare explain recipe`), or compare it: pare eval {path} BASELINE"
+        return "is a model's folder, and no recipe", fix
+    found = sorted((*path.glob("*.yaml"), *path.glob("*.yml")))
+    names = ", ".join(str(one) for one in found[:3])
+    return (
+        "is a folder, and no recipe",
+        f"name the file: {names}" if found else "`pare explain recipe` tells how one is written",
+    )
 
 
 def extended(root: Node, file: str, chain: tuple[Path, ...] = ()) -> Node:
@@ -130,22 +146,6 @@ def variants(root: Node, problems: list[Problem]) -> list[Variant]:
     return found
 
 
-def _check_axes(axes: Mapping[str, Node], problems: list[Problem]) -> None:
-    for name, node in axes.items():
-        seen: set[str] = set()
-        for entry in node.entries:
-            slug = _slug(entry.plain())
-            if slug in seen:
-                problems.append(
-                    Problem(entry.place, f"matrix.{name} has two values that would share the name `{slug}`", "keep one")
-                )
-            seen.add(slug)
-
-
-def _variables(node: Node | None, key: str, problems: list[Problem]) -> dict[str, Node]:
-    if node is None or node.value is None:
-        return {}
-    if not isinstance(node.value, dict):
 def _unused(
     variables: Mapping[str, Node], axes: Mapping[str, Node], used: Collection[str], root: Node
 ) -> Iterator[Problem]:
@@ -166,6 +166,22 @@ def _inherited(node: Node, root: Node) -> bool:
     return not node.at.startswith(OVERRIDE) and node.at.rsplit(":", 2)[0] != root.place.rsplit(":", 2)[0]
 
 
+def _check_axes(axes: Mapping[str, Node], problems: list[Problem]) -> None:
+    for name, node in axes.items():
+        seen: set[str] = set()
+        for entry in node.entries:
+            slug = _slug(entry.plain())
+            if slug in seen:
+                problems.append(
+                    Problem(entry.place, f"matrix.{name} has two values that would share the name `{slug}`", "keep one")
+                )
+            seen.add(slug)
+
+
+def _variables(node: Node | None, key: str, problems: list[Problem]) -> dict[str, Node]:
+    if node is None or node.value is None:
+        return {}
+    if not isinstance(node.value, dict):
         problems.append(
             Problem(node.at, f"{key} must be a mapping, not {given(node.value)}", f"{key}: {{name: value}}")
         )
@@ -219,12 +235,18 @@ class _Filling:
                 fix = "write the name itself; a stage or a metric without parameters may be a value: - ${name}"
                 self.problems.append(Problem(child.key, f"`{key[:60]}` is a key, and variables stand in values", fix))
 
+    def meant(self, name: str) -> None:
+        """Note that a name was to be used, though it is none, or stands where none may: one mistake is told once."""
+        said = near(name, tuple(self.variables)) if name else ""
+        self.used |= {known for known in self.variables if not name or known == name or f"`{known}`" in said}
+
     def look_up(self, name: str, node: Node) -> Any:
         if name not in self.variables:
             self.unfilled.add(node.place)
             fix = near(name, tuple(self.variables)) if self.variables and name else "define it under `vars:`"
             said = f"no variable is called `{name[:60]}`" if name else "`${}` names no variable"
             fix = fix if name else "write ${name}, and define `name` under `vars:`"
+            self.meant(name)
             self.problems.append(Problem(node.place, said, fix))
             return None
         self.used.add(name)
@@ -235,18 +257,12 @@ class _Filling:
                 (Problem(node.place, f"more than {MAX_NODES:,} values once variables are filled in", "use fewer"),)
             )
         return found.value
-    def meant(self, name: str) -> None:
-        """Note that a name was to be used, though it is none, or stands where none may: one mistake is told once."""
-        said = near(name, tuple(self.variables)) if name else ""
-        self.used |= {known for known in self.variables if not name or known == name or f"`{known}`" in said}
-
 
     def text(self, name: str, node: Node) -> str:
         value = self.look_up(name, node)
         if isinstance(value, (dict, list)):
             self.problems.append(
                 Problem(node.place, f"`${{{name}}}` is {given(value)} and cannot be part of a text", "use it alone")
-            self.meant(name)
             )
             return ""
         return value if isinstance(value, str) else given(value)

@@ -92,6 +92,7 @@ class Reading:
         self.whole = gathered(root)
         self.root = spread_tree(self.whole)
         self.problems = problems
+        self.harmless = 0  # of them, which hide nothing of the rest
 
     def recipe(self, suffix: str, text: str, file: str) -> Recipe | None:
         """The recipe. With mistakes in it: the parts that can be judged without those that have some; None without a model."""
@@ -105,15 +106,13 @@ class Reading:
         data, given = self.sound(self.data)
         stages = self.steps()
         (evaluate, measured), judged = self.sound(self.evaluate)
-        gates, gated = self.sound(lambda: self.gates(measured))
+        gates = self.gates(measured)
         if head is None:
             return None
         # Without its data a stage or a metric would seem to lack some; without their metrics gates would hang in the air.
         data = data if data is not None and given else DataSpec()
         stages = stages if given else ()  # what continues one that has mistakes is not looked at
-        evaluate, gates = (
-            (evaluate, gates if gated else {}) if evaluate is not None and given and judged else (EvalSpec(), {})
-        )
+        evaluate, gates = (evaluate, gates) if evaluate is not None and given and judged else (EvalSpec(), {})
         return Recipe(
             name=head.name + suffix,
             model=head.model,
@@ -135,9 +134,9 @@ class Reading:
         self.problems.append(Problem(place, message, fix))
 
     def sound(self, read: Callable[[], T]) -> tuple[T, bool]:
-        """What `read` gives, and whether it found no mistake."""
-        before = len(self.problems)
-        return read(), len(self.problems) == before
+        """What `read` gives, and whether it found no mistake but harmless ones."""
+        before = len(self.problems) - self.harmless
+        return read(), len(self.problems) - self.harmless == before
 
     def head(self, suffix: str) -> Head | None:
         """The head; of one with mistakes, its model and what else of it is sound; None where that is not."""
@@ -217,7 +216,8 @@ class Reading:
         reserved = {k: n for k, n in params.fields.items() if k in keys and k not in cls.model_fields}
         own = {k: n for k, n in params.fields.items() if k not in reserved}
         after = self.earlier(reserved.get("from"), ids, "from") or (ids[-1] if ids else SOURCE)
-        inputs = {role: self.earlier(reserved[role], ids, role) for role in stage.inputs if role in reserved}
+        named = {role: self.earlier(reserved[role], ids, role) for role in stage.inputs if role in reserved}
+        inputs = {role: step for role, step in named.items() if step}  # the others are told already
         step_id = self.step_id(name, reserved.get("id"), ids, taken)
         ids.append(step_id)
         if_faster = read_keep(reserved.get(KEEP), self.problems)
@@ -298,6 +298,7 @@ class Reading:
                 continue
             name, params = pair
             if name in found:
+                self.harmless += 1
                 self.problem(entry.place, f"metric `{name}` is named twice", "keep one of them")
             found[name] = self.metric(entry, name, params)
         return found
@@ -339,7 +340,7 @@ class Reading:
                 over = "; one that `extends` brings is taken away by `null`" if gate.given else ""
                 fix = f"gates: {{{name}: {{within: 1%}}}}{over}; `pare explain gates`"
                 self.problem(child.at, f"gates.{name}: {why}", fix)
-            if gate is not None:
+            elif gate is not None and name in measured:
                 found[name] = gate
         return found
 

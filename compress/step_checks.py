@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from types import MappingProxyType
 
 from compress import deps
-from compress.artifact import CHOSEN, MANIFEST, Artifact
+from compress.artifact import CHOSEN, MANIFEST, Artifact, read_json
 from compress.calls import call_problems
 from compress.catalogue import Stage, find_engine, find_metric, find_task, task_names, tasks_for
 from compress.classes import has_learned_positions
 from compress.data import KINDS_OF_DATA, LAYOUTS, Data
+from compress.describing import quantization_of
 from compress.devices import Opening, kind_of
 from compress.errors import Problem, UserError
 from compress.layer_counts import layer_problems
@@ -25,8 +26,8 @@ from compress.vocabulary import vocabulary_problems
 from compress.weights import weight_problems
 
 OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
-
 CALLED = "compress.apply("  # begins the place of a stage that is called from Python, without a recipe
+
 
 def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping[str, Data]) -> Iterator[Problem]:
     """Metrics, gates, settings and data that do not fit together, or not the model.
@@ -35,6 +36,7 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
         artifact: the source; None where it has problems of its own.
     """
     from evaluation.gates import problems as gate_problems
+    from evaluation.gates import example as gate_example
 
     task = find_task(artifact.task) if artifact else None
     place = recipe.place.get("evaluate.metrics", "")
@@ -46,7 +48,7 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
             yield Problem(
                 recipe.place.get(f"gates.{name}", ""),
                 f"gate {name}: {why}",
-                f"`pare explain {name}` and `pare explain gates`",
+                f"{gate_example(find_metric(name))}; `pare explain {name}` and `pare explain gates` tell more",
             )
     if task is None:
         return
@@ -289,10 +291,6 @@ def step_problems(
     return found
 
 
-def _component_problems(
-    step: StepSpec, stage: Stage, artifact: Artifact, name: str, opening: Opening
-) -> Iterator[Problem]:
-    place = step.place
 def _give(role: str, place: str) -> str:
     """How a stage is given data: by a recipe, or by whoever calls it alone from Python."""
     return f"add {role}=…" if place.startswith(CALLED) else f"add data: {{{role}: …}}"
@@ -300,6 +298,10 @@ def _give(role: str, place: str) -> str:
 
     if name not in artifact.components:
         have = ", ".join(f"`{c}`" for c in artifact.components)
+def _component_problems(
+    step: StepSpec, stage: Stage, artifact: Artifact, name: str, opening: Opening
+) -> Iterator[Problem]:
+    place = step.place
         yield Problem(place, f"{stage.name}: this model has no component `{name}`", f"it has {have}")
         return
     part = artifact.components[name]
@@ -311,8 +313,7 @@ def _give(role: str, place: str) -> str:
         return
     if part.quantization and stage.makes and not stage.packed:
         said = f"the weights of `{name}` are {part.quantization.method} already, and {stage.name} cannot change packed weights"
-        fix = "give the unquantized checkpoint, or put this stage before the one that packs them"
-        yield Problem(place, said, "keep one of the stages that quantize it" if part.format != "torch" else fix)
+        yield Problem(place, said, _unpacked(step, artifact, name))
     yield from _level_problems(step, stage, artifact, name)
     left = stage.leaves(part.format)
     if left != part.format and stage.formats and (why := _nowhere(left, step, stage, opening)):
@@ -321,6 +322,17 @@ def _give(role: str, place: str) -> str:
 
 def _nowhere(left: str, step: StepSpec, stage: Stage, opening: Opening) -> str:
     """Why nothing that a stage makes runs on the device of a run, or ""; of a stage that chooses, nothing that it tries."""
+def _unpacked(step: StepSpec, artifact: Artifact, name: str) -> str:
+    """What to do about weights that are packed when a stage gets them: by the model itself, or by a stage before."""
+    config = artifact.folder(name) / "config.json"
+    whole = "give the unquantized checkpoint"
+    if step.after == "source" or (config.is_file() and quantization_of(read_json(config))):
+        return f"{whole}, or leave this stage out"
+    if artifact.components[name].format != "torch":
+        return "keep one of the stages that quantize it"
+    return f"{whole}, or put this stage before the one that packs them"
+
+
     tried = [called.leaves("torch") for called in stage.calls(step.params)] if left == CHOSEN else [left]
     whys = [elsewhere(format, opening) for format in tried]
     return "; ".join(dict.fromkeys(whys)) if all(whys) else ""

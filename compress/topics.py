@@ -45,6 +45,19 @@ A gate that `extends` brings is taken away by `null`: `gates: {kid: null}`, or `
 `--gate kid.worse_by=0.002`.
 
 bounds"""
+ADAPTERS = """An adapter is a LoRA that peft, diffusers or kohya's trainers saved: a folder or its .safetensors file. It is fused before the first stage, so
+the baseline is the model with the adapter in it; what of it cannot be kept (LoHa, packed weights, new tokens) is refused by `pare check`.
+`pare run RECIPE --save FOLDER` without stages writes the fused model out, for the commands that take no recipe."""
+ADAPTER = f"""adapter
+
+{ADAPTERS}
+
+    model: ./base
+    adapter: ./lora                      # or {{path: ./lora, scale: 0.8}}, or a list of these
+
+`pare explain recipe` tells the rest of a recipe.
+
+adapter"""
 RECIPE = """recipe
 
 A YAML file: a model, the stages that compress it one after another, what is then measured beside the baseline, and the gates. `pare check`
@@ -65,15 +78,13 @@ tells every mistake with its line, `pare schema` gives the JSON Schema for an ed
       metrics: {kid: null, size: {}}     # over an inherited list: kid is taken away, size added
     gates: {kid: null}
 
-An adapter is a LoRA that peft, diffusers or kohya's trainers saved: a folder or its .safetensors file. It is fused before the first stage, so
-the baseline is the model with the adapter in it; what of it cannot be kept (LoHa, packed weights, new tokens) is refused by `pare check`.
-`pare run RECIPE --save FOLDER` without stages writes the fused model out, for the commands that take no recipe.
+{ADAPTERS}
 
 `--set PATH=VALUE` changes a value from outside: `--set evaluate.samples=64`, `--set stages.0.steps=6` (a stage by its number from 0, then
 its parameter), `--set vars.steps=4`, `--set gates.kid=null`. In Python, `recipe.with_({"stages.0.steps": 6})` does the same. Relative
 paths start at the folder of the file that they are written in.
 
-the top"""
+the top""".replace("{ADAPTERS}", ADAPTERS)
 OWN = {
     "schema": "1: the version of this format",
     "extends": "another recipe file, from this one's folder, that this one is laid over",
@@ -98,9 +109,24 @@ def explain(name: str) -> str:
         **{stage: partial(_stage, stage) for stage in stage_names()},
         **TOPICS,
     }
+    if not name:
+        return "\n".join(_everything())
     if name not in said:
         raise UserError(f"no stage, metric, task or engine is called `{name}`", fix=near(name, tuple(said)))
     return "\n".join(said[name]())
+
+
+def _everything() -> Iterator[str]:
+    """What there is to be explained."""
+    yield "pare explain NAME, of\n"
+    kinds = {"subjects": tuple(TOPICS), "stages": stage_names(), "metrics": metric_names(), "tasks": task_names()}
+    for title, names in (*kinds.items(), ("engines", engine_names())):
+        yield from textwrap.wrap(", ".join(names), WIDTH, initial_indent=f"{title:<10}", subsequent_indent=" " * 10)
+
+
+def _adapter() -> Iterator[str]:
+    yield ADAPTER
+    yield from parameter_lines(AdapterSpec)
 
 
 def _gates() -> Iterator[str]:
@@ -191,6 +217,7 @@ def _described(key: str, text: str) -> Iterator[str]:
 
 
 TOPICS: dict[str, Callable[[], Iterator[str]]] = {
+    "adapter": _adapter,
     "data": data_lines,
     "gates": _gates,
     "models": lines_of_models,

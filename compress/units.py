@@ -11,20 +11,20 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from compress.data import Data, open_data
+from compress.data import Data, Kind, open_data
 from compress.errors import DataError
 from compress.hashing import digest_json
 
 ID, TEXT, PICTURE = 0, 1, 2  # of a row of `Data.rows`; what comes last, picture or text, may stand in one split alone
 
 
-def open_units(source: str, base: Path) -> Data:
+def open_units(source: str, base: Path, kind: Kind | None = None) -> Data:
     """As `open_data`, of what is evaluated on: each unit once.
 
     Raises:
         DataError: also where an id stands for two items, or nothing is left.
     """
-    return distinct(open_data(source, base))
+    return distinct(open_data(source, base, kind))
 
 
 def distinct(data: Data) -> Data:

@@ -115,7 +115,11 @@ def test_a_mistake_in_an_extended_file_is_told_where_it_is(tmp_path: Path) -> No
 def test_a_file_that_does_not_read_is_told_at_the_line_that_asked_for_it(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "latin.yaml").write_bytes(b"caf\xe9")
-    for target, why in (("none.yaml", "No such file"), ("folder", "Is a directory"), ("latin.yaml", "not UTF-8")):
+    for target, why in (
+        ("none.yaml", "No such file"),
+        ("folder", "is a folder, and no recipe"),
+        ("latin.yaml", "not UTF-8"),
+    ):
         write(tmp_path, top=f"extends: {target}\n")
         with pytest.raises(RecipeError, match=why) as caught:
             over(tmp_path)
@@ -296,11 +300,11 @@ def test_the_limit_on_recipes_holds_exactly() -> None:
         ("matrix: {a: []}\nx: 1\n", "r.yaml:1:10 matrix.a must be a list of values"),
         ("matrix: {a: [x y, x-y]}\nx: ${a}\n", "r.yaml:1:19 matrix.a has two values that would share the name `x-y`"),
         ("matrix: {a: [1], b: [1]}\nx: ${b}\n", "r.yaml:1:10 matrix.a is used nowhere"),
+        ("vars: {a: 1, b: 2}\nx: ${b}\n", "r.yaml:1:11 vars.a is used nowhere"),
         ("vars: {a: 1}\nmatrix: {b: ['${a}']}\nx: ${b}\n", "r.yaml:2:10 matrix.b refers to a variable"),
     ],
 )
 def test_a_wrong_variable_or_axis_is_told_where_it_stands(text: str, said: str) -> None:
-        ("vars: {a: 1, b: 2}\nx: ${b}\n", "r.yaml:1:11 vars.a is used nowhere"),
     assert said in fan_wrong(text)
 
 
