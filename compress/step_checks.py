@@ -19,14 +19,15 @@ from compress.layer_counts import layer_problems
 from compress.params import Params, faults
 from compress.recipe import EvalSpec, Recipe, StepSpec
 from compress.remote_code import code_problems
+from compress.shapes import shape_problems
 from compress.shared import takers, unused
 from compress.tasks import Observable, Task
 from compress.tokenizer_files import tokenizer_problems
 from compress.vocabulary import vocabulary_problems
 from compress.weights import weight_problems
 
-OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
 CALLED = "compress.apply("  # begins the place of a stage that is called from Python, without a recipe
+OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
 
 
 def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping[str, Data]) -> Iterator[Problem]:
@@ -35,8 +36,8 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
     Args:
         artifact: the source; None where it has problems of its own.
     """
-    from evaluation.gates import problems as gate_problems
     from evaluation.gates import example as gate_example
+    from evaluation.gates import problems as gate_problems
 
     task = find_task(artifact.task) if artifact else None
     place = recipe.place.get("evaluate.metrics", "")
@@ -186,6 +187,7 @@ def source_problems(
     if fetched:
         yield from weight_problems(artifact, place)
         yield from layer_problems(artifact)
+        yield from shape_problems(artifact)
     yield from find_task(artifact.task).check(artifact)
     yield from call_problems(artifact, {**artifact.settings.call, **call}, places, _manifest(artifact))
     yield from vocabulary_problems(artifact)
@@ -296,12 +298,12 @@ def _give(role: str, place: str) -> str:
     return f"add {role}=…" if place.startswith(CALLED) else f"add data: {{{role}: …}}"
 
 
-    if name not in artifact.components:
-        have = ", ".join(f"`{c}`" for c in artifact.components)
 def _component_problems(
     step: StepSpec, stage: Stage, artifact: Artifact, name: str, opening: Opening
 ) -> Iterator[Problem]:
     place = step.place
+    if name not in artifact.components:
+        have = ", ".join(f"`{c}`" for c in artifact.components)
         yield Problem(place, f"{stage.name}: this model has no component `{name}`", f"it has {have}")
         return
     part = artifact.components[name]
@@ -320,8 +322,6 @@ def _component_problems(
         yield Problem(place, f"{stage.name}: {why}", "device: cpu, or leave this stage out")
 
 
-def _nowhere(left: str, step: StepSpec, stage: Stage, opening: Opening) -> str:
-    """Why nothing that a stage makes runs on the device of a run, or ""; of a stage that chooses, nothing that it tries."""
 def _unpacked(step: StepSpec, artifact: Artifact, name: str) -> str:
     """What to do about weights that are packed when a stage gets them: by the model itself, or by a stage before."""
     config = artifact.folder(name) / "config.json"
@@ -333,6 +333,8 @@ def _unpacked(step: StepSpec, artifact: Artifact, name: str) -> str:
     return f"{whole}, or put this stage before the one that packs them"
 
 
+def _nowhere(left: str, step: StepSpec, stage: Stage, opening: Opening) -> str:
+    """Why nothing that a stage makes runs on the device of a run, or ""; of a stage that chooses, nothing that it tries."""
     tried = [called.leaves("torch") for called in stage.calls(step.params)] if left == CHOSEN else [left]
     whys = [elsewhere(format, opening) for format in tried]
     return "; ".join(dict.fromkeys(whys)) if all(whys) else ""
