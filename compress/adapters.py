@@ -14,7 +14,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from compress.artifact import read_json
+from compress.artifact import STEMS, read_json
 from compress.errors import ModelError
 from compress.hashing import digest_json, remembered_digest
 from compress.headers import Header, read_header
@@ -103,6 +103,12 @@ def find_adapter(path: str, strength: float, start: Path, memory: Path | None) -
         place = file.parent  # peft's own file, its config beside it
     folder = None if file == place else place
     header = read_header(file)
+    if (
+        folder is None
+        and file.stem.startswith(tuple(STEMS.values()))
+        and not any("lora" in one for one in header.tensors)
+    ):
+        raise _whole_model(file.parent)
     config = read_json(place / CONFIG) if folder and (place / CONFIG).is_file() else {}
     if not config and any(name.startswith(PEFT) for name in header.tensors):
         said = f"peft's {CONFIG} is not beside it, and that says how strongly it acts (lora_alpha)"
@@ -138,6 +144,8 @@ def _is_file(place: Path) -> bool:
 def _weights(folder: Path) -> Path:
     """The one file of an adapter's folder that holds its tensors."""
     named = [folder / name for name in FILES if (folder / name).is_file()]
+    if not named and any((folder / name).is_file() for name in ("model_index.json", "config.json")):
+        raise _whole_model(folder)
     found = named or sorted(folder.glob("*.safetensors"))
     if len(found) == 1:
         return found[0]
@@ -150,6 +158,11 @@ def _weights(folder: Path) -> Path:
         raise ModelError(said, place=str(folder), fix=fix)
     said = f"is no adapter: it has neither {' nor '.join(FILES)}"
     raise ModelError(said, place=str(folder), fix="give a folder that peft or diffusers saved a LoRA in")
+
+
+def _whole_model(folder: Path) -> ModelError:
+    fix = f"give it as model: {folder}; adapter: is for the LoRA that is fused into a model"
+    return ModelError("is a whole model, and no adapter", place=str(folder), fix=fix)
 
 
 def config_problems(options: Mapping[str, Any]) -> Iterator[str]:

@@ -233,8 +233,9 @@ def apply(
     from compress.execute import execute
     from compress.planning import make_plan
     from compress.reading import read_values
+    from compress.step_checks import CALLED
 
-    place = f'compress.apply("{stage}")'
+    place = f'{CALLED}"{stage}")'
     values = {
         "schema": SCHEMA_VERSION,
         "name": "apply",

@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from compress.adapter_names import MAGNITUDE
+from compress.catalogue import find_metric
+from compress.data import Data
 from compress.fusing import Fusion
-from compress.recipe import Recipe
+from compress.recipe import EvalSpec, Recipe
 from compress.sources import Source
 from compress.step_checks import beyond_training
+from compress.texts import ROWS
+from compress.units import fewer
+
+ONE_DOCUMENT = (
+    'in a text file blank lines separate documents; give one a line as JSON lines, {"text": …} each, in a .jsonl'
+)
 
 
-def cautions(recipe: Recipe, source: Source, stages: Iterable[str]) -> Iterator[str]:
+def cautions(recipe: Recipe, source: Source, data: Mapping[str, Data], stages: Iterable[str]) -> Iterator[str]:
     """What somebody must hear of a plan, each with what to do about it.
 
     Args:
+        data: what was opened, by role.
         stages: what the stages tell of themselves.
     """
+    if evaluated := data.get("evaluate"):
+        yield from _of_data(evaluated, recipe)
     if source.fusion:
         yield from _idle_adapters(source.fusion)
     if far := beyond_training(source.artifact, recipe.evaluate, recipe.evaluate.metrics):
         yield far
     yield from stages
+
+
+def _of_data(data: Data, recipe: Recipe) -> Iterator[str]:
+    """What of the evaluation data does not count, and where they are too few."""
+    from evaluation.gates import FEWEST_UNITS
+
+    if data.left_out:
+        yield data.left_out
+    spec = recipe.evaluate
+    if few := fewer(data, spec.samples, EvalSpec.model_fields["samples"].default):
+        yield few
+    units = spec.samples if data.count < 0 else min(spec.samples, data.count)
+    gated = [name for name in recipe.gates if find_metric(name).quality and find_metric(name).needs_data]
+    if gated and units < FEWEST_UNITS:
+        yield f"gates on {', '.join(gated)} will stay inconclusive: they rest on {units} of at least {FEWEST_UNITS} units; give more"
+    if data.kind == "texts" and data.count == 1 and Path(data.source).suffix.lower() not in ROWS:
+        yield f"{data.source} is 1 document: {ONE_DOCUMENT}"
 
 
 def _idle_adapters(fusion: Fusion) -> Iterator[str]:

@@ -243,7 +243,9 @@ def list_(as_json: Json = False) -> None:
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(help="a stage, metric, task or engine; `data`, `gates`, `models`, `recipe`")],
+    name: Annotated[
+        str, typer.Argument(help="a stage, metric, task or engine; `adapter`, `data`, `gates`, `models`, `recipe`")
+    ] = "",
 ) -> None:
     """What a stage, metric, task or engine does, and its parameters; what recipes and gates can say, what data and
     models they take."""

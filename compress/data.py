@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from compress.errors import DataError
 from compress.hashing import digest_file, digest_json
 from compress.pictures import read_picture, refuse_other
-from compress.texts import ROWS, captioning, read_rows, read_text
+from compress.texts import PROSE, ROWS, captioning, read_rows, read_text, rekeyed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,8 +73,11 @@ class Data:
             yield item
 
 
-def open_data(source: str, base: Path) -> Data:
+def open_data(source: str, base: Path, kind: Kind | None = None) -> Data:
     """Open a source; relative paths start at `base`, the recipe's folder.
+
+    Args:
+        kind: what the model is run on, where that is known: no other is proposed in place of a source that is not there.
 
     Raises:
         DataError: it does not exist, or does not read.
@@ -90,11 +94,40 @@ def open_data(source: str, base: Path) -> Data:
         raise DataError(said, place=source[:200], fix="check the path, and who may read it") from error
     if folder or file:
         return next(layout for layout in LAYOUTS if layout.holds(path)).opened(path, source)
-    raise DataError(f"no such data: {source}", fix="give zoo://digits/test, zoo://docstrings/test, a folder or a file")
+    raise DataError(f"no such data: {source}, at {path.absolute()}", fix=_instead(path, source, kind))
+
+
+def _instead(path: Path, source: str, kind: Kind | None) -> str:
+    """What to give in place of data that are not there: what has nearly that name, or what could be given."""
+    beside = {"texts": Path.is_file, "captioned_images": Path.is_dir, None: Path.exists}[kind]
+    names = [one.name for one in _inside(path.parent) if beside(one)]
+    if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
+        return f"did you mean `{source.removesuffix(path.name)}{close[0]}`?"
+    ways = [layout.title for layout in LAYOUTS if kind in (None, layout.kind)]
+    return f"give {', '.join(ways)}, or {' or '.join(ZOO[one] for one in ZOO if kind in (None, one))}"
+
+
+def _texts_alone(folder: Path) -> list[str]:
+    """The files of text in a folder without other ones; captions that lie beside their pictures are none."""
+    names = sorted(one.name for one in _inside(folder) if one.is_file())
+    return names if all(Path(name).suffix.lower() in PROSE for name in names) else []
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing of one that is not there, or may not be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _image_folder(path: Path, source: str) -> Data:
     metadata = path / "metadata.jsonl"
+    if not metadata.is_file() and (texts := _texts_alone(path)):
+        said = f"is a folder of {len(texts)} text{'s' * (len(texts) > 1)}, and texts are read from one file"
+        joined = f"awk 'FNR==1 && NR>1 {{print \"\"}} 1' {source}/*{Path(texts[0]).suffix} > all.txt, and give that"
+        alone = len(texts) == 1 or texts[0].endswith(".json")
+        raise DataError(said, place=str(path), fix=f"give {source}/{texts[0]}" if alone else joined)
     if not metadata.is_file():
         raise DataError("an image folder needs metadata.jsonl", place=str(path), fix=captioning(path))
     numbered = read_rows(metadata)
@@ -146,11 +179,20 @@ def _jsonl(path: Path, source: str) -> Data:
     rows = read_rows(path)
     for number, row in rows:
         if not isinstance(row.get("text"), str):
-            raise DataError("needs a `text` string", place=f"{path}:{number}", fix='{"text": "…"}')
+            raise DataError(
+                f"needs a `text` string, and has {_lacking_text(row)}", place=f"{path}:{number}", fix=rekeyed(path, row)
+            )
     loose = {index for index, (_, row) in enumerate(rows) if row.get("id") is None}
     ids = [index if index in loose else row["id"] for index, (_, row) in enumerate(rows)]
     documents = [(str(id), str(row["text"])) for id, (_, row) in zip(ids, rows, strict=True)]
     return replace(_texts(source, documents, lambda index: f"{path}:{rows[index][0]}"), loose=frozenset(loose))
+
+
+def _lacking_text(row: Mapping[str, Any]) -> str:
+    """What a row without a text has instead."""
+    if "text" in row:
+        return "none" if row["text"] is None else f"a {type(row['text']).__name__}"
+    return ", ".join(f"`{key[:40]}`" for key in list(row)[:6]) or "no key at all"
 
 
 def _text(path: Path, source: str) -> Data:
@@ -206,4 +248,5 @@ LAYOUTS = (
         _text,
     ),
 )
+ZOO: Mapping[Kind, str] = {"captioned_images": "zoo://digits/test", "texts": "zoo://docstrings/test"}
 KINDS_OF_DATA: Mapping[Kind, str] = {"captioned_images": "pictures with captions", "texts": "texts"}

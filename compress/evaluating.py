@@ -20,6 +20,7 @@ from compress.data import Data
 from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
 from compress.events import Emit, Event, silent
+from compress.finite import refuse_spoilt
 from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
@@ -54,19 +55,22 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 
     Raises:
         UserError: a side is none of these, they do different tasks, a metric or a gate does not fit, there is no such device
-            here, a side cannot be opened there, or pictures do not read.
+            here, a side cannot be opened there, pictures do not read, or weights are no numbers.
     """
     from evaluation.compare import Request
     from evaluation.intact import refuse_damaged
 
     opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
     sides = _sides(candidate, baseline, store)
-    data = open_units(wanted.data, Path()) if wanted.data else None
+    data = open_units(wanted.data, Path(), find_task(sides[0].task).data) if wanted.data else None
     metrics = _check(wanted, sides, data)
     data = data or _own_captions(sides)
     few = _few(metrics, data, wanted.spec, find_task(sides[0].task).repeats(wanted.spec))
     if shut := (*few, *_shut(sides, wanted.spec, opening), *_long(sides, wanted)):
         raise ManyProblems(shut)
+    for shown in sides:
+        if shown.components:
+            refuse_spoilt(shown, shown.digest, store.root / "digests")
     far = {**dict(_far(sides, wanted)), **({} if data else _apart(sides))}
     for side, said in far.items():
         emit(Event("warning", side, said))

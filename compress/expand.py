@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ def read_file(path: Path, place: str = "") -> str:
     """
     place = place or str(path)
     try:
+        if path.is_dir():
+            said, fix = _of_folder(path)
+            raise RecipeError((Problem(place, said if place == str(path) else f"{path} {said}", fix),))
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
         return raw.decode("utf-8-sig")
@@ -41,6 +44,19 @@ def read_file(path: Path, place: str = "") -> str:
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise RecipeError((Problem(place, f"{path} cannot be read: {why}", "check the path"),)) from error
+
+
+def _of_folder(path: Path) -> tuple[str, str]:
+    """What a folder is that was given for a recipe, and what to do with it."""
+    if any((path / name).is_file() for name in ("config.json", "model_index.json", "pare.json")):
+        fix = f"write a recipe with model: {path} (`pare explain recipe`), or compare it: pare eval {path} BASELINE"
+        return "is a model's folder, and no recipe", fix
+    found = sorted((*path.glob("*.yaml"), *path.glob("*.yml")))
+    names = ", ".join(str(one) for one in found[:3])
+    return (
+        "is a folder, and no recipe",
+        f"name the file: {names}" if found else "`pare explain recipe` tells how one is written",
+    )
 
 
 def extended(root: Node, file: str, chain: tuple[Path, ...] = ()) -> Node:
@@ -126,12 +142,28 @@ def variants(root: Node, problems: list[Problem]) -> list[Variant]:
         suffix = "".join(f"-{name}-{_slug(node.plain())}" for name, node in chosen.items())
         found.append(Variant(filling.fill(body), suffix, frozenset(filling.unfilled)))
         used |= filling.used
-    problems += [
-        Problem(node.at, f"matrix.{name} is used nowhere", f"write ${{{name}}} where it belongs")
-        for name, node in axes.items()
-        if name not in used
-    ]
+    problems += _unused(variables, axes, used, root)
     return found
+
+
+def _unused(
+    variables: Mapping[str, Node], axes: Mapping[str, Node], used: Collection[str], root: Node
+) -> Iterator[Problem]:
+    """Variables and axes that stand nowhere; those of a recipe that this one extends may."""
+    named = {
+        name for node in (*variables.values(), *axes.values()) for t in _texts(node) for name in _VARIABLE.findall(t)
+    }
+    own = {name: node for name, node in variables.items() if _NAME.fullmatch(name) and not _inherited(node, root)}
+    for key, those in (("vars", own), ("matrix", axes)):
+        for name, node in those.items():
+            if name not in used and name not in named:
+                fix = f"write ${{{name}}} where it belongs, or remove it"
+                yield Problem(node.at, f"{key}.{name} is used nowhere", fix)
+
+
+def _inherited(node: Node, root: Node) -> bool:
+    """Whether a value comes of a recipe that this one extends, all of which need not be left."""
+    return not node.at.startswith(OVERRIDE) and node.at.rsplit(":", 2)[0] != root.place.rsplit(":", 2)[0]
 
 
 def _check_axes(axes: Mapping[str, Node], problems: list[Problem]) -> None:
@@ -196,10 +228,17 @@ class _Filling:
     def refuse_keys(self, node: Node) -> None:
         """Variables are put into values alone: a key that holds one is told, and not taken for a name."""
         for key, child in node.fields.items():
-            if _VARIABLE.search(key):
+            if names := _VARIABLE.findall(key):
+                for name in names:
+                    self.meant(name)
                 self.unfilled |= {node.place, child.key}
                 fix = "write the name itself; a stage or a metric without parameters may be a value: - ${name}"
                 self.problems.append(Problem(child.key, f"`{key[:60]}` is a key, and variables stand in values", fix))
+
+    def meant(self, name: str) -> None:
+        """Note that a name was to be used, though it is none, or stands where none may: one mistake is told once."""
+        said = near(name, tuple(self.variables)) if name else ""
+        self.used |= {known for known in self.variables if not name or known == name or f"`{known}`" in said}
 
     def look_up(self, name: str, node: Node) -> Any:
         if name not in self.variables:
@@ -207,6 +246,7 @@ class _Filling:
             fix = near(name, tuple(self.variables)) if self.variables and name else "define it under `vars:`"
             said = f"no variable is called `{name[:60]}`" if name else "`${}` names no variable"
             fix = fix if name else "write ${name}, and define `name` under `vars:`"
+            self.meant(name)
             self.problems.append(Problem(node.place, said, fix))
             return None
         self.used.add(name)

@@ -17,6 +17,7 @@ from compress.artifact import Artifact, Provenance, derive, holding, write_manif
 from compress.cache import Cache, disk_errors
 from compress.errors import ManyProblems, ModelError, Problem, UserError
 from compress.events import Emit, Event
+from compress.finite import refuse_spoilt_adapter
 from compress.hashing import digest_json
 from compress.locks import hold
 from compress.recipe import Recipe
@@ -57,7 +58,9 @@ def with_adapters(base: Source | None, recipe: Recipe, memory: Path | None, prob
         path = next((name for name in named if name in recipe.place), "")
         place = recipe.place.get(path, "")
         try:
-            found.append((find_adapter(spec.path, spec.scale, recipe.folder(path), memory), place))
+            adapter = find_adapter(spec.path, spec.scale, recipe.folder(path), memory)
+            refuse_spoilt_adapter(adapter, memory)
+            found.append((adapter, place))
         except UserError as error:
             problems += [
                 Problem(place or p.place, f"{p.place}: {p.message}" if place and p.place else p.message, p.fix)
@@ -218,18 +221,6 @@ def _by_file(
     return dict(found)
 
 
-def _be_finite(adapter: Adapter) -> None:
-    """Raises a UserError where an adapter itself holds what is no number."""
-    import torch
-    from safetensors import safe_open
-
-    with safe_open(adapter.file, framework="pt") as stored:
-        for name in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
-            if not torch.isfinite(stored.get_tensor(name).float()).all():
-                said = f"`{name}` of the adapter holds values that are not finite"
-                raise UserError(said, place=str(adapter.file), fix="fetch it again, or train it anew")
-
-
 def _rewrite(file: Path, target: Path, changes: Changes) -> set[str]:
     """Write a file of weights anew, with the changed ones; names, number types and metadata stay.
 
@@ -254,8 +245,6 @@ def _rewrite(file: Path, target: Path, changes: Changes) -> set[str]:
             if not torch.equal(before, tensors[name]):
                 effective.add(adapter.digest)
         if finite and not torch.isfinite(tensors[name]).all():
-            for adapter, _ in those:
-                _be_finite(adapter)
             fix = "a smaller scale, or the model in bfloat16 or float32"
             raise UserError(f"`{name}` is not finite any more with the adapter in it", place=str(file), fix=fix)
     target.parent.mkdir(parents=True, exist_ok=True)

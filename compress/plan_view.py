@@ -71,6 +71,5 @@ def plan_text(found: Plan) -> str:
     named = found.recipe.evaluate.controls
     beside = f", beside the control{'s' * (len(named) > 1)} {' and '.join(named)}" if named else ""
     lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}{beside}")
-    lines += [f"     {data.left_out}" for data in found.data.values() if data.left_out]
     lines += [f"  warning: {said}" for said in found.warnings]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from compress.calls import asked_places, candidate_problems
 from compress.catalogue import Foresight, Stage, find_stage, find_task
 from compress.cautions import cautions
 from compress.controls import control_problems
-from compress.data import Data, open_data
+from compress.data import Data, Kind, open_data
 from compress.describing import describe
 from compress.devices import AS_STORED, CPU, Opening, settled
 from compress.engine_checks import engine_problems
@@ -135,7 +135,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     if lacking := room.problems(disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place, shares):
         raise RecipeError(tuple(lacking))
     told = (*sizes_apart(recipe, source.artifact, nodes), *(said for n in nodes for said in n.warnings))
-    warnings = tuple(cautions(recipe, source, told))
+    warnings = tuple(cautions(recipe, source, seen.data, told))
     return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings, models)
 
 
@@ -204,7 +204,7 @@ def _look(
     place = recipe.place.get("model", "")
     source = with_adapters(found, recipe, cache.root / "digests", problems)
     opening = _opening(recipe, problems)
-    data = _open_all(recipe, problems)
+    data = _open_all(recipe, problems, find_task(source.artifact.task).data if source else None)
     problems += evaluation_problems(recipe, source.artifact if source else None, data)
     nodes: tuple[Node, ...] = ()
     for name, at in _named(recipe).items():
@@ -243,14 +243,14 @@ def _with_place(problem: Problem, place: str) -> str:
     return f"{problem.place}: {problem.message}" if place and problem.place else problem.message
 
 
-def _open_all(recipe: Recipe, problems: list[Problem]) -> dict[str, Data]:
+def _open_all(recipe: Recipe, problems: list[Problem], kind: Kind | None) -> dict[str, Data]:
     opened = {}
     for role in ("train", "calibration", "evaluate"):
         named = getattr(recipe.data, role)
         place = recipe.place.get(f"data.{role}", recipe.place.get("data", ""))
         base = recipe.folder(f"data.{role}")
         opener = open_units if role == "evaluate" else open_data
-        if named and (found := _collect(problems, place, partial(opener, named, base))):
+        if named and (found := _collect(problems, place, partial(opener, named, base, kind))):
             opened[role] = found
     for role in ("train", "calibration"):
         both = role in opened and "evaluate" in opened

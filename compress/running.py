@@ -18,6 +18,7 @@ from compress.events import Emit, Event
 from compress.executors import LOCAL, Executor, find_executor
 from compress.recipe import Recipe
 from compress.saving import save
+from compress.sources import fetch_weights
 
 if TYPE_CHECKING:
     from compress.execute import Done
@@ -72,11 +73,19 @@ def run_plan(
 
 
 def with_weights(found: Plan, cache: Cache, emit: Emit) -> Plan:
-    """The same plan, with its models' weights on this disk: fetched, and adapters in them. What the plan warns of is told first."""
+    """The same plan, with its models' weights on this disk: fetched, and adapters in them. What the plan warns of is told first.
+
+    Raises:
+        UserError: they cannot be had, or are no numbers, of which no stage would make any.
+    """
+    from compress.finite import refuse_spoilt
     from compress.fusing import ready
 
     for said in found.warnings:
         emit(Event("warning", "plan", said))
+    if not found.nodes or not all(node.cached for node in found.nodes):
+        base = fetch_weights(found.source.fusion.base if found.source.fusion else found.source)
+        refuse_spoilt(base.artifact, base.key, cache.root / "digests")
     wanted = {name for node in found.nodes if not node.cached for name in node.models.values()}
     models = {name: ready(one, cache, emit) if name in wanted else one for name, one in found.models.items()}
     return replace(found, source=ready(found.source, cache, emit), models=models)

@@ -106,6 +106,7 @@ class Reading:
         self.root = spread_tree(self.whole)
         self.problems = problems
         self.ids: list[str] = []  # of all stages, also of those with mistakes; none where there are some without a name
+        self.harmless = 0  # of them, which hide nothing of the rest
 
     def recipe(self, suffix: str, text: str, file: str) -> Recipe | None:
         """The recipe. With mistakes in it: the parts that can be judged without those that have some; None without a model."""
@@ -120,15 +121,13 @@ class Reading:
         stages = self.steps()
         (evaluate, measured), judged = self.sound(self.evaluate)
         self.controls()
-        gates, gated = self.sound(lambda: self.gates(measured))
+        gates = self.gates(measured)
         if head is None:
             return None
         # Without its data a stage or a metric would seem to lack some; without their metrics gates would hang in the air.
         data = data if data is not None and given else DataSpec()
         stages = stages if given else ()  # what continues one that has mistakes is not looked at
-        evaluate, gates = (
-            (evaluate, gates if gated else {}) if evaluate is not None and given and judged else (EvalSpec(), {})
-        )
+        evaluate, gates = (evaluate, gates) if evaluate is not None and given and judged else (EvalSpec(), {})
         return Recipe(
             name=head.name + suffix,
             model=head.model,
@@ -150,9 +149,9 @@ class Reading:
         self.problems.append(Problem(place, message, fix))
 
     def sound(self, read: Callable[[], T]) -> tuple[T, bool]:
-        """What `read` gives, and whether it found no mistake."""
-        before = len(self.problems)
-        return read(), len(self.problems) == before
+        """What `read` gives, and whether it found no mistake but harmless ones."""
+        before = len(self.problems) - self.harmless
+        return read(), len(self.problems) - self.harmless == before
 
     def head(self, suffix: str) -> Head | None:
         """The head; of one with mistakes, its model and what else of it is sound; None where that is not."""
@@ -332,6 +331,7 @@ class Reading:
                 continue
             name, params = pair
             if name in found:
+                self.harmless += 1
                 self.problem(entry.place, f"metric `{name}` is named twice", "keep one of them")
             found[name] = self.metric(entry, name, params)
         return found
@@ -373,7 +373,7 @@ class Reading:
                 over = "; one that `extends` brings is taken away by `null`" if gate.given else ""
                 fix = f"gates: {{{name}: {{within: 1%}}}}{over}; `pare explain gates`"
                 self.problem(child.at, f"gates.{name}: {why}", fix)
-            if gate is not None:
+            elif gate is not None and name in measured:
                 found[name] = gate
         return found
 

@@ -8,17 +8,19 @@ from pathlib import Path
 from types import MappingProxyType
 
 from compress import deps
-from compress.artifact import CHOSEN, MANIFEST, Artifact
+from compress.artifact import CHOSEN, MANIFEST, Artifact, read_json
 from compress.calls import call_problems
 from compress.catalogue import Stage, find_engine, find_metric, find_task, task_names, tasks_for
 from compress.classes import has_learned_positions
 from compress.data import KINDS_OF_DATA, LAYOUTS, Data
+from compress.describing import quantization_of
 from compress.devices import Opening, kind_of
 from compress.errors import Problem, UserError
 from compress.layer_counts import layer_problems
 from compress.params import Params, faults
 from compress.recipe import EvalSpec, Recipe, StepSpec, is_model
 from compress.remote_code import code_problems
+from compress.shapes import shape_problems
 from compress.shared import takers, unused
 from compress.tasks import Observable, Task
 from compress.texts import PROMPTS, ROWS
@@ -27,6 +29,7 @@ from compress.vocabulary import vocabulary_problems
 from compress.weights import weight_problems
 
 METADATA = "metadata.jsonl"
+CALLED = "compress.apply("  # begins the place of a stage that is called from Python, without a recipe
 OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
 
 
@@ -36,6 +39,7 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
     Args:
         artifact: the source; None where it has problems of its own.
     """
+    from evaluation.gates import example as gate_example
     from evaluation.gates import problems as gate_problems
 
     task = find_task(artifact.task) if artifact else None
@@ -48,7 +52,7 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
             yield Problem(
                 recipe.place.get(f"gates.{name}", ""),
                 f"gate {name}: {why}",
-                f"`pare explain {name}` and `pare explain gates`",
+                f"{gate_example(find_metric(name))}; `pare explain {name}` and `pare explain gates` tell more",
             )
     if task is None:
         return
@@ -212,6 +216,7 @@ def source_problems(
     if fetched:
         yield from weight_problems(artifact, place)
         yield from layer_problems(artifact)
+        yield from shape_problems(artifact)
     yield from find_task(artifact.task).check(artifact)
     yield from call_problems(artifact, {**artifact.settings.call, **call}, places, _manifest(artifact))
     yield from vocabulary_problems(artifact)
@@ -334,7 +339,7 @@ def step_problems(
     if why:
         found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
     found += [
-        Problem(place, f"{stage.name} needs {role} data", f"add data: {{{role}: …}}")
+        Problem(place, f"{stage.name} needs {role} data", _give(role, place))
         for role in stage.data(step.params)
         if not getattr(recipe.data, role)
     ]
@@ -348,6 +353,11 @@ def step_problems(
         if not deps.version(library)
     ]
     return found
+
+
+def _give(role: str, place: str) -> str:
+    """How a stage is given data: by a recipe, or by whoever calls it alone from Python."""
+    return f"add {role}=…" if place.startswith(CALLED) else f"add data: {{{role}: …}}"
 
 
 def _component_problems(
@@ -367,12 +377,22 @@ def _component_problems(
         return
     if part.quantization and stage.makes and not stage.packed:
         said = f"the weights of `{name}` are {part.quantization.method} already, and {stage.name} cannot change packed weights"
-        fix = "give the unquantized checkpoint, or put this stage before the one that packs them"
-        yield Problem(place, said, "keep one of the stages that quantize it" if part.format != "torch" else fix)
+        yield Problem(place, said, _unpacked(step, artifact, name))
     yield from _level_problems(step, stage, artifact, name)
     left = stage.leaves(part.format)
     if left != part.format and stage.formats and (why := _nowhere(left, step, stage, opening)):
         yield Problem(place, f"{stage.name}: {why}", "device: cpu, or leave this stage out")
+
+
+def _unpacked(step: StepSpec, artifact: Artifact, name: str) -> str:
+    """What to do about weights that are packed when a stage gets them: by the model itself, or by a stage before."""
+    config = artifact.folder(name) / "config.json"
+    whole = "give the unquantized checkpoint"
+    if step.after == "source" or (config.is_file() and quantization_of(read_json(config))):
+        return f"{whole}, or leave this stage out"
+    if artifact.components[name].format != "torch":
+        return "keep one of the stages that quantize it"
+    return f"{whole}, or put this stage before the one that packs them"
 
 
 def _nowhere(left: str, step: StepSpec, stage: Stage, opening: Opening) -> str:

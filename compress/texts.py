@@ -12,6 +12,7 @@ from compress.errors import DataError
 from compress.pointers import refuse_pointer
 
 LINES = "one JSON object a line"
+PROSE = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".json")  # what a folder of texts holds
 ROWS = (".jsonl", ".ndjson", ".json")  # one JSON object a line; the last may also be one array of them
 # Formats that hold texts and are no prose, with what makes lines of JSON of them.
 PANDAS = "python -c \"import pandas; pandas.{reader}('{name}').to_json('{stem}.jsonl', orient='records', lines=True)\""
@@ -115,6 +116,20 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     if not rows:
         raise DataError("holds no rows", place=str(path), fix=LINES)
     return rows
+
+
+def rekeyed(path: Path, row: Mapping[str, object]) -> str:
+    """The line that writes rows anew with their text under `text`, where a row has one under another key; else how a row looks."""
+    key = max(
+        (k for k, v in row.items() if isinstance(v, str) and k.isidentifier()),
+        key=lambda k: len(str(row[k])),
+        default="",
+    )
+    if not key or "text" in row:
+        return '{"text": "…"} in every row'
+    each = "json.load(open(F))" if path.suffix.lower() == ".json" else "map(json.loads, filter(str.strip, open(F)))"
+    line = f"import json; F = '{path.name}'; [print(json.dumps({{'text': row['{key}']}})) for row in {each}]"
+    return f'python -c "{line}" > {path.stem}-text.jsonl, if the text is `{key}`'
 
 
 def _is_lines(text: str) -> bool:

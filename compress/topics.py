@@ -30,7 +30,8 @@ from compress.subjects import data_lines, lines_of_models
 GATES = """gates
 
 What a metric must hold for the verdict to be good. A gate is of a metric that is measured and gives exactly one bound. It passes where the
-whole 95% interval is inside the bound, fails where it is wholly outside, and is inconclusive in between: more samples would tell.
+whole 95% interval is inside the bound, fails where it is wholly outside, and is inconclusive in between: more samples would tell. A gate
+of quality is inconclusive, too, where fewer than 8 prompts or documents count.
 
     gates:
       latency: {faster: 3}            # at least three times as fast as the baseline
@@ -44,6 +45,19 @@ A gate that `extends` brings is taken away by `null`: `gates: {kid: null}`, or `
 `--gate kid.worse_by=0.002`.
 
 bounds"""
+ADAPTERS = """An adapter is a LoRA that peft, diffusers or kohya's trainers saved: a folder or its .safetensors file. It is fused before the first stage, so
+the baseline is the model with the adapter in it; what of it cannot be kept (LoHa, packed weights, new tokens) is refused by `pare check`.
+`pare run RECIPE --save FOLDER` without stages writes the fused model out, for the commands that take no recipe."""
+ADAPTER = f"""adapter
+
+{ADAPTERS}
+
+    model: ./base
+    adapter: ./lora                      # or {{path: ./lora, scale: 0.8}}, or a list of these
+
+`pare explain recipe` tells the rest of a recipe.
+
+adapter"""
 RECIPE = """recipe
 
 A YAML file: a model, the stages that compress it one after another, what is then measured beside the baseline, and the gates. `pare check`
@@ -70,15 +84,13 @@ Stages may branch: `from:` names the step, or `source`, that one continues; the 
 can be a control, a plain competitor: it is scored on the same items, timed in the same blocks and held to the same gates, so that the report
 says how far the candidate is ahead of it, and whether it would have passed itself.
 
-An adapter is a LoRA that peft, diffusers or kohya's trainers saved: a folder or its .safetensors file. It is fused before the first stage, so
-the baseline is the model with the adapter in it; what of it cannot be kept (LoHa, packed weights, new tokens) is refused by `pare check`.
-`pare run RECIPE --save FOLDER` without stages writes the fused model out, for the commands that take no recipe.
+{ADAPTERS}
 
 `--set PATH=VALUE` changes a value from outside: `--set evaluate.samples=64`, `--set stages.0.steps=6` (a stage by its number from 0, then
 its parameter), `--set vars.steps=4`, `--set gates.kid=null`. In Python, `recipe.with_({"stages.0.steps": 6})` does the same. Relative
 paths start at the folder of the file that they are written in.
 
-the top"""
+the top""".replace("{ADAPTERS}", ADAPTERS)
 OWN = {
     "schema": "1: the version of this format",
     "extends": "another recipe file, from this one's folder, that this one is laid over",
@@ -103,9 +115,24 @@ def explain(name: str) -> str:
         **{stage: partial(_stage, stage) for stage in stage_names()},
         **TOPICS,
     }
+    if not name:
+        return "\n".join(_everything())
     if name not in said:
         raise UserError(f"no stage, metric, task or engine is called `{name}`", fix=near(name, tuple(said)))
     return "\n".join(said[name]())
+
+
+def _everything() -> Iterator[str]:
+    """What there is to be explained."""
+    yield "pare explain NAME, of\n"
+    kinds = {"subjects": tuple(TOPICS), "stages": stage_names(), "metrics": metric_names(), "tasks": task_names()}
+    for title, names in (*kinds.items(), ("engines", engine_names())):
+        yield from textwrap.wrap(", ".join(names), WIDTH, initial_indent=f"{title:<10}", subsequent_indent=" " * 10)
+
+
+def _adapter() -> Iterator[str]:
+    yield ADAPTER
+    yield from parameter_lines(AdapterSpec)
 
 
 def _gates() -> Iterator[str]:
@@ -196,6 +223,7 @@ def _described(key: str, text: str) -> Iterator[str]:
 
 
 TOPICS: dict[str, Callable[[], Iterator[str]]] = {
+    "adapter": _adapter,
     "data": data_lines,
     "gates": _gates,
     "models": lines_of_models,

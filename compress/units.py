@@ -11,20 +11,20 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from compress.data import Data, open_data
+from compress.data import Data, Kind, open_data
 from compress.errors import DataError
 from compress.hashing import digest_json
 
 ID, TEXT, PICTURE = 0, 1, 2  # of a row of `Data.rows`; what comes last, picture or text, may stand in one split alone
 
 
-def open_units(source: str, base: Path) -> Data:
+def open_units(source: str, base: Path, kind: Kind | None = None) -> Data:
     """As `open_data`, of what is evaluated on: each unit once.
 
     Raises:
         DataError: also where an id stands for two items, or nothing is left.
     """
-    return distinct(open_data(source, base))
+    return distinct(open_data(source, base, kind))
 
 
 def distinct(data: Data) -> Data:
@@ -77,6 +77,13 @@ def overlap(role: str, one: Data, other: Data) -> str:
     count = "every item" if len(shared) == len(mine) else f"{len(shared)} item{'s' * (len(shared) > 1)}"
     here, there = one.place(shared[0][0]), other.place(shared[0][1])
     return f"{said.format(count)}: the first stands at {here} and at {there}"
+
+
+def fewer(data: Data, wanted: int, usual: int) -> str:
+    """That the data hold fewer items than somebody asked for, in words; "" where they do not, or nobody asked."""
+    return (
+        f"samples: {wanted} are asked for, and the data hold {data.count}" if 0 <= data.count < wanted != usual else ""
+    )
 
 
 def _named_apart(data: Data) -> Data:

@@ -22,6 +22,23 @@ CONV1D = ("GPT2LMHeadModel", "OpenAIGPTLMHeadModel")  # transformers' classes wi
 CONV1D_LAYERS = ("c_attn", "c_proj", "c_fc", "q_attn")
 HEADS = ("lm_head", "embed_out", "output_layer")
 SHOWN = 3  # names in a message
+MATRICES = {"down": "lora_A", "up": "lora_B"}
+Fault = tuple[str, str]  # message and remedy
+NO_MAGNITUDES = (
+    "has use_dora in its config, and no lora_magnitude_vector for {some}",
+    "fetch the whole file, or save it again; if it was trained without DoRA, set use_dora to false in adapter_config.json",
+)
+UNASKED = (
+    "has use_dora: false in its config, and a lora_magnitude_vector for {some}",
+    "set use_dora to true in adapter_config.json if it was trained so, or fetch both files again",
+)
+
+
+def other_rank(rank: int, expected: int) -> Fault:
+    """That tensors are of another rank than an adapter's config says, by which its scale would be another."""
+    said = f"is of rank {rank} by its tensors, and of rank {expected} by its config (r): {{some}}"
+    fix = f"fetch both files from one place; if alpha was meant for rank {rank}, set r to {rank} in adapter_config.json"
+    return said, fix
 
 
 @dataclass(frozen=True)
@@ -163,6 +180,7 @@ class _Matching:
     missing: dict[str, list[str]] = field(default_factory=dict)
     misshapen: list[str] = field(default_factory=list)
     halves: list[str] = field(default_factory=list)
+    faults: dict[Fault, list[str]] = field(default_factory=dict)  # what its config says otherwise, by what that is
     alphas: list[bool] = field(default_factory=list)
     others: set[str] = field(default_factory=set)
 
@@ -192,7 +210,8 @@ class _Matching:
         if {"down", "up"} <= pair.tensors.keys():
             self.several(place, pair)
         elif {"down", "up", "alpha", "magnitude"} & pair.tensors.keys():
-            self.halves.append(module)
+            lacking = " and ".join(matrix for role, matrix in MATRICES.items() if role not in pair.tensors)
+            self.halves.append(f"{module} (no {lacking})")
 
     def whole(self, component: str, weight: str, tensor: str) -> None:
         there = self.weights[component].get(weight)
@@ -243,7 +262,7 @@ class _Matching:
         tensors = self.adapter.header.tensors
         found, asked = pair.tensors.get("magnitude", ""), self.adapter.options(component).get("use_dora")
         if (found and asked is False) or (asked and not found):
-            self.halves.append(f"{module} (use_dora: {str(bool(asked)).lower()} in its config)")
+            self.faults.setdefault(UNASKED if found else NO_MAGNITUDES, []).append(module)
         elif found and pair.embedding:
             self.problem(f"has a magnitude for each embedding (DoRA), such as {found}")
         elif found and prod(tensors[found].shape) != (outputs := tensors[pair.tensors["up"]].shape[0]):
@@ -268,7 +287,7 @@ class _Matching:
         if alpha:
             return self.adapter.strength * read_scalar(self.adapter.file, self.adapter.header.tensors[alpha]) / rank
         if (expected := expected_rank(options, module)) not in (0, rank):
-            self.halves.append(f"{module} (rank {rank}, and its config says {expected})")
+            self.faults.setdefault(other_rank(rank, expected), []).append(module)
         return self.adapter.strength * scale(options, module, rank)
 
     def told(self) -> None:
@@ -278,6 +297,8 @@ class _Matching:
         self.unfitting()
         if self.halves:
             self.problem(f"has updates that are not whole: {_some(self.halves)}", "fetch it again, or save it again")
+        for (message, fix), those in self.faults.items():
+            self.problem(message.format(some=_some(those)), fix)
         for message in sorted(self.others):
             self.problem(f"is for weights that {message}", "give the torch model, with weights that are plain numbers")
         if len(set(self.alphas)) > 1:

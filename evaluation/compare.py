@@ -18,6 +18,7 @@ from compress.events import Emit, Event, track
 from compress.painting import lost_settings
 from compress.params import Params
 from compress.recipe import EvalSpec, Gate
+from compress.units import fewer
 from evaluation import machine, samples, starts
 from evaluation.advice import advised
 from evaluation.beside import Control
@@ -72,10 +73,9 @@ def compare(request: Request, emit: Emit) -> Comparison:
     emit = noting(emit, warnings)
     views = viewpoints(request)
     _check_items(views)
-    if views[0].left_out:
-        emit(Event("warning", "data", views[0].left_out))
-    if few := _fewer(request):
-        emit(Event("warning", "data", few))
+    for said in filter(None, (views[0].left_out, _fewer(request))):
+        if not any(told.endswith(f": {said}") for told in warnings):  # by the plan
+            emit(Event("warning", "data", said))
     for side, view in zip(("baseline", "candidate"), views, strict=True):
         if lost := lost_settings(view.artifact, view.call):
             emit(Event("warning", side, lost))
@@ -124,10 +124,9 @@ def _check_items(views: tuple[Viewpoint, Viewpoint]) -> None:
 
 
 def _fewer(request: Request) -> str:
-    """That the data hold fewer items than somebody asked for, in words; "" where they do not, or nobody asked."""
-    wanted, held = request.spec.samples, request.data.count if request.data else -1
+    """That the data hold fewer items than somebody asked for, in words, or ""."""
     usual = EvalSpec.model_fields["samples"].default
-    return f"samples: {wanted} are asked for, and the data hold {held}" if 0 <= held < wanted != usual else ""
+    return fewer(request.data, request.spec.samples, usual) if request.data else ""
 
 
 def noting(emit: Emit, warnings: list[str]) -> Emit:

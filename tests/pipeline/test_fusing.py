@@ -390,7 +390,7 @@ def test_an_adapter_that_holds_no_numbers_is_blamed_itself(tmp_path: Path) -> No
     save_file(tensors, lora / "adapter_model.safetensors")
     with pytest.raises(UserError, match="of the adapter holds values that are not finite") as caught:
         fused(base, lora, cache=tmp_path / "cache")
-    assert caught.value.problems[0].place == str(lora / "adapter_model.safetensors")
+    assert str(lora / "adapter_model.safetensors") in str(caught.value)
 
 
 @pytest.fixture

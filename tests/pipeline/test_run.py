@@ -31,7 +31,7 @@ stages:
   - build.openvino: {}
   - quantize.nncf: {mode: int8_weights}
 evaluate:
-  samples: 6
+  samples: 8
   timing_blocks: 5
   prompt_tokens: 4
   new_tokens: 4

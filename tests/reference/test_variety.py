@@ -186,7 +186,7 @@ def test_a_plan_refuses_one_picture_a_prompt(captions: str, data: str, planned: 
 def test_a_sampler_that_paints_every_noise_alike_is_caught(tmp_path: Path) -> None:
     """The candidate gives all pictures of a prompt one noise; nothing else of it differs."""
     artifact = replace(describe(tiny_diffusion(tmp_path / "sd")), digest="d")
-    spec = EvalSpec(samples=4, images_per_prompt=3, baseline={"steps": 1}, metrics={"variety": {}})
+    spec = EvalSpec(samples=8, images_per_prompt=3, baseline={"steps": 1}, metrics={"variety": {}})
     request = Request("x", artifact, artifact, open_data("zoo://digits/test", Path()), spec, {}, "", (), tmp_path, ())
     view = replace(viewpoints(request)[0], opening=AS_STORED)
     of_noise = text_to_image.noise_source
@@ -194,7 +194,7 @@ def test_a_sampler_that_paints_every_noise_alike_is_caught(tmp_path: Path) -> No
         collapsed = collect(view, (tmp_path / "collapsed" / "evidence",), "side", lambda event: None)
     sound = collect(view, (tmp_path / "sound" / "evidence",), "side", lambda event: None)
     samples = [measured(METRIC, found, Variety()) for found in (sound, collapsed)]
-    assert samples[1].values == pytest.approx(np.zeros(4), abs=1e-9)
+    assert samples[1].values == pytest.approx(np.zeros(8), abs=1e-9)
     assert (samples[0].values > 1e-6).all()
     for gate in (Gate(worse_by="10%"), Gate(within="10%")):
         assert row_of(METRIC, (samples[0], samples[1]), {}, gate).verdict.status == "fail"

@@ -110,7 +110,7 @@ def test_without_an_adapter_keys_are_what_they_were(here: Path) -> None:
         ("{path: ./lora, strength: 1}", "adapter.strength: unknown key"),
         ("[{path: ./lora, scale: much}]", "adapter.0.scale must be a number"),
         ("./none", "no such adapter"),
-        ("./base", "is for"),
+        ("./base", "is a whole model, and no adapter"),
         ("hf://org/name", "is not pinned"),
         ("~nobody-at-all/lora", "write the whole path"),
         ("'" + "x" * 5000 + "'", "cannot be looked at"),
@@ -119,8 +119,6 @@ def test_without_an_adapter_keys_are_what_they_were(here: Path) -> None:
 def test_what_names_no_adapter_is_told_at_its_place(here: Path, said: str, problem: str) -> None:
     text = (here / "r.yaml").read_text().replace("adapter: ./lora", f"adapter: {said}")
     (here / "r.yaml").write_text(text)
-    if said == "./base":
-        problem = "holds 3 tensors that are no LoRA pair"
     found = refused(here)
     assert problem in found
     assert f"{here / 'r.yaml'}:4:" in found
@@ -136,13 +134,13 @@ def test_a_relative_path_starts_at_the_file_that_it_is_written_in(here: Path) ->
 BROKEN: Mapping[str, tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = {
     "another model": (pair("model.layers.7.mlp.up_proj"), {}, "is for base_model.model.model.layers.7.mlp.up_proj, which the model does not have"),
     "another size": (pair(rows=8), {}, "8×2 in the adapter, 6×4 in the model"),
-    "another rank": (pair(rank=3), {}, "(rank 3, and its config says 2)"),
-    "half a pair": ({k: v for k, v in pair().items() if "lora_A" in k}, {}, "updates that are not whole"),
+    "another rank": (pair(rank=3), {}, f"of rank 3 by its tensors, and of rank 2 by its config (r): {LAYER}"),
+    "half a pair": ({k: v for k, v in pair().items() if "lora_A" in k}, {}, f"{LAYER} (no lora_B)"),
     "nothing of each": (pair(rank=0), {}, "0×4 and 6×0 in the adapter"),
     "one pair twice": (pair() | {f"base_model.model.{LAYER}.lora_down.weight": (2, 4)}, {}, "1 tensors that are no LoRA pair"),
     "nothing": ({}, {}, "holds no update"),
-    "no magnitude": (pair(), {"use_dora": True}, f"not whole: {LAYER} (use_dora: true in its config)"),
-    "a magnitude against its config": (pair() | magnitude(), {}, f"not whole: {LAYER} (use_dora: false in its config)"),
+    "no magnitude": (pair(), {"use_dora": True}, f"use_dora in its config, and no lora_magnitude_vector for {LAYER}"),
+    "a magnitude against its config": (pair() | magnitude(), {}, f"use_dora: false in its config, and a lora_magnitude_vector for {LAYER}"),
     "a magnitude alone": (magnitude(), {"use_dora": True}, "updates that are not whole"),
     "too many magnitudes": (pair() | magnitude(7), {"use_dora": True}, "7 magnitudes of 6 outputs"),
     "other trainers' magnitudes": (pair() | {f"{LAYER}.dora_scale": (6, 1)}, {}, "tensors that are DoRA as other trainers"),
@@ -367,6 +365,13 @@ def test_pickled_and_several_adapters_are_told(here: Path) -> None:
     assert "pickled adapter alone (adapter_model.bin)" in refused(here)
     (here / "lora/adapter_model.bin").unlink()
     assert "is no adapter" in refused(here)
+
+
+@pytest.mark.parametrize("given", ["./base", "./base/model.safetensors"])
+def test_a_whole_model_is_no_adapter(here: Path, given: str) -> None:
+    said = refused(here, f"adapter={given}")
+    assert "is a whole model, and no adapter" in said
+    assert "give it as model: " in said
 
 
 # Pipelines

@@ -99,3 +99,13 @@ def test_a_stage_that_cannot_work_on_the_model_is_told_as_in_a_plan(llama: Path,
         RecipeError, match=r'compress.apply\("demo.cut"\): demo.cut: this model has no component `nose`'
     ):
         compress.apply("demo.cut", llama, components=("nose",))
+
+
+def test_data_that_a_stage_lacks_is_asked_for_as_python_gives_it(llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"prune\.depth needs calibration data") as caught:
+        compress.apply("prune.depth", llama, cache=tmp_path / "cache")
+    assert "add calibration=…" in [problem.fix for problem in caught.value.problems]
+
+
+def test_the_public_names_are_listed_before_they_are_used() -> None:
+    assert set(compress.__all__) <= set(dir(compress))

@@ -295,7 +295,8 @@ def test_denoiser_evaluations_are_counted_and_not_taken_from_the_recipe(painters
 
 def test_a_model_against_itself_differs_by_nothing_and_passes(writers: Stand, tmp_path: Path) -> None:
     gates = {"perplexity": Gate(within="0%")}
-    found = compare(writers.request(tmp_path, {"perplexity": {}}, gates, candidate=writers.baseline), silent)
+    spec = writers.spec.model_copy(update={"samples": 8, "metrics": {"perplexity": {}}})
+    found = compare(writers.request(tmp_path, {}, gates, candidate=writers.baseline, spec=spec), silent)
     contrast = rows(found)["perplexity"].contrast
     assert (contrast.value, contrast.low, contrast.high) == (0, 0, 0)
     assert (found.status, found.exit_code) == ("pass", 0)
@@ -382,6 +383,9 @@ def test_more_samples_than_the_data_hold_are_said_where_somebody_asked(
     found = compare(writers.request(tmp_path, {}, spec=spec), silent)
     told = f"data: samples: {samples} are asked for, and the data hold {len(TEXTS)}"
     assert found.warnings == ((told,) if said else ())
+    by_plan = told.replace("data: ", "plan: ", 1)
+    again = compare(writers.request(tmp_path, {}, spec=spec, warnings=(by_plan,)), silent)
+    assert again.warnings == (by_plan,)  # what the plan has told is not told again
 
 
 def test_warnings_reach_the_report_and_the_listener(writers: Stand, tmp_path: Path) -> None:

@@ -115,7 +115,11 @@ def test_a_mistake_in_an_extended_file_is_told_where_it_is(tmp_path: Path) -> No
 def test_a_file_that_does_not_read_is_told_at_the_line_that_asked_for_it(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "latin.yaml").write_bytes(b"caf\xe9")
-    for target, why in (("none.yaml", "No such file"), ("folder", "Is a directory"), ("latin.yaml", "not UTF-8")):
+    for target, why in (
+        ("none.yaml", "No such file"),
+        ("folder", "is a folder, and no recipe"),
+        ("latin.yaml", "not UTF-8"),
+    ):
         write(tmp_path, top=f"extends: {target}\n")
         with pytest.raises(RecipeError, match=why) as caught:
             over(tmp_path)
@@ -246,7 +250,7 @@ def test_a_variable_may_be_a_list_or_a_mapping_and_stand_anywhere() -> None:
 
 
 def test_a_dollar_that_begins_no_variable_is_a_dollar() -> None:
-    assert fan("vars: {l: 1}\na: ['$', '$l', '$ {l}', '{l}', '${l']\n")[""] == {"a": ["$", "$l", "$ {l}", "{l}", "${l"]}
+    assert fan("a: ['$', '$l', '$ {l}', '{l}', '${l']\n")[""] == {"a": ["$", "$l", "$ {l}", "{l}", "${l"]}
 
 
 def test_several_variables_in_one_text() -> None:
@@ -296,6 +300,7 @@ def test_the_limit_on_recipes_holds_exactly() -> None:
         ("matrix: {a: []}\nx: 1\n", "r.yaml:1:10 matrix.a must be a list of values"),
         ("matrix: {a: [x y, x-y]}\nx: ${a}\n", "r.yaml:1:19 matrix.a has two values that would share the name `x-y`"),
         ("matrix: {a: [1], b: [1]}\nx: ${b}\n", "r.yaml:1:10 matrix.a is used nowhere"),
+        ("vars: {a: 1, b: 2}\nx: ${b}\n", "r.yaml:1:11 vars.a is used nowhere"),
         ("vars: {a: 1}\nmatrix: {b: ['${a}']}\nx: ${b}\n", "r.yaml:2:10 matrix.b refers to a variable"),
     ],
 )
@@ -305,3 +310,23 @@ def test_a_wrong_variable_or_axis_is_told_where_it_stands(text: str, said: str) 
 
 def test_a_mistake_in_every_combination_is_told_once() -> None:
     assert fan_wrong("matrix: {a: [1, 2, 3]}\nx: ['${a}', '${b}']\n") == ["r.yaml:2:13 no variable is called `b`"]
+
+
+def test_variables_of_a_recipe_below_need_no_use_and_those_given_here_do(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        base="vars: {a: 1, b: 2}\nx: ['${a}', '${b}']\n",
+        top="extends: base.yaml\nvars: {b: 3, c: 4}\nx: ${b}\n",
+    )
+    problems: list[Problem] = []
+    variants(overridden(over(tmp_path), ["vars.d=5"], problems), problems)
+    assert [(p.place.rpartition("/")[2], p.message) for p in problems] == [
+        ("top.yaml:2:17", "vars.c is used nowhere"),
+        ("--set vars.d", "vars.d is used nowhere"),
+    ]
+
+
+def test_a_misspelt_variable_is_told_once() -> None:
+    assert fan_wrong("vars: {ratio: 1}\nx: ${ration}\n") == ["r.yaml:2:4 no variable is called `ration`"]
+    (said,) = fan_wrong("vars: {a: 1}\n${a}: 1\n")
+    assert said.endswith("is a key, and variables stand in values")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import yaml
 
-from compress.catalogue import find_metric
+from compress.catalogue import find_metric, metric_names
 from compress.recipe import Gate
-from evaluation.gates import judge, problems
+from evaluation.gates import FEWEST_UNITS, example, judge, problems
 from evaluation.scores import Estimate
 from evaluation.statistics import Z80, Z
 
@@ -66,6 +67,41 @@ def test_units_needed_fall_with_the_square_of_the_room() -> None:
     clip = find_metric("clip_score")
     near = judge(Gate(within=1.0), clip, TEN, _around(0.3, 1.1), None)  # half-width 0.4, 0.3 from the edge
     assert near.n_needed == math.ceil(100 * (0.4 / 0.3) ** 2 * ((Z + Z80) / Z) ** 2)
+
+
+QUALITY = [name for name in metric_names() if find_metric(name).quality]
+
+
+@pytest.mark.parametrize("name", QUALITY)
+@pytest.mark.parametrize("own", [False, True])
+def test_too_few_units_of_quality_decide_nothing_either_way(name: str, own: bool) -> None:
+    metric, size = find_metric(name), 2.0
+    gate = Gate(at_most=size) if own else Gate(within=size)
+    held = {near: _around(size * near - 0.1, size * near + 0.1, FEWEST_UNITS - 1) for near in (0, 5)}
+    for near, status in ((0, "pass"), (5, "fail")):
+        few = judge(gate, metric, TEN, held[near], None, candidate=held[near])
+        assert (few.status, few.n_needed) == ("inconclusive", FEWEST_UNITS)
+        assert few.why.startswith(f"rests on {FEWEST_UNITS - 1} units")
+        enough = _around(held[near].low, held[near].high, FEWEST_UNITS)
+        assert judge(gate, metric, TEN, enough, None, candidate=enough).status == status
+
+
+def test_a_straddling_interval_of_too_few_asks_for_as_many_as_it_takes() -> None:
+    few = judge(Gate(within=1.0), find_metric("clip_score"), TEN, _around(0.0, 2.2, 4), None)
+    assert few.status == "inconclusive"
+    assert few.n_needed > FEWEST_UNITS
+
+
+def test_blocks_and_files_are_no_units_of_quality() -> None:
+    assert judge(Gate(speedup=2), find_metric("latency"), TEN, _around(2.1, 2.3, 5), None).status == "pass"
+    assert judge(Gate(speedup=2), find_metric("size"), TEN, _around(3, 3, 1), None).status == "pass"
+
+
+@pytest.mark.parametrize("name", metric_names())
+def test_the_gate_that_is_proposed_can_be_judged(name: str) -> None:
+    metric = find_metric(name)
+    ((_, bound),) = yaml.safe_load(example(metric).partition("gates: ")[2]).items()
+    assert problems(Gate(**bound), metric) == ""
 
 
 def test_no_interval_decides_nothing() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import compress
+from compress.data import open_data
 from compress.errors import Problem, RecipeError, UserError
 from tests.fakes import language_model
 
@@ -129,3 +132,110 @@ def test_packed_weights_that_a_stage_would_change_have_one_remedy(tmp_path: Path
     assert len(both) == 2
     assert all(p.fix.startswith("give the unquantized checkpoint") for p in both)
     assert not any("pip install" in p.fix for p in both)
+
+
+# Data that a text model does not take
+
+
+def of_data(folder: Path, source: str) -> Problem:
+    return only(told(folder, f"{TEXT}data: {{evaluate: {source}}}\n"))
+
+
+def test_a_folder_of_texts_is_told_how_texts_are_given(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("one\n\ntwo")
+    one = of_data(tmp_path, "./texts")
+    assert "is a folder of 1 text, and texts are read from one file" in one.message
+    assert one.fix == "give ./texts/a.txt"
+    (tmp_path / "texts/b.txt").write_text("three\n")
+    line = of_data(tmp_path, "./texts").fix.partition(", and")[0]
+    subprocess.run(line, shell=True, check=True, cwd=tmp_path)
+    assert [item.text for item in open_data("all.txt", tmp_path).first(9)] == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("name", ["odd.jsonl", "odd.json"])
+def test_rows_under_another_key_are_told_which_and_the_line_that_renames_it(tmp_path: Path, name: str) -> None:
+    rows = [{"id": "a", "content": 'it is Åse\'s "text"'}, {"id": "b", "content": "another"}]
+    lines = json.dumps(rows) if name.endswith(".json") else "\n".join(map(json.dumps, rows)) + "\n\n"
+    (tmp_path / name).write_text(lines)
+    problem = of_data(tmp_path, f"./{name}")
+    assert problem.message.endswith("needs a `text` string, and has `id`, `content`")
+    line = problem.fix.partition(", if")[0].replace("python ", f"{sys.executable} ", 1)
+    subprocess.run(line, shell=True, check=True, cwd=tmp_path)
+    found = [item.text for item in open_data("odd-text.jsonl", tmp_path).first(9)]
+    assert found == [row["content"] for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"), [({"text": 5}, "a int"), ({"text": None}, "none"), ({"messages": []}, "`messages`")]
+)
+def test_a_row_without_a_text_to_take_is_told_how_one_looks(tmp_path: Path, row: object, said: str) -> None:
+    (tmp_path / "odd.jsonl").write_text(json.dumps(row))
+    problem = of_data(tmp_path, "./odd.jsonl")
+    assert problem.message.endswith(f"needs a `text` string, and has {said}")
+    assert problem.fix == '{"text": "…"} in every row'
+
+
+def test_data_that_are_not_there_are_told_where_they_were_looked_for_and_what_comes_near(tmp_path: Path) -> None:
+    (tmp_path / "eval.txt").write_text("one")
+    (tmp_path / "evals.txt").mkdir()
+    problem = of_data(tmp_path, "./evall.txt")
+    assert problem.message == f"no such data: ./evall.txt, at {tmp_path / 'evall.txt'}"
+    assert problem.fix == "did you mean `./eval.txt`?"
+    far = of_data(tmp_path, "./nowhere")
+    assert "zoo://docstrings/test" in far.fix
+    assert "digits" not in far.fix
+    pictures = only(told(tmp_path, f"{PICTURES}data: {{evaluate: ./nowhere}}\n"))
+    assert "zoo://digits/test" in pictures.fix
+    assert "docstrings" not in pictures.fix
+
+
+# What is no recipe, and what is told beside another mistake
+
+
+def test_a_folder_that_is_no_recipe_is_told_what_it_is(tmp_path: Path) -> None:
+    for folder, said, fix in (
+        (language_model(tmp_path / "model"), "is a model's folder, and no recipe", "write a recipe with model: "),
+        (tmp_path, "is a folder, and no recipe", "tells how one is written"),
+    ):
+        with pytest.raises(RecipeError, match=said) as caught:
+            compress.check(folder, cache=tmp_path / "cache")
+        assert fix in caught.value.problems[0].fix
+    (tmp_path / "r.yaml").write_text(TEXT)
+    with pytest.raises(RecipeError) as caught:
+        compress.check(tmp_path, cache=tmp_path / "cache")
+    assert caught.value.problems[0].fix == f"name the file: {tmp_path / 'r.yaml'}"
+
+
+def test_a_gate_that_cannot_be_is_told_one_that_can(tmp_path: Path) -> None:
+    asked = f"{TEXT}evaluate: {{metrics: [size]}}\ngates: {{size: {{within: x}}}}\n"
+    problem = only(told(tmp_path, asked))
+    assert problem.fix.startswith("write for instance gates: {size: {smaller: 2}}; `pare explain size`")
+
+
+def test_a_metric_that_is_named_twice_hides_no_gate(tmp_path: Path) -> None:
+    gates = "{size: {within: x}, kid: {within: 1}, latency: {within: 1, faster: 2}}"
+    found = told(tmp_path, f"{TEXT}evaluate: {{metrics: [size, size, latency]}}\ngates: {gates}\n")
+    assert [problem.message.partition(" ")[0] for problem in found] == [
+        "metric",
+        "gate",
+        "gates.kid:",
+        "gates.latency:",
+    ]
+
+
+def test_an_unknown_teacher_is_told_once(tmp_path: Path) -> None:
+    stage = "distill.logits: {teacher: nosuch}"
+    found = told(tmp_path, f"{TEXT}data: {{train: zoo://docstrings/train}}\nstages: [{stage}]\n")
+    assert only(found).message == 'teacher: no earlier step is called "nosuch"'
+
+
+def test_weights_that_a_stage_has_packed_and_those_that_come_so_have_their_own_remedy(tmp_path: Path) -> None:
+    model = language_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(
+        json.dumps({**config, "quantization_config": {"quant_method": "gptq", "bits": 4}})
+    )
+    asked = TEXT.replace("zoo://docs-llama", str(model)) + "stages: [prune.depth: {ratio: 0.5}]\n"
+    (problem,) = (p for p in told(tmp_path, asked) if "already" in p.message)
+    assert problem.fix == "give the unquantized checkpoint, or leave this stage out"

@@ -21,12 +21,13 @@ from compress.catalogue import (
     stage_names,
     task_names,
 )
+from compress.cli import main
 from compress.errors import UserError
 from compress.params import Params
 from compress.reading import read_recipes
 from compress.recipe import Bounds, EvalSpec, Gate
 from compress.sections import TOP_KEYS
-from compress.topics import GATES, RECIPE, explain
+from compress.topics import GATES, RECIPE, TOPICS, explain
 from evaluation.gates import problems
 
 RECIPES = Path(compress.__file__).parent.parent / "recipes"
@@ -93,3 +94,18 @@ def test_a_name_that_is_none_is_told_with_what_comes_near() -> None:
     with pytest.raises(UserError, match="no stage, metric, task or engine is called `openvin`") as caught:
         explain("openvin")
     assert "openvino" in caught.value.problems[0].fix
+
+
+def test_nothing_asked_for_lists_all_that_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["explain"])
+    assert left.value.code == 0
+    words = set(re.split(r"[,\s]+", capsys.readouterr().out))
+    assert {*TOPICS, *stage_names(), *metric_names(), *task_names(), *engine_names()} <= words
+
+
+def test_adapters_are_a_subject_of_their_own() -> None:
+    said = explain("adapter")
+    assert "LoRA that peft, diffusers or kohya's trainers saved" in said
+    assert {"path", "scale"} <= keys(said)
+    assert "{ADAPTERS}" not in explain("recipe")

@@ -198,7 +198,7 @@ def test_a_plan_tells_what_does_not_count(tmp_path: Path, cache: Cache) -> None:
     with knowing():
         found = make_plan(recipe(language_model(tmp_path / "llama"), data={"evaluate": source}), cache)
     said = f"2 of 3 items of {source} count: 1 is a copy of others"
-    assert plan_text(found).splitlines()[-1].strip() == said
+    assert plan_text(found).splitlines()[-1].strip() == f"warning: {said}"
     assert plan_dict(found)["left_out"] == {"evaluate": said}
 
 

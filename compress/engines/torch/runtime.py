@@ -206,6 +206,9 @@ def _load(
         with silent_libraries():
             model, told = kind.from_pretrained(str(folder), **options, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if odd := _misshapen(error, kind, folder, options):
+            fix = "set config.json back to what the weights have, or fetch the weights that belong to it"
+            raise ModelError(odd, place=str(folder / "config.json"), fix=fix) from error
         raise ModelError(
             f"{name or kind.__name__} does not load: {error}", place=str(folder), fix="save the model again"
         ) from error
@@ -219,6 +222,24 @@ def _load(
     device = device_of(opening)
     # Packed weights are where their library has put them, and some refuse to be asked.
     return (model if _there(model, device) else model.to(device)).eval()
+
+
+def _misshapen(error: Exception, kind: Any, folder: Path, options: Mapping[str, Any]) -> str:
+    """Which weights have other shapes than the config says, where that is why a model did not load and its library only hints at it."""
+    if "ignore_mismatched_sizes" not in str(error):
+        return ""
+    try:
+        with silent_libraries():
+            _, told = kind.from_pretrained(
+                str(folder), **options, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except (OSError, ValueError, RuntimeError, ImportError):
+        return ""
+    found = [
+        f"`{one[0]}` is {list(one[1])}, and by its config {list(one[2])}" for one in sorted(told["mismatched_keys"])
+    ]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return f"its weights have other shapes than its config says: {'; '.join(found[:3])}{more}" if found else ""
 
 
 def _there(model: torch.nn.Module, device: torch.device) -> bool:

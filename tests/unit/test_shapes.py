@@ -1,0 +1,92 @@
+"""Weights of other shapes than their config says are told when planning, by tensor, shapes and field; no layout that loads is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import compress
+from compress.artifact import read_json
+from compress.describing import describe
+from compress.errors import ModelError, RecipeError
+from compress.shapes import shape_problems
+from compress.zoo import zoo_model
+from tests.families import PICTURES, TEXT, tiny_picture, tiny_text
+from tests.tiny import tiny_diffusion, tiny_llama
+
+
+def told(folder: Path) -> list[str]:
+    return [problem.message for problem in shape_problems(describe(folder))]
+
+
+def changed(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps({**read_json(file), **fields}))
+
+
+def test_a_width_is_told_once_by_the_first_tensor(tmp_path: Path) -> None:
+    tiny_llama(tmp_path)
+    config = read_json(tmp_path / "config.json")
+    rows, hidden, inner = config["vocab_size"], config["hidden_size"], config["intermediate_size"]
+    changed(tmp_path / "config.json", hidden_size=2 * hidden, intermediate_size=inner + 1)
+    first, second = told(tmp_path)
+    assert first == (
+        f"`model.embed_tokens.weight` is {rows}×{hidden}, and by this config {rows}×{2 * hidden} (hidden_size {2 * hidden})"
+    )
+    assert second.endswith(f"(intermediate_size {inner + 1})")
+
+
+@pytest.mark.parametrize("fields", [{"vocab_size": 3}, {"num_key_value_heads": 1, "num_attention_heads": 1}])
+def test_so_are_rows_and_heads(fields: dict[str, int], tmp_path: Path) -> None:
+    tiny_llama(tmp_path)
+    changed(tmp_path / "config.json", head_dim=read_json(tmp_path / "config.json")["head_dim"], **fields)
+    assert len(told(tmp_path)) == len(fields)
+
+
+def test_check_and_load_refuse_it_with_the_place_of_the_config(tmp_path: Path) -> None:
+    tiny_llama(tmp_path / "model")
+    changed(tmp_path / "model/config.json", hidden_size=96)
+    (tmp_path / "r.yaml").write_text("schema: 1\nname: t\nmodel: ./model\nevaluate: {metrics: [size]}\n")
+    with pytest.raises(RecipeError, match="hidden_size 96") as caught:
+        compress.check(tmp_path / "r.yaml", cache=tmp_path / "cache")
+    assert [p.place for p in caught.value.problems] == [str(tmp_path / "model/config.json")]
+
+
+@pytest.mark.parametrize("family", TEXT)
+def test_every_language_model_that_loads_fits(family: str, tmp_path: Path) -> None:
+    assert told(tiny_text(tmp_path, family)) == []
+
+
+@pytest.mark.parametrize("family", PICTURES)
+def test_so_does_every_pipeline(family: str, tmp_path: Path) -> None:
+    assert told(tiny_picture(tmp_path, family)) == []
+
+
+def test_so_do_those_of_the_zoo(tmp_path: Path) -> None:
+    for name in ("digits-diffusion", "docs-llama"):
+        assert told(zoo_model(name)) == []
+
+
+def test_the_parts_of_a_pipeline(tmp_path: Path) -> None:
+    folder = tiny_diffusion(tmp_path)
+    assert told(folder) == []
+    channels = read_json(folder / "unet/config.json")["block_out_channels"]
+    changed(folder / "unet/config.json", in_channels=9, block_out_channels=[2 * channels[0], *channels[1:]])
+    first, second = told(folder)
+    assert first.startswith("`conv_in.weight` of `unet` is ")
+    assert first.endswith(f"(block_out_channels[0] {2 * channels[0]})")
+    assert second.endswith("(in_channels 9)")
+
+
+def test_a_model_that_no_rule_knows_is_told_by_its_library(tmp_path: Path) -> None:
+    from compress.devices import AS_STORED
+    from compress.engines.torch.runtime import load_language_model
+
+    tiny_text(tmp_path, "bloom")
+    changed(tmp_path / "config.json", hidden_size=64)
+    with pytest.raises(
+        ModelError, match=r"other shapes than its config says: `.*` is \[.*\], and by its config \["
+    ) as caught:
+        load_language_model(tmp_path, "BloomForCausalLM", AS_STORED)
+    assert caught.value.problems[0].place == str(tmp_path / "config.json")
