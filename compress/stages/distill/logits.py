@@ -2,13 +2,12 @@
 
 Use it after a cut, on text like that the model will meet. Rows of `tokens` tokens are cut from the documents of the training
 data, drawn at random. Where widths differ, a learned projection stands between the hidden states. A teacher of its own has the
-student's tokens and as many logits: a larger model of the family, say.
+student's tokens and as many logits: `teacher: ./larger`, a larger model of the family.
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015); Muralidharan et al., "Compact Language Models via
 Pruning and Knowledge Distillation" (Minitron, 2024).
 
     - prune.depth: {ratio: 0.25}
     - distill.logits: {teacher: source, steps: 400}
-    - distill.logits: {teacher: ./larger, steps: 400}
 """
 
 from __future__ import annotations
