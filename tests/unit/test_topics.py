@@ -50,7 +50,7 @@ def test_the_example_of_a_recipe_reads(tmp_path: Path) -> None:
     assert "kid" not in found[0].evaluate.metrics
     assert "kid" not in found[0].gates
     assert found[0].evaluate.controls == ("plain",)
-    assert [step.after for step in found[0].stages] == ["source", *["accelerate.steps"] * 2]
+    assert [step.after for step in found[0].stages] == ["source", *["accelerate.steps"] * 2, "engine"]
 
 
 def test_the_example_of_gates_can_be_judged() -> None:

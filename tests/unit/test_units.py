@@ -41,7 +41,9 @@ def pictures(folder: Path, *found: tuple[int, str]) -> str:
     """A folder of plain pictures of these shades, with these captions."""
     folder.mkdir()
     for index, (shade, _) in enumerate(found):
-        Image.fromarray(np.full((4, 5, 3), shade, dtype=np.uint8)).save(folder / f"{index}.png")
+        picture = np.full((4, 5, 3), shade, dtype=np.uint8)
+        picture[0, 0] = shade - 1 if shade else 1  # a picture of one colour alone would be refused
+        Image.fromarray(picture).save(folder / f"{index}.png")
     lines(
         folder / "metadata.jsonl", [{"file_name": f"{i}.png", "text": caption} for i, (_, caption) in enumerate(found)]
     )
