@@ -314,8 +314,10 @@ class _Chain:
         touched, before = stage.touches(artifact, step.params), self.before(step)
         look = partial(step_problems, self.recipe, step, stage, artifact, touched, self.opening)
         found += _collect(found, step.place, look) or []
-        idle = stage.idle_here(step.params) or (before.idle if before else "")
-        return [*found, *(keeping.problems(self.recipe, step, stage, artifact, idle) if step.if_faster else ())]
+        if not step.if_faster:
+            return found
+        idle = _collect(found, step.place, partial(stage.idle_here, step.params)) or (before.idle if before else "")
+        return [*found, *keeping.problems(self.recipe, step, stage, artifact, idle)]
 
     def before(self, step: StepSpec) -> Node | None:
         return next((n for n in self.nodes if n.id == step.after), None)
