@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import compress
 from compress.api import open_cache
@@ -91,9 +93,10 @@ def wanted(metrics: dict[str, Any], tmp_path: Path, **shared: str) -> Any:
 
 
 def test_eval_gives_them_to_its_metrics(tmp_path: Path) -> None:
-    real, own = (str(tmp_path / name) for name in ("real.npz", "own.npz"))
-    for file in (real, own):
-        Path(file).touch()
+    real, own = (str(tmp_path / name) for name in ("real", "own.npz"))
+    Path(real).mkdir()  # kid needs each picture
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(Path(real) / "0.png")
+    np.savez(own, mu=np.zeros(2), sigma=np.eye(2))
     found = wanted({"kid": {}, "fid": {"reference": own}, "psnr": {}}, tmp_path, reference=real)
     assert (found["kid"]["reference"], found["fid"]["reference"], found["psnr"]) == (real, own, {})
     with pytest.raises(ManyProblems, match="none of these metrics has a reference"):
