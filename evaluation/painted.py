@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.artifact import Artifact
 from compress.data import Data, Item, open_data
@@ -16,6 +16,9 @@ from compress.hashing import digest_file, digest_json, list_files
 from compress.pictures import read_picture
 from compress.units import ID, TEXT, distinct
 from evaluation.evidence import Evidence
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Of pictures, wherever a folder of them is given.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

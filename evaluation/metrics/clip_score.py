@@ -13,7 +13,6 @@ from pydantic import Field
 from compress.params import Params, Placed
 from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.painted import refuse_uncaptioned
 from evaluation.places import of_clip
 from evaluation.scores import Sample, metric
 
@@ -36,6 +35,7 @@ class ClipScore(Params):
 def measure(evidence: Evidence, params: ClipScore) -> Sample:
     from evaluation.features.clip import open_clip
     from evaluation.features.pictures import painted, protocol_of
+    from evaluation.painted import refuse_uncaptioned
 
     refuse_uncaptioned(evidence, "clip_score")
     clip = open_clip(params.features)

@@ -22,7 +22,6 @@ from compress.errors import UserError
 from compress.params import Fault, Params, Placed
 from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.painted import refuse_uncaptioned
 from evaluation.places import of_features
 from evaluation.repeated import EACH
 from evaluation.scores import Sample, Sizes, metric
@@ -80,6 +79,7 @@ def _few(captions: Iterable[str]) -> Fault | None:
 def measure(evidence: Evidence, params: Variety) -> Sample:
     from evaluation.features.opening import open_features
     from evaluation.features.pictures import painted, protocol_of
+    from evaluation.painted import refuse_uncaptioned
 
     refuse_uncaptioned(evidence, "variety")
     refuse_few(item.text for item in evidence.items)
