@@ -13,6 +13,8 @@ from evaluation import machine
 from evaluation.scores import Comparison
 from tests.tiny import tiny_diffusion
 
+pytestmark = pytest.mark.alone  # it holds times against each other
+
 RECIPE = """schema: 1
 name: kept
 model: ./model
