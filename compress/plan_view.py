@@ -69,7 +69,7 @@ def plan_text(found: Plan) -> str:
         f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"
     )
     named = found.recipe.evaluate.controls
-    beside = f", beside the control{'s' * (len(named) > 1)} {' and '.join(named)}" if named else ""
+    beside = f", beside the control{'s' * (len(named) > 1)} {', '.join(named)}" if named else ""
     lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}{beside}")
     lines += [f"  warning: {said}" for said in found.warnings]
     return "\n".join(lines)

@@ -70,7 +70,7 @@ def test_a_plan_names_its_controls_and_keys_do_not_know_of_them(tmp_path: Path) 
     assert plan_text(without).splitlines()[-1] == "  then measures size"
     assert plan_dict(with_one)["controls"] == ["untrained"]
     both = planned(tmp_path, "untrained", "demo.cut")  # a step of the chain may be one
-    assert "beside the controls untrained and demo.cut" in plan_text(both)
+    assert "beside the controls untrained, demo.cut" in plan_text(both)
 
 
 def test_what_is_no_step_of_another_branch_is_no_control(tmp_path: Path) -> None:

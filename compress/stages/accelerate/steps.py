@@ -82,7 +82,7 @@ def foresee(artifact: Artifact, params: Steps) -> Foresight:
 
 
 def _told(config: Mapping[str, Any], params: Steps) -> str:
-    return f"{params.steps} steps of {told(config, changed_by(config, params))}"
+    return f"{params.steps} step{'s' * (params.steps > 1)} of {told(config, changed_by(config, params))}"
 
 
 @call_stage(version=2, params=Steps, refuse=refuse, foresee=foresee)
