@@ -94,7 +94,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         baseline=_side("baseline", views[0]),
         candidate=_side("candidate", views[1]),
         rows=rows,
-        machine=machine.facts() | _beside(timed),
+        machine=machine.facts(request.opening.device) | _beside(timed),
         recipe=request.recipe_text,
         stages=request.stages,
         steps=steps,
@@ -273,9 +273,11 @@ def row_of(
     )
 
 
-def _beside(timed: Interleaved | None) -> dict[str, float]:
-    """The share of the machine that others took while the sides were timed, where that is known."""
-    return {} if timed is None or timed.others is None else {"others_share": round(timed.others, 3)}
+def _beside(timed: Interleaved | None) -> dict[str, object]:
+    """What else went on while the sides were timed, as far as it is known: the share that others took, and the GPU's clocks."""
+    if timed is None:
+        return {}
+    return {**timed.card, **({} if timed.others is None else {"others_share": round(timed.others, 3)})}
 
 
 def _noise(metric: Metric[P], baseline: Evidence, sample: Sample, timed: Interleaved, params: P) -> Estimate:

@@ -14,16 +14,20 @@ from compress.catalogue import engine_names, find_engine, find_stage, stage_name
 from compress.devices import CPU
 from compress.facts import machine_fact
 from compress.keys import BASE_LIBRARIES
-from evaluation import energy
+from evaluation import cards, energy
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
-def facts() -> dict[str, Any]:
-    """Processor, flags, cores, threads, memory, library versions, measured read bandwidth (GB/s) and GEMM peak (GFLOP/s).
+def facts(device: str = CPU) -> dict[str, Any]:
+    """Processor, flags, cores, threads, memory, library versions, measured read bandwidth (GB/s) and GEMM peak (GFLOP/s); of the GPU
+    that the models ran on, if they did, what it is and the same two ceilings.
 
     What may make one run unlike the next is there too: the swap in use, how the clock is governed, the GPU's driver.
+
+    Args:
+        device: that models ran on, as `compress.devices.settled` gives it.
     """
     import psutil
     import torch
@@ -46,6 +50,7 @@ def facts() -> dict[str, Any]:
         "gemm_gflop_s": round(_gemm(), 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
         "gpu_driver": _driver(),
+        **cards.facts(device),
     }
 
 

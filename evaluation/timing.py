@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compress.devices import CPU
 from compress.events import Emit, Event, track
 from compress.recipe import EvalSpec
+from evaluation import cards
 from evaluation.collect import Viewpoint
 from evaluation.energy import Meter, find_meter
 from evaluation.evidence import Floats, Timings
@@ -32,9 +34,10 @@ class Interleaved:
     """Both sides' timings, and the baseline's own second call in each block: what a metric makes of that is its noise (A/A).
 
     unsettled: in words, why these times prove nothing: a side's first blocks took far longer than its later ones, as when it was
-        never warmed up, or other processes took a good part of the machine.
+        never warmed up, or other processes took a good part of the machine, or heat or want of power slowed the GPU.
     others: the share of the machine that other processes took meanwhile; None where that is not known.
     beside: timings of further models, in the same blocks.
+    card: the GPU's clocks before and after, as facts of the machine.
     """
 
     baseline: Timings
@@ -43,6 +46,7 @@ class Interleaved:
     unsettled: str = ""
     others: float | None = None
     beside: tuple[Timings, ...] = ()
+    card: Mapping[str, object] = field(default_factory=dict)
 
 
 def interleave(runs: Sequence[Run], blocks: int, seed: int, emit: Emit, meter: Meter | None = None) -> Floats:
@@ -90,6 +94,7 @@ def time_pair(
     meter: Meter | None = None,
     prompt_tokens: int = 0,
     beside: Sequence[tuple[str, Run, int]] = (),
+    device: str = CPU,
 ) -> Interleaved:
     """Time two sides against each other, and others beside them.
 
@@ -97,10 +102,13 @@ def time_pair(
         work: denoiser evaluations or tokens of one call, baseline's and candidate's.
         meter: reads the energy that each call draws.
         beside: further models by name, each with its work.
+        device: that the sides run on.
     """
     runs = [baseline, candidate, *(run for _, run, _ in beside), baseline]
+    before = cards.state(device)
     with Watch() as watch:
         found = interleave(runs, blocks, seed, emit, meter)
+    after = cards.state(device)
     seconds, none = found[:, :, 0], np.zeros((0, len(runs)))
     first, joules = found[:, :, 1] if found[:, :, 1].any() else none, found[:, :, 2] if meter else none
     one, other, *more, again = (
@@ -111,10 +119,10 @@ def time_pair(
     # Both of a block's calls of the baseline say how warm it was.
     slow = [started_slowly("baseline", (seconds[:, 0] + seconds[:, -1]) / 2)]
     slow += [started_slowly(name, seconds[:, s]) for s, name in enumerate(names, 1)]
-    unsettled = "; ".join(filter(None, (*slow, told(watch.share))))
+    unsettled = "; ".join(filter(None, (*slow, told(watch.share), cards.slowed(before, after))))
     if unsettled:
         emit(Event("warning", " beside ".join(("timing", *names[1:])), unsettled))
-    return Interleaved(one, other, again, unsettled, watch.share, tuple(more))
+    return Interleaved(one, other, again, unsettled, watch.share, tuple(more), cards.clocks(before, after))
 
 
 def started_slowly(side: str, seconds: Floats) -> str:
@@ -160,4 +168,4 @@ def time_views(
     runs = timed[0].run, timed[1].run
     more = [(name, model.timed(items, spec, view.call)) for name, (model, view) in beside.items()]
     others, size, blocks = [(name, one.run, one.work) for name, one in more], spec.timing_batch, spec.timing_blocks
-    return time_pair(*runs, work, size, blocks, spec.seed, emit, find_meter(), prompt, others)
+    return time_pair(*runs, work, size, blocks, spec.seed, emit, find_meter(), prompt, others, one.opening.device)

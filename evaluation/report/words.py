@@ -125,6 +125,9 @@ def machine(comparison: Comparison) -> str:
         ("flags", "{}"),
         ("read_gb_s", "{} GB/s read"),
         ("gemm_gflop_s", "{} GFLOP/s fp32"),
+        ("gpu_copy_gb_s", "{} GB/s copied on the GPU"),
+        ("gpu_gemm_bf16_tflop_s", "{} TFLOP/s bf16 there"),
+        ("gpu_slowed_by", "slowed by {}"),
         ("others_share", "{:.1%} of it taken by other processes while timed"),
     )
     found = [(facts[key], form) for key, form in known if facts.get(key)]

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(folder: Path) -> Iterator[Comparison]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "facts", lambda: {"processor": "a machine"})
+        patch.setattr(machine, "facts", lambda device: {"processor": "a machine"})
         yield compress.run(folder / "r.yaml", cache=folder / "cache", out=folder / "out")
 
 

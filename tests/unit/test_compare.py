@@ -69,7 +69,7 @@ class Stand:
 def known_machine() -> Iterator[None]:
     """Measuring this machine takes a second a comparison, and no test here looks at it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "facts", lambda: {"processor": "a machine"})
+        patch.setattr(machine, "facts", lambda device: {"processor": "a machine"})
         patch.setattr("evaluation.load.share_of_others", lambda *readings: None)  # tests run beside others
         yield
 

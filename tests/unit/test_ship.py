@@ -32,7 +32,7 @@ evaluate:
 @pytest.fixture(scope="module", autouse=True)
 def quick_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "facts", dict)
+        patch.setattr(machine, "facts", lambda device: {})
         yield
 
 

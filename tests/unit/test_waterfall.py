@@ -33,7 +33,7 @@ METRICS: dict[str, Any] = {"perplexity": {}, "latency": {}, "throughput": {}}
 @pytest.fixture(scope="module", autouse=True)
 def known_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "facts", lambda: {"processor": "a machine"})
+        patch.setattr(machine, "facts", lambda device: {"processor": "a machine"})
         yield
 
 
