@@ -88,6 +88,7 @@ def pretended() -> Iterator[None]:
         "Stream": FakeStream,
         "current_stream": lambda device=None: stream,
         "stream": lambda one: nullcontext(),
+        "device": lambda one: nullcontext(),
         "is_current_stream_capturing": lambda: False,
     }
     with mock.patch.multiple("torch.cuda", **stand_ins), mock.patch("compress.opening.inside.DEVICES", ("cuda", "cpu")):

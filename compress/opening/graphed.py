@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 import types
 import warnings
@@ -81,6 +82,7 @@ class Graphed:
         self._pool: Any = None
         self._stream: Any = None
         self._lock = threading.Lock()
+        functools.update_wrapper(self, self.eager)  # libraries read a forward's signature
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         call = {**dict(zip(self._names, args, strict=False)), **kwargs}
@@ -111,7 +113,7 @@ class Graphed:
             return why, tensors
         call = self._numbered(call)
         try:
-            key = (torch.is_autocast_enabled(self.device.type), spelt(dict(call), tensors))
+            key = spelt(dict(call), tensors)
         except Untaken as error:
             return str(error), tensors
         self._graphs = {k: one for k, one in self._graphs.items() if isinstance(one, str) or not one.gone}
@@ -127,6 +129,8 @@ class Graphed:
             return "it was called with gradients"
         if self.module.training:
             return "it is in training mode"
+        if torch.is_autocast_enabled(self.device.type):  # whose casts of weights are gone when it ends
+            return "it was called under autocast"
         if self._unchanged.changes():
             self._graphs.clear()
             self._moves += 1
@@ -144,7 +148,7 @@ class Graphed:
 
     def _taken(self, call: Call, tensors: list[torch.Tensor]) -> Replay | str:
         """A graph of one call, or why it could not be taken."""
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.cuda.device(self.device), torch.inference_mode(False), torch.no_grad():
             inputs = tuple(torch.empty_like(one, device=self.device).copy_(one) for one in tensors)
             cache = next((one for one in call.values() if isinstance(one, StaticCache)), None)
             arguments = refilled(dict(call), iter(inputs))

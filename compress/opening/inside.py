@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +109,6 @@ def capture(module: torch.nn.Module) -> None:
         return
     writes = callable(getattr(module, "generate", None))
     graphed = Graphed(module, device, steps=writes)
-    functools.update_wrapper(graphed, graphed.eager)  # libraries read a forward's signature
     vars(module)["forward"] = graphed
     if writes:
         vars(module)["generate"] = Generate(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -149,6 +150,16 @@ def test_gradients_are_eager() -> None:
 
 def test_training_mode_is_eager() -> None:
     assert "training mode" in told(graphed(part()).train(), X)
+
+
+def test_autocast_is_eager() -> None:
+    other = graphed(part())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert "autocast" in told(other, X)
+
+
+def test_a_captured_forward_has_the_signature_of_its_own() -> None:
+    assert list(inspect.signature(graphed(part()).forward).parameters) == ["sample", "timestep", "more", "scale"]
 
 
 def test_hooks_on_parts_run() -> None:
