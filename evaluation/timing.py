@@ -35,6 +35,7 @@ class Interleaved:
         never warmed up, or other processes took a good part of the machine.
     others: the share of the machine that other processes took meanwhile; None where that is not known.
     beside: timings of further models, in the same blocks.
+    inside: what the calls of baseline and candidate really were, as their hooked modules counted them; "" where nothing is hooked.
     """
 
     baseline: Timings
@@ -43,6 +44,7 @@ class Interleaved:
     unsettled: str = ""
     others: float | None = None
     beside: tuple[Timings, ...] = ()
+    inside: tuple[str, str] = ("", "")
 
 
 def interleave(runs: Sequence[Run], blocks: int, seed: int, emit: Emit, meter: Meter | None = None) -> Floats:
