@@ -56,6 +56,17 @@ def test_weights_are_saved_in_the_number_type_they_had_and_packed_ones_as_they_a
     assert json.loads((after / "config.json").read_text()) == {"dtype": "bfloat16"}
 
 
+def test_what_the_library_says_of_every_cast_is_kept_from_users(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before, after = tiny_diffusion(tmp_path) / "unet", tmp_path / "after"
+    after.mkdir()
+    module = load_component(before, "diffusers", "UNet2DConditionModel", AS_STORED)
+    capfd.readouterr()
+    save_component(module, before, after)
+    assert "should be kept in float32" not in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("lack", ["one", "all", "layer"])
 def test_weights_that_are_not_there_are_named_and_never_made_up(lack: str, tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path)

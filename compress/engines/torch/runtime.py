@@ -96,9 +96,9 @@ def save_component(module: torch.nn.Module, before: Path, folder: Path) -> None:
         before: where the unchanged one lies: what it says of number types, and of how to generate, stays said.
         folder: holds neither weights nor config.json yet.
     """
-    if getattr(module, "hf_quantizer", None) is None:  # packed weights have a number type that is no one's to change
-        module.to(stored_dtype(before))
-    with silent_libraries():
+    with silent_libraries():  # diffusers warns of any cast, be there a part that is to stay as it is or none
+        if getattr(module, "hf_quantizer", None) is None:  # packed weights have a number type that is no one's to change
+            module.to(stored_dtype(before))
         module.save_pretrained(str(folder))  # type: ignore[operator]
     config, old = read_json(folder / "config.json"), read_json(before / "config.json")
     for key in ("dtype", "torch_dtype"):
