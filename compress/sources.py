@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# Of a hub model beside its weights: configs, every kind of vocabulary, and the template of conversations.
+TEXTS = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,7 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    patterns = ["*.json", "*.txt", "*.model", "LICEN[CS]E*", "NOTICE*", "README.md"] + (
-        ["*.safetensors"] if weights else []
-    )
+    patterns = [*TEXTS, "LICEN[CS]E*", "NOTICE*", "README.md"] + (["*.safetensors"] if weights else [])
     place = f"hf://{repo}@{revision}"
     if not sys.stderr.isatty():
         disable_progress_bars()
