@@ -93,6 +93,8 @@ def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Pictures]
         refuse_spoilt(base.artifact, base.key, cache.root / "digests")
     wanted = {name for node in found.nodes if not node.cached for name in node.models.values()}
     models = {name: ready(one, cache, emit) if name in wanted else one for name, one in found.models.items()}
+    for name in sorted(wanted):
+        refuse_spoilt(models[name].artifact, models[name].key, cache.root / "digests")
     return replace(found, source=ready(found.source, cache, emit), models=models)
 
 

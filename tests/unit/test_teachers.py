@@ -15,7 +15,7 @@ from compress.cache import Cache
 from compress.catalogue import find_stage
 from compress.cli import main
 from compress.describing import describe
-from compress.errors import RecipeError
+from compress.errors import ModelError, RecipeError
 from compress.events import silent
 from compress.execute import _plan_of, node_refs
 from compress.few_steps import FewSteps
@@ -25,7 +25,7 @@ from compress.planning import Plan, with_lineage
 from compress.reading import hub_references, read_text
 from compress.running import with_weights
 from compress.teaching import told_misfits, trajectory_misfits
-from tests.fakes import language_model, pipeline
+from tests.fakes import language_model, pipeline, write_safetensors
 
 TEXT = "schema: 1\nname: r\nmodel: ./student\ndata: {train: texts.txt}\nstages:\n"
 TAUGHT = TEXT + "  - distill.logits: {teacher: %s, tokens: 8}\n"
@@ -140,6 +140,16 @@ def test_the_weights_of_one_of_the_hub_come_when_they_are_needed(place: Path, mo
     assert with_weights(made, cache, silent).models[name].remote
     assert not with_weights(found, cache, silent).models[name].remote
     assert asked[1:] == [("org/name", COMMIT, True)]
+
+
+def test_one_whose_weights_are_no_numbers_teaches_nobody(place: Path) -> None:
+    write_safetensors(place / "larger/model.safetensors", fill=b"\xff")
+    found, cache = plan(place, TAUGHT % "./larger"), Cache(place / "cache")
+    with pytest.raises(ModelError, match="not finite, before any stage") as caught:
+        with_weights(found, cache, silent)
+    assert caught.value.problems[0].place == str(place / "larger")
+    made = replace(found, nodes=tuple(replace(node, cached=True) for node in found.nodes))
+    assert with_weights(made, cache, silent).models  # which is not opened any more
 
 
 # Held to what a recipe's model is held to
