@@ -126,7 +126,7 @@ def _place(path: str, start: Path) -> Path:
             raise ModelError(f"adapter {path}: {error}", fix="write the whole path") from error
     match = HUB.fullmatch(path)
     if not match or not COMMIT.fullmatch(match["revision"] or ""):
-        fix = "write hf://org/name@<40-hex commit>"
+        fix = "write hf://org/name@<40-hex commit>; `pare check --pin` finds it"
         raise ModelError(f"adapter {path} is not pinned, so a run could not be repeated", fix=fix)
     return fetch_hub(match["repo"], match["revision"], weights=True)
 

@@ -28,7 +28,7 @@ def cautions(recipe: Recipe, source: Source, data: Mapping[str, Data], stages: I
         stages: what the stages tell of themselves.
     """
     if evaluated := data.get("evaluate"):
-        yield from _of_data(evaluated, recipe)
+        yield from data_cautions(evaluated, recipe.evaluate, recipe.gates)
     if source.fusion:
         yield from _idle_adapters(source.fusion)
     if far := beyond_training(source.artifact, recipe.evaluate, recipe.evaluate.metrics):
@@ -36,17 +36,16 @@ def cautions(recipe: Recipe, source: Source, data: Mapping[str, Data], stages: I
     yield from stages
 
 
-def _of_data(data: Data, recipe: Recipe) -> Iterator[str]:
+def data_cautions(data: Data, spec: EvalSpec, gates: Iterable[str]) -> Iterator[str]:
     """What of the evaluation data does not count, and where they are too few."""
     from evaluation.gates import FEWEST_UNITS
 
     if data.left_out:
         yield data.left_out
-    spec = recipe.evaluate
     if few := fewer(data, spec.samples, EvalSpec.model_fields["samples"].default):
         yield few
     units = spec.samples if data.count < 0 else min(spec.samples, data.count)
-    gated = [name for name in recipe.gates if find_metric(name).quality and find_metric(name).needs_data]
+    gated = [name for name in gates if find_metric(name).quality and find_metric(name).needs_data]
     if gated and units < FEWEST_UNITS:
         yield f"gates on {', '.join(gated)} will stay inconclusive: they rest on {units} of at least {FEWEST_UNITS} units; give more"
     if data.kind == "texts" and data.count == 1 and Path(data.source).suffix.lower() not in ROWS:

@@ -385,7 +385,9 @@ def _pin(recipe: Path) -> None:
             whole = re.compile(
                 re.escape(reference) + r"(?![\w./@-])"
             )  # hf://org/name, and not the start of hf://org/name-xl
-            recipe.write_text(whole.sub(pinned, recipe.read_text()))
+            recipe.write_bytes(
+                whole.sub(pinned, recipe.read_bytes().decode()).encode()
+            )  # its ends of lines as they are
             print(f"{recipe}: pinned {pinned}", file=sys.stderr)  # standard output may be promised to one JSON value
 
 

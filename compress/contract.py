@@ -12,11 +12,12 @@ from typing import Any, Protocol
 from compress.artifact import CHOSEN, SCHEDULER, Artifact, Component
 from compress.catalogue import find_engine
 from compress.errors import ContractError, ModelError
+from compress.finite import not_finite
 from compress.graphs import ANY_SIZE, Batches
 from compress.hashing import digest_file
 from compress.planning import Node
 from compress.schedulers import config_of
-from compress.sources import check_safetensors
+from compress.weights import loaded_files
 
 NOTHING = "nothing"
 SCALES = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")  # of latents, which no shape shows
@@ -169,21 +170,13 @@ def _blame_weights(before: Artifact, name: str) -> None:
 
 
 def _not_finite(artifact: Artifact, component: str) -> str:
-    """The name of a tensor with NaN or infinity in a torch component, or "".
+    """The name of a tensor with NaN or infinity among a component's weights, or "".
 
     Raises:
         ModelError: a file of weights is cut short or garbled.
     """
-    import torch
-    from safetensors import safe_open
-
-    for file in artifact.folder(component).glob("*.safetensors"):
-        check_safetensors(file)
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if not torch.isfinite(tensors.get_tensor(name).float()).all():
-                    return str(name)
-    return ""
+    files = loaded_files(artifact, component) or sorted(artifact.folder(component).glob("*.safetensors"))
+    return next((name for file in files for name in not_finite(file)), "")
 
 
 def _check_reload(before: Artifact, after: Artifact, node: Node, prober: Prober) -> None:

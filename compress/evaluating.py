@@ -16,6 +16,7 @@ from compress.blame import remedy
 from compress.cache import Cache
 from compress.calls import baseline_call, call_beside, lineage_since
 from compress.catalogue import find_metric, find_task, task_names
+from compress.cautions import data_cautions
 from compress.data import Data
 from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
@@ -71,9 +72,10 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     for shown in sides:
         if shown.components:
             refuse_spoilt(shown, shown.digest, store.root / "digests")
-    far = {**dict(_far(sides, wanted)), **({} if data else _apart(sides))}
-    for side, said in far.items():
-        emit(Event("warning", side, said))
+    told = [*_far(sides, wanted), *([] if data else _apart(sides).items())]
+    told += [("data", said) for said in (data_cautions(data, wanted.spec, wanted.gates) if data else ())]
+    for what, said in told:
+        emit(Event("warning", what, said))
     request = Request(
         name=out.name,
         candidate=sides[0],
@@ -86,7 +88,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         workdir=out,
         evidence_dirs=(store.root / "evidence",),
         opening=opening,
-        warnings=tuple(f"{side}: {said}" for side, said in far.items()),
+        warnings=tuple(f"{what}: {said}" for what, said in told),
     )
     refuse_damaged(_pictures(request), store.root / "digests", emit)
     return request

@@ -229,7 +229,8 @@ def _make_if_faster(
         emit(event)
     emit(Event("note", node.id, found.why, facts={**(_noted(made) if found.kept else {}), **found.facts}))
     if found.unsettled:
-        emit(Event("warning", node.id, f"decided while the machine was not at rest: {found.unsettled}"))
+        again = "this decision stands until another evaluate.timing_blocks asks anew"
+        emit(Event("warning", node.id, f"decided while the machine was not at rest: {found.unsettled}; {again}"))
     chosen = made.artifact if found.kept else given.artifact
     known = identities(chosen.path, cache.recorded(chosen))
     keeping.pass_on(chosen, out, link=found.kept or node.after != SOURCE)

@@ -25,9 +25,9 @@ def has_several_frames(path: Path) -> bool:
                 return _in_png(stream)
             if start[:4] in TIFF:
                 return _in_tiff(stream, TIFF[start[:4]])
-        except struct.error:  # cut short
+            return start[8:12] == WEBP and bool(ANIMATED & start[20]) and start[12:16] == b"VP8X" and _in_webp(stream)
+        except (struct.error, IndexError):  # cut short
             return False
-        return start[8:12] == WEBP and start[12:16] == b"VP8X" and bool(ANIMATED & int.from_bytes(start[20:21]))
 
 
 def _in_png(stream: BinaryIO) -> bool:
@@ -39,6 +39,17 @@ def _in_png(stream: BinaryIO) -> bool:
         if kind == b"acTL":
             return bool(struct.unpack(">I", stream.read(4))[0] > 1)
         stream.seek(length + 4, 1)
+
+
+def _in_webp(stream: BinaryIO) -> bool:
+    """Whether there are two chunks with a frame each: one may be all that an animation has."""
+    stream.seek(12)
+    frames = 0
+    while frames < 2 and len(head := stream.read(8)) == 8:
+        kind, size = struct.unpack("<4sI", head)
+        frames += kind == b"ANMF"
+        stream.seek(size + size % 2, 1)
+    return frames > 1
 
 
 def _in_tiff(stream: BinaryIO, order: str) -> bool:

@@ -151,7 +151,7 @@ def _remember(note: Path, text: str) -> None:
     """Best effort: a memory that cannot be written costs time, not correctness."""
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
-        temporary = note.with_name(f"{note.name}.tmp")
+        temporary = note.with_name(f"{note.name}.{os.getpid()}.tmp")  # which no other process is writing
         temporary.write_text(text)
         temporary.replace(note)
     except OSError:

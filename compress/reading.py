@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from compress.adapter_spec import read_adapters
 from compress.catalogue import find_stage, stage_names
 from compress.errors import Problem, RecipeError
 from compress.expand import extended, overridden, read_file, variants
@@ -76,12 +77,14 @@ def _read_tree(
 
 
 def hub_references(path: Path) -> tuple[str, ...]:
-    """What the file itself, not one it extends, says of models of the hub: after `model:`, and of those that its stages are given.
+    """What the file itself, not one it extends, says of models of the hub: after `model:`, of its adapters, and of those that its
+    stages are given.
 
     Raises:
         RecipeError: it is no YAML, or names none, and no model at all.
     """
-    stages = parse_tree(read_file(path), str(path)).fields.get("stages")
+    root = parse_tree(read_file(path), str(path))
+    stages = root.fields.get("stages")
     steps = [step for entry in (stages.entries if stages else ()) for step in entry.fields.items()]
     named = [
         params.fields[role].value
@@ -90,7 +93,8 @@ def hub_references(path: Path) -> tuple[str, ...]:
         for role in find_stage(name).inputs
         if role in params.fields
     ]
-    given = [str(value) for value in named if str(value).startswith("hf://")]
+    adapters = (spec.path for spec in read_adapters(root.fields.get("adapter"), []))
+    given = [str(value) for value in (*adapters, *named) if str(value).startswith("hf://")]
     try:
         model = model_reference(path)
     except RecipeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -23,6 +23,7 @@ from compress.sources import fetch_weights
 if TYPE_CHECKING:
     from compress.execute import Done
     from compress.planning import Plan
+    from evaluation.intact import Pictures
     from evaluation.scores import Comparison
 
 
@@ -37,16 +38,14 @@ def run_plan(
     from compress.evaluating import measure
     from compress.execute import WARNINGS
     from evaluation.compare import Request, noting
-    from evaluation.intact import refuse_damaged, to_be_learnt, to_be_read
+    from evaluation.intact import to_be_read
 
     recipe, evaluated = found.recipe, found.data.get("evaluate")
     with disk_errors(out), logged(out, emit) as log, cache.holding() as store:
         store.prepare()
         real = to_be_read(recipe.evaluate.metrics, evaluated, recipe.evaluate.samples)
-        learnt = to_be_learnt(found.nodes, found.data.get("train"))
-        refuse_damaged(chain(real, learnt), store.root / "digests", log)
         warnings: list[str] = []
-        found = with_weights(found, store, noting(log, warnings))
+        found = with_weights(found, store, noting(log, warnings), real)
         done = (executor or find_executor(LOCAL)).run(found, store, log)
         for one in done:
             store.hold(one.key)  # whichever process made it, this one goes on to measure it
@@ -72,15 +71,21 @@ def run_plan(
         return measure(request, log)
 
 
-def with_weights(found: Plan, cache: Cache, emit: Emit) -> Plan:
+def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Pictures] = ()) -> Plan:
     """The same plan, with its models' weights on this disk: fetched, and adapters in them. What the plan warns of is told first.
 
+    Args:
+        real: pictures that will be read, beside those that its stages learn from.
+
     Raises:
-        UserError: they cannot be had, or are no numbers, of which no stage would make any.
+        DamagedPictures: some do not read.
+        UserError: weights cannot be had, or are no numbers, of which no stage would make any.
     """
     from compress.finite import refuse_spoilt
     from compress.fusing import ready
+    from evaluation.intact import refuse_damaged, to_be_learnt
 
+    refuse_damaged(chain(real, to_be_learnt(found.nodes, found.data.get("train"))), cache.root / "digests", emit)
     for said in found.warnings:
         emit(Event("warning", "plan", said))
     if not found.nodes or not all(node.cached for node in found.nodes):
@@ -88,6 +93,8 @@ def with_weights(found: Plan, cache: Cache, emit: Emit) -> Plan:
         refuse_spoilt(base.artifact, base.key, cache.root / "digests")
     wanted = {name for node in found.nodes if not node.cached for name in node.models.values()}
     models = {name: ready(one, cache, emit) if name in wanted else one for name, one in found.models.items()}
+    for name in sorted(wanted):
+        refuse_spoilt(models[name].artifact, models[name].key, cache.root / "digests")
     return replace(found, source=ready(found.source, cache, emit), models=models)
 
 

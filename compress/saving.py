@@ -46,6 +46,7 @@ def save(artifact: Artifact, folder: Path) -> Path:
     Raises:
         UserError: it holds something else, or cannot be written.
     """
+    folder = folder.resolve()  # a link to an empty folder, which no folder can take the place of
     if folder.is_dir() and any(folder.iterdir()):
         if digest_files(folder) != digest_files(artifact.path):
             raise UserError("holds something else already", place=str(folder), fix=TAKEN)

@@ -124,10 +124,10 @@ class Reading:
         gates = self.gates(measured)
         if head is None:
             return None
-        # Without its data a stage or a metric would seem to lack some; without their metrics gates would hang in the air.
+        # Without its data a stage or a metric would seem to lack some.
         data = data if data is not None and given else DataSpec()
         stages = stages if given else ()  # what continues one that has mistakes is not looked at
-        evaluate, gates = (evaluate, gates) if evaluate is not None and given and judged else (EvalSpec(), {})
+        evaluate = evaluate if evaluate is not None and given and judged else EvalSpec()
         return Recipe(
             name=head.name + suffix,
             model=head.model,

@@ -14,6 +14,7 @@ from compress.headers import Stored, read_header
 from compress.pipelines import LEFT_OUT
 from compress.weights import loaded_files
 
+VISION = "vision_model."  # a whole CLIP's other half, which nobody opens who asks for its text encoder
 FIX = "set it back to what the weights have, or fetch the weights that belong to this config"
 
 
@@ -109,11 +110,12 @@ def shape_problems(artifact: Artifact) -> Iterator[Problem]:
             continue
         try:
             files = loaded_files(artifact, name)
-            tensors = {tensor: stored for file in files for tensor, stored in read_header(file).tensors.items()}
+            found = {tensor: stored for file in files for tensor, stored in read_header(file).tensors.items()}
         except ModelError:  # told by whoever counts its layers
             continue
         whose, place = "" if name == LANGUAGE_MODEL else f" of `{name}`", str(artifact.folder(name) / "config.json")
         config = _filled(artifact.known_config(name))
+        tensors = {tensor: stored for tensor, stored in found.items() if not tensor.startswith(VISION)}
         for tensor, axis, field in _misfits(rules, config, tensors):
             shape = tensors[tensor].shape
             wanted = (*shape[:axis], _size(field, config), *shape[axis + 1 :])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +15,16 @@ from compress.describing import describe
 from compress.errors import ModelError
 from compress.hashing import digest_folder
 from compress.headers import read_header
+from compress.pipelines import LEFT_OUT
+from compress.weights import loaded_files
 
 if TYPE_CHECKING:
     from compress.fusing import Fusion
 
 HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# Of a hub model beside its weights: configs, every kind of vocabulary, and the template of conversations.
+TEXTS = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -41,9 +47,24 @@ def find_source(reference: str, base: Path, memory: Path | None) -> Source:
         return _hub(reference)
     path = find_folder(reference, base)
     artifact = describe(path)
-    for file in sorted(path.rglob("*.safetensors")):
+    for file in _opened(artifact):
         check_safetensors(file)
     return Source(artifact, digest_folder(path, memory))
+
+
+def _opened(artifact: Artifact) -> Iterator[Path]:
+    """The safetensors that a library will open, each once. Others may lie beside them and never have been fetched: variants, a copy
+    of the whole model in one file, parts that judge pictures. An index that does not read is told with the model's other parts."""
+    seen: set[Path] = set()
+    for name, part in artifact.components.items():
+        found: Iterable[Path] = ()
+        if part.format != "torch":
+            found = sorted(artifact.folder(name).glob("*.safetensors"))
+        elif name not in LEFT_OUT:
+            with suppress(ModelError):
+                found = loaded_files(artifact, name)
+        yield from (file for file in found if file not in seen)
+        seen |= set(found)
 
 
 def find_folder(reference: str, base: Path) -> Path:
@@ -106,9 +127,7 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    patterns = ["*.json", "*.txt", "*.model", "LICEN[CS]E*", "NOTICE*", "README.md"] + (
-        ["*.safetensors"] if weights else []
-    )
+    patterns = [*TEXTS, "LICEN[CS]E*", "NOTICE*", "README.md"] + (["*.safetensors"] if weights else [])
     place = f"hf://{repo}@{revision}"
     if not sys.stderr.isatty():
         disable_progress_bars()

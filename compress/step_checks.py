@@ -10,7 +10,7 @@ from types import MappingProxyType
 from compress import deps
 from compress.artifact import CHOSEN, MANIFEST, Artifact, read_json
 from compress.calls import call_problems
-from compress.catalogue import Stage, find_engine, find_metric, find_task, task_names, tasks_for
+from compress.catalogue import Stage, find_engine, find_metric, find_task, metric_names, task_names, tasks_for
 from compress.classes import has_learned_positions
 from compress.data import KINDS_OF_DATA, LAYOUTS, Data
 from compress.describing import quantization_of
@@ -49,7 +49,7 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
         here = recipe.place.get(f"evaluate.metrics.{index}", place)
         yield from _metric_problems(name, here, task, recipe, data.get("evaluate"))
     for name, gate in recipe.gates.items():
-        if name in recipe.evaluate.metrics and (why := gate_problems(gate, find_metric(name))):
+        if name in metric_names() and (why := gate_problems(gate, find_metric(name))):
             yield Problem(
                 recipe.place.get(f"gates.{name}", ""),
                 f"gate {name}: {why}",

@@ -142,10 +142,9 @@ def judge(
     if held is None:
         raise ValueError(f"{words}: of what value?")
     verdict = _few_enough(_decide(held, edges, words), metric, held)
-    if noise is not None and noise.note and verdict.status != "inconclusive":
-        return Verdict(
-            "inconclusive", words, noise.note
-        )  # what was measured on one side was not what the gate is about
+    if noise is not None and noise.note and not math.isnan(held.value):
+        # What was measured on one side was not what the gate is about: how far it lies from the margin says nothing either.
+        return Verdict("inconclusive", words, noise.note)
     if verdict.status == "pass" and noise is not None and gate.ratio is not None:
         return _above_noise(verdict, contrast, noise, gate.ratio)
     return verdict

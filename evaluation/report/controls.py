@@ -57,6 +57,17 @@ def _gates(control: Control) -> str:
     return "would not have passed: it " + "; ".join(f"{verb} {named[s]}" for s, verb in VERBS if named[s])
 
 
+def as_candidate(comparison: Comparison, control: Control) -> Comparison:
+    """The run as it would read were the control its candidate, as far as that was measured."""
+    rows = {row.metric: row for row in comparison.rows}
+    own = tuple(_as_row(rows[found.metric], found) for found in control.rows if found.metric in rows)
+    return replace(comparison, candidate=control.side, rows=own, controls=())
+
+
+def _as_row(row: Row, found: Beside) -> Row:
+    return replace(row, candidate=found.score, contrast=found.contrast, verdict=found.verdict, noise=found.noise)
+
+
 def lines(comparison: Comparison) -> list[str]:
     """A line a control."""
     return [line(comparison, control) for control in comparison.controls]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+from evaluation.report import controls
 from evaluation.report.words import contrast, reason, visible
 from evaluation.scores import Comparison
 
 
 def render(comparison: Comparison) -> str:
-    """A `testsuite` with one `testcase` a gated row."""
+    """A `testsuite` with one `testcase` a gated row; the controls, which no run passes or fails by, in its `system-out`."""
     gated = [row for row in comparison.rows if row.verdict.status != "not gated"]
     count = {status: str(sum(row.verdict.status == status for row in gated)) for status in ("fail", "inconclusive")}
     name = visible(comparison.name)
@@ -25,5 +26,7 @@ def render(comparison: Comparison) -> str:
         kind = {"fail": "failure", "inconclusive": "error"}.get(row.verdict.status)
         if kind:
             ElementTree.SubElement(case, kind, {"message": visible(f"{contrast(row)}; {reason(row)}")})
+    if told := controls.lines(comparison):
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(map(visible, told))
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

@@ -1,4 +1,4 @@
-"""Many runs in one table: verdict, speed, size and what each quality metric changed by, the gated ones first."""
+"""Many runs in one table: verdict, speed, size and what each quality metric changed by, the gated ones first; behind each run its controls."""
 
 from __future__ import annotations
 
@@ -9,18 +9,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.report import words
+from evaluation.report.controls import as_candidate
 from evaluation.report.markdown import safe
 from evaluation.report.result import plain
-from evaluation.scores import Comparison, Row
+from evaluation.scores import Comparison, Row, Status
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def to_dicts(runs: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """A tidy row for each metric of each run, JSON-safe."""
-    labelled = zip(runs, labels(runs), strict=True)
-    return [plain({"run": name, "status": run.status, **row}) for run, name in labelled for row in run.records()]
+    """A tidy row for each metric of each run and of each of its controls, JSON-safe; `control` is "" of the candidate."""
+    return [
+        plain({"run": name, "control": control, "status": run.status, **row})
+        for run, name, control in _with_controls(runs)
+        for row in run.records()
+    ]
+
+
+def _with_controls(runs: Sequence[Comparison]) -> list[tuple[Comparison, str, str]]:
+    """Each run with its name, and behind it as it reads with each of its controls for its candidate, with that one's."""
+    found = []
+    for run, name in zip(runs, labels(runs), strict=True):
+        found.append((run, name, ""))
+        found += [(as_candidate(run, control), name, control.stage) for control in run.controls]
+    return found
 
 
 def labels(runs: Sequence[Comparison]) -> list[str]:
@@ -37,10 +50,17 @@ def labels(runs: Sequence[Comparison]) -> list[str]:
 
 def columns(runs: Sequence[Comparison]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings, and the cells of each run in words."""
+    headings, cells, _ = _table(runs)
+    return headings, cells
+
+
+def _table(runs: Sequence[Comparison]) -> tuple[tuple[str, ...], list[tuple[str, ...]], list[Status]]:
+    """As `columns`, with the verdict of each line."""
     judging = [row for run in runs for row in run.rows if row.compared == "difference"]
     judged = dict.fromkeys(row.metric for row in sorted(judging, key=lambda row: row.gate is None))  # gated ones first
     headings = ("run", "verdict", "speed", "weights", *judged, "processor")
-    return headings, [_cells(run, name, tuple(judged)) for run, name in zip(runs, labels(runs), strict=True)]
+    named = [(run, f"{name}, control {control}" if control else name) for run, name, control in _with_controls(runs)]
+    return headings, [_cells(run, name, tuple(judged)) for run, name in named], [run.status for run, _ in named]
 
 
 def _cells(run: Comparison, name: str, judged: Sequence[str]) -> tuple[str, ...]:
@@ -82,9 +102,9 @@ def show(runs: Sequence[Comparison], console: Console | None = None) -> None:
 
     from evaluation.report.terminal import COLOURS
 
-    headings, cells = columns(runs)
+    headings, cells, statuses = _table(runs)
     found = Table(*headings, box=box.SIMPLE_HEAD)
-    for run, row in zip(runs, cells, strict=True):
-        styles = ["", COLOURS[run.status], *[""] * (len(row) - 2)]
+    for status, row in zip(statuses, cells, strict=True):
+        styles = ["", COLOURS[status], *[""] * (len(row) - 2)]
         found.add_row(*(Text(words.visible(c), style=s) for c, s in zip(row, styles, strict=True)))
     (console or Console(width=None if sys.stdout.isatty() else 160)).print(found)

@@ -44,7 +44,8 @@ def plot(comparison: Comparison) -> str:
 
 
 def points_of(comparison: Comparison, speed: Row, row: Row) -> list[Point]:
-    """The baseline, each stage in between that has both numbers, and the candidate as the verdict saw it."""
+    """The baseline, each stage in between that has both numbers, the candidate as the verdict saw it, and each control as it stood
+    beside it."""
     start = 1.0 if row.compared == "ratio" else 0.0
     one, none = Estimate(1.0, 1.0, 1.0, speed.contrast.n), Estimate(start, start, start, row.contrast.n)
     points = [Point("baseline", one, none)]
@@ -54,6 +55,10 @@ def points_of(comparison: Comparison, speed: Row, row: Row) -> list[Point]:
             points.append(Point(step.stage, step.speed.cumulative, quality))
     if len(points) > 1 and points[-1].name == comparison.steps[-1].stage:
         points[-1] = Point(points[-1].name, speed.contrast, row.contrast, row.verdict.status)
+    for control in comparison.controls if len(points) > 1 else ():
+        found = {one.metric: one.contrast for one in control.rows}
+        if speed.metric in found and row.metric in found:
+            points.append(Point(f"control {control.stage}", found[speed.metric], found[row.metric]))
     return [p for p in points if math.isfinite(p.speed.value + p.quality.value) and min(ends(p.speed)) > 0]
 
 

@@ -22,7 +22,7 @@ from compress.describing import describe
 from compress.devices import AS_STORED
 from compress.errors import RecipeError, UserError
 from compress.opening import text_to_image
-from compress.recipe import EvalSpec, Gate
+from compress.recipe import EvalSpec, Gate, Recipe
 from evaluation.collect import collect
 from evaluation.compare import Request, row_of, viewpoints
 from evaluation.evidence import Evidence
@@ -161,16 +161,17 @@ def planned(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def check(folder: Path, captions: str, each: int, data: str = "./real") -> None:
+def check(folder: Path, captions: str, each: int, data: str = "./real") -> tuple[Recipe, ...]:
     rows = [{"file_name": f"{i}.png", "text": text} for i, text in enumerate(captions)]
     (folder / "real" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "r.yaml").write_text(RECIPE.format(data=data, each=each))
-    compress.check(folder / "r.yaml", cache=folder / "cache")
+    return compress.check(folder / "r.yaml", cache=folder / "cache")
 
 
 @pytest.mark.parametrize(("captions", "each"), [("aba", 1), ("abc", 2)])
 def test_a_plan_takes_prompts_with_several_pictures(captions: str, each: int, planned: Path) -> None:
-    check(planned, captions, each)
+    (found,) = check(planned, captions, each)
+    assert [*found.evaluate.metrics] == ["variety"]
 
 
 @pytest.mark.parametrize(("captions", "data"), [("abc", "./real"), ("abb", "zoo://digits/test")])

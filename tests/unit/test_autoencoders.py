@@ -213,7 +213,9 @@ def test_an_engine_is_refused_where_the_vae_was(painter: Path, tmp_path: Path) -
 
 
 def test_a_denoiser_that_is_an_engine_records_as_well(painter: Path, tmp_path: Path) -> None:
-    planned(painter, tmp_path, {"build.openvino": {"components": ["unet"]}}, {"distill.decoder": {}})
+    plan = planned(painter, tmp_path, {"build.openvino": {"components": ["unet"]}}, {"distill.decoder": {}})
+    assert [node.components for node in plan.nodes] == [("unet",), ("vae",)]
+    assert plan.nodes[1].expected.components["unet"].format == "openvino"
 
 
 # ---------------------------------------------------------------- what is learnt on

@@ -70,3 +70,12 @@ def test_what_is_no_device_is_one_clear_error_for_every_verb(
         with pytest.raises(UserError) as caught:
             verb()
         assert any("device" in p.message and p.fix for p in caught.value.problems)
+
+
+def test_what_a_plan_warns_of_in_data_is_told_here_too(sides: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_text("one line\nanother")
+    gates = {"perplexity": Gate(worse_by="5%")}
+    said = request(sides, tmp_path, {"perplexity": {}}, gates=gates, data=str(tmp_path / "d.txt")).warnings
+    assert len(said) == 2
+    assert said[0].startswith("data: gates on perplexity will stay inconclusive: they rest on 1 of at least 8 units")
+    assert "d.txt is 1 document" in said[1]

@@ -419,6 +419,14 @@ def test_weights_that_are_not_finite_break_the_contract_and_are_named(
     assert breach(cache, llama, CUT, rewriting(spoil)) == "`w` in model holds values that are not finite"
 
 
+def test_what_is_added_to_scores_as_a_mask_may_be_infinite(cache: Cache, llama: Path, trusting: Trusting) -> None:
+    def masked(tensors: Tensors) -> None:
+        add_one(tensors)
+        tensors["attn.causal_mask"] = np.full(3, -np.inf, np.float32)
+
+    assert not one(cache, llama, CUT, rewriting(masked)).cached
+
+
 @pytest.mark.parametrize("content", [b"", b"short", bytes(200), b"\x02" + bytes(7) + b"[]"])
 def test_weights_that_do_not_read_break_the_contract(
     cache: Cache, llama: Path, trusting: Trusting, content: bytes

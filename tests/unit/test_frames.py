@@ -38,6 +38,23 @@ def test_headers_tell_what_the_library_counts(suffix: str, frames: int, tmp_path
     assert has_several_frames(file) == (frames > 1)
 
 
+def test_an_animation_of_one_frame_is_one_picture(tmp_path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return kind + len(content).to_bytes(4, "little") + content + b"\0" * (len(content) % 2)
+
+    plain = BytesIO()
+    Image.effect_noise((9, 7), 30).convert("RGB").save(plain, "webp", lossless=True)
+    size = (8).to_bytes(3, "little") + (6).to_bytes(3, "little")
+    frame = bytes(6) + size + bytes(4) + plain.getvalue()[12:]
+    for frames in (1, 2):
+        head = chunk(b"VP8X", b"\x02\0\0\0" + size) + chunk(b"ANIM", bytes(6))
+        body = b"WEBP" + head + frames * chunk(b"ANMF", frame)
+        (tmp_path / "a.webp").write_bytes(chunk(b"RIFF", body))
+        with Image.open(tmp_path / "a.webp") as opened:
+            assert getattr(opened, "n_frames", 1) == frames
+        assert has_several_frames(tmp_path / "a.webp") == (frames > 1)
+
+
 @pytest.mark.parametrize("suffix", [*FORMATS, "jpg", "bmp"])
 def test_a_file_that_is_cut_anywhere_is_no_fault_of_the_header(suffix: str, tmp_path: Path) -> None:
     whole = BytesIO()

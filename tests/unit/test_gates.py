@@ -145,9 +145,12 @@ def test_a_side_that_was_cold_leaves_every_gate_on_a_speed_open() -> None:
         (Gate(worse_by="10%"), (1.2, 1.3)),
         (Gate(speedup=3), (1.2, 1.3)),
         (Gate(speedup=1.1), (1.2, 1.3)),
+        (Gate(speedup=1.25), (1.2, 1.3)),  # which more blocks of such times would not decide
     ):
         found = judge(gate, latency, TEN, _around(*contrast), cold)
-        assert (found.status, found.why) == ("inconclusive", cold.note)
+        assert (found.status, found.why, found.n_needed) == ("inconclusive", cold.note, 0)
+    unmeasured = Estimate(math.nan, math.nan, math.nan, 0, "no meter")
+    assert judge(Gate(speedup=2), latency, TEN, unmeasured, cold).why == "no meter"
 
 
 def test_nothing_is_smaller_than_nothing() -> None:

@@ -107,6 +107,15 @@ def test_a_run_names_every_damaged_picture_that_a_student_is_to_learn_from(
         assert named(caught.value) == damaged
 
 
+def test_a_stage_by_itself_names_them_too(folder: Path, tmp_path: Path) -> None:
+    model = pipeline(tmp_path / "model")
+    scheduler = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
+    (model / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    with pytest.raises(DamagedPictures) as caught:
+        compress.apply("distill.steps", model, steps=2, guidance=3.0, train=str(folder), cache=tmp_path / "cache")
+    assert named(caught.value) == list(DAMAGED)
+
+
 def test_an_evaluation_names_those_of_both_sides_and_of_the_reference(folder: Path, tmp_path: Path) -> None:
     other = pictures(tmp_path / "other")
     with pytest.raises(DamagedPictures) as caught:

@@ -138,7 +138,8 @@ def test_a_busy_machine_is_asked_again_and_then_told_of(
     asked = timed(*(times(1.5, unsettled=why) for why in unsettled))
     (done,) = run(cache, llama, (WORKING, if_faster(WORKING)))
     assert len(asked) == tries
-    assert done.facts.get("warnings", []) == ["decided while the machine was not at rest: busy"] * warned
+    said = "decided while the machine was not at rest: busy; this decision stands until another evaluate.timing_blocks asks anew"
+    assert done.facts.get("warnings", []) == [said] * warned
 
 
 # What a plan says

@@ -52,6 +52,23 @@ def test_wrong_data_makes_no_metric_and_no_stage_lack_some(tmp_path: Path) -> No
     assert "evaluat" in found
 
 
+@pytest.mark.parametrize(
+    ("changes", "mistake"),
+    [
+        ({"data": "{evaluat: texts.txt}"}, "evaluat"),
+        ({"evaluate": "{metrics: [size, perplexty]}"}, "perplexty"),
+        ({"evaluate": "{metrics: [size, perplexity], timing_blocks: 2}"}, "timing_blocks"),
+    ],
+)
+def test_mistakes_beside_them_hide_no_gate_that_cannot_be_judged(
+    changes: dict[str, str], mistake: str, tmp_path: Path
+) -> None:
+    found = told(tmp_path, gates="{size: {within: one}}", **changes)
+    assert len(found) == 2
+    assert any(said.startswith("gate size: ") for said in found)
+    assert any(mistake in said for said in found)
+
+
 def test_a_metric_of_another_task_is_told_beside_an_unknown_key(tmp_path: Path) -> None:
     found = told(tmp_path, evaluate="{metrics: [size, kid]}", seeds="1", gates="{}")
     assert len(found) == 2

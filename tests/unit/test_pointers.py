@@ -12,7 +12,8 @@ from compress.data import open_data
 from compress.errors import DataError, ModelError, RecipeError
 from compress.headers import read_header
 from compress.pointers import LONGEST, is_pointer
-from tests.fakes import language_model, write_safetensors
+from compress.sources import find_source
+from tests.fakes import language_model, pipeline, write_safetensors
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 FETCH = "is a pointer of Git LFS: its content was never fetched"
@@ -43,6 +44,23 @@ def test_a_pointer_of_git_lfs_in_a_model_is_told(tmp_path: Path, name: str) -> N
     (problem,) = caught.value.problems
     assert problem.message == f"{model / name}: {FETCH}"
     assert problem.fix == f"git -C {model} lfs pull"
+
+
+@pytest.mark.parametrize("content", [POINTER, "half a file"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v1-5-pruned-emaonly.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "safety_checker/model.safetensors",
+        ".cache/huggingface/download/x.safetensors",
+    ],
+)
+def test_weights_that_no_library_opens_need_not_have_been_fetched(tmp_path: Path, name: str, content: str) -> None:
+    model = pipeline(tmp_path / "model")
+    (model / name).parent.mkdir(parents=True, exist_ok=True)
+    (model / name).write_text(content)
+    assert find_source(str(model), Path(), None).artifact.components.keys() >= {"unet", "vae"}
 
 
 def test_only_a_short_file_that_starts_as_one_is_a_pointer(tmp_path: Path) -> None:

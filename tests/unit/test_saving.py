@@ -53,6 +53,14 @@ def test_a_copy_that_was_cut_off_is_made_anew(model: Path, tmp_path: Path) -> No
     assert not (tmp_path / ".mine.part").exists()
 
 
+def test_a_link_to_an_empty_folder_is_filled(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "mine").symlink_to(tmp_path / "large disk")
+    save(describe(model), tmp_path / "mine")
+    assert describe(tmp_path / "mine").components == describe(model).components
+    assert (tmp_path / "mine").is_symlink()
+
+
 def test_the_same_candidate_may_be_saved_twice_and_no_other_over_it(model: Path, tmp_path: Path) -> None:
     kept = save(describe(model), tmp_path / "mine")
     before = (kept / "config.json").stat().st_ino

@@ -79,6 +79,24 @@ def test_the_parts_of_a_pipeline(tmp_path: Path) -> None:
     assert second.endswith("(in_channels 9)")
 
 
+def test_a_whole_clip_is_a_text_encoder_too(tmp_path: Path) -> None:
+    """diffusers opens its half that reads; the half that sees has widths of its own."""
+    from transformers import CLIPConfig, CLIPModel
+
+    folder = tiny_diffusion(tmp_path)
+    text = read_json(folder / "text_encoder/config.json")
+    seeing = {"hidden_size": 8, "intermediate_size": 20, "num_hidden_layers": 1, "num_attention_heads": 2}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=seeing | {"image_size": 16, "patch_size": 8})).save_pretrained(
+        folder / "text_encoder"
+    )
+    assert told(folder) == []
+    whole = read_json(folder / "text_encoder/config.json")
+    changed(folder / "text_encoder/config.json", text_config={**whole["text_config"], "intermediate_size": 7})
+    (said,) = told(folder)
+    assert said.startswith("`text_model.")
+    assert said.endswith("(intermediate_size 7)")
+
+
 def test_a_model_that_no_rule_knows_is_told_by_its_library(tmp_path: Path) -> None:
     from compress.devices import AS_STORED
     from compress.engines.torch.runtime import load_language_model

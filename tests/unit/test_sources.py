@@ -279,12 +279,13 @@ def one_error(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr
 
 
-def test_planning_a_pinned_commit_fetches_json_and_no_weights(hub: Hub, tmp_path: Path) -> None:
+def test_planning_a_pinned_commit_fetches_what_reads_texts_and_no_weights(hub: Hub, tmp_path: Path) -> None:
     write_recipe(tmp_path)
+    hub.files |= {"chat_template.jinja": b"{{ messages }}", "qwen.tiktoken": b"IQ== 0", "source.spm": b"pieces"}
     done = pare(hub, tmp_path, "plan", "recipe.yaml")
     assert done.returncode == 0, done.stderr
     assert "text_generation" in done.stdout
-    assert hub.fetched() == {"config.json", "tokenizer.json"}
+    assert hub.fetched() == hub.files.keys() - {"model.safetensors", "pytorch_model.bin", "modeling.py"}
 
 
 def test_running_it_fetches_the_weights_but_neither_pickles_nor_code(hub: Hub, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from compress.cache import Cache
 from compress.catalogue import find_stage
 from compress.cli import main
 from compress.describing import describe
-from compress.errors import RecipeError
+from compress.errors import ModelError, RecipeError
 from compress.events import silent
 from compress.execute import _plan_of, node_refs
 from compress.few_steps import FewSteps
@@ -25,7 +25,7 @@ from compress.planning import Plan, with_lineage
 from compress.reading import hub_references, read_text
 from compress.running import with_weights
 from compress.teaching import told_misfits, trajectory_misfits
-from tests.fakes import language_model, pipeline
+from tests.fakes import language_model, pipeline, write_safetensors
 
 TEXT = "schema: 1\nname: r\nmodel: ./student\ndata: {train: texts.txt}\nstages:\n"
 TAUGHT = TEXT + "  - distill.logits: {teacher: %s, tokens: 8}\n"
@@ -140,6 +140,16 @@ def test_the_weights_of_one_of_the_hub_come_when_they_are_needed(place: Path, mo
     assert with_weights(made, cache, silent).models[name].remote
     assert not with_weights(found, cache, silent).models[name].remote
     assert asked[1:] == [("org/name", COMMIT, True)]
+
+
+def test_one_whose_weights_are_no_numbers_teaches_nobody(place: Path) -> None:
+    write_safetensors(place / "larger/model.safetensors", fill=b"\xff")
+    found, cache = plan(place, TAUGHT % "./larger"), Cache(place / "cache")
+    with pytest.raises(ModelError, match="not finite, before any stage") as caught:
+        with_weights(found, cache, silent)
+    assert caught.value.problems[0].place == str(place / "larger")
+    made = replace(found, nodes=tuple(replace(node, cached=True) for node in found.nodes))
+    assert with_weights(made, cache, silent).models  # which is not opened any more
 
 
 # Held to what a recipe's model is held to
@@ -362,6 +372,18 @@ def test_a_folder_given_in_python_starts_at_the_current_one(place: Path, monkeyp
         )
     assert len({found.nodes[0].key for found in seen}) == 1
     assert seen[0].nodes[0].lent
+
+
+def test_pinning_reads_adapters_too_and_keeps_the_ends_of_lines(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = place / "r.yaml"
+    text = "schema: 1\r\nname: r\r\nmodel: ./model\r\nadapter: [hf://org/lora, {path: hf://org/style@main, scale: 0.5}]\r\n"
+    file.write_bytes(text.encode())
+    assert hub_references(file) == ("hf://org/lora", "hf://org/style@main")
+    monkeypatch.setattr("compress.sources.pin_hub", lambda name: f"{name.partition('@')[0]}@{COMMIT}")
+    monkeypatch.setattr("sys.argv", ["pare", "check", "--pin", str(file)])
+    with pytest.raises(SystemExit):
+        main()
+    assert file.read_bytes().decode() == text.replace("lora", f"lora@{COMMIT}").replace("@main", f"@{COMMIT}")
 
 
 def test_pinning_reads_what_stages_are_given_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
