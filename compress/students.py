@@ -42,11 +42,17 @@ def undone(artifact: Artifact, steps: int, scheduler: str | None, spacing: str |
     return f"{' and '.join(others)} undo what distill.steps taught: {taught}; leave this stage out, or teach it that"
 
 
-def too_fine(artifact: Artifact, parts: int, what: str) -> str:
-    """Why a diffusion's training schedule has too few levels of noise to be gone in so many parts, or ""."""
+def levels_of(artifact: Artifact) -> int | None:
+    """How many levels of noise a diffusion's training schedule has; None of a flow, and where that is not known."""
     config = config_of(artifact)
     known = read_class(str(config.get("_class_name", "")))
     most = known.value(config, "num_train_timesteps") if known and not flows(config) else None
-    if not isinstance(most, int) or parts <= most:
+    return most if isinstance(most, int) else None
+
+
+def too_fine(artifact: Artifact, parts: int, what: str) -> str:
+    """Why a diffusion's training schedule has too few levels of noise to be gone in so many parts, or ""."""
+    most = levels_of(artifact)
+    if most is None or parts <= most:
         return ""
     return f"{what} make {parts} parts, and the training schedule has {most} levels of noise: ask for fewer"

@@ -28,10 +28,10 @@ from compress.algorithms.trajectories import (
 from compress.artifact import Artifact
 from compress.context import Context
 from compress.errors import ModelError
-from compress.few_steps import FewSteps, guiding, pipeline_of, sampler
+from compress.few_steps import FewSteps, guiding, sampler
 from compress.opening.schedulers import made
 from compress.opening.text_to_image import TextToImage
-from compress.painting import NEGATIVE, call_arguments
+from compress.painting import NEGATIVE
 from compress.schedulers import config_of
 from compress.training import teach
 from compress.trajectories import (
@@ -146,12 +146,12 @@ def _classroom(
         raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
     told, scale = _guided(source, params)
     tasks = [TextToImage(side, opening) for side in (artifact, source)]
-    config = config_of(artifact)
-    for task in tasks:
-        task.step_with(made(config, sampler(config, "progressive", 0), artifact.path))
+    config, predictions = config_of(artifact), [prediction_of(config_of(side)) for side in (artifact, source)]
+    for task, says in zip(tasks, predictions, strict=True):
+        own = config if says == "flow" else {**config, "prediction_type": says}  # one course; each is taken at its word
+        task.step_with(made(own, sampler(own, "progressive", 0), artifact.path))
     alone = {**guiding(artifact).student(params.guidance), NEGATIVE: None}
     course = _course(tasks[1], told, steps, substeps)
-    predictions = [prediction_of(config_of(side)) for side in (artifact, source)]
     few = min(steps, LOOKS)
     check_followed(tasks[1], told, _course(tasks[1], told, few, 1), predictions[1], scale)
     check_followed(tasks[0], alone, _course(tasks[0], alone, few, 1), predictions[0], 1.0)
@@ -167,9 +167,8 @@ def _classroom(
 def _guided(source: Artifact, params: FewSteps) -> tuple[dict[str, object], float]:
     """The arguments by which a teacher is called, and the scale by which its two answers are joined."""
     how = guiding(source)
-    known = source.settings.call.get(how.argument, (call_arguments(pipeline_of(source)) or {}).get(how.argument))
-    scale = params.guidance if params.guidance is not None else known
-    number = float(scale) if isinstance(scale, int | float) else 1.0
+    scale = params.guidance if params.guidance is not None else how.scale
+    number = 1.0 if scale is None else scale
     return how.call(number if how.argument else None, params.negative_prompt), number
 
 
