@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import SCHEDULER, Artifact, read_json
+from compress.artifact import SCHEDULER, Artifact
 from compress.catalogue import Foresight
 from compress.conditioning import caption_values
 from compress.data import Data
 from compress.painting import GUIDANCE, NEGATIVE, STEPS, TRUE_GUIDANCE, call_arguments
 from compress.params import TRAINED, Optimising, Params, Training
-from compress.pipelines import INDEX
+from compress.pipelines import class_of
 from compress.schedulers import config_of, faults, foreign, read_class
 from compress.sources import parameter_count
 
@@ -100,7 +100,7 @@ class Guiding:
 
 def guiding(artifact: Artifact) -> Guiding:
     """How a pipeline is guided, told from its class and its denoiser's config."""
-    takes, own = call_arguments(pipeline_of(artifact)) or {}, artifact.settings.call
+    takes, own = call_arguments(class_of(artifact.path)) or {}, artifact.settings.call
     told = bool(artifact.known_config(artifact.main).get("guidance_embeds"))
     argument = GUIDANCE if told else next((name for name in (TRUE_GUIDANCE, GUIDANCE) if name in takes), "")
     scale = own.get(argument, takes.get(argument))
@@ -121,7 +121,7 @@ def ill_guided(artifact: Artifact, scale: float | None) -> str:
     if scale is None:
         return ""
     if not guiding(artifact).argument:
-        return f"{pipeline_of(artifact)} takes no guidance scale"
+        return f"{class_of(artifact.path)} takes no guidance scale"
     called = folded(artifact) if scale > 1 else ""
     return f"{called}, and guidance {scale:g} would guide it once more" if called else ""
 
@@ -176,13 +176,13 @@ def refusal(artifact: Artifact, params: FewSteps, steps: int | None, method: Met
         return ""
     changed = {**config, **sampler(config, method, origin)}
     before = {problem.message for problem in faults(config, "")}
-    found = faults(changed, "", steps, pipeline_of(artifact))
+    found = faults(changed, "", steps, class_of(artifact.path))
     return next((f"{new.message}; {new.fix}" for new in found if new.message not in before), "")
 
 
 def _unguided(artifact: Artifact, params: FewSteps) -> str:
     """Why what the parameters say of guidance means nothing to a pipeline, or ""."""
-    how, kind = guiding(artifact), pipeline_of(artifact)
+    how, kind = guiding(artifact), class_of(artifact.path)
     if params.guidance is not None and not how.argument:
         return f"{kind} takes no guidance scale: leave `guidance` out"
     if params.negative_prompt is None:
@@ -220,9 +220,3 @@ def foresee_sampled(artifact: Artifact, params: FewSteps, steps: int, method: Me
     found = foresee_taught(artifact, params, **{STEPS: steps})
     told = f"{steps} {'step' if steps == 1 else 'steps'} of {changed['_class_name']}"
     return replace(found, configs={SCHEDULER: {**config, **changed}}, told=told)
-
-
-def pipeline_of(artifact: Artifact) -> str:
-    """The class of an artifact's pipeline, or ""."""
-    index = artifact.path / INDEX
-    return str(read_json(index).get("_class_name", "")) if index.is_file() else ""

@@ -15,9 +15,10 @@ from compress.catalogue import Misfit
 from compress.classes import has_learned_positions
 from compress.errors import UserError
 from compress.families import feature_stacks
-from compress.few_steps import FewSteps, flows, folded, guiding, ill_guided, pipeline_of
+from compress.few_steps import FewSteps, flows, folded, guiding, ill_guided
 from compress.painting import NEGATIVE, call_arguments
 from compress.pipeline_checks import POOLED, READS
+from compress.pipelines import class_of
 from compress.schedulers import config_of
 from compress.tokens import Tokens, read_tokens
 from compress.vocabulary import FILES, embeddings
@@ -147,7 +148,7 @@ def told_misfits(student: Artifact, teacher: Artifact, guidance: float | None) -
     if ours != theirs:
         yield Misfit(TEACHER, f"its `{name}` is of the class {theirs}, and the student's of {ours}", LIKE)
         return
-    kind = pipeline_of(student)
+    kind = class_of(student.path)
     texts = {field for table in (READS, POOLED) for field in table.get(kind, {})}
     config, other = student.known_config(name), teacher.known_config(name)
     yield from _unlike(f"`{name}`", config, other, sorted({*texts, *CALL}))
@@ -220,7 +221,7 @@ def _misguided(teacher: Artifact, scale: float | None, negative: str | None) -> 
         yield Misfit(TEACHER, why, "leave `guidance` out, or give a teacher that is still guided")
     if negative is None:
         return
-    how, kind = guiding(teacher), pipeline_of(teacher)
+    how, kind = guiding(teacher), class_of(teacher.path)
     if NEGATIVE not in (call_arguments(kind) or {}) or not how.folds:
         yield Misfit(TEACHER, f"{kind} leads away from nothing", "leave `negative_prompt` out")
     elif not why and (called := folded(teacher)):

@@ -8,9 +8,9 @@ student itself without an average of it, as Song & Dhariwal, "Improved Technique
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from compress.algorithms.trajectories import (
     split,
     velocity_error,
 )
-from compress.artifact import Artifact
+from compress.artifact import SCHEDULER_CONFIG, Artifact, Settings, derive, rewritten, write_manifest
 from compress.context import Context
+from compress.engines.torch.runtime import save_component
 from compress.errors import ModelError
-from compress.few_steps import FewSteps, guiding, sampler
-from compress.opening.schedulers import made
+from compress.few_steps import FewSteps, flows, guiding, sampler
+from compress.opening.schedulers import made, put
 from compress.opening.text_to_image import TextToImage
 from compress.painting import NEGATIVE
 from compress.schedulers import config_of
@@ -137,6 +138,19 @@ def teach_denoiser(
     return student
 
 
+def leave_taught(
+    artifact: Artifact, student: torch.nn.Module, called: Settings | None, context: Context, scheduler: Any = None
+) -> None:
+    """What a stage leaves whose student was taught: its weights, how it is called, and the scheduler that samples from it, if
+    another does."""
+    name, replaced = artifact.main, () if scheduler is None else (SCHEDULER_CONFIG,)
+    left = derive(artifact, context.out, without=(*rewritten(artifact, (name,)), *replaced), link=context.link)
+    save_component(student, artifact.folder(name), left.folder(name))
+    if scheduler is not None:
+        put(scheduler, left.path)
+    write_manifest(left if called is None else replace(left, settings=called))
+
+
 def _classroom(
     artifact: Artifact, params: FewSteps, context: Context, steps: int, substeps: int, lesson: Lesson
 ) -> tuple[Classroom, str]:
@@ -146,12 +160,13 @@ def _classroom(
         raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
     told, scale = _guided(source, params)
     tasks = [TextToImage(side, opening) for side in (artifact, source)]
-    config, predictions = config_of(artifact), [prediction_of(config_of(side)) for side in (artifact, source)]
-    for task, says in zip(tasks, predictions, strict=True):
-        own = config if says == "flow" else {**config, "prediction_type": says}  # one course; each is taken at its word
-        task.step_with(made(own, sampler(own, "progressive", 0), artifact.path))
+    config = config_of(artifact)
+    for task in tasks:  # both go one course, and each is taken at its own word of what it predicts
+        says = {} if flows(config) else {"prediction_type": config_of(task.artifact).get("prediction_type", "epsilon")}
+        task.step_with(made({**config, **says}, sampler(config, "progressive", 0), artifact.path))
     alone = {**guiding(artifact).student(params.guidance), NEGATIVE: None}
     course = _course(tasks[1], told, steps, substeps)
+    predictions = [prediction_of(config_of(side)) for side in (artifact, source)]
     few = min(steps, LOOKS)
     check_followed(tasks[1], told, _course(tasks[1], told, few, 1), predictions[1], scale)
     check_followed(tasks[0], alone, _course(tasks[0], alone, few, 1), predictions[0], 1.0)

@@ -28,7 +28,6 @@ from compress.autoencoders import (
     VAE,
     Shape,
     levels_of,
-    pipeline_class,
     reads_more,
     scaling_of,
     tiny_config,
@@ -42,7 +41,7 @@ from compress.few_steps import guiding, ill_guided
 from compress.painting import STEPS
 from compress.params import TRAINED, Training
 from compress.picture_sizes import SIDES, own_size
-from compress.pipelines import name_part
+from compress.pipelines import class_of, name_part
 from compress.teaching import decoding_misfits
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def refuse(artifact: Artifact, params: DistillDecoder) -> str:
         given = sorted(NEW & params.model_fields_set)
         return f"kind: own keeps the VAE's sizes: leave out {', '.join(given)}, or give kind: tiny" if given else ""
     if more := reads_more(artifact):
-        return f"{pipeline_class(artifact)} reads `{more}` of its VAE, which an {TINY} does not have"
+        return f"{class_of(artifact.path)} reads `{more}` of its VAE, which an {TINY} does not have"
     levels = levels_of(artifact.config(VAE))
     for name in ("blocks", "encoder_blocks"):
         counts = getattr(params, name)

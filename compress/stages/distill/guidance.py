@@ -10,12 +10,12 @@ Source: Meng et al., "On Distillation of Guided Diffusion Models" (2022), their 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
-from compress.artifact import Artifact, derive, rewritten, write_manifest
+from compress.artifact import Artifact
 from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
-from compress.few_steps import FewSteps, foresee_taught, guiding, pictures_read, pipeline_of, refusal
+from compress.few_steps import FewSteps, foresee_taught, guiding, pictures_read, refusal
+from compress.pipelines import class_of
 from compress.students import levels_of
 from compress.teaching import trajectory_misfits
 
@@ -29,7 +29,7 @@ class DistillGuidance(FewSteps):
 def refuse(artifact: Artifact, params: DistillGuidance) -> str:
     how = guiding(artifact)
     if not how.folds:
-        return f"{pipeline_of(artifact)} makes one pass a step already: nothing is saved"
+        return f"{class_of(artifact.path)} makes one pass a step already: nothing is saved"
     if (
         (own := how.scale) is not None
         and own <= 1
@@ -66,12 +66,7 @@ def unfit(artifact: Artifact, params: DistillGuidance, inputs: Mapping[str, Arti
     unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillGuidance, context: Context) -> None:
-    from compress.engines.torch.runtime import save_component
-    from compress.trajectory_lessons import imitate, teach_denoiser
+    from compress.trajectory_lessons import imitate, leave_taught, teach_denoiser
 
-    name = artifact.main
     student = teach_denoiser(artifact, params, context, min(LEVELS, levels_of(artifact) or LEVELS), 1, imitate)
-    left = derive(artifact, context.out, without=rewritten(artifact, (name,)), link=context.link)
-    save_component(student, artifact.folder(name), left.folder(name))
-    called = foresee(artifact, params).settings
-    write_manifest(left if called is None else replace(left, settings=called))
+    leave_taught(artifact, student, foresee(artifact, params).settings, context)
