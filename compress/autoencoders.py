@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compress.artifact import Artifact, read_json
+from compress.artifact import Artifact
 from compress.classes import source_of
-from compress.pipelines import INDEX
+from compress.pipelines import class_of
 
 VAE = "vae"
 TINY = "AutoencoderTiny"
@@ -72,10 +72,6 @@ def reads_more(artifact: Artifact) -> str:
     return next((name for name in sorted(lacking) if not name.startswith(("enable_", "disable_"))), "")
 
 
-def pipeline_class(artifact: Artifact) -> str:
-    return str(read_json(artifact.path / INDEX).get("_class_name", ""))
-
-
 def tiny_config(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     """The config of an AutoencoderTiny for the pictures and latents of a VAE.
 
@@ -129,7 +125,7 @@ def usual_blocks(levels: int) -> tuple[int, ...]:
 
 
 def _source(artifact: Artifact) -> str:
-    return source_of(pipeline_class(artifact), "pipelines")
+    return source_of(class_of(artifact.path), "pipelines")
 
 
 def _read(source: str) -> frozenset[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress.artifact import Artifact, read_json
+from compress.artifact import Artifact
 from compress.painting import call_arguments
-from compress.pipelines import INDEX
+from compress.pipelines import class_of
 from compress.tokens import CONFIG, read_object
 
 ENCODER, TOKENIZER = "text_encoder", "tokenizer"
@@ -25,9 +25,7 @@ def caption_values(artifact: Artifact) -> int:
     """
     config = artifact.known_config(artifact.main)
     joint = _number(config.get("joint_attention_dim"))
-    index = artifact.path / INDEX
-    kind = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
-    call = {**(call_arguments(kind) or {}), **artifact.settings.call}
+    call = {**(call_arguments(class_of(artifact.path)) or {}), **artifact.settings.call}
     encoders = [name for name in artifact.components if name.startswith(ENCODER)]
     found = sum(_tokens(artifact, name, call) * max(_width(artifact, name, config), joint) for name in encoders)
     return found or MOST * _told_width(config)

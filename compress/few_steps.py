@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import SCHEDULER, Artifact, read_json
+from compress.artifact import SCHEDULER, Artifact
 from compress.catalogue import Foresight
 from compress.conditioning import caption_values
 from compress.data import Data
 from compress.painting import GUIDANCE, NEGATIVE, STEPS, TRUE_GUIDANCE, call_arguments
 from compress.params import TRAINED, Optimising, Params, Training
-from compress.pipelines import INDEX
+from compress.pipelines import class_of
 from compress.schedulers import config_of, faults, foreign, read_class
 from compress.sources import parameter_count
 
@@ -73,17 +73,22 @@ class Guiding:
     """How a pipeline is guided.
 
     argument: of its call, the scale; "" where nothing guides it. folds: whether a student can do without: a scale that the
-    denoiser is told as an input stays one.
+    denoiser is told as an input stays one. scale: by which it is guided, as its own call says or by default. away: the negative
+    prompt of its own call.
     """
 
     argument: str
     folds: bool
+    scale: float | None = None
+    away: object = None
 
-    def call(self, scale: float | None, negative: str | None) -> dict[str, object]:
+    def call(self, scale: float | None, negative: str | None = None) -> dict[str, object]:
         """The arguments by which a pipeline is guided so; {} leaves it as it is."""
         found: dict[str, object] = {} if scale is None or not self.argument else {self.argument: scale}
-        if negative is not None or (found and self.argument == TRUE_GUIDANCE):
-            found[NEGATIVE] = negative or ""  # such pipelines are guided only away from something, be it nothing
+        if negative is not None:
+            found[NEGATIVE] = negative
+        elif found and self.argument == TRUE_GUIDANCE:
+            found[NEGATIVE] = self.away or ""  # such pipelines are guided only away from something, be it nothing
         return found
 
     def student(self, scale: float | None) -> dict[str, object]:
@@ -95,11 +100,30 @@ class Guiding:
 
 def guiding(artifact: Artifact) -> Guiding:
     """How a pipeline is guided, told from its class and its denoiser's config."""
-    takes = call_arguments(pipeline_of(artifact)) or {}
-    if artifact.known_config(artifact.main).get("guidance_embeds"):
-        return Guiding(GUIDANCE, False)
-    argument = next((name for name in (TRUE_GUIDANCE, GUIDANCE) if name in takes), "")
-    return Guiding(argument, bool(argument))
+    takes, own = call_arguments(class_of(artifact.path)) or {}, artifact.settings.call
+    told = bool(artifact.known_config(artifact.main).get("guidance_embeds"))
+    argument = GUIDANCE if told else next((name for name in (TRUE_GUIDANCE, GUIDANCE) if name in takes), "")
+    scale = own.get(argument, takes.get(argument))
+    number = float(scale) if isinstance(scale, int | float) else None
+    return Guiding(argument, bool(argument) and not told, number, own.get(NEGATIVE))
+
+
+def folded(artifact: Artifact) -> str:
+    """In words, that guidance was taught to a denoiser as its own output; or ""."""
+    how, own = guiding(artifact), artifact.settings.call
+    if not how.folds or how.scale is None or how.scale > 1 or how.argument not in own:
+        return ""
+    return f"its guidance is folded in already (its own call has {how.argument} {how.scale:g})"
+
+
+def ill_guided(artifact: Artifact, scale: float | None) -> str:
+    """Why a pipeline has no use for a guidance scale that it is to paint with, or ""."""
+    if scale is None:
+        return ""
+    if not guiding(artifact).argument:
+        return f"{class_of(artifact.path)} takes no guidance scale"
+    called = folded(artifact) if scale > 1 else ""
+    return f"{called}, and guidance {scale:g} would guide it once more" if called else ""
 
 
 def flows(config: Mapping[str, Any]) -> bool:
@@ -152,13 +176,13 @@ def refusal(artifact: Artifact, params: FewSteps, steps: int | None, method: Met
         return ""
     changed = {**config, **sampler(config, method, origin)}
     before = {problem.message for problem in faults(config, "")}
-    found = faults(changed, "", steps, pipeline_of(artifact))
+    found = faults(changed, "", steps, class_of(artifact.path))
     return next((f"{new.message}; {new.fix}" for new in found if new.message not in before), "")
 
 
 def _unguided(artifact: Artifact, params: FewSteps) -> str:
     """Why what the parameters say of guidance means nothing to a pipeline, or ""."""
-    how, kind = guiding(artifact), pipeline_of(artifact)
+    how, kind = guiding(artifact), class_of(artifact.path)
     if params.guidance is not None and not how.argument:
         return f"{kind} takes no guidance scale: leave `guidance` out"
     if params.negative_prompt is None:
@@ -177,9 +201,10 @@ def foresee_taught(artifact: Artifact, params: FewSteps, **call: object) -> Fore
     side = config.get("sample_size") or 128
     latent = int(config.get("in_channels", 4)) * (side if isinstance(side, int) else max(side)) ** 2
     text = 3 * caption_values(artifact)  # of the student, and of the teacher with the prompt and without
-    # A negative prompt that was taught is asked for no more: it would be ignored.
-    away = {} if params.negative_prompt is None else {NEGATIVE: None}
-    called = artifact.calling(**call, **guiding(artifact).student(params.guidance), **away)
+    how = guiding(artifact)
+    # A negative prompt that was taught, be it the model's own, is asked for no more: it would be ignored.
+    away = {NEGATIVE: None} if params.negative_prompt is not None or (how.folds and how.away) else {}
+    called = artifact.calling(**call, **how.student(params.guidance), **away)
     return Foresight(
         scratch_bytes=2 * 4 * weights,
         item_bytes={"captions": 4 * (latent + text)},
@@ -195,9 +220,3 @@ def foresee_sampled(artifact: Artifact, params: FewSteps, steps: int, method: Me
     found = foresee_taught(artifact, params, **{STEPS: steps})
     told = f"{steps} {'step' if steps == 1 else 'steps'} of {changed['_class_name']}"
     return replace(found, configs={SCHEDULER: {**config, **changed}}, told=told)
-
-
-def pipeline_of(artifact: Artifact) -> str:
-    """The class of an artifact's pipeline, or ""."""
-    index = artifact.path / INDEX
-    return str(read_json(index).get("_class_name", "")) if index.is_file() else ""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress.artifact import SCHEDULER, Artifact, read_json
+from compress.artifact import SCHEDULER, Artifact
 from compress.painting import call_arguments
-from compress.pipelines import INDEX
+from compress.pipelines import class_of
 from compress.schedulers import config_of, named_config
 from compress.tasks import Fault
 
@@ -64,8 +64,7 @@ def no_lean_call(kind: str, scheduler: str, config: Mapping[str, Any]) -> str:
 def without_lean_call(artifact: Artifact, call: Mapping[str, Any]) -> str:
     """Why an artifact that is called so has no lean call, or "": its class, its scheduler or the one that is named in its place, and
     a denoiser that is told its guidance."""
-    index = artifact.path / INDEX
-    kind = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
+    kind = class_of(artifact.path)
     config = named_config(config_of(artifact), call.get(SCHEDULER))
     if why := no_lean_call(kind, str(config.get("_class_name", "")), config):
         return why
@@ -80,7 +79,7 @@ def lean_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
     if why := without_lean_call(artifact, call):
         yield Fault(SCHEDULER, why, FIX)
         return
-    kind = str(read_json(artifact.path / INDEX)["_class_name"])
+    kind = class_of(artifact.path)
     given = {name: value for name, value in call.items() if name != SCHEDULER}
     for name in unusual(kind, given, call_arguments(kind) or {}):
         yield Fault(name, f"the lean call of {kind} takes no {name}", f"leave it out, or {FIX}")

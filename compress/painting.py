@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from compress.artifact import SCHEDULER, Artifact, read_json
+from compress.artifact import SCHEDULER, Artifact
 from compress.classes import source_of
 from compress.picture_sizes import SIDES, own_size, size_faults
-from compress.pipelines import INDEX
+from compress.pipelines import class_of
 from compress.schedulers import changes, config_of, faults, foreign, left_out, named_config, told
 from compress.tasks import Fault
 
@@ -29,8 +29,7 @@ def call_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
     Args:
         artifact: with its own call, which its engines were built for.
     """
-    index = artifact.path / INDEX
-    kind = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
+    kind = class_of(artifact.path)
     takes = call_arguments(kind)
     if takes is not None:
         # Of arguments alone that a recipe gives: what a model's own manifest says is its maker's.

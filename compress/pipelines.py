@@ -69,6 +69,12 @@ def named_parts(index: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     return {name: (str(entry[0]), str(entry[1])) for name, entry in pairs if entry[1] is not None}
 
 
+def class_of(path: Path) -> str:
+    """The class that a folder's index says its pipeline is of; "" where there is no index, or it names none."""
+    index = path / INDEX
+    return str(read_json(index).get("_class_name", "")) if index.is_file() else ""
+
+
 def name_part(path: Path, part: str, kind: str) -> None:
     """Say in a pipeline's index which class of diffusers a part is now. A link to another folder's index is not written through."""
     file = path / INDEX

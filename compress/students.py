@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from compress.artifact import Artifact
 from compress.few_steps import ORIGIN, Method, flows
-from compress.schedulers import config_of, read_class
+from compress.schedulers import changes, config_of, read_class
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,36 @@ def undone(artifact: Artifact, steps: int, scheduler: str | None, spacing: str |
     if student.method == "consistency":
         taught = f"it was taught for up to {student.origin} steps of its own scheduler"
     fits = steps <= student.origin if student.method == "consistency" else steps == student.steps
-    others = [f"{steps} steps"] * (not fits) + [f"scheduler {scheduler}"] * bool(scheduler)
-    others += [f"spacing {spacing}"] * bool(spacing)
+    config = config_of(artifact)
+    other = any(config.get(name) != value for name, value in (changes(config, scheduler) if scheduler else {}).items())
+    others = [f"{steps} steps"] * (not fits) + [f"scheduler {scheduler}"] * other
+    others += [f"spacing {spacing}"] * (spacing is not None and spacing != config.get("timestep_spacing"))
     if not others:
         return ""
     return f"{' and '.join(others)} undo what distill.steps taught: {taught}; leave this stage out, or teach it that"
 
 
-def too_fine(artifact: Artifact, parts: int, what: str) -> str:
-    """Why a diffusion's training schedule has too few levels of noise to be gone in so many parts, or ""."""
+def levels_of(artifact: Artifact) -> int | None:
+    """How many levels of noise a diffusion's training schedule has; None of a flow, and where that is not known."""
     config = config_of(artifact)
     known = read_class(str(config.get("_class_name", "")))
     most = known.value(config, "num_train_timesteps") if known and not flows(config) else None
-    if not isinstance(most, int) or parts <= most:
+    return most if isinstance(most, int) else None
+
+
+def uneven(artifact: Artifact, origin: int) -> str:
+    """Why a consistent student would be sampled at other levels of noise than it is taught, or "": LCMScheduler rounds the distance
+    between two down, and so begins below the noisiest."""
+    most = levels_of(artifact) or origin
+    if most % origin == 0:
+        return ""
+    nearest = min((n for n in range(2, most + 1) if most % n == 0), key=lambda n: abs(n - origin))
+    return f"`origin` {origin} does not divide the {most} levels of noise of the training schedule: ask for {nearest}"
+
+
+def too_fine(artifact: Artifact, parts: int, what: str) -> str:
+    """Why a diffusion's training schedule has too few levels of noise to be gone in so many parts, or ""."""
+    most = levels_of(artifact)
+    if most is None or parts <= most:
         return ""
     return f"{what} make {parts} parts, and the training schedule has {most} levels of noise: ask for fewer"

@@ -10,13 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.autoencoders import TEACHERS, levels_of
 from compress.catalogue import Misfit
 from compress.classes import has_learned_positions
 from compress.errors import UserError
 from compress.families import feature_stacks
-from compress.few_steps import FewSteps, flows, guiding, pipeline_of
+from compress.few_steps import FewSteps, flows, folded, guiding, ill_guided
 from compress.painting import NEGATIVE, call_arguments
 from compress.pipeline_checks import POOLED, READS
+from compress.pipelines import class_of
 from compress.schedulers import config_of
 from compress.tokens import Tokens, read_tokens
 from compress.vocabulary import FILES, embeddings
@@ -126,11 +128,16 @@ def trajectory_misfits(student: Artifact, teacher: Artifact, params: FewSteps) -
     """What keeps a denoiser from being taught by where another takes the same latents; what each is told of a text is its own affair."""
     if not _of_one_original(student, teacher):
         yield from _other_latents(student, teacher)
-    yield from _guided_twice(teacher, params)
+    yield from _misguided(teacher, params.guidance, params.negative_prompt)
 
 
-def told_misfits(student: Artifact, teacher: Artifact) -> Iterator[Misfit]:
-    """What keeps a denoiser from being given the very calls of another, and held to what comes back."""
+def told_misfits(student: Artifact, teacher: Artifact, guidance: float | None) -> Iterator[Misfit]:
+    """What keeps a denoiser from being given the very calls of another, and held to what comes back.
+
+    Args:
+        guidance: the scale by which the teacher is to paint; None for its own.
+    """
+    yield from _misguided(teacher, guidance, None)
     if _of_one_original(student, teacher):
         return
     yield from _other_latents(student, teacher)
@@ -141,7 +148,7 @@ def told_misfits(student: Artifact, teacher: Artifact) -> Iterator[Misfit]:
     if ours != theirs:
         yield Misfit(TEACHER, f"its `{name}` is of the class {theirs}, and the student's of {ours}", LIKE)
         return
-    kind = pipeline_of(student)
+    kind = class_of(student.path)
     texts = {field for table in (READS, POOLED) for field in table.get(kind, {})}
     config, other = student.known_config(name), teacher.known_config(name)
     yield from _unlike(f"`{name}`", config, other, sorted({*texts, *CALL}))
@@ -157,20 +164,40 @@ def _other_latents(student: Artifact, teacher: Artifact) -> Iterator[Misfit]:
         yield Misfit(TEACHER, f"its denoiser is a `{teacher.main}`, and the student's a `{name}`", LIKE)
         return
     yield from _unlike(f"`{name}`", student.known_config(name), teacher.known_config(name), LATENT)
-    with_vae = [side for side in (student, teacher) if "vae" in side.components]
-    if len(with_vae) == 1:
-        said = (
-            "has no `vae`, and the student has one" if with_vae[0] is student else "has a `vae`, and the student none"
-        )
-        yield Misfit(TEACHER, f"it {said}: their latents are not the same", LIKE)
-    elif with_vae:
-        yield from _unlike("`vae`", student.known_config("vae"), teacher.known_config("vae"), VAE)
+    yield from _other_vae(student, teacher)
     ours, theirs = config_of(student), config_of(teacher)
     if ours and theirs and flows(ours) != flows(theirs):
         ways = {True: "goes along a flow", False: "takes noise away by a schedule of betas"}
         yield Misfit(TEACHER, f"it {ways[flows(theirs)]}, and the student {ways[flows(ours)]}", LIKE)
     else:
         yield from _unlike("scheduler", ours, theirs, NOISE)
+
+
+def _other_vae(student: Artifact, teacher: Artifact) -> Iterator[Misfit]:
+    there = [side for side in (student, teacher) if "vae" in side.components]
+    if len(there) == 1:
+        said = "has no `vae`, and the student has one" if there[0] is student else "has a `vae`, and the student none"
+        yield Misfit(TEACHER, f"it {said}: their latents are not the same", LIKE)
+    elif there:
+        yield from _unlike("`vae`", student.known_config("vae"), teacher.known_config("vae"), VAE)
+
+
+def decoding_misfits(student: Artifact, teacher: Artifact) -> Iterator[Misfit]:
+    """What keeps a VAE from decoding the latents that another pipeline paints. A small one's are unscaled, so that of two kinds
+    only the shape is held together."""
+    if _of_one_original(student, teacher) or "vae" not in student.components:
+        return
+    known = teacher.components.get("vae")
+    if known is not None and known.kind not in TEACHERS:
+        yield Misfit(TEACHER, f"its `vae` is a {known.kind}, and this stage knows {', '.join(TEACHERS)}", LIKE)
+    elif known is None or known.kind == student.components["vae"].kind:
+        yield from _other_vae(student, teacher)
+    else:
+        ours, theirs = student.config("vae"), teacher.config("vae")
+        yield from _unlike("`vae`", ours, theirs, VAE[:1])
+        if levels_of(ours) != levels_of(theirs):
+            said = f"its `vae` works at {levels_of(theirs)} sizes, and the student's at {levels_of(ours)}"
+            yield Misfit(TEACHER, said, LIKE)
 
 
 def _unlike(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], fields: Iterable[str]) -> Iterator[Misfit]:
@@ -188,21 +215,14 @@ def _plain(value: object) -> object:
     return value
 
 
-def _guided_twice(teacher: Artifact, params: FewSteps) -> Iterator[Misfit]:
+def _misguided(teacher: Artifact, scale: float | None, negative: str | None) -> Iterator[Misfit]:
     """Guidance that the teacher has no use for: its pipeline takes none, or it was taught into it already."""
-    how, kind, scale = guiding(teacher), pipeline_of(teacher), params.guidance
-    if scale is not None and not how.argument:
-        yield Misfit(
-            TEACHER, f"{kind} takes no guidance scale", "leave `guidance` out, or give a teacher that is guided"
-        )
-    if params.negative_prompt is not None and (NEGATIVE not in (call_arguments(kind) or {}) or not how.folds):
-        yield Misfit(TEACHER, f"{kind} leads away from nothing", "leave `negative_prompt` out")
-    own = teacher.settings.call.get(how.argument)
-    if not how.folds or not isinstance(own, int | float) or own > 1:
+    if why := ill_guided(teacher, scale):
+        yield Misfit(TEACHER, why, "leave `guidance` out, or give a teacher that is still guided")
+    if negative is None:
         return
-    called = f"its guidance is folded in already (its own call has {how.argument} {own:g})"
-    if scale is not None and scale > 1:
-        said = f"{called}, and guidance {scale:g} would guide it once more"
-        yield Misfit(TEACHER, said, "leave `guidance` out, or give a teacher that is still guided")
-    elif params.negative_prompt is not None:
+    how, kind = guiding(teacher), class_of(teacher.path)
+    if NEGATIVE not in (call_arguments(kind) or {}) or not how.folds:
+        yield Misfit(TEACHER, f"{kind} leads away from nothing", "leave `negative_prompt` out")
+    elif not why and (called := folded(teacher)):
         yield Misfit(TEACHER, f"{called}: nothing leads away from a negative prompt", "leave `negative_prompt` out")

@@ -325,8 +325,9 @@ class _Run:
             return False
         with self.accelerator.autocast():
             last = held_back()
-            with self.learner.averaged():
-                averaged = held_back()
+        # In an autocast of its own: it keeps the half-precision copies of weights that it made, also of weights changed meanwhile.
+        with self.learner.averaged(), self.accelerator.autocast():
+            averaged = held_back()
         better = averaged <= last
         which = "averaged weights kept" if better else "last weights kept, not their average"
         message = f"{which}: {averaged:.4g} averaged, {last:.4g} last, on what was held back"

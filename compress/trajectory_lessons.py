@@ -8,9 +8,9 @@ student itself without an average of it, as Song & Dhariwal, "Improved Technique
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,13 +25,14 @@ from compress.algorithms.trajectories import (
     split,
     velocity_error,
 )
-from compress.artifact import Artifact
+from compress.artifact import SCHEDULER_CONFIG, Artifact, Settings, derive, rewritten, write_manifest
 from compress.context import Context
+from compress.engines.torch.runtime import save_component
 from compress.errors import ModelError
-from compress.few_steps import FewSteps, guiding, pipeline_of, sampler
-from compress.opening.schedulers import made
+from compress.few_steps import FewSteps, flows, guiding, sampler
+from compress.opening.schedulers import made, put
 from compress.opening.text_to_image import TextToImage
-from compress.painting import NEGATIVE, call_arguments
+from compress.painting import NEGATIVE
 from compress.schedulers import config_of
 from compress.training import teach
 from compress.trajectories import (
@@ -137,6 +138,19 @@ def teach_denoiser(
     return student
 
 
+def leave_taught(
+    artifact: Artifact, student: torch.nn.Module, called: Settings | None, context: Context, scheduler: Any = None
+) -> None:
+    """What a stage leaves whose student was taught: its weights, how it is called, and the scheduler that samples from it, if
+    another does."""
+    name, replaced = artifact.main, () if scheduler is None else (SCHEDULER_CONFIG,)
+    left = derive(artifact, context.out, without=(*rewritten(artifact, (name,)), *replaced), link=context.link)
+    save_component(student, artifact.folder(name), left.folder(name))
+    if scheduler is not None:
+        put(scheduler, left.path)
+    write_manifest(left if called is None else replace(left, settings=called))
+
+
 def _classroom(
     artifact: Artifact, params: FewSteps, context: Context, steps: int, substeps: int, lesson: Lesson
 ) -> tuple[Classroom, str]:
@@ -147,8 +161,9 @@ def _classroom(
     told, scale = _guided(source, params)
     tasks = [TextToImage(side, opening) for side in (artifact, source)]
     config = config_of(artifact)
-    for task in tasks:
-        task.step_with(made(config, sampler(config, "progressive", 0), artifact.path))
+    for task in tasks:  # both go one course, and each is taken at its own word of what it predicts
+        says = {} if flows(config) else {"prediction_type": config_of(task.artifact).get("prediction_type", "epsilon")}
+        task.step_with(made({**config, **says}, sampler(config, "progressive", 0), artifact.path))
     alone = {**guiding(artifact).student(params.guidance), NEGATIVE: None}
     course = _course(tasks[1], told, steps, substeps)
     predictions = [prediction_of(config_of(side)) for side in (artifact, source)]
@@ -167,9 +182,8 @@ def _classroom(
 def _guided(source: Artifact, params: FewSteps) -> tuple[dict[str, object], float]:
     """The arguments by which a teacher is called, and the scale by which its two answers are joined."""
     how = guiding(source)
-    known = source.settings.call.get(how.argument, (call_arguments(pipeline_of(source)) or {}).get(how.argument))
-    scale = params.guidance if params.guidance is not None else known
-    number = float(scale) if isinstance(scale, int | float) else 1.0
+    scale = params.guidance if params.guidance is not None else how.scale
+    number = 1.0 if scale is None else scale
     return how.call(number if how.argument else None, params.negative_prompt), number
 
 

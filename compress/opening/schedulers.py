@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from compress.artifact import SCHEDULER
 from compress.engines.torch.runtime import find_class, silent_libraries
-from compress.pipelines import INDEX
+from compress.pipelines import name_part
 
 
 def made(config: Mapping[str, Any], changed: Mapping[str, Any], place: Path) -> Any:
@@ -20,9 +19,7 @@ def made(config: Mapping[str, Any], changed: Mapping[str, Any], place: Path) -> 
 
 
 def put(scheduler: Any, folder: Path) -> None:
-    """Save a scheduler in a pipeline's folder, and name its class in the index: by a new file, for the old one may be a link."""
-    scheduler.save_pretrained(folder / SCHEDULER)
-    index = json.loads((folder / INDEX).read_text())
-    index[SCHEDULER] = ["diffusers", type(scheduler).__name__]
-    (folder / INDEX).unlink()
-    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    """Save a scheduler in a pipeline's folder, and name its class in the index."""
+    with silent_libraries():
+        scheduler.save_pretrained(folder / SCHEDULER)
+    name_part(folder, SCHEDULER, type(scheduler).__name__)

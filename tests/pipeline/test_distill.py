@@ -77,6 +77,18 @@ def test_a_shortened_student_comes_nearer_to_its_teacher(tmp_path: Path, name: s
     assert any(not torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
+@pytest.mark.parametrize(("stage", "recorded"), [("distill.features", "calls"), ("distill.decoder", "pictures")])
+def test_a_flux_that_is_truly_guided_paints_with_the_scale(stage: str, recorded: str, tmp_path: Path) -> None:
+    """Its `guidance_scale` would mean nothing to it."""
+    source, seen = opened(tmp_path / "model", "flux-schnell"), []
+    few = {"denoising_steps": 1, "steps": 1, "precision": "float32"}
+    few |= {"prompts": 8} if stage == "distill.features" else {"prompts": 4, "width": 8, "encoder_width": 8}
+    for scale in (1.0, 3.0):
+        apply(stage, source, tmp_path / f"{scale}", inputs={"teacher": source}, guidance=scale, **few)
+        seen.append(digest_folder(tmp_path / f"{scale}-scratch" / recorded))
+    assert seen[0] != seen[1]
+
+
 @pytest.mark.parametrize("name", ["llama", "sd"])
 def test_a_model_of_its_own_teaches_from_recipe_to_report(tmp_path: Path, name: str) -> None:
     source = describe(MODELS[name](tmp_path / "model"))

@@ -151,6 +151,23 @@ def test_a_shortened_student_is_taught_by_the_whole_original(tmp_path: Path) -> 
     assert shapes[0] == shapes[1]
 
 
+def test_a_teacher_may_predict_something_else(tmp_path: Path) -> None:
+    """Each is taken at its own scheduler's word: the teacher's walk is followed, and the student's too."""
+    source, other = (source_of(tmp_path / name, "sd") for name in ("model", "other"))
+    file = other.path / SCHEDULER_CONFIG
+    file.write_text(json.dumps({**json.loads(file.read_text()), "prediction_type": "epsilon"}))
+    made, _ = taught(source, tmp_path / "out", teacher=other, updates=1)
+    assert json.loads((made.path / SCHEDULER_CONFIG).read_text())["prediction_type"] == "v_prediction"
+
+
+def test_guidance_is_taught_at_as_many_levels_as_there_are(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "model", "sd")
+    file = source.path / SCHEDULER_CONFIG
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_train_timesteps": 500}))
+    _, notes = taught(source, tmp_path / "out", "guidance", updates=1)
+    assert "guidance 3" in notes[-1].message
+
+
 def test_a_negative_prompt_is_folded_in(tmp_path: Path) -> None:
     source = source_of(tmp_path / "model", "sd")
     plain, _ = taught(source, tmp_path / "plain")

@@ -27,6 +27,7 @@ from compress.opening.text_to_image import TextToImage
 from compress.recipe import EvalSpec
 from compress.sources import find_source
 from tests.families import tiny_picture
+from tests.stages import apply
 from tests.tiny import tiny_clip_tokenizer, tiny_diffusion
 
 MODELS: dict[str, Callable[[Path], Path]] = {
@@ -195,7 +196,9 @@ def test_a_pipeline_that_was_changed_is_called_as_it_is_now(pair: Callable[[str]
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("engines")
-    return compress.apply("build.openvino", tiny_diffusion(folder), components="all", cache=folder / "cache")
+    return apply(
+        "build.openvino", describe(tiny_diffusion(folder)), folder / "out", components=("unet", "vae", "text_encoder")
+    )[0]
 
 
 def test_engines_paint_the_same_and_a_negative_prompt_is_read_once(engines: Artifact) -> None:
@@ -223,7 +226,7 @@ def test_a_torch_encoder_may_be_trained_meanwhile_so_nothing_of_it_is_kept(pair:
 
 
 def test_the_recipe_asks_for_it_and_the_three_lines_give_it(engines: Artifact, tmp_path: Path) -> None:
-    made = compress.apply("accelerate.call", engines.path, cache=tmp_path / "cache")
+    made, _ = apply("accelerate.call", engines, tmp_path / "out")
     assert made.settings.lean
     assert made.settings.needs_pare
     paint = compress.load(made.path)

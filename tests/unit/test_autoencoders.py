@@ -22,7 +22,6 @@ from compress.autoencoders import (
     Scaling,
     Shape,
     levels_of,
-    pipeline_class,
     reads_more,
     scaling_of,
     tiny_config,
@@ -31,6 +30,7 @@ from compress.autoencoders import (
 )
 from compress.describing import describe
 from compress.errors import RecipeError
+from compress.pipelines import class_of
 from compress.planning import Plan
 from evaluation.arithmetic import empty
 from tests.fakes import pipeline
@@ -125,7 +125,7 @@ def test_which_pipelines_can_do_with_a_tiny_one(kind: str, lacking: str, painter
 
     assert hasattr(diffusers, kind)
     found = describe(of_class(painter, kind))
-    assert pipeline_class(found) == kind
+    assert class_of(found.path) == kind
     assert reads_more(found) == lacking
 
 

@@ -16,6 +16,7 @@ from compress.lean import SCHEDULERS, lean_faults, no_lean_call, takes, unusual
 from compress.painting import call_arguments
 from compress.recipe import BaselineSpec, EvalSpec
 from tests.families import tiny_picture
+from tests.stages import apply
 from tests.tiny import tiny_diffusion
 
 DATA = "zoo://digits/test"
@@ -81,7 +82,7 @@ def test_a_pipeline_without_a_lean_call_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_verb_is_told_the_same(painter: Path, tmp_path: Path) -> None:
-    made = compress.apply("accelerate.call", painter, cache=tmp_path / "cache")
+    made, _ = apply("accelerate.call", describe(painter), tmp_path / "out")
     assert json.loads((made.path / "pare.json").read_text())["settings"]["lean"] is True
     assert describe(made.path).settings == made.settings
     spec = EvalSpec(baseline=BaselineSpec(scheduler="unipc"), samples=4)

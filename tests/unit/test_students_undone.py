@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from diffusers import DDIMScheduler, LCMScheduler
 
 from compress.artifact import Provenance, write_manifest
 from compress.cache import Cache
@@ -59,6 +60,8 @@ def refusal(model: Path, *asked: Asked) -> str:
         (STUDENT, {"steps": 4}, ()),
         (CONSISTENT, {"steps": 2}, ()),
         (CONSISTENT, {"steps": 8}, ()),
+        (CONSISTENT, {"steps": 2, "scheduler": "lcm"}, ()),
+        (STUDENT, {"steps": 4, "scheduler": "ddim", "spacing": "trailing"}, ()),
         (CONSISTENT, {"steps": 2, "scheduler": "euler"}, ("scheduler euler undo", "up to 8 steps")),
         (("distill.guidance", {"guidance": 3.0}), {"steps": 2}, ()),
     ],
@@ -88,6 +91,23 @@ def test_guidance_is_folded_in_once(model: Path) -> None:
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_guidance_that_is_none_teaches_nothing(scale: float, model: Path) -> None:
     assert "nothing to teach" in refusal(model, ("distill.guidance", {"guidance": scale}))
+
+
+@pytest.mark.parametrize(("origin", "nearest"), [(30, 25), (600, 500), (20, 0), (1000, 0)])
+def test_a_consistent_student_is_taught_the_levels_that_it_is_sampled_at(
+    origin: int, nearest: int, model: Path
+) -> None:
+    asked = ("distill.steps", {"steps": 2, "method": "consistency", "origin": origin})
+    if nearest:
+        assert f"`origin` {origin} does not divide the 1000 levels" in refusal(model, asked)
+        assert refusal(model, asked).endswith(f"ask for {nearest}")
+    else:
+        assert plan(model, asked).nodes
+    scheduler = LCMScheduler(original_inference_steps=origin)
+    scheduler.set_timesteps(origin, original_inference_steps=origin)
+    course = DDIMScheduler(timestep_spacing="trailing")
+    course.set_timesteps(origin)
+    assert (scheduler.timesteps.tolist() == course.timesteps.tolist()) == (not nearest)
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_one_of_another_task_packed_or_an_engine_is_refused(place: Path) -> None
 
 def test_its_weights_take_memory(place: Path) -> None:
     llama(place / "huge")
-    language_model(place / "huge", (20_000, 30_000), real=False)
+    language_model(place / "huge", (2_000, 3_000), real=False)
     llama_config = (place / "larger/config.json").read_text()
     for file, text in (
         ("config.json", llama_config),
@@ -200,7 +200,7 @@ def test_its_weights_take_memory(place: Path) -> None:
     ):
         (place / "huge" / file).write_text(text)
     more = [plan(place, TAUGHT % name).nodes[0].memory_bytes for name in ("./huge", "source")]
-    assert more[0] - more[1] == 4 * 20_000 * 30_000
+    assert more[0] - more[1] == 4 * 2_000 * 3_000
 
 
 # Whether it can teach
@@ -283,7 +283,7 @@ def test_a_teacher_of_pictures_has_the_students_latents(
 ) -> None:
     """alone: for those that are given the teacher's very calls; along trajectories each has its own."""
     student, teacher = painter(tmp_path / "student"), painter(tmp_path / "teacher", **changes)
-    assert any(why in found.message and found.fix for found in told_misfits(student, teacher))
+    assert any(why in found.message and found.fix for found in told_misfits(student, teacher, None))
     walked = [found.message for found in trajectory_misfits(student, teacher, FewSteps())]
     assert any(why in said for said in walked) != alone
 
@@ -291,7 +291,32 @@ def test_a_teacher_of_pictures_has_the_students_latents(
 def test_a_teacher_of_pictures_may_be_larger_and_its_size_be_said_twice(tmp_path: Path) -> None:
     wide = {"sample_size": [8, 8], "block_out_channels": [32, 64], "cross_attention_dim": [32, 32]}
     student, teacher = painter(tmp_path / "student"), painter(tmp_path / "teacher", unet=wide)
-    assert not [*told_misfits(student, teacher), *trajectory_misfits(student, teacher, FewSteps(guidance=3.0))]
+    assert not [*told_misfits(student, teacher, 3.0), *trajectory_misfits(student, teacher, FewSteps(guidance=3.0))]
+
+
+@pytest.mark.parametrize(
+    ("kind", "vae", "why"),
+    [
+        ("AutoencoderKL", {"scaling_factor": 0.13}, "scaling_factor 0.13, and the student's 0.18"),
+        ("AutoencoderKL", {"latent_channels": 16}, "latent_channels 16, and the student's 4"),
+        ("AutoencoderTiny", {"latent_channels": 16}, "latent_channels 16, and the student's 4"),
+        ("AutoencoderTiny", {"scaling_factor": 1.0}, ""),
+        ("AutoencoderTiny", {"block_out_channels": [8, 8, 8]}, "works at 3 sizes, and the student's at 2"),
+        ("VQModel", {}, "is a VQModel, and this stage knows"),
+        ("", {}, "has no `vae`"),
+    ],
+)
+def test_the_teacher_of_a_decoder_decodes_the_students_latents(
+    kind: str, vae: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    sides = [painter(tmp_path / n, vae={"block_out_channels": [8, 8], **more}) for n, more in (("a", {}), ("b", vae))]
+    student, teacher = sides[0], sides[1].becoming({"vae": kind}) if kind else sides[1]
+    if not kind:
+        teacher = replace(teacher, components={n: c for n, c in teacher.components.items() if n != "vae"})
+    stage = find_stage("distill.decoder")
+    found = [one.message for one in stage.unfit(student, stage.params(), {"teacher": teacher})]
+    assert [why in said for said in found] == [True] * bool(why)
+    assert not list(stage.unfit(student, stage.params(), {"teacher": student}))
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,20 @@ def test_which_weights_are_kept_is_for_what_was_held_back_to_say(
     assert [e.facts for e in heard if e.kind == "note"] == [{"averaged": losses[1], "last": losses[0]}]
 
 
+def test_the_average_is_judged_by_its_own_weights_in_half_precision_too(tmp_path: Path) -> None:
+    """Autocast keeps the copies that it made of weights, also of those that were changed since."""
+    module, said = Reader(), list[torch.Tensor]()
+
+    def held_back() -> float:
+        with torch.no_grad():
+            said.append(module(PIXELS[:8]))
+        return 0.0
+
+    train(module, task(module), changed(steps=10, precision="bfloat16"), folder=tmp_path, seed=0, held_back=held_back)
+    assert said[0].dtype == torch.bfloat16
+    assert not torch.equal(*said)
+
+
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulating_batches_equals_one_batch_as_large(parts: int, tmp_path: Path) -> None:
     one, many = torch.nn.Linear(64, 10), torch.nn.Linear(64, 10)

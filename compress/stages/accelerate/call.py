@@ -11,10 +11,11 @@ Source: the calls of diffusers' pipelines, whose arithmetic the lean call repeat
 from __future__ import annotations
 
 from compress.artifact import Artifact, derive, write_manifest
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Foresight
 from compress.context import Context
 from compress.lean import without_lean_call
 from compress.params import Params
+from compress.stages.accelerate import call_stage
 
 TOLD = "call path: stock → lean; the pictures are the same, and calling it so needs pare"
 
@@ -33,16 +34,7 @@ def foresee(artifact: Artifact, params: Call) -> Foresight:
     return Foresight(settings=artifact.calling_lean().settings, told=TOLD)
 
 
-@stage(
-    version=1,
-    params=Call,
-    needs=("denoising",),
-    effects=("settings",),
-    reproducible="bytes",
-    libraries=("diffusers",),
-    refuse=refuse,
-    foresee=foresee,
-)
+@call_stage(version=1, params=Call, refuse=refuse, foresee=foresee)
 def run(artifact: Artifact, params: Call, context: Context) -> None:
     made = derive(artifact, context.out, link=context.link)
     context.note(TOLD)

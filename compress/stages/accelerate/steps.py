@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, derive, read_json, write_manifest
+from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, derive, write_manifest
 from compress.catalogue import Foresight
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.params import Params
-from compress.pipelines import INDEX, name_part
+from compress.pipelines import class_of
 from compress.schedulers import NAMED, Named, changes, config_of, faults, foreign, left_out, read_class, told
 from compress.stages.accelerate import call_stage
 from compress.students import undone
@@ -46,7 +46,7 @@ def refuse(artifact: Artifact, params: Steps) -> str:
     why = foreign(config, params.scheduler) if params.scheduler else ""
     if why := why or _unspaced(config, params):
         return why
-    pipeline = str(read_json(artifact.path / INDEX).get("_class_name", ""))
+    pipeline = class_of(artifact.path)
     before = {
         problem.message for problem in faults(config, "")
     }  # of the model as it is, which is refused for it already
@@ -87,28 +87,19 @@ def _told(config: Mapping[str, Any], params: Steps) -> str:
 
 @call_stage(version=2, params=Steps, refuse=refuse, foresee=foresee)
 def run(artifact: Artifact, params: Steps, context: Context) -> None:
-    made = derive(artifact, context.out, without=(SCHEDULER_CONFIG,), link=context.link)
+    from compress.engines.torch.runtime import silent_libraries
+    from compress.opening.schedulers import made, put
+
+    left = derive(artifact, context.out, without=(SCHEDULER_CONFIG,), link=context.link)
     config = config_of(artifact)
-    _write_scheduler(config, params, context)
     changed = changed_by(config, params)
+    scheduler = made(config, changed, artifact.path)
+    with silent_libraries():
+        _try_steps(scheduler, params.steps)
+    put(scheduler, context.out)
     kind = changed.pop("_class_name")
     context.note(_told(config, params), scheduler=kind, settings=changed, left_out=list(left_out(config, kind)))
-    write_manifest(made.calling(num_inference_steps=params.steps))
-
-
-def _write_scheduler(config: Mapping[str, Any], params: Steps, context: Context) -> None:
-    """Let diffusers carry the training schedule over from the old scheduler's config to the new one's."""
-    import diffusers
-
-    from compress.engines.torch.runtime import silent_libraries
-
-    changed = changed_by(config, params)
-    kind = changed.pop("_class_name")
-    with silent_libraries():
-        scheduler = getattr(diffusers, kind).from_config(dict(config), **changed)
-        _try_steps(scheduler, params.steps)
-        scheduler.save_pretrained(context.out / SCHEDULER)
-    name_part(context.out, SCHEDULER, kind)
+    write_manifest(left.calling(num_inference_steps=params.steps))
 
 
 def _try_steps(scheduler: diffusers.SchedulerMixin, steps: int) -> None:

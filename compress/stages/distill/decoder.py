@@ -14,7 +14,7 @@ Transfer and Super-Resolution" (2016).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,19 +28,21 @@ from compress.autoencoders import (
     VAE,
     Shape,
     levels_of,
-    pipeline_class,
     reads_more,
     scaling_of,
     tiny_config,
     tiny_parameters,
     usual_blocks,
 )
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
 from compress.errors import ModelError
+from compress.few_steps import guiding, ill_guided
+from compress.painting import STEPS
 from compress.params import TRAINED, Training
 from compress.picture_sizes import SIDES, own_size
-from compress.pipelines import name_part
+from compress.pipelines import class_of, name_part
+from compress.teaching import decoding_misfits
 
 if TYPE_CHECKING:
     import torch
@@ -92,17 +94,23 @@ def refuse(artifact: Artifact, params: DistillDecoder) -> str:
     kind = artifact.components[VAE].kind
     if kind not in TEACHERS:
         return f"its `vae` is a {kind}, and this stage knows {', '.join(TEACHERS)}"
+    if why := ill_guided(artifact, params.guidance):
+        return f"{why}: leave `guidance` out"
     if params.kind == "own":
         given = sorted(NEW & params.model_fields_set)
         return f"kind: own keeps the VAE's sizes: leave out {', '.join(given)}, or give kind: tiny" if given else ""
     if more := reads_more(artifact):
-        return f"{pipeline_class(artifact)} reads `{more}` of its VAE, which an {TINY} does not have"
+        return f"{class_of(artifact.path)} reads `{more}` of its VAE, which an {TINY} does not have"
     levels = levels_of(artifact.config(VAE))
     for name in ("blocks", "encoder_blocks"):
         counts = getattr(params, name)
         if counts and len(counts) != levels:
             return f"{name} has {len(counts)} numbers, and this VAE works at {levels} sizes: give one for each"
     return ""
+
+
+def unfit(artifact: Artifact, params: DistillDecoder, inputs: Mapping[str, Artifact]) -> Iterable[Misfit]:
+    return decoding_misfits(artifact, inputs["teacher"])
 
 
 def _config(artifact: Artifact, params: DistillDecoder) -> dict[str, Any]:
@@ -152,6 +160,7 @@ def foresee(artifact: Artifact, params: DistillDecoder) -> Foresight:
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,
     foresee=foresee,
+    unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillDecoder, context: Context) -> None:
     from compress.algorithms.autoencoding import Autoencoder
@@ -244,8 +253,9 @@ def _handed(painter: OpenModel, some: Sequence[Item], params: DistillDecoder, co
     """What the pipeline hands its VAE while it paints these captions."""
     import torch
 
-    asked = {"num_inference_steps": params.denoising_steps, "guidance_scale": params.guidance}
-    call = {name: value for name, value in asked.items() if value is not None}
+    call = guiding(painter.artifact).call(params.guidance)
+    if params.denoising_steps is not None:
+        call[STEPS] = params.denoising_steps
     heard = painter.calls_of((VAE,), some, context.seed, batch=len(some), **call)
     return torch.cat([next(iter(one.values())) for _, one in heard])  # latents are a decoder's first argument
 

@@ -25,6 +25,7 @@ from compress.conditioning import caption_values
 from compress.context import Context
 from compress.errors import ModelError
 from compress.families import feature_stacks
+from compress.few_steps import guiding
 from compress.params import TRAINED, Training
 from compress.teaching import told_misfits
 
@@ -60,11 +61,11 @@ def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
 
 
 def unfit(artifact: Artifact, params: DistillFeatures, inputs: Mapping[str, Artifact]) -> Iterable[Misfit]:
-    return told_misfits(artifact, inputs["teacher"])
+    return told_misfits(artifact, inputs["teacher"], params.guidance)
 
 
 @stage(
-    version=1,
+    version=2,
     params=DistillFeatures,
     needs=("denoising",),
     formats={"torch": "torch"},
@@ -117,7 +118,7 @@ def _record(painter: OpenModel, name: str, params: DistillFeatures, context: Con
     folder = context.scratch / "calls"
     folder.mkdir(exist_ok=True)
     items = context.data["train"].first(params.prompts)
-    guided = {} if params.guidance is None else {"guidance_scale": params.guidance}
+    guided = guiding(painter.artifact).call(params.guidance)
     found = []
     starts = range(0, len(items), PICTURES_A_BATCH)
     for start in context.progress(starts, "recording the teacher", len(starts)):
@@ -137,14 +138,11 @@ def _guidance(painter: OpenModel, call: Mapping[str, Any], params: DistillFeatur
 
     Read off a recorded call, not off the pipeline's state, which a resumed run does not have.
     """
-    import inspect
-
     rows = len(next(call[n] for n in ("sample", "hidden_states") if n in call))
     if rows != 2 * len(context.data["train"].first(min(PICTURES_A_BATCH, params.prompts))):
         return 0.0
-    own = inspect.signature(type(painter.stock).__call__).parameters["guidance_scale"].default
-    default = painter.artifact.settings.call.get("guidance_scale", own)
-    return float(default if params.guidance is None else params.guidance)
+    scale = guiding(painter.artifact).scale if params.guidance is None else params.guidance
+    return scale or 0.0
 
 
 def _guided(output: torch.Tensor, scale: float) -> torch.Tensor:

@@ -10,15 +10,16 @@ Source: Meng et al., "On Distillation of Guided Diffusion Models" (2022), their 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
-from compress.artifact import Artifact, derive, rewritten, write_manifest
+from compress.artifact import Artifact
 from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
-from compress.few_steps import FewSteps, foresee_taught, guiding, pictures_read, pipeline_of, refusal
+from compress.few_steps import FewSteps, foresee_taught, guiding, pictures_read, refusal
+from compress.pipelines import class_of
+from compress.students import levels_of
 from compress.teaching import trajectory_misfits
 
-LEVELS = 1000  # of noise, at which it is taught
+LEVELS = 1000  # of noise, at which it is taught, where the training schedule has as many
 
 
 class DistillGuidance(FewSteps):
@@ -26,10 +27,15 @@ class DistillGuidance(FewSteps):
 
 
 def refuse(artifact: Artifact, params: DistillGuidance) -> str:
-    if not guiding(artifact).folds:
-        return f"{pipeline_of(artifact)} makes one pass a step already: nothing is saved"
-    if (own := artifact.settings.call.get(guiding(artifact).argument)) is not None and own <= 1:
-        return f"the model is called without guidance ({guiding(artifact).argument} {own:g}) already: nothing is left to fold in"
+    how = guiding(artifact)
+    if not how.folds:
+        return f"{class_of(artifact.path)} makes one pass a step already: nothing is saved"
+    if (
+        (own := how.scale) is not None
+        and own <= 1
+        and (params.guidance is None or how.argument in artifact.settings.call)
+    ):
+        return f"the model is called without guidance ({how.argument} {own:g}) already: nothing is left to fold in"
     if params.guidance is not None and params.guidance <= 1:
         return f"guidance {params.guidance:g} is none: there is nothing to teach; give the scale that the model is used with"
     return refusal(artifact, params, None, "progressive")
@@ -60,12 +66,7 @@ def unfit(artifact: Artifact, params: DistillGuidance, inputs: Mapping[str, Arti
     unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillGuidance, context: Context) -> None:
-    from compress.engines.torch.runtime import save_component
-    from compress.trajectory_lessons import imitate, teach_denoiser
+    from compress.trajectory_lessons import imitate, leave_taught, teach_denoiser
 
-    name = artifact.main
-    student = teach_denoiser(artifact, params, context, LEVELS, 1, imitate)
-    left = derive(artifact, context.out, without=rewritten(artifact, (name,)), link=context.link)
-    save_component(student, artifact.folder(name), left.folder(name))
-    called = foresee(artifact, params).settings
-    write_manifest(left if called is None else replace(left, settings=called))
+    student = teach_denoiser(artifact, params, context, min(LEVELS, levels_of(artifact) or LEVELS), 1, imitate)
+    leave_taught(artifact, student, foresee(artifact, params).settings, context)

@@ -16,16 +16,15 @@ Guided Diffusion Models" (2022); Luo et al., "Latent Consistency Models" (2023).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 from pydantic import Field
 
-from compress.artifact import SCHEDULER_CONFIG, Artifact, derive, rewritten, write_manifest
+from compress.artifact import Artifact
 from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
 from compress.few_steps import ORIGIN, FewSteps, Method, foresee_sampled, pictures_read, refusal, sampler
 from compress.schedulers import config_of
-from compress.students import too_fine
+from compress.students import too_fine, uneven
 from compress.teaching import trajectory_misfits
 
 SUBSTEPS = 2
@@ -57,7 +56,7 @@ def refuse(artifact: Artifact, params: DistillSteps) -> str:
     if why := refusal(artifact, params, params.steps, params.method, _origin(params)):
         return why
     if params.method == "consistency":
-        return too_fine(artifact, _origin(params), "`origin`")
+        return too_fine(artifact, _origin(params), "`origin`") or uneven(artifact, _origin(params))
     return too_fine(artifact, params.steps * (params.substeps or SUBSTEPS), "`steps` times `substeps`")
 
 
@@ -90,15 +89,11 @@ def _origin(params: DistillSteps) -> int:
     unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillSteps, context: Context) -> None:
-    from compress.engines.torch.runtime import save_component
-    from compress.opening.schedulers import made, put
-    from compress.trajectory_lessons import agree, halve, teach_denoiser
+    from compress.opening.schedulers import made
+    from compress.trajectory_lessons import agree, halve, leave_taught, teach_denoiser
 
-    consistent, name, config = params.method == "consistency", artifact.main, config_of(artifact)
+    consistent, config = params.method == "consistency", config_of(artifact)
     steps, substeps = (_origin(params), 1) if consistent else (params.steps, params.substeps or SUBSTEPS)
     student = teach_denoiser(artifact, params, context, steps, substeps, agree if consistent else halve)
-    left = derive(artifact, context.out, without=(*rewritten(artifact, (name,)), SCHEDULER_CONFIG), link=context.link)
-    save_component(student, artifact.folder(name), left.folder(name))
-    put(made(config, sampler(config, params.method, _origin(params)), artifact.path), left.path)
-    called = foresee(artifact, params).settings
-    write_manifest(left if called is None else replace(left, settings=called))
+    samples = made(config, sampler(config, params.method, _origin(params)), artifact.path)
+    leave_taught(artifact, student, foresee(artifact, params).settings, context, samples)
