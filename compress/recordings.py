@@ -45,7 +45,8 @@ def write_calls(path: Path, calls: Iterable[Call]) -> int:
 
 
 def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+    alike = one.dtype == other.dtype and one.shape == other.shape and one.device == other.device
+    return alike and torch.equal(one, other)
 
 
 def count_calls(path: Path) -> int:
