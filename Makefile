@@ -40,7 +40,7 @@ cuts: setup  ## the table of structured cuts, reports/cuts.md; an hour
 engines: setup  ## every engine and precision of the zoo's language model, reports/engines.md; half an hour
 	$(BIN)/python -m tests.engines
 
-gpu: setup  ## PART=a|b|c|d of what an NVIDIA GPU gives, four minutes each, reports/gpu.md
+gpu: setup  ## PART=a|b|c|d|e of what an NVIDIA GPU gives, four minutes each, reports/gpu.md
 	$(BIN)/python -m tests.gpu $(PART)
 
 calibration: setup  ## how often gates are wrong, on the units of the runs in reports/; five minutes

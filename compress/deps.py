@@ -54,11 +54,16 @@ def canonical(library: str) -> str:
 @cache
 def extras_of(distribution: str) -> dict[str, str]:
     """What an installed distribution depends on, by canonical name, each with the extra that brings it; "" for what always comes.
+    Nothing is known of one that is not installed, such as pare itself where it runs from its source.
 
     Its own extras are followed: what `tensorrt` brings through `onnx` is onnx's.
     """
     found: dict[str, str] = {}
-    for line in metadata.requires(distribution) or ():
+    try:
+        required = metadata.requires(distribution) or ()
+    except metadata.PackageNotFoundError:
+        return {}
+    for line in required:
         name, marker = re.split(r"[\s;\[<>=!~(]", line, maxsplit=1)[0], line.partition("extra ==")[2]
         extra = marker.strip(" '\"")
         if extra != DEVELOPERS and canonical(name) != distribution:

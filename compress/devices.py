@@ -36,7 +36,9 @@ class Opening:
     @property
     def counted(self) -> dict[str, str | bool]:
         """What belongs into a key beside the number type: nothing where all is as it always was."""
-        device: dict[str, str | bool] = {} if self.device == CPU else {"device": self.device}
+        device: dict[str, str | bool] = (
+            {} if self.device == CPU else {"device": self.device, **_generation(self.device)}
+        )
         return device | ({"trust_remote_code": True} if self.trust_remote_code else {})
 
 
@@ -47,6 +49,13 @@ def kind_of(device: str) -> Kind:
     """The kind of a settled device: that of cuda:1 is cuda."""
     kind = device.partition(":")[0]
     return "cuda" if kind == "cuda" else "mps" if kind == "mps" else "cpu"
+
+
+def _generation(device: str) -> dict[str, str]:
+    """What of a GPU decides the bits of a result: its compute capability, for each has kernels of its own."""
+    name, _, number = device.partition(":")
+    found = gpus.gpus_here() if name == "cuda" else ()
+    return {"gpu": found[int(number or 0)].target} if int(number or 0) < len(found) else {}
 
 
 def settled(device: object) -> str:

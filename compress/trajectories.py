@@ -14,6 +14,7 @@ import torch
 from compress.algorithms.trajectories import Course, Levels, Prediction, move, split
 from compress.context import Context
 from compress.data import Item
+from compress.devices import CPU
 from compress.engines.torch.runtime import first_tensor
 from compress.errors import ModelError
 from compress.few_steps import FewSteps, flows
@@ -83,7 +84,7 @@ def course_of(scheduler: Any, steps: int, substeps: int, scale: float) -> Course
     kind = {**scheduler.config, "_class_name": type(scheduler).__name__}
     legs = _flow_legs if flows(kind) else _diffusion_legs
     rows = [legs(scheduler, number, steps, substeps) for number in range(steps)]
-    times, alphas, sigmas = (torch.tensor([[level[i] for level in row] for row in rows]) for i in range(3))
+    times, alphas, sigmas = (torch.tensor([[level[i] for level in row] for row in rows], device=CPU) for i in range(3))
     return Course(times * scale, alphas, sigmas)
 
 
@@ -188,7 +189,7 @@ def read_batch(path: Path, device: str) -> Batch:
 
 def noised(batch: Batch, course: Course, steps: torch.Tensor) -> torch.Tensor:
     """Noisy latents at the beginning of some steps: noise alone at the first, which is where pictures begin."""
-    noise = torch.randn(batch.latents.shape, device="cpu").to(batch.latents.device)
+    noise = torch.randn(batch.latents.shape, device=CPU).to(batch.latents.device)
     alpha, sigma = course.at(steps, 0).of(noise)
     first = (steps == 0).to(noise.device).view(alpha.shape)
     return torch.where(first, noise, alpha * batch.latents + sigma * noise)
@@ -212,7 +213,9 @@ def check_followed(
     denoiser = Denoiser(task.component(task.artifact.main), prediction, scale)
     with torch.no_grad():
         for step in range(steps):
-            latent = denoiser.walk([_told(c) for c in calls], latent, course, torch.full((len(items),), step))
+            latent = denoiser.walk(
+                [_told(c) for c in calls], latent, course, torch.full((len(items),), step, device=CPU)
+            )
     reached = task.latents(items, 0, **told, num_inference_steps=steps).float()
     away = float((reached - latent).norm() / reached.norm())
     if not away <= FOLLOWED:

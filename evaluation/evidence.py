@@ -48,10 +48,12 @@ class Timings:
 @dataclass(frozen=True)
 class Start:
     """One fresh process that loads the model and makes one call: its highest resident memory, bytes, and the seconds from
-    its libraries being imported to the call's end."""
+    its libraries being imported to the call's end; on a GPU the most that torch allocated and reserved there, bytes."""
 
     peak_bytes: int
     seconds: float
+    device_bytes: int = 0
+    reserved_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Fresh processes, each of which loads a model and makes one call: what that takes in memory and in time.
 
-python -m evaluation.starts FOLDER OPENING CALL   (the last two are JSON; prints {"peak_bytes": …, "seconds": …})
+python -m evaluation.starts FOLDER OPENING CALL   (the last two are JSON; prints a `Start` as JSON)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.devices import Opening
+from compress.devices import Opening, kind_of
 from compress.errors import StageFailed
 from compress.events import Emit, track
 from evaluation.evidence import Start
@@ -78,12 +78,26 @@ def _why(done: subprocess.CompletedProcess[str]) -> str:
 def highest_resident() -> int:
     """This process's highest resident set so far, bytes."""
     status = Path("/proc/self/status")
-    if status.is_file():  # not ru_maxrss: on Linux it survives exec, and so would be at least that of the parent
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    lines = status.read_text().splitlines() if status.is_file() else []
+    # Not ru_maxrss, where there is another: on Linux it survives exec, and so would be at least that of the parent.
+    if line := next((line for line in lines if line.startswith("VmHWM")), ""):
         return int(line.split()[1]) * 1024
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: bytes, and its own
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return (
+        found if sys.platform == "darwin" else found * 1024
+    )  # macOS counts bytes, and its own; a sandbox may hide VmHWM
+
+
+def device_peaks(device: str) -> dict[str, int]:
+    """The most that this process's torch allocated and reserved on a GPU so far, bytes; {} for a processor."""
+    if kind_of(device) != "cuda":
+        return {}
+    import torch
+
+    counted = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return dict(zip(("device_bytes", "reserved_bytes"), counted, strict=True))
 
 
 def main(folder: str, opening: str, call: str) -> None:
@@ -91,8 +105,10 @@ def main(folder: str, opening: str, call: str) -> None:
     from compress.describing import describe
     from compress.opening import open_task
 
-    open_task(describe(Path(folder)), Opening(**json.loads(opening))).first_call(**json.loads(call))
-    print(json.dumps({"peak_bytes": highest_resident(), "seconds": time.perf_counter() - began}))
+    how = Opening(**json.loads(opening))
+    open_task(describe(Path(folder)), how).first_call(**json.loads(call))
+    seconds = time.perf_counter() - began
+    print(json.dumps({"peak_bytes": highest_resident(), "seconds": seconds, **device_peaks(how.device)}))
 
 
 if __name__ == "__main__":

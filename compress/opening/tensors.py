@@ -42,6 +42,14 @@ def device_of(opening: Opening) -> torch.device:
     return torch.device(opening.device)
 
 
+def finish(device: torch.device) -> None:
+    """Wait until a device has done all that it was given: a clock that is read before that tells of the processor alone."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def to_host(value: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """A tensor in the processor's memory, out of any gradient: the one way back from a device."""
     return value.detach().to("cpu", dtype)

@@ -20,7 +20,7 @@ from compress.errors import ModelError
 from compress.graphs import Batches
 from compress.opening import Call, Timed
 from compress.opening.known_tokens import be_known
-from compress.opening.tensors import device_of, to_array
+from compress.opening.tensors import device_of, finish, to_array
 from compress.tasks.text_generation import Writing
 from compress.vocabulary import embeddings
 
@@ -79,8 +79,10 @@ class TextGeneration:
 
         def run() -> tuple[float, float]:
             heard = _FirstToken()
+            finish(self.device)
             began = time.perf_counter()
             written = self.generate(prompts, own.new_tokens, streamer=heard)
+            finish(self.device)
             seconds = time.perf_counter() - began
             if any(len(row) != own.new_tokens for row in written):
                 lengths = sorted({len(row) for row in written})

@@ -28,7 +28,7 @@ from compress.opening import Call, Timed
 from compress.opening.captions import cut_short, uncounted
 from compress.opening.known_tokens import captions_known, larger_tokenizers
 from compress.opening.lean import lean_pipeline
-from compress.opening.tensors import device_of, dtype_of, to_array
+from compress.opening.tensors import device_of, dtype_of, finish, to_array
 from compress.painting import NEGATIVE, STEPS
 from compress.pipelines import INDEX, LEFT_OUT
 from compress.schedulers import changes, config_of
@@ -94,8 +94,10 @@ class TextToImage:
         self._be_lean()
 
         def run() -> tuple[float, float]:
+            finish(self.device)
             began = time.perf_counter()
             self.paint_items(timed, 0, **call)
+            finish(self.device)
             return time.perf_counter() - began, 0.0
 
         return Timed(run, len(evaluations))

@@ -10,9 +10,9 @@ from tests.gpu.one import run_section
 from tests.gpu.results import DONE
 from tests.gpu.sections import Section, parts
 
-SLOW = "d"  # the part that runs more recipes by what runs those of part a
+SLOW = ("dit", "ladder")  # further recipes, run by what runs those of part a
 SECTIONS = [
-    pytest.param(part, section, id=section.name, marks=[pytest.mark.slow] if part == SLOW else [])
+    pytest.param(part, section, id=section.name, marks=[pytest.mark.slow] if section.name in SLOW else [])
     for part, sections in parts().items()
     for section in sections
 ]

@@ -163,6 +163,14 @@ def test_a_denoiser_is_taught_beside_its_teacher(painter: Artifact, tmp_path: Pa
     assert made.components["unet"].format == "torch"
 
 
+@pytest.mark.parametrize(("stage", "how"), [("steps", {"steps": 2}), ("guidance", {"guidance": 2.0})])
+def test_a_denoiser_is_taught_by_trajectories(
+    painter: Artifact, tmp_path: Path, watched: Watched, stage: str, how: dict[str, Any]
+) -> None:
+    made = run(f"distill.{stage}", painter, tmp_path, updates=2, warmup=1, captions=4, batch=2, **how)
+    assert made.components["unet"].format == "torch"
+
+
 @pytest.mark.parametrize("sizes", [{"width": 8, "encoder_width": 8}, {"kind": "own"}])
 def test_a_decoder_is_taught_beside_its_teacher(
     painter: Artifact, tmp_path: Path, watched: Watched, sizes: dict[str, Any]

@@ -98,6 +98,10 @@ def test_what_lacks_is_shown_with_its_command_and_what_is_there_with_its_version
     assert found["engines"]["openvino"] == "ready"
 
 
+def test_of_a_distribution_that_is_not_installed_no_extras_are_known() -> None:
+    assert deps.extras_of("no-such-distribution") == {}
+
+
 def test_the_doctor_tells_what_each_recipe_needs_and_the_one_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -81,6 +81,13 @@ def test_a_key_tells_of_a_device_only_where_it_is_not_as_it_always_was() -> None
     assert Opening("float32", "cuda:1").of(None) == Opening(None, "cuda:1")
 
 
+def test_a_key_tells_which_generation_of_gpu_rounded(machine: object) -> None:
+    machine(TWO)  # type: ignore[operator]
+    assert Opening(device="cuda:0").counted == {"device": "cuda:0", "gpu": "SM89"}
+    assert Opening(device="cuda:1").counted == {"device": "cuda:1", "gpu": "SM86"}
+    assert Opening(device="mps").counted == {"device": "mps"}
+
+
 def test_asking_for_a_device_imports_no_torch() -> None:
     code = "import sys; from compress.devices import settled; settled('auto'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -130,3 +130,11 @@ def test_a_file_that_does_not_read_holds_no_calls(tmp_path: Path, damage: bytes 
     whole = path.read_bytes()
     path.write_bytes(whole[:-10] if damage is None else damage)
     assert count_calls(path) == 0
+
+
+def test_tensors_on_two_devices_are_stored_apart_and_never_compared() -> None:
+    """Of a device without numbers a comparison fails: as the processor's with a GPU's does."""
+    from compress.recordings import _same
+
+    assert not _same(torch.zeros(2), torch.zeros(2, device="meta"))
+    assert _same(torch.zeros(2), torch.zeros(2))

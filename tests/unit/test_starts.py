@@ -16,7 +16,7 @@ from compress.events import Event, silent
 from evaluation import starts
 from evaluation.collect import Viewpoint
 from evaluation.evidence import Start
-from evaluation.starts import highest_resident, start_both
+from evaluation.starts import device_peaks, highest_resident, start_both
 from tests.fakes import language_model
 
 BALLAST = 300_000_000
@@ -33,6 +33,20 @@ def test_a_small_process_started_by_a_large_one_is_small() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert highest_resident() > len(ballast)
     assert 5_000_000 < int(done.stdout) < BALLAST / 2
+
+
+def test_a_system_that_hides_the_peak_of_its_status_is_asked_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda self: "Name:\tpython\nVmRSS:\t1 kB\n")
+    assert 5_000_000 < highest_resident() < 10**12
+
+
+def test_a_gpus_peaks_are_torchs_own_and_a_processor_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {"cuda:1": 5}[device])
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: {"cuda:1": 8}[device])
+    assert device_peaks("cuda:1") == {"device_bytes": 5, "reserved_bytes": 8}
+    assert device_peaks("cpu") == {}
 
 
 def test_sides_take_turns_and_each_ones_first_start_is_thrown_away(
@@ -79,3 +93,24 @@ def test_a_model_that_does_not_load_says_which_and_why(view: Viewpoint) -> None:
 def test_the_reason_is_never_lost(ends: str, why: str) -> None:
     done = subprocess.run([sys.executable, "-c", ends], capture_output=True, text=True, check=False)
     assert starts._why(done) == why
+
+
+def test_device_memory_is_the_processes_peak_and_without_a_gpu_the_row_says_why() -> None:
+    from compress.artifact import Artifact
+    from compress.recipe import Gate
+    from evaluation.compare import row_of
+    from evaluation.evidence import Evidence
+    from evaluation.metrics import device_memory as metric
+    from evaluation.scores import Row
+
+    def row(*sides: tuple[int, int]) -> Row:
+        artifact = Artifact(Path(), "text_to_image", {})
+        starts = ((Start(10**9, 1.0, *side),) * 3 for side in sides)
+        samples = (metric.measure.measure(Evidence(artifact, starts=one), metric.DeviceMemory()) for one in starts)
+        return row_of(metric.measure, tuple(samples), {}, Gate(smaller=1.5))  # type: ignore[arg-type]
+
+    found = row((8 * 10**9, 9 * 10**9), (4 * 10**9, 5 * 10**9))
+    assert (found.baseline.value, found.candidate.value, found.contrast.value) == pytest.approx((8000, 4000, 2))
+    assert (found.candidate.note, found.verdict.status) == ("5000 MB reserved for it", "pass")
+    without = row((0, 0), (0, 0))
+    assert (without.verdict.status, without.verdict.why) == ("inconclusive", metric.ABSENT)

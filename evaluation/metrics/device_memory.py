@@ -1,0 +1,64 @@
+"""Highest memory of a GPU that a fresh process allocates while it loads the model and makes one call, in MB.
+
+Each side has a process of its own, and in it torch's allocator is asked for its peak; what that reserves beside is told with it. The
+device's context, some hundred megabytes, and what libraries take by themselves, are no part of it.
+Source: torch.cuda.max_memory_allocated, torch.cuda.max_memory_reserved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from compress.params import Params
+from evaluation import statistics
+from evaluation.evidence import Evidence
+from evaluation.scores import Estimate, Sample, Statistic, metric
+
+ABSENT = "the model runs on no GPU that counts its memory: set device: cuda"
+
+
+class DeviceMemory(Params):
+    """Nothing to set; `evaluate.starts` says how many processes a side."""
+
+
+def score(sample: Sample) -> Estimate:
+    """Median of the processes."""
+    return _unknown(sample) or replace(statistics.RESOURCE.score(sample), note=sample.note)
+
+
+def contrast(candidate: Sample, baseline: Sample) -> Estimate:
+    """Geometric mean of the processes' ratios baseline ÷ candidate."""
+    return _unknown(candidate) or _unknown(baseline) or statistics.RESOURCE.contrast(candidate, baseline)
+
+
+def _unknown(sample: Sample) -> Estimate | None:
+    """No number, and why; None where there is one."""
+    missing = float("nan")
+    return (
+        Estimate(missing, missing, missing, len(sample.values), sample.note) if np.isnan(sample.values).any() else None
+    )
+
+
+@metric(
+    version=1,
+    title="device memory",
+    params=DeviceMemory,
+    needs=("starts",),
+    better="lower",
+    statistic=Statistic("ratio", score, contrast),
+    unit="MB",
+)
+def measure(evidence: Evidence, params: DeviceMemory) -> Sample:
+    if not evidence.starts:
+        raise ValueError("no process was started")
+    allocated = np.array([start.device_bytes / 1e6 for start in evidence.starts])
+    reserved = float(np.median([start.reserved_bytes / 1e6 for start in evidence.starts]))
+    there = bool((allocated > 0).all())
+    return Sample(
+        tuple(map(str, range(len(allocated)))),
+        allocated if there else np.full(len(allocated), np.nan),
+        protocol={"counts": "torch's peak in a fresh process"},
+        note=f"{reserved:.0f} MB reserved for it" if there else ABSENT,
+    )
