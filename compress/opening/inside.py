@@ -32,6 +32,9 @@ class Code:
     compiler: Compiler | None = None  # inductor
     graphs: int = 0
 
+    def __post_init__(self) -> None:
+        self.__name__ = "inductor" if self.compiler is None else "given"  # libraries print a compiler's name
+
     def __call__(self, graph: torch.fx.GraphModule, examples: Sequence[Any]) -> Callable[..., Any]:
         """The compiler's backend: inductor, counted."""
         self.graphs += 1

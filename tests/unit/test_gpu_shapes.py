@@ -35,12 +35,12 @@ def rows_of(name: str) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("name", SECTIONS)
+@pytest.mark.parametrize("name", ["sdxl", "flux", "llama"])
 @pytest.mark.usefixtures("quick")
 def test_every_way_is_tried(name: str) -> None:
     with pretended(), mock.patch("torch.cuda.synchronize"):
         rows = rows_of(name)
-    tried = {"sdxl": ways.XL, "sd15": ways.UNET, "flux": ways.FLUX, "llama": ways.LLAMA}[name]
+    tried = {"sdxl": ways.XL, "flux": ways.FLUX, "llama": ways.LLAMA}[name]
     assert list(rows) == ["model", *(way.name for way in tried)]
     for way in tried:
         row = rows[way.name]
@@ -52,8 +52,9 @@ def test_every_way_is_tried(name: str) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_without_a_gpu_graphs_are_not_run() -> None:
-    rows = rows_of("llama")
+@pytest.mark.parametrize("name", ["llama", "sd15"])
+def test_without_a_gpu_graphs_are_not_run(name: str) -> None:
+    rows = rows_of(name)
     assert rows["CUDA graph"] == {"not run": "the processor has no CUDA graphs"}
     assert "times_eager" in rows["regional compile"]
 
@@ -95,13 +96,13 @@ def test_parts_take_four_minutes() -> None:
 
 def test_rows_in_eight_bits_are_near_the_exact_product() -> None:
     torch.manual_seed(0)
-    linear = torch.nn.Linear(64, 32)
+    linear = torch.nn.Linear(64, 32).requires_grad_(False)
     given = (
         torch.randn(3, 5, 64) * torch.logspace(-3, 3, 5)[:, None]
     )  # tokens of very different size, each with its own scale
     found, want = RowwiseLinear(linear)(given), linear(given)
     assert found.shape == want.shape
-    error = (found - want).detach().norm(dim=-1) / want.norm(dim=-1)
+    error = (found - want).norm(dim=-1) / want.norm(dim=-1)
     assert float(error.max()) < 0.1
     assert float(error.min()) > 0  # it does round
 
