@@ -22,6 +22,7 @@ from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
 from compress.events import Emit, Event, silent
 from compress.finite import refuse_spoilt
+from compress.homes import expanded
 from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
@@ -173,7 +174,7 @@ def _sides(candidate: str, baseline: str, store: Cache) -> list[Artifact]:
     """Both sides. A folder of pictures does what the model beside it does, if that paints."""
     from evaluation.painted import describe_painted, is_painted
 
-    folders = {named: Path(named).expanduser() for named in (candidate, baseline)}
+    folders = {named: expanded(named) for named in (candidate, baseline)}
     models = {named: _model(named, store) for named, folder in folders.items() if not is_painted(folder)}
     beside = [side.task for side in models.values() if not find_task(side.task).fits(("pictures",))]
     task = next(iter(beside), PAINTING)
@@ -186,7 +187,7 @@ def _model(named: str, store: Cache) -> Artifact:
     try:
         found = find_source(named, Path(), store.root / "digests")
     except ModelError as error:
-        raise _other_pictures(Path(named).expanduser()) or error from None
+        raise _other_pictures(expanded(named)) or error from None
     return replace(fetch_weights(found).artifact, digest=found.key)
 
 
