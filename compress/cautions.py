@@ -8,10 +8,10 @@ from pathlib import Path
 from compress.adapter_names import MAGNITUDE
 from compress.catalogue import find_metric
 from compress.data import Data
+from compress.evaluation_checks import beyond_training
 from compress.fusing import Fusion
 from compress.recipe import EvalSpec, Recipe
 from compress.sources import Source
-from compress.step_checks import beyond_training
 from compress.texts import ROWS
 from compress.units import fewer
 

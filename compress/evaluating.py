@@ -20,6 +20,7 @@ from compress.cautions import data_cautions
 from compress.data import Data
 from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
+from compress.evaluation_checks import beyond_training, kind_problems, misfit, too_long
 from compress.events import Emit, Event, silent
 from compress.finite import refuse_spoilt
 from compress.homes import expanded
@@ -27,7 +28,7 @@ from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
 from compress.shared import spread, takers, unused
-from compress.step_checks import beyond_training, kind_problems, misfit, source_problems, too_long
+from compress.step_checks import source_problems
 from compress.units import distinct, open_units
 
 if TYPE_CHECKING:
