@@ -24,6 +24,7 @@ from compress.evaluation_checks import beyond_training, kind_problems, misfit, t
 from compress.events import Emit, Event, silent
 from compress.finite import refuse_spoilt
 from compress.homes import expanded
+from compress.index_checks import sampled_otherwise
 from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
@@ -75,6 +76,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         if shown.components:
             refuse_spoilt(shown, shown.digest, store.root / "digests")
     told = [*_far(sides, wanted), *([] if data else _apart(sides).items())]
+    told += [(str(side.path), said) for side in sides if side.components and (said := sampled_otherwise(side))]
     told += [("data", said) for said in (data_cautions(data, wanted.spec, wanted.gates) if data else ())]
     for what, said in told:
         emit(Event("warning", what, said))
