@@ -18,6 +18,7 @@ from compress.artifact import STEMS, read_json
 from compress.errors import ModelError
 from compress.hashing import digest_json, remembered_digest
 from compress.headers import Header, read_header
+from compress.homes import expanded
 from compress.sources import COMMIT, HUB, fetch_hub
 
 CONFIG = "adapter_config.json"
@@ -120,10 +121,7 @@ def find_adapter(path: str, strength: float, start: Path, memory: Path | None) -
 
 def _place(path: str, start: Path) -> Path:
     if not path.startswith("hf://"):
-        try:
-            return start / Path(path).expanduser()
-        except RuntimeError as error:  # ~somebody, who is nobody here
-            raise ModelError(f"adapter {path}: {error}", fix="write the whole path") from error
+        return start / expanded(path)
     match = HUB.fullmatch(path)
     if not match or not COMMIT.fullmatch(match["revision"] or ""):
         fix = "write hf://org/name@<40-hex commit>; `pare check --pin` finds it"

@@ -12,6 +12,7 @@ from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, RecipeError, UserError
 from compress.events import Emit, named, silent
 from compress.executors import LOCAL, find_executor
+from compress.homes import expanded
 from compress.recipe import SCHEMA_VERSION, EvalSpec, Gate, Recipe
 from compress.running import logged, run_plan, with_weights
 from compress.saving import folders
@@ -279,7 +280,7 @@ def load(
 
 
 def open_cache(root: str | Path | None) -> Cache:
-    return Cache(Path(root).expanduser() if root else default_root())
+    return Cache(expanded(root) if root else default_root())
 
 
 def _only(plans: tuple[Plan, ...], instead: str) -> Plan:
@@ -290,7 +291,7 @@ def _only(plans: tuple[Plan, ...], instead: str) -> Plan:
 
 def _reference(model: str | Path) -> str:
     """A model as a recipe refers to it: a folder by its whole path, whichever way it is given."""
-    path = Path(model).expanduser()
+    path = expanded(model)
     return str(path.absolute()) if isinstance(model, Path) or path.is_dir() else model
 
 

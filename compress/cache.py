@@ -24,6 +24,7 @@ from compress.artifact import Artifact
 from compress.describing import describe
 from compress.errors import CacheError, ModelError
 from compress.hashing import Identity, digest_file, digest_files, digest_json, folder_files, list_files, touch
+from compress.homes import expanded
 from compress.kinds import ENTRY, KINDS, Stored, stored
 from compress.locks import LOCKS, Hold, hold, locked, tried
 
@@ -36,8 +37,8 @@ LEAST_FREE = 50_000_000  # bytes; what fails with less than this left has most l
 def default_root() -> Path:
     """`PARE_CACHE`, else the XDG cache folder."""
     if named := os.environ.get("PARE_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "pare"
+        return expanded(named)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pare"
 
 
 @dataclass(frozen=True)

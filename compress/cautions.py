@@ -8,10 +8,11 @@ from pathlib import Path
 from compress.adapter_names import MAGNITUDE
 from compress.catalogue import find_metric
 from compress.data import Data
+from compress.evaluation_checks import beyond_training
 from compress.fusing import Fusion
+from compress.index_checks import sampled_otherwise
 from compress.recipe import EvalSpec, Recipe
 from compress.sources import Source
-from compress.step_checks import beyond_training
 from compress.texts import ROWS
 from compress.units import fewer
 
@@ -31,6 +32,8 @@ def cautions(recipe: Recipe, source: Source, data: Mapping[str, Data], stages: I
         yield from data_cautions(evaluated, recipe.evaluate, recipe.gates)
     if source.fusion:
         yield from _idle_adapters(source.fusion)
+    if otherwise := sampled_otherwise(source.artifact):
+        yield otherwise
     if far := beyond_training(source.artifact, recipe.evaluate, recipe.evaluate.metrics):
         yield far
     yield from stages

@@ -45,7 +45,13 @@ def naming_problems(named: Iterable[tuple[str, str]], ids: Sequence[str]) -> Ite
             said = "control `source` is the baseline, which stands beside the candidate anyway"
             yield Problem(place, said, "name a step that another branch ends with")
         elif name not in ids:
-            yield Problem(place, f"controls: no step is called `{name[:60]}`", near(name, tuple(ids[:-1])))
+            others = tuple(ids[:-1])
+            fix = (
+                near(name, others)
+                if others
+                else "the last step is the candidate: put a step in front that another branch ends with"
+            )
+            yield Problem(place, f"controls: no step is called `{name[:60]}`", fix)
         elif name == ids[-1]:
             said = f"control `{name}` is the candidate itself, for it is the last step"
             fix = "name a step that another branch ends with, and put that branch in front"

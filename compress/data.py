@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from compress.errors import DataError
 from compress.hashing import digest_file, digest_json
+from compress.homes import expanded
 from compress.pictures import read_picture, refuse_other
 from compress.texts import PROSE, ROWS, captioning, read_rows, read_text, rekeyed
 
@@ -86,7 +87,7 @@ def open_data(source: str, base: Path, kind: Kind | None = None) -> Data:
         from compress.zoo import open_zoo_data
 
         return open_zoo_data(source)
-    path = base / Path(source).expanduser()
+    path = base / expanded(source)
     try:
         folder, file = path.is_dir(), path.is_file()
     except OSError as error:  # a name that is too long, a folder that may not be read

@@ -20,13 +20,16 @@ from compress.cautions import data_cautions
 from compress.data import Data
 from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
+from compress.evaluation_checks import beyond_training, kind_problems, misfit, too_long
 from compress.events import Emit, Event, silent
 from compress.finite import refuse_spoilt
+from compress.homes import expanded
+from compress.index_checks import sampled_otherwise
 from compress.located import check_values
 from compress.params import faults
 from compress.recipe import EvalSpec, Gate
 from compress.shared import spread, takers, unused
-from compress.step_checks import beyond_training, kind_problems, misfit, source_problems, too_long
+from compress.step_checks import source_problems
 from compress.units import distinct, open_units
 
 if TYPE_CHECKING:
@@ -73,6 +76,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         if shown.components:
             refuse_spoilt(shown, shown.digest, store.root / "digests")
     told = [*_far(sides, wanted), *([] if data else _apart(sides).items())]
+    told += [(str(side.path), said) for side in sides if side.components and (said := sampled_otherwise(side))]
     told += [("data", said) for said in (data_cautions(data, wanted.spec, wanted.gates) if data else ())]
     for what, said in told:
         emit(Event("warning", what, said))
@@ -173,7 +177,7 @@ def _sides(candidate: str, baseline: str, store: Cache) -> list[Artifact]:
     """Both sides. A folder of pictures does what the model beside it does, if that paints."""
     from evaluation.painted import describe_painted, is_painted
 
-    folders = {named: Path(named).expanduser() for named in (candidate, baseline)}
+    folders = {named: expanded(named) for named in (candidate, baseline)}
     models = {named: _model(named, store) for named, folder in folders.items() if not is_painted(folder)}
     beside = [side.task for side in models.values() if not find_task(side.task).fits(("pictures",))]
     task = next(iter(beside), PAINTING)
@@ -186,7 +190,7 @@ def _model(named: str, store: Cache) -> Artifact:
     try:
         found = find_source(named, Path(), store.root / "digests")
     except ModelError as error:
-        raise _other_pictures(Path(named).expanduser()) or error from None
+        raise _other_pictures(expanded(named)) or error from None
     return replace(fetch_weights(found).artifact, digest=found.key)
 
 

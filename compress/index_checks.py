@@ -9,8 +9,10 @@ from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.classes import defines, has_class
 from compress.errors import ModelError, Problem
 from compress.pipelines import INDEX, LEFT_OUT, named_parts
+from compress.schedulers import config_of, left_out
 
 FETCH = "fetch the folder again, or save the pipeline again with save_pretrained"
+FLOW = "Flow"  # how the classes begin that go along a flow
 SPARED = {"StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3")}  # what a pipeline paints texts without as well
 PRE = ("Processor", "Extractor")  # in names of classes that make pictures ready, and have no config.json
 LEGACY = "Transformer2DModel"  # how diffusers once called all that end so
@@ -50,15 +52,29 @@ def _remedy(name: str, index: Mapping[str, Any]) -> str:
 
 
 def _scheduler(artifact: Artifact, kind: str) -> Iterator[Problem]:
-    """A scheduler whose settings are another class's: the class that the index names would leave most at its defaults."""
+    """A scheduler whose settings are another class's that goes another way, a flow in place of a diffusion: the class that the index
+    names would leave them at its defaults. One that goes the same way is often meant (`sampled_otherwise`)."""
     try:
         own = read_json(artifact.path / SCHEDULER_CONFIG).get("_class_name")
     except ModelError as error:
         yield from error.problems
         return
-    if isinstance(own, str) and _plain(own) != _plain(kind) and has_class(kind, "diffusers"):
+    if isinstance(own, str) and own.startswith(FLOW) != kind.startswith(FLOW) and has_class(kind, "diffusers"):
         said = f"holds the settings of {own}, and {INDEX} names {kind}, which would leave what it does not know at its defaults"
         yield Problem(str(artifact.path / SCHEDULER_CONFIG), said, _meant("scheduler", own, kind))
+
+
+def sampled_otherwise(artifact: Artifact) -> str:
+    """Which settings of a pipeline's scheduler the class that its index names does not take, in words; "" where it takes all, or they
+    are its own class's. Whoever edits the index alone means that class."""
+    file = artifact.path / SCHEDULER_CONFIG
+    own, named = read_json(file) if file.is_file() else {}, config_of(artifact)
+    kind = str(named.get("_class_name", ""))
+    lost = left_out(own, kind) if own and _plain(str(own.get("_class_name", ""))) != _plain(kind) else ()
+    if not lost:
+        return ""
+    said = f"{INDEX} names {kind}, and {SCHEDULER_CONFIG} holds the settings of {own['_class_name']}"
+    return f"{said}, of which it takes no {', '.join(lost)}: if that is not meant, name {own['_class_name']} there"
 
 
 def _other_make(artifact: Artifact, name: str, library: str, kind: str) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ from compress.describing import describe
 from compress.devices import AS_STORED, CPU, Opening, settled
 from compress.engine_checks import engine_problems
 from compress.errors import Problem, RecipeError, UserError
+from compress.evaluation_checks import evaluation_problems
 from compress.few_steps import unpictured
 from compress.forecast import changed_fields, unsettled_fields
 from compress.fusing import disk_bytes, with_adapters
@@ -32,7 +33,6 @@ from compress.sizes_apart import sizes_apart
 from compress.sources import Source, find_folder, find_source
 from compress.step_checks import (
     configs_read,
-    evaluation_problems,
     input_problems,
     misfits,
     named_inputs,

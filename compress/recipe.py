@@ -14,6 +14,7 @@ from compress.beside import ALWAYS, IF_FASTER, KEEP
 from compress.catalogue import find_task, task_names
 from compress.devices import CPU, DEVICES
 from compress.errors import UserError
+from compress.homes import expanded
 from compress.params import Params, united
 from compress.python_values import write_yaml
 
@@ -202,7 +203,7 @@ class Origin(Protocol):
 def started(path: str, place: str) -> str:
     """A path as the current folder sees it, of one that is written at `file:line:column` and starts there; "" stays."""
     file, *numbers = place.rsplit(":", 2)
-    elsewhere = not path or "://" in path or Path(path).expanduser().is_absolute()
+    elsewhere = not path or "://" in path or expanded(path).is_absolute()
     here = len(numbers) != 2 or Path(file).parent == Path()
     return path if elsewhere or here else str(Path(file).parent / path)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from compress.artifact import MANIFEST, Artifact, read_json
 from compress.errors import ManyProblems, ModelError, Problem, UserError
 from compress.hashing import digest_files, list_files
+from compress.homes import expanded
 
 if TYPE_CHECKING:
     from compress.planning import Plan
@@ -30,7 +31,7 @@ def folders(save: str | Path | None, plans: Sequence[Plan], root: Path) -> list[
     """
     if not save:
         return [None] * len(plans)
-    parent = Path(save).expanduser().absolute()
+    parent = expanded(save).absolute()
     places = [parent if len(plans) == 1 else parent / plan.recipe.name for plan in plans]
     found = [(place, _problem(place, plan, root)) for place, plan in zip(places, plans, strict=True)]
     if problems := tuple(Problem(f"--save {place}", why, fix) for place, (why, fix) in found if why):

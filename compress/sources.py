@@ -15,6 +15,7 @@ from compress.describing import describe
 from compress.errors import ModelError
 from compress.hashing import digest_folder
 from compress.headers import read_header
+from compress.homes import expanded
 from compress.pipelines import LEFT_OUT
 from compress.weights import loaded_files
 
@@ -77,7 +78,7 @@ def find_folder(reference: str, base: Path) -> Path:
         from compress.zoo import zoo_model
 
         return zoo_model(reference.removeprefix("zoo://"))
-    return base / Path(reference).expanduser()
+    return base / expanded(reference)
 
 
 def check_safetensors(file: Path) -> int:

@@ -305,7 +305,7 @@ def _side(name: str, view: Viewpoint, inside: str = "") -> Side:
     if not view.artifact.components:
         return Side(name, view.artifact.digest, PICTURES)
     engines = sorted({f"{c.format}" for c in view.artifact.components.values()})
-    how = f"{view.opening.dtype or ''} eager" if engines == ["torch"] else ""
+    how = " ".join(filter(None, (view.opening.dtype, "eager"))) if engines == ["torch"] else ""
     parts = (
         ", ".join(f"{n}: {c.format}" for n, c in view.artifact.components.items()) if engines != ["torch"] else "torch"
     )

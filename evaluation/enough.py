@@ -4,12 +4,12 @@ will be is known from the recipe and its data, and how long a picture's features
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from compress.data import Data
+from compress.homes import expanded
 from compress.params import Fault, Params
 from compress.units import TEXT
 from evaluation.painted import files_of
@@ -40,7 +40,7 @@ def _sizes(data: Data, samples: int, each: int, reference: str) -> Sizes:
     def captions() -> tuple[str, ...]:
         return tuple(row[TEXT] for row in data.rows[:painted]) or tuple(item.text for item in data.first(painted))
 
-    folder = Path(reference).expanduser()
+    folder = expanded(reference)
     if reference:
         return Sizes(painted, len(files_of(folder)) if folder.is_dir() else None, each, captions)
     once = {item.file or item.id for item in data.first(painted)} if data.rows else range(painted)

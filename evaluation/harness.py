@@ -10,11 +10,11 @@ import importlib
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.deps import need
 from compress.errors import DataError, UserError
+from compress.homes import expanded
 from compress.opening.known_tokens import be_known
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def load_tasks(paths: Sequence[str]) -> dict[str, Any]:
     manager_of = importlib.import_module("lm_eval.tasks").TaskManager
     found: dict[str, Any] = {}
     for path in paths:
-        place = Path(path).expanduser()
+        place = expanded(path)
         if not place.exists():
             raise DataError("is no task", place=path, fix="give a folder of the harness' YAML files, or one of them")
         manager = manager_of(include_defaults=False, include_path=str(place if place.is_dir() else place.parent))
@@ -80,7 +80,7 @@ def run_tasks(
 def _refuse_remote(path: str, manager: TaskManager) -> None:
     for name, entry in manager.task_index.items():
         for dataset in _values(entry.cfg, "dataset_path"):
-            if dataset not in LOCAL and not Path(dataset).expanduser().exists():
+            if dataset not in LOCAL and not expanded(dataset).exists():
                 raise DataError(
                     f"the task {name} takes its documents from {dataset}",
                     place=path,

@@ -17,6 +17,7 @@ from compress.errors import DamagedPictures, DataError, Problem
 from compress.events import Emit, silent, track
 from compress.frames import has_several_frames
 from compress.hashing import digest_json, identity, touch
+from compress.homes import expanded
 from compress.pictures import READER, read_picture
 from evaluation.painted import files_of, pictures_for, read_painted
 from evaluation.two_sets import AgainstReal
@@ -73,7 +74,7 @@ def to_be_read(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, samp
     """The real pictures that these metrics hold what is painted against: their references, and where one has none, the items' own."""
     asked = (find_metric(name).params(**values) for name, values in metrics.items())
     for reference in dict.fromkeys(str(one.reference) for one in asked if isinstance(one, AgainstReal)):
-        folder = Path(reference).expanduser()
+        folder = expanded(reference)
         if reference and folder.is_dir():
             yield of_files(files_of(folder))
         elif not reference and data is not None and data.count >= 0:

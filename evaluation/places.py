@@ -7,6 +7,7 @@ from zipfile import BadZipFile, ZipFile
 
 from compress.artifact import read_json
 from compress.errors import UserError
+from compress.homes import expanded
 from compress.params import Fault
 from compress.sources import find_folder
 from evaluation.painted import SUFFIXES, files_of
@@ -56,13 +57,13 @@ def of_layers(reference: str) -> Fault | None:
     """Whether a network lies there whose layers LPIPS compares: AlexNet's own file, or a feature extractor."""
     if not reference.endswith(".safetensors"):
         return of_features(reference)
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     return None if path.is_file() else Fault(f"there is no such file: {reference}", _looked_at(path))
 
 
 def of_real_pictures(reference: str) -> Fault | None:
     """Whether real pictures, or statistics of theirs, lie there; "" names none."""
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if not reference:
         return None
     if path.suffix == STATISTICS and path.is_file():
@@ -81,7 +82,7 @@ def of_real_pictures(reference: str) -> Fault | None:
 def of_each_picture(reference: str) -> Fault | None:
     """As `of_real_pictures`, for a metric that mean and covariance do not suffice."""
     found = of_real_pictures(reference)
-    if found or not reference.endswith(STATISTICS) or not Path(reference).expanduser().is_file():
+    if found or not reference.endswith(STATISTICS) or not expanded(reference).is_file():
         return found
     said = f"this needs the features of each real picture, and {reference} holds their mean and covariance"
     return Fault(said, "give a folder of pictures, or measure fid with it")

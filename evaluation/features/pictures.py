@@ -13,6 +13,7 @@ from compress.data import open_data
 from compress.errors import DataError, UserError
 from compress.events import Emit, Event, silent
 from compress.hashing import digest_file, digest_json
+from compress.homes import expanded
 from compress.pictures import READER, read_picture
 from compress.units import PICTURE, firsts
 from evaluation.evidence import Evidence
@@ -46,7 +47,7 @@ def against_real(evidence: Evidence, features: str, resize: str = "pil", referen
     if not reference:
         found, whose = _own_reference(evidence, extractor, values)
         return Sample(evidence.unit_ids, values, found, protocol=protocol | {"reference": whose})
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.is_dir():
         files, digest, left_out = _folder(path)
         found = _of_folder(files, digest, extractor, evidence.memory)
@@ -80,7 +81,7 @@ def export_reference(source: str, features: str, resize: str, out: Path, count: 
         UserError: there are fewer than two pictures, no end of them, or one does not read.
     """
     extractor = open_features(features, resize)
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     reads, left_out = _reads_of(folder) if folder.is_dir() else _of_data(source, count)
     if left_out:
         emit(Event("warning", "reference", left_out))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 from pydantic import Field
 
+from compress.homes import expanded
 from compress.params import Params, Placed
 from evaluation import statistics
 from evaluation.evidence import Evidence
@@ -88,7 +88,7 @@ def _open(reference: str) -> tuple[Any, dict[str, str]]:
     if reference.endswith(".safetensors"):
         from evaluation.features.alexnet import open_alexnet
 
-        network: Any = open_alexnet(Path(reference).expanduser())
+        network: Any = open_alexnet(expanded(reference))
         how = {"resize": "none", "channels": "weighed as learned"}
     else:
         from evaluation.features.opening import open_features

@@ -112,7 +112,7 @@ def test_without_an_adapter_keys_are_what_they_were(here: Path) -> None:
         ("./none", "no such adapter"),
         ("./base", "is a whole model, and no adapter"),
         ("hf://org/name", "is not pinned"),
-        ("~nobody-at-all/lora", "write the whole path"),
+        ("~nobody-at-all/lora", "no such adapter"),
         ("'" + "x" * 5000 + "'", "cannot be looked at"),
     ],
 )

@@ -14,9 +14,9 @@ import compress
 from compress.artifact import read_json
 from compress.describing import describe
 from compress.errors import RecipeError
-from compress.index_checks import part_problems
+from compress.index_checks import part_problems, sampled_otherwise
 from compress.pipelines import INDEX
-from tests.fakes import pipeline
+from tests.fakes import pipeline, recipe
 from tests.families import tiny_picture
 from tests.tiny import tiny_diffusion
 
@@ -134,3 +134,19 @@ def test_a_scheduler_with_the_settings_of_another(folder: Path) -> None:
     assert found.message.startswith("holds the settings of FlowMatchEulerDiscreteScheduler, and model_index.json names")
     changed(folder / INDEX, scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
     assert told(folder) == []
+
+
+def test_another_class_of_diffusion_in_the_index_alone_is_meant_and_what_it_drops_is_warned_of(folder: Path) -> None:
+    file = folder / "scheduler/scheduler_config.json"
+    changed(file, _class_name="PNDMScheduler", skip_prk_steps=True)
+    assert told(folder) == []
+    said = sampled_otherwise(describe(folder))
+    assert said.startswith(
+        "model_index.json names DDIMScheduler, and scheduler/scheduler_config.json holds the settings"
+    )
+    assert "of which it takes no skip_prk_steps" in said
+    assert [*compress.plan(recipe(folder), cache=folder.parent / "cache").warnings] == [said]
+    changed(file, skip_prk_steps=False)  # as both classes have it: nothing is dropped
+    assert sampled_otherwise(describe(folder)) == ""
+    changed(file, _class_name="DDIMScheduler", skip_prk_steps=True)
+    assert sampled_otherwise(describe(folder)) == ""

@@ -1,0 +1,14 @@
+"""Paths as their users write them: `~` is a home. `~name` where nobody has that name is a file like any other, as it is to a shell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with the home that it begins with, if there is one."""
+    try:
+        return Path(os.path.expanduser(path))
+    except ValueError:  # a null byte, which whoever opens it tells
+        return Path(path)
