@@ -190,6 +190,8 @@ def refusal(artifact: Artifact, params: FewSteps, steps: int | None, method: Met
         return why
     if artifact.known_config(main).get("time_cond_proj_dim"):
         return f"`{main}` is told its guidance (time_cond_proj_dim), as a model that was taught already is"
+    if params.latents == "pictures" and artifact.known_config("vae").get("latents_mean") is not None:
+        return "how its `vae` scales latents channel by channel (latents_mean) is not known here: set latents: teacher"
     if why := _unguided(artifact, params):
         return why
     if steps is None:
