@@ -10,6 +10,7 @@ from pydantic import Field
 
 from compress.artifact import SCHEDULER, Artifact
 from compress.catalogue import Foresight
+from compress.classes import source_of
 from compress.conditioning import caption_values
 from compress.data import Data
 from compress.painting import GUIDANCE, NEGATIVE, STEPS, TRUE_GUIDANCE, call_arguments
@@ -21,6 +22,7 @@ from compress.sources import parameter_count
 Method = Literal["progressive", "consistency"]
 ORIGIN = 20  # levels of noise between which a consistent student agrees with itself, where a recipe does not say
 FLOW = "FlowMatchEulerDiscreteScheduler"
+EVENLY = "np.linspace(1.0, 1 / num_inference_steps"  # in pipelines which say themselves where a flow's steps begin
 SAMPLER: Mapping[Method, str] = {"progressive": "DDIMScheduler", "consistency": "LCMScheduler"}
 
 
@@ -132,14 +134,32 @@ def flows(config: Mapping[str, Any]) -> bool:
     return kind.startswith("FlowMatch") or predicts == "flow_prediction"
 
 
-def sampler(config: Mapping[str, Any], method: Method, origin: int) -> dict[str, Any]:
+def last_level(artifact: Artifact, steps: int) -> float | None:
+    """Where along a flow the last of a student's steps is to begin; 0 where it is the first, None where nothing is to be said.
+
+    Left to itself FLOW spaces its steps down to where a thousandth of the noise is left, and adds the way from there to none: the
+    last call of the denoiser would do nothing, and two steps be one. Pipelines that space them evenly themselves leave none over.
+    """
+    config = config_of(artifact)
+    if not flows(config) or EVENLY in source_of(class_of(artifact.path), "pipelines"):
+        return None
+    if steps < 2:
+        return 0.0 if config.get("shift_terminal") else None
+    shift = config.get("flow_shift") or (1.0 if config.get("use_dynamic_shifting") else config.get("shift")) or 1.0
+    return float(shift / (steps + shift - 1))  # of 1 / steps, shifted
+
+
+def sampler(config: Mapping[str, Any], method: Method, origin: int, last: float | None = None) -> dict[str, Any]:
     """The settings of the scheduler that samples from a student, which come out otherwise; its class among them.
 
     Steps begin at noise alone and end at no noise at all.
+
+    Args:
+        last: where along a flow the last of them begins, as `last_level` says.
     """
     if flows(config):
-        shift = config.get("flow_shift")
-        return {"_class_name": FLOW} | ({"shift": shift} if shift is not None else {})
+        told = {"shift": config.get("flow_shift"), "shift_terminal": last}
+        return {"_class_name": FLOW} | {name: value for name, value in told.items() if value is not None}
     plain = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False, "thresholding": False}
     if method == "consistency":
         plain["original_inference_steps"] = origin
@@ -170,11 +190,13 @@ def refusal(artifact: Artifact, params: FewSteps, steps: int | None, method: Met
         return why
     if artifact.known_config(main).get("time_cond_proj_dim"):
         return f"`{main}` is told its guidance (time_cond_proj_dim), as a model that was taught already is"
+    if params.latents == "pictures" and artifact.known_config("vae").get("latents_mean") is not None:
+        return "how its `vae` scales latents channel by channel (latents_mean) is not known here: set latents: teacher"
     if why := _unguided(artifact, params):
         return why
     if steps is None:
         return ""
-    changed = {**config, **sampler(config, method, origin)}
+    changed = {**config, **sampler(config, method, origin, last_level(artifact, steps))}
     before = {problem.message for problem in faults(config, "")}
     found = faults(changed, "", steps, class_of(artifact.path))
     return next((f"{new.message}; {new.fix}" for new in found if new.message not in before), "")
@@ -216,7 +238,7 @@ def foresee_taught(artifact: Artifact, params: FewSteps, **call: object) -> Fore
 def foresee_sampled(artifact: Artifact, params: FewSteps, steps: int, method: Method, origin: int) -> Foresight:
     """As `foresee_taught`, of a student that is sampled in so many steps."""
     config = config_of(artifact)
-    changed = sampler(config, method, origin)
+    changed = sampler(config, method, origin, last_level(artifact, steps))
     found = foresee_taught(artifact, params, **{STEPS: steps})
     told = f"{steps} {'step' if steps == 1 else 'steps'} of {changed['_class_name']}"
     return replace(found, configs={SCHEDULER: {**config, **changed}}, told=told)

@@ -190,6 +190,8 @@ def _too_many(kind: str, known: SchedulerClass, config: Mapping[str, Any], steps
     for name in ("num_train_timesteps", "original_inference_steps") if kind in EXACT else ():
         if isinstance(most := of(name), int) and steps > most:
             return f"at most {most} ({name})", f"ask for {most} or fewer"
+    if steps == 1 and of("shift_terminal"):
+        return "it stretches them to end at its shift_terminal, and one step begins at its own", "ask for two or more"
     if kind == "PNDMScheduler" and not of("skip_prk_steps") and steps < WARM_UP:
         return f"it starts with {WARM_UP} of another kind (skip_prk_steps false)", f"ask for {WARM_UP} or more"
     return None

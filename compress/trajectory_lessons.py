@@ -29,7 +29,7 @@ from compress.artifact import SCHEDULER_CONFIG, Artifact, Settings, derive, rewr
 from compress.context import Context
 from compress.engines.torch.runtime import save_component
 from compress.errors import ModelError
-from compress.few_steps import FewSteps, flows, guiding, sampler
+from compress.few_steps import FewSteps, flows, guiding, last_level, sampler
 from compress.opening.schedulers import made, put
 from compress.opening.text_to_image import TextToImage
 from compress.painting import NEGATIVE
@@ -123,14 +123,23 @@ def imitate(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, 
 
 
 def teach_denoiser(
-    artifact: Artifact, params: FewSteps, context: Context, steps: int, substeps: int, lesson: Lesson
+    artifact: Artifact,
+    params: FewSteps,
+    context: Context,
+    steps: int,
+    substeps: int,
+    lesson: Lesson,
+    last: float | None = None,
 ) -> torch.nn.Module:
     """Teach an artifact's denoiser along a course of `steps` steps, each of `substeps` of its teacher's.
+
+    Args:
+        last: where along a flow the last of them begins, where the pipeline does not see to it.
 
     Raises:
         ModelError: the teacher is an engine, or its pipeline is not followed.
     """
-    room, said = _classroom(artifact, params, context, steps, substeps, lesson)
+    room, said = _classroom(artifact, params, context, (steps, substeps, last), lesson)
     student = room.student.module.requires_grad_(True)
     curve = teach(student, room.loss_at, params.training(), context, held_back=room.held_back)
     message = f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} on {said}"
@@ -152,7 +161,11 @@ def leave_taught(
 
 
 def _classroom(
-    artifact: Artifact, params: FewSteps, context: Context, steps: int, substeps: int, lesson: Lesson
+    artifact: Artifact,
+    params: FewSteps,
+    context: Context,
+    way: tuple[int, int, float | None],
+    lesson: Lesson,
 ) -> tuple[Classroom, str]:
     """Student and teacher with all that they are taught by; their pipelines' other parts need no memory from here on."""
     source, name, opening = context.inputs["teacher"], artifact.main, context.opening.of("float32")
@@ -160,16 +173,16 @@ def _classroom(
         raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
     told, scale = _guided(source, params)
     tasks = [TextToImage(side, opening) for side in (artifact, source)]
-    config = config_of(artifact)
-    for task in tasks:  # both go one course, and each is taken at its own word of what it predicts
-        says = {} if flows(config) else {"prediction_type": config_of(task.artifact).get("prediction_type", "epsilon")}
-        task.step_with(made({**config, **says}, sampler(config, "progressive", 0), artifact.path))
+    steps, substeps, last = way
+    for task in tasks:
+        _step_as(task, artifact, last)
     alone = {**guiding(artifact).student(params.guidance), NEGATIVE: None}
     course = _course(tasks[1], told, steps, substeps)
     predictions = [prediction_of(config_of(side)) for side in (artifact, source)]
     few = min(steps, LOOKS)
     check_followed(tasks[1], told, _course(tasks[1], told, few, 1), predictions[1], scale)
     check_followed(tasks[0], alone, _course(tasks[0], alone, few, 1), predictions[0], 1.0)
+    _step_as(tasks[1], artifact, last_level(artifact, 1))  # which paints in as many steps as it likes
     files, origin = record(tasks[0], tasks[1], told, alone, params, context)
     student, teacher = (
         Denoiser(task.component(name).requires_grad_(False), prediction, join)
@@ -177,6 +190,13 @@ def _classroom(
     )
     room = Classroom(student, teacher, course, files, lesson, opening.device, context.seed)
     return room, f"{origin}, {len(files)} batches, guidance {scale:g}"
+
+
+def _step_as(task: TextToImage, artifact: Artifact, last: float | None) -> None:
+    """Let student and teacher go one course, each taken at its own word of what it predicts."""
+    config, own = config_of(artifact), config_of(task.artifact)
+    says = {} if flows(config) else {"prediction_type": own.get("prediction_type", "epsilon")}
+    task.step_with(made({**config, **says}, sampler(config, "progressive", 0, last), artifact.path))
 
 
 def _guided(source: Artifact, params: FewSteps) -> tuple[dict[str, object], float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 import compress
 from compress.catalogue import find_stage
@@ -253,3 +254,13 @@ def test_of_pixarts_own_scheduler_one_step_is_refused(tmp_path: Path) -> None:
     assert "paints one step only with" in STAGE.refuse(source, STAGE.params(steps=1))
     assert STAGE.refuse(source, STAGE.params(steps=1, scheduler="lcm")) == ""
     assert STAGE.refuse(source, STAGE.params(steps=2)) == ""
+
+
+def test_one_step_is_not_stretched_to_a_terminal() -> None:
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift_terminal": 0.1}
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(config)
+    scheduler.set_timesteps(1)
+    assert scheduler.sigmas.isnan().any()
+    (found,) = faults(config, "", 1)
+    assert "begins at its own" in found.message
+    assert not list(faults(config, "", 2))

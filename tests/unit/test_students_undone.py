@@ -88,6 +88,16 @@ def test_guidance_is_folded_in_once(model: Path) -> None:
     assert ladder.warnings == ()
 
 
+@pytest.mark.parametrize(("mean", "latents"), [([0.0], "pictures"), ([0.0], "auto"), (None, "pictures")])
+def test_pictures_of_which_a_vae_makes_latents_of_its_own_are_not_asked_for(
+    mean: list[float] | None, latents: str, model: Path
+) -> None:
+    (model / "vae/config.json").write_text(json.dumps({"latents_mean": mean}))
+    stage, source = find_stage("distill.steps"), describe(model)
+    refused = stage.refuse(source, stage.params(steps=2, latents=latents))
+    assert ("latents_mean" in refused) == (mean is not None and latents == "pictures")
+
+
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_guidance_that_is_none_teaches_nothing(scale: float, model: Path) -> None:
     assert "nothing to teach" in refusal(model, ("distill.guidance", {"guidance": scale}))

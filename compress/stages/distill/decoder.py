@@ -146,7 +146,7 @@ def foresee(artifact: Artifact, params: DistillDecoder) -> Foresight:
 
 
 @stage(
-    version=1,
+    version=2,
     params=DistillDecoder,
     needs=("denoising",),
     formats={"torch": "torch"},

@@ -50,7 +50,7 @@ def unfit(artifact: Artifact, params: DistillGuidance, inputs: Mapping[str, Arti
 
 
 @stage(
-    version=1,
+    version=2,
     params=DistillGuidance,
     needs=("denoising",),
     formats={"torch": "torch"},

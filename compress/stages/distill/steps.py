@@ -22,7 +22,7 @@ from pydantic import Field
 from compress.artifact import Artifact
 from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
-from compress.few_steps import ORIGIN, FewSteps, Method, foresee_sampled, pictures_read, refusal, sampler
+from compress.few_steps import ORIGIN, FewSteps, Method, foresee_sampled, last_level, pictures_read, refusal, sampler
 from compress.schedulers import config_of
 from compress.students import too_fine, uneven
 from compress.teaching import trajectory_misfits
@@ -73,7 +73,7 @@ def _origin(params: DistillSteps) -> int:
 
 
 @stage(
-    version=1,
+    version=2,
     params=DistillSteps,
     needs=("denoising",),
     formats={"torch": "torch"},
@@ -94,6 +94,7 @@ def run(artifact: Artifact, params: DistillSteps, context: Context) -> None:
 
     consistent, config = params.method == "consistency", config_of(artifact)
     steps, substeps = (_origin(params), 1) if consistent else (params.steps, params.substeps or SUBSTEPS)
-    student = teach_denoiser(artifact, params, context, steps, substeps, agree if consistent else halve)
-    samples = made(config, sampler(config, params.method, _origin(params)), artifact.path)
+    last = last_level(artifact, params.steps)
+    student = teach_denoiser(artifact, params, context, steps, substeps, agree if consistent else halve, last)
+    samples = made(config, sampler(config, params.method, _origin(params), last), artifact.path)
     leave_taught(artifact, student, foresee(artifact, params).settings, context, samples)
