@@ -1,7 +1,7 @@
 """Key to folder. An entry appears whole or not at all: built in a temporary folder, manifest last, then renamed.
 
 Layout below the root: `entries/<key>/` (the artifact's own files and `.entry.json`), `scratch/<key>/` (checkpoints of work
-in progress), `evidence/<key>/`, `features/<key>.safetensors`, `training/` (of the zoo), `locks/`, `tmp/` and `digests/`
+in progress), `evidence/<key>/`, `features/<key>.safetensors`, `training/` (of the zoo), `code/`, `locks/`, `tmp/` and `digests/`
 (remembered digests of folders).
 """
 

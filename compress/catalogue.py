@@ -72,8 +72,8 @@ class Stage:
     "calibration") it cannot do without, given its parameters; `pictures` how many of the training data's pictures it reads, of as many items; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
     the source unless the recipe names another); `unfit` says what of these does not fit the artifact or the parameters; `refuse` looks at an artifact's description before anything runs and returns
     why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError; `idle_here` says
-    why what it leaves, and all that follows from it, cannot run on this machine ("" when it can); `machine` tells a reader
-    what this machine can do with the stage, and how to install what lacks.
+    why what it leaves, and all that follows from it, cannot run on this machine ("" when it can); `elsewhere` says of a kind of
+    device why what it leaves does nothing there; `machine` tells a reader what this machine can do with the stage, and how to install what lacks.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Stage:
         default=lambda artifact, params, inputs: ()
     )
     idle_here: Callable[[Any], str] = field(default=lambda params: "")
+    elsewhere: Callable[[str], str] = field(default=lambda device: "")
     machine: Callable[[], str] = field(default=lambda: "")
 
     @property
@@ -145,6 +146,7 @@ def stage(
     foresee: Callable[[Artifact, P], Foresight] | None = None,
     unfit: Callable[[Artifact, P, Mapping[str, Artifact]], Iterable[Misfit]] | None = None,
     idle_here: Callable[[P], str] | None = None,
+    elsewhere: Callable[[str], str] | None = None,
     machine: Callable[[], str] | None = None,
 ) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
     """Turn a stage file's `run` function into its record. The name is the file's place, the help its docstring."""
@@ -173,6 +175,7 @@ def stage(
             foresee=foresee or (lambda artifact, params: Foresight()),
             unfit=unfit or (lambda artifact, params, inputs: ()),
             idle_here=idle_here or (lambda params: ""),
+            elsewhere=elsewhere or (lambda device: ""),
             machine=machine or (lambda: ""),
         )
 

@@ -27,7 +27,13 @@ class Kind:
     record: str = ""
 
 
-KINDS = (Kind("entries", ENTRY), Kind("evidence", "evidence.json"), Kind("features"), Kind("scratch"), Kind("training"))
+CODE = Kind(
+    "code", ".used"
+)  # compiled, for one torch and device a folder; a process holds its record as long as it lives
+KINDS = (
+    *(Kind("entries", ENTRY), Kind("evidence", "evidence.json"), Kind("features"), Kind("scratch"), Kind("training")),
+    CODE,
+)
 
 
 @dataclass(frozen=True)

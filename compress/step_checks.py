@@ -16,6 +16,7 @@ from compress.data import KINDS_OF_DATA, LAYOUTS, Data
 from compress.describing import quantization_of
 from compress.devices import Opening, kind_of
 from compress.errors import Problem, UserError
+from compress.hooks import hook_problems
 from compress.layer_counts import layer_problems
 from compress.params import Params, faults
 from compress.recipe import EvalSpec, Recipe, StepSpec, is_model
@@ -223,6 +224,7 @@ def source_problems(
     yield from tokenizer_problems(artifact)
     yield from code_problems(artifact, opening.trust_remote_code, place)
     yield from engine_places(artifact, opening, place)
+    yield from hook_problems(artifact, opening, place)
     for name in artifact.packed(artifact.components):
         packed = artifact.components[name].quantization
         if artifact.components[name].format != "torch":
@@ -330,6 +332,8 @@ def step_problems(
         said = f"{stage.name} works on {fits}, and this model does {artifact.task}"
         return [Problem(place, said, "remove this stage")]
     found = [p for name in touched for p in _component_problems(step, stage, artifact, name, opening)]
+    if not found and (why := stage.elsewhere(kind_of(opening.device))):
+        found.append(Problem(place, f"{stage.name}: {why}", "give another device, or leave this stage out"))
     if not found and not touched:
         formats = sorted({artifact.components[name].format for name in artifact.working})
         said = f"{stage.name} takes {' or '.join(stage.formats)}, and nothing is left: all is {', '.join(formats)}"
@@ -403,12 +407,17 @@ def _nowhere(left: str, step: StepSpec, stage: Stage, opening: Opening) -> str:
 
 
 def _level_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str) -> Iterator[Problem]:
-    """Settings that do not reach what a stage builds: an engine has no modules to hook."""
+    """Settings that do not reach what a stage builds: an engine has no modules to hook, and work on hooked ones would go astray."""
     changes = stage.leaves(artifact.components[name].format) != artifact.components[name].format
-    for hook in artifact.settings.hook if changes else ():
-        if hook.component == name:
+    for hook in artifact.settings.hook if stage.makes else ():
+        if hook.component != name:
+            continue
+        if changes:
             said = f"{hook.name} hooks the modules of `{name}`, and the engine that {stage.name} makes has none"
             yield Problem(step.place, said, f"leave one of the two out, or let {stage.name} leave out `{name}`")
+        else:
+            said = f"{hook.name} hooks the modules of `{name}`, which {stage.name} changes"
+            yield Problem(step.place, said, f"put {hook.name} behind {stage.name}")
 
 
 def elsewhere(format: str, opening: Opening) -> str:

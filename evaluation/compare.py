@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.calls import baseline_call, call_beside, lineage_since
@@ -33,6 +33,9 @@ from evaluation.showing import completions, grid, worst
 from evaluation.theory import bytes_read
 from evaluation.timing import Interleaved, time_views
 from evaluation.waterfall import measure_steps
+
+if TYPE_CHECKING:
+    from compress.opening import OpenModel
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ def compare(request: Request, emit: Emit) -> Comparison:
     return Comparison(
         name=request.name,
         task=request.candidate.task,
-        baseline=_side("baseline", views[0]),
-        candidate=_side("candidate", views[1]),
+        baseline=_side("baseline", views[0], timed.inside[0] if timed else ""),
+        candidate=_side("candidate", views[1], timed.inside[1] if timed else ""),
         rows=rows,
         machine=machine.facts(request.opening.device) | _beside(timed),
         recipe=request.recipe_text,
@@ -195,7 +198,19 @@ def _time(views: tuple[Viewpoint, Viewpoint], request: Request, emit: Emit) -> I
     from compress.opening import open_task
 
     one, other = (open_task(view.artifact, view.opening) for view in views)
-    return time_views(one, other, *views, request.spec, emit)
+    timed = time_views(one, other, *views, request.spec, emit)
+    return replace(timed, inside=(_inside("baseline", one, emit), _inside("candidate", other, emit)))
+
+
+def _inside(side: str, opened: OpenModel, emit: Emit) -> str:
+    """What a timed side's calls really were; those that fell back are a warning."""
+    if not opened.artifact.settings.hook:
+        return ""
+    from compress.opening.hooks import fell_back, ran_inside
+
+    if why := fell_back(opened):
+        emit(Event("warning", side, why))
+    return ran_inside(opened)
 
 
 def _controls(
@@ -286,7 +301,7 @@ def _noise(metric: Metric[P], baseline: Evidence, sample: Sample, timed: Interle
     return replace(again, note=timed.unsettled)
 
 
-def _side(name: str, view: Viewpoint) -> Side:
+def _side(name: str, view: Viewpoint, inside: str = "") -> Side:
     if not view.artifact.components:
         return Side(name, view.artifact.digest, PICTURES)
     engines = sorted({f"{c.format}" for c in view.artifact.components.values()})
@@ -301,8 +316,16 @@ def _side(name: str, view: Viewpoint) -> Side:
     return Side(
         name,
         view.artifact.digest,
-        f"{parts} {how}".strip() + (", called the lean way" if view.artifact.settings.lean else ""),
+        f"{parts} {how}".strip()
+        + (", called the lean way" if view.artifact.settings.lean else "")
+        + _hooks(view, inside),
         dict(view.call),
         lineage,
         bytes_read(view.artifact, view.opening.dtype or ""),
     )
+
+
+def _hooks(view: Viewpoint, inside: str) -> str:
+    """What is hooked into a side's modules: as they counted it while they were timed, or as it is meant."""
+    meant = ", ".join(one.name for one in view.artifact.settings.hook)
+    return f", {meant} ({inside or 'not timed'})" if meant else ""

@@ -38,6 +38,7 @@ class Interleaved:
     others: the share of the machine that other processes took meanwhile; None where that is not known.
     beside: timings of further models, in the same blocks.
     card: the GPU's clocks before and after, as facts of the machine.
+    inside: what the calls of baseline and candidate really were, as their hooked modules counted them; "" where nothing is hooked.
     """
 
     baseline: Timings
@@ -47,6 +48,7 @@ class Interleaved:
     others: float | None = None
     beside: tuple[Timings, ...] = ()
     card: Mapping[str, object] = field(default_factory=dict)
+    inside: tuple[str, str] = ("", "")
 
 
 def interleave(runs: Sequence[Run], blocks: int, seed: int, emit: Emit, meter: Meter | None = None) -> Floats:

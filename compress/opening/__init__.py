@@ -15,6 +15,7 @@ from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.catalogue import find_engine, find_task
 from compress.devices import AS_STORED, CPU, Opening, kind_of
 from compress.errors import UserError
+from compress.hooks import unknown_hooks
 from compress.pipelines import library_of
 
 if TYPE_CHECKING:
@@ -139,6 +140,10 @@ def open_task(artifact: Artifact, opening: Opening = AS_STORED) -> OpenModel:
     """
     _refuse(artifact, opening)
     opened: OpenModel = importlib.import_module(f"compress.opening.{artifact.task}").open_model(artifact, opening)
+    if artifact.settings.hook:
+        from compress.opening.hooks import apply_hooks
+
+        apply_hooks(opened)
     return opened
 
 
@@ -180,8 +185,7 @@ def _expect(artifact: Artifact, need: Observable) -> None:
 
 def _refuse(artifact: Artifact, opening: Opening) -> None:
     """Raises a UserError where an artifact cannot be opened so, told before anything is loaded."""
-    settings = artifact.settings
-    if unknown := [one.name for one in (*settings.graph, *settings.hook)]:
+    if unknown := unknown_hooks(artifact):
         raise UserError(
             f"it is meant to run with {', '.join(unknown)}, which this pare does not apply",
             place=str(artifact.path),

@@ -170,11 +170,8 @@ class TextToImage:
             heard(args, kwargs)
             return real(*args, **kwargs)
 
-        setattr(module, name, listening)
-        try:
+        with standing_in(module, name, listening):
             yield
-        finally:
-            delattr(module, name)  # uncovers the class's own method
 
     def component(self, name: str) -> torch.nn.Module:
         """The module that stands for a component."""
@@ -211,11 +208,8 @@ class TextToImage:
                 shape[1] = channels
             return (latent.new_zeros(shape),)
 
-        module.forward = stand_in
-        try:
+        with standing_in(module, "forward", stand_in):
             self._run(items, seed, "latent", {**call, STEPS: steps})
-        finally:
-            del module.forward
         return found[: len(found) // steps]
 
     def latents(self, items: Sequence[Item], seed: int, **call: object) -> torch.Tensor:
@@ -307,6 +301,19 @@ class TextToImage:
         engine = importlib.import_module(f"compress.engines.{component.format}.runtime")
         opening = self.opening.of(str(self.dtype).removeprefix("torch."))
         return engine.load_component(self.artifact.folder(name), library, component.kind, opening)
+
+
+@contextmanager
+def standing_in(module: torch.nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Within it, a function stands where a module's method stood: its class's own, or what was hooked in its place."""
+    before = vars(module).get(name)
+    setattr(module, name, function)
+    try:
+        yield
+    finally:
+        delattr(module, name)
+        if before is not None:
+            setattr(module, name, before)
 
 
 def noise_source(seed: int, noise_id: str) -> torch.Generator:

@@ -258,7 +258,7 @@ def test_the_cache_shows_all_its_kinds(pare: Pare, filled: Cache) -> None:
     evidence.mkdir()
     (evidence / "logprobs.safetensors").write_bytes(bytes(2_000_000))
     found = pare("cache", "--json").json["kinds"]
-    assert set(found) == {"entries", "evidence", "features", "scratch", "training", "digests"}
+    assert set(found) == {"entries", "evidence", "features", "scratch", "training", "code", "digests"}
     assert found["evidence"] == {"count": 1, "size_bytes": 2_000_000}
     assert found["entries"] == {"count": 2, "size_bytes": sum(e.size_bytes for e in filled.entries())}
     said = pare("cache").out

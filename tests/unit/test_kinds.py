@@ -66,6 +66,7 @@ def test_a_cache_knows_all_its_kinds_and_their_sizes(cache: Cache) -> None:
         "features": 3,
         "scratch": 4,
         "training": 5,
+        "code": 6,
         "digests": 0,
     }
     assert found["features"] == (3, 600)

@@ -1,13 +1,14 @@
-"""Stages that write nothing anew, and say how a pipeline is called."""
+"""Stages that write nothing anew, and say how a pipeline is called, or what is done inside its modules when it is opened."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TypeVar
 
-from compress.artifact import Artifact
+from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Foresight, Stage, stage
 from compress.context import Context
+from compress.hooks import hooked, unhookable
 from compress.params import Params
 
 P = TypeVar("P", bound=Params)
@@ -27,3 +28,33 @@ def call_stage(
         refuse=refuse,
         foresee=foresee,
     )
+
+
+def hook_stage(
+    *, version: int, params: type[P], name: str, told: str, elsewhere: Callable[[str], str]
+) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
+    """The record of a stage that leaves all files as they are, and a hook for the main component's torch module."""
+
+    def refuse(artifact: Artifact, given: P) -> str:
+        return unhookable(artifact, name)
+
+    def foresee(artifact: Artifact, given: P) -> Foresight:
+        return Foresight(settings=hooked(artifact, name).settings, told=f"`{artifact.main}`: {told}; that needs pare")
+
+    return stage(
+        version=version,
+        params=params,
+        formats={"torch": "torch"},
+        effects=("settings",),
+        reproducible="bytes",
+        libraries=("transformers",),
+        refuse=refuse,
+        foresee=foresee,
+        elsewhere=elsewhere,
+    )
+
+
+def leave_hooked(artifact: Artifact, name: str, context: Context) -> None:
+    """The artifact with a hook more."""
+    made = derive(artifact, context.out, link=context.link)
+    write_manifest(hooked(made, name))

@@ -1,0 +1,93 @@
+"""Hooks applied to an opened model, and what its calls really were.
+
+Compiled code is kept in the cache that an artifact lies in, or the usual one: torch's own caches, which name each piece by all that decides
+it, in a folder for each torch, Python and device. It is dropped like all else there when the limit is met, and then compiled again.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from compress.cache import default_root
+from compress.errors import UserError
+from compress.facts import machine_fact
+from compress.hashing import digest_json
+from compress.hooks import APPLIED, COMPILE, GRAPH, not_there
+from compress.kinds import CODE
+from compress.locks import Hold, hold
+from compress.opening import OpenModel
+from compress.opening.inside import capture, compile_blocks, ran
+
+INDUCTOR, TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
+APPLY: dict[str, Callable[[torch.nn.Module], None]] = {COMPILE: compile_blocks, GRAPH: capture}
+_held: dict[Path, Hold] = {}  # folders of code in use: as long as this process lives
+
+
+def apply_hooks(opened: OpenModel) -> None:
+    """Hook an artifact's settings into its opened modules, compilation first. One that does nothing on this device is left out, with a
+    warning: plans refuse it.
+
+    Raises:
+        UserError: a module has no blocks to compile.
+    """
+    idle = [one for one, _ in not_there(opened.artifact, opened.opening)]
+    for one, why in not_there(opened.artifact, opened.opening):
+        warnings.warn(f"`{one.component}` runs without {one.name}: {why}", stacklevel=3)
+    for one in sorted(opened.artifact.settings.hook, key=lambda one: APPLIED.index(one.name)):
+        if one in idle:
+            continue
+        if one.name == COMPILE:
+            keep_code(opened.artifact.path, torch.device(opened.opening.device))
+        try:
+            APPLY[one.name](opened.component(one.component))
+        except UserError as error:
+            problem = error.problems[0]
+            place = str(opened.artifact.folder(one.component))
+            raise UserError(f"{one.name}: {problem.message}", place=place, fix=problem.fix) from error
+
+
+def ran_inside(opened: OpenModel) -> str:
+    """What the calls of an opened model's hooked parts really were so far, in words; "" where nothing is hooked."""
+    parts = dict.fromkeys(one.component for one in opened.artifact.settings.hook)
+    said = {name: str(ran(opened.component(name))) for name in parts}
+    return "; ".join(f"`{name}`: {found or 'plain calls'}" for name, found in said.items())
+
+
+def fell_back(opened: OpenModel) -> str:
+    """That calls of an opened model were eager which should have been captured, in words; or ""."""
+    parts = dict.fromkeys(one.component for one in opened.artifact.settings.hook if one.name == GRAPH)
+    found = {name: ran(opened.component(name)).calls for name in parts}
+    said = [
+        f"{count} calls of `{n}` were eager: {why}"
+        for n, calls in found.items()
+        if calls
+        for why, count in calls.eager.items()
+    ]
+    return "; ".join(said)
+
+
+def keep_code(artifact: Path, device: torch.device) -> None:
+    """Let torch keep compiled code in pare's cache, unless somebody has named another folder."""
+    if INDUCTOR in os.environ and Path(os.environ[INDUCTOR]) not in _held:
+        return
+    folder = code_folder(artifact, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / CODE.record
+    record.touch()
+    if folder not in _held and (held := hold(record)):
+        _held[folder] = held
+    os.environ[INDUCTOR] = str(folder)
+    os.environ[TRITON] = str(folder / "triton")
+
+
+def code_folder(artifact: Path, device: torch.device) -> Path:
+    """Where the code for this machine, torch and device lies, in the cache that an artifact is an entry of, or in the usual one."""
+    root = artifact.parents[1] if artifact.parent.name == "entries" else default_root()
+    chip = torch.cuda.get_device_capability(device) if device.type == "cuda" else machine_fact("isa")
+    return root / CODE.folder / digest_json([torch.__version__, platform.python_version(), device.type, chip])
