@@ -371,7 +371,8 @@ def without_engines(body: dict[str, Any]) -> None:
 
 
 def started(tiny: bool, report: Report) -> None:
-    """The memory of a GPU that fresh processes take with zoo://docs-llama in either number type, and their cold starts."""
+    """The memory of a GPU that fresh processes take with zoo://docs-llama in either number type, their cold starts, and how much of a call
+    the GPU is at work."""
     from compress.devices import Opening, settled
     from evaluation.collect import Viewpoint
     from evaluation.starts import start
@@ -381,7 +382,11 @@ def started(tiny: bool, report: Report) -> None:
         for dtype in ("float32",) if tiny else ("float32", "bfloat16"):
             found = start(Viewpoint(artifact, Opening(dtype, device), {}, (), "", 0, 1))
             mb = {"allocated MB": found.device_bytes / 1e6, "reserved MB": found.reserved_bytes / 1e6}
-            report(dtype, {**mb, "resident MB": found.peak_bytes / 1e6, "cold start s": found.seconds})
+            mb |= {"resident MB": found.peak_bytes / 1e6, "cold start s": found.seconds}
+            report(
+                dtype,
+                {**mb, "call ms": 1e3 * found.call_seconds, "of which the GPU works ms": 1e3 * found.device_seconds},
+            )
 
 
 PARTS = {
