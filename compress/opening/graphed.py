@@ -118,7 +118,7 @@ class Graphed:
             return str(error), tensors
         self._graphs = {k: one for k, one in self._graphs.items() if isinstance(one, str) or not one.gone}
         if key not in self._graphs:
-            if sum(not isinstance(one, str) for one in self._graphs.values()) >= KEPT:
+            if len(self._graphs) >= KEPT:  # those of which no graph could be taken count too: each try takes some calls
                 return f"it was called in more than {KEPT} ways", tensors
             self._graphs[key] = self._taken(call, tensors)
         return self._graphs[key], tensors
@@ -164,7 +164,7 @@ class Graphed:
             except RuntimeError as error:  # what CUDA forbids while it captures, and want of memory
                 return f"it cannot be captured: {str(error).strip().partition(chr(10))[0]}"
         self.ran.captured += 1
-        return Replay(graph, inputs, weakly(output), self.device, weakref.ref(cache) if cache else None)
+        return Replay(graph, inputs, weakly(output), self.device, None if cache is None else weakref.ref(cache))
 
     def _warm_up(self, arguments: Call, inputs: tuple[torch.Tensor, ...], cache: StaticCache | None) -> None:
         versions = [one._version for one in inputs]

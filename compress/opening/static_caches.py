@@ -41,7 +41,7 @@ def fixed(cache: StaticCache) -> bool:
 @contextmanager
 def between_steps(cache: StaticCache | None) -> Iterator[None]:
     """Within it a step may be made that does not count: what it wrote lies behind the end, where no other step looks."""
-    lengths = [layer.cumulative_length for layer in cache.layers] if cache else []
+    lengths = [layer.cumulative_length for layer in cache.layers] if cache is not None else []
     before = [length.clone() for length in lengths]
     try:
         yield

@@ -201,6 +201,21 @@ def test_a_call_that_needs_numbers_on_the_way_is_eager() -> None:
     )
 
 
+def test_what_cannot_be_captured_is_not_tried_for_ever() -> None:
+    class Reads(Part):
+        def forward(self, sample: torch.Tensor, *rest: Any, **more: Any) -> Any:
+            tries.append(len(sample))
+            return self.inner(sample) * float(sample.sum())
+
+    tries: list[int] = []
+    other = graphed(Reads().eval())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for rows in range(1, KEPT + 5):
+            torch.testing.assert_close(other(torch.ones(rows, 4)), other.forward.eager(torch.ones(rows, 4)))
+    assert tries.count(KEPT + 1) == 2  # the call and the one it is held against
+
+
 def test_a_call_that_writes_into_its_inputs_is_eager() -> None:
     class Writes(Part):
         def forward(self, sample: torch.Tensor, *rest: Any, **more: Any) -> Any:
