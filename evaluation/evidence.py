@@ -48,12 +48,15 @@ class Timings:
 @dataclass(frozen=True)
 class Start:
     """One fresh process that loads the model and makes one call: its highest resident memory, bytes, and the seconds from
-    its libraries being imported to the call's end; on a GPU the most that torch allocated and reserved there, bytes."""
+    its libraries being imported to the call's end. On a GPU the most that torch allocated and reserved there, bytes; the seconds
+    of a later call, and of those the ones in which the GPU was at work, 0 where that was not traced."""
 
     peak_bytes: int
     seconds: float
     device_bytes: int = 0
     reserved_bytes: int = 0
+    call_seconds: float = 0.0
+    device_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +85,7 @@ def highest_resident() -> int:
     import resource
 
     found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return (
-        found if sys.platform == "darwin" else found * 1024
-    )  # macOS counts bytes, and its own; a sandbox may hide VmHWM
+    return found if sys.platform == "darwin" else found * 1024  # macOS counts bytes, and its own
 
 
 def device_peaks(device: str) -> dict[str, int]:
@@ -100,15 +98,51 @@ def device_peaks(device: str) -> dict[str, int]:
     return dict(zip(("device_bytes", "reserved_bytes"), counted, strict=True))
 
 
+def device_seconds(call: Callable[[], object], device: str) -> dict[str, float]:
+    """Seconds of a call on a GPU, and of another one those in which the GPU was at work; {} for a processor."""
+    if kind_of(device) != "cuda":
+        return {}
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    began = time.perf_counter()
+    call()
+    torch.cuda.synchronize(device)
+    whole = time.perf_counter() - began
+    trace = profile(activities=[ProfilerActivity.CUDA])
+    try:
+        trace.start()
+    except RuntimeError:  # a driver that lets nobody trace
+        return {"call_seconds": whole}
+    call()
+    torch.cuda.synchronize(device)
+    trace.stop()
+    events = trace.events() or ()  # type: ignore[no-untyped-call]
+    there = [e for e in events if e.device_type.name == "CUDA" and not getattr(e, "is_user_annotation", False)]
+    busy = covered([(e.time_range.start, e.time_range.end) for e in there])
+    return {"call_seconds": whole, "device_seconds": busy / 1e6}
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """How long at least one of some spans of time lasts."""
+    total, until = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
+
+
 def main(folder: str, opening: str, call: str) -> None:
     began = time.perf_counter()
     from compress.describing import describe
     from compress.opening import open_task
 
-    how = Opening(**json.loads(opening))
-    open_task(describe(Path(folder)), how).first_call(**json.loads(call))
+    how, given = Opening(**json.loads(opening)), json.loads(call)
+    opened = open_task(describe(Path(folder)), how)
+    opened.first_call(**given)
     seconds = time.perf_counter() - began
-    print(json.dumps({"peak_bytes": highest_resident(), "seconds": seconds, **device_peaks(how.device)}))
+    found = {"peak_bytes": highest_resident(), "seconds": seconds, **device_peaks(how.device)}
+    print(json.dumps(found | device_seconds(lambda: opened.first_call(**given), how.device)))
 
 
 if __name__ == "__main__":

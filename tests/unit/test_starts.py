@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ from compress.events import Event, silent
 from evaluation import starts
 from evaluation.collect import Viewpoint
 from evaluation.evidence import Start
-from evaluation.starts import device_peaks, highest_resident, start_both
+from evaluation.starts import covered, device_peaks, device_seconds, highest_resident, start_both
 from tests.fakes import language_model
 
 BALLAST = 300_000_000
@@ -47,6 +48,44 @@ def test_a_gpus_peaks_are_torchs_own_and_a_processor_has_none(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: {"cuda:1": 8}[device])
     assert device_peaks("cuda:1") == {"device_bytes": 5, "reserved_bytes": 8}
     assert device_peaks("cpu") == {}
+
+
+@pytest.mark.parametrize(
+    ("spans", "seconds"),
+    [([], 0), ([(2, 3), (0, 1)], 2), ([(0, 4), (1, 2), (3, 6)], 6), ([(0, 1), (1, 2), (1, 2)], 2)],
+)
+def test_kernels_at_one_time_count_once(spans: list[tuple[float, float]], seconds: float) -> None:
+    assert covered(spans) == seconds
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_the_time_of_a_gpu_is_that_of_its_kernels(monkeypatch: pytest.MonkeyPatch, traced: bool) -> None:
+    """By a trace made for the test: the processor's work and somebody's remarks are none of the GPU's."""
+    import torch
+
+    def event(device: str, start: float, end: float, remark: bool = False) -> SimpleNamespace:
+        return SimpleNamespace(
+            device_type=SimpleNamespace(name=device),
+            time_range=SimpleNamespace(start=start, end=end),
+            is_user_annotation=remark,
+        )
+
+    events = [event("CPU", 0, 9000), event("CUDA", 0, 9000, remark=True)]
+    events += [event("CUDA", 1000, 2000), event("CUDA", 1500, 3000)]
+
+    def start() -> None:
+        if not traced:
+            raise RuntimeError("CUPTI_ERROR_INSUFFICIENT_PRIVILEGES")
+
+    trace = SimpleNamespace(start=start, stop=lambda: None, events=lambda: events)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr("torch.profiler.profile", lambda activities: trace)
+    calls: list[None] = []
+    found = device_seconds(lambda: calls.append(None), "cuda:0")
+    assert found.get("device_seconds", 0) == pytest.approx(2e-3 if traced else 0)
+    assert found["call_seconds"] > 0
+    assert len(calls) == 1 + traced
+    assert device_seconds(lambda: calls.append(None), "cpu") == {}
 
 
 def test_sides_take_turns_and_each_ones_first_start_is_thrown_away(
@@ -95,22 +134,29 @@ def test_the_reason_is_never_lost(ends: str, why: str) -> None:
     assert starts._why(done) == why
 
 
-def test_device_memory_is_the_processes_peak_and_without_a_gpu_the_row_says_why() -> None:
+def test_device_memory_and_time_are_a_processs_own_and_without_a_gpu_the_rows_say_why() -> None:
     from compress.artifact import Artifact
     from compress.recipe import Gate
     from evaluation.compare import row_of
     from evaluation.evidence import Evidence
-    from evaluation.metrics import device_memory as metric
+    from evaluation.metrics import device_memory, device_time
     from evaluation.scores import Row
 
-    def row(*sides: tuple[int, int]) -> Row:
-        artifact = Artifact(Path(), "text_to_image", {})
-        starts = ((Start(10**9, 1.0, *side),) * 3 for side in sides)
-        samples = (metric.measure.measure(Evidence(artifact, starts=one), metric.DeviceMemory()) for one in starts)
-        return row_of(metric.measure, tuple(samples), {}, Gate(smaller=1.5))  # type: ignore[arg-type]
+    def rows(*sides: Start) -> tuple[Row, Row]:
+        found = [Evidence(Artifact(Path(), "text_to_image", {}), starts=(one,) * 3) for one in sides]
+        memory = tuple(device_memory.measure.measure(one, device_memory.DeviceMemory()) for one in found)
+        busy = tuple(device_time.measure.measure(one, device_time.DeviceTime()) for one in found)
+        return (
+            row_of(device_memory.measure, (memory[0], memory[1]), {}, Gate(smaller=1.5)),
+            row_of(device_time.measure, (busy[0], busy[1]), {}, Gate(faster=4)),
+        )
 
-    found = row((8 * 10**9, 9 * 10**9), (4 * 10**9, 5 * 10**9))
-    assert (found.baseline.value, found.candidate.value, found.contrast.value) == pytest.approx((8000, 4000, 2))
-    assert (found.candidate.note, found.verdict.status) == ("5000 MB reserved for it", "pass")
-    without = row((0, 0), (0, 0))
-    assert (without.verdict.status, without.verdict.why) == ("inconclusive", metric.ABSENT)
+    gpu = Start(10**9, 1.0, 8 * 10**9, 9 * 10**9, 0.15, 0.04), Start(10**9, 1.0, 4 * 10**9, 5 * 10**9, 0.042, 0.04)
+    memory, busy = rows(*gpu)
+    assert (memory.baseline.value, memory.candidate.value, memory.contrast.value) == pytest.approx((8000, 4000, 2))
+    assert (memory.candidate.note, memory.verdict.status) == ("5000 MB reserved for it", "pass")
+    assert (busy.baseline.value, busy.contrast.value) == pytest.approx((40, 1))
+    assert (busy.baseline.note, busy.verdict.status) == ("of 150 ms that the call takes", "fail")
+    without = rows(Start(10**9, 1.0), Start(10**9, 1.0))
+    assert [row.verdict.status for row in without] == ["inconclusive"] * 2
+    assert [row.verdict.why for row in without] == [device_memory.ABSENT, device_time.ABSENT]

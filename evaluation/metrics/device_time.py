@@ -1,0 +1,64 @@
+"""Time of one call in which a GPU is at work, ms: kernels and copies as they were traced, host and gaps between them left out.
+
+Beside `latency` it tells host and device apart: a call that takes far longer than its device time waits for kernels to be launched, and
+CUDA graphs help it; one that takes as long computes. Of a fresh process's third call, of one prompt; where two kernels run at a time it
+counts once. Source: torch.profiler, on CUPTI.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from compress.params import Params
+from evaluation import statistics
+from evaluation.evidence import Evidence
+from evaluation.scores import Estimate, Sample, Statistic, metric
+
+ABSENT = "no kernel was traced: set device: cuda, on an NVIDIA GPU whose driver lets them be traced (CUPTI)"
+
+
+class DeviceTime(Params):
+    """Nothing to set; `evaluate.starts` says how many processes a side."""
+
+
+def score(sample: Sample) -> Estimate:
+    """Median of the processes."""
+    return _unknown(sample) or replace(statistics.RESOURCE.score(sample), note=sample.note)
+
+
+def contrast(candidate: Sample, baseline: Sample) -> Estimate:
+    """Geometric mean of the processes' ratios baseline ÷ candidate."""
+    return _unknown(candidate) or _unknown(baseline) or statistics.RESOURCE.contrast(candidate, baseline)
+
+
+def _unknown(sample: Sample) -> Estimate | None:
+    """No number, and why; None where there is one."""
+    missing = float("nan")
+    return (
+        Estimate(missing, missing, missing, len(sample.values), sample.note) if np.isnan(sample.values).any() else None
+    )
+
+
+@metric(
+    version=1,
+    title="device time",
+    params=DeviceTime,
+    needs=("starts",),
+    better="lower",
+    statistic=Statistic("ratio", score, contrast),
+    unit="ms",
+)
+def measure(evidence: Evidence, params: DeviceTime) -> Sample:
+    if not evidence.starts:
+        raise ValueError("no process was started")
+    busy = np.array([1e3 * start.device_seconds for start in evidence.starts])
+    there = bool((busy > 0).all())
+    whole = float(np.median([1e3 * start.call_seconds for start in evidence.starts]))
+    return Sample(
+        tuple(map(str, range(len(busy)))),
+        busy if there else np.full(len(busy), np.nan),
+        protocol={"counts": "kernels and copies of one call, traced"},
+        note=f"of {whole:.3g} ms that the call takes" if there else ABSENT,
+    )
