@@ -17,6 +17,7 @@ from compress.catalogue import find_stage
 from compress.describing import describe
 from compress.errors import RecipeError
 from compress.planning import Plan, make_plan
+from compress.stages.distill.steps import CONSISTENCY_RATE, RATE, DistillSteps
 from tests.fakes import pipeline, recipe, step
 
 Asked = tuple[str, dict[str, Any]]
@@ -140,3 +141,9 @@ def test_a_course_has_no_more_parts_than_the_training_schedule_has_levels(
         assert f"make {parts} parts, and the training schedule has 800 levels" in refusal(model, asked)
     else:
         assert plan(model, asked).nodes
+
+
+def test_a_student_that_is_its_own_teacher_learns_more_slowly_unless_it_is_told_otherwise() -> None:
+    consistent = DistillSteps.model_validate({"steps": 4, "method": "consistency"})
+    assert consistent.learning_rate == CONSISTENCY_RATE < RATE == DistillSteps(steps=4).learning_rate
+    assert DistillSteps(steps=4, method="consistency", learning_rate=1e-4).learning_rate == 1e-4

@@ -726,3 +726,16 @@ def test_the_zoo_prints_its_losses(seconds: list[float], capsys: pytest.CaptureF
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 15
     assert lines[-1].startswith("told: step 30/120 loss ")
+
+
+def test_attention_whose_gradients_may_be_no_numbers_is_left_alone_while_it_trains(tmp_path: Path) -> None:
+    before, seen = torch.backends.cuda.cudnn_sdp_enabled(), []
+    losses = task(reader := Reader())
+
+    def loss_at(batch: int) -> Losses:
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return losses(batch)
+
+    train(reader, loss_at, HOW.model_copy(update={"steps": 2}), folder=tmp_path, seed=0)
+    assert seen == [False, False]
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before

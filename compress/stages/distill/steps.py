@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compress.artifact import Artifact
 from compress.catalogue import Foresight, Misfit, stage
@@ -28,9 +28,15 @@ from compress.students import too_fine, uneven
 from compress.teaching import trajectory_misfits
 
 SUBSTEPS = 2
+RATE, CONSISTENCY_RATE = 2e-4, 2e-5  # a student that is its own teacher drifts away at the first: reports/LOG.md
 
 
 class DistillSteps(FewSteps):
+    learning_rate: float = Field(
+        RATE,
+        gt=0,
+        description=f"peak of the learning rate, which then falls to a twentieth; for consistency the default is {CONSISTENCY_RATE}",
+    )
     steps: int = Field(ge=1, le=1000, description="denoising steps of the student")
     method: Method = Field(
         "progressive", description="landing where several steps of the teacher do, or agreeing with itself a step on"
@@ -44,6 +50,13 @@ class DistillSteps(FewSteps):
         le=1000,
         description=f"for consistency: levels of noise between which it agrees with itself; default: {ORIGIN}",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _slower(cls, given: object) -> object:
+        if isinstance(given, Mapping) and given.get("method") == "consistency":
+            return {"learning_rate": CONSISTENCY_RATE, **given}
+        return given
 
 
 def refuse(artifact: Artifact, params: DistillSteps) -> str:
