@@ -165,7 +165,7 @@ def _accelerator(how: Training, device: str) -> Iterator[Accelerator]:
 @contextmanager
 def _without_cudnn_attention() -> Iterator[None]:
     """cuDNN's attention may give gradients that are no numbers: in bfloat16 on an H200, torch 2.11, heads of 32, 80 tokens."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()
+    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:
         yield
