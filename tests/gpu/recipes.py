@@ -352,6 +352,7 @@ STARTED = (
     "cold_start",
     "peak_memory",
     "device_memory",
+    "device_time",
 )  # by fresh processes, which take ten seconds each where imports are slow
 
 
@@ -396,9 +397,9 @@ PARTS = {
         Section("gpu-text", 110, recipe("gpu-text", "gpu/text.yaml", in_one_process)),
     ),
     "d": (
-        Section("resumed", 60, resumed),
-        Section("started", 60, started),
-        Section("dit", 120, recipe("dit", "image/dit-few-steps.yaml", without_engines)),
+        Section("resumed", 100, resumed),
+        Section("started", 90, started),
+        Section("dit", 150, recipe("dit", "image/dit-few-steps.yaml", without_engines)),
     ),
     "e": (Section("ladder", 220, recipe("ladder", "image/ladder.yaml")),),
 }
