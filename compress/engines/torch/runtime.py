@@ -97,9 +97,7 @@ def save_component(module: torch.nn.Module, before: Path, folder: Path) -> None:
         folder: holds neither weights nor config.json yet.
     """
     with silent_libraries():  # diffusers warns of any cast, be there a part that is to stay as it is or none
-        if (
-            getattr(module, "hf_quantizer", None) is None
-        ):  # packed weights have a number type that is no one's to change
+        if getattr(module, "hf_quantizer", None) is None:  # the number type of packed weights is no one's to change
             module.to(stored_dtype(before))
         module.save_pretrained(str(folder))  # type: ignore[operator]
     config, old = read_json(folder / "config.json"), read_json(before / "config.json")
