@@ -28,7 +28,7 @@ BEYOND_A_SCHEMA = {
     "letters of an id": r"id .* is no id",
     "ids are unique": r"already taken by an earlier step",
     "the step before": r"no earlier step is called",
-    "a step beside": r"controls: ",
+    "a step beside": r"controls: |control .* is (named twice|the baseline)",
     "gates are of what is measured": r"this metric is not in evaluate\.metrics",
     "the recipe that it extends is there": r"cannot be read: ",
     "metrics are unique": r"metric .* is named twice",
