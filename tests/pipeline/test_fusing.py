@@ -77,14 +77,15 @@ def test_a_fused_language_model_is_its_base_with_the_branches(tmp_path: Path, fa
     assert (told - language_logits(base)).abs().max() > 1e-2
 
 
-def formula(before: Path, after: Path, pairs: Mapping[str, Branch]) -> None:
-    """Each weight with a pair is W + strength · scale · up · down, and every other one is as it was."""
+def formula(before: Path, after: Path, pairs: Mapping[str, Branch]) -> set[str]:
+    """Each weight with a pair is W + strength · scale · up · down, and every other one is as it was. Returns the modules that changed."""
     old, new = load_file(before), load_file(after)
     assert old.keys() == new.keys() >= {f"{module}.weight" for module in pairs}
     for name, weight in old.items():
         pair = pairs.get(name.removesuffix(".weight"))
         update = STRENGTH * pair.scale * (pair.up @ pair.down) if pair else 0
         assert torch.allclose(new[name], weight + update, atol=1e-6)
+    return {name.removesuffix(".weight") for name, weight in old.items() if not torch.equal(new[name], weight)}
 
 
 Call = Callable[[nn.Module], Tensor]
@@ -233,7 +234,7 @@ def test_one_layer_of_flux_is_several_of_diffusers(tmp_path: Path, form: str) ->
             split[one] = Branch(pairs[name].down, pairs[name].up[begin:end], pairs[name].scale)
             begin = end
     file = Path("transformer/diffusion_pytorch_model.safetensors")
-    formula(base / file, result / file, split)
+    assert formula(base / file, result / file, split) == split.keys()
 
 
 def test_several_adapters_add_up_whatever_their_order(tmp_path: Path) -> None:
