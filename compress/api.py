@@ -12,8 +12,9 @@ from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, RecipeError, UserError
 from compress.events import Emit, named, silent
 from compress.executors import LOCAL, find_executor
+from compress.gate_bounds import Gate
 from compress.homes import expanded
-from compress.recipe import SCHEMA_VERSION, EvalSpec, Gate, Recipe
+from compress.recipe import SCHEMA_VERSION, EvalSpec, Recipe
 from compress.running import logged, run_plan, with_weights
 from compress.saving import folders
 

@@ -15,7 +15,6 @@ import torch
 from compress.artifact import LANGUAGE_MODEL, Artifact, derive, weight_files, write_manifest
 from compress.catalogue import find_engine
 from compress.context import Context
-from compress.data import Item
 from compress.devices import CPU
 from compress.engines.builder import Builder, Example, Feed
 from compress.engines.module import flatten
@@ -23,7 +22,9 @@ from compress.engines.parity import Difference, Outputs, compare, compare_calls,
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, in_float32, split
 from compress.errors import StageFailed
-from compress.opening import LanguageModel, OpenModel, open_language, open_task
+from compress.items import Item
+from compress.opening import open_language, open_task
+from compress.opening.models import LanguageModel, OpenModel
 from compress.pipelines import library_of
 from compress.widths import packing
 

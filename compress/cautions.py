@@ -7,10 +7,10 @@ from pathlib import Path
 
 from compress.adapter_names import MAGNITUDE
 from compress.catalogue import find_metric
-from compress.data import Data
 from compress.evaluation_checks import beyond_training
 from compress.fusing import Fusion
 from compress.index_checks import sampled_otherwise
+from compress.items import Data
 from compress.recipe import EvalSpec, Recipe
 from compress.sources import Source
 from compress.texts import ROWS

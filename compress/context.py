@@ -12,7 +12,7 @@ from compress.events import Emit, Event, silent, track
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
-    from compress.data import Data
+    from compress.items import Data
 
 T = TypeVar("T")
 

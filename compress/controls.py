@@ -3,14 +3,16 @@ keeps a step from being one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compress.artifact import Artifact
 from compress.calls import candidate_problems
 from compress.catalogue import find_metric
-from compress.errors import Problem, near
-from compress.recipe import EvalSpec, Gate, Recipe
+from compress.control_names import naming_problems
+from compress.errors import Problem
+from compress.gate_bounds import Gate
+from compress.recipe import EvalSpec, Recipe
 
 if TYPE_CHECKING:
     from compress.planning import Node
@@ -28,35 +30,6 @@ def held_to(spec: EvalSpec, gates: Mapping[str, Gate]) -> tuple[str, ...]:
     """The metrics that a control is measured by: all that are gated, and a speed."""
     speed = speed_metric(spec, gates)
     return tuple(name for name in spec.metrics if name in gates or name == speed)
-
-
-def naming_problems(named: Iterable[tuple[str, str]], ids: Sequence[str]) -> Iterator[Problem]:
-    """Controls that are no step of another branch.
-
-    Args:
-        named: each with its place.
-        ids: of all steps, in order; the last one leaves the candidate.
-    """
-    seen: set[str] = set()
-    for name, place in named:
-        if name in seen:
-            yield Problem(place, f"control `{name}` is named twice", "keep one of them")
-        elif name == "source":
-            said = "control `source` is the baseline, which stands beside the candidate anyway"
-            yield Problem(place, said, "name a step that another branch ends with")
-        elif name not in ids:
-            others = tuple(ids[:-1])
-            fix = (
-                near(name, others)
-                if others
-                else "the last step is the candidate: put a step in front that another branch ends with"
-            )
-            yield Problem(place, f"controls: no step is called `{name[:60]}`", fix)
-        elif name == ids[-1]:
-            said = f"control `{name}` is the candidate itself, for it is the last step"
-            fix = "name a step that another branch ends with, and put that branch in front"
-            yield Problem(place, said, fix)
-        seen.add(name)
 
 
 def control_problems(recipe: Recipe, source: Artifact | None, nodes: Sequence[Node]) -> Iterator[Problem]:

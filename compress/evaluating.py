@@ -17,25 +17,26 @@ from compress.cache import Cache
 from compress.calls import baseline_call, call_beside, lineage_since
 from compress.catalogue import find_metric, find_task, task_names
 from compress.cautions import data_cautions
-from compress.data import Data
 from compress.devices import CPU, Opening, settled
 from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
 from compress.evaluation_checks import beyond_training, kind_problems, misfit, too_long
 from compress.events import Emit, Event, silent
 from compress.finite import refuse_spoilt
+from compress.gate_bounds import Gate
 from compress.homes import expanded
 from compress.index_checks import sampled_otherwise
+from compress.items import Data
 from compress.located import check_values
 from compress.params import faults
-from compress.recipe import EvalSpec, Gate
+from compress.recipe import EvalSpec
 from compress.shared import spread, takers, unused
 from compress.step_checks import source_problems
 from compress.units import distinct, open_units
 
 if TYPE_CHECKING:
-    from evaluation.compare import Request
     from evaluation.intact import Pictures
     from evaluation.scores import Comparison
+    from evaluation.viewing import Request
 
 RESULT, EVENTS = "result.json", "events.jsonl"
 PAINTING = next(name for name in task_names() if find_task(name).folders)  # of two folders of pictures
@@ -61,8 +62,8 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         UserError: a side is none of these, they do different tasks, a metric or a gate does not fit, there is no such device
             here, a side cannot be opened there, pictures do not read, or weights are no numbers.
     """
-    from evaluation.compare import Request
     from evaluation.intact import refuse_damaged
+    from evaluation.viewing import Request
 
     opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
     sides = _sides(candidate, baseline, store)
@@ -100,8 +101,8 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 
 def _pictures(request: Request) -> Iterator[Pictures]:
     """Those that will be read."""
-    from evaluation.compare import viewpoints
     from evaluation.intact import painted, to_be_read
+    from evaluation.viewing import viewpoints
 
     for side, view in zip(("baseline", "candidate"), viewpoints(request), strict=True):
         if not view.artifact.components:

@@ -9,8 +9,9 @@ from compress import deps
 from compress.artifact import Artifact
 from compress.catalogue import find_metric, find_task, metric_names, task_names, tasks_for
 from compress.classes import has_learned_positions
-from compress.data import KINDS_OF_DATA, LAYOUTS, Data
+from compress.data import LAYOUTS
 from compress.errors import Problem
+from compress.items import KINDS_OF_DATA, Data
 from compress.params import Params, faults
 from compress.recipe import EvalSpec, Recipe
 from compress.shared import takers, unused

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress import keeping, widths
+from compress import keep_plan, keeping, widths
 from compress.artifact import Artifact, write_manifest
 from compress.blame import remedy
 from compress.cache import Cache, disk_errors, full_disk
@@ -205,7 +205,7 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
             shutil.rmtree(out, ignore_errors=True)
             if working:
                 working.release()
-    remember_seconds(cache, keeping.timed_as(node.stage, bool(node.made)), seconds, node.work)
+    remember_seconds(cache, keep_plan.timed_as(node.stage, bool(node.made)), seconds, node.work)
     emit(Event("finished", node.id, facts={"key": node.key, "seconds": round(seconds, 3)}))
     return _done(node, made, notes, seconds, cached=False)
 

@@ -12,7 +12,7 @@ from compress.artifact import SCHEDULER, Artifact
 from compress.catalogue import Foresight
 from compress.classes import source_of
 from compress.conditioning import caption_values
-from compress.data import Data
+from compress.items import Data
 from compress.painting import GUIDANCE, NEGATIVE, STEPS, TRUE_GUIDANCE, call_arguments
 from compress.params import TRAINED, Optimising, Params, Training
 from compress.pipelines import class_of

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.adapters import Adapter
 from compress.artifact import Artifact
 from compress.errors import ManyProblems, ModelError, Problem
 from compress.hashing import digest_json, touch
@@ -72,18 +71,21 @@ def _spoilt(artifact: Artifact) -> Iterator[Problem]:
             yield Problem(str(artifact.path), said, FIX)
 
 
-def refuse_spoilt_adapter(adapter: Adapter, memory: Path | None = None) -> None:
+def refuse_spoilt_adapter(file: Path, digest: str, memory: Path | None = None) -> None:
     """As `refuse_spoilt`, of an adapter, which is small enough to be read by a plan.
+
+    Args:
+        file: its weights; digest: of its content.
 
     Raises:
         ModelError: it holds values that are not finite.
     """
-    note = memory / digest_json([FINITE, VERSION, adapter.digest]) if memory else None
+    note = memory / digest_json([FINITE, VERSION, digest]) if memory else None
     if _known(note):
         return
-    if bad := next(not_finite(adapter.file), ""):
+    if bad := next(not_finite(file), ""):
         said = f"`{bad}` of the adapter holds values that are not finite"
-        raise ModelError(said, place=str(adapter.file), fix="fetch it again, or train it anew")
+        raise ModelError(said, place=str(file), fix="fetch it again, or train it anew")
     _note(note)
 
 

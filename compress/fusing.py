@@ -59,7 +59,7 @@ def with_adapters(base: Source | None, recipe: Recipe, memory: Path | None, prob
         place = recipe.place.get(path, "")
         try:
             adapter = find_adapter(spec.path, spec.scale, recipe.folder(path), memory)
-            refuse_spoilt_adapter(adapter, memory)
+            refuse_spoilt_adapter(adapter.file, adapter.digest, memory)
             found.append((adapter, place))
         except UserError as error:
             problems += [

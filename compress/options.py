@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compress.errors import ManyProblems, Problem, RecipeError, UserError
+from compress.gate_bounds import Gate
 from compress.located import check_values
-from compress.recipe import Gate
 from compress.yaml_tree import parse_tree
 
 

@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from compress import keeping, room
+from compress import keep_plan, room
 from compress.artifact import Artifact, Provenance
 from compress.cache import Cache
 from compress.calls import asked_places, candidate_problems
 from compress.catalogue import Foresight, Stage, find_stage, find_task
 from compress.cautions import cautions
 from compress.controls import control_problems
-from compress.data import Data, Kind, open_data
+from compress.data import open_data
 from compress.describing import describe
 from compress.devices import AS_STORED, CPU, Opening, settled
 from compress.engine_checks import engine_problems
@@ -25,6 +25,7 @@ from compress.few_steps import unpictured
 from compress.forecast import changed_fields, unsettled_fields
 from compress.fusing import disk_bytes, with_adapters
 from compress.graphs import ANY_SIZE, Batches
+from compress.items import Data, Kind
 from compress.keys import stage_key
 from compress.leaving import different, expected_of
 from compress.params import Params
@@ -293,7 +294,7 @@ class _Chain:
         others = self.otherwise_left(step, stage, found)
         passed = (artifact, *self.otherwise.get(step.after, ())) if step.if_faster else ()
         otherwise = different(node.expected, [*others, *passed])
-        found += keeping.too_many(self.recipe, step, len(otherwise))
+        found += keep_plan.too_many(self.recipe, step, len(otherwise))
         if not found:
             self.known[step.id], self.otherwise[step.id] = (node.expected, node.key), otherwise
             self.nodes.append(node)
@@ -317,7 +318,7 @@ class _Chain:
         if not step.if_faster:
             return found
         idle = _collect(found, step.place, partial(stage.idle_here, step.params)) or (before.idle if before else "")
-        return [*found, *keeping.problems(self.recipe, step, stage, artifact, idle)]
+        return [*found, *keep_plan.problems(self.recipe, step, stage, artifact, idle)]
 
     def before(self, step: StepSpec) -> Node | None:
         return next((n for n in self.nodes if n.id == step.after), None)
@@ -330,14 +331,16 @@ class _Chain:
         inputs |= {f"data.{role}": self.data[role].digest for role in stage.data(step.params) if role in self.data}
         made = stage_key(stage, artifact.task, step.params, touched, inputs, self.recipe.seed, self.opening)
         keys = made, parent, self.known[SOURCE][1]
-        key = keeping.decision_key(*keys, self.known[SOURCE][0], self.recipe, self.opening) if step.if_faster else made
+        key = (
+            keep_plan.decision_key(*keys, self.known[SOURCE][0], self.recipe, self.opening) if step.if_faster else made
+        )
         cached = self.cache.has(key)
         unsettled = unsettled_fields(foresight, before.unsettled if before else {})
         work = room.work(artifact, touched, step.params)
         copies = 2 if step.if_faster and step.after == SOURCE else 1  # of what cannot be linked
         items = room.items_bytes(foresight.item_bytes, step.params, self.data.get("train"))
         disk = copies * room.stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes
-        told = (foresight.told, keeping.told(self.cache, key) if step.if_faster else "")
+        told = (foresight.told, keep_plan.told(self.cache, key) if step.if_faster else "")
         beside = sum(room.opened_bytes(self.known[name][0]) for name in roles.values() if is_model(name))
         return Node(
             id=step.id,
@@ -352,7 +355,7 @@ class _Chain:
             place=step.place,
             disk_bytes=0 if cached else disk + sum(items.values()),
             items_bytes=items,
-            seconds=room.expected_seconds(self.cache, keeping.timed_as(stage, step.if_faster), work),
+            seconds=room.expected_seconds(self.cache, keep_plan.timed_as(stage, step.if_faster), work),
             work=work,
             told="; ".join(filter(None, told)),
             memory_bytes=0 if cached else foresight.memory_bytes + beside,

@@ -12,9 +12,9 @@ from pathlib import Path
 from compress.artifact import Artifact
 from compress.cache import Cache
 from compress.catalogue import Stage
-from compress.data import Data
 from compress.errors import PareError, Problem
 from compress.hashing import list_files
+from compress.items import Data
 from compress.params import Params
 from compress.sources import Source, parameter_count
 

@@ -37,8 +37,9 @@ def run_plan(
     """
     from compress.evaluating import measure
     from compress.execute import WARNINGS
-    from evaluation.compare import Request, noting
+    from evaluation.compare import noting
     from evaluation.intact import to_be_read
+    from evaluation.viewing import Request
 
     recipe, evaluated = found.recipe, found.data.get("evaluate")
     with disk_errors(out), logged(out, emit) as log, cache.holding() as store:

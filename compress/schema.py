@@ -12,8 +12,9 @@ from typing import Any
 from compress.adapter_spec import MAX_ADAPTERS, AdapterSpec
 from compress.beside import ALWAYS, IF_FASTER, KEEP
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
+from compress.gate_bounds import Bounds, Gate
 from compress.params import Params
-from compress.recipe import ADAPTER_KEY, ROLE_KEY, SCHEMA_VERSION, STEP_KEYS, Bounds, DataSpec, EvalSpec, Gate, Head
+from compress.recipe import ADAPTER_KEY, ROLE_KEY, SCHEMA_VERSION, STEP_KEYS, DataSpec, EvalSpec, Head
 from compress.sections import MAX_ENTRIES
 
 Schema = dict[str, Any]

@@ -11,23 +11,13 @@ from typing import Any, TypeVar
 from compress.adapter_spec import read_adapters
 from compress.beside import KEEP, gathered, read_keep
 from compress.catalogue import find_metric, find_stage, metric_names
-from compress.controls import naming_problems
+from compress.control_names import naming_problems
 from compress.errors import Problem, RecipeError, UserError, near
 from compress.expand import OVERRIDE, overridden
+from compress.gate_bounds import Gate
 from compress.located import check_params, given
 from compress.params import Params, placed
-from compress.recipe import (
-    SCHEMA_VERSION,
-    STEP_KEYS,
-    DataSpec,
-    EvalSpec,
-    Gate,
-    Head,
-    Recipe,
-    StepSpec,
-    is_model,
-    started,
-)
+from compress.recipe import SCHEMA_VERSION, STEP_KEYS, DataSpec, EvalSpec, Head, Recipe, StepSpec, is_model, started
 from compress.shared import spread_tree
 from compress.yaml_tree import Node
 

@@ -18,10 +18,11 @@ from compress.catalogue import (
     stage_names,
     task_names,
 )
-from compress.data import KINDS_OF_DATA, LAYOUTS
+from compress.data import LAYOUTS
 from compress.explaining import WIDTH
 from compress.families import FAMILIES, PARTS, Family, common_name
 from compress.graphs import NO_GRAPH
+from compress.items import KINDS_OF_DATA
 from compress.recipe import DataSpec
 from compress.tasks import Observable, Task
 

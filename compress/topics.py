@@ -23,8 +23,9 @@ from compress.catalogue import (
 )
 from compress.errors import UserError, near
 from compress.explaining import WIDTH, parameter_lines
+from compress.gate_bounds import Gate
 from compress.params import Params
-from compress.recipe import ADAPTER_KEY, ROLE_KEY, STEP_KEYS, DataSpec, EvalSpec, Gate, Head
+from compress.recipe import ADAPTER_KEY, ROLE_KEY, STEP_KEYS, DataSpec, EvalSpec, Head
 from compress.subjects import data_lines, lines_of_models
 
 GATES = """gates

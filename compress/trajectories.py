@@ -13,11 +13,11 @@ import torch
 
 from compress.algorithms.trajectories import Course, Levels, Prediction, move, split
 from compress.context import Context
-from compress.data import Item
 from compress.devices import CPU
 from compress.engines.torch.runtime import first_tensor
 from compress.errors import ModelError
 from compress.few_steps import FewSteps, flows
+from compress.items import Item
 from compress.opening.latents import encoded
 from compress.opening.tensors import moved, to_host
 from compress.opening.text_to_image import TextToImage, latent_name, latent_of

@@ -11,9 +11,10 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
-from compress.data import Data, Kind, open_data
+from compress.data import open_data
 from compress.errors import DataError
 from compress.hashing import digest_json
+from compress.items import Data, Kind
 
 ID, TEXT, PICTURE = 0, 1, 2  # of a row of `Data.rows`; what comes last, picture or text, may stand in one split alone
 

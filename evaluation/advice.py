@@ -11,7 +11,7 @@ from compress.tasks import OF_ITEMS
 from evaluation.scores import Metric, Row
 
 if TYPE_CHECKING:
-    from evaluation.compare import Request
+    from evaluation.viewing import Request
 
 
 def advised(row: Row, metric: Metric[Params], request: Request, seen: int, held: int) -> Row:

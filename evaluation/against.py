@@ -10,7 +10,7 @@ from pathlib import Path
 
 from compress.catalogue import find_metric
 from compress.errors import NotComparable, Problem, UserError
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation import samples, statistics
 from evaluation.gates import judge, problems, said
 from evaluation.scores import Comparison, Estimate, Row, Sample, Side, Verdict, Worst

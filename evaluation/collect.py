@@ -18,18 +18,18 @@ from compress import deps
 from compress.artifact import Artifact
 from compress.catalogue import find_engine, find_task
 from compress.company import company
-from compress.data import Item
 from compress.devices import Opening
 from compress.errors import StageFailed
 from compress.events import Emit, Event, silent, track
 from compress.hashing import digest_file, digest_json, touch
+from compress.items import Item
 from compress.locks import hold, lock_of, locked
 from compress.pictures import READER, read_picture
 from evaluation.evidence import Continuation, Evidence
 from evaluation.painted import pictures_for, read_painted
 
 if TYPE_CHECKING:
-    from compress.opening import LanguageModel
+    from compress.opening.models import LanguageModel
 
 FORMAT = 4
 MANIFEST = "evidence.json"

@@ -3,67 +3,33 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from compress.artifact import Artifact
-from compress.calls import baseline_call, call_beside, lineage_since
-from compress.catalogue import find_metric, find_task
-from compress.data import Data
-from compress.devices import AS_STORED, Opening
-from compress.errors import StageFailed, UserError
+from compress.catalogue import find_metric
+from compress.errors import UserError
 from compress.events import Emit, Event, track
 from compress.painting import lost_settings
-from compress.params import Params
-from compress.recipe import EvalSpec, Gate
+from compress.recipe import EvalSpec
 from compress.units import fewer
 from evaluation import machine, samples, starts
 from evaluation.advice import advised
 from evaluation.beside import Control
 from evaluation.collect import Viewpoint, collect
+from evaluation.controls import measure_control
 from evaluation.evidence import Evidence
 from evaluation.fitting import worse_than_guessing
-from evaluation.gates import judge
-from evaluation.painted import captions_of_both
-from evaluation.repeated import measured, repeated
+from evaluation.repeated import measured
+from evaluation.row import row_of
 from evaluation.scores import PICTURES, Comparison, Estimate, Metric, P, Row, Sample, Side, shared
 from evaluation.showing import completions, grid, worst
 from evaluation.theory import bytes_read
 from evaluation.timing import Interleaved, time_views
+from evaluation.viewing import Request, beside, viewpoints
 from evaluation.waterfall import measure_steps
 
 if TYPE_CHECKING:
-    from compress.opening import OpenModel
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is compared, on what, and where the results go.
-
-    evidence_dirs: the first is written, the rest only read.
-    chain: the stages that lead to the candidate, by id, with what each left; the last one left the candidate.
-    left: what every stage left, by id, those of other branches too.
-    opening: on which device both sides are opened; their number types are their own.
-    kept: where the candidate was copied out of the cache. warnings: of what went before, for the report.
-    """
-
-    name: str
-    candidate: Artifact
-    baseline: Artifact
-    data: Data | None
-    spec: EvalSpec
-    gates: Mapping[str, Gate]
-    recipe_text: str
-    stages: tuple[Mapping[str, Any], ...]
-    workdir: Path
-    evidence_dirs: tuple[Path, ...]
-    chain: tuple[tuple[str, Artifact], ...] = ()
-    opening: Opening = AS_STORED
-    kept: Path | None = None
-    warnings: tuple[str, ...] = ()
-    left: Mapping[str, Artifact] = field(default_factory=dict)
+    from compress.opening.models import OpenModel
 
 
 def compare(request: Request, emit: Emit) -> Comparison:
@@ -143,37 +109,6 @@ def noting(emit: Emit, warnings: list[str]) -> Emit:
     return noting
 
 
-def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
-    """Both sides see the same items and noise. The baseline is called as the recipe says, else as its own artifact does."""
-    data, own = _looked_at(request)
-    base = _viewpoint(request, request.baseline, baseline_call(request.baseline, request.spec.baseline), data)
-    base = replace(base, opening=request.opening.of(request.spec.baseline.dtype))
-    return base, beside(base, replace(request, data=own), request.candidate)
-
-
-def _looked_at(request: Request) -> tuple[Data | None, Data | None]:
-    """The data that each side is looked at on: the request's, or of two folders of pictures what each is of."""
-    if request.data or request.baseline.components or request.candidate.components:
-        return request.data, request.data
-    return captions_of_both(request.baseline.path, request.candidate.path)
-
-
-def beside(base: Viewpoint, request: Request, artifact: Artifact) -> Viewpoint:
-    """How an artifact is looked at when it stands beside the baseline."""
-    call = call_beside(artifact, lineage_since(artifact, base.artifact), base.artifact, base.call)
-    torch_only = all(c.format == "torch" for c in artifact.components.values())
-    view = _viewpoint(request, artifact, call, request.data)
-    return replace(view, opening=base.opening if torch_only else base.opening.of(None))
-
-
-def _viewpoint(request: Request, artifact: Artifact, call: Mapping[str, Any], data: Data | None) -> Viewpoint:
-    spec, task, left_out = request.spec, find_task(artifact.task), data.left_out if data else ""
-    items, digest = (data.first(spec.samples), data.digest) if data else ((), "")
-    evidence, each = task.evidence(spec), task.repeats(spec)
-    shown = repeated(items, each)
-    return Viewpoint(artifact, request.opening, call, shown, digest, spec.seed, spec.batch, evidence, left_out, each)
-
-
 def _observe(
     views: tuple[Viewpoint, Viewpoint], request: Request, emit: Emit
 ) -> tuple[tuple[Evidence, Evidence], Interleaved | None]:
@@ -217,8 +152,6 @@ def _controls(
     views: tuple[Viewpoint, Viewpoint], sides: tuple[Evidence, Evidence], request: Request, emit: Emit
 ) -> tuple[Control, ...]:
     """The controls, each beside baseline and candidate."""
-    from evaluation.controls import measure_control  # which makes rows as this does
-
     found = []
     for name in request.spec.controls:
         view = beside(views[0], request, request.left[name])
@@ -250,42 +183,6 @@ def _rows(
     for name, pair in kept.items():
         samples.keep(request.workdir / "samples", name, *pair)
     return tuple(rows), kept
-
-
-def row_of(
-    metric: Metric[Params],
-    found: tuple[Sample, Sample],
-    protocol: Mapping[str, str | int | float],
-    gate: Gate | None,
-    noise: Estimate | None = None,
-) -> Row:
-    """A metric's line, from the samples of baseline and candidate.
-
-    Raises:
-        StageFailed: they were scored by different protocols.
-    """
-    base, candidate = found
-    if metric.quality and base.protocol != candidate.protocol:
-        raise StageFailed(
-            f"{metric.name}: the two sides were scored by different protocols, {dict(base.protocol)} and {dict(candidate.protocol)}",
-            fix="score both with the same extractor",
-        )
-    contrast, scores = metric.contrast(candidate, base), (metric.score(base), metric.score(candidate))
-    extractor = base.protocol.get("features", "")
-    return Row(
-        metric=metric.name,
-        title=f"{metric.title}, {extractor} features" if extractor else metric.title,
-        unit=metric.unit,
-        better=metric.better,
-        compared=metric.compared,
-        baseline=scores[0],
-        candidate=scores[1],
-        contrast=contrast,
-        verdict=judge(gate, metric, scores[0], contrast, noise, candidate=scores[1]),
-        noise=noise,
-        gate=gate,
-        protocol={**protocol, **base.protocol, "version": metric.version},
-    )
 
 
 def _beside(timed: Interleaved | None) -> dict[str, object]:

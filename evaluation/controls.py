@@ -15,21 +15,21 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from compress.catalogue import find_metric
 from compress.controls import held_to
 from compress.events import Emit, Event
+from compress.gate_bounds import Gate
 from compress.params import Params
-from compress.recipe import Gate
 from evaluation import starts
 from evaluation.beside import Beside
 from evaluation.collect import CONTINUATIONS, Viewpoint, collect
-from evaluation.compare import row_of
 from evaluation.evidence import Evidence
 from evaluation.gates import judge
 from evaluation.repeated import measured
+from evaluation.row import row_of
 from evaluation.scores import Estimate, Metric, shared
 from evaluation.timing import Interleaved, time_views
 from evaluation.waterfall import tried
 
 if TYPE_CHECKING:
-    from evaluation.compare import Request
+    from evaluation.viewing import Request
 
 T = TypeVar("T")
 Kind = Literal["speed", "starts", "quality", "files"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from compress.data import Data
 from compress.homes import expanded
+from compress.items import Data
 from compress.params import Fault, Params
 from compress.units import TEXT
 from evaluation.painted import files_of

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.devices import Opening
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compress.artifact import Artifact
-    from compress.data import Item
+    from compress.items import Item
     from compress.locks import Hold
 
 Floats: TypeAlias = "NDArray[np.float64]"
@@ -133,3 +134,10 @@ class Evidence:
         if self.picture is None:
             raise ValueError("no pictures were painted")
         return np.stack([self.picture(i) for i in range(start, min(stop, len(self.items)))])
+
+
+def parting(one: Sequence[int], other: Sequence[int]) -> int:
+    """Index of the first token that differs or that only one has; -1 where there is none."""
+    shorter = min(len(one), len(other))
+    same = next((i for i in range(shorter) if one[i] != other[i]), shorter)
+    return -1 if same == len(one) == len(other) else same

@@ -6,8 +6,8 @@ import math
 from typing import Literal, NamedTuple, Protocol
 
 from compress.catalogue import find_metric
+from compress.gate_bounds import Gate
 from compress.params import Params
-from compress.recipe import Gate
 from evaluation.amounts import Amount, amount
 from evaluation.amounts import units as units_of
 from evaluation.scores import Better, Compared, Estimate, Metric, Row, Verdict

@@ -11,7 +11,7 @@ from compress.tasks import Usage
 from evaluation.scores import Handed
 
 if TYPE_CHECKING:
-    from evaluation.compare import Request
+    from evaluation.viewing import Request
 
 WORDS = 8  # of an item that a model is tried on
 IN_CACHE = "in the cache, which lets go of what was not used for long; `pare run --save FOLDER` copies it out"

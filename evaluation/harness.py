@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from lm_eval.tasks import TaskManager
 
-    from compress.opening import LanguageModel
+    from compress.opening.models import LanguageModel
 
 NEW_TOKENS = 256  # the harness' own default for a task that does not say
 LOCAL = ("json", "csv", "parquet", "arrow", "text")  # what `datasets` reads from files

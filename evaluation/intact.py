@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.catalogue import find_metric
-from compress.data import Data, Item
 from compress.errors import DamagedPictures, DataError, Problem
 from compress.events import Emit, silent, track
 from compress.frames import has_several_frames
 from compress.hashing import digest_json, identity, touch
 from compress.homes import expanded
+from compress.items import Data, Item
 from compress.pictures import READER, read_picture
 from evaluation.painted import files_of, pictures_for, read_painted
-from evaluation.two_sets import AgainstReal
+from evaluation.references import AgainstReal
 
 if TYPE_CHECKING:
     from compress.planning import Node

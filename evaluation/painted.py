@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compress.artifact import Artifact
-from compress.data import Data, Item, open_data
+from compress.data import open_data
 from compress.errors import DataError, UserError
 from compress.hashing import digest_file, digest_json, list_files
+from compress.items import Data, Item
 from compress.pictures import read_picture
 from compress.units import ID, TEXT, distinct
 from evaluation.evidence import Evidence

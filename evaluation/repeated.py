@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from compress.data import Item
+from compress.items import Item
 from evaluation.evidence import Evidence
 from evaluation.scores import Metric, P, Sample
 from evaluation.two_sets import Floats, Linear, paired

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
 
+from compress.gate_bounds import Gate
 from compress.params import Fault, Params
-from compress.recipe import Gate
 from compress.tasks import COST, OF_ITEMS, Observable
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from compress.events import silent
 from compress.progress import Progress
 from compress.running import with_weights
 from evaluation.collect import collect
-from evaluation.compare import Request, viewpoints
+from evaluation.viewing import Request, viewpoints
 
 
 def ship(recipe: Path) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.catalogue import find_metric
-from evaluation.evidence import Evidence
+from evaluation.evidence import Evidence, parting
 from evaluation.scores import Completion, Picture, Row, Sample, Worst
 
 FIRST, WORST, COMPLETIONS, ITEMS = 6, 6, 6, 5
@@ -43,13 +43,6 @@ def completions(sides: Sides) -> tuple[Completion, ...]:
     ]
     found.sort(key=lambda c: c.first_divergent_token if c.first_divergent_token >= 0 else np.inf)
     return tuple(found[:COMPLETIONS])
-
-
-def parting(one: Sequence[int], other: Sequence[int]) -> int:
-    """Index of the first token that differs or that only one has; -1 where there is none."""
-    shorter = min(len(one), len(other))
-    same = next((i for i in range(shorter) if one[i] != other[i]), shorter)
-    return -1 if same == len(one) == len(other) else same
 
 
 def worst(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Worst, ...]:

@@ -20,7 +20,7 @@ from evaluation.evidence import Floats, Timings
 from evaluation.load import Watch, told
 
 if TYPE_CHECKING:
-    from compress.opening import OpenModel
+    from compress.opening.models import OpenModel
 
 WARM_UP = 2
 MORE_WARM_UP, SETTLED = 8, 0.1  # most further calls of a side, until two in a row differ by no more than this share

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from pydantic import Field
 
 from compress.errors import UserError
-from compress.params import Params, Placed
 from evaluation.evidence import Evidence
-from evaluation.places import of_each_picture, of_features, of_real_pictures
+from evaluation.references import AgainstPictures, AgainstReal
 from evaluation.scores import Estimate, Sample
 from evaluation.statistics import Z
 
@@ -23,28 +21,6 @@ if TYPE_CHECKING:
 ROUNDING = 1e-5  # of a picture's features, as a share of their length: beyond it two pictures are not copies
 Floats: TypeAlias = "NDArray[np.float64]"
 Features: TypeAlias = "NDArray[Any]"  # [n, d], float32 or float64; may be a map of a file
-
-
-class AgainstReal(Params):
-    """Which features the two sets are held against each other by, and what the real set is."""
-
-    features: Annotated[str, Placed(of_features)] = Field(
-        "zoo://digits-clip", description="feature extractor: the zoo's CLIP, or a local folder or file"
-    )
-    resize: Literal["pil", "mlperf", "tf1"] = Field(
-        "pil", description="pil: antialiased bicubic; mlperf and tf1 reproduce numbers published with those"
-    )
-    reference: Annotated[str, Placed(of_real_pictures)] = Field(
-        "", description="the real set: a folder of pictures, or an .npz of mu and sigma; empty: the items' own pictures"
-    )
-
-
-class AgainstPictures(AgainstReal):
-    """As `AgainstReal`, for what mean and covariance do not suffice."""
-
-    reference: Annotated[str, Placed(of_each_picture)] = Field(
-        "", description="the real set: a folder of pictures; empty: the items' own pictures"
-    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,9 @@ from compress.catalogue import find_metric
 from compress.controls import speed_metric
 from compress.errors import PareError
 from compress.events import Emit, track
-from compress.keeping import dropped
-from compress.recipe import EvalSpec, Gate
+from compress.gate_bounds import Gate
+from compress.keep_plan import dropped
+from compress.recipe import EvalSpec
 from evaluation import statistics
 from evaluation.collect import CONTINUATIONS, Viewpoint, collect
 from evaluation.evidence import Evidence, Timings
@@ -24,7 +25,7 @@ from evaluation.scores import Contribution, Estimate, Sample, Step, shared
 from evaluation.timing import time_views
 
 if TYPE_CHECKING:
-    from evaluation.compare import Request
+    from evaluation.viewing import Request
 
 T = TypeVar("T")
 FEWEST_BLOCKS = 5

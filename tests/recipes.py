@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from compress.adapter_spec import AdapterSpec
 from compress.beside import ALWAYS, IF_FASTER, KEEP
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
+from compress.gate_bounds import Bounds
 from compress.params import Params
-from compress.recipe import BaselineSpec, Bounds, DataSpec, EvalSpec
+from compress.recipe import BaselineSpec, DataSpec, EvalSpec
 
 Tree = dict[str, Any]
 Path = tuple[str | int, ...]

@@ -18,7 +18,7 @@ from scipy.special import ndtri
 from scipy.stats import binom
 
 from compress.catalogue import find_metric
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation import mmd, samples, statistics
 from evaluation.gates import allowed, judge, recommended, said
 from evaluation.report import result

@@ -21,8 +21,8 @@ from compress.hashing import digest_json
 from compress.hooks import APPLIED, COMPILE, GRAPH, not_there
 from compress.kinds import CODE
 from compress.locks import Hold, hold
-from compress.opening import OpenModel
 from compress.opening.inside import capture, compile_blocks, ran
+from compress.opening.models import OpenModel
 
 INDUCTOR, TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 APPLY: dict[str, Callable[[torch.nn.Module], None]] = {COMPILE: compile_blocks, GRAPH: capture}

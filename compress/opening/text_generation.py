@@ -14,12 +14,12 @@ from transformers.generation.streamers import BaseStreamer
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.company import apart, company
-from compress.data import Item
 from compress.devices import AS_STORED, Opening
 from compress.errors import ModelError
 from compress.graphs import Batches
-from compress.opening import Call, Timed
+from compress.items import Item
 from compress.opening.known_tokens import be_known
+from compress.opening.models import Call, Timed
 from compress.opening.tensors import device_of, finish, to_array
 from compress.tasks.text_generation import Writing
 from compress.vocabulary import embeddings

@@ -17,17 +17,17 @@ import torch
 from numpy.typing import NDArray
 
 from compress.artifact import SCHEDULER, Artifact, read_json
-from compress.data import Item
 from compress.devices import AS_STORED, CPU, Opening
 from compress.engines.module import EngineModule, arguments_of
 from compress.engines.torch.runtime import find_class, silent_libraries, stored_dtype
 from compress.errors import ModelError, StageFailed, UserError
 from compress.graphs import Batches
+from compress.items import Item
 from compress.lean import FIX
-from compress.opening import Call, Timed
 from compress.opening.captions import cut_short, uncounted
 from compress.opening.known_tokens import captions_known, larger_tokenizers
 from compress.opening.lean import lean_pipeline
+from compress.opening.models import Call, Timed
 from compress.opening.tensors import device_of, dtype_of, finish, to_array
 from compress.painting import NEGATIVE, STEPS
 from compress.pipelines import INDEX, LEFT_OUT

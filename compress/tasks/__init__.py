@@ -19,7 +19,7 @@ from compress.params import Params
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
-    from compress.data import Kind
+    from compress.items import Kind
     from compress.recipe import EvalSpec
 
 # What can be seen of a model: `pictures` it paints, the `latents` they are decoded from, the `denoising` between, `documents`'

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.data import Data, Item
 from compress.errors import DataError, ModelError, near
+from compress.items import Data, Item
 
 if TYPE_CHECKING:
     from compress.zoo.docstrings import Document

@@ -11,9 +11,10 @@ from pydantic import Field
 
 from evaluation import mmd
 from evaluation.evidence import Evidence
+from evaluation.references import AgainstPictures
 from evaluation.repeated import over_noises, units_of
 from evaluation.scores import Estimate, Sample, Statistic, metric
-from evaluation.two_sets import AgainstPictures, Linear, observe_pictures, paired, real
+from evaluation.two_sets import Linear, observe_pictures, paired, real
 
 SCALE = 1000
 SIGMA = 10.0

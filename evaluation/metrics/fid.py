@@ -13,9 +13,10 @@ from pydantic import Field
 from compress.params import Fault
 from evaluation import frechet
 from evaluation.evidence import Evidence
+from evaluation.references import AgainstReal
 from evaluation.repeated import noises, over_noises, units_of
 from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
-from evaluation.two_sets import AgainstReal, Linear, observe
+from evaluation.two_sets import Linear, observe
 
 
 def least_of(d: int) -> int:

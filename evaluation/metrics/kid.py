@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from evaluation import mmd
 from evaluation.evidence import Evidence
+from evaluation.references import AgainstPictures
 from evaluation.repeated import over_noises, units_of
 from evaluation.scores import Estimate, Sample, Statistic, metric
-from evaluation.two_sets import AgainstPictures, Linear, observe_pictures, paired, real
+from evaluation.two_sets import Linear, observe_pictures, paired, real
 
 
 class Kid(AgainstPictures):

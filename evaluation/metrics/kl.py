@@ -22,7 +22,7 @@ from evaluation.scores import Estimate, Sample, Statistic, metric
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from compress.opening import LanguageModel
+    from compress.opening.models import LanguageModel
 
 
 class Kl(Params):

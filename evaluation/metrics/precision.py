@@ -14,9 +14,10 @@ from pydantic import Field
 from compress.params import Fault
 from evaluation import neighbours
 from evaluation.evidence import Evidence
+from evaluation.references import AgainstPictures
 from evaluation.repeated import noises, over_noises, units_of, units_over_noises
 from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
-from evaluation.two_sets import AgainstPictures, Linear, observe_pictures
+from evaluation.two_sets import Linear, observe_pictures
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -35,7 +35,7 @@ class TokenAgreement(Params):
     own=True,
 )
 def measure(evidence: Evidence, params: TokenAgreement) -> Sample:
-    from evaluation.showing import parting
+    from evaluation.evidence import parting
 
     original = evidence.original or evidence
     both = zip(original.continuations, evidence.continuations, strict=True)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.report import contributions, controls, curve, plots, tradeoff, trials, words
+from evaluation.report.questions import questions
 from evaluation.report.result import plain
 from evaluation.scores import Comparison, Completion, Picture, Row
 
@@ -45,7 +46,7 @@ def render(comparison: Comparison) -> str:
 
 
 def _head(comparison: Comparison) -> str:
-    answers = "".join(f"<dt>{_e(q)}</dt><dd>{_e(a)}</dd>" for q, a in words.questions(comparison))
+    answers = "".join(f"<dt>{_e(q)}</dt><dd>{_e(a)}</dd>" for q, a in questions(comparison))
     warnings = "".join(f"<li>{_e(w)}</li>" for w in comparison.warnings)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from compress.keeping import decisions
+from compress.keep_plan import decisions
 from evaluation.report import contributions, controls, trials, words
+from evaluation.report.questions import questions
 from evaluation.scores import Comparison
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
@@ -15,7 +16,7 @@ MENTION = re.compile(r"@(?=\w)")
 def render(comparison: Comparison) -> str:
     """Verdict, the three answers, the table, the stages, the machine in one line, the candidate and how to call it."""
     lines = [f"## {safe(comparison.name)}: {words.VERDICTS[comparison.status]}", ""]
-    lines += [f"* **{question}** {safe(answer)}" for question, answer in words.questions(comparison)]
+    lines += [f"* **{question}** {safe(answer)}" for question, answer in questions(comparison)]
     if comparison.rows:
         lines += ["", "| metric | baseline | candidate | difference or ratio, 95% | verdict | gate |"]
         lines += ["|---|---:|---:|---:|---|---|"]

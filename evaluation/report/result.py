@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation.beside import Beside, Control
 from evaluation.scores import (
     Comparison,

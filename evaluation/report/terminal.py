@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from compress.keeping import decisions
+from compress.keep_plan import decisions
 from evaluation.report import controls, words
+from evaluation.report.questions import questions
 from evaluation.scores import Comparison
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     from rich.text import Text
 
     out = console or Console(width=None if sys.stdout.isatty() else 120)
-    lines = [f"{question} {answer}" for question, answer in words.questions(comparison)]
+    lines = [f"{question} {answer}" for question, answer in questions(comparison)]
     lines += controls.lines(comparison)
     held = (row for row in comparison.rows if row.verdict.status in ("fail", "inconclusive"))
     lines += [f"{row.title}: {row.verdict.gate}: {words.reason(row)}" for row in held]

@@ -8,9 +8,7 @@ from dataclasses import replace
 from html import escape
 
 from compress.catalogue import find_task, task_names
-from evaluation.gates import recommended
 from evaluation.scores import ADAPTER, PICTURES, Comparison, Estimate, Row, Side
-from evaluation.theory import realised, roof
 
 MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", "not gated": "–"}
 VERDICTS = {
@@ -58,7 +56,7 @@ def score(estimate: Estimate, unit: str) -> str:
     if not math.isfinite(estimate.value):
         return "n/a"
     factor, written = _scale(estimate.value, unit)
-    text = number(estimate.value * factor, _half(estimate) * factor)
+    text = number(estimate.value * factor, half_width(estimate) * factor)
     return f"{text} {written}".replace(" /s", "/s").strip()
 
 
@@ -73,12 +71,12 @@ def contrast(row: Row) -> str:
     if not math.isfinite(found.value):
         return "not measured"
     if row.compared == "ratio":
-        return _with_interval(number(found.value, _half(found)) + "×", found)
-    factor, unit = _scale(max(abs(found.value), _half(found)), row.unit)
+        return with_interval(number(found.value, half_width(found)) + "×", found)
+    factor, unit = _scale(max(abs(found.value), half_width(found)), row.unit)
     scaled = Estimate(found.value * factor, found.low * factor, found.high * factor, found.n)
-    text = number(scaled.value, _half(scaled))
+    text = number(scaled.value, half_width(scaled))
     sign = "+" if found.value > 0 and re.search("[1-9]", text) else ""
-    return _with_interval(f"{sign}{text} {unit}".strip(), scaled)
+    return with_interval(f"{sign}{text} {unit}".strip(), scaled)
 
 
 def contrast_of(row: Row, found: Estimate | None) -> str:
@@ -103,17 +101,6 @@ def reason(row: Row) -> str:
     return "; ".join(part for part in (row.verdict.why, needed) if part)
 
 
-def questions(comparison: Comparison) -> tuple[tuple[str, str], ...]:
-    """Is it faster, is it as good, can I trust it: each with one sentence made of the rows."""
-    from evaluation.report import speeds  # whose words are these
-
-    return (
-        ("Is it faster?", _beside_theory(speeds.answer(comparison), comparison)),
-        ("Is it as good?", _as_good(comparison)),
-        ("Can I trust it?", _trust(comparison)),
-    )
-
-
 def machine(comparison: Comparison) -> str:
     """The machine in one line, of the facts that are known."""
     facts = comparison.machine
@@ -135,7 +122,7 @@ def machine(comparison: Comparison) -> str:
     return ", ".join(parts) or "not recorded"
 
 
-def _half(estimate: Estimate) -> float:
+def half_width(estimate: Estimate) -> float:
     return (estimate.high - estimate.low) / 2
 
 
@@ -145,16 +132,10 @@ def _scale(value: float, unit: str) -> tuple[float, str]:
     return next(((f, u) for least, f, u in scales if value and abs(value) >= least), (1.0, unit))
 
 
-def _with_interval(head: str, estimate: Estimate) -> str:
+def with_interval(head: str, estimate: Estimate) -> str:
     """`head` with the interval in brackets; without, where the number is exact."""
-    half = _half(estimate)
+    half = half_width(estimate)
     return head if half == 0 else f"{head} [{number(estimate.low, half)}, {number(estimate.high, half)}]"
-
-
-def _beside_theory(answer: str, comparison: Comparison) -> str:
-    """The measured speed, with what the fewer operations or bytes alone would give, and what memory would allow."""
-    found, near = realised(comparison), roof(comparison)
-    return " ".join((answer, *(f"{said}." for said in (found.sentence if found else "", near) if said)))
 
 
 def speed_row(comparison: Comparison) -> Row | None:
@@ -172,55 +153,7 @@ def speed_of(comparison: Comparison) -> Row | None:
 
 def ratio(estimate: Estimate, word: str) -> str:
     """`4.3× faster [4.1, 4.6]`."""
-    return _with_interval(f"{number(estimate.value, _half(estimate))}× {word}", estimate)
-
-
-def _as_good(comparison: Comparison) -> str:
-    gated = [row for row in comparison.rows if row.compared == "difference" and row.verdict.status != "not gated"]
-    named = {
-        status: ", ".join(f"{row.title} ({row.verdict.gate})" for row in gated if row.verdict.status == status)
-        for status in ("fail", "inconclusive", "pass")
-    }
-    if named["fail"]:
-        return f"No: {named['fail']} failed."
-    if named["inconclusive"]:
-        more = any(row.verdict.n_needed for row in gated)
-        return f"Not decided: {named['inconclusive']} {'needs more samples' if more else 'could not be judged'}."
-    return f"Yes: {named['pass']}." if gated else "Not judged: no quality gate was set."
-
-
-def _advised(comparison: Comparison) -> int:
-    """Units with which an unchanged model passes all the quality gates together four times in five; 0: not known."""
-    gated = [row for row in comparison.rows if row.compared == "difference" and row.gate]
-    return max((recommended(row, 0.8 ** (1 / len(gated))) for row in gated), default=0)
-
-
-def _how_many(comparison: Comparison, needed: int) -> str:
-    """How as many units come about, in brackets."""
-    if 0 < comparison.holds < needed:
-        return f" (the evaluation data hold {comparison.holds})"
-    return f" (evaluate.samples: {needed})" if comparison.recipe else f" (--samples {needed})"
-
-
-def _trust(comparison: Comparison) -> str:
-    counts = sorted({row.contrast.n for row in comparison.rows if row.compared == "difference"})
-    parts = []
-    if counts:
-        span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
-        parts.append(f"quality rests on {span} units seen by both sides")
-    if needed := _advised(comparison):
-        how = _how_many(comparison, needed) if needed > max(counts, default=needed) else ""
-        parts.append(
-            f"with about {needed}{how} an unchanged model passes all quality gates, and one twice a margin away fails, in four of five runs"
-        )
-    speed = speed_of(comparison)
-    if speed and speed.noise:
-        noise = _with_interval(f"{number(speed.noise.value, _half(speed.noise))}×", speed.noise)
-        parts.append(f"the baseline timed against itself gives {noise}")
-    count = len(comparison.warnings)
-    parts.append(f"{count} warning{'' if count == 1 else 's'}" if count else "no warnings")
-    text = "; ".join(parts)
-    return text[0].upper() + text[1:] + "."
+    return with_interval(f"{number(estimate.value, half_width(estimate))}× {word}", estimate)
 
 
 def sides(comparison: Comparison) -> tuple[tuple[str, Side], ...]:

@@ -22,11 +22,12 @@ from compress.data import open_data
 from compress.describing import describe
 from compress.errors import DataError
 from compress.events import silent
-from compress.recipe import BaselineSpec, EvalSpec, Gate
+from compress.gate_bounds import Gate
+from compress.recipe import BaselineSpec, EvalSpec
 from compress.zoo import zoo_model
-from evaluation.compare import row_of
 from evaluation.evidence import Evidence
 from evaluation.features.opening import open_features
+from evaluation.row import row_of
 from evaluation.scores import Comparison, Row
 from evaluation.timing import Interleaved, time_pair
 

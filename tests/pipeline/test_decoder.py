@@ -16,8 +16,8 @@ import torch
 
 from compress.artifact import Artifact
 from compress.autoencoders import scaling_of
-from compress.data import Data, Item
 from compress.describing import describe
+from compress.items import Data, Item
 from compress.opening import open_task
 from compress.recordings import read_call
 from tests.families import MODELS

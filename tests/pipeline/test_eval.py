@@ -19,7 +19,8 @@ from PIL import Image
 import compress
 from compress.data import open_data
 from compress.errors import DataError, StageFailed, UserError
-from compress.recipe import EvalSpec, Gate
+from compress.gate_bounds import Gate
+from compress.recipe import EvalSpec
 from evaluation.painted import captions_of, describe_painted, is_painted, pictures_for
 from tests.tiny import tiny_diffusion
 

@@ -16,10 +16,10 @@ from PIL import Image
 import compress
 from compress.artifact import SCHEDULER_CONFIG, Artifact
 from compress.catalogue import find_stage
-from compress.data import Data, Item
 from compress.describing import describe
 from compress.errors import ModelError, StageFailed
 from compress.hashing import digest_files
+from compress.items import Data, Item
 from compress.opening import open_component
 from compress.opening.text_to_image import TextToImage
 from compress.reading import read_recipes

@@ -16,10 +16,10 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 import compress
 from compress.artifact import Artifact
-from compress.data import Item
 from compress.describing import describe
 from compress.engines.module import EngineModule
 from compress.errors import ManyProblems, UserError
+from compress.items import Item
 from compress.lean import SCHEDULERS
 from compress.opening.lean_pipelines import BEGIN
 from compress.opening.lean_texts import Reader

@@ -13,10 +13,11 @@ import torch
 from compress.artifact import Artifact
 from compress.catalogue import find_stage
 from compress.context import Context
-from compress.data import Data, Item, open_data
+from compress.data import open_data
 from compress.describing import describe
 from compress.events import silent
 from compress.graphs import ANY_SIZE
+from compress.items import Data, Item
 from compress.opening import open_images, open_language, open_task
 from compress.opening.tensors import moved, to_array, to_host
 from compress.recipe import EvalSpec

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from compress.catalogue import find_metric
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation import gates
-from evaluation.compare import row_of
+from evaluation.row import row_of
 from evaluation.scores import Estimate, Verdict
 from tests import simulation
 from tests.property.test_gate_laws import features, sample

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, Component, Quantization
 from compress.company import Company, apart, company
-from compress.data import Item
 from compress.describing import describe
 from compress.devices import AS_STORED
+from compress.items import Item
 from compress.opening import open_language
 from evaluation.collect import Viewpoint
 from evaluation.metrics.kl import divergences

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from compress.catalogue import find_metric
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation import frechet, statistics
 from evaluation.frechet import Moments
 from evaluation.gates import judge, problems

@@ -14,14 +14,15 @@ from compress.adapter_spec import AdapterSpec
 from compress.cache import Cache
 from compress.catalogue import find_metric, find_task, task_names
 from compress.errors import RecipeError
+from compress.gate_bounds import Bounds, Gate
 from compress.planning import make_plan
 from compress.reading import read_text
-from compress.recipe import BaselineSpec, Bounds, DataSpec, EvalSpec, Gate, Head, Recipe, StepSpec
+from compress.recipe import BaselineSpec, DataSpec, EvalSpec, Head, Recipe, StepSpec
 from compress.running import evidence_dirs
 from compress.shared import shared_names, spread
-from evaluation.compare import Request, viewpoints
 from evaluation.gates import allowed, problems
 from evaluation.scores import Estimate
+from evaluation.viewing import Request, viewpoints
 from tests.fakes import CUT, TUNE, knowing, language_model, needing, pipeline, recipe, step, write_headers
 
 ROOT = Path(__file__).parents[2]

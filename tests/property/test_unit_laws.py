@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.artifact import Artifact
-from compress.data import Item
 from compress.describing import describe
+from compress.gate_bounds import Gate
+from compress.items import Item
 from compress.opening import open_language
-from compress.recipe import Gate
 from compress.units import open_units
 from evaluation import statistics
 from evaluation.evidence import Evidence

@@ -17,14 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from compress.artifact import Artifact
 from compress.describing import describe
 from compress.devices import Opening
+from compress.gate_bounds import Gate
 from compress.opening import open_task
 from compress.opening.text_to_image import PROMPT
-from compress.recipe import Gate
 from compress.zoo import zoo_model
 from evaluation.arithmetic import add_up, count_picture, count_text
-from evaluation.compare import row_of
 from evaluation.evidence import Evidence
 from evaluation.metrics import flops
+from evaluation.row import row_of
 from evaluation.scores import Sample
 from tests.families import TEXT, tiny_picture, tiny_text
 from tests.stages import apply

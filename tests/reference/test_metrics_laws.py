@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from compress.artifact import Artifact, Component
 from compress.catalogue import find_metric
-from compress.data import Item
 from compress.describing import describe
 from compress.devices import Opening
 from compress.errors import DataError
+from compress.items import Item
 from compress.opening import open_task
 from compress.zoo import docstrings, scenes, zoo_model
 from evaluation import frechet, mmd

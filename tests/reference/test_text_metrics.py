@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from compress.artifact import Artifact
-from compress.data import Item
 from compress.errors import UserError
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
+from compress.items import Item
 from evaluation import statistics
 from evaluation.evidence import Continuation, Evidence
 from evaluation.gates import judge, problems

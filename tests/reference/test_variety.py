@@ -17,18 +17,21 @@ from PIL import Image
 
 import compress
 from compress.catalogue import find_metric
-from compress.data import Item, open_data
+from compress.data import open_data
 from compress.describing import describe
 from compress.devices import AS_STORED
 from compress.errors import RecipeError, UserError
+from compress.gate_bounds import Gate
+from compress.items import Item
 from compress.opening import text_to_image
-from compress.recipe import EvalSpec, Gate, Recipe
+from compress.recipe import EvalSpec, Recipe
 from evaluation.collect import collect
-from evaluation.compare import Request, row_of, viewpoints
 from evaluation.evidence import Evidence
 from evaluation.metrics.variety import Variety, apart
 from evaluation.repeated import EACH, measured, repeated
+from evaluation.row import row_of
 from evaluation.scores import Sample
+from evaluation.viewing import Request, viewpoints
 from tests.fakes import SIDE, pipeline
 from tests.tiny import tiny_diffusion
 

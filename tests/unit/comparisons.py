@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation.scores import Comparison, Completion, Contribution, Estimate, Handed, Picture, Row, Side, Step, Verdict
 
 MACHINE = {

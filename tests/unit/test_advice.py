@@ -13,6 +13,7 @@ from compress.catalogue import find_metric
 from compress.recipe import EvalSpec
 from evaluation.advice import advised
 from evaluation.report import speeds, words
+from evaluation.report.questions import questions
 from evaluation.scores import Comparison, Estimate, Row, Verdict
 from tests.unit.comparisons import image, latency, staged, text
 
@@ -61,7 +62,7 @@ def test_a_decided_gate_needs_no_setting() -> None:
     ],
 )
 def test_trust_names_the_setting_as_far_as_the_data_go(holds: int, recipe: str, said: str) -> None:
-    assert said in words.questions(replace(image(), holds=holds, recipe=recipe))[2][1]
+    assert said in questions(replace(image(), holds=holds, recipe=recipe))[2][1]
 
 
 def timed(title: str, value: float, unit: str = "ms") -> Row:
@@ -107,6 +108,6 @@ def test_a_stage_that_cost_speed_is_named_with_the_run_without_it() -> None:
         "The stage prune made it slower, 0.800× [0.750, 0.850] in latency: without it the run would be at about 5.38×, if the "
         "other stages gain as much"
     ]
-    assert "The stage prune made it slower" in words.questions(found)[0][1]
+    assert "The stage prune made it slower" in questions(found)[0][1]
     unsure = replace(speed, marginal=Estimate(0.98, 0.9, 1.1, 7))
     assert speeds.slowed(replace(found, steps=(*steps[:2], replace(steps[2], speed=unsure), steps[3]))) == []

@@ -14,10 +14,10 @@ import pytest
 import compress
 from compress.catalogue import find_metric
 from compress.errors import NotComparable, UserError
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation import report, samples
 from evaluation.against import Run, against
-from evaluation.compare import row_of
+from evaluation.row import row_of
 from evaluation.scores import Comparison, Estimate, Sample, Side
 
 MACHINE = {"processor": "a machine", "threads": 2, "cores": 2, "flags": ["avx2"], "libraries": {"torch": "2.13"}}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.catalogue import find_metric, metric_names
-from compress.recipe import Bounds, Gate
+from compress.gate_bounds import Bounds, Gate
 from evaluation.amounts import UNITS, Amount, amount, units
 from evaluation.gates import judge, problems, said
 from evaluation.scores import Estimate

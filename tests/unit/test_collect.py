@@ -18,11 +18,11 @@ import torch
 
 from compress.artifact import Artifact
 from compress.cache import Cache
-from compress.data import Item
 from compress.describing import describe
 from compress.devices import Opening
 from compress.errors import StageFailed
 from compress.events import Event, silent
+from compress.items import Item
 from compress.opening.text_generation import TextGeneration
 from compress.opening.text_to_image import TextToImage
 from compress.recipe import EvalSpec

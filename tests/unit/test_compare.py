@@ -16,16 +16,18 @@ from safetensors.numpy import load_file
 import compress
 from compress.artifact import Artifact, Provenance
 from compress.catalogue import find_metric
-from compress.data import Data, Item
 from compress.describing import describe
 from compress.errors import StageFailed, UserError
 from compress.events import Event, silent
+from compress.gate_bounds import Gate
+from compress.items import Data, Item
 from compress.opening import open_task
-from compress.recipe import BaselineSpec, EvalSpec, Gate
+from compress.recipe import BaselineSpec, EvalSpec
 from evaluation import machine, report
-from evaluation.compare import Request, compare, viewpoints
+from evaluation.compare import compare
 from evaluation.report import result
 from evaluation.scores import Comparison, Sample
+from evaluation.viewing import Request, viewpoints
 from tests.tiny import tiny_diffusion, tiny_llama
 
 TEXTS = tuple(f"The array of values number {i} to sort along the given axis." for i in range(8))

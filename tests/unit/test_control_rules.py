@@ -14,15 +14,16 @@ import pytest
 
 from compress.cache import Cache
 from compress.controls import held_to
-from compress.data import Data, Item
 from compress.describing import describe
 from compress.errors import RecipeError, UserError
 from compress.evaluating import Wanted, prepare
 from compress.events import Event, silent
+from compress.gate_bounds import Gate
+from compress.items import Data, Item
 from compress.plan_view import plan_dict, plan_text
 from compress.planning import Plan, make_plan
 from compress.reading import read_text
-from compress.recipe import BaselineSpec, EvalSpec, Gate
+from compress.recipe import BaselineSpec, EvalSpec
 from evaluation import compare as comparing
 from evaluation import controls
 from evaluation.beside import Beside, Control

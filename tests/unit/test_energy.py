@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from compress.artifact import Artifact
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation import energy, machine
-from evaluation.compare import row_of
 from evaluation.energy import ABSENT, find_meter
 from evaluation.evidence import Evidence, Timings
 from evaluation.metrics import energy as metric
 from evaluation.report import result
+from evaluation.row import row_of
 from evaluation.scores import Row, Sample
 
 RANGE = 1_000_000_000

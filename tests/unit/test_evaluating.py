@@ -12,7 +12,8 @@ import compress
 from compress.cache import Cache
 from compress.errors import UserError
 from compress.evaluating import Wanted, prepare
-from compress.recipe import EvalSpec, Gate
+from compress.gate_bounds import Gate
+from compress.recipe import EvalSpec
 from tests.fakes import language_model
 
 

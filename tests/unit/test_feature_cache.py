@@ -19,10 +19,10 @@ from PIL import Image
 from compress.artifact import Artifact
 from compress.cache import Cache
 from compress.catalogue import find_metric
-from compress.data import Item
 from compress.describing import describe
 from compress.errors import DataError, ModelError, UserError
 from compress.events import Event
+from compress.items import Item
 from compress.zoo import zoo_model
 from evaluation.evidence import Evidence
 from evaluation.features import memory, opening, statistics
@@ -30,8 +30,9 @@ from evaluation.features import pictures as under_test
 from evaluation.features.extractor import BATCH, Extractor
 from evaluation.features.pictures import against_real, export_reference
 from evaluation.painted import SUFFIXES, files_of
+from evaluation.references import AgainstReal
 from evaluation.repeated import repeated
-from evaluation.two_sets import AgainstReal, observe, paired
+from evaluation.two_sets import observe, paired
 
 COUNT = BATCH + 5
 RNG = np.random.default_rng(3)

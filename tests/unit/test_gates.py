@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from compress.catalogue import find_metric, metric_names
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation.gates import FEWEST_UNITS, example, judge, problems
 from evaluation.scores import Estimate
 from evaluation.statistics import Z80, Z

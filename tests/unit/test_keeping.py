@@ -27,7 +27,8 @@ from compress.engine_checks import _sizes
 from compress.errors import RecipeError
 from compress.events import Event, silent
 from compress.execute import Done, execute, node_refs, run_node
-from compress.keeping import Decision, decided, decisions, dropped
+from compress.keep_plan import decisions, dropped
+from compress.keeping import Decision, decided
 from compress.plan_view import plan_dict, plan_text
 from compress.planning import Plan, make_plan
 from compress.reading import read_text

@@ -10,8 +10,9 @@ import jsonschema
 import pytest
 
 from compress.errors import RecipeError
+from compress.gate_bounds import Gate
 from compress.reading import read_recipes, read_text
-from compress.recipe import Gate, Recipe
+from compress.recipe import Recipe
 from compress.schema import recipe_schema
 
 BASE = """schema: 1

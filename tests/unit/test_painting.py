@@ -16,10 +16,10 @@ import compress
 from compress.api import open_cache
 from compress.artifact import Artifact, Component, Provenance
 from compress.calls import call_beside, lineage_since
-from compress.data import Item
 from compress.describing import describe
 from compress.errors import ManyProblems, RecipeError
 from compress.evaluating import Wanted, prepare
+from compress.items import Item
 from compress.opening.text_to_image import TextToImage
 from compress.painting import call_arguments, call_faults, lost_settings
 from compress.picture_sizes import own_size

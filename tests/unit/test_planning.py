@@ -21,10 +21,11 @@ from compress.cache import Cache
 from compress.catalogue import Foresight, Stage, find_metric, tasks_for
 from compress.describing import describe
 from compress.errors import Problem, RecipeError, UserError
+from compress.gate_bounds import Gate
 from compress.hashing import list_files
 from compress.plan_view import plan_text
 from compress.planning import Plan, make_plan
-from compress.recipe import EvalSpec, Gate, Recipe
+from compress.recipe import EvalSpec, Recipe
 from tests.fakes import BUILD, CUT, STAGES, TUNE, knowing, language_model, needing, pipeline, recipe, refusing, step
 
 GIB = 2**30

@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 
 from compress.artifact import Artifact
 from compress.catalogue import find_metric
-from compress.data import Item, open_data
+from compress.data import open_data
 from compress.describing import describe
 from compress.devices import AS_STORED
 from compress.engine_checks import _sizes
+from compress.items import Item
 from compress.recipe import EvalSpec
 from evaluation.collect import Viewpoint, collect
-from evaluation.compare import Request, viewpoints
 from evaluation.evidence import Evidence
 from evaluation.repeated import EACH, measured, noises, repeated, units_of
 from evaluation.scores import Sample
+from evaluation.viewing import Request, viewpoints
 from tests.tiny import tiny_diffusion
 
 SETS = ("kid", "cmmd", "fid", "fid_infinity", "precision", "recall")

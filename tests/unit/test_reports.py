@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from compress.catalogue import find_metric
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation.beside import Beside, Control
 from evaluation.gates import allowed_of, judge
 from evaluation.report import html, junit, many, markdown, plots, result, terminal, words, write
+from evaluation.report.questions import questions
 from evaluation.scores import PICTURES, Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
 from tests.unit.comparisons import exact, image, latency, staged, text
 
@@ -122,13 +123,13 @@ def test_contrasts_carry_sign_unit_and_interval() -> None:
     ],
 )
 def test_faster_is_answered_beyond_the_noise_only(contrast: Estimate, answer: str) -> None:
-    assert words.questions(replace(image(), rows=(latency(contrast),)))[0][1] == answer
+    assert questions(replace(image(), rows=(latency(contrast),)))[0][1] == answer
 
 
 def test_as_good_is_answered_by_the_worst_gate() -> None:
     def answer(*statuses: Any) -> str:
         rows = tuple(replace(image().rows[2], title=s, verdict=Verdict(s, "g", n_needed=9)) for s in statuses)
-        return words.questions(replace(image(), rows=rows))[1][1]
+        return questions(replace(image(), rows=rows))[1][1]
 
     assert answer("pass", "pass") == "Yes: pass (g), pass (g)."
     assert answer("pass", "inconclusive") == "Not decided: inconclusive (g) needs more samples."
@@ -137,11 +138,11 @@ def test_as_good_is_answered_by_the_worst_gate() -> None:
 
 
 def test_trust_names_units_noise_and_warnings() -> None:
-    assert words.questions(text())[2][1] == (
+    assert questions(text())[2][1] == (
         "Quality rests on 64 units seen by both sides; with about 25 an unchanged model passes all quality gates, and one "
         "twice a margin away fails, in four of five runs; the baseline timed against itself gives 1.002× [0.991, 1.014]; 1 warning."
     )
-    assert words.questions(replace(image(), rows=()))[2][1] == "No warnings."
+    assert questions(replace(image(), rows=()))[2][1] == "No warnings."
 
 
 def test_machine_leaves_out_what_is_unknown() -> None:

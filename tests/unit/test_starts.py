@@ -136,10 +136,10 @@ def test_the_reason_is_never_lost(ends: str, why: str) -> None:
 
 def test_device_memory_and_time_are_a_processs_own_and_without_a_gpu_the_rows_say_why() -> None:
     from compress.artifact import Artifact
-    from compress.recipe import Gate
-    from evaluation.compare import row_of
+    from compress.gate_bounds import Gate
     from evaluation.evidence import Evidence
     from evaluation.metrics import device_memory, device_time
+    from evaluation.row import row_of
     from evaluation.scores import Row
 
     def rows(*sides: Start) -> tuple[Row, Row]:

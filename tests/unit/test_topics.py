@@ -23,9 +23,10 @@ from compress.catalogue import (
 )
 from compress.cli import main
 from compress.errors import UserError
+from compress.gate_bounds import Bounds, Gate
 from compress.params import Params
 from compress.reading import read_recipes
-from compress.recipe import Bounds, EvalSpec, Gate
+from compress.recipe import EvalSpec
 from compress.sections import TOP_KEYS
 from compress.topics import GATES, RECIPE, TOPICS, explain
 from evaluation.gates import problems

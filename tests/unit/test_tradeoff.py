@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.recipe import Gate
+from compress.gate_bounds import Gate
 from evaluation.report import contributions, curve, tradeoff
 from evaluation.report.placing import WIDTHS, Spot, box, overlap, place
 from evaluation.report.tradeoff import HEIGHT, Point

@@ -23,8 +23,8 @@ from compress.hashing import digest_file, digest_json
 from compress.plan_view import plan_dict, plan_text
 from compress.planning import make_plan
 from compress.units import distinct, open_units, overlap
-from evaluation.compare import viewpoints
 from evaluation.painted import captions_of, describe_painted, pictures_for
+from evaluation.viewing import viewpoints
 from tests.fakes import knowing, language_model, pipeline, recipe
 
 

@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 import compress
-from compress.data import Item
 from compress.describing import describe
 from compress.errors import DataError, RecipeError
+from compress.items import Item
 from compress.opening import open_images, open_language
 from compress.tokens import WRITTEN, read_tokens
 from compress.vocabulary import OBJECTS, vocabulary_problems

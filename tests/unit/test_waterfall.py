@@ -15,14 +15,16 @@ import pytest
 from compress.describing import describe
 from compress.errors import StageFailed
 from compress.events import Event, silent
+from compress.gate_bounds import Gate
 from compress.opening import open_task
-from compress.recipe import BaselineSpec, Gate
+from compress.recipe import BaselineSpec
 from compress.running import chain_of
 from evaluation import machine, waterfall
-from evaluation.compare import compare, viewpoints
+from evaluation.compare import compare
 from evaluation.report import html, markdown, result
 from evaluation.scores import Comparison, Step
 from evaluation.timing import time_views
+from evaluation.viewing import viewpoints
 from tests.tiny import tiny_diffusion, tiny_llama
 from tests.unit.test_compare import CAPTIONS, SPEC, TEXTS, Stand, data
 

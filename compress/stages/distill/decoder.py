@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     import torch
 
     from compress.algorithms.autoencoding import Autoencoder
-    from compress.data import Item
-    from compress.opening import OpenModel
+    from compress.items import Item
+    from compress.opening.models import OpenModel
 
 Count = Annotated[int, Field(ge=0)]
 Row = tuple[Path, int]  # where a picture's tensors are written down: the file, and the number in it

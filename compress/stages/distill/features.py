@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import torch
 
     from compress.algorithms.losses import Projections
-    from compress.opening import OpenModel
+    from compress.opening.models import OpenModel
 
 PICTURES_A_BATCH = 8
 

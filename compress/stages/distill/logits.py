@@ -29,7 +29,7 @@ from compress.teaching import FAMILY, reading_misfits, stack_misfits
 if TYPE_CHECKING:
     import torch
 
-    from compress.opening import LanguageModel
+    from compress.opening.models import LanguageModel
 
 
 class DistillLogits(Training):

@@ -25,7 +25,7 @@ from compress.families import Cut, Granted, derived_fields
 from compress.params import Params, Share
 
 if TYPE_CHECKING:
-    from compress.opening import OpenModel
+    from compress.opening.models import OpenModel
 
 
 class PruneDepth(Params):

@@ -28,8 +28,8 @@ from compress.params import Params, Share
 if TYPE_CHECKING:
     import torch
 
-    from compress.data import Item
-    from compress.opening import OpenModel
+    from compress.items import Item
+    from compress.opening.models import OpenModel
 
 NORM_ITEMS = 8  # calibration items on which norms are held against those of before
 

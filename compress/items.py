@@ -1,0 +1,71 @@
+"""Items of data, and a source of them, opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from compress.tasks import Observable
+
+
+Kind = Literal["captioned_images", "texts"]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One caption with its picture (uint8 [height, width, 3], made when asked for), or one document.
+
+    file: the picture's, in the data's folder: several captions may be of one.
+    """
+
+    id: str
+    text: str
+    picture: Callable[[], NDArray[np.uint8]] | None = None
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A source of items. `digest` covers their content and belongs into keys; `read(i)` is deterministic.
+
+    rows: what the digest is of, item by item: id, text, and the digest of a picture's file; none where items have no end.
+    loose: the rows whose id nobody gave, so that it gives way where it stands for another item too.
+    place: where an item stands, for whoever looks for it.
+    left_out: which items of the source do not count, in words.
+    folder: in which the items' files are.
+    """
+
+    source: str
+    kind: Kind
+    digest: str
+    count: int  # -1: as many as wanted, or as reading shows
+    read: Callable[[int], Item]  # IndexError behind the last
+    gives: frozenset[Observable] = frozenset()  # what of a metric's needs its items bring themselves
+    lacks: Mapping[Observable, str] = field(default_factory=dict)  # and why not, of what they might have brought
+    rows: tuple[tuple[str, ...], ...] = field(default=(), repr=False)
+    loose: Collection[int] = field(default=(), repr=False, compare=False)
+    place: Callable[[int], str] = field(default=str, repr=False, compare=False)
+    left_out: str = ""
+    folder: Path | None = field(default=None, repr=False, compare=False)
+
+    def first(self, n: int) -> tuple[Item, ...]:
+        """The first `n` items, or all there are."""
+        return tuple(islice(self._all(), n))
+
+    def _all(self) -> Iterator[Item]:
+        for index in count() if self.count < 0 else range(self.count):
+            try:
+                item = self.read(index)
+            except IndexError:
+                return
+            yield item
+
+
+KINDS_OF_DATA: Mapping[Kind, str] = {"captioned_images": "pictures with captions", "texts": "texts"}
