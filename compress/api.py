@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
-from compress.cache import Cache, default_root, disk_errors
-from compress.devices import CPU, Opening, settled
+from compress.commands.run import logged, run_plan, with_weights
 from compress.errors import ManyProblems, RecipeError, UserError
 from compress.events import Emit, named, silent
-from compress.executors import LOCAL, find_executor
-from compress.gate_bounds import Gate
-from compress.homes import expanded
-from compress.recipe import SCHEMA_VERSION, EvalSpec, Recipe
-from compress.running import logged, run_plan, with_weights
-from compress.saving import folders
+from compress.execution.executors import LOCAL, find_executor
+from compress.execution.saving import folders
+from compress.files.user_paths import expanded
+from compress.machine.devices import CPU, Opening, settled
+from compress.recipe.gates import Gate
+from compress.recipe.values import SCHEMA_VERSION, EvalSpec, Recipe
+from compress.store.cache import Cache, default_root, disk_errors
 
 if TYPE_CHECKING:
-    from compress.planning import Plan
-    from evaluation.scores import Comparison
+    from compress.planning.plan import Plan
+    from evaluation.values import Comparison
 
 RUNS = Path("runs")
 
@@ -50,9 +50,9 @@ def plan_all(
     recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, cache: str | Path | None = None
 ) -> tuple[Plan, ...]:
     """The plan of every recipe that a matrix fans out into; of one that was read already, its own."""
-    from compress.planning import make_plan, problems_beside
-    from compress.reading import read_partly
-    from compress.sections import refused
+    from compress.planning.plan import make_plan, problems_beside
+    from compress.recipe.reading import read_partly
+    from compress.recipe.sections import refused
 
     store = open_cache(cache)
     if isinstance(recipe, Recipe):
@@ -143,17 +143,17 @@ def evaluate(
         UserError: a folder is none of these, a metric or gate does not fit, there is no such device here, or a side cannot
             be opened there.
     """
-    from compress import evaluating
+    from compress.commands import evaluate
 
     store, folder = open_cache(cache), Path(out) if out else RUNS / "evaluation"
     store.prepare()
     asked = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
     once = {name: given for name, given in (("features", features), ("reference", reference)) if given}
     spec = (spec or EvalSpec()).model_copy(update=once)
-    wanted = evaluating.Wanted(asked, gates or {}, data, spec, device, trust_remote_code)
-    request = evaluating.prepare(str(candidate), str(baseline), wanted, store, folder, emit)
+    wanted = evaluate.Wanted(asked, gates or {}, data, spec, device, trust_remote_code)
+    request = evaluate.prepare(str(candidate), str(baseline), wanted, store, folder, emit)
     with disk_errors(folder), logged(folder, emit) as log:
-        return evaluating.measure(request, log)
+        return evaluate.measure(request, log)
 
 
 def compare(
@@ -170,11 +170,11 @@ def compare(
         UserError: a file is no result.
         NotComparable: the runs differ in protocol, baseline or machine.
     """
-    from compress import evaluating
+    from compress.commands import evaluate
 
     folder = Path(out) if out else RUNS / "compared"
     with disk_errors(folder):
-        return evaluating.compare(Path(old), Path(new), folder, across_machines=across_machines, tolerance=tolerance)
+        return evaluate.compare(Path(old), Path(new), folder, across_machines=across_machines, tolerance=tolerance)
 
 
 def report(places: Sequence[str | Path], *, emit: Emit = silent) -> list[Comparison]:
@@ -183,9 +183,9 @@ def report(places: Sequence[str | Path], *, emit: Emit = silent) -> list[Compari
     Raises:
         UserError: none of them holds a run.
     """
-    from compress import evaluating
+    from compress.commands import evaluate
 
-    return evaluating.tabulate([Path(place) for place in places], emit)
+    return evaluate.tabulate([Path(place) for place in places], emit)
 
 
 def reference(
@@ -232,10 +232,10 @@ def apply(
         RecipeError: everything wrong at once: the stage is unknown, a parameter is wrong, or the stage cannot work on this model.
         StageFailed: it failed.
     """
-    from compress.execute import execute
-    from compress.planning import make_plan
-    from compress.reading import read_values
-    from compress.step_checks import CALLED
+    from compress.execution.execute import execute
+    from compress.planning.plan import make_plan
+    from compress.planning.step_checks import CALLED
+    from compress.recipe.reading import read_values
 
     place = f'{CALLED}"{stage}")'
     values = {
@@ -268,8 +268,8 @@ def load(
         UserError: there is no such device here, an engine does not run there, the model cannot be opened, or has no lean call.
     """
     from compress.opening import open_task
-    from compress.sources import fetch_weights, find_source
-    from compress.step_checks import source_problems
+    from compress.planning.step_checks import source_problems
+    from compress.sources.models import fetch_weights, find_source
 
     if not isinstance(artifact, Artifact):
         artifact = fetch_weights(find_source(str(artifact), Path(), None)).artifact

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compress.errors import ModelError
-from compress.hashing import list_files
-from compress.pointers import refuse_pointer
+from compress.files.hashing import list_files
+from compress.files.lfs_pointers import refuse_pointer
 
 Format = str  # the name of an engine's record, or CHOSEN
 CHOSEN = "fastest"  # stands in plans alone: whatever format the choice will fall on

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compress.deferred import deferred
-from compress.devices import CPU
-from compress.executors import LOCAL
+from compress.execution.executors import LOCAL
 from compress.exits import exit_code, unread
+from compress.machine.deferred import deferred
+from compress.machine.devices import CPU
 
 if TYPE_CHECKING:
     from compress.events import Emit
-    from evaluation.scores import Comparison
+    from evaluation.values import Comparison
 
 app = typer.Typer(
     name="pare",
@@ -74,7 +74,7 @@ def plan(
 ) -> None:
     """Show what would run, what is cached, and the disk, memory and time it takes."""
     from compress import api
-    from compress.plan_view import plan_dict, plan_text
+    from compress.planning.view import plan_dict, plan_text
 
     plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
     if as_json:
@@ -102,7 +102,7 @@ def run(
 ) -> None:
     """Run a recipe: its stages, then the comparison with the baseline. Exit 0 pass, 1 fail, 4 inconclusive."""
     from compress import api
-    from compress.options import read_bytes
+    from compress.recipe.options import read_bytes
 
     limit = read_bytes(max_size) if max_size else None
     with _listening(as_json) as emit:
@@ -138,8 +138,8 @@ def evaluate(
 ) -> None:
     """Compare any two models or folders of pictures: quality on the same prompts and noise, speed interleaved."""
     from compress import api
-    from compress.options import read_gates, read_metrics
-    from compress.recipe import EvalSpec
+    from compress.recipe.options import read_gates, read_metrics
+    from compress.recipe.values import EvalSpec
 
     asked, gates = read_metrics(metrics, set_ or ()), read_gates(gate or ())
     spec = EvalSpec(samples=samples)
@@ -250,7 +250,7 @@ def explain(
     """What a stage, metric, task or engine does, and its parameters; what recipes and gates can say, what data and
     models they take."""
     deferred("numpy")
-    from compress.topics import explain as told
+    from compress.commands.topics import explain as told
 
     print(told(name))
 
@@ -258,7 +258,7 @@ def explain(
 @app.command()
 def schema() -> None:
     """The JSON Schema of recipes, for editors."""
-    from compress.schema import recipe_schema
+    from compress.recipe.schema import recipe_schema
 
     _print_json(recipe_schema())
 
@@ -271,7 +271,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What this machine has: engines, versions, CPU, memory, what recipes need, and how to install what lacks."""
-    from compress.doctor import diagnose
+    from compress.commands.doctor import diagnose
 
     found = diagnose(recipes or ())
     if as_json:
@@ -294,7 +294,7 @@ def cache(
 ) -> None:
     """Show, verify or shrink the cache. Exit 1 if an entry is corrupt."""
     from compress import api
-    from compress.options import read_bytes
+    from compress.recipe.options import read_bytes
 
     store = api.open_cache(cache)
     limit = read_bytes(max_size) if max_size else None
@@ -368,16 +368,16 @@ def _overrides(set_: list[str] | None, device: str | None) -> list[str]:
 
 @contextmanager
 def _listening(as_json: bool) -> Iterator[Emit]:
+    from compress.commands.progress import Progress
     from compress.interrupts import heeding
-    from compress.progress import Progress
 
     with Progress(quiet=as_json or not sys.stderr.isatty()) as shown, heeding(shown) as emit:
         yield emit
 
 
 def _pin(recipe: Path) -> None:
-    from compress.reading import hub_references
-    from compress.sources import pin_hub
+    from compress.recipe.reading import hub_references
+    from compress.sources.models import pin_hub
 
     for reference in hub_references(recipe):
         pinned = pin_hub(reference)

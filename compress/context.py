@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from compress.devices import Opening
 from compress.events import Emit, Event, silent, track
+from compress.machine.devices import Opening
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
-    from compress.items import Data
+    from compress.data.items import Data
 
 T = TypeVar("T")
 

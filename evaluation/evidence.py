@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.devices import Opening
+from compress.machine.devices import Opening
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compress.artifact import Artifact
-    from compress.items import Item
-    from compress.locks import Hold
+    from compress.data.items import Item
+    from compress.files.locks import Hold
 
 Floats: TypeAlias = "NDArray[np.float64]"
 

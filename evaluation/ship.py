@@ -14,11 +14,11 @@ from pathlib import Path
 
 import compress
 from compress.api import open_cache
+from compress.commands.progress import Progress
+from compress.commands.run import with_weights
 from compress.events import silent
-from compress.progress import Progress
-from compress.running import with_weights
-from evaluation.collect import collect
-from evaluation.viewing import Request, viewpoints
+from evaluation.comparison.viewpoints import Request, viewpoints
+from evaluation.observe.collect import collect
 
 
 def ship(recipe: Path) -> Path:

@@ -45,7 +45,7 @@ def fid_of_pictures() -> dict[str, dict[str, float]]:
     from compress.zoo import scenes
     from evaluation.features.clip import open_clip
     from evaluation.metrics import fid
-    from evaluation.scores import Sample
+    from evaluation.values import Sample
 
     clip = open_clip("zoo://digits-clip")
     real = np.stack([scenes.render(scenes.scene("test", i)) for i in range(PICTURES)])

@@ -19,10 +19,10 @@ import torch
 
 import compress
 from compress.artifact import Artifact
-from compress.devices import Opening
+from compress.building.racing import fastest, race
 from compress.engines.module import read_settings
+from compress.machine.devices import Opening
 from compress.opening import open_component
-from compress.racing import fastest, race
 
 PRECISIONS = {"openvino": ("float32", "bfloat16", "int8_weights"), "onnxruntime": ("float32", "int8_weights")}
 MODELS = {"zoo://digits-diffusion": "unet", "zoo://docs-llama": "model"}
@@ -57,9 +57,9 @@ def _each(model: str, component: str, opened: list[tuple[str, Any]]) -> list[tup
         tokens = torch.arange(64)[None]
         length = {"max_new_tokens": 48, "min_new_tokens": 48, "do_sample": False, "pad_token_id": 0}
         return [(name, partial(m.generate, tokens, **length)) for name, m in opened]
-    from compress.building import first_calls, repeated
+    from compress.building.build import first_calls, repeated
     from compress.opening.text_to_image import TextToImage
-    from compress.sources import find_source
+    from compress.sources.models import find_source
 
     task = TextToImage(find_source(model, Path(), None).artifact, Opening("float32"))
     heard = first_calls(task, (component,), repeated(task.examples, 1))[component]

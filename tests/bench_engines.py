@@ -29,10 +29,10 @@ import torch
 
 import compress
 from compress.artifact import Artifact
+from compress.building.racing import Pace, race
 from compress.engines.module import read_settings
 from compress.opening import open_component
-from compress.racing import Pace, race
-from evaluation import machine
+from evaluation.observe import machine
 
 SEEN, PROMPT, NEW = 64, 64, 48
 SHAPE = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}

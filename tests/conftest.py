@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from compress.checker import Checker
+    from compress.execution.reload import Checker
 
 # The same examples each time, or a change would be blamed for what it did not do; `make slow` draws new ones.
 # No deadline: how long an example takes is the machine's affair.
@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.fixture(scope="module")
 def stranger() -> Iterator[Checker]:
     """The real process that reloads artifacts, one for all tests of a file: its imports take seconds."""
-    from compress.checker import Checker
+    from compress.execution.reload import Checker
 
     with Checker() as checker:
         checker.start()
@@ -36,7 +36,7 @@ def stranger() -> Iterator[Checker]:
 @pytest.fixture
 def reloading(stranger: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every artifact is reloaded by that one process."""
-    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(stranger))
+    monkeypatch.setattr("compress.execution.execute.lent_checker", lambda: contextlib.nullcontext(stranger))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import compress
 from evaluation.report import result, words
-from evaluation.scores import Comparison, Step
+from evaluation.values import Comparison, Step
 
 ROOT = Path(__file__).parent.parent
 RECIPES = ("image/narrow", "image/shallow", "text/narrow", "text/shallow")

@@ -5,7 +5,7 @@ refused if
 
 * it makes a tensor and names no device (`zeros`, `tensor`, `randn` …; what follows a given tensor, such as `zeros_like`, is fine),
 * it moves a tensor to a device that is spelt there (`.to("cpu")`, `.cpu()`, `.cuda()`), and not the opening's or another tensor's,
-* it turns a tensor into an array by itself: on a GPU only the one host copy, `compress.opening.tensors.to_host`, can.
+* it turns a tensor into an array by itself: on a GPU only the one host copy, `compress.algorithms.tensors.to_host`, can.
 
 Lines of ours are those of compress/ and evaluation/. Free are the one host copy and the packages of engines that run on processors alone.
 """
@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 import compress
 from compress.catalogue import engine_names, find_engine
-from compress.devices import Opening
+from compress.machine.devices import Opening
 
 ROOT = Path(compress.__file__).parent.parent
 DEVICE = "cpu:0"

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import get_args
 
 import compress
-from compress import deps
 from compress.catalogue import Stage, find_stage, stage_names
-from compress.describing import describe
 from compress.errors import PareError
+from compress.machine import deps
+from compress.model.describing import describe
 from compress.zoo import zoo_model
 from evaluation.report import result, words
-from evaluation.scores import Comparison
+from evaluation.values import Comparison
 
 ROOT = Path(__file__).parent.parent
 HEAD = (

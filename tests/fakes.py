@@ -18,7 +18,7 @@ from compress.artifact import Artifact, Component
 from compress.catalogue import Stage
 from compress.errors import UserError, near
 from compress.params import Params, Uncached
-from compress.recipe import DataSpec, EvalSpec, Recipe, StepSpec
+from compress.recipe.values import DataSpec, EvalSpec, Recipe, StepSpec
 from evaluation.evidence import Evidence
 
 
@@ -64,7 +64,7 @@ def knowing(*stages: Stage) -> Iterator[None]:
             raise UserError(f"no stage is called `{name}`", fix=near(name, tuple(known)))
         return known[name]
 
-    with mock.patch("compress.planning.find_stage", find), mock.patch("compress.sections.find_stage", find):
+    with mock.patch("compress.planning.plan.find_stage", find), mock.patch("compress.recipe.sections.find_stage", find):
         yield
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from compress.artifact import write_manifest
-from compress.describing import describe
+from compress.model.describing import describe
 from tests.tiny import _clip, tiny_byte_tokenizer, tiny_clip_tokenizer, tiny_diffusion, tiny_llama
 
 WIDTH, HEADS, LAYERS, POSITIONS = 32, 4, 2, 64

@@ -43,7 +43,7 @@ from pydantic import Field
 
 from compress.catalogue import stage
 from compress.engines.quill import ENGINE
-from compress.graphs import refuse_engine
+from compress.model.graphs import refuse_engine
 from compress.params import Params, one_of
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ import numpy as np
 
 from compress.params import Params
 from evaluation import statistics
-from evaluation.scores import Sample, metric
+from evaluation.values import Sample, metric
 
 
 class Hush(Params):
@@ -151,9 +151,9 @@ def shown(folder: Path) -> dict[str, Any]:
 
     from compress import api
     from compress.cli import app
-    from compress.doctor import diagnose
+    from compress.commands.doctor import diagnose
     from compress.errors import RecipeError
-    from compress.schema import recipe_schema
+    from compress.recipe.schema import recipe_schema
     from tests.fakes import write_safetensors
 
     def problems(model: Path | str, text: str) -> list[str]:

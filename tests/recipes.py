@@ -8,12 +8,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from compress.adapter_spec import AdapterSpec
-from compress.beside import ALWAYS, IF_FASTER, KEEP
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
-from compress.gate_bounds import Bounds
 from compress.params import Params
-from compress.recipe import BaselineSpec, DataSpec, EvalSpec
+from compress.recipe.adapters import AdapterSpec
+from compress.recipe.gates import Bounds
+from compress.recipe.keep import ALWAYS, IF_FASTER, KEEP
+from compress.recipe.values import BaselineSpec, DataSpec, EvalSpec
 
 Tree = dict[str, Any]
 Path = tuple[str | int, ...]

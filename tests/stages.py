@@ -11,11 +11,11 @@ from typing import Any
 from compress.artifact import Artifact, Provenance, write_manifest
 from compress.catalogue import Foresight, find_stage
 from compress.context import Context
-from compress.describing import describe
-from compress.devices import AS_STORED, Opening
+from compress.data.items import Data, Item
 from compress.events import Event
-from compress.forecast import changed_fields, unsettled_fields
-from compress.items import Data, Item
+from compress.machine.devices import AS_STORED, Opening
+from compress.model.describing import describe
+from compress.planning.forecast import changed_fields, unsettled_fields
 
 CAPTIONS = ("a red three", "blue", "green on paper")
 DATA = Data("captions", "texts", "digest", -1, lambda i: Item(str(i), CAPTIONS[i % len(CAPTIONS)]))

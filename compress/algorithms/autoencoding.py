@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from compress.algorithms.losses import relative_error
-from compress.autoencoders import Scaling
+from compress.pipelines.autoencoders import Scaling
 
 EDGE = 8  # of a window, this part of each cut side is not judged: the small model does not see what lies beyond
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from compress.algorithms.hooks import hearing
+from compress.algorithms.forward_hooks import hearing
 
 Output: TypeAlias = (
     torch.Tensor | tuple[torch.Tensor | None, ...]

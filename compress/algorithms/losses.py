@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from compress.algorithms.hooks import hearing
+from compress.algorithms.forward_hooks import hearing
 
 Pairs = Sequence[tuple[str, str]]  # names of a student's and a teacher's block that are to agree
 

@@ -15,9 +15,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from compress.algorithms.coupling import Group, Site
-from compress.algorithms.hooks import hearing
-from compress.devices import CPU
-from compress.opening.tensors import to_host
+from compress.algorithms.forward_hooks import hearing
+from compress.algorithms.tensors import to_host
+from compress.machine.devices import CPU
 
 Saliency = Mapping[str, torch.Tensor]
 Call = Mapping[str, Any]  # arguments by name

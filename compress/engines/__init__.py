@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
-    from compress.devices import Kind
+    from compress.machine.devices import Kind
 
 # Largest accepted root mean square of the difference to torch, over that of torch's own output. float32 engines differ by
 # the order of additions; bfloat16 has 8 bits of mantissa and float16 11, and their rounding adds up over the layers. In 8

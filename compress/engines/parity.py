@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress.algorithms.hooks import hearing
+from compress.algorithms.forward_hooks import hearing
+from compress.algorithms.tensors import to_array
 from compress.engines.module import flatten
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, in_float32, named_tensors, split
-from compress.opening.tensors import to_array
 
 Outputs = Mapping[str, torch.Tensor]
 

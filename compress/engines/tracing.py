@@ -13,7 +13,7 @@ from torch.export import Dim
 from transformers import PreTrainedModel
 from transformers.exporters.utils import decompose_for_generation
 
-from compress.algorithms.hooks import hearing
+from compress.algorithms.forward_hooks import hearing
 from compress.engines.module import PLAIN
 from compress.engines.torch.runtime import silent_libraries
 

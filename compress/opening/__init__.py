@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, cast
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.catalogue import find_engine, find_task
-from compress.devices import AS_STORED, CPU, Opening, kind_of
 from compress.errors import UserError
-from compress.hooks import unknown_hooks
+from compress.machine.devices import AS_STORED, CPU, Opening, kind_of
+from compress.model.hook_settings import unknown_hooks
 from compress.opening.models import ImageModel, LanguageModel, OpenModel
-from compress.pipelines import library_of
+from compress.pipelines.index import library_of
 
 if TYPE_CHECKING:
     import torch

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from compress.conditioning import LENGTH
-from compress.painting import call_arguments
+from compress.distillation.conditioning import LENGTH
+from compress.pipelines.call_arguments import call_arguments
 
 # What libraries say of every call: what is cut is counted once for all; both sides of a comparison are given their captions as they are
 # written, whether a package that cleans them is installed or not; and a VAE that a pipeline itself casts is its own affair.

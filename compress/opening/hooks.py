@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 
-from compress.cache import default_root
 from compress.errors import UserError
-from compress.facts import machine_fact
-from compress.hashing import digest_json
-from compress.hooks import APPLIED, COMPILE, GRAPH, not_there
-from compress.kinds import CODE
-from compress.locks import Hold, hold
+from compress.files.hashing import digest_json
+from compress.files.locks import Hold, hold
+from compress.machine.facts import machine_fact
+from compress.model.hook_settings import APPLIED, COMPILE, GRAPH, not_there
 from compress.opening.inside import capture, compile_blocks, ran
 from compress.opening.models import OpenModel
+from compress.store.cache import default_root
+from compress.store.kinds import CODE
 
 INDUCTOR, TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
 APPLY: dict[str, Callable[[torch.nn.Module], None]] = {COMPILE: compile_blocks, GRAPH: capture}

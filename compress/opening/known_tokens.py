@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.artifact import Artifact
 from compress.errors import DataError
-from compress.vocabulary import embeddings
+from compress.tokenizers.vocabulary import embeddings
 
 SHOWN = 60  # characters of a text
 FIX = "leave the text out, or save the model with its embeddings resized to the tokenizer's length"

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from compress.engines.module import EngineModule
-from compress.lean import no_lean_call, unusual
 from compress.opening.lean_pipelines import BEGIN, Asked, Begun, Memory
 from compress.opening.lean_schedules import Numbers, doubled, guided, lean, seen, tensor_of
-from compress.painting import GUIDANCE, NEGATIVE, STEPS, call_arguments
+from compress.pipelines.call_arguments import GUIDANCE, NEGATIVE, STEPS, call_arguments
+from compress.pipelines.lean import no_lean_call, unusual
 
 PROCESSOR = "VaeImageProcessor"
 
@@ -45,7 +45,7 @@ def lean_class(kind: type) -> type:
     """A pipeline's class with a lean call, by the same name and of the same signature.
 
     Raises:
-        KeyError: there is no lean call for such a pipeline; `compress.lean.no_lean_call` tells beforehand.
+        KeyError: there is no lean call for such a pipeline; `compress.pipelines.lean.no_lean_call` tells beforehand.
     """
     if kind.__name__ not in BEGIN:
         raise KeyError(kind.__name__)

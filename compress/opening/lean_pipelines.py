@@ -185,7 +185,7 @@ def flux(pipe: Any, asked: Asked, memory: Memory) -> Begun:
     return Begun(latents, schedule, None, predict, decode)
 
 
-# By the pipeline's class, its lean call: `compress.lean.SCHEDULERS` has the same classes.
+# By the pipeline's class, its lean call: `compress.pipelines.lean.SCHEDULERS` has the same classes.
 BEGIN: Mapping[str, Callable[[Any, Asked, Memory], Begun]] = {
     "StableDiffusionPipeline": stable_diffusion,
     "StableDiffusionXLPipeline": stable_diffusion_xl,

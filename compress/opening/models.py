@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from compress.artifact import Artifact
-from compress.devices import Opening
+from compress.machine.devices import Opening
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
-    from compress.graphs import Batches
-    from compress.items import Item
-    from compress.recipe import EvalSpec
+    from compress.data.items import Item
+    from compress.model.graphs import Batches
+    from compress.recipe.values import EvalSpec
 
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from typing import Any
 
 from compress.artifact import SCHEDULER
 from compress.engines.torch.runtime import find_class, silent_libraries
-from compress.pipelines import name_part
+from compress.pipelines.index import name_part
 
 
 def made(config: Mapping[str, Any], changed: Mapping[str, Any], place: Path) -> Any:

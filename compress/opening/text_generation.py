@@ -12,20 +12,20 @@ import torch
 from numpy.typing import NDArray
 from transformers.generation.streamers import BaseStreamer
 
+from compress.algorithms.tensors import device_of, finish, to_array
 from compress.artifact import LANGUAGE_MODEL, Artifact
-from compress.company import apart, company
-from compress.devices import AS_STORED, Opening
+from compress.data.items import Item
 from compress.errors import ModelError
-from compress.graphs import Batches
-from compress.items import Item
+from compress.machine.devices import AS_STORED, Opening
+from compress.model.batching import apart, company
+from compress.model.graphs import Batches
 from compress.opening.known_tokens import be_known
 from compress.opening.models import Call, Timed
-from compress.opening.tensors import device_of, finish, to_array
 from compress.tasks.text_generation import Writing
-from compress.vocabulary import embeddings
+from compress.tokenizers.vocabulary import embeddings
 
 if TYPE_CHECKING:
-    from compress.recipe import EvalSpec
+    from compress.recipe.values import EvalSpec
 
 UNLIMITED = 10**9  # a tokenizer that knows no limit gives a number far above this
 LONGEST = 2048  # for models that set no limit at all

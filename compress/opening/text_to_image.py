@@ -16,25 +16,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from compress.algorithms.tensors import device_of, dtype_of, finish, to_array
 from compress.artifact import SCHEDULER, Artifact, read_json
-from compress.devices import AS_STORED, CPU, Opening
+from compress.data.items import Item
 from compress.engines.module import EngineModule, arguments_of
 from compress.engines.torch.runtime import find_class, silent_libraries, stored_dtype
 from compress.errors import ModelError, StageFailed, UserError
-from compress.graphs import Batches
-from compress.items import Item
-from compress.lean import FIX
+from compress.machine.devices import AS_STORED, CPU, Opening
+from compress.model.graphs import Batches
 from compress.opening.captions import cut_short, uncounted
 from compress.opening.known_tokens import captions_known, larger_tokenizers
 from compress.opening.lean import lean_pipeline
 from compress.opening.models import Call, Timed
-from compress.opening.tensors import device_of, dtype_of, finish, to_array
-from compress.painting import NEGATIVE, STEPS
-from compress.pipelines import INDEX, LEFT_OUT
-from compress.schedulers import changes, config_of
+from compress.pipelines.call_arguments import NEGATIVE, STEPS
+from compress.pipelines.index import INDEX, LEFT_OUT
+from compress.pipelines.lean import FIX
+from compress.pipelines.schedulers import changes, config_of
 
 if TYPE_CHECKING:
-    from compress.recipe import EvalSpec
+    from compress.recipe.values import EvalSpec
 
 T = TypeVar("T")
 LOOKS = 8  # timesteps at which a denoiser is looked at

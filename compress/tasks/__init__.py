@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from compress.devices import CPU
 from compress.errors import Problem
+from compress.machine.devices import CPU
 from compress.params import Params
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
-    from compress.items import Kind
-    from compress.recipe import EvalSpec
+    from compress.data.items import Kind
+    from compress.recipe.values import EvalSpec
 
 # What can be seen of a model: `pictures` it paints, the `latents` they are decoded from, the `denoising` between, `documents`'
 # token probabilities, greedy `completions`, the time of a call and that of its tokens, the `language_model` itself, opened.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, Component, read_json
-from compress.devices import CPU
 from compress.errors import Problem
+from compress.machine.devices import CPU
 from compress.params import Params
 from compress.tasks import Size, Task, Usage, literal
 
 if TYPE_CHECKING:
-    from compress.recipe import EvalSpec
+    from compress.recipe.values import EvalSpec
 
 # Encoders that continue a text only where their config says `is_decoder`.
 ENCODERS = (

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from compress.artifact import DENOISERS, SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
-from compress.devices import CPU
 from compress.errors import Problem
-from compress.painting import GUIDANCE, TRUE_GUIDANCE, call_faults
+from compress.machine.devices import CPU
 from compress.params import Params, Shared
-from compress.picture_sizes import BINNED, unbinned
-from compress.pipeline_checks import pipeline_problems
-from compress.pipelines import read_pipeline
-from compress.schedulers import Named, changes
+from compress.pipelines.call_arguments import GUIDANCE, TRUE_GUIDANCE, call_faults
+from compress.pipelines.image_sizes import BINNED, unbinned
+from compress.pipelines.index import read_pipeline
+from compress.pipelines.part_checks import pipeline_problems
+from compress.pipelines.schedulers import Named, changes
 from compress.tasks import Task, Usage, literal
 
 if TYPE_CHECKING:
-    from compress.recipe import EvalSpec
+    from compress.recipe.values import EvalSpec
 
 FIX = "give a text-to-image pipeline, such as StableDiffusionPipeline or FluxPipeline"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress.data.items import Data, Item
 from compress.errors import DataError, ModelError, near
-from compress.items import Data, Item
 
 if TYPE_CHECKING:
     from compress.zoo.docstrings import Document
@@ -56,7 +56,7 @@ def _digits(source: str, split: str) -> Data:
 
 
 def _docstrings(source: str, split: str) -> Data:
-    from compress.hashing import digest_file, digest_json
+    from compress.files.hashing import digest_file, digest_json
     from compress.zoo import docstrings
 
     if split == "train":

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import nn
 
-from compress.devices import CPU
+from compress.algorithms.tensors import to_array
 from compress.errors import DataError
-from compress.hashing import digest_folder
-from compress.opening.tensors import to_array
+from compress.files.hashing import digest_folder
+from compress.machine.devices import CPU
 from compress.zoo import MODELS, scenes
 
 FOLDER = MODELS / "digits-reader"

@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from compress.devices import CPU
+from compress.algorithms.tensors import to_array
 from compress.errors import ModelError, UserError
-from compress.hashing import digest_file
-from compress.opening.tensors import to_array
+from compress.files.hashing import digest_file
+from compress.machine.devices import CPU
 
 # Of each stage: the number of its convolution in torchvision's `features`, stride, padding, whether pooling comes before it.
 STAGES = ((0, 4, 2, False), (3, 1, 2, True), (6, 1, 1, True), (8, 1, 1, False), (10, 1, 1, False))

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from compress.hashing import digest_folder
-from compress.opening.tensors import to_array
-from compress.sources import find_folder
+from compress.algorithms.tensors import to_array
+from compress.files.hashing import digest_folder
+from compress.sources.models import find_folder
 from evaluation.features.extractor import BATCH, Extractor, standardise
 from evaluation.features.loading import load_whole, refusing
 from evaluation.features.preprocessing import Preprocessing, read_preprocessing

@@ -15,7 +15,7 @@ import torch
 from transformers import Dinov2Model, Dinov2WithRegistersModel
 
 from compress.artifact import read_json
-from compress.hashing import digest_folder
+from compress.files.hashing import digest_folder
 from evaluation.features.extractor import Extractor, standardise
 from evaluation.features.loading import load_whole
 from evaluation.features.preprocessing import Preprocessing, read_preprocessing

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from compress.algorithms.tensors import to_array
 from compress.errors import ModelError
-from compress.opening.tensors import to_array
 from evaluation.features.resizing import Fit, Resize, resize
 
 BATCH = 32  # fixed, so that features do not depend on the caller's batch

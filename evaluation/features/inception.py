@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import avg_pool2d, max_pool2d
 
-from compress.devices import CPU
 from compress.errors import ModelError, UserError
-from compress.hashing import digest_file
+from compress.files.hashing import digest_file
+from compress.machine.devices import CPU
 from evaluation.features.extractor import Extractor
 from evaluation.features.resizing import Resize
 

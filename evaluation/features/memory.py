@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from compress.hashing import digest_json, touch
-from compress.kinds import ENDING
-from compress.locks import lock_of, locked
+from compress.files.hashing import digest_json, touch
+from compress.files.locks import lock_of, locked
+from compress.store.kinds import ENDING
 from evaluation.features.extractor import Extractor
 
 FORMAT = 1  # raised when this package computes something else from the same pictures and weights

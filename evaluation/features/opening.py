@@ -6,13 +6,13 @@ from pathlib import Path
 
 from compress.artifact import read_json
 from compress.errors import ModelError
-from compress.sources import find_folder
+from compress.sources.models import find_folder
 from evaluation.features.clip import open_clip
 from evaluation.features.dinov2 import open_dinov2
 from evaluation.features.extractor import Extractor
 from evaluation.features.inception import open_inception
 from evaluation.features.resizing import resize_mode
-from evaluation.places import of_features
+from evaluation.request.paths import of_features
 
 
 def open_features(reference: str, resize: str = "pil") -> Extractor:

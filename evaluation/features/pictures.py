@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data import open_data
+from compress.data.images import READER, read_picture
 from compress.errors import DataError, UserError
 from compress.events import Emit, Event, silent
-from compress.hashing import digest_file, digest_json
-from compress.homes import expanded
-from compress.pictures import READER, read_picture
-from compress.units import PICTURE, firsts
+from compress.files.hashing import digest_file, digest_json
+from compress.files.user_paths import expanded
+from compress.sources.data import open_data
+from compress.sources.units import PICTURE, firsts
 from evaluation.evidence import Evidence
 from evaluation.features.extractor import Extractor
 from evaluation.features.memory import Features, remembered
 from evaluation.features.opening import open_features
 from evaluation.features.statistics import export, read_statistics
-from evaluation.intact import Pictures, refuse_damaged
-from evaluation.painted import SUFFIXES, files_of
-from evaluation.scores import Sample
+from evaluation.request.image_checks import Pictures, refuse_damaged
+from evaluation.request.image_folders import SUFFIXES, files_of
+from evaluation.values import Sample
 
 Read = Callable[[], NDArray[np.uint8]]
 
@@ -74,7 +74,7 @@ def export_reference(source: str, features: str, resize: str, out: Path, count: 
     """Write mu and sigma of the features of real pictures as `.npz`, and say of how many. Copies count once.
 
     Args:
-        source: a folder of pictures, or data that `compress.data.open_data` knows, such as zoo://digits/test.
+        source: a folder of pictures, or data that `compress.sources.data.open_data` knows, such as zoo://digits/test.
         count: of the first pictures; 0: of all.
 
     Raises:

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from compress.deps import version
 from compress.errors import UserError
-from compress.hashing import digest_json
+from compress.files.hashing import digest_json
+from compress.machine.deps import version
 from compress.params import Params
-from compress.units import firsts
-from evaluation import statistics
+from compress.sources.units import firsts
 from evaluation.evidence import Evidence
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.values import Sample, metric
 
 PRIMARY = ("acc", "exact_match")
 
@@ -45,7 +45,7 @@ class Accuracy(Params):
 )
 def measure(evidence: Evidence, params: Accuracy) -> Sample:
     from compress.opening import open_language
-    from evaluation.harness import load_tasks, run_tasks
+    from evaluation.observe.lm_eval_harness import load_tasks, run_tasks
 
     tasks = load_tasks(params.tasks)  # first, for it may refuse
     model = open_language(evidence.artifact, evidence.opening)

@@ -11,10 +11,10 @@ from typing import Annotated
 from pydantic import Field
 
 from compress.params import Params, Placed
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.places import of_clip
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.request.paths import of_clip
+from evaluation.values import Sample, metric
 
 
 class ClipScore(Params):
@@ -35,7 +35,7 @@ class ClipScore(Params):
 def measure(evidence: Evidence, params: ClipScore) -> Sample:
     from evaluation.features.clip import open_clip
     from evaluation.features.pictures import painted, protocol_of
-    from evaluation.painted import refuse_uncaptioned
+    from evaluation.request.image_folders import refuse_uncaptioned
 
     refuse_uncaptioned(evidence, "clip_score")
     clip = open_clip(params.features)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from evaluation import mmd
+from evaluation.distances import mmd
+from evaluation.distances.image_sets import Linear, observe_pictures, paired, real
 from evaluation.evidence import Evidence
-from evaluation.references import AgainstPictures
-from evaluation.repeated import over_noises, units_of
-from evaluation.scores import Estimate, Sample, Statistic, metric
-from evaluation.two_sets import Linear, observe_pictures, paired, real
+from evaluation.observe.repeats import over_noises, units_of
+from evaluation.request.references import AgainstPictures
+from evaluation.values import Estimate, Sample, Statistic, metric
 
 SCALE = 1000
 SIGMA = 10.0

@@ -12,9 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from compress.params import Params
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.judge import statistics
+from evaluation.values import Estimate, Sample, Statistic, metric
 
 ABSENT = "no kernel was traced: set device: cuda, on an NVIDIA GPU whose driver lets them be traced (CUPTI)"
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from compress.params import Params
-from evaluation import statistics
-from evaluation.energy import ABSENT
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.judge import statistics
+from evaluation.observe.energy import ABSENT
+from evaluation.values import Estimate, Sample, Statistic, metric
 
 TOO_SHORT = "a call was over before this machine's energy counters moved: raise evaluate.timing_batch"
 

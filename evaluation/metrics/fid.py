@@ -11,12 +11,12 @@ from __future__ import annotations
 from pydantic import Field
 
 from compress.params import Fault
-from evaluation import frechet
+from evaluation.distances import frechet
+from evaluation.distances.image_sets import Linear, observe
 from evaluation.evidence import Evidence
-from evaluation.references import AgainstReal
-from evaluation.repeated import noises, over_noises, units_of
-from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
-from evaluation.two_sets import Linear, observe
+from evaluation.observe.repeats import noises, over_noises, units_of
+from evaluation.request.references import AgainstReal
+from evaluation.values import Estimate, Sample, Sizes, Statistic, metric
 
 
 def least_of(d: int) -> int:

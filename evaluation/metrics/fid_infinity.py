@@ -7,12 +7,12 @@ below that unless `allow_few` is set. May be gated, as a difference. Source: Cho
 from __future__ import annotations
 
 from compress.params import Fault
-from evaluation import frechet
+from evaluation.distances import frechet
+from evaluation.distances.image_sets import observe
 from evaluation.evidence import Evidence
 from evaluation.metrics.fid import Fid
-from evaluation.repeated import noises, over_noises, units_of
-from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
-from evaluation.two_sets import observe
+from evaluation.observe.repeats import noises, over_noises, units_of
+from evaluation.values import Estimate, Sample, Sizes, Statistic, metric
 
 
 def least_of(d: int) -> int:

@@ -13,9 +13,10 @@ from pydantic import Field
 
 from compress.errors import PareError
 from compress.params import Params
-from evaluation import arithmetic, statistics
+from evaluation.distances import operations
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.judge import statistics
+from evaluation.values import Estimate, Sample, Statistic, metric
 
 COUNTS = "multiply-adds count two; precision not counted"
 
@@ -56,7 +57,7 @@ def measure(evidence: Evidence, params: Flops) -> Sample:
 def _count(evidence: Evidence, params: Flops) -> tuple[float, str]:
     """Operations, and which components they fall on."""
     if evidence.artifact.writes_text:
-        return arithmetic.count_text(evidence.artifact, params.prompt_tokens, params.new_tokens), ""
-    parts = arithmetic.count_picture(evidence.artifact, evidence.opening, evidence.call)
+        return operations.count_text(evidence.artifact, params.prompt_tokens, params.new_tokens), ""
+    parts = operations.count_picture(evidence.artifact, evidence.opening, evidence.call)
     total = sum(parts.values())
     return total, ", ".join(f"{name} {100 * count / total:.0f}%" for name, count in parts.items())

@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from compress.params import Params
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.values import Sample, metric
 
 
 class InksRight(Params):

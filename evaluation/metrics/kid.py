@@ -6,12 +6,12 @@ it. The interval is a jackknife over prompts, paired in both arms. Source: Bińk
 
 from __future__ import annotations
 
-from evaluation import mmd
+from evaluation.distances import mmd
+from evaluation.distances.image_sets import Linear, observe_pictures, paired, real
 from evaluation.evidence import Evidence
-from evaluation.references import AgainstPictures
-from evaluation.repeated import over_noises, units_of
-from evaluation.scores import Estimate, Sample, Statistic, metric
-from evaluation.two_sets import Linear, observe_pictures, paired, real
+from evaluation.observe.repeats import over_noises, units_of
+from evaluation.request.references import AgainstPictures
+from evaluation.values import Estimate, Sample, Statistic, metric
 
 
 class Kid(AgainstPictures):

@@ -14,10 +14,10 @@ import numpy as np
 
 from compress.errors import StageFailed
 from compress.params import Params
-from evaluation import statistics
 from evaluation.evidence import Evidence
+from evaluation.judge import statistics
 from evaluation.metrics.perplexity import scored
-from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.values import Estimate, Sample, Statistic, metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,9 +6,9 @@ Both sides run in one process, alternating in random order, so that drift of the
 from __future__ import annotations
 
 from compress.params import Params
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.values import Sample, metric
 
 
 class Latency(Params):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.autoencoders import VAE, Scaling, scaling_of
 from compress.errors import StageFailed
 from compress.params import Params
-from evaluation import statistics
+from compress.pipelines.autoencoders import VAE, Scaling, scaling_of
 from evaluation.evidence import Evidence
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.values import Sample, metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import numpy as np
 from pydantic import Field
 
-from compress.homes import expanded
+from compress.files.user_paths import expanded
 from compress.params import Params, Placed
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.own_output import picture_pairs
-from evaluation.places import of_layers
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.observe.own_output import picture_pairs
+from evaluation.request.paths import of_layers
+from evaluation.values import Sample, metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 
 from compress.params import Params
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Estimate, Sample, Statistic, metric
+from evaluation.judge import statistics
+from evaluation.values import Estimate, Sample, Statistic, metric
 
 LN2 = math.log(2)
 

@@ -12,12 +12,12 @@ import numpy as np
 from pydantic import Field
 
 from compress.params import Fault
-from evaluation import neighbours
+from evaluation.distances import neighbours
+from evaluation.distances.image_sets import Linear, observe_pictures, paired, real
 from evaluation.evidence import Evidence
-from evaluation.references import AgainstPictures
-from evaluation.repeated import noises, over_noises, units_over_noises
-from evaluation.scores import Estimate, Sample, Sizes, Statistic, metric
-from evaluation.two_sets import Linear, observe_pictures, paired, real
+from evaluation.observe.repeats import noises, over_noises, units_over_noises
+from evaluation.request.references import AgainstPictures
+from evaluation.values import Estimate, Sample, Sizes, Statistic, metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,10 +12,10 @@ import numpy as np
 
 from compress.errors import UserError
 from compress.params import Params
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.own_output import picture_pairs
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.observe.own_output import picture_pairs
+from evaluation.values import Sample, metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

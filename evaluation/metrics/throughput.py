@@ -6,9 +6,9 @@ Same blocks as `latency`; for text the time to the first token is left out, so t
 from __future__ import annotations
 
 from compress.params import Params
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.values import Sample, metric
 
 
 class Throughput(Params):

@@ -6,9 +6,9 @@ Same blocks as `latency`; its inverse, times the batch, is `throughput`.
 from __future__ import annotations
 
 from compress.params import Params
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.values import Sample, metric
 
 
 class TimePerOutputToken(Params):

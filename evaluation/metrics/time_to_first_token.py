@@ -6,9 +6,9 @@ Same blocks as `latency`. What it costs to go on from there is `time_per_output_
 from __future__ import annotations
 
 from compress.params import Params
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.values import Sample, metric
 
 
 class TimeToFirstToken(Params):

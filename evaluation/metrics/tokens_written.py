@@ -10,9 +10,9 @@ import numpy as np
 
 from compress.errors import UserError
 from compress.params import Params
-from evaluation import statistics
 from evaluation.evidence import Evidence
-from evaluation.scores import Sample, metric
+from evaluation.judge import statistics
+from evaluation.values import Sample, metric
 
 
 class TokensWritten(Params):

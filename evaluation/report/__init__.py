@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from evaluation.scores import Comparison
+from evaluation.values import Comparison
 
 
 def write(comparison: Comparison, directory: Path) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from evaluation.report import plots, words
 from evaluation.report.tradeoff import TICKS, ends
-from evaluation.scores import Comparison, Estimate, Row, Step
+from evaluation.values import Comparison, Estimate, Row, Step
 
 
 def waterfall(comparison: Comparison) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from evaluation.beside import Beside, Control
+from evaluation.comparison.control_rows import Beside, Control
 from evaluation.report import speeds, words
-from evaluation.scores import Comparison, Row
+from evaluation.values import Comparison, Row
 
 HEADINGS = ("metric", "control", "control against baseline", "candidate against control", "its verdict")
 VERBS = (("fail", "fails"), ("inconclusive", "leaves open"), ("pass", "passes"))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evaluation.report import contributions, controls, curve, plots, tradeoff, trials, words
 from evaluation.report.questions import questions
 from evaluation.report.result import plain
-from evaluation.scores import Comparison, Completion, Picture, Row
+from evaluation.values import Comparison, Completion, Picture, Row
 
 STYLE = Path(__file__).with_name("style.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from evaluation.report import controls
 from evaluation.report.words import contrast, reason, visible
-from evaluation.scores import Comparison
+from evaluation.values import Comparison
 
 
 def render(comparison: Comparison) -> str:

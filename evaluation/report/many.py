@@ -12,7 +12,7 @@ from evaluation.report import words
 from evaluation.report.controls import as_candidate
 from evaluation.report.markdown import safe
 from evaluation.report.result import plain
-from evaluation.scores import Comparison, Row, Status
+from evaluation.values import Comparison, Row, Status
 
 if TYPE_CHECKING:
     from rich.console import Console

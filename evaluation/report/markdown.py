@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from compress.keep_plan import decisions
+from compress.planning.keep_decision import decisions
 from evaluation.report import contributions, controls, trials, words
 from evaluation.report.questions import questions
-from evaluation.scores import Comparison
+from evaluation.values import Comparison
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
 MENTION = re.compile(r"@(?=\w)")

@@ -11,9 +11,9 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.gates import allowed_of
+from evaluation.judge.gates import allowed_of
 from evaluation.report import words
-from evaluation.scores import Comparison, Row
+from evaluation.values import Comparison, Row
 
 Scale = Callable[[float], float]  # a value to per cent of the width
 APART = 15.0  # per cent of the width: nearer labels would touch on a phone

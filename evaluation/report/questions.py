@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from evaluation.gates import recommended
+from evaluation.comparison.theory import realised, roof
+from evaluation.judge.gates import recommended
 from evaluation.report import speeds, words
-from evaluation.scores import Comparison
-from evaluation.theory import realised, roof
+from evaluation.values import Comparison
 
 
 def questions(comparison: Comparison) -> tuple[tuple[str, str], ...]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from compress.gate_bounds import Gate
-from evaluation.beside import Beside, Control
-from evaluation.scores import (
+from compress.recipe.gates import Gate
+from evaluation.comparison.control_rows import Beside, Control
+from evaluation.values import (
     Comparison,
     Completion,
     Contribution,

@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 from evaluation.report import words
-from evaluation.scores import Comparison, Estimate, Row, Step
+from evaluation.values import Comparison, Estimate, Row, Step
 
 Kind = Literal["faster", "slower", "unclear"]
 UNITS = ("ms", "s", "/s")  # of what is a time or a rate

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from compress.keep_plan import decisions
+from compress.planning.keep_decision import decisions
 from evaluation.report import controls, words
 from evaluation.report.questions import questions
-from evaluation.scores import Comparison
+from evaluation.values import Comparison
 
 if TYPE_CHECKING:
     from rich.console import Console

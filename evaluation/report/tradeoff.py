@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from evaluation.gates import allowed_of
+from evaluation.judge.gates import allowed_of
 from evaluation.report import plots, words
 from evaluation.report.placing import Spot, place
-from evaluation.scores import Comparison, Estimate, Row
+from evaluation.values import Comparison, Estimate, Row
 
 HEIGHT = 240.0  # pixels; x is in per cent of the width, as in every plot of the report
 APART = 15.0  # pixels between two numbers of the vertical axis

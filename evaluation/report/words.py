@@ -8,7 +8,7 @@ from dataclasses import replace
 from html import escape
 
 from compress.catalogue import find_task, task_names
-from evaluation.scores import ADAPTER, PICTURES, Comparison, Estimate, Row, Side
+from evaluation.values import ADAPTER, PICTURES, Comparison, Estimate, Row, Side
 
 MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", "not gated": "–"}
 VERDICTS = {

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 import compress
-from compress import gpus
-from compress.beside import KEEP
 from compress.catalogue import Stage, find_metric, find_stage, metric_names, stage_names, tasks_for
 from compress.errors import near
+from compress.machine import gpus
 from compress.params import Params
-from compress.schema import recipe_schema
+from compress.recipe.keep import KEEP
+from compress.recipe.schema import recipe_schema
 from compress.tasks import Observable
 
 ROOT = Path(compress.__file__).parent.parent

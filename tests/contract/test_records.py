@@ -15,8 +15,8 @@ import pytest
 
 import compress
 from compress.catalogue import engine_names, find_engine, find_task, task_names
+from compress.commands.evaluate import PAINTING
 from compress.engines import TOLERANCE
-from compress.evaluating import PAINTING
 from compress.params import Params
 
 ROOT = Path(compress.__file__).parent.parent

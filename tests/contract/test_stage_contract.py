@@ -12,13 +12,13 @@ import yaml
 
 import compress
 from compress.artifact import CHOSEN
-from compress.cache import Cache
 from compress.catalogue import engine_names, find_stage, stage_names, task_names, tasks_for
 from compress.errors import RecipeError
 from compress.events import silent
-from compress.execute import Done, execute
-from compress.hashing import digest_files
+from compress.execution.execute import Done, execute
+from compress.files.hashing import digest_files
 from compress.params import Optimising, Training
+from compress.store.cache import Cache
 from evaluation.metrics.size import weights_read
 from tests.specimens import Specimen, find_specimen
 

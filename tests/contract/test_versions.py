@@ -19,23 +19,23 @@ from typing import Any
 import pytest
 
 import compress
-from compress import fusing
+from compress.adapters import fusing
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
-from evaluation import collect
 from evaluation.features import memory
+from evaluation.observe import collect
 from tests.imports import PACKAGES, Sources, named, what_runs
 
 ROOT = Path(compress.__file__).parent.parent
 SOURCES = Sources(ROOT)
 ALLOWED = {
     "compress": "the face: it holds nothing but where its names live",
-    "compress.cache": "keeps what others made, by a key it is given",
+    "compress.store.cache": "keeps what others made, by a key it is given",
     "compress.catalogue": "finds stages and metrics, and makes nothing; what a record says stands in keys and formats",
-    "compress.deps": "tells what is installed: versions stand in keys",
+    "compress.machine.deps": "tells what is installed: versions stand in keys",
     "compress.errors": "words for what went wrong: nothing is left behind then",
     "compress.events": "told to listeners, and never read back",
     "compress.params": "a parameter's value stands in the key, its default included",
-    "compress.recipe": "what was asked: it stands in the key",
+    "compress.recipe.values": "what was asked: it stands in the key",
     "compress.zoo": "models and data, whose digests stand in keys",
 }
 
@@ -179,13 +179,13 @@ def test_a_copy_of_the_source_is_green(copy: Path) -> None:
 
 def test_what_llama_cpp_knows_belongs_to_gguf(copy: Path) -> None:
     """A plain module beside the packages, which a list of folders had missed."""
-    _append(file_of("compress.llamacpp", copy), "ONE_MORE = 1\n")
+    _append(file_of("compress.machine.llama_cpp", copy), "ONE_MORE = 1\n")
     assert {"build.gguf", "build.fastest"} <= reddened(copy)
     assert not {"build.openvino", "prune.width", "kid", "features"} & reddened(copy)
 
 
 def test_a_raised_version_and_a_rewritten_golden_are_green(copy: Path) -> None:
-    _append(file_of("compress.llamacpp", copy), "ONE_MORE = 1\n")
+    _append(file_of("compress.machine.llama_cpp", copy), "ONE_MORE = 1\n")
     known, now = stages(), stages(Sources(copy))
     red = changed_under_one_version(known, now)
     assert "build.gguf" in red
@@ -217,7 +217,7 @@ def test_a_package_that_is_imported_on_the_way_counts(copy: Path) -> None:
 
 
 def test_a_metric_answers_for_what_it_computes_with(copy: Path) -> None:
-    _append(file_of("evaluation.mmd", copy), "ONE_MORE = 1\n")
+    _append(file_of("evaluation.distances.mmd", copy), "ONE_MORE = 1\n")
     assert reddened(copy) == {"kid", "cmmd"}
 
 
@@ -226,7 +226,7 @@ def test_words_and_layout_alone_turn_nothing_red(copy: Path) -> None:
         file = file_of(module, copy)
         tree = "".join(f"{line}\n" for line in file.read_text().splitlines())
         file.write_text(f"{tree}\n\n# one more comment\n")
-    llama = file_of("compress.llamacpp", copy)
+    llama = file_of("compress.machine.llama_cpp", copy)
     llama.write_text(llama.read_text().replace('"""', '"""In other words. ', 1))
     assert reddened(copy) == set()
 
@@ -279,11 +279,11 @@ def test_only_what_runs_counts(before: str, after: str, same: bool) -> None:
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("import compress.hashing", {"compress.hashing"}),
+        ("import compress.files.hashing", {"compress.files.hashing"}),
         ("def f():\n    from compress.engines import onnx", {"compress.engines.onnx"}),
         ("from . import onnx", {"compress.engines.onnx"}),
-        ("from ..graphs import wanted", {"compress.graphs.wanted"}),
-        ("run('-m', 'compress.checker')", {"compress.checker", "compress.checker.{}"}),
+        ("from ..graphs import wanted", {"compress.model.graphs.wanted"}),
+        ("run('-m', 'compress.execution.reload')", {"compress.execution.reload", "compress.execution.reload.{}"}),
         ("all_in('compress.tasks')", {"compress.tasks", "compress.tasks.{}"}),
         ("find(f'compress.engines.{part.format}')", {"compress.engines.{}", "compress.engines.{}.{}"}),
         ("find(f'{__name__}.{format}')", {"compress.engines.{}", "compress.engines.{}.{}"}),

@@ -117,8 +117,8 @@ def _timed(bench: Bench, made: Callable[..., Any], hand: Callable[..., Any] | No
     """Times of a call, wall and device, and their ratios to eager calls in the same blocks."""
     import numpy as np
 
-    from evaluation.statistics import median_ratio
-    from evaluation.timing import interleave
+    from evaluation.judge.statistics import median_ratio
+    from evaluation.observe.timing import interleave
 
     runs = [_run(bench, one) for one in (bench.module, made, *([hand] if hand else ()))]
     runs.append(_run(bench, bench.module))

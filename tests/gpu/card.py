@@ -6,8 +6,8 @@ from tests.gpu.sections import Report, Section
 
 
 def measure(tiny: bool, report: Report) -> None:
-    from compress.devices import settled
-    from evaluation import machine
+    from compress.machine.devices import settled
+    from evaluation.observe import machine
 
     found = machine.facts(settled("auto" if tiny else "cuda"))
     wanted = (

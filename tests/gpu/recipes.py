@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compress.artifact import Artifact
-    from compress.devices import Opening
     from compress.events import Emit
-    from evaluation.scores import Comparison
+    from compress.machine.devices import Opening
+    from evaluation.values import Comparison
 
 ROOT = Path(__file__).parents[2]
 LEVELS = 2  # of 255, by which a picture may differ that is painted in whole float32 on another device
@@ -43,7 +43,7 @@ TINY_METRICS = ("clip_score", "latency", "perplexity", "throughput", "size")
 @contextlib.contextmanager
 def model(name: str, tiny: bool) -> Iterator[Artifact]:
     """A model of the zoo, or a tiny one of the same pipeline."""
-    from compress.describing import describe
+    from compress.model.describing import describe
 
     with tempfile.TemporaryDirectory() as folder:
         yield describe(_model(name, tiny, Path(folder)))
@@ -71,7 +71,7 @@ def same_noise(tiny: bool, report: Report) -> None:
     Raises:
         AssertionError: they differ by more than is stated.
     """
-    from compress.devices import CPU, Opening, settled
+    from compress.machine.devices import CPU, Opening, settled
 
     there = settled("auto" if tiny else "cuda")
     apart = [
@@ -110,7 +110,7 @@ def _noise(artifact: Artifact, report: Report, here: Opening, there: Opening) ->
     """What a picture begins with, to the bit."""
     import torch
 
-    from compress.opening.tensors import to_host
+    from compress.algorithms.tensors import to_host
     from compress.opening.text_to_image import TextToImage, latent_of
 
     tasks = [TextToImage(artifact, opening) for opening in (here, there)]
@@ -133,8 +133,8 @@ def _lean(artifact: Artifact, tiny: bool, report: Report, there: Opening) -> boo
 
 
 def _painted(artifact: Artifact, opening: Opening, tiny: bool) -> NDArray[np.uint8]:
-    from compress.data import open_data
     from compress.opening import open_images
+    from compress.sources.data import open_data
 
     items = open_data("zoo://digits/test", Path()).first(2 if tiny else 8)
     return open_images(artifact, opening).pictures(items, 0, num_inference_steps=2 if tiny else 20, guidance_scale=3.0)[
@@ -160,9 +160,9 @@ def _told(name: str, one: NDArray[np.uint8], other: NDArray[np.uint8], report: R
 def _logits(artifact: Artifact, report: Report, here: Opening, there: Opening) -> bool:
     import torch
 
-    from compress.data import open_data
+    from compress.algorithms.tensors import to_host
     from compress.opening import open_language
-    from compress.opening.tensors import to_host
+    from compress.sources.data import open_data
 
     texts = [item.text[:200] for item in open_data("zoo://docstrings/test", Path()).first(4)]
     tasks = [open_language(artifact, opening) for opening in (here, there)]
@@ -337,8 +337,8 @@ def _train_until_killed(folder: Path, steps: int) -> int:
 def _trained(folder: Path, cache: str, heard: list[Any]) -> tuple[str, float]:
     """The digest of what the recipe leaves, and the last loss."""
     import compress
-    from compress.cache import Cache
-    from compress.execute import execute
+    from compress.execution.execute import execute
+    from compress.store.cache import Cache
 
     store = Cache(folder / cache)
     done = execute(compress.plan(folder / "recipe.yaml", cache=store.root), store, heard.append)[-1]
@@ -374,9 +374,9 @@ def without_engines(body: dict[str, Any]) -> None:
 def started(tiny: bool, report: Report) -> None:
     """The memory of a GPU that fresh processes take with zoo://docs-llama in either number type, their cold starts, and how much of a call
     the GPU is at work."""
-    from compress.devices import Opening, settled
-    from evaluation.collect import Viewpoint
-    from evaluation.starts import start
+    from compress.machine.devices import Opening, settled
+    from evaluation.observe.cold_starts import start
+    from evaluation.observe.collect import Viewpoint
 
     device = settled("auto" if tiny else "cuda")
     with model("docs-llama", tiny) as artifact:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.describing import describe
-from compress.devices import Opening
 from compress.errors import DataError, MissingLibrary, UserError
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from compress.opening import open_task
-from evaluation import harness
 from evaluation.evidence import Evidence
 from evaluation.metrics import accuracy
+from evaluation.observe import lm_eval_harness
 from tests.tiny import tiny_llama
 
 QUESTIONS = [
@@ -140,8 +140,8 @@ def test_the_marks_follow_the_likeliest_answer_of_a_plain_loop(model: Path, task
 
 def test_answers_are_those_of_the_harness_own_backend(model: Path, tasks: Path) -> None:
     (tasks / "rolled.yaml").write_text(ROLLING.format(file=tasks / "docs.jsonl"))
-    ours = harness.run_tasks(open_task(describe(model)), harness.load_tasks([str(tasks)]), 0, None, 0)
-    other = theirs(model, harness.load_tasks([str(tasks)]))
+    ours = lm_eval_harness.run_tasks(open_task(describe(model)), lm_eval_harness.load_tasks([str(tasks)]), 0, None, 0)
+    other = theirs(model, lm_eval_harness.load_tasks([str(tasks)]))
     assert sorted(ours) == sorted(other) == ["letters", "rolled", "spelt"]
     for name in ours:
         for one, two in zip(ours[name], other[name], strict=True):
@@ -201,7 +201,7 @@ def test_tasks_that_sample_or_write_too_much_are_refused(model: Path, tasks: Pat
 
 
 def test_without_the_harness_the_error_is_its_install_command(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.deps.installed", lambda module: False)
+    monkeypatch.setattr("compress.machine.deps.installed", lambda module: False)
     with pytest.raises(MissingLibrary) as caught:
-        harness.load_tasks([str(tasks)])
+        lm_eval_harness.load_tasks([str(tasks)])
     assert caught.value.problems[0].fix == "pip install 'pare[lm-eval]'"

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import compress
-from compress import blame
 from compress.errors import PareError, Problem
+from compress.execution import blame
 from tests.fakes import CUT, knowing
 from tests.tiny import tiny_llama
 from tests.unit.test_execute import copying
@@ -160,7 +160,7 @@ def test_a_fault_of_the_data_is_told_at_its_line_and_the_command_mends_it(place:
 def test_a_library_that_lacks_is_told_with_the_command_that_installs_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compress import deps
+    from compress.machine import deps
 
     real = deps.version
     with monkeypatch.context() as without:
@@ -257,7 +257,7 @@ def test_who_raised_it_is_told_by_its_frames_and_its_class(found: BaseException,
 def test_what_is_raised_while_measuring_is_blamed_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.write("[]")
     with monkeypatch.context() as broken:
-        broken.setattr("evaluation.compare.collect", None)
+        broken.setattr("evaluation.comparison.compare.collect", None)
         problem = place.first()
     assert problem.message.startswith("the evaluation failed: TypeError: ")
     assert problem.fix.startswith("this is a fault of pare: please report it")

@@ -19,11 +19,9 @@ import torch
 
 import compress
 from compress.artifact import MANIFEST, Artifact
-from compress.building import build_engines
+from compress.building.build import build_engines
 from compress.catalogue import find_stage
 from compress.context import Context
-from compress.describing import describe
-from compress.devices import Opening
 from compress.engines.builder import Example
 from compress.engines.compiled import PACKAGE
 from compress.engines.compiled import runtime as compiled
@@ -32,8 +30,10 @@ from compress.engines.compiled.runtime import AGAIN, Package
 from compress.engines.module import ENGINE, read_settings
 from compress.engines.parity import compare_calls
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
-from compress.graphs import Profile
-from compress.hashing import digest_file
+from compress.files.hashing import digest_file
+from compress.machine.devices import Opening
+from compress.model.describing import describe
+from compress.model.graphs import Profile
 from compress.opening import open_task
 from tests.families import MODELS
 from tests.stages import CAPTIONS

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 import compress
-from evaluation import machine
+from evaluation.observe import machine
 from evaluation.report import result
 from tests.tiny import tiny_diffusion
 

@@ -15,10 +15,10 @@ import torch
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.catalogue import find_stage
-from compress.describing import describe
 from compress.engines.torch.runtime import find_class, silent_libraries, stored_dtype
 from compress.errors import UserError
-from compress.hashing import digest_files
+from compress.files.hashing import digest_files
+from compress.model.describing import describe
 from compress.opening import open_task
 from compress.opening.text_to_image import noise_source
 from tests.families import MODELS, tiny_text

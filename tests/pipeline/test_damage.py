@@ -18,18 +18,18 @@ from safetensors.torch import load_file, save_file
 import compress
 from compress.artifact import write_manifest
 from compress.catalogue import find_metric
-from compress.data import open_data
-from compress.describing import describe
 from compress.errors import DataError
 from compress.events import silent
-from compress.gate_bounds import Gate
-from compress.recipe import BaselineSpec, EvalSpec
+from compress.model.describing import describe
+from compress.recipe.gates import Gate
+from compress.recipe.values import BaselineSpec, EvalSpec
+from compress.sources.data import open_data
 from compress.zoo import zoo_model
+from evaluation.comparison.rows import row_of
 from evaluation.evidence import Evidence
 from evaluation.features.opening import open_features
-from evaluation.row import row_of
-from evaluation.scores import Comparison, Row
-from evaluation.timing import Interleaved, time_pair
+from evaluation.observe.timing import Interleaved, time_pair
+from evaluation.values import Comparison, Row
 
 SCENES, WORDS = "zoo://digits/test", "zoo://docstrings/test"
 IMAGES = EvalSpec(samples=64, baseline=BaselineSpec(steps=4, guidance=1.0))  # without guidance: half the work
@@ -219,7 +219,7 @@ def test_a_model_that_writes_a_fifth_less_is_caught_by_the_tokens_it_writes(plac
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """What others take of the machine meanwhile is none of what these are about."""
-    monkeypatch.setattr("evaluation.load.share_of_others", lambda *readings: None)
+    monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)
 
 
 def timed(baseline: Callable[[int], float], candidate: Callable[[int], float], blocks: int = 40) -> Interleaved:

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from compress.artifact import Artifact
-from compress.autoencoders import scaling_of
-from compress.describing import describe
-from compress.items import Data, Item
+from compress.data.items import Data, Item
+from compress.model.describing import describe
 from compress.opening import open_task
-from compress.recordings import read_call
+from compress.pipelines.autoencoders import scaling_of
+from compress.training.recordings import read_call
 from tests.families import MODELS
 from tests.stages import CAPTIONS, apply
 

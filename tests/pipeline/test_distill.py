@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 import compress
 from compress.artifact import LANGUAGE_MODEL, Artifact
-from compress.describing import describe
 from compress.errors import DataError, ModelError
-from compress.hashing import digest_files, digest_folder
+from compress.files.hashing import digest_files, digest_folder
+from compress.model.describing import describe
 from compress.opening import open_component, open_task
-from compress.python_values import write_yaml
-from compress.recordings import count_calls
+from compress.recipe.python_values import write_yaml
+from compress.training.recordings import count_calls
 from tests.families import MODELS, tiny_text
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion

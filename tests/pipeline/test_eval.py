@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 import compress
-from compress.data import open_data
 from compress.errors import DataError, StageFailed, UserError
-from compress.gate_bounds import Gate
-from compress.recipe import EvalSpec
-from evaluation.painted import captions_of, describe_painted, is_painted, pictures_for
+from compress.recipe.gates import Gate
+from compress.recipe.values import EvalSpec
+from compress.sources.data import open_data
+from evaluation.request.image_folders import captions_of, describe_painted, is_painted, pictures_for
 from tests.tiny import tiny_diffusion
 
 SCENES = "zoo://digits/test"

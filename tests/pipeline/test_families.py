@@ -14,10 +14,10 @@ import torch
 from compress.artifact import Artifact
 from compress.catalogue import find_stage
 from compress.context import Context
-from compress.describing import describe
-from compress.devices import Opening
 from compress.errors import ModelError, StageFailed
 from compress.events import Event
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from compress.opening import open_task
 from tests.fakes import scheduled
 from tests.families import CALLS, LAYERS, tiny_picture, tiny_text

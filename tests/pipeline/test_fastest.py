@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import compress
-from compress import deps
 from compress.artifact import Artifact
+from compress.building.racing import Pace, fastest, race, undecided
 from compress.catalogue import find_stage
-from compress.describing import describe
 from compress.errors import RecipeError, StageFailed, UserError
+from compress.machine import deps
+from compress.model.describing import describe
 from compress.opening import open_task
-from compress.planning import stage_key
-from compress.racing import Pace, fastest, race, undecided
+from compress.planning.plan import stage_key
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -85,20 +85,22 @@ def test_native_code_may_win(llama: Artifact, tmp_path: Path) -> None:
 def test_an_interrupted_choice_builds_nothing_twice(
     llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import compress.choosing
+    import compress.building.fastest
 
     def cut_off(*args: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compress.choosing, "race", cut_off)
+    monkeypatch.setattr(compress.building.fastest, "race", cut_off)
     with pytest.raises(KeyboardInterrupt):
         apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
     built = list((tmp_path / "out-scratch").rglob("openvino_model.xml"))
     assert len(built) == 1
     stamp = built[0].stat().st_mtime_ns
-    monkeypatch.setattr(compress.choosing, "_assemble", cut_off)
+    monkeypatch.setattr(compress.building.fastest, "_assemble", cut_off)
     # Losers go at once, and beside noise torch may win on a model this small.
-    monkeypatch.setattr(compress.choosing, "race", lambda calls, _: {n: Pace(1.0 + (n == "torch"), 0.0) for n in calls})
+    monkeypatch.setattr(
+        compress.building.fastest, "race", lambda calls, _: {n: Pace(1.0 + (n == "torch"), 0.0) for n in calls}
+    )
     (tmp_path / "out").rmdir()
     with pytest.raises(KeyboardInterrupt):
         apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
@@ -134,7 +136,7 @@ def test_what_noise_does_not_tell_apart_is_undecided() -> None:
 def test_those_that_are_close_race_again_for_longer(
     llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import compress.choosing
+    import compress.building.fastest
 
     heard: list[tuple[set[str], int]] = []
     table = {"torch": Pace(1.1, 0.1), "openvino float32": Pace(1.0, 0.1)}
@@ -144,7 +146,7 @@ def test_those_that_are_close_race_again_for_longer(
         again = len(heard) == 2  # the longer look turns them round
         return {n: Pace(2 - table[n].seconds, 0.01) if again else table[n] for n in calls}
 
-    monkeypatch.setattr(compress.choosing, "race", racing)
+    monkeypatch.setattr(compress.building.fastest, "race", racing)
     _, notes = apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
     assert heard == [(set(table), 4), (set(table), 12)]
     assert notes[0].facts["kept"] == "torch"
@@ -172,7 +174,7 @@ def test_a_race_finds_the_faster_and_takes_turns() -> None:
 
 
 def test_a_choice_cut_off_anywhere_goes_on(llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import compress.choosing
+    import compress.building.fastest
 
     def cut_off(*args: Any) -> Any:
         raise KeyboardInterrupt
@@ -182,13 +184,13 @@ def test_a_choice_cut_off_anywhere_goes_on(llama: Artifact, tmp_path: Path, monk
         return apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
 
     slow_torch = {"torch": Pace(2.0, 0.01), "openvino float32": Pace(1.0, 0.01)}
-    monkeypatch.setattr(compress.choosing, "race", lambda calls, blocks: slow_torch)
+    monkeypatch.setattr(compress.building.fastest, "race", lambda calls, blocks: slow_torch)
     for place in ("_drop_others", "_table", "_place"):  # a build, a race, and the last step, each half done
         with monkeypatch.context() as patch:
-            patch.setattr(compress.choosing, place, cut_off)
+            patch.setattr(compress.building.fastest, place, cut_off)
             with pytest.raises(KeyboardInterrupt):
                 again()
-    monkeypatch.setattr(compress.choosing, "race", cut_off)  # what was decided is not raced again
+    monkeypatch.setattr(compress.building.fastest, "race", cut_off)  # what was decided is not raced again
     made, notes = again()
     assert notes[0].facts["kept"] == "openvino float32"
     assert made.components["model"].format == "openvino"
@@ -199,12 +201,12 @@ def test_a_choice_cut_off_anywhere_goes_on(llama: Artifact, tmp_path: Path, monk
 def test_want_of_disk_or_memory_is_no_answer_about_an_engine(
     llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
 ) -> None:
-    import compress.choosing
+    import compress.building.fastest
 
     def fail(*args: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(compress.choosing, "_run", fail)
+    monkeypatch.setattr(compress.building.fastest, "_run", fail)
     with pytest.raises(kind):
         apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
 

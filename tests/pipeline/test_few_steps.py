@@ -16,14 +16,14 @@ from PIL import Image
 import compress
 from compress.artifact import SCHEDULER_CONFIG, Artifact
 from compress.catalogue import find_stage
-from compress.describing import describe
+from compress.data.items import Data, Item
 from compress.errors import ModelError, StageFailed
-from compress.hashing import digest_files
-from compress.items import Data, Item
+from compress.files.hashing import digest_files
+from compress.model.describing import describe
 from compress.opening import open_component
 from compress.opening.text_to_image import TextToImage
-from compress.reading import read_recipes
-from compress.recipe import Recipe
+from compress.recipe.reading import read_recipes
+from compress.recipe.values import Recipe
 from tests.families import MODELS
 from tests.stages import CAPTIONS, apply, foresee
 
@@ -291,7 +291,7 @@ def test_a_plan_knows_the_students_scheduler_and_call(tmp_path: Path) -> None:
 def test_a_wrong_prediction_type_shows_when_it_is_taken_for_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compress.trajectory_lessons.prediction_of", lambda config: "epsilon")
+    monkeypatch.setattr("compress.training.trajectory_targets.prediction_of", lambda config: "epsilon")
     with pytest.raises(ModelError, match="steps in a way that is not known here"):
         taught(source_of(tmp_path / "model", "sd"), tmp_path / "out")
 

@@ -17,15 +17,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import compress
+from compress.adapters.fusing import STAGE, ready
 from compress.artifact import Artifact, read_json
-from compress.cache import Cache
+from compress.commands.run import with_weights
 from compress.errors import UserError
 from compress.events import Event, silent
-from compress.execute import execute, node_refs, run_node
-from compress.fusing import STAGE, ready
-from compress.planning import make_plan
-from compress.reading import read_values
-from compress.running import with_weights
+from compress.execution.execute import execute, node_refs, run_node
+from compress.planning.plan import make_plan
+from compress.recipe.reading import read_values
+from compress.store.cache import Cache
 from tests import adapters
 from tests.adapters import Branch, beside, branches, of_kinds, shapes, write_diffusers, write_kohya, write_peft
 from tests.families import tiny_picture, tiny_text
@@ -455,7 +455,7 @@ def _die(asked: Path, cache: Path) -> None:
     from unittest import mock
 
     plan = compress.plan(asked, cache=cache)
-    with mock.patch("compress.fusing.write_manifest", _kill):
+    with mock.patch("compress.adapters.fusing.write_manifest", _kill):
         with_weights(plan, Cache(cache), silent)
 
 

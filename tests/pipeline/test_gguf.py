@@ -18,9 +18,6 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 import compress
 from compress.artifact import Artifact
 from compress.catalogue import find_engine, find_stage
-from compress.deps import installed
-from compress.describing import describe
-from compress.devices import Opening
 from compress.engines import TOLERANCE
 from compress.engines.gguf import MODEL
 from compress.engines.gguf.build import named_tensors, neighbours_turn, write_gguf
@@ -28,7 +25,10 @@ from compress.engines.gguf.reading import read_model
 from compress.engines.gguf.tokenizer import piece_scores
 from compress.engines.language import Past
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
-from compress.llamacpp import _SPLITS, KNOWN_SPLITS, Vocabulary, refuse_config, vocabulary
+from compress.machine.deps import installed
+from compress.machine.devices import Opening
+from compress.machine.llama_cpp import _SPLITS, KNOWN_SPLITS, Vocabulary, refuse_config, vocabulary
+from compress.model.describing import describe
 from compress.opening import open_task
 from compress.opening.text_generation import TextGeneration
 from tests.families import piecewise, tiny_text

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import compress
-from evaluation import machine
-from evaluation.scores import Comparison
+from evaluation.observe import machine
+from evaluation.values import Comparison
 from tests.tiny import tiny_diffusion
 
 pytestmark = pytest.mark.alone  # it holds times against each other

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from compress.artifact import read_json
-from compress.describing import describe
+from compress.model.describing import describe
 from compress.opening import open_language, open_task
 from tests.families import PICTURES, tiny_picture, tiny_text
 from tests.stages import DATA, apply

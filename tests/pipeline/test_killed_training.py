@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 import compress
-from compress.cache import Cache
 from compress.events import Event
-from compress.execute import execute
+from compress.execution.execute import execute
+from compress.store.cache import Cache
 from tests.tiny import tiny_diffusion, tiny_llama
 
 KILLS = int(os.environ.get("PARE_KILLS", "1"))

@@ -16,16 +16,16 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 import compress
 from compress.artifact import Artifact
-from compress.describing import describe
+from compress.data.items import Item
 from compress.engines.module import EngineModule
 from compress.errors import ManyProblems, UserError
-from compress.items import Item
-from compress.lean import SCHEDULERS
+from compress.model.describing import describe
 from compress.opening.lean_pipelines import BEGIN
 from compress.opening.lean_texts import Reader
 from compress.opening.text_to_image import TextToImage
-from compress.recipe import EvalSpec
-from compress.sources import find_source
+from compress.pipelines.lean import SCHEDULERS
+from compress.recipe.values import EvalSpec
+from compress.sources.models import find_source
 from tests.families import tiny_picture
 from tests.stages import apply
 from tests.tiny import tiny_clip_tokenizer, tiny_diffusion

@@ -18,12 +18,12 @@ from diffusers import StableDiffusionPipeline
 from transformers import GenerationMixin
 
 import compress
-from compress import gpus
 from compress.artifact import Artifact
-from compress.describing import describe
-from compress.devices import Opening
 from compress.engines.builder import positions_of
 from compress.errors import ModelError, UserError
+from compress.machine import gpus
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from compress.opening import open_task
 from compress.zoo import zoo_model
 from tests.families import MODELS

@@ -16,9 +16,6 @@ import torch
 
 from compress.artifact import Artifact
 from compress.catalogue import find_stage
-from compress.contract import Digested
-from compress.describing import describe
-from compress.devices import Opening
 from compress.engines.builder import Example
 from compress.engines.onnx import GRAPH, WEIGHTS
 from compress.engines.onnx.build import OnnxBuilder
@@ -27,6 +24,9 @@ from compress.engines.onnx.runtime import load_component
 from compress.engines.parity import compare_calls
 from compress.errors import ModelError, UserError
 from compress.events import Event
+from compress.execution.contract import Digested
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from compress.opening import open_task
 from tests.families import MODELS
 from tests.stages import CAPTIONS, apply

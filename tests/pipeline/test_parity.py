@@ -15,15 +15,15 @@ import torch
 from transformers import BertConfig, BertModel
 
 from compress.artifact import Artifact, read_json
-from compress.building import build_engines, calibration_calls, first_calls
+from compress.building.build import build_engines, calibration_calls, first_calls
 from compress.context import Context
-from compress.describing import describe
-from compress.devices import Opening
 from compress.engines.builder import Example
 from compress.engines.module import EngineModule, write_settings
 from compress.engines.openvino.build import OpenVINOBuilder
 from compress.engines.parity import compare_calls, difference, first_broken
 from compress.errors import StageFailed
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from compress.opening import open_task
 from tests.families import MODELS
 from tests.stages import DATA

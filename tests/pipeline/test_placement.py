@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 import torch
 
+from compress.algorithms.tensors import moved, to_array, to_host
 from compress.artifact import Artifact
 from compress.catalogue import find_stage
 from compress.context import Context
-from compress.data import open_data
-from compress.describing import describe
+from compress.data.items import Data, Item
 from compress.events import silent
-from compress.graphs import ANY_SIZE
-from compress.items import Data, Item
+from compress.model.describing import describe
+from compress.model.graphs import ANY_SIZE
 from compress.opening import open_images, open_language, open_task
-from compress.opening.tensors import moved, to_array, to_host
-from compress.recipe import EvalSpec
-from evaluation.arithmetic import count_picture, count_text
-from evaluation.collect import Viewpoint, collect
+from compress.recipe.values import EvalSpec
+from compress.sources.data import open_data
+from evaluation.distances.operations import count_picture, count_text
 from evaluation.features.clip import open_clip
 from evaluation.metrics.kl import divergences
+from evaluation.observe.collect import Viewpoint, collect
 from tests.devices import DEVICE, HERE, Watched, wrong
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -220,7 +220,7 @@ def test_features(watched: Watched) -> None:
 def test_a_training_leaves_its_student_where_its_teacher_is(writer: Artifact, tmp_path: Path) -> None:
     """Whatever accelerate would choose: the device is the opening's."""
     from compress.params import Training
-    from compress.training import train
+    from compress.training.loop import train
 
     module = torch.nn.Linear(2, 2)
     where: list[torch.device] = []

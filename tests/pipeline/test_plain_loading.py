@@ -17,11 +17,11 @@ import yaml
 
 import compress
 from compress.artifact import Artifact
-from compress.cache import Cache
 from compress.events import silent
-from compress.execute import execute
+from compress.execution.execute import execute
 from compress.opening import open_task
 from compress.opening.text_to_image import noise_source
+from compress.store.cache import Cache
 from tests.tiny import tiny_diffusion, tiny_llama
 
 CAPTIONS, NAMES = ["a red three", "blue"], ["0", "1"]

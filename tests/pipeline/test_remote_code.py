@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress.classes import has_class
 from compress.cli import main
 from compress.errors import RecipeError, UserError
-from compress.remote_code import remote_class
+from compress.machine.library_classes import has_class
+from compress.model.remote_code import remote_class
 from tests.tiny import tiny_llama
 
 CODE = '''

@@ -12,10 +12,10 @@ import torch
 
 from compress.artifact import Artifact
 from compress.catalogue import find_engine, find_stage
-from compress.describing import describe
 from compress.errors import StageFailed
-from compress.graphs import wanted
-from compress.hashing import digest_file
+from compress.files.hashing import digest_file
+from compress.model.describing import describe
+from compress.model.graphs import wanted
 from compress.opening import open_task
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama

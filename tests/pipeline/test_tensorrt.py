@@ -12,11 +12,8 @@ import pytest
 import torch
 
 import compress
-from compress import gpus
 from compress.artifact import Artifact
 from compress.catalogue import find_stage
-from compress.describing import describe
-from compress.devices import Opening
 from compress.engines import TOLERANCE
 from compress.engines.onnx import GRAPH
 from compress.engines.onnx.runtime import Decoder
@@ -26,8 +23,11 @@ from compress.engines.tensorrt.compile import Network
 from compress.engines.tensorrt.record import Ports, Record, Target, check_record, read_ports
 from compress.engines.torch.runtime import load_component as load_torch
 from compress.errors import ModelError, RecipeError, StageFailed, UserError
-from compress.gpus import RTX, Gpu
-from compress.hashing import digest_file, digest_files
+from compress.files.hashing import digest_file, digest_files
+from compress.machine import gpus
+from compress.machine.devices import Opening
+from compress.machine.gpus import RTX, Gpu
+from compress.model.describing import describe
 from compress.zoo import zoo_model
 from tests.families import MODELS
 from tests.stages import apply

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from compress.artifact import Artifact, Component, write_manifest
-from compress.cache import ENTRY, Cache
-from compress.describing import describe
-from compress.hashing import digest_file
+from compress.files.hashing import digest_file
+from compress.model.describing import describe
+from compress.store.cache import ENTRY, Cache
 
 KEYS = st.sampled_from([letter * 64 for letter in "abcde"])
 SIZES = st.integers(0, 3000)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from compress.catalogue import find_metric
-from compress.gate_bounds import Gate
-from evaluation import gates
-from evaluation.row import row_of
-from evaluation.scores import Estimate, Verdict
+from compress.recipe.gates import Gate
+from evaluation.comparison.rows import row_of
+from evaluation.judge import gates
+from evaluation.values import Estimate, Verdict
 from tests import simulation
 from tests.property.test_gate_laws import features, sample
 from tests.simulation import Case, advised_n, case_of, draw, enough, often, seldom, sides, simulate, together

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, Component, Quantization
-from compress.company import Company, apart, company
-from compress.describing import describe
-from compress.devices import AS_STORED
-from compress.items import Item
+from compress.data.items import Item
+from compress.machine.devices import AS_STORED
+from compress.model.batching import Company, apart, company
+from compress.model.describing import describe
 from compress.opening import open_language
-from evaluation.collect import Viewpoint
 from evaluation.metrics.kl import divergences
+from evaluation.observe.collect import Viewpoint
 from tests.families import TEXT, tiny_text
 
 # By what a position's meaning rests on: learned (with an offset in OPT), rotary, rotary that changes with the length, slopes on
@@ -154,6 +154,6 @@ def test_only_what_was_read_together_is_looked_at_anew(tmp_path: Path, monkeypat
         made, AS_STORED, {}, (Item("0", "a"),), "data", 0, 2, {"documents": (), "continuations": (1, 2, 3)}
     )
     documents, written = view.key("documents"), view.key("continuations")
-    monkeypatch.setattr("evaluation.collect.company", lambda artifact: "any")
+    monkeypatch.setattr("evaluation.observe.collect.company", lambda artifact: "any")
     assert view.key("documents") != documents
     assert view.key("continuations") == written

@@ -19,10 +19,10 @@ from transformers.pytorch_utils import Conv1D
 from compress.algorithms import saliency
 from compress.algorithms.coupling import Group, Site, cut_state, find_groups, parameter_shapes, positions
 from compress.algorithms.influence import of_blocks
-from compress.depths import least_missed
 from compress.engines.torch.runtime import blank, first_tensor
 from compress.errors import StageFailed
-from compress.families import cut_width
+from compress.model.depths import least_missed
+from compress.model.families import cut_width
 from tests import families
 from tests.tiny import _clip, _unet
 

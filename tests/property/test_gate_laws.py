@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from compress.catalogue import find_metric
-from compress.gate_bounds import Gate
-from evaluation import frechet, statistics
-from evaluation.frechet import Moments
-from evaluation.gates import judge, problems
+from compress.recipe.gates import Gate
+from evaluation.distances import frechet
+from evaluation.distances.frechet import Moments
+from evaluation.judge import statistics
+from evaluation.judge.gates import judge, problems
 from evaluation.metrics import fid, perplexity
-from evaluation.scores import Estimate, Sample, Verdict
+from evaluation.values import Estimate, Sample, Verdict
 
 CHANCE = 1e-3  # how seldom a true promise may look broken
 RUNS = 2000

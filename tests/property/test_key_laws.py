@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compress.cache import Cache
-from compress.hashing import digest_json
-from compress.planning import make_plan, stage_key
+from compress.files.hashing import digest_json
+from compress.planning.plan import make_plan, stage_key
+from compress.store.cache import Cache
 from tests.fakes import CUT, Cut, knowing, language_model, recipe, step
 
 CALLS = st.fixed_dictionaries(
@@ -46,8 +46,8 @@ def key_of(call: dict[str, Any], workers: int = 1) -> str:
     stage = replace(CUT, name=call["name"], version=call["version"], bound_to=frozenset({"isa"}))
     params = Cut(ratio=call["ratio"], layers=call["layers"], workers=workers)
     with (
-        mock.patch("compress.deps.version", lambda library: call["torch"] if library == "torch" else "1"),
-        mock.patch("compress.keys.machine_fact", return_value=call["isa"]),
+        mock.patch("compress.machine.deps.version", lambda library: call["torch"] if library == "torch" else "1"),
+        mock.patch("compress.planning.keys.machine_fact", return_value=call["isa"]),
     ):
         return stage_key(stage, call["task"], params, call["components"], call["inputs"], call["seed"])
 
@@ -82,9 +82,9 @@ def test_a_library_the_stage_does_not_use_does_not_count(call: dict[str, Any], v
 
     plain = replace(CUT, libraries=("numpy",))
     arguments = (call["task"], Cut(), call["components"], call["inputs"], call["seed"])
-    with mock.patch("compress.deps.version", known):
+    with mock.patch("compress.machine.deps.version", known):
         found = stage_key(plain, *arguments)
-    with mock.patch("compress.deps.version", return_value="1"):
+    with mock.patch("compress.machine.deps.version", return_value="1"):
         assert stage_key(plain, *arguments) == found
         assert stage_key(replace(plain, libraries=("openvino",)), *arguments) != found
 

@@ -13,7 +13,7 @@ import yaml
 
 import compress
 from compress.errors import PareError
-from compress.reading import read_recipes
+from compress.recipe.reading import read_recipes
 from tests.mutations import mutated
 
 HOME = Path(compress.__file__).parent.parent / "recipes"
@@ -37,7 +37,7 @@ def outcome(recipe: Path, seed: int, *, plan: bool) -> int:
 
 @pytest.mark.timeout(7200)
 def test_a_spoilt_recipe_is_a_plan_or_located_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.sources.fetch_hub", _no_hub)
+    monkeypatch.setattr("compress.sources.models.fetch_hub", _no_hub)
     texts, place = [path.read_text() for path in SHIPPED], tmp_path / "recipe.yaml"
     codes = {0: 0, 2: 0}
     for seed in range(TRIED):

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import RecipeError
-from compress.reading import read_text
-from compress.recipe import Recipe
-from compress.sections import TOP_KEYS
-from compress.yaml_tree import Node, parse_tree
+from compress.recipe.reading import read_text
+from compress.recipe.sections import TOP_KEYS
+from compress.recipe.values import Recipe
+from compress.recipe.yaml_tree import Node, parse_tree
 
 MARKS = [
     ": ",

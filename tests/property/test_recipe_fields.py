@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from compress.adapter_spec import AdapterSpec
-from compress.cache import Cache
 from compress.catalogue import find_metric, find_task, task_names
+from compress.commands.run import evidence_dirs
 from compress.errors import RecipeError
-from compress.gate_bounds import Bounds, Gate
-from compress.planning import make_plan
-from compress.reading import read_text
-from compress.recipe import BaselineSpec, DataSpec, EvalSpec, Head, Recipe, StepSpec
-from compress.running import evidence_dirs
-from compress.shared import shared_names, spread
-from evaluation.gates import allowed, problems
-from evaluation.scores import Estimate
-from evaluation.viewing import Request, viewpoints
+from compress.planning.plan import make_plan
+from compress.recipe.adapters import AdapterSpec
+from compress.recipe.gates import Bounds, Gate
+from compress.recipe.reading import read_text
+from compress.recipe.shared_parameters import shared_names, spread
+from compress.recipe.values import BaselineSpec, DataSpec, EvalSpec, Head, Recipe, StepSpec
+from compress.store.cache import Cache
+from evaluation.comparison.viewpoints import Request, viewpoints
+from evaluation.judge.gates import allowed, problems
+from evaluation.values import Estimate
 from tests.fakes import CUT, TUNE, knowing, language_model, needing, pipeline, recipe, step, write_headers
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +89,7 @@ def test_an_adapter_changes_the_plan(place: Path, field: str) -> None:
 
 def test_the_name_is_that_of_the_run() -> None:
     assert "found.recipe.name" in reads(ROOT / "compress/api.py")
-    assert "recipe.name" in reads(ROOT / "compress/running.py")
+    assert "recipe.name" in reads(ROOT / "compress/commands/run.py")
 
 
 @pytest.mark.parametrize("field", DataSpec.model_fields)
@@ -119,8 +119,8 @@ def test_a_step_changes_the_plan(place: Path, field: str) -> None:
 
 def views(place: Path, spec: EvalSpec, words: bool, task: str = "") -> Any:
     """How both sides will be looked at, as models of a task, or of the one that their folders show."""
-    from compress.data import open_data
-    from compress.describing import describe
+    from compress.model.describing import describe
+    from compress.sources.data import open_data
 
     model = place / "model" if words else pipeline(place / "pipeline")
     items = open_data(str(place / "c.txt") if words else "zoo://digits/test", Path())
@@ -189,8 +189,10 @@ def test_whatever_else_a_recipe_holds_is_read(tmp_path: Path) -> None:
     assert len(evidence_dirs(read, Cache(tmp_path / "cache"))) == 2  # by its file
     assert planned(read, tmp_path)[0].place == f"{tmp_path / 'r.yaml'}:3:8"  # by its places
     assert read.with_("seed=1").seed == 1  # by its origin
-    assert {"recipe.told", "recipe.gates"} <= set(reads(ROOT / "compress/running.py"))
-    assert {f"recipe.{name}" for name in told} <= set(reads(ROOT / "compress/execute.py"))  # they make a reference
+    assert {"recipe.told", "recipe.gates"} <= set(reads(ROOT / "compress/commands/run.py"))
+    assert {f"recipe.{name}" for name in told} <= set(
+        reads(ROOT / "compress/execution/execute.py")
+    )  # they make a reference
 
 
 def reads(file: Path) -> Iterator[str]:

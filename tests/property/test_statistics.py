@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
 
-from evaluation import mmd, statistics
-from evaluation.scores import Estimate
+from evaluation.distances import mmd
+from evaluation.judge import statistics
+from evaluation.values import Estimate
 
 RUNS = 150
 

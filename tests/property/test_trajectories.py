@@ -20,7 +20,7 @@ from compress.algorithms.trajectories import (
     split,
     velocity_error,
 )
-from compress.trajectories import course_of
+from compress.training.trajectories import course_of
 
 ROWS = 3
 

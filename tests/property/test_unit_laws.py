@@ -16,17 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.artifact import Artifact
-from compress.describing import describe
-from compress.gate_bounds import Gate
-from compress.items import Item
+from compress.data.items import Item
+from compress.model.describing import describe
 from compress.opening import open_language
-from compress.units import open_units
-from evaluation import statistics
+from compress.recipe.gates import Gate
+from compress.sources.units import open_units
+from evaluation.distances.image_sets import different
 from evaluation.evidence import Evidence
-from evaluation.gates import judge
+from evaluation.judge import statistics
+from evaluation.judge.gates import judge
 from evaluation.metrics import kl, perplexity
-from evaluation.scores import Sample, shared
-from evaluation.two_sets import different
+from evaluation.values import Sample, shared
 from tests.families import tiny_text
 
 MODEL = Artifact(Path("model"), "text_generation", {})

@@ -15,17 +15,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.artifact import Artifact
-from compress.describing import describe
-from compress.devices import Opening
-from compress.gate_bounds import Gate
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from compress.opening import open_task
 from compress.opening.text_to_image import PROMPT
+from compress.recipe.gates import Gate
 from compress.zoo import zoo_model
-from evaluation.arithmetic import add_up, count_picture, count_text
+from evaluation.comparison.rows import row_of
+from evaluation.distances.operations import add_up, count_picture, count_text
 from evaluation.evidence import Evidence
 from evaluation.metrics import flops
-from evaluation.row import row_of
-from evaluation.scores import Sample
+from evaluation.values import Sample
 from tests.families import TEXT, tiny_picture, tiny_text
 from tests.stages import apply
 from tests.tiny import tiny_diffusion, tiny_llama

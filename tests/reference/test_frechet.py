@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
 from compress.errors import UserError
-from evaluation import frechet
+from evaluation.distances import frechet
+from evaluation.distances.frechet import Moments
 from evaluation.features import pictures
-from evaluation.frechet import Moments
 from evaluation.metrics import fid, fid_infinity
-from evaluation.scores import Estimate, Sample
+from evaluation.values import Estimate, Sample
 from tests.fakes import SIDE
 
 RNG = np.random.default_rng(23)
@@ -344,7 +344,7 @@ MEASURE = """
 import sys, threading, time
 import numpy as np, scipy.linalg
 from evaluation.metrics import fid
-from evaluation.scores import Sample
+from evaluation.values import Sample
 
 def held():  # of its own, MB; pages of the mapped files are the system's, which drops them at will
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1000

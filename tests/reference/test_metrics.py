@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation.metrics import fid, kid, perplexity
-from evaluation.scores import Sample
+from evaluation.values import Sample
 
 RNG = np.random.default_rng(7)
 

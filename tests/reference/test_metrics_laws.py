@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 
 from compress.artifact import Artifact, Component
 from compress.catalogue import find_metric
-from compress.describing import describe
-from compress.devices import Opening
+from compress.data.items import Item
 from compress.errors import DataError
-from compress.items import Item
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from compress.opening import open_task
 from compress.zoo import docstrings, scenes, zoo_model
-from evaluation import frechet, mmd
+from evaluation.distances import frechet, mmd
+from evaluation.distances.frechet import Moments
 from evaluation.evidence import Evidence, Timings
 from evaluation.features import clip as clip_features
-from evaluation.frechet import Moments
-from evaluation.scores import Sample
+from evaluation.values import Sample
 
 RNG = np.random.default_rng(11)
 CLIP_FOLDER = zoo_model("digits-clip")

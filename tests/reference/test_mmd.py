@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from compress.errors import UserError
-from evaluation import mmd
+from evaluation.distances import mmd
 from evaluation.features import pictures
 from evaluation.metrics import cmmd, kid
-from evaluation.scores import Sample
+from evaluation.values import Sample
 from tests.fakes import SIDE
 
 RNG = np.random.default_rng(29)

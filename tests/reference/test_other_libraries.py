@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.distances.frechet import Moments, distance
 from evaluation.features.inception import CLASSES, Inception
 from evaluation.features.opening import open_features
 from evaluation.features.resizing import resize, resize_mode
-from evaluation.frechet import Moments, distance
 from tests import other_libraries as inputs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "reference_fid.json"

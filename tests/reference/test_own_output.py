@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 
 from compress.artifact import Artifact
-from compress.describing import describe
-from compress.devices import Opening
+from compress.data.items import Item
 from compress.errors import ModelError, StageFailed, UserError
-from compress.items import Item
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from evaluation.evidence import Evidence
 from evaluation.features import alexnet
 from evaluation.metrics import kl, latent_cosine, lpips, psnr, ssim

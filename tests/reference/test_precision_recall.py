@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from compress.errors import UserError
-from evaluation import neighbours
+from evaluation.distances import neighbours
 from evaluation.features import pictures
 from evaluation.metrics import precision, recall
-from evaluation.scores import Sample
+from evaluation.values import Sample
 from tests.fakes import SIDE
 
 RNG = np.random.default_rng(31)

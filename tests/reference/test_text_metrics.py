@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from compress.artifact import Artifact
+from compress.data.items import Item
 from compress.errors import UserError
-from compress.gate_bounds import Gate
-from compress.items import Item
-from evaluation import statistics
+from compress.recipe.gates import Gate
 from evaluation.evidence import Continuation, Evidence
-from evaluation.gates import judge, problems
+from evaluation.judge import statistics
+from evaluation.judge.gates import judge, problems
 from evaluation.metrics import token_agreement, tokens_written
-from evaluation.scores import Sample
+from evaluation.values import Sample
 
 MODEL = Artifact(Path("model"), "text_generation", {})
 AGREEMENT, WRITTEN = token_agreement.TokenAgreement(), tokens_written.TokensWritten()

@@ -17,21 +17,21 @@ from PIL import Image
 
 import compress
 from compress.catalogue import find_metric
-from compress.data import open_data
-from compress.describing import describe
-from compress.devices import AS_STORED
+from compress.data.items import Item
 from compress.errors import RecipeError, UserError
-from compress.gate_bounds import Gate
-from compress.items import Item
+from compress.machine.devices import AS_STORED
+from compress.model.describing import describe
 from compress.opening import text_to_image
-from compress.recipe import EvalSpec, Recipe
-from evaluation.collect import collect
+from compress.recipe.gates import Gate
+from compress.recipe.values import EvalSpec, Recipe
+from compress.sources.data import open_data
+from evaluation.comparison.rows import row_of
+from evaluation.comparison.viewpoints import Request, viewpoints
 from evaluation.evidence import Evidence
 from evaluation.metrics.variety import Variety, apart
-from evaluation.repeated import EACH, measured, repeated
-from evaluation.row import row_of
-from evaluation.scores import Sample
-from evaluation.viewing import Request, viewpoints
+from evaluation.observe.collect import collect
+from evaluation.observe.repeats import EACH, measured, repeated
+from evaluation.values import Sample
 from tests.fakes import SIDE, pipeline
 from tests.tiny import tiny_diffusion
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from compress.gate_bounds import Gate
-from evaluation.scores import Comparison, Completion, Contribution, Estimate, Handed, Picture, Row, Side, Step, Verdict
+from compress.recipe.gates import Gate
+from evaluation.values import Comparison, Completion, Contribution, Estimate, Handed, Picture, Row, Side, Step, Verdict
 
 MACHINE = {
     "processor": "Example CPU @ 2.0 GHz",

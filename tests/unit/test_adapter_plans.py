@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 import compress
-from compress.adapter_names import named
-from compress.adapters import scale
-from compress.cache import Cache
+from compress.adapters.fusing import STAGE, ready, told
+from compress.adapters.names import named
+from compress.adapters.reading import scale
 from compress.cli import main
 from compress.errors import ManyProblems, RecipeError
 from compress.events import silent
-from compress.fusing import STAGE, ready, told
-from compress.headers import Stored, read_header, read_scalar
-from compress.plan_view import plan_dict, plan_text
-from compress.planning import Plan
-from compress.schema import recipe_schema
-from compress.sources import Source
+from compress.files.safetensors_headers import Stored, read_header, read_scalar
+from compress.planning.plan import Plan
+from compress.planning.view import plan_dict, plan_text
+from compress.recipe.schema import recipe_schema
+from compress.sources.models import Source
+from compress.store.cache import Cache
 from tests.adapters import write_config
 from tests.fakes import language_model, pipeline, write_headers
 
@@ -96,7 +96,7 @@ def test_the_adapter_is_part_of_every_key_and_is_shown(here: Path) -> None:
 
 
 def test_without_an_adapter_keys_are_what_they_were(here: Path) -> None:
-    from compress.hashing import digest_folder
+    from compress.files.hashing import digest_folder
 
     assert plan(here, "adapter=null").source.key == digest_folder(here / "base")
 
@@ -275,7 +275,7 @@ def test_of_a_model_still_to_be_fetched_only_the_adapter_is_looked_at(
     away = replace(found, base=replace(found.base, remote="org/base"))
     write_headers(here / "base/model.safetensors", {"other.weight": (6, 4)})
     assert told(away) == []
-    monkeypatch.setattr("compress.fusing.fetch_weights", lambda source: source)
+    monkeypatch.setattr("compress.adapters.fusing.fetch_weights", lambda source: source)
     with pytest.raises(ManyProblems, match="which the model does not have"):
         ready(Source(found.base.artifact, "key", "org/base", away), Cache(here / "cache"), silent)
 

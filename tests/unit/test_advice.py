@@ -10,11 +10,11 @@ from typing import Any, cast
 import pytest
 
 from compress.catalogue import find_metric
-from compress.recipe import EvalSpec
-from evaluation.advice import advised
+from compress.recipe.values import EvalSpec
+from evaluation.comparison.advice import advised
 from evaluation.report import speeds, words
 from evaluation.report.questions import questions
-from evaluation.scores import Comparison, Estimate, Row, Verdict
+from evaluation.values import Comparison, Estimate, Row, Verdict
 from tests.unit.comparisons import image, latency, staged, text
 
 

@@ -14,11 +14,12 @@ import pytest
 import compress
 from compress.catalogue import find_metric
 from compress.errors import NotComparable, UserError
-from compress.gate_bounds import Gate
-from evaluation import report, samples
-from evaluation.against import Run, against
-from evaluation.row import row_of
-from evaluation.scores import Comparison, Estimate, Sample, Side
+from compress.recipe.gates import Gate
+from evaluation import report
+from evaluation.comparison import samples
+from evaluation.comparison.rows import row_of
+from evaluation.comparison.two_runs import Run, against
+from evaluation.values import Comparison, Estimate, Sample, Side
 
 MACHINE = {"processor": "a machine", "threads": 2, "cores": 2, "flags": ["avx2"], "libraries": {"torch": "2.13"}}
 GATES = {"perplexity": Gate(worse_by="5%"), "latency": Gate(speedup=2)}

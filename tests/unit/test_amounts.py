@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.catalogue import find_metric, metric_names
-from compress.gate_bounds import Bounds, Gate
-from evaluation.amounts import UNITS, Amount, amount, units
-from evaluation.gates import judge, problems, said
-from evaluation.scores import Estimate
+from compress.recipe.gates import Bounds, Gate
+from evaluation.judge.gates import judge, problems, said
+from evaluation.judge.quantities import UNITS, Amount, amount, units
+from evaluation.values import Estimate
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from unittest import mock
 import pytest
 
 import compress
-from compress.cache import Cache
 from compress.errors import RecipeError, UserError
-from compress.planning import Plan, make_plan
-from compress.recipe import StepSpec
+from compress.planning.plan import Plan, make_plan
+from compress.recipe.values import StepSpec
+from compress.store.cache import Cache
 from tests.fakes import CUT, STAGES, Cut, knowing, language_model, recipe, step
 
 
@@ -32,7 +32,7 @@ def planned(tmp_path: Path) -> Iterator[list[Plan]]:
         plans.append(plan)
         return [SimpleNamespace(artifact=plan.nodes[-1].expected)]
 
-    with knowing(*STAGES), mock.patch("compress.execute.execute", execute):
+    with knowing(*STAGES), mock.patch("compress.execution.execute.execute", execute):
         yield plans
 
 

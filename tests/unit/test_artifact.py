@@ -21,10 +21,10 @@ from compress.artifact import (
     rewritten,
     write_manifest,
 )
-from compress.describing import describe
 from compress.errors import ModelError, UserError
+from compress.model.describing import describe
 from compress.opening import open_task
-from compress.sources import check_safetensors, find_source
+from compress.sources.models import check_safetensors, find_source
 from tests.fakes import pipeline
 
 

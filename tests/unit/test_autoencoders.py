@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 import compress
 from compress.algorithms import autoencoding
 from compress.artifact import read_json
-from compress.autoencoders import (
+from compress.errors import RecipeError
+from compress.model.describing import describe
+from compress.pipelines.autoencoders import (
     FIELDS,
     Scaling,
     Shape,
@@ -28,11 +30,9 @@ from compress.autoencoders import (
     tiny_parameters,
     usual_blocks,
 )
-from compress.describing import describe
-from compress.errors import RecipeError
-from compress.pipelines import class_of
-from compress.planning import Plan
-from evaluation.arithmetic import empty
+from compress.pipelines.index import class_of
+from compress.planning.plan import Plan
+from evaluation.distances.operations import empty
 from tests.fakes import pipeline
 from tests.tiny import tiny_diffusion
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from compress.artifact import Artifact, Component, derive, write_manifest
-from compress.cache import ENTRY, Cache, default_root, disk_errors
 from compress.context import Context
-from compress.describing import describe
 from compress.errors import CacheError
 from compress.events import silent
-from compress.execute import execute
-from compress.planning import make_plan
+from compress.execution.execute import execute
+from compress.model.describing import describe
+from compress.planning.plan import make_plan
+from compress.store.cache import ENTRY, Cache, default_root, disk_errors
 from tests.fakes import TUNE, knowing, recipe, step
 from tests.tiny import tiny_llama
 

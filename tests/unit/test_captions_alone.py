@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from compress.cache import Cache
 from compress.catalogue import find_stage
-from compress.data import open_data
 from compress.errors import DataError, RecipeError
-from compress.planning import make_plan
+from compress.planning.plan import make_plan
+from compress.sources.data import open_data
+from compress.store.cache import Cache
 from tests.fakes import pipeline, recipe, step
 
 PROMPTS = ("a red cat", "a blue dog, asleep", 'a "green" bird')

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from compress.events import Event, silent
-from evaluation import cards, machine
-from evaluation.cards import State
+from evaluation.observe import gpu_cards, machine
+from evaluation.observe.gpu_cards import State
+from evaluation.observe.timing import time_pair
 from evaluation.report import words
-from evaluation.timing import time_pair
 from tests.unit.comparisons import text
 
 UUID = "1c3f5ac8-0000-4000-8000-000000000001"
@@ -72,7 +72,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (64 * 2**20, int(80e9)))
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(cards, "SECONDS", 0.01)
+    monkeypatch.setattr(gpu_cards, "SECONDS", 0.01)
     return found
 
 
@@ -82,10 +82,10 @@ def test_ceilings_count_bytes_read_and_written_and_two_operations_a_product(
     for name in ("randint", "randn"):
         real = getattr(torch, name)
         monkeypatch.setattr(torch, name, lambda *args, real=real, **given: real(*args, **{**given, "device": "cpu"}))
-    found = cards.facts("cuda:0", copied=2**20, wide=64)
+    found = gpu_cards.facts("cuda:0", copied=2**20, wide=64)
     assert (found["gpu"], found["gpu_capability"], found["gpu_memory_gb"]) == ("Some GPU", "SM90", 80.0)
     assert found["gpu_copy_gb_s"] == pytest.approx(2 * 2**20 / 2e-3 / 1e9, abs=0.05)
-    assert cards._multiplying("cuda:0", 64) == pytest.approx(2 * 64**3 / 2e-3 / 1e12)
+    assert gpu_cards._multiplying("cuda:0", 64) == pytest.approx(2 * 64**3 / 2e-3 / 1e12)
     assert found["gpu_float32"] == "products highest, convolutions tf32"
 
 
@@ -93,16 +93,16 @@ def test_what_is_copied_and_multiplied_fits_an_eighth_of_the_free_memory(
     card: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, int] = {}
-    monkeypatch.setattr(cards, "_copying", lambda device, size: float(asked.setdefault("bytes", size)))
-    monkeypatch.setattr(cards, "_multiplying", lambda device, size: float(asked.setdefault("rows", size)))
-    cards.facts("cuda:0")
+    monkeypatch.setattr(gpu_cards, "_copying", lambda device, size: float(asked.setdefault("bytes", size)))
+    monkeypatch.setattr(gpu_cards, "_multiplying", lambda device, size: float(asked.setdefault("rows", size)))
+    gpu_cards.facts("cuda:0")
     assert 2 * asked["bytes"] * 8 <= 64 * 2**20 < 4 * asked["bytes"] * 8
     assert 6 * asked["rows"] ** 2 * 8 <= 64 * 2**20
 
 
 def test_a_processor_is_no_card() -> None:
-    assert cards.facts("cpu") == {}
-    assert cards.state("cpu") is None
+    assert gpu_cards.facts("cpu") == {}
+    assert gpu_cards.state("cpu") is None
     assert "gpu_capability" not in machine.facts()
 
 
@@ -111,25 +111,27 @@ def test_the_state_is_that_of_the_card_by_its_uuid(
     card: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, newer: bool
 ) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNVML(0x01 | 0x02, newer=newer))  # idle, and a clock that was set
-    assert cards.state("cuda:0") == COOL
+    assert gpu_cards.state("cuda:0") == COOL
     monkeypatch.setitem(sys.modules, "pynvml", FakeNVML(0x04 | 0x40, newer=newer))
-    found = cards.state("cuda:0")
+    found = gpu_cards.state("cuda:0")
     assert found is not None
     assert found.slowed_by == ("its power limit", "heat, by its hardware")
     card.uuid = "another"
-    assert cards.state("cuda:0") is None
+    assert gpu_cards.state("cuda:0") is None
 
 
 def test_without_nvml_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert cards.state("cuda:0") is None
-    assert (cards.slowed(None, None), cards.clocks(COOL, None)) == ("", {})
+    assert gpu_cards.state("cuda:0") is None
+    assert (gpu_cards.slowed(None, None), gpu_cards.clocks(COOL, None)) == ("", {})
 
 
 def test_clocks_are_told_and_what_slowed_them() -> None:
-    assert cards.slowed(COOL, COOL) == ""
-    assert cards.slowed(COOL, HOT).startswith("the GPU was slowed after at 1410 MHz by heat, by its hardware: measure")
-    assert cards.clocks(COOL, HOT) == {
+    assert gpu_cards.slowed(COOL, COOL) == ""
+    assert gpu_cards.slowed(COOL, HOT).startswith(
+        "the GPU was slowed after at 1410 MHz by heat, by its hardware: measure"
+    )
+    assert gpu_cards.clocks(COOL, HOT) == {
         "gpu_before_and_after": ["1980 MHz, 92 W, 41 °C", "1410 MHz, 699 W, 88 °C"],
         "gpu_slowed_by": ["heat, by its hardware"],
     }
@@ -137,9 +139,9 @@ def test_clocks_are_told_and_what_slowed_them() -> None:
 
 @pytest.mark.parametrize("after", [COOL, HOT])
 def test_a_slowed_gpu_settles_no_speed(monkeypatch: pytest.MonkeyPatch, after: State) -> None:
-    monkeypatch.setattr("evaluation.load.share_of_others", lambda *readings: None)
+    monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)
     states, asked = iter((COOL, after)), list[str]()
-    monkeypatch.setattr(cards, "state", lambda device: asked.append(device) or next(states))
+    monkeypatch.setattr(gpu_cards, "state", lambda device: asked.append(device) or next(states))
     heard: list[Event] = []
 
     def call(seconds: float) -> Any:

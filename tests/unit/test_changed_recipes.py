@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import compress
 from compress.errors import RecipeError, UserError
-from compress.reading import read_recipes, read_text
-from compress.recipe import Recipe
+from compress.recipe.reading import read_recipes, read_text
+from compress.recipe.values import Recipe
 from tests.fakes import CUT, STAGES, Cut, knowing, language_model, recipe, step
 
 TEXT = "schema: 1\nname: demo\nmodel: zoo://tiny\nstages:\n- demo.cut: {ratio: 0.25}\n- demo.tune\nevaluate: {samples: 8, metrics: [size]}\n"

@@ -18,10 +18,10 @@ import jsonschema
 import pytest
 
 import compress
-from compress.cache import ENTRY, Cache
 from compress.catalogue import metric_names, stage_names
 from compress.cli import main
 from compress.errors import ContractError, StageFailed, UserError
+from compress.store.cache import ENTRY, Cache
 from tests.fakes import language_model
 
 ROOT = Path(compress.__file__).parent.parent

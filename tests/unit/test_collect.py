@@ -17,16 +17,16 @@ import pytest
 import torch
 
 from compress.artifact import Artifact
-from compress.cache import Cache
-from compress.describing import describe
-from compress.devices import Opening
+from compress.data.items import Item
 from compress.errors import StageFailed
 from compress.events import Event, silent
-from compress.items import Item
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from compress.opening.text_generation import TextGeneration
 from compress.opening.text_to_image import TextToImage
-from compress.recipe import EvalSpec
-from evaluation.collect import KINDS, MANIFEST, Viewpoint, collect
+from compress.recipe.values import EvalSpec
+from compress.store.cache import Cache
+from evaluation.observe.collect import KINDS, MANIFEST, Viewpoint, collect
 from tests.tiny import tiny_diffusion, tiny_llama
 
 CAPTIONS = ("a red three", "a blue seven", "green on white paper", "the array", "a red seven on paper")
@@ -105,7 +105,7 @@ def test_real_pictures_that_are_read_otherwise_have_another_key(
 ) -> None:
     empty = replace(pictures, evidence={})
     before = collect(empty, (tmp_path / "evidence",), "baseline", silent).data_key
-    monkeypatch.setattr("evaluation.collect.READER", -1)
+    monkeypatch.setattr("evaluation.observe.collect.READER", -1)
     assert collect(empty, (tmp_path / "evidence",), "baseline", silent).data_key != before
 
 
@@ -190,7 +190,7 @@ def test_items_that_move_each_other_are_painted_one_at_a_time(
         return paint(self, items, seed, **call)
 
     monkeypatch.setattr(TextToImage, "paint_items", painting)
-    monkeypatch.setattr("evaluation.collect.company", lambda artifact: "alone")
+    monkeypatch.setattr("evaluation.observe.collect.company", lambda artifact: "alone")
     collect(replace(pictures, items=ITEMS[:3]), (tmp_path,), "baseline", silent)
     assert sizes == [1, 1, 1]
 

@@ -16,18 +16,19 @@ from safetensors.numpy import load_file
 import compress
 from compress.artifact import Artifact, Provenance
 from compress.catalogue import find_metric
-from compress.describing import describe
+from compress.data.items import Data, Item
 from compress.errors import StageFailed, UserError
 from compress.events import Event, silent
-from compress.gate_bounds import Gate
-from compress.items import Data, Item
+from compress.model.describing import describe
 from compress.opening import open_task
-from compress.recipe import BaselineSpec, EvalSpec
-from evaluation import machine, report
-from evaluation.compare import compare
+from compress.recipe.gates import Gate
+from compress.recipe.values import BaselineSpec, EvalSpec
+from evaluation import report
+from evaluation.comparison.compare import compare
+from evaluation.comparison.viewpoints import Request, viewpoints
+from evaluation.observe import machine
 from evaluation.report import result
-from evaluation.scores import Comparison, Sample
-from evaluation.viewing import Request, viewpoints
+from evaluation.values import Comparison, Sample
 from tests.tiny import tiny_diffusion, tiny_llama
 
 TEXTS = tuple(f"The array of values number {i} to sort along the given axis." for i in range(8))
@@ -72,7 +73,7 @@ def known_machine() -> Iterator[None]:
     """Measuring this machine takes a second a comparison, and no test here looks at it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine, "facts", lambda device: {"processor": "a machine"})
-        patch.setattr("evaluation.load.share_of_others", lambda *readings: None)  # tests run beside others
+        patch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)  # tests run beside others
         yield
 
 
@@ -323,7 +324,7 @@ def test_other_protocols_on_the_two_sides_refuse_to_be_compared(
     def measure(evidence: Any, params: Any) -> Sample:
         return replace(real.measure(evidence, params), protocol={"softmax": next(softmax)})
 
-    monkeypatch.setattr("evaluation.compare.find_metric", lambda name: replace(real, measure=measure))
+    monkeypatch.setattr("evaluation.comparison.compare.find_metric", lambda name: replace(real, measure=measure))
     with pytest.raises(StageFailed, match=r"perplexity.*different protocols.*float32.*bfloat16") as caught:
         compare(writers.request(tmp_path, {"perplexity": {}}), silent)
     assert "same extractor" in caught.value.problems[0].fix

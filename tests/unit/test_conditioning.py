@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from compress.artifact import Artifact, Component
-from compress.cache import Cache
 from compress.catalogue import find_stage
-from compress.conditioning import caption_values
+from compress.distillation.conditioning import caption_values
 from compress.errors import RecipeError
-from compress.planning import make_plan
-from compress.recipe import Recipe
+from compress.planning.plan import make_plan
+from compress.recipe.values import Recipe
+from compress.store.cache import Cache
 from tests.fakes import pipeline, recipe, step
 
 CLIP = {"hidden_size": 768, "max_position_embeddings": 77}

@@ -9,9 +9,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.classes import divisions_of
 from compress.errors import UserError
-from compress.families import FAMILIES, cut_width
+from compress.machine.library_classes import divisions_of
+from compress.model.families import FAMILIES, cut_width
 
 # As transformers names them: by the class of a model, its config's.
 DECODERS = [kind for kind, record in FAMILIES.items() if kind.endswith(("LMHeadModel", "ForCausalLM"))]

@@ -17,18 +17,18 @@ from safetensors.torch import load_file, save_file
 
 import compress
 from compress.artifact import Artifact, Component, derive, write_manifest
-from compress.cache import Cache
 from compress.catalogue import Foresight, Stage
-from compress.contract import Digested, check
-from compress.depths import depth_pools, unsettled, without
-from compress.describing import describe
 from compress.errors import ContractError
 from compress.events import silent
-from compress.execute import execute
-from compress.forecast import changed_fields, unsettled_fields
-from compress.hashing import digest_files
+from compress.execution.contract import Digested, check
+from compress.execution.execute import execute
+from compress.files.hashing import digest_files
+from compress.model.depths import depth_pools, unsettled, without
+from compress.model.describing import describe
 from compress.params import Params
-from compress.planning import Node, make_plan
+from compress.planning.forecast import changed_fields, unsettled_fields
+from compress.planning.plan import Node, make_plan
+from compress.store.cache import Cache
 from tests.fakes import CUT, TUNE, language_model, step
 from tests.tiny import tiny_diffusion, tiny_llama
 from tests.unit.test_execute import WEIGHTS, Trusting, add_one, knowing, recipe, rewriting, run
@@ -38,7 +38,7 @@ LLAMA = {"architectures": ["LlamaForCausalLM"], "num_hidden_layers": 4, "hidden_
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
-    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(Trusting()))
+    monkeypatch.setattr("compress.execution.execute.lent_checker", lambda: contextlib.nullcontext(Trusting()))
     return Cache(tmp_path / "cache")
 
 

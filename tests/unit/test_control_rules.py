@@ -12,26 +12,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.cache import Cache
-from compress.controls import held_to
-from compress.describing import describe
+from compress.commands.evaluate import Wanted, prepare
+from compress.data.items import Data, Item
 from compress.errors import RecipeError, UserError
-from compress.evaluating import Wanted, prepare
 from compress.events import Event, silent
-from compress.gate_bounds import Gate
-from compress.items import Data, Item
-from compress.plan_view import plan_dict, plan_text
-from compress.planning import Plan, make_plan
-from compress.reading import read_text
-from compress.recipe import BaselineSpec, EvalSpec
-from evaluation import compare as comparing
-from evaluation import controls
-from evaluation.beside import Beside, Control
-from evaluation.collect import Viewpoint
+from compress.model.describing import describe
+from compress.planning.controls import held_to
+from compress.planning.plan import Plan, make_plan
+from compress.planning.view import plan_dict, plan_text
+from compress.recipe.gates import Gate
+from compress.recipe.reading import read_text
+from compress.recipe.values import BaselineSpec, EvalSpec
+from compress.store.cache import Cache
+from evaluation.comparison import compare as comparing
+from evaluation.comparison import controls
+from evaluation.comparison.control_rows import Beside, Control
 from evaluation.evidence import Evidence, Timings
+from evaluation.observe.collect import Viewpoint
+from evaluation.observe.timing import Interleaved, time_pair
 from evaluation.report import controls as told
-from evaluation.scores import Side
-from evaluation.timing import Interleaved, time_pair
+from evaluation.values import Side
 from tests.fakes import BUILD, CUT, STAGES, TUNE, knowing, language_model, pipeline, recipe, step
 from tests.unit.comparisons import image
 
@@ -108,7 +108,7 @@ def test_a_control_that_cannot_take_the_call_of_the_baseline_is_told(tmp_path: P
         asked.append((who, *(node.id for node in nodes)))
         return ()
 
-    monkeypatch.setattr("compress.controls.candidate_problems", problems)
+    monkeypatch.setattr("compress.planning.controls.candidate_problems", problems)
     planned(tmp_path, "untrained")
     assert asked == [("the control `untrained`", "fewer", "untrained")]
 
@@ -157,7 +157,7 @@ def test_two_models_without_a_recipe_have_no_controls(tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run beside others, which is none of what they are about."""
-    monkeypatch.setattr("evaluation.load.share_of_others", lambda *readings: None)
+    monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)
 
 
 def test_a_control_is_timed_in_the_blocks_of_both_sides_in_an_order_drawn_anew() -> None:
@@ -178,7 +178,7 @@ def test_a_control_is_timed_in_the_blocks_of_both_sides_in_an_order_drawn_anew()
 
 
 def test_a_busy_machine_is_told_of_the_control_s_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.load.share_of_others", lambda *readings: 0.4)
+    monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: 0.4)
     heard: list[Event] = []
 
     def call() -> tuple[float, float]:

@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
-from evaluation.beside import Beside, Control
+from evaluation.comparison.control_rows import Beside, Control
 from evaluation.report import controls as told
 from evaluation.report import html, junit, many, markdown, result, tradeoff
-from evaluation.scores import Comparison, Estimate, Side, Verdict
+from evaluation.values import Comparison, Estimate, Side, Verdict
 from tests.unit.comparisons import image, staged
 from tests.unit.test_reports import Page, printed
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.data import open_data
 from compress.errors import DataError
+from compress.sources.data import open_data
 
 
 def image_folder(folder: Path, captions: list[str]) -> Path:

@@ -14,7 +14,7 @@ def _run(code: str) -> None:
 
 def test_a_deferred_library_is_loaded_when_something_of_it_is_asked_for() -> None:
     _run(
-        "import sys\nfrom compress.deferred import deferred\ndeferred('numpy')\n"
+        "import sys\nfrom compress.machine.deferred import deferred\ndeferred('numpy')\n"
         "import numpy as np\nimport numpy\nassert numpy is np and 'numpy._core' not in sys.modules\n"
         "assert np.float32(3) == 3 and np.__version__ and type(np) is type(sys) and sys.modules['numpy'] is np"
     )
@@ -23,13 +23,13 @@ def test_a_deferred_library_is_loaded_when_something_of_it_is_asked_for() -> Non
 @pytest.mark.parametrize("use", ["import numpy.random as r; assert r.default_rng", "from numpy.typing import NDArray"])
 def test_what_is_imported_from_within_a_deferred_library_loads_it(use: str) -> None:
     _run(
-        f"from compress.deferred import deferred; deferred('numpy'); {use}; import numpy; assert numpy.array([1]).sum()"
+        f"from compress.machine.deferred import deferred; deferred('numpy'); {use}; import numpy; assert numpy.array([1]).sum()"
     )
 
 
 def test_a_library_that_is_loaded_stays_and_one_that_is_absent_stays_so() -> None:
     _run(
-        "import sys, numpy\nfrom compress.deferred import deferred\n"
+        "import sys, numpy\nfrom compress.machine.deferred import deferred\n"
         "known = numpy\ndeferred('numpy'); deferred('no_such_library')\n"
         "assert sys.modules['numpy'] is known and 'no_such_library' not in sys.modules"
     )

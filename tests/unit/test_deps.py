@@ -11,10 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from compress import deps, doctor
 from compress.catalogue import find_stage, stage_names
+from compress.commands import doctor
 from compress.errors import MissingLibrary
-from compress.gpus import Gpu
+from compress.machine import deps
+from compress.machine.gpus import Gpu
 from tests.fakes import language_model
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
@@ -90,7 +91,7 @@ def test_one_command_installs_whatever_lacks() -> None:
 def test_what_lacks_is_shown_with_its_command_and_what_is_there_with_its_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("compress.deps.version", lambda library: "" if library == "onnxruntime" else "1.2.3")
+    monkeypatch.setattr("compress.machine.deps.version", lambda library: "" if library == "onnxruntime" else "1.2.3")
     found = doctor.diagnose()
     assert found["libraries"]["onnxruntime"] == "not installed: pip install 'pare[onnx]'"
     assert found["libraries"]["torch"] == "1.2.3"
@@ -108,8 +109,8 @@ def test_the_doctor_tells_what_each_recipe_needs_and_the_one_command(
     body = "schema: 1\nname: x\nmodel: ./m\nstages:\n  - {}\n"
     for name, step in (("lacks", "quantize.nncf: {}"), ("wrong", "no.such: {}")):
         (tmp_path / f"{name}.yaml").write_text(body.replace("{}", step, 1))
-    monkeypatch.setattr("compress.deps.version", lambda library: "" if library == "nncf" else "1.2.3")
-    monkeypatch.setattr("compress.deps.extras_of", lambda distribution: {"nncf": "some-extra"})
+    monkeypatch.setattr("compress.machine.deps.version", lambda library: "" if library == "nncf" else "1.2.3")
+    monkeypatch.setattr("compress.machine.deps.extras_of", lambda distribution: {"nncf": "some-extra"})
     found = doctor.diagnose(tuple(sorted(tmp_path.glob("*.yaml"))))
     told = {Path(name).stem: line for name, line in found["recipes"].items()}
     assert told["lacks"] == "needs nncf: pip install 'pare[some-extra]'"
@@ -159,11 +160,11 @@ def test_the_doctor_tells_the_cache_folder_even_before_it_exists(
 
 def test_the_doctor_tells_memory_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=16_000_000_000, available=4_500_000_000))
-    monkeypatch.setattr("compress.gpus.gpu_here", lambda: Gpu("Some GPU", "SM89"))
+    monkeypatch.setattr("compress.machine.gpus.gpu_here", lambda: Gpu("Some GPU", "SM89"))
     found = doctor.diagnose()["machine"]
     assert found["memory"] == "16.0 GB, 4.5 GB free"
     assert found["gpu"] == "Some GPU, SM89"
-    monkeypatch.setattr("compress.gpus.gpu_here", lambda: None)
+    monkeypatch.setattr("compress.machine.gpus.gpu_here", lambda: None)
     assert doctor.diagnose()["machine"]["gpu"] == "none found"
 
 
@@ -174,5 +175,5 @@ def test_a_system_without_support_is_told(monkeypatch: pytest.MonkeyPatch, platf
 
 
 def test_the_doctor_imports_none_of_the_libraries_it_reports_on() -> None:
-    code = "import sys; from compress.doctor import diagnose, libraries; diagnose(); print(sorted({*libraries()} & {*sys.modules}))"
+    code = "import sys; from compress.commands.doctor import diagnose, libraries; diagnose(); print(sorted({*libraries()} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -10,16 +10,16 @@ from unittest import mock
 import pytest
 
 import compress
-from compress import devices, gpus
 from compress.artifact import LANGUAGE_MODEL
+from compress.building.fastest import _why_not
 from compress.catalogue import builders, engine_names, find_engine, find_stage
-from compress.choosing import _why_not
 from compress.cli import main
-from compress.describing import describe
-from compress.devices import Opening, settled
 from compress.errors import PareError, RecipeError, UserError
-from compress.gpus import Gpu
-from compress.step_checks import engine_places
+from compress.machine import devices, gpus
+from compress.machine.devices import Opening, settled
+from compress.machine.gpus import Gpu
+from compress.model.describing import describe
+from compress.planning.step_checks import engine_places
 from compress.zoo import zoo_model
 from tests.fakes import language_model
 
@@ -177,7 +177,7 @@ def test_load_takes_the_best_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("call", ["run", "evaluate"])
 def test_both_sides_are_measured_where_it_was_asked(call: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, L4, L4)
-    with mock.patch("compress.evaluating.measure") as measure:
+    with mock.patch("compress.commands.evaluate.measure") as measure:
         if call == "run":
             compress.run("r.yaml", ["device=cuda:1"])
         else:
@@ -187,7 +187,7 @@ def test_both_sides_are_measured_where_it_was_asked(call: str, folder: Path, mon
 
 def test_apply_plans_for_the_device_it_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine(monkeypatch, L4)
-    with mock.patch("compress.execute.execute") as execute:
+    with mock.patch("compress.execution.execute.execute") as execute:
         compress.apply("prune.width", str(zoo_model("docs-llama")), cache=tmp_path, device="cuda")
     assert execute.call_args.args[0].opening == Opening(device="cuda:0")
 
@@ -245,6 +245,6 @@ def test_a_model_that_is_one_already_is_refused_before_anything_is_loaded(
     with pytest.raises(UserError) as caught:
         compress.load(made, device="cuda")
     assert [p.message for p in caught.value.problems] == [told]
-    with mock.patch("compress.evaluating._sides", return_value=[made, made]), pytest.raises(UserError) as caught:
+    with mock.patch("compress.commands.evaluate._sides", return_value=[made, made]), pytest.raises(UserError) as caught:
         compress.evaluate("one", "other", metrics=["size"], device="cuda")
     assert {p.message for p in caught.value.problems} == {told}

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from compress import devices
-from compress.devices import AS_STORED, Opening, kind_of, settled
 from compress.errors import UserError
-from compress.gpus import Gpu
+from compress.machine import devices
+from compress.machine.devices import AS_STORED, Opening, kind_of, settled
+from compress.machine.gpus import Gpu
 
 TWO = (Gpu("Some GPU", "SM89"), Gpu("Other GPU", "SM86"))
 
@@ -18,8 +18,8 @@ TWO = (Gpu("Some GPU", "SM89"), Gpu("Other GPU", "SM86"))
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> object:
     def make(gpus: tuple[Gpu, ...] = (), torch: str = "", mac: bool = False) -> None:
-        monkeypatch.setattr("compress.gpus.gpus_here", lambda: gpus)
-        monkeypatch.setattr("compress.gpus.torch_without_cuda", lambda: torch)
+        monkeypatch.setattr("compress.machine.gpus.gpus_here", lambda: gpus)
+        monkeypatch.setattr("compress.machine.gpus.torch_without_cuda", lambda: torch)
         monkeypatch.setattr(devices.sys, "platform", "darwin" if mac else "linux")
         monkeypatch.setattr(devices.platform, "machine", lambda: "arm64" if mac else "x86_64")
 
@@ -89,5 +89,5 @@ def test_a_key_tells_which_generation_of_gpu_rounded(machine: object) -> None:
 
 
 def test_asking_for_a_device_imports_no_torch() -> None:
-    code = "import sys; from compress.devices import settled; settled('auto'); print('torch' in sys.modules)"
+    code = "import sys; from compress.machine.devices import settled; settled('auto'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from compress import hashing
 from compress.artifact import derive, write_manifest
-from compress.cache import Cache
 from compress.errors import ContractError
-from compress.hashing import digest_file, digest_files, digest_folder, folder_files, identities
+from compress.files import hashing
+from compress.files.hashing import digest_file, digest_files, digest_folder, folder_files, identities
+from compress.store.cache import Cache
 from tests.fakes import CUT, TUNE, language_model, step
 from tests.unit.test_execute import WEIGHTS, Trusting, add_one, copying, rewriting, run
 
@@ -38,7 +38,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
-    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(Trusting()))
+    monkeypatch.setattr("compress.execution.execute.lent_checker", lambda: contextlib.nullcontext(Trusting()))
     return Cache(tmp_path / "cache")
 
 

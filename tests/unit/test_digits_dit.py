@@ -14,10 +14,10 @@ import torch
 from diffusers import DiffusionPipeline, FluxPipeline
 
 import compress
-from compress.calls import baseline_call, call_beside
-from compress.describing import describe
 from compress.errors import RecipeError
-from compress.recipe import BaselineSpec
+from compress.model.describing import describe
+from compress.planning.calls import baseline_call, call_beside
+from compress.recipe.values import BaselineSpec
 from compress.zoo import MODELS, scenes, zoo_model
 from compress.zoo.reader import marks
 from compress.zoo.training import digits_dit, score

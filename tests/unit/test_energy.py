@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from compress.artifact import Artifact
-from compress.gate_bounds import Gate
-from evaluation import energy, machine
-from evaluation.energy import ABSENT, find_meter
+from compress.recipe.gates import Gate
+from evaluation.comparison.rows import row_of
 from evaluation.evidence import Evidence, Timings
 from evaluation.metrics import energy as metric
+from evaluation.observe import energy, machine
+from evaluation.observe.energy import ABSENT, find_meter
 from evaluation.report import result
-from evaluation.row import row_of
-from evaluation.scores import Row, Sample
+from evaluation.values import Row, Sample
 
 RANGE = 1_000_000_000
 

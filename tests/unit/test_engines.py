@@ -13,11 +13,11 @@ import torch
 from compress.artifact import Artifact
 from compress.catalogue import find_stage
 from compress.context import Context
-from compress.describing import describe
-from compress.devices import Opening
 from compress.engines.module import EngineModule, flatten
 from compress.engines.openvino.runtime import Graph
 from compress.errors import ModelError, UserError
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from compress.opening import open_task
 from compress.opening.text_to_image import noise_source
 from tests.tiny import tiny_diffusion, tiny_llama

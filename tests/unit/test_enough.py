@@ -13,13 +13,13 @@ from PIL import Image
 
 import compress
 from compress.catalogue import find_metric, metric_names
-from compress.data import open_data
 from compress.errors import RecipeError, UserError
-from compress.units import open_units
-from evaluation import frechet, neighbours
-from evaluation.enough import too_few
-from evaluation.places import INCEPTION, width_of
-from evaluation.scores import Sample
+from compress.sources.data import open_data
+from compress.sources.units import open_units
+from evaluation.distances import frechet, neighbours
+from evaluation.request.image_counts import too_few
+from evaluation.request.paths import INCEPTION, width_of
+from evaluation.values import Sample
 from tests.fakes import pipeline
 
 ZOO = open_data("zoo://digits/test", Path())

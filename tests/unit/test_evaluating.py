@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import compress
-from compress.cache import Cache
+from compress.commands.evaluate import Wanted, prepare
 from compress.errors import UserError
-from compress.evaluating import Wanted, prepare
-from compress.gate_bounds import Gate
-from compress.recipe import EvalSpec
+from compress.recipe.gates import Gate
+from compress.recipe.values import EvalSpec
+from compress.store.cache import Cache
 from tests.fakes import language_model
 
 

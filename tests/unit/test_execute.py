@@ -17,18 +17,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from compress.artifact import derive, write_manifest
-from compress.cache import Cache
 from compress.catalogue import Stage
-from compress.checker import Checker, Spare, lent_checker
-from compress.describing import describe
 from compress.errors import CacheError, ContractError, MissingLibrary, StageFailed, UserError
 from compress.events import Event, silent
-from compress.execute import Done, execute
-from compress.graphs import ANY_SIZE, Profile
-from compress.hashing import digest_folder
+from compress.execution.execute import Done, execute
+from compress.execution.reload import Checker, Spare, lent_checker
+from compress.files.hashing import digest_folder
+from compress.model.describing import describe
+from compress.model.graphs import ANY_SIZE, Profile
 from compress.params import Params
-from compress.planning import make_plan
-from compress.recipe import StepSpec
+from compress.planning.plan import make_plan
+from compress.recipe.values import StepSpec
+from compress.store.cache import Cache
 from tests.fakes import BUILD, CUT, TUNE, knowing, language_model, needing, pipeline, recipe, step
 from tests.tiny import tiny_llama
 
@@ -55,7 +55,7 @@ class Trusting:
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> Trusting:
     checker = Trusting()
-    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(checker))
+    monkeypatch.setattr("compress.execution.execute.lent_checker", lambda: contextlib.nullcontext(checker))
     return checker
 
 

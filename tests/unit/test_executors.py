@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress import executors
-from compress.cache import Cache
 from compress.cli import main
+from compress.commands.run import run_plan
 from compress.errors import RecipeError, StageFailed, UserError
 from compress.events import silent
-from compress.execute import Done, NodeRef, _plan_of, execute, node_refs, run_node
-from compress.executors import executor_names, find_executor
-from compress.planning import Plan, make_plan
-from compress.running import run_plan
+from compress.execution import executors
+from compress.execution.execute import Done, NodeRef, _plan_of, execute, node_refs, run_node
+from compress.execution.executors import executor_names, find_executor
+from compress.planning.plan import Plan, make_plan
+from compress.store.cache import Cache
 from tests.fakes import CUT, knowing, language_model, recipe, step
 from tests.tiny import tiny_diffusion
 
@@ -38,7 +38,7 @@ stages:
 PLANTED = '''\
 """Every stage by its reference."""
 
-from compress.execute import node_refs, run_node
+from compress.execution.execute import node_refs, run_node
 
 
 def run(plan, store, emit):

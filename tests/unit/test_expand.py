@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from compress.errors import Problem, RecipeError
-from compress.expand import MAX_EXTENDS, MAX_RECIPES, extended, overridden, read_file, variants
-from compress.yaml_tree import MAX_BYTES, parse_tree
+from compress.recipe.expand import MAX_EXTENDS, MAX_RECIPES, extended, overridden, read_file, variants
+from compress.recipe.yaml_tree import MAX_BYTES, parse_tree
 
 
 def over(folder: Path, name: str = "top.yaml") -> Any:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from compress.artifact import Artifact, Component
 from compress.catalogue import find_stage
-from compress.depths import Pool, Unit, cut_depth, depth_pools, renamed, without
 from compress.errors import UserError
-from compress.families import FAMILIES, PARTS, Cut, Granted, common_name, cut_width, family, feature_stacks, snap
+from compress.model.depths import Pool, Unit, cut_depth, depth_pools, renamed, without
+from compress.model.families import FAMILIES, PARTS, Cut, Granted, common_name, cut_width, family, feature_stacks, snap
 
 LLAMA: dict[str, Any] = {
     "hidden_size": 96,

@@ -17,22 +17,22 @@ import torch
 from PIL import Image
 
 from compress.artifact import Artifact
-from compress.cache import Cache
 from compress.catalogue import find_metric
-from compress.describing import describe
+from compress.data.items import Item
 from compress.errors import DataError, ModelError, UserError
 from compress.events import Event
-from compress.items import Item
+from compress.model.describing import describe
+from compress.store.cache import Cache
 from compress.zoo import zoo_model
+from evaluation.distances.image_sets import observe, paired
 from evaluation.evidence import Evidence
 from evaluation.features import memory, opening, statistics
 from evaluation.features import pictures as under_test
 from evaluation.features.extractor import BATCH, Extractor
 from evaluation.features.pictures import against_real, export_reference
-from evaluation.painted import SUFFIXES, files_of
-from evaluation.references import AgainstReal
-from evaluation.repeated import repeated
-from evaluation.two_sets import observe, paired
+from evaluation.observe.repeats import repeated
+from evaluation.request.image_folders import SUFFIXES, files_of
+from evaluation.request.references import AgainstReal
 
 COUNT = BATCH + 5
 RNG = np.random.default_rng(3)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from compress.errors import ModelError
-from compress.hashing import digest_folder
+from compress.files.hashing import digest_folder
 from compress.zoo import scenes, zoo_model
 from evaluation.features.clip import BATCH, Clip, open_clip
 

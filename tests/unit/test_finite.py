@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import compress
-from compress import finite
-from compress.describing import describe
 from compress.errors import ManyProblems, ModelError, RecipeError, UserError
 from compress.events import Event
-from compress.finite import not_finite, refuse_spoilt
-from compress.options import read_metrics
+from compress.model import finite
+from compress.model.describing import describe
+from compress.model.finite import not_finite, refuse_spoilt
+from compress.recipe.options import read_metrics
 from tests.fakes import language_model, pipeline
 
 TYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2, torch.float8_e4m3fn)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.describing import describe
+from compress.model.describing import describe
+from evaluation.comparison.model_fit import worse_than_guessing
 from evaluation.evidence import Evidence
-from evaluation.fitting import worse_than_guessing
 from tests.fakes import language_model, pipeline
 
 WORDS = 50

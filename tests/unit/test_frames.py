@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compress.cache import Cache
 from compress.catalogue import find_stage
+from compress.data.image_frames import has_several_frames
 from compress.errors import RecipeError
-from compress.frames import has_several_frames
-from compress.planning import make_plan
-from compress.recipe import EvalSpec
+from compress.planning.plan import make_plan
+from compress.recipe.values import EvalSpec
+from compress.store.cache import Cache
 from tests.fakes import pipeline, recipe, step
 
 FORMATS = ("gif", "png", "webp", "tiff")

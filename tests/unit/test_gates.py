@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from compress.catalogue import find_metric, metric_names
-from compress.gate_bounds import Gate
-from evaluation.gates import FEWEST_UNITS, example, judge, problems
-from evaluation.scores import Estimate
-from evaluation.statistics import Z80, Z
+from compress.recipe.gates import Gate
+from evaluation.judge.gates import FEWEST_UNITS, example, judge, problems
+from evaluation.judge.statistics import Z80, Z
+from evaluation.values import Estimate
 
 
 def _around(low: float, high: float, n: int = 100) -> Estimate:

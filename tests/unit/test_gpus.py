@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress import gpus
 from compress.engines.tensorrt.quantize import BLOCK, round_blocks, round_channels
 from compress.errors import MissingLibrary, UserError
-from compress.gpus import DATA_CENTRE, HERE, RTX, Gpu, Library, choose, why_idle
+from compress.machine import gpus
+from compress.machine.gpus import DATA_CENTRE, HERE, RTX, Gpu, Library, choose, why_idle
 
 
 def ask_the_driver() -> Gpu | None:

@@ -11,9 +11,9 @@ import pytest
 
 from compress.artifact import Artifact
 from compress.catalogue import find_stage
-from compress.describing import describe
-from compress.few_steps import guiding
-from compress.painting import call_faults
+from compress.distillation.few_steps import guiding
+from compress.model.describing import describe
+from compress.pipelines.call_arguments import call_faults
 from tests.fakes import pipeline
 
 

@@ -13,7 +13,7 @@ import compress
 from compress.artifact import Artifact, Component, Settings
 from compress.catalogue import find_task, task_names
 from compress.tasks import Usage
-from evaluation.handing import is_stock
+from evaluation.comparison.usage import is_stock
 from evaluation.report import html, markdown, words
 from tests.fakes import language_model
 from tests.unit import comparisons

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import ModelError
-from compress.hashing import CHUNK, digest_file, digest_files, digest_folder, digest_json, list_files
+from compress.files.hashing import CHUNK, digest_file, digest_files, digest_folder, digest_json, list_files
 
 NAMES = st.from_regex(r"[a-z]{1,3}(/[a-z]{1,3})?\.[a-z]", fullmatch=True)
 
@@ -102,7 +102,7 @@ def test_a_file_that_does_not_read_is_one_clear_error(tmp_path: Path, monkeypatc
         raise PermissionError(13, "Permission denied", str(path))
 
     write(tmp_path, {"a": b"1"})
-    monkeypatch.setattr("compress.hashing.digest_file", fail)
+    monkeypatch.setattr("compress.files.hashing.digest_file", fail)
     with pytest.raises(ModelError, match="Permission denied") as caught:
         digest_folder(tmp_path, tmp_path / "memory")
     assert caught.value.problems[0].place == str(tmp_path)

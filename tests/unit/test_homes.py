@@ -8,8 +8,8 @@ import pytest
 
 import compress
 from compress.errors import UserError
-from compress.homes import expanded
-from compress.options import read_metrics
+from compress.files.user_paths import expanded
+from compress.recipe.options import read_metrics
 from tests.fakes import language_model, pipeline
 
 NOBODY = "~nobody-at-all"

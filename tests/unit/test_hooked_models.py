@@ -15,13 +15,13 @@ import torch
 
 import compress
 from compress.artifact import Artifact, Setting
-from compress.cache import Cache
-from compress.describing import describe
 from compress.errors import Problem, RecipeError
-from compress.hooks import APPLIED, COMPILE, GRAPH, hooked, unhookable
-from compress.kinds import CODE
+from compress.model.describing import describe
+from compress.model.hook_settings import APPLIED, COMPILE, GRAPH, hooked, unhookable
 from compress.opening import open_images, open_language
 from compress.opening.hooks import code_folder, fell_back, ran_inside
+from compress.store.cache import Cache
+from compress.store.kinds import CODE
 from tests.fakes import language_model, pipeline
 from tests.graphs import pretended
 from tests.stages import apply
@@ -36,7 +36,7 @@ def problems_of(model: Path, steps: Steps, folder: Path, device: str = "cuda:0")
     file = folder / "recipe.yaml"
     file.write_text(json.dumps({"schema": 1, "name": "x", "model": str(model), "stages": list(steps)}))
     try:
-        with mock.patch("compress.planning.settled", return_value=device):
+        with mock.patch("compress.planning.plan.settled", return_value=device):
             compress.check(file, cache=folder / "cache")
     except RecipeError as error:
         return error.problems
@@ -144,7 +144,7 @@ def on_a_gpu() -> Any:
     torch._dynamo.reset()
     with (
         pretended(),
-        mock.patch("compress.hooks.kind_of", return_value="cuda"),
+        mock.patch("compress.model.hook_settings.kind_of", return_value="cuda"),
         mock.patch("compress.opening.inside._inductor", lambda graph, examples: graph.forward),
         mock.patch("compress.opening.hooks.keep_code"),
     ):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.algorithms.hooks import hearing
+from compress.algorithms.forward_hooks import hearing
 
 
 def layers() -> nn.Module:

@@ -12,10 +12,10 @@ import pytest
 
 import compress
 from compress.artifact import read_json
-from compress.describing import describe
 from compress.errors import RecipeError
-from compress.index_checks import part_problems, sampled_otherwise
-from compress.pipelines import INDEX
+from compress.model.describing import describe
+from compress.pipelines.index import INDEX
+from compress.pipelines.index_checks import part_problems, sampled_otherwise
 from tests.fakes import pipeline, recipe
 from tests.families import tiny_picture
 from tests.tiny import tiny_diffusion

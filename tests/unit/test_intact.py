@@ -11,18 +11,18 @@ import pytest
 from PIL import Image
 
 import compress
-from compress.cache import Cache
 from compress.catalogue import find_stage
 from compress.cli import main
-from compress.data import open_data
+from compress.commands.run import run_plan
+from compress.data.images import read_picture
 from compress.errors import DamagedPictures
 from compress.events import silent
-from compress.pictures import read_picture
-from compress.planning import make_plan
-from compress.recipe import EvalSpec
-from compress.running import run_plan
-from evaluation import intact
-from evaluation.intact import of_files, refuse_damaged, to_be_read
+from compress.planning.plan import make_plan
+from compress.recipe.values import EvalSpec
+from compress.sources.data import open_data
+from compress.store.cache import Cache
+from evaluation.request import image_checks
+from evaluation.request.image_checks import of_files, refuse_damaged, to_be_read
 from tests.fakes import pipeline, recipe, step
 
 NAMES = ("0.png", "1.jpg", "2.jpg", "3.png", "4.png", "5.png")
@@ -170,7 +170,7 @@ def test_another_reader_reads_them_again(folder: Path, tmp_path: Path, monkeypat
     mended(folder)
     data = open_data(str(folder), Path())
     refuse_damaged(to_be_read({"kid": {}}, data, COUNT), tmp_path)
-    monkeypatch.setattr(intact, "READER", -1)
+    monkeypatch.setattr(image_checks, "READER", -1)
     (folder / DAMAGED[0]).write_bytes(b"\xff\xd8\xff")
     with pytest.raises(DamagedPictures):
         refuse_damaged(to_be_read({"kid": {}}, data, COUNT), tmp_path)

@@ -19,24 +19,24 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import compress
-from compress import keeping
-from compress.cache import Cache
 from compress.catalogue import Foresight, Stage
-from compress.describing import describe
-from compress.engine_checks import _sizes
 from compress.errors import RecipeError
 from compress.events import Event, silent
-from compress.execute import Done, execute, node_refs, run_node
-from compress.keep_plan import decisions, dropped
-from compress.keeping import Decision, decided
-from compress.plan_view import plan_dict, plan_text
-from compress.planning import Plan, make_plan
-from compress.reading import read_text
-from compress.recipe import EvalSpec, Recipe, StepSpec
-from compress.schema import recipe_schema
+from compress.execution import keep
+from compress.execution.execute import Done, execute, node_refs, run_node
+from compress.execution.keep import Decision, decided
+from compress.model.describing import describe
+from compress.planning.engine_checks import _sizes
+from compress.planning.keep_decision import decisions, dropped
+from compress.planning.plan import Plan, make_plan
+from compress.planning.view import plan_dict, plan_text
+from compress.recipe.reading import read_text
+from compress.recipe.schema import recipe_schema
+from compress.recipe.values import EvalSpec, Recipe, StepSpec
+from compress.store.cache import Cache
 from evaluation.evidence import Timings
+from evaluation.observe.timing import Interleaved
 from evaluation.report import markdown, terminal
-from evaluation.timing import Interleaved
 from tests.fakes import BUILD, CUT, TUNE, knowing, language_model, recipe, step
 from tests.unit.comparisons import image
 from tests.unit.test_execute import Trusting, add_one, copying, rewriting
@@ -71,7 +71,7 @@ def llama(tmp_path: Path) -> Path:
 @pytest.fixture
 def trusting(monkeypatch: pytest.MonkeyPatch) -> Trusting:
     checker = Trusting()
-    monkeypatch.setattr("compress.execute.lent_checker", lambda: contextlib.nullcontext(checker))
+    monkeypatch.setattr("compress.execution.execute.lent_checker", lambda: contextlib.nullcontext(checker))
     return checker
 
 
@@ -86,7 +86,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[str, str]
             asked.append((before.digest, after.digest))
             return answers[min(len(asked), len(answers)) - 1]
 
-        monkeypatch.setattr(keeping, "_timed", answer)
+        monkeypatch.setattr(keep, "_timed", answer)
         return asked
 
     return answering
@@ -165,7 +165,7 @@ def test_a_stage_keeps_its_key_and_the_decision_has_one_of_its_own(
     ]
     assert node.key == differing[0] == key(samples=9, stage_samples=3, batch=5)
     assert len({plain.key, *differing}) == 6
-    monkeypatch.setattr("compress.keeping.machine_fact", lambda kind: "another machine")
+    monkeypatch.setattr("compress.execution.keep.machine_fact", lambda kind: "another machine")
     assert key() not in differing
     assert planned(cache, llama, (CUT, if_faster(CUT))).nodes[0].made == plain.key
 
@@ -359,7 +359,7 @@ def test_a_run_that_is_cut_off_goes_on_from_its_decision(
     stage = replace(CUT, run=work)
     asked = timed(times(1.5))
     for cut_off_in, timings_made in (("write_whole", 1), ("pass_on", 2)):  # of the first, the timing was lost
-        with mock.patch.object(keeping, cut_off_in, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        with mock.patch.object(keep, cut_off_in, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
             run(cache, llama, (stage, if_faster(stage)))
         assert (len(works), len(asked)) == (1, timings_made)  # the work is an entry
     (done,) = run(cache, llama, (stage, if_faster(stage)))

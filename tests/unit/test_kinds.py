@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.cache import DAY, NOTES_KEPT, Cache
-from compress.kinds import ENTRY, KINDS, Stored, stored
-from compress.locks import hold, lock_of, locked, tried
+from compress.files.locks import hold, lock_of, locked, tried
+from compress.store.cache import DAY, NOTES_KEPT, Cache
+from compress.store.kinds import ENTRY, KINDS, Stored, stored
 from tests.fakes import language_model
 
 OLD = 1_000_000_000
@@ -207,7 +207,7 @@ def test_what_goes_while_one_looks_is_not_counted(cache: Cache, monkeypatch: pyt
         shutil.rmtree(cache.root / "scratch" / "a", ignore_errors=True)
         return (Path("content"), Path("gone"))
 
-    monkeypatch.setattr("compress.kinds.list_files", going)
+    monkeypatch.setattr("compress.store.kinds.list_files", going)
     assert names(stored(cache.root)) == [("scratch", "b")]
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 import compress
 from compress.artifact import read_json
-from compress.describing import describe
 from compress.errors import RecipeError
-from compress.families import FAMILIES
-from compress.layer_counts import layer_problems, layers
+from compress.model.describing import describe
+from compress.model.families import FAMILIES
+from compress.model.layer_counts import layer_problems, layers
 from compress.zoo import zoo_model
 from tests.fakes import language_model, write_headers
 from tests.families import TEXT, tiny_picture, tiny_text

@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 
 from compress.errors import RecipeError
-from compress.gate_bounds import Gate
-from compress.reading import read_recipes, read_text
-from compress.recipe import Recipe
-from compress.schema import recipe_schema
+from compress.recipe.gates import Gate
+from compress.recipe.reading import read_recipes, read_text
+from compress.recipe.schema import recipe_schema
+from compress.recipe.values import Recipe
 
 BASE = """schema: 1
 name: base

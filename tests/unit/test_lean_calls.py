@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 import compress
-from compress.describing import describe
 from compress.errors import RecipeError, UserError
-from compress.lean import SCHEDULERS, lean_faults, no_lean_call, takes, unusual
-from compress.painting import call_arguments
-from compress.recipe import BaselineSpec, EvalSpec
+from compress.model.describing import describe
+from compress.pipelines.call_arguments import call_arguments
+from compress.pipelines.lean import SCHEDULERS, lean_faults, no_lean_call, takes, unusual
+from compress.recipe.values import BaselineSpec, EvalSpec
 from tests.families import tiny_picture
 from tests.stages import apply
 from tests.tiny import tiny_diffusion

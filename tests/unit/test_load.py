@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.events import Event
-from evaluation import load, timing
-from evaluation.load import BUSY, Reading, Watch, share_of_others, told
+from evaluation.observe import load, timing
+from evaluation.observe.load import BUSY, Reading, Watch, share_of_others, told
 
 SECONDS = st.floats(0.5, 1e5)
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from compress import deps
-from evaluation import machine
+from compress.machine import deps
+from evaluation.observe import machine
 from evaluation.report import result, words
 from tests.unit.comparisons import MACHINE, text
 

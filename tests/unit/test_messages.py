@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress.data import open_data
 from compress.errors import Problem, RecipeError, UserError
+from compress.sources.data import open_data
 from tests.fakes import language_model
 
 TEXT = "schema: 1\nname: t\nmodel: zoo://docs-llama\n"

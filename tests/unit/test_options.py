@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from compress.errors import UserError
-from compress.gate_bounds import Gate
-from compress.options import read_bytes, read_gates, read_metrics
+from compress.recipe.gates import Gate
+from compress.recipe.options import read_bytes, read_gates, read_metrics
 
 
 def test_metrics_take_their_parameters_by_name_and_type() -> None:

@@ -15,16 +15,16 @@ import pytest
 import compress
 from compress.api import open_cache
 from compress.artifact import Artifact, Component, Provenance
-from compress.calls import call_beside, lineage_since
-from compress.describing import describe
+from compress.commands.evaluate import Wanted, prepare
+from compress.data.items import Item
 from compress.errors import ManyProblems, RecipeError
-from compress.evaluating import Wanted, prepare
-from compress.items import Item
+from compress.model.describing import describe
 from compress.opening.text_to_image import TextToImage
-from compress.painting import call_arguments, call_faults, lost_settings
-from compress.picture_sizes import own_size
-from compress.recipe import BaselineSpec, EvalSpec
-from compress.schedulers import NAMED
+from compress.pipelines.call_arguments import call_arguments, call_faults, lost_settings
+from compress.pipelines.image_sizes import own_size
+from compress.pipelines.schedulers import NAMED
+from compress.planning.calls import call_beside, lineage_since
+from compress.recipe.values import BaselineSpec, EvalSpec
 from compress.tasks.text_to_image import Usage, usage
 from tests.families import CALLS, PICTURES, tiny_picture
 from tests.stages import DATA

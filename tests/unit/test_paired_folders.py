@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from compress.cache import Cache
-from compress.evaluating import Wanted, prepare
+from compress.commands.evaluate import Wanted, prepare
 from compress.events import Event
-from evaluation.painted import ill_paired
+from compress.store.cache import Cache
+from evaluation.request.image_folders import ill_paired
 
 
 def pictures(folder: Path, captions: Mapping[str, str], *, told: bool = True) -> Path:

@@ -115,6 +115,6 @@ def test_a_model_whose_name_is_wrong_is_not_looked_for(tmp_path: Path) -> None:
 
 
 def test_nothing_is_fetched_for_a_recipe_that_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.sources.fetch_hub", lambda *a, **k: pytest.fail("fetched"))
+    monkeypatch.setattr("compress.sources.models.fetch_hub", lambda *a, **k: pytest.fail("fetched"))
     (found,) = told(tmp_path, model="hf://org/name@" + "0" * 40, seed="many")
     assert "seed" in found

@@ -11,11 +11,11 @@ import pytest
 import compress
 from compress.api import open_cache
 from compress.artifact import Artifact, write_manifest
-from compress.describing import describe
+from compress.commands.evaluate import Wanted, prepare
 from compress.errors import ManyProblems, RecipeError
-from compress.evaluating import Wanted, prepare
+from compress.model.describing import describe
 from compress.opening import open_task
-from compress.picture_sizes import BINNED, own_size, size_multiple, size_problems, unbinned
+from compress.pipelines.image_sizes import BINNED, own_size, size_multiple, size_problems, unbinned
 from compress.zoo import zoo_model
 from tests.families import CALLS, PICTURES, tiny_picture
 from tests.stages import DATA

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from compress.data.images import read_picture, refuse_other
 from compress.errors import DataError
-from compress.pictures import read_picture, refuse_other
 
 RAMP = np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5
 

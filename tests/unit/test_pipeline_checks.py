@@ -11,10 +11,10 @@ import pytest
 
 import compress
 from compress.artifact import Artifact, read_json
-from compress.classes import has_class
-from compress.describing import describe
 from compress.errors import RecipeError
-from compress.pipeline_checks import POOLED, READS, pipeline_problems
+from compress.machine.library_classes import has_class
+from compress.model.describing import describe
+from compress.pipelines.part_checks import POOLED, READS, pipeline_problems
 from compress.zoo import zoo_model
 from tests.fakes import PARTS, pipeline
 from tests.families import PICTURES, tiny_picture

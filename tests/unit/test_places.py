@@ -13,9 +13,9 @@ import compress
 from compress.catalogue import find_metric, metric_names
 from compress.errors import RecipeError, UserError
 from compress.params import placed
-from compress.recipe import started
+from compress.recipe.values import started
 from evaluation.features.dinov2 import KINDS
-from evaluation.places import TYPES, of_clip, of_each_picture, of_features, of_layers, of_real_pictures
+from evaluation.request.paths import TYPES, of_clip, of_each_picture, of_features, of_layers, of_real_pictures
 from tests.fakes import language_model, pipeline
 
 RECIPE = """schema: 1

@@ -12,13 +12,13 @@ import pytest
 from pydantic import Field
 
 from compress.artifact import Quantization, Setting, Settings
-from compress.cache import Cache
 from compress.catalogue import Foresight, Stage, find_stage
 from compress.errors import Problem, RecipeError
-from compress.gpus import Gpu
+from compress.machine.gpus import Gpu
 from compress.params import Params
-from compress.planning import make_plan
-from compress.recipe import BaselineSpec, EvalSpec, Recipe
+from compress.planning.plan import make_plan
+from compress.recipe.values import BaselineSpec, EvalSpec, Recipe
+from compress.store.cache import Cache
 from tests.fakes import BUILD, CUT, STAGES, TUNE, knowing, language_model, pipeline, recipe, step
 
 
@@ -69,7 +69,7 @@ def packed(llama: Path, method: str = "compressed-tensors") -> Path:
 @pytest.fixture
 def openers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every library is there that packed weights ask for."""
-    monkeypatch.setattr("compress.deps.version", lambda library: "1.2.3")
+    monkeypatch.setattr("compress.machine.deps.version", lambda library: "1.2.3")
 
 
 @pytest.mark.parametrize("stage", [CUT, BUILD])
@@ -134,8 +134,8 @@ def test_a_hook_beside_the_component_that_becomes_an_engine_is_not(llama: Path, 
 def test_an_engine_of_the_processor_is_refused_where_the_recipe_runs_on_a_gpu(
     llama: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compress.gpus.gpus_here", lambda: (Gpu("Some GPU", "SM89"),))
-    monkeypatch.setattr("compress.gpus.torch_without_cuda", lambda: "")
+    monkeypatch.setattr("compress.machine.gpus.gpus_here", lambda: (Gpu("Some GPU", "SM89"),))
+    monkeypatch.setattr("compress.machine.gpus.torch_without_cuda", lambda: "")
     problem = only(refused(recipe(llama, step(BUILD), device="cuda"), cache))
     assert problem.message == "demo.build: OpenVINO runs on cpu, and the device is cuda:0"
     with knowing(CUT):

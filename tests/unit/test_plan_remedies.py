@@ -9,16 +9,16 @@ import pytest
 import typer
 from pydantic import Field
 
-from compress.cache import Cache
 from compress.catalogue import find_stage
-from compress.depths import depth_pools
+from compress.commands.parameters import parameter_lines
 from compress.errors import Problem, RecipeError, UserError
 from compress.exits import exit_code
-from compress.explaining import parameter_lines
-from compress.located import check_values
+from compress.model.depths import depth_pools
 from compress.params import Params
-from compress.planning import make_plan
-from compress.reading import read_recipes
+from compress.planning.plan import make_plan
+from compress.recipe.reading import read_recipes
+from compress.recipe.validate import check_values
+from compress.store.cache import Cache
 from tests.fakes import pipeline, recipe, step
 
 

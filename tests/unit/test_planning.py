@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from compress import room
 from compress.artifact import derive, write_manifest
-from compress.cache import Cache
 from compress.catalogue import Foresight, Stage, find_metric, tasks_for
-from compress.describing import describe
 from compress.errors import Problem, RecipeError, UserError
-from compress.gate_bounds import Gate
-from compress.hashing import list_files
-from compress.plan_view import plan_text
-from compress.planning import Plan, make_plan
-from compress.recipe import EvalSpec, Recipe
+from compress.files.hashing import list_files
+from compress.model.describing import describe
+from compress.planning import resources
+from compress.planning.plan import Plan, make_plan
+from compress.planning.view import plan_text
+from compress.recipe.gates import Gate
+from compress.recipe.values import EvalSpec, Recipe
+from compress.store.cache import Cache
 from tests.fakes import BUILD, CUT, STAGES, TUNE, knowing, language_model, needing, pipeline, recipe, refusing, step
 
 GIB = 2**30
@@ -192,7 +192,7 @@ def test_processor_features_count_for_bound_stages_alone(
     wanted = recipe(llama, step(CUT))
     found = {}
     for flags in ("avx2", "avx2 amx"):
-        monkeypatch.setattr("compress.keys.machine_fact", lambda kind, flags=flags: flags)
+        monkeypatch.setattr("compress.planning.keys.machine_fact", lambda kind, flags=flags: flags)
         found[flags] = (keys(wanted, cache, CUT), keys(wanted, cache, bound))
     (plain, tied), (plain_too, tied_elsewhere) = found.values()
     assert plain == plain_too
@@ -223,9 +223,9 @@ def test_the_time_is_known_once_every_stage_still_to_run_ran_here_before(llama: 
     cut, tune = plan(wanted, cache).nodes
     assert cut.work == 6  # parameters of the fake model
     cache.root.mkdir(exist_ok=True)
-    room.remember_seconds(cache, "demo.cut", 4.5, cut.work)
+    resources.remember_seconds(cache, "demo.cut", 4.5, cut.work)
     assert plan(wanted, cache).seconds is None
-    room.remember_seconds(cache, "demo.tune", 0.5, tune.work)
+    resources.remember_seconds(cache, "demo.tune", 0.5, tune.work)
     assert plan(wanted, cache).seconds == 5
     assert "~5 s of stages, the evaluation not counted" in plan_text(plan(wanted, cache))
     for wrong in ("not a number", "0.5", "{}", '{"seconds": 1, "work": 0}', "[1]"):
@@ -236,8 +236,8 @@ def test_the_time_is_known_once_every_stage_still_to_run_ran_here_before(llama: 
 @pytest.mark.parametrize(("work", "seconds"), [(100, 7.0), (200, 14.0), (25, 1.75), (401, None), (24, None)])
 def test_a_time_goes_with_the_work_and_is_held_back_for_other_sizes(work: int, seconds: float, cache: Cache) -> None:
     cache.root.mkdir(exist_ok=True)
-    room.remember_seconds(cache, "demo.cut", 7, 100)
-    assert room.expected_seconds(cache, "demo.cut", work) == seconds
+    resources.remember_seconds(cache, "demo.cut", 7, 100)
+    assert resources.expected_seconds(cache, "demo.cut", work) == seconds
 
 
 # What cannot work
@@ -463,7 +463,7 @@ def test_a_model_too_large_for_memory_is_refused_with_both_numbers(
 ) -> None:
     machine(monkeypatch, memory=16 * 10**9)
     huge = language_model(tmp_path / "huge", (40_000, 50_000), real=False)  # two billion parameters, no room on disk
-    monkeypatch.setattr("compress.sources.digest_folder", lambda path, memory: "digest")
+    monkeypatch.setattr("compress.sources.models.digest_folder", lambda path, memory: "digest")
     problem = only(refused(recipe(huge, step(CUT), place={"model": "r.yaml:3:8"}), cache))
     assert problem.place == "r.yaml:3:8"
     assert "needs about 27.2 GB of memory, and this machine has 16.0 GB" in problem.message

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress.data import open_data
 from compress.errors import DataError, ModelError, RecipeError
-from compress.headers import read_header
-from compress.pointers import LONGEST, is_pointer
-from compress.sources import find_source
+from compress.files.lfs_pointers import LONGEST, is_pointer
+from compress.files.safetensors_headers import read_header
+from compress.sources.data import open_data
+from compress.sources.models import find_source
 from tests.fakes import language_model, pipeline, write_safetensors
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

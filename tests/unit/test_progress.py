@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 import rich.console
 
+from compress.commands.progress import Progress
 from compress.events import Event, named, track
-from compress.progress import Progress
 
 STAGE = [
     Event("started", "quantize.nncf", facts={"key": "k"}),
@@ -56,7 +56,7 @@ class Terminal:
         self.text, self.now = io.StringIO(), 100.0
         console = rich.console.Console(file=self.text, force_terminal=True, width=120, color_system=None)
         monkeypatch.setattr("rich.console.Console", lambda **options: console)
-        monkeypatch.setattr("compress.progress.time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr("compress.commands.progress.time", SimpleNamespace(monotonic=lambda: self.now))
         self.console = console
 
     def shown(self) -> str:
@@ -79,7 +79,7 @@ def test_piped_it_says_one_plain_line_for_each_thing_that_happened(capsys: pytes
 
 def test_piped_it_draws_no_progress_and_does_not_even_load_what_draws() -> None:
     code = (
-        "import sys\nfrom compress.events import Event\nfrom compress.progress import Progress\n"
+        "import sys\nfrom compress.events import Event\nfrom compress.commands.progress import Progress\n"
         "with Progress(quiet=True) as listen:\n    [listen(Event('progress', 'x', done=i, total=9)) for i in range(9)]\n"
         "print('rich' in sys.modules)"
     )

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from compress.errors import RecipeError
 from compress.params import Params
-from compress.python_values import tree_of, write_yaml
-from compress.yaml_tree import parse_tree
+from compress.recipe.python_values import tree_of, write_yaml
+from compress.recipe.yaml_tree import parse_tree
 
 TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=30),

@@ -14,12 +14,12 @@ import pytest
 import yaml
 from pydantic import Field
 
-import compress.schema
-import compress.sections
+import compress.recipe.schema
+import compress.recipe.sections
 from compress.errors import RecipeError, UserError, near
 from compress.params import Params, Share
-from compress.reading import model_reference, read_recipes, read_text
-from compress.yaml_tree import MAX_BYTES, parse_tree
+from compress.recipe.reading import model_reference, read_recipes, read_text
+from compress.recipe.yaml_tree import MAX_BYTES, parse_tree
 
 HEAD = "schema: 1\nname: demo\nmodel: zoo://tiny\n"
 
@@ -48,11 +48,11 @@ def demo_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
             raise UserError(f"no {what} is called `{name}`", fix=near(name, tuple(names)))
         return SimpleNamespace(params=names[name], doc="Cut it.", title=name, inputs=("teacher",))
 
-    for module in (compress.sections, compress.schema):
+    for module in (compress.recipe.sections, compress.recipe.schema):
         monkeypatch.setattr(module, "find_stage", lambda name: find(STAGES, "stage", name))
         monkeypatch.setattr(module, "find_metric", lambda name: find(METRICS, "metric", name))
         monkeypatch.setattr(module, "metric_names", lambda: tuple(METRICS))
-    monkeypatch.setattr(compress.schema, "stage_names", lambda: tuple(STAGES))
+    monkeypatch.setattr(compress.recipe.schema, "stage_names", lambda: tuple(STAGES))
 
 
 def wrong(text: str, *overrides: str) -> list[str]:
@@ -324,7 +324,7 @@ def test_error_texts_are_the_golden_ones(golden: Any) -> None:
 
 
 def test_the_schema_takes_what_reading_takes() -> None:
-    check = jsonschema.Draft202012Validator(json.loads(json.dumps(compress.schema.recipe_schema())))
+    check = jsonschema.Draft202012Validator(json.loads(json.dumps(compress.recipe.schema.recipe_schema())))
     jsonschema.Draft202012Validator.check_schema(check.schema)
     good = HEAD + (
         "vars: {r: 0.1}\nstages: [demo.turn, demo.cut: {ratio: '${r}', id: x, layers: [1]}, demo.cut: ]\n"
@@ -344,7 +344,7 @@ def test_the_schema_takes_what_reading_takes() -> None:
 
 def test_reading_imports_nothing_heavy() -> None:
     heavy = "{'torch', 'transformers', 'diffusers', 'openvino', 'nncf', 'scipy', 'pandas', 'PIL'}"
-    code = f"import sys, compress.reading, compress.schema; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, compress.recipe.reading, compress.recipe.schema; print(sorted({heavy} & set(sys.modules)))"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

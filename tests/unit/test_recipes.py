@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 
 from compress.catalogue import metric_names, stage_names
-from compress.reading import read_recipes
-from compress.schema import recipe_schema
-from compress.yaml_tree import parse_tree
+from compress.recipe.reading import read_recipes
+from compress.recipe.schema import recipe_schema
+from compress.recipe.yaml_tree import parse_tree
 
 ROOT = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(ROOT.rglob("*.yaml"))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from compress.recordings import count_calls, read_call, write_calls
+from compress.training.recordings import count_calls, read_call, write_calls
 
 
 def calls() -> list[dict[str, Any]]:
@@ -134,7 +134,7 @@ def test_a_file_that_does_not_read_holds_no_calls(tmp_path: Path, damage: bytes 
 
 def test_tensors_on_two_devices_are_stored_apart_and_never_compared() -> None:
     """Of a device without numbers a comparison fails: as the processor's with a GPU's does."""
-    from compress.recordings import _same
+    from compress.training.recordings import _same
 
     assert not _same(torch.zeros(2), torch.zeros(2, device="meta"))
     assert _same(torch.zeros(2), torch.zeros(2))

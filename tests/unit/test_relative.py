@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.reading import read_recipes
+from compress.recipe.reading import read_recipes
 
 PARENT = "schema: 1\nname: parent\nmodel: ./model\ndata: {evaluate: texts.txt}\n"
 

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from compress.artifact import Artifact
 from compress.catalogue import find_metric
-from compress.data import open_data
-from compress.describing import describe
-from compress.devices import AS_STORED
-from compress.engine_checks import _sizes
-from compress.items import Item
-from compress.recipe import EvalSpec
-from evaluation.collect import Viewpoint, collect
+from compress.data.items import Item
+from compress.machine.devices import AS_STORED
+from compress.model.describing import describe
+from compress.planning.engine_checks import _sizes
+from compress.recipe.values import EvalSpec
+from compress.sources.data import open_data
+from evaluation.comparison.viewpoints import Request, viewpoints
 from evaluation.evidence import Evidence
-from evaluation.repeated import EACH, measured, noises, repeated, units_of
-from evaluation.scores import Sample
-from evaluation.viewing import Request, viewpoints
+from evaluation.observe.collect import Viewpoint, collect
+from evaluation.observe.repeats import EACH, measured, noises, repeated, units_of
+from evaluation.values import Sample
 from tests.tiny import tiny_diffusion
 
 SETS = ("kid", "cmmd", "fid", "fid_infinity", "precision", "recall")

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from compress.catalogue import find_metric
-from compress.gate_bounds import Gate
-from evaluation.beside import Beside, Control
-from evaluation.gates import allowed_of, judge
+from compress.recipe.gates import Gate
+from evaluation.comparison.control_rows import Beside, Control
+from evaluation.judge.gates import allowed_of, judge
 from evaluation.report import html, junit, many, markdown, plots, result, terminal, words, write
 from evaluation.report.questions import questions
-from evaluation.scores import PICTURES, Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
+from evaluation.values import PICTURES, Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
 from tests.unit.comparisons import exact, image, latency, staged, text
 
 

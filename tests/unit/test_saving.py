@@ -12,10 +12,10 @@ from typing import Any, cast
 import pytest
 
 from compress.artifact import MANIFEST
-from compress.describing import describe
 from compress.errors import ManyProblems, UserError
-from compress.planning import Plan
-from compress.saving import folders, save
+from compress.execution.saving import folders, save
+from compress.model.describing import describe
+from compress.planning.plan import Plan
 from tests.fakes import language_model
 
 

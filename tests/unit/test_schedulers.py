@@ -16,13 +16,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 import compress
 from compress.catalogue import find_stage
-from compress.describing import describe
-from compress.devices import AS_STORED
 from compress.errors import RecipeError
-from compress.pipeline_checks import pipeline_problems
-from compress.schedulers import NAMED, changes, faults, left_out, read_class
+from compress.machine.devices import AS_STORED
+from compress.model.describing import describe
+from compress.pipelines.part_checks import pipeline_problems
+from compress.pipelines.schedulers import NAMED, changes, faults, left_out, read_class
+from compress.planning.step_checks import source_problems
 from compress.stages.accelerate.steps import _walked
-from compress.step_checks import source_problems
 from tests.fakes import pipeline, scheduled
 from tests.families import tiny_picture
 from tests.stages import apply, foresee

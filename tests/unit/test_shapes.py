@@ -9,9 +9,9 @@ import pytest
 
 import compress
 from compress.artifact import read_json
-from compress.describing import describe
 from compress.errors import ModelError, RecipeError
-from compress.shapes import shape_problems
+from compress.model.describing import describe
+from compress.model.shapes import shape_problems
 from compress.zoo import zoo_model
 from tests.families import PICTURES, TEXT, tiny_picture, tiny_text
 from tests.tiny import tiny_diffusion, tiny_llama
@@ -98,8 +98,8 @@ def test_a_whole_clip_is_a_text_encoder_too(tmp_path: Path) -> None:
 
 
 def test_a_model_that_no_rule_knows_is_told_by_its_library(tmp_path: Path) -> None:
-    from compress.devices import AS_STORED
     from compress.engines.torch.runtime import load_language_model
+    from compress.machine.devices import AS_STORED
 
     tiny_text(tmp_path, "bloom")
     changed(tmp_path / "config.json", hidden_size=64)

@@ -11,11 +11,11 @@ from PIL import Image
 
 import compress
 from compress.api import open_cache
+from compress.commands.evaluate import Wanted, prepare
 from compress.errors import ManyProblems, RecipeError
-from compress.evaluating import Wanted, prepare
-from compress.reading import read_text
-from compress.recipe import EvalSpec, Recipe
-from compress.shared import shared_names, takers
+from compress.recipe.reading import read_text
+from compress.recipe.shared_parameters import shared_names, takers
+from compress.recipe.values import EvalSpec, Recipe
 from compress.zoo import zoo_model
 
 HEAD = "schema: 1\nname: x\nmodel: zoo://digits-diffusion\ndata: {evaluate: zoo://digits/test}\n"

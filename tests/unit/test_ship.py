@@ -12,8 +12,9 @@ import pytest
 import compress
 from compress.events import Event
 from compress.opening.text_generation import TextGeneration
-from evaluation import machine, ship
-from evaluation.collect import MANIFEST
+from evaluation import ship
+from evaluation.observe import machine
+from evaluation.observe.collect import MANIFEST
 from tests.tiny import tiny_llama
 
 RECIPE = """

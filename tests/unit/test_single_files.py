@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from compress.describing import describe
 from compress.errors import ModelError
-from compress.single_files import ELSE
+from compress.model.describing import describe
+from compress.model.single_files import ELSE
 from tests.fakes import language_model, pipeline, write_headers
 
 

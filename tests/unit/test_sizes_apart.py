@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from compress.cache import Cache
 from compress.catalogue import find_stage
-from compress.planning import make_plan
+from compress.planning.plan import make_plan
 from compress.stages.accelerate.size import IDLE
+from compress.store.cache import Cache
 from tests.fakes import pipeline, recipe, step
 
 

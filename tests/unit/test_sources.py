@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.errors import ModelError
-from compress.hashing import digest_folder
-from compress.sources import check_safetensors, find_folder, find_source, parameter_count, pin_hub
+from compress.files.hashing import digest_folder
+from compress.sources.models import check_safetensors, find_folder, find_source, parameter_count, pin_hub
 from tests.fakes import language_model, pipeline, write_safetensors
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from compress.describing import describe
-from compress.devices import Opening
 from compress.errors import StageFailed
 from compress.events import Event, silent
-from evaluation import starts
-from evaluation.collect import Viewpoint
+from compress.machine.devices import Opening
+from compress.model.describing import describe
 from evaluation.evidence import Start
-from evaluation.starts import covered, device_peaks, device_seconds, highest_resident, start_both
+from evaluation.observe import cold_starts
+from evaluation.observe.cold_starts import covered, device_peaks, device_seconds, highest_resident, start_both
+from evaluation.observe.collect import Viewpoint
 from tests.fakes import language_model
 
 BALLAST = 300_000_000
@@ -30,7 +30,7 @@ def view(tmp_path: Path) -> Viewpoint:
 
 def test_a_small_process_started_by_a_large_one_is_small() -> None:
     ballast = bytearray(b"x") * BALLAST
-    code = "from evaluation.starts import highest_resident; print(highest_resident())"
+    code = "from evaluation.observe.cold_starts import highest_resident; print(highest_resident())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert highest_resident() > len(ballast)
     assert 5_000_000 < int(done.stdout) < BALLAST / 2
@@ -97,7 +97,7 @@ def test_sides_take_turns_and_each_ones_first_start_is_thrown_away(
         seen.append(which.opening.dtype)
         return Start(1000 * len(seen), float(len(seen)))  # told apart by when they came
 
-    monkeypatch.setattr(starts, "start", start)
+    monkeypatch.setattr(cold_starts, "start", start)
     one, other = start_both((view, replace(view, opening=Opening("bfloat16"))), 3, silent)
     assert seen == ["float32", "bfloat16"] * 4
     assert [s.seconds for s in one] == [3, 5, 7]
@@ -107,7 +107,7 @@ def test_sides_take_turns_and_each_ones_first_start_is_thrown_away(
 
 def test_starts_are_counted_as_progress(view: Viewpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[Event] = []
-    monkeypatch.setattr(starts, "start", lambda which: Start(1, 1.0))
+    monkeypatch.setattr(cold_starts, "start", lambda which: Start(1, 1.0))
     start_both((view, view), 2, heard.append)
     assert [(e.done, e.total) for e in heard] == [(n, 6) for n in range(7)]
 
@@ -115,7 +115,7 @@ def test_starts_are_counted_as_progress(view: Viewpoint, monkeypatch: pytest.Mon
 def test_a_model_that_does_not_load_says_which_and_why(view: Viewpoint) -> None:
     (view.artifact.path / "config.json").unlink()
     with pytest.raises(StageFailed, match=r"a fresh process could not run the model: .*config\.json") as failed:
-        starts.start(view)
+        cold_starts.start(view)
     assert failed.value.problems[0].place == str(view.artifact.path)
 
 
@@ -131,16 +131,16 @@ def test_a_model_that_does_not_load_says_which_and_why(view: Viewpoint) -> None:
 )
 def test_the_reason_is_never_lost(ends: str, why: str) -> None:
     done = subprocess.run([sys.executable, "-c", ends], capture_output=True, text=True, check=False)
-    assert starts._why(done) == why
+    assert cold_starts._why(done) == why
 
 
 def test_device_memory_and_time_are_a_processs_own_and_without_a_gpu_the_rows_say_why() -> None:
     from compress.artifact import Artifact
-    from compress.gate_bounds import Gate
+    from compress.recipe.gates import Gate
+    from evaluation.comparison.rows import row_of
     from evaluation.evidence import Evidence
     from evaluation.metrics import device_memory, device_time
-    from evaluation.row import row_of
-    from evaluation.scores import Row
+    from evaluation.values import Row
 
     def rows(*sides: Start) -> tuple[Row, Row]:
         found = [Evidence(Artifact(Path(), "text_to_image", {}), starts=(one,) * 3) for one in sides]

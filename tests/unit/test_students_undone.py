@@ -12,12 +12,12 @@ import pytest
 from diffusers import DDIMScheduler, LCMScheduler
 
 from compress.artifact import Provenance, write_manifest
-from compress.cache import Cache
 from compress.catalogue import find_stage
-from compress.describing import describe
 from compress.errors import RecipeError
-from compress.planning import Plan, make_plan
+from compress.model.describing import describe
+from compress.planning.plan import Plan, make_plan
 from compress.stages.distill.steps import CONSISTENCY_RATE, RATE, DistillSteps
+from compress.store.cache import Cache
 from tests.fakes import pipeline, recipe, step
 
 Asked = tuple[str, dict[str, Any]]

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from compress import data, subjects
 from compress.catalogue import builders, find_metric, find_task, metric_names, task_names
-from compress.data import LAYOUTS, open_data
-from compress.families import FAMILIES, Family, Stack, Width
-from compress.graphs import NO_GRAPH
-from compress.topics import explain
+from compress.commands import subjects
+from compress.commands.topics import explain
+from compress.model.families import FAMILIES, Family, Stack, Width
+from compress.model.graphs import NO_GRAPH
+from compress.sources import data
+from compress.sources.data import LAYOUTS, open_data
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

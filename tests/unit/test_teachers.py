@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 
 import compress
-from compress.cache import Cache
 from compress.catalogue import find_stage
 from compress.cli import main
-from compress.describing import describe
+from compress.commands.run import with_weights
+from compress.distillation.compatibility import told_misfits, trajectory_misfits
+from compress.distillation.few_steps import FewSteps
 from compress.errors import ModelError, RecipeError
 from compress.events import silent
-from compress.execute import _plan_of, node_refs
-from compress.few_steps import FewSteps
-from compress.hashing import digest_folder
-from compress.plan_view import plan_dict, plan_text
-from compress.planning import Plan, with_lineage
-from compress.reading import hub_references, read_text
-from compress.running import with_weights
-from compress.teaching import told_misfits, trajectory_misfits
+from compress.execution.execute import _plan_of, node_refs
+from compress.files.hashing import digest_folder
+from compress.model.describing import describe
+from compress.planning.plan import Plan, with_lineage
+from compress.planning.view import plan_dict, plan_text
+from compress.recipe.reading import hub_references, read_text
+from compress.store.cache import Cache
 from tests.fakes import language_model, pipeline, write_safetensors
 
 TEXT = "schema: 1\nname: r\nmodel: ./student\ndata: {train: texts.txt}\nstages:\n"
@@ -131,7 +131,7 @@ def test_the_weights_of_one_of_the_hub_come_when_they_are_needed(place: Path, mo
         asked.append((repo, revision, weights))
         return place / "larger"
 
-    monkeypatch.setattr("compress.sources.fetch_hub", fetch)
+    monkeypatch.setattr("compress.sources.models.fetch_hub", fetch)
     name, cache = f"hf://org/name@{COMMIT}", Cache(place / "cache")
     found = plan(place, TAUGHT % name)
     assert found.nodes[0].lent == {"teacher": f"hf:org/name@{COMMIT}"}
@@ -388,8 +388,10 @@ def test_it_is_found_from_wherever_a_recipe_is_changed_extended_or_sent(
 
 def test_a_folder_given_in_python_starts_at_the_current_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Plan] = []
-    monkeypatch.setattr("compress.execute.execute", lambda plan, cache, emit: seen.append(plan) or [plan.nodes[0]])
-    monkeypatch.setattr("compress.planning.Node.artifact", None, raising=False)
+    monkeypatch.setattr(
+        "compress.execution.execute.execute", lambda plan, cache, emit: seen.append(plan) or [plan.nodes[0]]
+    )
+    monkeypatch.setattr("compress.planning.plan.Node.artifact", None, raising=False)
     monkeypatch.chdir(place)
     for teacher in (Path("larger"), "./larger"):
         compress.apply(
@@ -404,7 +406,7 @@ def test_pinning_reads_adapters_too_and_keeps_the_ends_of_lines(place: Path, mon
     text = "schema: 1\r\nname: r\r\nmodel: ./model\r\nadapter: [hf://org/lora, {path: hf://org/style@main, scale: 0.5}]\r\n"
     file.write_bytes(text.encode())
     assert hub_references(file) == ("hf://org/lora", "hf://org/style@main")
-    monkeypatch.setattr("compress.sources.pin_hub", lambda name: f"{name.partition('@')[0]}@{COMMIT}")
+    monkeypatch.setattr("compress.sources.models.pin_hub", lambda name: f"{name.partition('@')[0]}@{COMMIT}")
     monkeypatch.setattr("sys.argv", ["pare", "check", "--pin", str(file)])
     with pytest.raises(SystemExit):
         main()
@@ -415,7 +417,7 @@ def test_pinning_reads_what_stages_are_given_too(place: Path, monkeypatch: pytes
     file, text = place / "r.yaml", TAUGHT % "hf://org/name@main"
     file.write_text(text + "  - distill.logits: {teacher: hf://org/name}\n  - none.such: {teacher: hf://org/x}\n")
     assert hub_references(file) == ("hf://org/name@main", "hf://org/name")
-    monkeypatch.setattr("compress.sources.pin_hub", lambda name: f"{name.partition('@')[0]}@{COMMIT}")
+    monkeypatch.setattr("compress.sources.models.pin_hub", lambda name: f"{name.partition('@')[0]}@{COMMIT}")
     monkeypatch.setattr("sys.argv", ["pare", "check", "--pin", str(file)])
     with pytest.raises(SystemExit):
         main()

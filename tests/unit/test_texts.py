@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.data import open_data
+from compress.data.texts import MARKED, PACKED, TABLES, read_rows, read_text
 from compress.errors import DataError
-from compress.texts import MARKED, PACKED, TABLES, read_rows, read_text
+from compress.sources.data import open_data
 
 ODD = "one\u2028two\u0085three\u000bfour\u001cfive"
 

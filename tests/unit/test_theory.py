@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from compress.describing import describe
+from compress.model.describing import describe
 from compress.zoo import zoo_model
+from evaluation.comparison.theory import Realised, bytes_read, roof
+from evaluation.comparison.theory import realised as of_comparison
 from evaluation.metrics.size import weights_read
-from evaluation.scores import Better, Comparison, Estimate, Row, Side, Verdict
-from evaluation.theory import Realised, bytes_read, roof
-from evaluation.theory import realised as of_comparison
+from evaluation.values import Better, Comparison, Estimate, Row, Side, Verdict
 from tests.stages import apply
 from tests.tiny import tiny_llama
 

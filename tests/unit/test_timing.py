@@ -11,10 +11,10 @@ import pytest
 
 from compress.artifact import Artifact
 from compress.events import Event, silent
-from evaluation.energy import Meter
 from evaluation.evidence import Evidence, Timings
 from evaluation.metrics import time_per_output_token, time_to_first_token
-from evaluation.timing import (
+from evaluation.observe.energy import Meter
+from evaluation.observe.timing import (
     MORE_WARM_UP,
     MOST_SECONDS,
     WARM_UP,
@@ -31,7 +31,7 @@ BLOCKS = 20
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run beside others, which is none of what they are about."""
-    monkeypatch.setattr("evaluation.load.share_of_others", lambda *readings: None)
+    monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)
 
 
 def _call(seconds: float, log: list[str], name: str, first: float = 0.0) -> Run:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.describing import describe
-from compress.tokenizer_files import tokenizer_problems
+from compress.model.describing import describe
+from compress.tokenizers.files import tokenizer_problems
 from tests.fakes import language_model
 from tests.tiny import TOKENS, tiny_diffusion
 

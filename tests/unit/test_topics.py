@@ -22,14 +22,14 @@ from compress.catalogue import (
     task_names,
 )
 from compress.cli import main
+from compress.commands.topics import GATES, RECIPE, TOPICS, explain
 from compress.errors import UserError
-from compress.gate_bounds import Bounds, Gate
 from compress.params import Params
-from compress.reading import read_recipes
-from compress.recipe import EvalSpec
-from compress.sections import TOP_KEYS
-from compress.topics import GATES, RECIPE, TOPICS, explain
-from evaluation.gates import problems
+from compress.recipe.gates import Bounds, Gate
+from compress.recipe.reading import read_recipes
+from compress.recipe.sections import TOP_KEYS
+from compress.recipe.values import EvalSpec
+from evaluation.judge.gates import problems
 
 RECIPES = Path(compress.__file__).parent.parent / "recipes"
 

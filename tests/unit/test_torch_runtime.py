@@ -13,8 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compress.deps import installed
-from compress.devices import AS_STORED
 from compress.engines.torch.runtime import (
     load_component,
     load_language_model,
@@ -23,6 +21,8 @@ from compress.engines.torch.runtime import (
     stored_dtype,
 )
 from compress.errors import ModelError
+from compress.machine.deps import installed
+from compress.machine.devices import AS_STORED
 from tests.tiny import tiny_diffusion, tiny_llama
 
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.gate_bounds import Gate
+from compress.recipe.gates import Gate
 from evaluation.report import contributions, curve, tradeoff
 from evaluation.report.placing import WIDTHS, Spot, box, overlap, place
 from evaluation.report.tradeoff import HEIGHT, Point
-from evaluation.scores import Comparison, Contribution, Estimate, Row, Verdict
+from evaluation.values import Comparison, Contribution, Estimate, Row, Verdict
 from tests.unit.comparisons import exact, image, staged, text
 
 PERCENT = re.compile(r'(?:x1|x2|cx|x|width)="([-\d.]+)%"')

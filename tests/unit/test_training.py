@@ -24,12 +24,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_digits
 
-from compress import training
-from compress.checkpoints import Spent
 from compress.errors import StageFailed
 from compress.events import Event
 from compress.params import Training
-from compress.training import Losses, kept_share, rate_at, train
+from compress.training import loop as training
+from compress.training.checkpoints import Spent
+from compress.training.loop import Losses, kept_share, rate_at, train
 from compress.zoo.training import loop
 
 STEPS = 120  # two to a point of the curve
@@ -533,12 +533,12 @@ def test_the_bar_shows_the_last_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
     import rich.console
 
-    from compress.progress import Progress
+    from compress.commands.progress import Progress
 
     text, now = io.StringIO(), [0.0]
     console = rich.console.Console(file=text, force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr("rich.console.Console", lambda **options: console)
-    monkeypatch.setattr("compress.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("compress.commands.progress.time", SimpleNamespace(monotonic=lambda: now[0]))
     with Progress(quiet=False) as listen:
         listen(Event("loss", "distill", facts={"step": 1, "loss": 9.0}))  # no bar yet
         listen(Event("progress", "distill training", done=1, total=9))
@@ -550,7 +550,7 @@ def test_the_bar_shows_the_last_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_piped_a_loss_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    from compress.progress import Progress
+    from compress.commands.progress import Progress
 
     with Progress(quiet=True) as listen:
         listen(Event("loss", "distill", facts={"step": 1, "loss": 9.0}))

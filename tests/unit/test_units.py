@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compress.cache import Cache
-from compress.data import open_data
+from compress.commands.evaluate import Wanted, prepare
 from compress.errors import DataError, RecipeError, UserError
-from compress.evaluating import Wanted, prepare
-from compress.hashing import digest_file, digest_json
-from compress.plan_view import plan_dict, plan_text
-from compress.planning import make_plan
-from compress.units import distinct, open_units, overlap
-from evaluation.painted import captions_of, describe_painted, pictures_for
-from evaluation.viewing import viewpoints
+from compress.files.hashing import digest_file, digest_json
+from compress.planning.plan import make_plan
+from compress.planning.view import plan_dict, plan_text
+from compress.sources.data import open_data
+from compress.sources.units import distinct, open_units, overlap
+from compress.store.cache import Cache
+from evaluation.comparison.viewpoints import viewpoints
+from evaluation.request.image_folders import captions_of, describe_painted, pictures_for
 from tests.fakes import knowing, language_model, pipeline, recipe
 
 
@@ -254,7 +254,7 @@ def test_large_splits_are_compared_with_one_look_at_each_item(tmp_path: Path) ->
     """Of 30,000 texts each: whoever compared them pair by pair would still be at it."""
     for name, start in (("m", 0), ("e", 29_999)):
         texts(tmp_path / f"{name}.jsonl", *(f"text {i}" for i in range(start, start + 30_000)))
-    from compress.units import overlap
+    from compress.sources.units import overlap
 
     found = overlap("train", *(open_units(str(tmp_path / f"{name}.jsonl"), tmp_path) for name in "me"))
     assert found.startswith("data.train shares 1 item with data.evaluate")

@@ -10,14 +10,14 @@ import pytest
 from transformers import AutoTokenizer
 
 import compress
-from compress.describing import describe
+from compress.data.items import Item
 from compress.errors import DataError, RecipeError
-from compress.items import Item
+from compress.model.describing import describe
 from compress.opening import open_images, open_language
-from compress.tokens import WRITTEN, read_tokens
-from compress.vocabulary import OBJECTS, vocabulary_problems
+from compress.tokenizers.tokens import WRITTEN, read_tokens
+from compress.tokenizers.vocabulary import OBJECTS, vocabulary_problems
 from compress.zoo import zoo_model
-from evaluation.harness import Answering
+from evaluation.observe.lm_eval_harness import Answering
 from tests.fakes import language_model
 from tests.tiny import tiny_diffusion, tiny_llama
 

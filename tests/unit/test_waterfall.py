@@ -12,19 +12,20 @@ import jsonschema
 import numpy as np
 import pytest
 
-from compress.describing import describe
+from compress.commands.run import chain_of
 from compress.errors import StageFailed
 from compress.events import Event, silent
-from compress.gate_bounds import Gate
+from compress.model.describing import describe
 from compress.opening import open_task
-from compress.recipe import BaselineSpec
-from compress.running import chain_of
-from evaluation import machine, waterfall
-from evaluation.compare import compare
+from compress.recipe.gates import Gate
+from compress.recipe.values import BaselineSpec
+from evaluation.comparison import waterfall
+from evaluation.comparison.compare import compare
+from evaluation.comparison.viewpoints import viewpoints
+from evaluation.observe import machine
+from evaluation.observe.timing import time_views
 from evaluation.report import html, markdown, result
-from evaluation.scores import Comparison, Step
-from evaluation.timing import time_views
-from evaluation.viewing import viewpoints
+from evaluation.values import Comparison, Step
 from tests.tiny import tiny_diffusion, tiny_llama
 from tests.unit.test_compare import CAPTIONS, SPEC, TEXTS, Stand, data
 
@@ -205,7 +206,7 @@ def test_the_chain_leads_to_the_candidate_and_leaves_out_what_only_another_stage
 
 
 def test_the_first_items_of_evidence_are_what_they_were(writers: Stand) -> None:
-    from evaluation.collect import collect
+    from evaluation.observe.collect import collect
 
     base, _ = viewpoints(writers.request(writers.folder, {}))
     whole = collect(base, (writers.folder / "evidence",), "baseline", silent)

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 import compress
 from compress.artifact import Artifact, read_json
-from compress.describing import ADAPTERS, describe
-from compress.devices import AS_STORED
 from compress.engines.torch.runtime import silent_libraries
 from compress.errors import ModelError, PareError
-from compress.resaving import shown, variant_of, widest
-from compress.step_checks import source_problems
-from compress.weights import weight_problems
+from compress.machine.devices import AS_STORED
+from compress.model.describing import ADAPTERS, describe
+from compress.model.resaving import shown, variant_of, widest
+from compress.model.weights import weight_problems
+from compress.planning.step_checks import source_problems
 from tests.fakes import PARTS, language_model, pipeline, write_headers, write_safetensors
 from tests.tiny import tiny_diffusion, tiny_llama
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.errors import Problem, RecipeError
-from compress.yaml_tree import MAX_DEPTH, MAX_NODES, Node, parse_tree, resolve_scalar
+from compress.recipe.yaml_tree import MAX_DEPTH, MAX_NODES, Node, parse_tree, resolve_scalar
 
 
 def plain(text: str) -> Any:

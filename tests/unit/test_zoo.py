@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from compress.describing import describe
 from compress.errors import DataError, ModelError
-from compress.sources import check_safetensors, find_source
+from compress.model.describing import describe
+from compress.sources.models import check_safetensors, find_source
 from compress.zoo import MODELS, docstrings, open_zoo_data, scenes, zoo_model
 from compress.zoo.training import captions, digits_dit
 

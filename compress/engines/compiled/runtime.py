@@ -18,13 +18,13 @@ from typing import Any, Literal
 import torch
 
 from compress.artifact import MANIFEST, read_json
-from compress.devices import CPU, Opening
 from compress.engines.compiled import PACKAGE
 from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
 from compress.engines.module import EngineModule, read_settings
 from compress.errors import ModelError, UserError
-from compress.facts import machine_fact
-from compress.hashing import digest_file
+from compress.files.hashing import digest_file
+from compress.machine.devices import CPU, Opening
+from compress.machine.facts import machine_fact
 
 Precision = Literal["float32", "bfloat16"]
 STAGE = "build.compiled"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress.artifact import Artifact, read_json
 from compress.engines import Engine, tolerances
-from compress.llamacpp import KNOWN_SPLITS, refuse_config, vocabulary
+from compress.machine.llama_cpp import KNOWN_SPLITS, refuse_config, vocabulary
 
 MODEL = "model.gguf"
 

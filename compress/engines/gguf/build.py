@@ -17,16 +17,16 @@ from gguf.quants import quant_shape_to_byte_shape, quantize
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from compress.deps import installed
-from compress.devices import CPU
+from compress.algorithms.tensors import to_host
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.gguf import MODEL
 from compress.engines.gguf.reading import Reading, read_model
 from compress.engines.gguf.tokenizer import add_tokenizer
 from compress.engines.module import EngineModule, write_settings
 from compress.errors import ModelError
-from compress.llamacpp import ARCHITECTURES, rotary
-from compress.opening.tensors import to_host
+from compress.machine.deps import installed
+from compress.machine.devices import CPU
+from compress.machine.llama_cpp import ARCHITECTURES, rotary
 
 _TYPES = {
     "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),

@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from compress.deps import need
-from compress.devices import Opening
 from compress.engines.gguf import MODEL
 from compress.engines.gguf.loop import Plain, plain_loop
 from compress.engines.gguf.reading import unreadable
 from compress.engines.language import EngineLanguageModel, Past, foreign_cache
 from compress.engines.module import ENGINE, EngineModule, read_settings
 from compress.errors import ModelError, UserError
+from compress.machine.deps import need
+from compress.machine.devices import Opening
 
 FILES = (MODEL, ENGINE)
 CHUNK = 512  # tokens a call of llama.cpp; it keeps the logits of as many

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from compress.deps import need
 from compress.engines.gguf import MODEL
+from compress.machine.deps import need
 
 TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "Q8_0": "int8", "Q4_0": "int4"}
 

@@ -11,7 +11,7 @@ from gguf import GGUFWriter, TokenType
 from transformers import PreTrainedTokenizerBase
 
 from compress.errors import ModelError
-from compress.llamacpp import KNOWN_SPLITS, Vocabulary, vocabulary
+from compress.machine.llama_cpp import KNOWN_SPLITS, Vocabulary, vocabulary
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 _NO_PIECE = -1e9  # the score of a token that is no join of two others

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from compress.devices import CPU, Opening
 from compress.engines.language import EngineLanguageModel, Past, foreign_cache, step_inputs
 from compress.engines.module import SIZES, EngineModule, read_settings
 from compress.engines.onnx import GRAPH, WEIGHTS
 from compress.errors import ModelError, UserError
+from compress.machine.devices import CPU, Opening
 
 CACHE_IN, CACHE_OUT = "input.past_key_values.", "output.past_key_values."
 _UNREADABLE = (

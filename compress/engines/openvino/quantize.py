@@ -15,12 +15,12 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from compress.deps import installed, need
 from compress.engines.module import ENGINE
 from compress.engines.openvino import MODEL
 from compress.engines.openvino.core import signals_heard
 from compress.engines.openvino.runtime import save_graph
-from compress.facts import machine_fact
+from compress.machine.deps import installed, need
+from compress.machine.facts import machine_fact
 
 Feed = Mapping[str, NDArray[Any]]
 NARROW = ("i8", "u8", "i4", "u4")

@@ -17,12 +17,12 @@ import openvino
 import torch
 from numpy.typing import NDArray
 
-from compress.devices import Opening
 from compress.engines.language import EngineLanguageModel, Past, step_inputs
 from compress.engines.module import ENGINE, SIZES, EngineModule, read_settings
 from compress.engines.openvino import MODEL, WEIGHTS
 from compress.engines.openvino.core import core
 from compress.errors import ModelError, UserError
+from compress.machine.devices import Opening
 
 Precision = Literal["float32", "bfloat16"]
 FILES = (MODEL, WEIGHTS, ENGINE)

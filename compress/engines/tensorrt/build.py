@@ -14,7 +14,6 @@ import torch
 from transformers import PreTrainedConfig
 
 from compress.artifact import DENOISERS
-from compress.devices import AS_STORED
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.language import EngineLanguageModel
 from compress.engines.module import EngineModule, flatten, write_settings
@@ -29,9 +28,10 @@ from compress.engines.tensorrt.quantize import OPSET, compress_weights, use_floa
 from compress.engines.tensorrt.record import OPEN, Port, Ports, Range, Record, Target, digest_onnx
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, in_float32, split
-from compress.gpus import Library, gpu_here, why_idle
-from compress.graphs import Profile
-from compress.hashing import digest_file
+from compress.files.hashing import digest_file
+from compress.machine.devices import AS_STORED
+from compress.machine.gpus import Library, gpu_here, why_idle
+from compress.model.graphs import Profile
 
 GUIDED = 2  # rows of a denoiser for each prompt, where guidance is on
 COMPUTES = {"int8": "float32", "float8": "float32", "int8_weights": "float16", "int4_weights": "float16"}

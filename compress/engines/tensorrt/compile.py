@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from compress.engines.onnx import GRAPH
 from compress.engines.tensorrt.record import OPEN, Port, Range, dtype_name
 from compress.errors import StageFailed
-from compress.gpus import RTX, Library
+from compress.machine.gpus import RTX, Library
 
 if TYPE_CHECKING:
     import tensorrt_rtx

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from compress.engines.onnx import GRAPH, WEIGHTS
 from compress.errors import ModelError
-from compress.hashing import digest_file, digest_json
+from compress.files.hashing import digest_file, digest_json
 
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]  # fewest, usual, most

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from compress.devices import Opening
+from compress.algorithms.tensors import device_of, to_array
 from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
 from compress.engines.module import EngineModule, read_settings
 from compress.engines.onnx.runtime import CACHE_IN
@@ -34,9 +34,9 @@ from compress.engines.tensorrt.record import (
     record_from,
 )
 from compress.errors import ModelError, UserError
-from compress.gpus import LIBRARIES, gpu_here, targets_of, torch_without_cuda
-from compress.hashing import digest_file
-from compress.opening.tensors import device_of, to_array
+from compress.files.hashing import digest_file
+from compress.machine.devices import Opening
+from compress.machine.gpus import LIBRARIES, gpu_here, targets_of, torch_without_cuda
 
 if TYPE_CHECKING:
     import tensorrt_rtx

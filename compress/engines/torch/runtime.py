@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from compress.algorithms.tensors import device_of, dtype_of
 from compress.artifact import loaded_weights, read_json, weight_files
-from compress.devices import Opening
 from compress.errors import ModelError
-from compress.opening.tensors import device_of, dtype_of
-from compress.remote_code import remote_class
+from compress.machine.devices import Opening
+from compress.model.remote_code import remote_class
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compress.engines.torch import weights
-from compress.headers import read_header
+from compress.files.safetensors_headers import read_header
 
 TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "I8": "int8"}
 

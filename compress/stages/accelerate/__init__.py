@@ -8,7 +8,7 @@ from typing import TypeVar
 from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Foresight, Stage, stage
 from compress.context import Context
-from compress.hooks import hooked, unhookable
+from compress.model.hook_settings import hooked, unhookable
 from compress.params import Params
 
 P = TypeVar("P", bound=Params)

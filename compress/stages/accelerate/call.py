@@ -13,8 +13,8 @@ from __future__ import annotations
 from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Foresight
 from compress.context import Context
-from compress.lean import without_lean_call
 from compress.params import Params
+from compress.pipelines.lean import without_lean_call
 from compress.stages.accelerate import call_stage
 
 TOLD = "call path: stock → lean; the pictures are the same, and calling it so needs pare"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from compress.artifact import Artifact
 from compress.context import Context
-from compress.hooks import COMPILE
+from compress.model.hook_settings import COMPILE
 from compress.params import Params
 from compress.stages.accelerate import hook_stage, leave_hooked
 from compress.stages.build.compiled import without_compiler

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from compress.artifact import Artifact
 from compress.context import Context
-from compress.hooks import GRAPH
+from compress.model.hook_settings import GRAPH
 from compress.params import Params
 from compress.stages.accelerate import hook_stage, leave_hooked
 

@@ -15,9 +15,9 @@ from pydantic import Field
 from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Foresight
 from compress.context import Context
-from compress.painting import call_faults
 from compress.params import Params
-from compress.picture_sizes import BINNED, resized
+from compress.pipelines.call_arguments import call_faults
+from compress.pipelines.image_sizes import BINNED, resized
 from compress.stages.accelerate import call_stage
 
 IDLE = (

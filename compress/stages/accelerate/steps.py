@@ -18,12 +18,12 @@ from pydantic import Field
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, derive, write_manifest
 from compress.catalogue import Foresight
 from compress.context import Context
+from compress.distillation.students import undone
 from compress.errors import StageFailed
 from compress.params import Params
-from compress.pipelines import class_of
-from compress.schedulers import NAMED, Named, changes, config_of, faults, foreign, left_out, read_class, told
+from compress.pipelines.index import class_of
+from compress.pipelines.schedulers import NAMED, Named, changes, config_of, faults, foreign, left_out, read_class, told
 from compress.stages.accelerate import call_stage
-from compress.students import undone
 
 if TYPE_CHECKING:
     import diffusers

@@ -22,7 +22,7 @@ from compress.artifact import Artifact
 from compress.catalogue import stage
 from compress.context import Context
 from compress.engines.compiled import ENGINE
-from compress.graphs import Batches, Components, refuse_engine, wanted
+from compress.model.graphs import Batches, Components, refuse_engine, wanted
 from compress.params import Params, one_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def refuse(artifact: Artifact, params: BuildCompiled) -> str:
     machine=without_compiler,
 )
 def run(artifact: Artifact, params: BuildCompiled, context: Context) -> None:
-    from compress.building import build_engines
+    from compress.building.build import build_engines
     from compress.engines.compiled.build import CompiledBuilder
 
     names = wanted(artifact, params.components)

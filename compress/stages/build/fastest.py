@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from compress import deps
 from compress.artifact import CHOSEN, Artifact
 from compress.catalogue import Foresight, Stage, builders, engine_names, find_engine, find_task, stage
 from compress.context import Context
-from compress.graphs import Components, Profile, refuse_components, wanted
+from compress.machine import deps
+from compress.model.graphs import Components, Profile, refuse_components, wanted
 from compress.params import Params, one_of
-from compress.sources import parameter_count
+from compress.sources.models import parameter_count
 
 if TYPE_CHECKING:
     Precision = str
@@ -106,6 +106,6 @@ def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
     data=lambda params: ("calibration",) if {"int8", "float8"} & set(params.precisions) else (),
 )
 def run(artifact: Artifact, params: BuildFastest, context: Context) -> None:
-    from compress.choosing import choose
+    from compress.building.fastest import choose
 
     choose(artifact, params, [s for s in tried(params) if s.works_on(find_task(artifact.task))], context)

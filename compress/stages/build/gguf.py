@@ -18,11 +18,11 @@ from pydantic import Field
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.catalogue import Foresight, stage
 from compress.context import Context
-from compress.deps import installed
 from compress.engines.gguf import ENGINE
-from compress.graphs import refuse_engine
+from compress.machine.deps import installed
+from compress.model.graphs import refuse_engine
+from compress.model.weight_widths import packing
 from compress.params import Params, one_of
-from compress.widths import packing
 
 if TYPE_CHECKING:
     Precision = str
@@ -62,7 +62,7 @@ def foresee(artifact: Artifact, params: BuildGGUF) -> Foresight:
     idle_here=idle_here,
 )
 def run(artifact: Artifact, params: BuildGGUF, context: Context) -> None:
-    from compress.building import build_engines
+    from compress.building.build import build_engines
     from compress.engines.gguf.build import GGUFBuilder
 
     builder = GGUFBuilder(params.precision)

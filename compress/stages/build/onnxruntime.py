@@ -21,9 +21,9 @@ from compress.artifact import Artifact
 from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.engines.onnx import ENGINE
-from compress.graphs import Components, refuse_engine, wanted
+from compress.model.graphs import Components, refuse_engine, wanted
+from compress.model.weight_widths import packing
 from compress.params import Params, one_of
-from compress.widths import packing
 
 if TYPE_CHECKING:
     Precision = str
@@ -70,7 +70,7 @@ def foresee(artifact: Artifact, params: BuildOnnxRuntime) -> Foresight:
     data=lambda params: ("calibration",) if params.precision == "int8" else (),
 )
 def run(artifact: Artifact, params: BuildOnnxRuntime, context: Context) -> None:
-    from compress.building import build_engines
+    from compress.building.build import build_engines
     from compress.engines.onnx.build import OnnxBuilder
 
     samples = params.samples if params.precision == "int8" else 0

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
-from compress import gpus
 from compress.artifact import Artifact
 from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.engines.tensorrt import ENGINE
 from compress.errors import UserError
-from compress.graphs import Components, Profile, refuse_engine, wanted
+from compress.machine import gpus
+from compress.model.graphs import Components, Profile, refuse_engine, wanted
+from compress.model.weight_widths import packing
 from compress.params import Params, one_of
-from compress.sources import parameter_count
-from compress.widths import packing
+from compress.sources.models import parameter_count
 
 WEIGHTS_AT_ONCE = 4  # float32 copies: torch's own, the graph's, the parser's, and the engine's bytes
 KERNEL_BYTES = 20_000_000  # of an engine beside its weights; measured on small models, up to 16 MB
@@ -125,7 +125,7 @@ def idle_here(params: BuildTensorRT) -> str:
     data=lambda params: ("calibration",) if params.precision in CALIBRATED else (),
 )
 def run(artifact: Artifact, params: BuildTensorRT, context: Context) -> None:
-    from compress.building import build_engines
+    from compress.building.build import build_engines
     from compress.engines.tensorrt.build import TensorRTBuilder
 
     library, targets = _choose(params)

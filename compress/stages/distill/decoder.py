@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from compress.artifact import Artifact, derive, rewritten, write_manifest
-from compress.autoencoders import (
+from compress.catalogue import Foresight, Misfit, stage
+from compress.context import Context
+from compress.distillation.compatibility import decoding_misfits
+from compress.distillation.few_steps import guiding, ill_guided
+from compress.errors import ModelError
+from compress.params import TRAINED, Training
+from compress.pipelines.autoencoders import (
     TEACHERS,
     TINY,
     UNSCALED,
@@ -34,21 +40,15 @@ from compress.autoencoders import (
     tiny_parameters,
     usual_blocks,
 )
-from compress.catalogue import Foresight, Misfit, stage
-from compress.context import Context
-from compress.errors import ModelError
-from compress.few_steps import guiding, ill_guided
-from compress.painting import STEPS
-from compress.params import TRAINED, Training
-from compress.picture_sizes import SIDES, own_size
-from compress.pipelines import class_of, name_part
-from compress.teaching import decoding_misfits
+from compress.pipelines.call_arguments import STEPS
+from compress.pipelines.image_sizes import SIDES, own_size
+from compress.pipelines.index import class_of, name_part
 
 if TYPE_CHECKING:
     import torch
 
     from compress.algorithms.autoencoding import Autoencoder
-    from compress.items import Item
+    from compress.data.items import Item
     from compress.opening.models import OpenModel
 
 Count = Annotated[int, Field(ge=0)]
@@ -126,7 +126,7 @@ def _config(artifact: Artifact, params: DistillDecoder) -> dict[str, Any]:
 def foresee(artifact: Artifact, params: DistillDecoder) -> Foresight:
     """Checkpoints hold the weights, their average and two moments, an old one too while the new one is written; a recorded picture
     is in half precision."""
-    from compress.sources import parameter_count
+    from compress.sources.models import parameter_count
 
     config, before = _config(artifact, params), parameter_count(artifact.folder(VAE))
     tiny = params.kind == "tiny"
@@ -166,7 +166,7 @@ def run(artifact: Artifact, params: DistillDecoder, context: Context) -> None:
     from compress.algorithms.autoencoding import Autoencoder
     from compress.engines.torch.runtime import save_component
     from compress.opening import open_component, open_task
-    from compress.training import teach
+    from compress.training.loop import teach
 
     source, opening = context.inputs["teacher"], context.opening.of("float32")
     if VAE not in source.components or source.components[VAE].format != "torch":
@@ -212,7 +212,7 @@ def _student(artifact: Artifact, params: DistillDecoder, context: Context) -> Au
 def _record(painter: OpenModel, teacher: Autoencoder, params: DistillDecoder, context: Context) -> list[Row]:
     """Every picture that is learnt from, as the teacher's VAE has it; what a crashed run wrote down is kept."""
     from compress.algorithms.autoencoding import Autoencoder
-    from compress.recordings import read_call
+    from compress.training.recordings import read_call
 
     painting = Autoencoder.of(painter.component(VAE), scaling_of(painter.artifact), context.opening.device)
 
@@ -235,7 +235,7 @@ def _write(
     make: Callable[[Sequence[Item]], Iterator[Mapping[str, torch.Tensor]]],
     context: Context,
 ) -> list[Row]:
-    from compress.recordings import count_calls, write_calls
+    from compress.training.recordings import count_calls, write_calls
 
     folder = context.scratch / "pictures"
     folder.mkdir(exist_ok=True)
@@ -284,7 +284,7 @@ def _rows(
     that one, and the latent that the VAE makes of it."""
     import torch
 
-    from compress.opening.tensors import to_host
+    from compress.algorithms.tensors import to_host
 
     with torch.no_grad():
         pictures = teacher.decode(latents).clamp(-1, 1)
@@ -327,7 +327,7 @@ def _lesson(
 def _batch(rows: Sequence[Row], context: Context) -> dict[str, torch.Tensor]:
     import torch
 
-    from compress.recordings import read_call
+    from compress.training.recordings import read_call
 
     read = [read_call(*row) for row in rows]
     device = context.opening.device

@@ -21,13 +21,13 @@ from pydantic import Field
 
 from compress.artifact import Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, Misfit, stage
-from compress.conditioning import caption_values
 from compress.context import Context
+from compress.distillation.compatibility import told_misfits
+from compress.distillation.conditioning import caption_values
+from compress.distillation.few_steps import guiding
 from compress.errors import ModelError
-from compress.families import feature_stacks
-from compress.few_steps import guiding
+from compress.model.families import feature_stacks
 from compress.params import TRAINED, Training
-from compress.teaching import told_misfits
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +49,7 @@ class DistillFeatures(Training):
 
 def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
     """Checkpoints hold the weights, their average and two moments; a recorded call its latents, each caption its embedding."""
-    from compress.sources import parameter_count
+    from compress.sources.models import parameter_count
 
     _stacks(artifact, artifact.main)  # a family whose blocks are not known is refused here
     config, weights = artifact.config(artifact.main), 4 * parameter_count(artifact.folder(artifact.main))
@@ -81,8 +81,8 @@ def unfit(artifact: Artifact, params: DistillFeatures, inputs: Mapping[str, Arti
 def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
     from compress.engines.torch.runtime import save_component
     from compress.opening import open_component, open_task
-    from compress.recordings import read_call
-    from compress.training import teach
+    from compress.training.loop import teach
+    from compress.training.recordings import read_call
 
     name, source = artifact.main, context.inputs["teacher"]
     if source.components.get(name, artifact.components[name]).format != "torch" or name not in source.components:
@@ -113,7 +113,7 @@ def _record(painter: OpenModel, name: str, params: DistillFeatures, context: Con
     """(file, number) of every call, recorded batch by batch; a batch that a crashed run recorded is kept."""
     import numpy as np
 
-    from compress.recordings import count_calls, write_calls
+    from compress.training.recordings import count_calls, write_calls
 
     folder = context.scratch / "calls"
     folder.mkdir(exist_ok=True)
@@ -164,9 +164,9 @@ def _lesson(
     import torch
 
     from compress.algorithms.losses import Projections, listening, match_blocks, relative_error
+    from compress.algorithms.tensors import moved
     from compress.engines.torch.runtime import first_tensor
-    from compress.opening.tensors import moved
-    from compress.recordings import read_call
+    from compress.training.recordings import read_call
 
     pairs = [p for a, b in zip(*stacks, strict=True) for p in match_blocks(a, b)]
     ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]

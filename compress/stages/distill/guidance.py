@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 from compress.artifact import Artifact
 from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
-from compress.few_steps import FewSteps, foresee_taught, guiding, pictures_read, refusal
-from compress.pipelines import class_of
-from compress.students import levels_of
-from compress.teaching import trajectory_misfits
+from compress.distillation.compatibility import trajectory_misfits
+from compress.distillation.few_steps import FewSteps, foresee_taught, guiding, pictures_read, refusal
+from compress.distillation.students import levels_of
+from compress.pipelines.index import class_of
 
 LEVELS = 1000  # of noise, at which it is taught, where the training schedule has as many
 
@@ -66,7 +66,7 @@ def unfit(artifact: Artifact, params: DistillGuidance, inputs: Mapping[str, Arti
     unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillGuidance, context: Context) -> None:
-    from compress.trajectory_lessons import imitate, leave_taught, teach_denoiser
+    from compress.training.trajectory_targets import imitate, leave_taught, teach_denoiser
 
     student = teach_denoiser(artifact, params, context, min(LEVELS, levels_of(artifact) or LEVELS), 1, imitate)
     leave_taught(artifact, student, foresee(artifact, params).settings, context)

@@ -20,11 +20,11 @@ from pydantic import Field
 from compress.artifact import LANGUAGE_MODEL, Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
-from compress.devices import CPU
+from compress.distillation.compatibility import FAMILY, reading_misfits, stack_misfits
 from compress.errors import DataError, ModelError
-from compress.families import feature_stacks
+from compress.machine.devices import CPU
+from compress.model.families import feature_stacks
 from compress.params import TRAINED, Training
-from compress.teaching import FAMILY, reading_misfits, stack_misfits
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ class DistillLogits(Training):
 
 def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
     """Checkpoints hold the weights, their average and two moments; an old one goes once the new one is whole."""
-    from compress.sources import parameter_count
+    from compress.sources.models import parameter_count
 
     feature_stacks(
         artifact.components[LANGUAGE_MODEL].kind, artifact.config(LANGUAGE_MODEL)
@@ -75,7 +75,7 @@ def unfit(artifact: Artifact, params: DistillLogits, inputs: Mapping[str, Artifa
 def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
     from compress.engines.torch.runtime import save_component
     from compress.opening import open_language
-    from compress.training import teach
+    from compress.training.loop import teach
 
     source = context.inputs["teacher"]
     if source.components[LANGUAGE_MODEL].format != "torch":

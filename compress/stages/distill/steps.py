@@ -22,10 +22,19 @@ from pydantic import Field, model_validator
 from compress.artifact import Artifact
 from compress.catalogue import Foresight, Misfit, stage
 from compress.context import Context
-from compress.few_steps import ORIGIN, FewSteps, Method, foresee_sampled, last_level, pictures_read, refusal, sampler
-from compress.schedulers import config_of
-from compress.students import too_fine, uneven
-from compress.teaching import trajectory_misfits
+from compress.distillation.compatibility import trajectory_misfits
+from compress.distillation.few_steps import (
+    ORIGIN,
+    FewSteps,
+    Method,
+    foresee_sampled,
+    last_level,
+    pictures_read,
+    refusal,
+    sampler,
+)
+from compress.distillation.students import too_fine, uneven
+from compress.pipelines.schedulers import config_of
 
 SUBSTEPS = 2
 RATE, CONSISTENCY_RATE = 2e-4, 2e-5  # a student that is its own teacher drifts away at the first: reports/LOG.md
@@ -103,7 +112,7 @@ def _origin(params: DistillSteps) -> int:
 )
 def run(artifact: Artifact, params: DistillSteps, context: Context) -> None:
     from compress.opening.schedulers import made
-    from compress.trajectory_lessons import agree, halve, leave_taught, teach_denoiser
+    from compress.training.trajectory_targets import agree, halve, leave_taught, teach_denoiser
 
     consistent, config = params.method == "consistency", config_of(artifact)
     steps, substeps = (_origin(params), 1) if consistent else (params.steps, params.substeps or SUBSTEPS)

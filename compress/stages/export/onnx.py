@@ -15,7 +15,7 @@ from pydantic import Field
 from compress.artifact import Artifact
 from compress.catalogue import stage
 from compress.context import Context
-from compress.graphs import Components, refuse_engine, wanted
+from compress.model.graphs import Components, refuse_engine, wanted
 from compress.params import Params
 
 
@@ -43,7 +43,7 @@ def refuse(artifact: Artifact, params: ExportOnnx) -> str:
     refuse=refuse,
 )
 def run(artifact: Artifact, params: ExportOnnx, context: Context) -> None:
-    from compress.building import build_engines
+    from compress.building.build import build_engines
     from compress.engines.onnx.build import OnnxBuilder
 
     names = wanted(artifact, params.components)

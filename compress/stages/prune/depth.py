@@ -19,9 +19,9 @@ from pydantic import Field
 from compress.artifact import Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, stage
 from compress.context import Context
-from compress.depths import Pool, Unit, cut_depth, depth_pools, least_missed, renamed, unsettled, without
 from compress.errors import DataError
-from compress.families import Cut, Granted, derived_fields
+from compress.model.depths import Pool, Unit, cut_depth, depth_pools, least_missed, renamed, unsettled, without
+from compress.model.families import Cut, Granted, derived_fields
 from compress.params import Params, Share
 
 if TYPE_CHECKING:

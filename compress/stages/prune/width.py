@@ -19,16 +19,16 @@ from pydantic import Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Foresight, stage
-from compress.classes import divisions_of
 from compress.context import Context
-from compress.devices import CPU
-from compress.families import Cut, cut_width
+from compress.machine.devices import CPU
+from compress.machine.library_classes import divisions_of
+from compress.model.families import Cut, cut_width
 from compress.params import Params, Share
 
 if TYPE_CHECKING:
     import torch
 
-    from compress.items import Item
+    from compress.data.items import Item
     from compress.opening.models import OpenModel
 
 NORM_ITEMS = 8  # calibration items on which norms are held against those of before

@@ -19,8 +19,8 @@ from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Foresight, stage
 from compress.context import Context
 from compress.errors import StageFailed
+from compress.model.weight_widths import packing
 from compress.params import Params
-from compress.widths import packing
 
 if TYPE_CHECKING:
     import openvino
@@ -110,10 +110,10 @@ def _record(
     artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF, context: Context
 ) -> dict[str, list[Any]]:
     """Each component's real inputs while the artifact is used on the calibration data as it is meant to be."""
-    from compress.building import calibration_calls, text_calls
+    from compress.algorithms.tensors import to_array
+    from compress.building.build import calibration_calls, text_calls
     from compress.engines.openvino.runtime import start_of_text
     from compress.opening import open_language, open_task
-    from compress.opening.tensors import to_array
 
     if not artifact.writes_text:
         heard = calibration_calls(open_task(artifact, context.opening), wanted, params.samples, context)

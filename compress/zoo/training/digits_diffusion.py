@@ -19,8 +19,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from compress.checkpoints import Spent
 from compress.params import Training
+from compress.training.checkpoints import Spent
 from compress.zoo import MODELS, scenes
 from compress.zoo.training import digits_vae
 from compress.zoo.training.captions import LENGTH, new_tokenizer

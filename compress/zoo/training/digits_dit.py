@@ -24,9 +24,9 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from transformers import CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
 from compress.artifact import write_manifest
-from compress.checkpoints import Spent
-from compress.describing import describe
+from compress.model.describing import describe
 from compress.params import Training
+from compress.training.checkpoints import Spent
 from compress.zoo import MODELS, scenes
 from compress.zoo.training import digits_vae
 from compress.zoo.training.captions import LENGTH, WORDS, new_tokenizer

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from compress.cache import default_root
+from compress.store.cache import default_root
 from compress.zoo import docstrings
 from compress.zoo.docstrings import Document
 from compress.zoo.ngram import NGramModel

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import torch
 
-from compress import training
-from compress.cache import default_root
-from compress.checkpoints import STATE, Curve, Spent
 from compress.events import Event
 from compress.params import Training
+from compress.store.cache import default_root
+from compress.training import loop
+from compress.training.checkpoints import STATE, Curve, Spent
 
 CHECKPOINTS = default_root() / "training"
 
@@ -31,7 +31,7 @@ def train(
     """Train `module` in place until the steps or the time are spent; it then holds its averaged weights.
 
     A checkpoint is gone on from whatever its settings were, so that more `--steps` may follow. For the arguments and the
-    result see `compress.training.train`.
+    result see `compress.training.loop.train`.
     """
 
     def say(event: Event) -> None:
@@ -40,7 +40,7 @@ def train(
         elif event.message:
             print(f"{name}: {event.message}", flush=True)
 
-    return training.train(
+    return loop.train(
         module,
         lambda batch: {"loss": loss_at(batch)},
         how,

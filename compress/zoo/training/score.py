@@ -19,7 +19,7 @@ import torch
 from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 
-from compress.describing import describe
+from compress.model.describing import describe
 from compress.zoo import MODELS, scenes
 from compress.zoo.reader import marks
 

@@ -1,0 +1,156 @@
+"""A plan carried out: its stages, the copy of the candidate that is asked for, the comparison; the log and the reports on disk."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import Artifact
+from compress.errors import UserError
+from compress.events import Emit, Event
+from compress.execution.executors import LOCAL, Executor, find_executor
+from compress.execution.saving import save
+from compress.recipe.values import Recipe
+from compress.sources.models import fetch_weights
+from compress.store.cache import Cache, disk_errors
+
+if TYPE_CHECKING:
+    from compress.execution.execute import Done
+    from compress.planning.plan import Plan
+    from evaluation.request.image_checks import Pictures
+    from evaluation.values import Comparison
+
+
+def run_plan(
+    found: Plan, cache: Cache, out: Path, emit: Emit, executor: Executor | None = None, kept: Path | None = None
+) -> Comparison:
+    """Execute a plan and compare its last artifact with the baseline; writes the log and the reports into `out`.
+
+    Args:
+        kept: the folder to copy that artifact to, whatever the comparison will say of it.
+    """
+    from compress.commands.evaluate import measure
+    from compress.execution.execute import WARNINGS
+    from evaluation.comparison.compare import noting
+    from evaluation.comparison.viewpoints import Request
+    from evaluation.request.image_checks import to_be_read
+
+    recipe, evaluated = found.recipe, found.data.get("evaluate")
+    with disk_errors(out), logged(out, emit) as log, cache.holding() as store:
+        store.prepare()
+        real = to_be_read(recipe.evaluate.metrics, evaluated, recipe.evaluate.samples)
+        warnings: list[str] = []
+        found = with_weights(found, store, noting(log, warnings), real)
+        done = (executor or find_executor(LOCAL)).run(found, store, log)
+        for one in done:
+            store.hold(one.key)  # whichever process made it, this one goes on to measure it
+        baseline = replace(found.source.artifact, digest=found.source.key)
+        candidate = done[-1].artifact if done else baseline
+        request = Request(
+            name=recipe.name,
+            candidate=candidate,
+            baseline=baseline,
+            data=evaluated,
+            spec=recipe.evaluate,
+            gates=recipe.gates,
+            recipe_text=recipe.told,
+            stages=tuple(_stage_row(d, cache) for d in done),
+            workdir=out,
+            evidence_dirs=evidence_dirs(recipe, cache),
+            chain=chain_of(done),
+            left={one.id: one.artifact for one in done},
+            opening=found.opening.of(None),
+            kept=save(candidate, kept) if kept else None,
+            warnings=(*warnings, *(f"{d.id}: {said}" for d in done for said in d.facts.get(WARNINGS, ()))),
+        )
+        return measure(request, log)
+
+
+def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Pictures] = ()) -> Plan:
+    """The same plan, with its models' weights on this disk: fetched, and adapters in them. What the plan warns of is told first.
+
+    Args:
+        real: pictures that will be read, beside those that its stages learn from.
+
+    Raises:
+        DamagedPictures: some do not read.
+        UserError: weights cannot be had, or are no numbers, of which no stage would make any.
+    """
+    from compress.adapters.fusing import ready
+    from compress.model.finite import refuse_spoilt
+    from evaluation.request.image_checks import refuse_damaged, to_be_learnt
+
+    refuse_damaged(chain(real, to_be_learnt(found.nodes, found.data.get("train"))), cache.root / "digests", emit)
+    for said in found.warnings:
+        emit(Event("warning", "plan", said))
+    if not found.nodes or not all(node.cached for node in found.nodes):
+        base = fetch_weights(found.source.fusion.base if found.source.fusion else found.source)
+        refuse_spoilt(base.artifact, base.key, cache.root / "digests")
+    wanted = {name for node in found.nodes if not node.cached for name in node.models.values()}
+    models = {name: ready(one, cache, emit) if name in wanted else one for name, one in found.models.items()}
+    for name in sorted(wanted):
+        refuse_spoilt(models[name].artifact, models[name].key, cache.root / "digests")
+    return replace(found, source=ready(found.source, cache, emit), models=models)
+
+
+def chain_of(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:
+    """The stages that lead to the candidate, with what each left. What only another stage reads (a teacher) is none."""
+    found: list[tuple[str, Artifact]] = []
+    by_id, at = {d.id: d for d in done}, done[-1].id if done else ""
+    while at in by_id:
+        found.append((at, by_id[at].artifact))
+        at = by_id[at].after
+    return tuple(reversed(found))
+
+
+def _stage_row(done: Done, cache: Cache) -> Mapping[str, Any]:
+    """What a stage left. Its folder is told from the cache's root."""
+    from compress.files.hashing import list_files
+
+    size = sum((done.artifact.path / f).stat().st_size for f in list_files(done.artifact.path))
+    return {
+        "id": done.id,
+        "stage": done.stage,
+        "key": done.key,
+        "digest": done.artifact.digest,
+        "cached": done.cached,
+        "seconds": round(done.seconds, 3),
+        "size_bytes": size,
+        "facts": {**done.models, **done.facts},
+        "path": str(done.artifact.path.relative_to(cache.root)),
+    }
+
+
+def evidence_dirs(recipe: Recipe, cache: Cache) -> tuple[Path, ...]:
+    """Where evidence may lie: the cache, written and read, then what ships beside the recipe, only read."""
+    shipped = Path(recipe.file).parent / "evidence"
+    return (cache.root / "evidence", shipped) if recipe.file and shipped.is_dir() else (cache.root / "evidence",)
+
+
+@contextmanager
+def logged(out: Path, emit: Emit) -> Iterator[Emit]:
+    """Every event also goes to `events.jsonl` in the run's folder, one JSON object a line."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        stream = (out / "events.jsonl").open("a")
+    except OSError as error:
+        raise UserError(
+            f"cannot write the run's folder: {error.strerror}",
+            place=str(out),
+            fix="give another with --out (out= in Python)",
+        ) from error
+    with stream:
+
+        def log(event: Event) -> None:
+            record = {"time": round(time.time(), 3), **{k: v for k, v in vars(event).items() if v}}
+            stream.write(json.dumps(record, default=str) + "\n")
+            stream.flush()
+            emit(event)
+
+        yield log

@@ -1,0 +1,170 @@
+"""What a folder holds, told from JSON and file names alone: no weights, no model library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from compress.artifact import (
+    MANIFEST,
+    SCHEMA,
+    Artifact,
+    Component,
+    Provenance,
+    Quantization,
+    Setting,
+    Settings,
+    read_json,
+)
+from compress.catalogue import find_task, task_names
+from compress.errors import ModelError, Problem, near
+from compress.files.safetensors_headers import read_header
+from compress.model.single_files import instead
+from compress.pipelines.index import whole_of
+
+# By method, the distribution that opens packed weights. A method that is not among them may be anything: its name, which a model's
+# folder says, is never one to install.
+OPENERS = {
+    "gptq": "gptqmodel",
+    "awq": "gptqmodel",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed-tensors",
+    "hqq": "hqq",
+    "quanto": "optimum-quanto",
+    "torchao": "torchao",
+}
+ADAPTER = "adapter_config.json"
+# What libraries call the weights of adapters.
+ADAPTERS = (
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "pytorch_lora_weights.safetensors",
+    "pytorch_lora_weights.bin",
+)
+FUSE = "`pare run RECIPE --save FOLDER` without stages gives the model with the adapter in it, for every other command"
+BITS = ("bits", "w_bit", "nbits", "num_bits")  # what configs call the width of a weight
+
+
+def describe(path: Path) -> Artifact:
+    """Read what a folder holds.
+
+    Raises:
+        ModelError: `path` is no folder, no model of a task that pare knows, or its JSON does not read.
+    """
+    _be_folder(path)
+    if (path / MANIFEST).is_file():
+        return _from_manifest(path)
+    found = [find_task(name).recognise(path) for name in task_names()]
+    for answer in found:
+        if isinstance(answer, Artifact):
+            return _with_packing(answer)
+    if part := whole_of(path):
+        message = f"this folder is one part of a pipeline ({part[1]}), and no model by itself"
+        raise ModelError(message, place=str(path), fix=f"give the pipeline's folder: {part[0]}")
+    if problems := [answer for answer in found if isinstance(answer, Problem)]:
+        message = "; ".join(dict.fromkeys(problem.message for problem in problems))
+        raise ModelError(message, place=str(path), fix=problems[0].fix)
+    if (path / ADAPTER).is_file() or any((path / file).is_file() for file in ADAPTERS):
+        said = read_json(path / ADAPTER) if (path / ADAPTER).is_file() else {}
+        base = said.get("base_model_name_or_path") or "a model that it does not name"
+        message = f"this folder is an adapter for {base}, and no model by itself"
+        raise ModelError(
+            message, place=str(path), fix=f"in a recipe, write model: BASE and adapter: {path.name}; {FUSE}"
+        )
+    raise ModelError(
+        "this folder is no model: it has neither model_index.json nor config.json",
+        place=str(path),
+        fix="give a folder written by save_pretrained of diffusers or transformers",
+    )
+
+
+def _be_folder(path: Path) -> None:
+    """Raises a ModelError where there is no folder, and says what there is instead."""
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        said = f"cannot be looked at: {error.strerror}"
+        raise ModelError(said, place=str(path)[:200], fix="check the path, and who may read it") from error
+    if file and _is_adapter(path):
+        said = "is an adapter, and no model by itself"
+        raise ModelError(said, place=str(path), fix=f"in a recipe, write model: BASE and adapter: {path.name}; {FUSE}")
+    if file:
+        raise ModelError("is one file, and pare opens folders", place=str(path), fix=instead(path))
+    if not folder:
+        fix = "give a folder that diffusers or transformers saved"
+        raise ModelError("no such model folder", place=str(path), fix=fix)
+
+
+def _is_adapter(file: Path) -> bool:
+    """Whether a file holds pairs of low-rank matrices."""
+    try:
+        return any("lora" in name for name in read_header(file).tensors)
+    except ModelError:
+        return False
+
+
+def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
+    """How the weights beside a `config.json` are packed; None where they are plain."""
+    stored = config.get("quantization_config")
+    if not isinstance(stored, Mapping):
+        return None
+    method = str(stored.get("quant_method") or "unnamed")
+    bits = next((int(stored[name]) for name in BITS if isinstance(stored.get(name), int)), 0)
+    bits = bits or (4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else 0)
+    return Quantization(method, bits, OPENERS.get(method, ""))
+
+
+def _with_packing(artifact: Artifact) -> Artifact:
+    """The artifact, each torch component with what its own config says of packed weights."""
+    parts = {name: _packed(artifact, name, part) for name, part in artifact.components.items()}
+    return replace(artifact, components=parts)
+
+
+def _packed(artifact: Artifact, name: str, part: Component) -> Component:
+    file = artifact.folder(name) / "config.json"
+    if part.format != "torch" or part.quantization or not file.is_file():
+        return part
+    return replace(part, quantization=quantization_of(read_json(file)))
+
+
+def _from_manifest(path: Path) -> Artifact:
+    data = read_json(path / MANIFEST)
+    if data.get("schema") != SCHEMA:
+        raise ModelError(
+            f"artifact schema {data.get('schema')} is not the {SCHEMA} this pare reads",
+            place=str(path / MANIFEST),
+            fix="run the recipe again with this version of pare, or upgrade pare",
+        )
+    task = str(data.get("task"))
+    if task not in task_names():
+        fix = f"upgrade pare; {near(task, task_names())}"
+        raise ModelError(f"its task {task} is none that this pare knows", place=str(path / MANIFEST), fix=fix)
+    try:
+        artifact = Artifact(
+            path=path,
+            task=task,
+            components={name: _component(c) for name, c in data["components"].items()},
+            settings=_settings(data["settings"]),
+            lineage=tuple(Provenance(**p) for p in data["lineage"]),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise ModelError(
+            f"does not read as pare writes it ({said})", place=str(path / MANIFEST), fix="run the recipe again"
+        ) from error
+    return _with_packing(artifact)
+
+
+def _component(said: Mapping[str, Any]) -> Component:
+    packed = said.get("quantization")
+    part = Component(**{**said, "quantization": Quantization(**packed) if packed else None})
+    if Path(part.path).is_absolute() or ".." in Path(part.path).parts:
+        raise ValueError(f"{part.path} lies outside the folder")
+    return part
+
+
+def _settings(said: Mapping[str, Any]) -> Settings:
+    levels = {level: tuple(Setting(**s) for s in said.get(level, ())) for level in ("graph", "hook")}
+    return Settings(**{**said, **levels})

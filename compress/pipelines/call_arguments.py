@@ -1,0 +1,126 @@
+"""What a pipeline takes of the arguments it is called with, told from its class's source: negative prompt, size, scheduler, steps."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from compress.artifact import SCHEDULER, Artifact
+from compress.machine.library_classes import source_of
+from compress.pipelines.image_sizes import SIDES, own_size, size_faults
+from compress.pipelines.index import class_of
+from compress.pipelines.schedulers import changes, config_of, faults, foreign, left_out, named_config, told
+from compress.tasks import Fault
+
+NEGATIVE = "negative_prompt"
+TRUE_GUIDANCE = "true_cfg_scale"  # of pipelines whose `guidance_scale` is distilled into the model
+GUIDANCE = "guidance_scale"
+STEPS = "num_inference_steps"
+# As pipelines write it: `return self._guidance_scale > 1`, `do_classifier_free_guidance = guidance_scale > 1.0`.
+GUIDED = re.compile(r"(?:return self\._|do_classifier_free_guidance = )guidance_scale > (?P<above>\d+(?:\.\d+)?)")
+
+
+def call_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
+    """What a pipeline refuses, ignores or does not have of what it will be called with.
+
+    Args:
+        artifact: with its own call, which its engines were built for.
+    """
+    kind = class_of(artifact.path)
+    takes = call_arguments(kind)
+    if takes is not None:
+        # Of arguments alone that a recipe gives: what a model's own manifest says is its maker's.
+        asked = (n for n in call if n != SCHEDULER and n not in artifact.settings.call)
+        yield from (_untaken(kind, name) for name in asked if name not in takes)
+        yield from _ignored_prompt(kind, takes, artifact, call)
+    steps = call.get(STEPS, (takes or {}).get(STEPS))
+    yield from _scheduler_faults(kind, artifact, call, steps)
+    sized = artifact.calling(**call)
+    yield from (Fault(side, said, fix) for side, said, fix in size_faults(sized))
+    yield from _engine_faults(artifact, call, takes or {})
+
+
+@cache
+def call_arguments(kind: str) -> Mapping[str, object] | None:
+    """The arguments of a pipeline's call, with their defaults; None of a class that is not known."""
+    text = source_of(kind, "pipelines") if kind else ""
+    tree = ast.parse(text) if text else None
+    owner = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == kind), None) if tree else None
+    functions = (n for n in owner.body if isinstance(n, ast.FunctionDef)) if owner else ()
+    call = next((n for n in functions if n.name == "__call__"), None)
+    if call is None:
+        return None
+    names, given = [a.arg for a in call.args.args[1:]], call.args.defaults
+    defaults = [None] * (len(names) - len(given)) + [_constant(value) for value in given]
+    return dict(zip(names, defaults, strict=True))
+
+
+def _constant(value: ast.expr) -> object:
+    return value.value if isinstance(value, ast.Constant) else None
+
+
+def _untaken(kind: str, name: str) -> Fault:
+    return Fault(name, f"{kind} takes no {name}", "leave it out")
+
+
+def _ignored_prompt(
+    kind: str, takes: Mapping[str, object], artifact: Artifact, call: Mapping[str, Any]
+) -> Iterator[Fault]:
+    """A negative prompt that would be ignored in silence: nothing steers away from it where guidance is off."""
+    if not call.get(NEGATIVE) or NEGATIVE not in takes:
+        return
+    scale = TRUE_GUIDANCE if TRUE_GUIDANCE in takes else GUIDANCE
+    given = call.get(scale, takes.get(scale))
+    found = GUIDED.search(source_of(kind, "pipelines"))
+    above = float(found["above"]) if found and scale == GUIDANCE else 1.0
+    if scale in takes and isinstance(given, int | float) and given <= above:
+        said = f"{kind} ignores a negative prompt unless {scale} is above {above:g}, and it is {given:g}"
+        distilled = "leave negative_prompt out: this pipeline's guidance is distilled into the model"
+        fix = distilled if scale == TRUE_GUIDANCE else f"leave negative_prompt out, or set guidance above {above:g}"
+        yield Fault(NEGATIVE, said, fix)
+    elif artifact.main and artifact.known_config(artifact.main).get("time_cond_proj_dim"):
+        said = f"`{artifact.main}` is told its guidance (time_cond_proj_dim) and ignores a negative prompt"
+        yield Fault(NEGATIVE, said, "leave negative_prompt out")
+
+
+def _scheduler_faults(kind: str, artifact: Artifact, call: Mapping[str, Any], steps: object) -> Iterator[Fault]:
+    """Why the scheduler, the model's own or a named one, cannot do what is asked for; what it never can is told with the model."""
+    config, name = config_of(artifact), call.get(SCHEDULER)
+    if name and not config:
+        yield Fault(
+            SCHEDULER, "the pipeline has no scheduler of its own that another could take the place of", "leave it out"
+        )
+        return
+    if name and (why := foreign(config, name)):
+        yield Fault(SCHEDULER, why, "leave scheduler out, or name another")
+        return
+    always = {p.message for p in faults(config, "")}
+    for found in faults(named_config(config, name), "", steps, kind):
+        if found.message not in always:
+            yield Fault(SCHEDULER if name else STEPS, found.message, found.fix)
+
+
+def lost_settings(artifact: Artifact, call: Mapping[str, Any]) -> str:
+    """Which settings of the model's own scheduler the one that is named in its place does not take, in words; "" where none."""
+    config, name = config_of(artifact), call.get(SCHEDULER)
+    changed = changes(config, name) if name else {}
+    return told(config, changed) if name and left_out(config, changed["_class_name"]) else ""
+
+
+def _engine_faults(artifact: Artifact, call: Mapping[str, Any], takes: Mapping[str, object]) -> Iterator[Fault]:
+    """Sizes that no engine of the pipeline was built for: each that sees a picture is built for one, the size that the model is
+    meant to paint."""
+    seeing = [name for name in (artifact.main, "vae") if name in artifact.components]
+    engines = [name for name in seeing if artifact.components[name].format != "torch"]
+    built = {side: artifact.settings.call.get(side) or takes.get(side) or own_size(artifact) for side in SIDES}
+    for side in SIDES if engines else ():
+        asked = call.get(side)
+        if asked is None or asked == built[side]:
+            continue
+        meant = f"of {side} {built[side]}" if built[side] else "of the pipeline's own size"
+        said = f"{side} {asked} is asked for, and the engine of `{engines[0]}` is built for pictures {meant}"
+        size = ", ".join(f"{one}: {call[one]}" for one in SIDES if call.get(one))
+        yield Fault(side, said, f"put `- accelerate.size: {{{size}}}` in front of the stage that builds it")

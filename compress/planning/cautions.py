@@ -1,0 +1,63 @@
+"""What a plan warns of: it can run, and may not do what was meant. Told by `check` and `plan`, and by a run before its first stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from compress.adapters.fusing import Fusion
+from compress.adapters.names import MAGNITUDE
+from compress.catalogue import find_metric
+from compress.data.items import Data
+from compress.data.texts import ROWS
+from compress.pipelines.index_checks import sampled_otherwise
+from compress.planning.evaluation_checks import beyond_training
+from compress.recipe.values import EvalSpec, Recipe
+from compress.sources.models import Source
+from compress.sources.units import fewer
+
+ONE_DOCUMENT = (
+    'in a text file blank lines separate documents; give one a line as JSON lines, {"text": …} each, in a .jsonl'
+)
+
+
+def cautions(recipe: Recipe, source: Source, data: Mapping[str, Data], stages: Iterable[str]) -> Iterator[str]:
+    """What somebody must hear of a plan, each with what to do about it.
+
+    Args:
+        data: what was opened, by role.
+        stages: what the stages tell of themselves.
+    """
+    if evaluated := data.get("evaluate"):
+        yield from data_cautions(evaluated, recipe.evaluate, recipe.gates)
+    if source.fusion:
+        yield from _idle_adapters(source.fusion)
+    if otherwise := sampled_otherwise(source.artifact):
+        yield otherwise
+    if far := beyond_training(source.artifact, recipe.evaluate, recipe.evaluate.metrics):
+        yield far
+    yield from stages
+
+
+def data_cautions(data: Data, spec: EvalSpec, gates: Iterable[str]) -> Iterator[str]:
+    """What of the evaluation data does not count, and where they are too few."""
+    from evaluation.judge.gates import FEWEST_UNITS
+
+    if data.left_out:
+        yield data.left_out
+    if few := fewer(data, spec.samples, EvalSpec.model_fields["samples"].default):
+        yield few
+    units = spec.samples if data.count < 0 else min(spec.samples, data.count)
+    gated = [name for name in gates if find_metric(name).quality and find_metric(name).needs_data]
+    if gated and units < FEWEST_UNITS:
+        yield f"gates on {', '.join(gated)} will stay inconclusive: they rest on {units} of at least {FEWEST_UNITS} units; give more"
+    if data.kind == "texts" and data.count == 1 and Path(data.source).suffix.lower() not in ROWS:
+        yield f"{data.source} is 1 document: {ONE_DOCUMENT}"
+
+
+def _idle_adapters(fusion: Fusion) -> Iterator[str]:
+    """Adapters that are multiplied by nothing."""
+    for adapter, place in zip(fusion.adapters, fusion.places, strict=True):
+        if adapter.strength == 0 and not any(MAGNITUDE in name for name in adapter.header.tensors):
+            head = f"{place}: " if place else ""
+            yield f"{head}adapter {adapter.name} has scale 0 and changes no weight: give another scale, or leave it out"

@@ -1,0 +1,184 @@
+"""What a plan finds wrong with what is measured: metrics, gates, settings and data that do not fit together, or not the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from compress.artifact import Artifact
+from compress.catalogue import find_metric, find_task, metric_names, task_names, tasks_for
+from compress.data.items import KINDS_OF_DATA, Data
+from compress.data.texts import PROMPTS, ROWS
+from compress.errors import Problem
+from compress.machine import deps
+from compress.machine.library_classes import has_learned_positions
+from compress.params import Params, faults
+from compress.recipe.shared_parameters import takers, unused
+from compress.recipe.values import EvalSpec, Recipe
+from compress.sources.data import LAYOUTS
+from compress.tasks import Observable, Task
+
+METADATA = "metadata.jsonl"
+OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
+
+
+def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping[str, Data]) -> Iterator[Problem]:
+    """Metrics, gates, settings and data that do not fit together, or not the model.
+
+    Args:
+        artifact: the source; None where it has problems of its own.
+    """
+    from evaluation.judge.gates import example as gate_example
+    from evaluation.judge.gates import problems as gate_problems
+
+    task = find_task(artifact.task) if artifact else None
+    place = recipe.place.get("evaluate.metrics", "")
+    for index, name in enumerate(recipe.evaluate.metrics):
+        here = recipe.place.get(f"evaluate.metrics.{index}", place)
+        yield from _metric_problems(name, here, task, recipe, data.get("evaluate"))
+    for name, gate in recipe.gates.items():
+        if name in metric_names() and (why := gate_problems(gate, find_metric(name))):
+            yield Problem(
+                recipe.place.get(f"gates.{name}", ""),
+                f"gate {name}: {why}",
+                f"{gate_example(find_metric(name))}; `pare explain {name}` and `pare explain gates` tell more",
+            )
+    if task is None:
+        return
+    yield from _foreign_settings(recipe, task)
+    decided = any(step.if_faster for step in recipe.stages)
+    if artifact and (why := too_long(artifact, recipe.evaluate, recipe.evaluate.metrics, decided=decided)):
+        named = ("evaluate.new_tokens", "evaluate.prompt_tokens", "evaluate")
+        where = next((recipe.place[name] for name in named if name in recipe.place), "")
+        yield Problem(where, why, "ask for fewer prompt_tokens or new_tokens")
+    yield from _unused(recipe, task)
+    for role, found in data.items():
+        if role == "evaluate" or not captions_alone(found, task):
+            yield from kind_problems(found, task, recipe.place.get(f"data.{role}", ""), taught=role != "evaluate")
+
+
+def captions_alone(data: Data, task: Task) -> bool:
+    """Whether data are captions without pictures, which are all that most stages ask of a model that paints."""
+    file = Path(data.source)
+    rows = data.kind == "texts" and file.suffix.lower() in ROWS
+    return task.data == "captioned_images" and rows and file.name != METADATA
+
+
+def kind_problems(data: Data, task: Task, place: str = "", *, taught: bool = False) -> Iterator[Problem]:
+    """Data of another kind than a task is run on, as texts without pictures for a model that paints.
+
+    Args:
+        taught: whether captions alone would do, were they rows.
+    """
+    if data.kind != task.data:
+        if task.data == "captioned_images" and (fix := _of_pictures(Path(data.source), taught)):
+            said = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
+            yield Problem(place, said, fix)
+            return
+        ways = " or ".join(layout.title for layout in LAYOUTS if layout.kind == task.data)
+        said = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
+        yield Problem(place, said, f"give {ways}, or a set of the zoo; `pare explain data` tells all")
+
+
+def _of_pictures(file: Path, taught: bool) -> str:
+    """What to give in place of a file that holds captions alone, or ""."""
+    if file.name == METADATA:
+        return f"give its folder: {file.parent}"
+    if taught and file.suffix.lower() == ".txt":
+        line = PROMPTS.format(name=file.name, stem=file.stem)
+        return f"prompts one a line become rows by: {line}"
+    return ""
+
+
+def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, data: Data | None) -> Iterator[Problem]:
+    from evaluation.request.image_counts import too_few
+
+    metric = find_metric(name)
+    if metric.needs_data and not recipe.data.evaluate:
+        yield Problem(place, f"{name} needs evaluation data", "add data: {evaluate: …}")
+    if task is None:
+        return
+    if why := misfit(name, task, data):
+        yield Problem(place, why, "remove it")
+    for field, wrong in faults(metric.params, recipe.evaluate.metrics[name]).items():
+        where = recipe.place.get(f"evaluate.metrics.{list(recipe.evaluate.metrics).index(name)}.{field}", place)
+        yield Problem(where, f"{name}.{field}: {wrong.said}", wrong.fix)
+    spec = recipe.evaluate
+    if few := too_few(metric, spec.metrics[name], data, spec.samples, task.repeats(spec)):
+        yield Problem(place, few.said, few.fix)
+    for library in metric.libraries:
+        if not deps.version(library):
+            extra = f"'pare[{metric.extra}]'" if metric.extra else library
+            yield Problem(place, f"{name} needs the library {library}", f"pip install {extra}")
+
+
+def misfit(name: str, task: Task, data: Data | None) -> str:
+    """Why a metric cannot measure models of a task on this data, or ""."""
+    metric = find_metric(name)
+    if task.fits(metric.needs, OF_DATA):
+        return f"{name} measures {', '.join(tasks_for(metric.needs))}, and this model does {task.name}"
+    if data is not None and data.kind == task.data and (lacking := task.fits(metric.needs, data.gives)):
+        why = next((f" ({data.lacks[need]})" for need in lacking if need in data.lacks), "")
+        return f"{name} needs {' and '.join(lacking)}, which {data.source} does not give{why}"
+    return ""
+
+
+def too_long(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], *, decided: bool = False) -> str:
+    """Why a model's table of positions does not reach as far as an evaluation writes, or ""; decided: whether calls are timed to decide
+    about a step, too."""
+    said, learned = _far(artifact, spec, metrics, decided)
+    return said if learned else ""
+
+
+def beyond_training(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) -> str:
+    """That an evaluation writes further than a model was trained to, which computes its positions and so goes on; or ""."""
+    said, learned = _far(artifact, spec, metrics, False)
+    if learned or not said:
+        return ""
+    return (
+        f"{said} (max_position_embeddings): beyond them it is timed and scored on what it never learned; ask for fewer"
+    )
+
+
+def _far(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], decided: bool) -> tuple[str, bool]:
+    """That an evaluation writes further than a model has positions, in words or "", and whether they are learned ones."""
+    writing = {"timings", "token_timings", "completions"}
+    size = next((s.count for s in find_task(artifact.task).sizes(spec).values() if s.axis == "tokens"), 0)
+    if not size or not (decided or any(find_metric(name).needs & writing for name in metrics)):
+        return "", False
+    config = artifact.known_config(artifact.main)
+    most = config.get("max_position_embeddings") or config.get("n_positions")
+    if not isinstance(most, int) or size <= most:
+        return "", False
+    said = f"prompt_tokens and new_tokens are {size} together, and the model has {most} positions"
+    return said, has_learned_positions(str(config.get("model_type", "")))
+
+
+def _foreign_settings(recipe: Recipe, task: Task) -> Iterator[Problem]:
+    """Settings that are another task's own, and would be ignored in silence."""
+    spec = recipe.evaluate
+    for prefix, given, kind in (
+        ("evaluate", spec.model_fields_set, "settings"),
+        ("evaluate.baseline", spec.baseline.model_fields_set, "baseline"),
+    ):
+        for name in sorted(given):
+            owners = [other for other in task_names() if name in _fields(find_task(other), kind)]
+            if owners and task.name not in owners:
+                place = recipe.place.get(f"{prefix}.{name}", recipe.place.get("evaluate", ""))
+                said = f"{prefix}.{name} is a setting of {' and '.join(owners)}, and this model does {task.name}"
+                yield Problem(place, said, "remove it")
+
+
+def _unused(recipe: Recipe, task: Task) -> Iterator[Problem]:
+    """Parameters given for all metrics that none of these has; those of another task are refused already."""
+    own = (name for name in unused(recipe.evaluate, recipe.evaluate.metrics) if name in task.settings.model_fields)
+    for name in own:
+        said = f"evaluate.{name}: none of these metrics has it"
+        yield Problem(
+            recipe.place.get(f"evaluate.{name}", ""), said, f"remove it, or measure {', '.join(takers(name))}"
+        )
+
+
+def _fields(task: Task, kind: str) -> Mapping[str, object]:
+    record: type[Params] = getattr(task, kind)
+    return record.model_fields

@@ -1,0 +1,129 @@
+"""Time, disk and memory that a plan takes, and whether this machine has them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from compress.artifact import Artifact
+from compress.catalogue import Stage
+from compress.data.items import Data
+from compress.errors import PareError, Problem
+from compress.files.hashing import list_files
+from compress.params import Params
+from compress.sources.models import Source, parameter_count
+from compress.store.cache import Cache
+
+ALIKE = 4  # times as much work: beyond that, what one run took says little of another
+PROCESS_BYTES = 1_600_000_000  # resident memory of a process with torch, diffusers and openvino imported, measured
+
+
+def work(artifact: Artifact, touched: Iterable[str], params: Params) -> int:
+    """What a stage's time goes with, as far as a plan can tell: the parameters it works on, times the steps it takes."""
+    return max(1, sum(_parameters(artifact, name) for name in touched)) * int(getattr(params, "steps", 1))
+
+
+def remember_seconds(cache: Cache, stage: str, seconds: float, work: int) -> None:
+    """Write down how long a stage took here, and for how much."""
+    note = cache.root / "seconds" / stage
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(json.dumps({"seconds": round(seconds, 3), "work": work}))
+
+
+def expected_seconds(cache: Cache, stage: str, work: int) -> float | None:
+    """How long a stage will take, from its last time here; None where that was another size of model altogether, or never."""
+    try:
+        last = json.loads((cache.root / "seconds" / stage).read_text())
+        share, seconds = work / last["work"], float(last["seconds"])
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError):  # the notes of before told no work
+        return None
+    return seconds * share if 1 / ALIKE <= share <= ALIKE else None
+
+
+def stage_bytes(stage: Stage, artifact: Artifact, touched: tuple[str, ...], copies: bool) -> int:
+    """Upper bound of what a stage writes: float32 weights of what it touches, and a copy of the rest where it cannot link.
+
+    Only entries of the cache are linked to one another; a stage that continues the source copies it.
+    """
+    copied = sum((artifact.path / f).stat().st_size for f in list_files(artifact.path)) if copies else 0
+    written = 0 if not stage.makes else sum(4 * _parameters(artifact, name) for name in touched)
+    return 1_000_000 + copied + written
+
+
+def items_bytes(item_bytes: Mapping[str, int], params: Params, data: Data | None) -> dict[str, int]:
+    """What items of the training data take of the disk, by the parameter that says how many there are at most.
+
+    Args:
+        data: which may have fewer.
+    """
+    there = data.count if data is not None and data.count >= 0 else None
+    most = {name: int(getattr(params, name)) for name in item_bytes}
+    return {name: each * (most[name] if there is None else min(most[name], there)) for name, each in item_bytes.items()}
+
+
+def _parameters(artifact: Artifact, component: str) -> int:
+    try:
+        return parameter_count(artifact.folder(component))
+    except PareError:
+        return 0
+
+
+def opened_bytes(artifact: Artifact) -> int:
+    """Memory of a model that is opened in float32 beside the one that a stage works on."""
+    return sum(4 * _parameters(artifact, name) for name in artifact.components)
+
+
+def needed(source: Source, disk: Iterable[int], memory: Iterable[int]) -> tuple[int, int]:
+    """Disk and memory of a whole plan, bytes, from those of its stages."""
+    # Two processes (ours and the checker), and at worst the source, an export of it and its quantized copy at once.
+    return sum(disk), 2 * PROCESS_BYTES + max(3 * opened_bytes(source.artifact), *memory, 0)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one step takes of the disk, and what of that goes with each parameter that counts items."""
+
+    step: str
+    disk_bytes: int
+    by_items: Mapping[str, int] = field(default_factory=dict)
+
+
+def problems(disk_bytes: int, memory_bytes: int, root: Path, place: str, shares: Sequence[Share] = ()) -> list[Problem]:
+    """What a plan needs and this machine does not have.
+
+    Args:
+        memory_bytes: 0 where nothing runs.
+        root: of the cache.
+        place: of the model in the recipe.
+        shares: of the steps.
+    """
+    below = next(p for p in (root, *root.parents) if p.exists())
+    free, memory = shutil.disk_usage(below).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = []
+    if disk_bytes > free:
+        most, less = _most(shares)
+        message = f"needs about {_size(disk_bytes)} of disk{most}, and {_size(free)} are free"
+        found.append(Problem(str(root), message, f"free room, {less}or give another folder with --cache"))
+    if memory_bytes > memory:
+        message = f"needs about {_size(memory_bytes)} of memory, and this machine has {_size(memory)}"
+        found.append(Problem(place, message, "use a larger machine or a smaller model"))
+    return found
+
+
+def _most(shares: Sequence[Share]) -> tuple[str, str]:
+    """Which step takes most of the disk, and what of it would take less, in words."""
+    largest = max(shares, key=lambda share: share.disk_bytes, default=None)
+    if largest is None:
+        return "", ""
+    name = max(largest.by_items, key=lambda name: largest.by_items[name], default="")
+    counted = 2 * largest.by_items.get(name, 0) > largest.disk_bytes
+    said = f", {_size(largest.disk_bytes)} of it for {largest.step}"
+    return said, f"give {largest.step} fewer {name}, " if counted else ""
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

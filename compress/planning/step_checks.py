@@ -1,0 +1,258 @@
+"""What a plan finds wrong with a model, and with the stages that it is given to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from compress.artifact import CHOSEN, MANIFEST, Artifact, read_json
+from compress.catalogue import Stage, find_engine, find_task, tasks_for
+from compress.errors import Problem, UserError
+from compress.machine import deps
+from compress.machine.devices import Opening, kind_of
+from compress.model.describing import quantization_of
+from compress.model.hook_settings import hook_problems
+from compress.model.layer_counts import layer_problems
+from compress.model.remote_code import code_problems
+from compress.model.shapes import shape_problems
+from compress.model.weights import weight_problems
+from compress.planning.calls import call_problems
+from compress.recipe.values import Recipe, StepSpec, is_model
+from compress.tokenizers.files import tokenizer_problems
+from compress.tokenizers.vocabulary import vocabulary_problems
+
+CALLED = "compress.apply("  # begins the place of a stage that is called from Python, without a recipe
+
+
+def source_problems(
+    artifact: Artifact,
+    opening: Opening,
+    place: str,
+    *,
+    fetched: bool = True,
+    call: Mapping[str, object] = MappingProxyType({}),
+    places: Mapping[str, str] = MappingProxyType({}),
+    changed: bool = False,
+) -> Iterator[Problem]:
+    """What keeps a source from being opened here: packed weights without their library, code of its own, parts that do not fit
+    or are not there.
+
+    Args:
+        fetched: whether its weights are on this disk already; those of a hub model come when it runs.
+        call: arguments that it will be called with, over its own; places: where a recipe gives them.
+        changed: whether a stage would change its weights, which it cannot where they are packed.
+    """
+    if fetched:
+        yield from weight_problems(artifact, place)
+        yield from layer_problems(artifact)
+        yield from shape_problems(artifact)
+    yield from find_task(artifact.task).check(artifact)
+    yield from call_problems(artifact, {**artifact.settings.call, **call}, places, _manifest(artifact))
+    yield from vocabulary_problems(artifact)
+    yield from tokenizer_problems(artifact)
+    yield from code_problems(artifact, opening.trust_remote_code, place)
+    yield from engine_places(artifact, opening, place)
+    yield from hook_problems(artifact, opening, place)
+    for name in artifact.packed(artifact.components):
+        packed = artifact.components[name].quantization
+        if artifact.components[name].format != "torch":
+            continue  # an engine's own library opens what it packed, and some engines have two
+        if packed and not packed.library:
+            said = f"the weights of `{name}` are packed by a method that pare does not know ({packed.method[:40]})"
+            yield Problem(place, said, "give the unquantized checkpoint")
+        elif packed and not deps.version(packed.library):
+            said = f"the weights of `{name}` are {packed.method}, which {packed.library} opens, and it is not installed"
+            whole = "give the unquantized checkpoint"
+            yield Problem(place, said, whole if changed else f"pip install {packed.library}, or {whole}")
+
+
+def _manifest(artifact: Artifact) -> str:
+    told = artifact.path / MANIFEST
+    return str(told if told.is_file() else artifact.path)
+
+
+def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:
+    """Which parts of an artifact are engines that do not run on the device of a run."""
+    for name, part in artifact.components.items():
+        if why := elsewhere(part.format, opening):
+            yield Problem(place, f"`{name}`: {why}", "device: cpu, or give the torch model")
+
+
+@contextmanager
+def configs_read() -> Iterator[None]:
+    """Around what reads a model's configs: a field that is lacking, or of another type, is the model's fault and told as such.
+
+    Raises:
+        UserError: in place of the error that such a field ends in.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ZeroDivisionError) as error:
+        said = f"the model's config does not read as one of its class: {type(error).__name__}: {error}"
+        fix = (
+            "look for a field that is lacking, or of another type, in config.json; if there is none, please report this"
+        )
+        raise UserError(said, fix=fix) from error
+
+
+def input_problems(
+    step: StepSpec, stage: Stage, artifact: Artifact, known: Mapping[str, Artifact]
+) -> Iterator[Problem]:
+    """What is wrong with the further artifacts that a step names, such as its teacher.
+
+    Args:
+        known: what earlier steps leave, by id, and the models of their own that steps are given. One that is not among them was
+            not found, which is told already.
+    """
+    for role, name in step.inputs.items():
+        place, called = step.at(role), f"{step.stage}: its {role} `{name}`"
+        if role not in stage.inputs:
+            yield Problem(place, f"{step.stage} takes no {role}", "remove it")
+        elif name not in known:
+            if not is_model(name):
+                said = f"{step.stage}: input `{role}` names `{name}`, which is no earlier step"
+                yield Problem(place, said, "name one, source, or a model as ./folder")
+        elif (given := known[name]).task != artifact.task:
+            said = f"{called} does {given.task}, and this model does {artifact.task}"
+            yield Problem(place, said, f"give a model for {artifact.task}")
+        elif not all(stage.takes(format) for format in _learnt_from(stage, given)):
+            fix = "give the torch model" if is_model(name) else "name a step before the engine"
+            yield Problem(place, f"{called} is an engine there", fix)
+        elif given.packed((given.main,)) and not stage.packed:
+            method = given.components[given.main].quantization
+            said = f"the weights of `{given.main}` are {method.method if method else ''}"
+            yield Problem(place, f"{called} is packed: {said}", "give the unquantized checkpoint")
+
+
+def misfits(step: StepSpec, stage: Stage, artifact: Artifact, known: Mapping[str, Artifact]) -> list[Problem]:
+    """Why a stage cannot use what it is given beside the artifact that it works on; of what was not found, nothing."""
+    inputs = {role: known[name] for role, name in named_inputs(step, stage).items() if name in known}
+    if len(inputs) < len(stage.inputs):
+        return []
+    with configs_read():
+        found = tuple(stage.unfit(artifact, step.params, inputs))
+    return [Problem(step.at(one.role), f"{step.stage}: its {one.role}: {one.message}", one.fix) for one in found]
+
+
+def named_inputs(step: StepSpec, stage: Stage) -> dict[str, str]:
+    """By role, what a step is given: an id, source, or a model of its own."""
+    return {role: step.inputs.get(role, "source") for role in stage.inputs}
+
+
+def _learnt_from(stage: Stage, given: Artifact) -> tuple[str, ...]:
+    """The formats of what a stage looks at in an artifact that it is given beside the one it continues."""
+    parts = given.components
+    return tuple(parts[name].format for name in stage.components if name in parts) or (parts[given.main].format,)
+
+
+def step_problems(
+    recipe: Recipe,
+    step: StepSpec,
+    stage: Stage,
+    artifact: Artifact,
+    touched: Sequence[str],
+    opening: Opening,
+) -> list[Problem]:
+    """Why a stage cannot work on what is left by the step before it."""
+    place = step.place
+    if not stage.works_on(find_task(artifact.task)):
+        fits = ", ".join(tasks_for(stage.needs))
+        said = f"{stage.name} works on {fits}, and this model does {artifact.task}"
+        return [Problem(place, said, "remove this stage")]
+    found = [p for name in touched for p in _component_problems(step, stage, artifact, name, opening)]
+    if not found and (why := stage.elsewhere(kind_of(opening.device))):
+        found.append(Problem(place, f"{stage.name}: {why}", "give another device, or leave this stage out"))
+    if not found and not touched:
+        formats = sorted({artifact.components[name].format for name in artifact.working})
+        said = f"{stage.name} takes {' or '.join(stage.formats)}, and nothing is left: all is {', '.join(formats)}"
+        found.append(Problem(place, said, "remove it, or give it `from:` an earlier step"))
+    with configs_read():
+        why = "" if found else stage.refuse(artifact, step.params)
+    if why:
+        found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
+    found += [
+        Problem(place, f"{stage.name} needs {role} data", _give(role, place))
+        for role in stage.data(step.params)
+        if not getattr(recipe.data, role)
+    ]
+    found += [
+        Problem(
+            place,
+            f"{stage.name} needs the library {library}",
+            f"pip install 'pare[{stage.extra}]'" if stage.extra else f"pip install {library}",
+        )
+        for library in stage.libraries
+        if not deps.version(library)
+    ]
+    return found
+
+
+def _give(role: str, place: str) -> str:
+    """How a stage is given data: by a recipe, or by whoever calls it alone from Python."""
+    return f"add {role}=…" if place.startswith(CALLED) else f"add data: {{{role}: …}}"
+
+
+def _component_problems(
+    step: StepSpec, stage: Stage, artifact: Artifact, name: str, opening: Opening
+) -> Iterator[Problem]:
+    place = step.place
+    if name not in artifact.components:
+        have = ", ".join(f"`{c}`" for c in artifact.components)
+        yield Problem(place, f"{stage.name}: this model has no component `{name}`", f"it has {have}")
+        return
+    part = artifact.components[name]
+    if not stage.takes(part.format):
+        takes = " or ".join(stage.formats)
+        after = f"after `{step.after}`" if step.after != "source" else "in the source model"
+        fix = f"put a stage before it that makes {takes}, or give it `from:` an earlier step"
+        yield Problem(place, f"{stage.name} takes {takes}, but `{name}` is {part.format} {after}", fix)
+        return
+    if part.quantization and stage.makes and not stage.packed:
+        said = f"the weights of `{name}` are {part.quantization.method} already, and {stage.name} cannot change packed weights"
+        yield Problem(place, said, _unpacked(step, artifact, name))
+    yield from _level_problems(step, stage, artifact, name)
+    left = stage.leaves(part.format)
+    if left != part.format and stage.formats and (why := _nowhere(left, step, stage, opening)):
+        yield Problem(place, f"{stage.name}: {why}", "device: cpu, or leave this stage out")
+
+
+def _unpacked(step: StepSpec, artifact: Artifact, name: str) -> str:
+    """What to do about weights that are packed when a stage gets them: by the model itself, or by a stage before."""
+    config = artifact.folder(name) / "config.json"
+    whole = "give the unquantized checkpoint"
+    if step.after == "source" or (config.is_file() and quantization_of(read_json(config))):
+        return f"{whole}, or leave this stage out"
+    if artifact.components[name].format != "torch":
+        return "keep one of the stages that quantize it"
+    return f"{whole}, or put this stage before the one that packs them"
+
+
+def _nowhere(left: str, step: StepSpec, stage: Stage, opening: Opening) -> str:
+    """Why nothing that a stage makes runs on the device of a run, or ""; of a stage that chooses, nothing that it tries."""
+    tried = [called.leaves("torch") for called in stage.calls(step.params)] if left == CHOSEN else [left]
+    whys = [elsewhere(format, opening) for format in tried]
+    return "; ".join(dict.fromkeys(whys)) if all(whys) else ""
+
+
+def _level_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str) -> Iterator[Problem]:
+    """Settings that do not reach what a stage builds: an engine has no modules to hook, and work on hooked ones would go astray."""
+    changes = stage.leaves(artifact.components[name].format) != artifact.components[name].format
+    for hook in artifact.settings.hook if stage.makes else ():
+        if hook.component != name:
+            continue
+        if changes:
+            said = f"{hook.name} hooks the modules of `{name}`, and the engine that {stage.name} makes has none"
+            yield Problem(step.place, said, f"leave one of the two out, or let {stage.name} leave out `{name}`")
+        else:
+            said = f"{hook.name} hooks the modules of `{name}`, which {stage.name} changes"
+            yield Problem(step.place, said, f"put {hook.name} behind {stage.name}")
+
+
+def elsewhere(format: str, opening: Opening) -> str:
+    """Why an engine does not run on the device of a run, or ""."""
+    if opening.device == "cpu":
+        return ""
+    if format == CHOSEN or kind_of(opening.device) in (engine := find_engine(format)).devices:
+        return ""
+    return f"{engine.title} runs on {', '.join(sorted(engine.devices))}, and the device is {opening.device}"

@@ -1,0 +1,75 @@
+"""A plan, shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compress.machine.devices import CPU
+from compress.planning.plan import SOURCE, Plan
+from compress.recipe.keep import IF_FASTER
+
+
+def plan_dict(found: Plan) -> dict[str, Any]:
+    """A plan as JSON's own types."""
+    return {
+        "name": found.recipe.name,
+        "device": found.opening.device,
+        "adapters": _adapters(found),
+        "nodes": [
+            {
+                "id": n.id,
+                "stage": n.stage.name,
+                "params": n.params.counted(),
+                "components": list(n.components),
+                "after": n.after,
+                "key": n.key,
+                "cached": n.cached,
+                "disk_bytes": n.disk_bytes,
+                "seconds": n.seconds,
+                "told": n.told,
+                **({"keep": IF_FASTER} if n.made else {}),
+                "inputs": dict(n.inputs),
+            }
+            for n in found.nodes
+        ],
+        "controls": list(found.recipe.evaluate.controls),
+        "disk_bytes": found.disk_bytes,
+        "memory_bytes": found.memory_bytes,
+        "seconds": found.seconds,
+        "warnings": list(found.warnings),
+        "left_out": {role: data.left_out for role, data in found.data.items() if data.left_out},
+    }
+
+
+def _adapters(found: Plan) -> list[str]:
+    """What is fused into the model, and into which it said it belongs."""
+    fusion = found.source.fusion
+    return [
+        f"adapter {one.name}"
+        + (f" × {one.strength:g}" if one.strength != 1 else "")
+        + (f", trained on {one.base}" if one.base else "")
+        for one in (fusion.adapters if fusion else ())
+    ]
+
+
+def plan_text(found: Plan) -> str:
+    """A plan as lines for a terminal."""
+    where = "" if found.opening.device == CPU else f", on {found.opening.device}"
+    lines = [f"{found.recipe.name}: {found.recipe.model}, {found.source.artifact.task}{where}"]
+    lines += [f"  with {line}" for line in _adapters(found)]
+    for number, node in enumerate(found.nodes, 1):
+        state = "cached" if node.cached else f"~{node.seconds:.0f} s" if node.seconds is not None else "first time here"
+        formats = ", ".join(f"{c}: {node.expected.components[c].format}" for c in node.components)
+        lines.append(f"  {number}. {node.id:<20} {state:<16} {node.key[:12]}  {formats}")
+        if node.told:
+            lines.append(f"     {node.told}")
+        lines += [f"     {role}: {name}" for role, name in node.inputs.items() if name != SOURCE]
+    time = f", ~{found.seconds:.0f} s of stages, the evaluation not counted" if found.seconds is not None else ""
+    lines.append(
+        f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"
+    )
+    named = found.recipe.evaluate.controls
+    beside = f", beside the control{'s' * (len(named) > 1)} {', '.join(named)}" if named else ""
+    lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}{beside}")
+    lines += [f"  warning: {said}" for said in found.warnings]
+    return "\n".join(lines)

@@ -1,0 +1,197 @@
+"""Data sources, opened by name: a zoo set, an image folder with `metadata.jsonl`, a text file, a JSONL file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.data.images import read_picture, refuse_other
+from compress.data.items import Data, Item, Kind
+from compress.data.texts import PROSE, ROWS, captioning, read_rows, read_text, rekeyed
+from compress.errors import DataError
+from compress.files.hashing import digest_file, digest_json
+from compress.files.user_paths import expanded
+
+if TYPE_CHECKING:
+    from compress.tasks import Observable
+
+
+def open_data(source: str, base: Path, kind: Kind | None = None) -> Data:
+    """Open a source; relative paths start at `base`, the recipe's folder.
+
+    Args:
+        kind: what the model is run on, where that is known: no other is proposed in place of a source that is not there.
+
+    Raises:
+        DataError: it does not exist, or does not read.
+    """
+    if source.startswith("zoo://"):
+        from compress.zoo import open_zoo_data
+
+        return open_zoo_data(source)
+    path = base / expanded(source)
+    try:
+        folder, file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        said = f"cannot be looked at: {error.strerror}"
+        raise DataError(said, place=source[:200], fix="check the path, and who may read it") from error
+    if folder or file:
+        return next(layout for layout in LAYOUTS if layout.holds(path)).opened(path, source)
+    raise DataError(f"no such data: {source}, at {path.absolute()}", fix=_instead(path, source, kind))
+
+
+def _instead(path: Path, source: str, kind: Kind | None) -> str:
+    """What to give in place of data that are not there: what has nearly that name, or what could be given."""
+    beside = {"texts": Path.is_file, "captioned_images": Path.is_dir, None: Path.exists}[kind]
+    names = [one.name for one in _inside(path.parent) if beside(one)]
+    if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
+        return f"did you mean `{source.removesuffix(path.name)}{close[0]}`?"
+    ways = [layout.title for layout in LAYOUTS if kind in (None, layout.kind)]
+    return f"give {', '.join(ways)}, or {' or '.join(ZOO[one] for one in ZOO if kind in (None, one))}"
+
+
+def _texts_alone(folder: Path) -> list[str]:
+    """The files of text in a folder without other ones; captions that lie beside their pictures are none."""
+    names = sorted(one.name for one in _inside(folder) if one.is_file())
+    return names if all(Path(name).suffix.lower() in PROSE for name in names) else []
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing of one that is not there, or may not be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _image_folder(path: Path, source: str) -> Data:
+    metadata = path / "metadata.jsonl"
+    if not metadata.is_file() and (texts := _texts_alone(path)):
+        said = f"is a folder of {len(texts)} text{'s' * (len(texts) > 1)}, and texts are read from one file"
+        joined = f"awk 'FNR==1 && NR>1 {{print \"\"}} 1' {source}/*{Path(texts[0]).suffix} > all.txt, and give that"
+        alone = len(texts) == 1 or texts[0].endswith(".json")
+        raise DataError(said, place=str(path), fix=f"give {source}/{texts[0]}" if alone else joined)
+    if not metadata.is_file():
+        raise DataError("an image folder needs metadata.jsonl", place=str(path), fix=captioning(path))
+    numbered = read_rows(metadata)
+    for number, row in numbered:
+        _be_captioned(row, path, f"{metadata}:{number}")
+    rows = tuple((r["file_name"], r["text"], digest_file(path / r["file_name"])) for _, r in numbered)
+
+    def read(index: int) -> Item:
+        file, text, _ = rows[index]
+        return Item(file, text, lambda: read_picture(path / file), file)
+
+    def place(index: int) -> str:
+        return f"{metadata}:{numbered[index][0]}"
+
+    blank = next((index for index, (_, text, _) in enumerate(rows) if not text.strip()), None)
+    lacks: dict[Observable, str] = {} if blank is None else {"captions": f"the text of {place(blank)} is empty"}
+    gives = _given([text for _, text, _ in rows]) if blank is None else frozenset()
+    loose = range(len(rows))  # a file may have several captions, and each is an item
+    return Data(
+        source, "captioned_images", digest_json(rows), len(rows), read, gives, lacks, rows, loose, place, folder=path
+    )
+
+
+def _given(captions: list[str]) -> frozenset[Observable]:
+    """What captions tell beside themselves: those in the grammar of the zoo's digits say where each digit stands."""
+    from compress.zoo import scenes
+
+    return frozenset({"captions", "scenes"}) if all(map(scenes.is_scene, captions)) else frozenset({"captions"})
+
+
+def _be_captioned(row: Mapping[str, Any], folder: Path, place: str) -> None:
+    """Raises a DataError where a row of metadata names no picture that is there, or no text."""
+    file, text = row.get("file_name"), row.get("text")
+    if not isinstance(file, str) or not file or not (folder / file).is_file():
+        raise DataError(
+            "needs file_name, of a file in this folder", place=place, fix='{"file_name": "0.png", "text": "…"}'
+        )
+    if not isinstance(text, str):
+        said = f"needs one text, and has {'none' if text is None else f'a {type(text).__name__}'}"
+        raise DataError(said, place=place, fix='one caption a row: {"file_name": "0.png", "text": "…"}')
+    try:
+        refuse_other(folder / file)
+    except DataError as error:
+        wrong = error.problems[0]
+        raise DataError(f"{file} {wrong.message}", place=place, fix=wrong.fix) from error
+
+
+def _jsonl(path: Path, source: str) -> Data:
+    rows = read_rows(path)
+    for number, row in rows:
+        if not isinstance(row.get("text"), str):
+            raise DataError(
+                f"needs a `text` string, and has {_lacking_text(row)}", place=f"{path}:{number}", fix=rekeyed(path, row)
+            )
+    loose = {index for index, (_, row) in enumerate(rows) if row.get("id") is None}
+    ids = [index if index in loose else row["id"] for index, (_, row) in enumerate(rows)]
+    documents = [(str(id), str(row["text"])) for id, (_, row) in zip(ids, rows, strict=True)]
+    return replace(_texts(source, documents, lambda index: f"{path}:{rows[index][0]}"), loose=frozenset(loose))
+
+
+def _lacking_text(row: Mapping[str, Any]) -> str:
+    """What a row without a text has instead."""
+    if "text" in row:
+        return "none" if row["text"] is None else f"a {type(row['text']).__name__}"
+    return ", ".join(f"`{key[:40]}`" for key in list(row)[:6]) or "no key at all"
+
+
+def _text(path: Path, source: str) -> Data:
+    """A plain text file: documents are separated by blank lines."""
+    documents = [d.strip() for d in read_text(path).split("\n\n") if d.strip()]
+    if not documents:
+        raise DataError("holds no text", place=str(path), fix="documents are separated by blank lines")
+    return _texts(source, [(str(i), d) for i, d in enumerate(documents)], lambda index: f"{path}, document {index + 1}")
+
+
+def _texts(source: str, documents: list[tuple[str, str]], place: Callable[[int], str]) -> Data:
+    items = [Item(name, text) for name, text in documents]
+    return Data(
+        source, "texts", digest_json(documents), len(items), items.__getitem__, rows=tuple(documents), place=place
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which data may lie on disk.
+
+    title: what is given, and `row` what stands in it, in words.
+    holds: whether a folder or file that is there is meant so; the first layout that says yes opens it.
+    """
+
+    title: str
+    row: str
+    kind: Kind
+    holds: Callable[[Path], bool]
+    opened: Callable[[Path, str], Data]
+
+
+LAYOUTS = (
+    Layout(
+        "a folder of pictures with their captions in metadata.jsonl",
+        'one {"file_name": "0.png", "text": "…"} a line, each a caption of a picture below that folder; several may be of one',
+        "captioned_images",
+        Path.is_dir,
+        _image_folder,
+    ),
+    Layout(
+        f"a file of JSON rows ({', '.join(ROWS)})",
+        'one {"text": "…"} a line, or in a .json one array of them; each is a document, with an `id` or without; where a model paints, a caption that it is taught or calibrated on',
+        "texts",
+        lambda path: path.suffix.lower() in ROWS,
+        _jsonl,
+    ),
+    Layout(
+        "any other file of text, in UTF-8",
+        "documents are separated by blank lines; tables, archives and marked-up formats are refused",
+        "texts",
+        Path.is_file,
+        _text,
+    ),
+)
+ZOO: Mapping[Kind, str] = {"captioned_images": "zoo://digits/test", "texts": "zoo://docstrings/test"}

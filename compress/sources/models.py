@@ -1,0 +1,175 @@
+"""Where a recipe's model comes from: the zoo, a local folder, or a pinned commit on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.artifact import Artifact, loaded_weights
+from compress.errors import ModelError
+from compress.files.hashing import digest_folder
+from compress.files.safetensors_headers import read_header
+from compress.files.user_paths import expanded
+from compress.model.describing import describe
+from compress.model.weights import loaded_files
+from compress.pipelines.index import LEFT_OUT
+
+if TYPE_CHECKING:
+    from compress.adapters.fusing import Fusion
+
+HUB = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# Of a hub model beside its weights: configs, every kind of vocabulary, and the template of conversations.
+TEXTS = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "*.jinja")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model before any stage: `key` stands for its content."""
+
+    artifact: Artifact
+    key: str
+    remote: str = ""  # "org/name" while its weights are still to be fetched
+    fusion: Fusion | None = None  # what is still to be fused into it, which its key counts already
+
+
+def find_source(reference: str, base: Path, memory: Path | None) -> Source:
+    """Find a model by what the recipe calls it; relative folders start at `base`. Only JSON and file sizes are read.
+
+    Raises:
+        ModelError: there is none, it is no model, its weights are cut short, or a hub revision is not pinned.
+    """
+    if reference.startswith("hf://"):
+        return _hub(reference)
+    path = find_folder(reference, base)
+    artifact = describe(path)
+    for file in _opened(artifact):
+        check_safetensors(file)
+    return Source(artifact, digest_folder(path, memory))
+
+
+def _opened(artifact: Artifact) -> Iterator[Path]:
+    """The safetensors that a library will open, each once. Others may lie beside them and never have been fetched: variants, a copy
+    of the whole model in one file, parts that judge pictures. An index that does not read is told with the model's other parts."""
+    seen: set[Path] = set()
+    for name, part in artifact.components.items():
+        found: Iterable[Path] = ()
+        if part.format != "torch":
+            found = sorted(artifact.folder(name).glob("*.safetensors"))
+        elif name not in LEFT_OUT:
+            with suppress(ModelError):
+                found = loaded_files(artifact, name)
+        yield from (file for file in found if file not in seen)
+        seen |= set(found)
+
+
+def find_folder(reference: str, base: Path) -> Path:
+    """The folder that `zoo://name` or a local path names.
+
+    Raises:
+        ModelError: the zoo has no such model.
+    """
+    if reference.startswith("zoo://"):
+        from compress.zoo import zoo_model
+
+        return zoo_model(reference.removeprefix("zoo://"))
+    return base / expanded(reference)
+
+
+def check_safetensors(file: Path) -> int:
+    """Number of parameters in a safetensors file, read from its header alone.
+
+    Raises:
+        ModelError: the header does not read, or the file is shorter than it says.
+    """
+    return sum(one.count for one in read_header(file).tensors.values())
+
+
+def parameter_count(folder: Path) -> int:
+    """Parameters in the safetensors that a library reads of a component's folder; in all of them where none has a name it knows."""
+    return sum(check_safetensors(f) for f in loaded_weights(folder) or sorted(folder.glob("*.safetensors")))
+
+
+def _hub(reference: str) -> Source:
+    match = HUB.fullmatch(reference)
+    if not match or not match["revision"] or not COMMIT.fullmatch(match["revision"]):
+        raise ModelError(
+            f"{reference} is not pinned, so a run could not be repeated",
+            fix="write hf://org/name@<40-hex commit>; `pare check --pin` finds it",
+        )
+    folder = fetch_hub(match["repo"], match["revision"], weights=False)
+    return Source(describe(folder), f"hf:{match['repo']}@{match['revision']}", remote=match["repo"])
+
+
+def fetch_weights(source: Source) -> Source:
+    """The same source with its weights on this disk: those of a hub model are fetched now.
+
+    Raises:
+        ModelError: the hub does not give them.
+    """
+    if not source.remote:
+        return source
+    folder = fetch_hub(source.remote, source.key.rsplit("@", 1)[1], weights=True)
+    return replace(source, artifact=describe(folder), remote="")
+
+
+def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
+    """The local snapshot of a hub commit: JSON and text first, weights when they are about to be used.
+
+    Raises:
+        ModelError: it is gated, absent, or the hub is out of reach.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    patterns = [*TEXTS, "LICEN[CS]E*", "NOTICE*", "README.md"] + (["*.safetensors"] if weights else [])
+    place = f"hf://{repo}@{revision}"
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+    except GatedRepoError as error:
+        raise ModelError(
+            "is gated", place=place, fix=f"accept its licence on {constants.ENDPOINT}/{repo}, then set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError("does not exist, or is private", place=place, fix="check the name, or set HF_TOKEN") from error
+    except Exception as error:  # no network, a proxy, a name the hub does not take: its clients have types of their own
+        raise ModelError(
+            f"cannot be fetched: {_said(error)}", place=place, fix="go online once, or give a local folder"
+        ) from error
+
+
+def pin_hub(reference: str) -> str:
+    """The reference with its floating revision replaced by the commit it names now.
+
+    Raises:
+        ModelError: it is no hub reference, or the hub is out of reach.
+    """
+    match = HUB.fullmatch(reference)
+    if not match:
+        raise ModelError(f"{reference} is no hub model", fix="hf://org/name or hf://org/name@branch")
+    if match["revision"] and COMMIT.fullmatch(match["revision"]):
+        return reference
+    from huggingface_hub import model_info
+
+    try:
+        commit = model_info(match["repo"], revision=match["revision"]).sha
+    except Exception as error:
+        raise ModelError(
+            f"cannot be looked up: {_said(error)}",
+            place=reference,
+            fix="check the name, go online once, or set HF_TOKEN",
+        ) from error
+    return f"hf://{match['repo']}@{commit}"
+
+
+def _said(error: Exception) -> str:
+    """An error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:200]

@@ -1,0 +1,215 @@
+"""What a student of trajectories is held to at each batch: where its teacher's short steps land, or what it says itself a step on.
+
+Source: Salimans & Ho, "Progressive Distillation for Fast Sampling of Diffusion Models" (2022); Meng et al., "On Distillation of
+Guided Diffusion Models" (2022), for guidance; Luo et al., "Latent Consistency Models" (2023). The target of consistency is the
+student itself without an average of it, as Song & Dhariwal, "Improved Techniques for Training Consistency Models" (2023) found best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from compress.algorithms.trajectories import (
+    Course,
+    answer,
+    boundary,
+    landing,
+    move,
+    pseudo_huber,
+    split,
+    velocity_error,
+)
+from compress.artifact import SCHEDULER_CONFIG, Artifact, Settings, derive, rewritten, write_manifest
+from compress.context import Context
+from compress.distillation.few_steps import FewSteps, flows, guiding, last_level, sampler
+from compress.engines.torch.runtime import save_component
+from compress.errors import ModelError
+from compress.opening.schedulers import made, put
+from compress.opening.text_to_image import TextToImage
+from compress.pipelines.call_arguments import NEGATIVE
+from compress.pipelines.schedulers import config_of
+from compress.training.loop import teach
+from compress.training.trajectories import (
+    TIME,
+    Batch,
+    Denoiser,
+    check_followed,
+    course_of,
+    noised,
+    prediction_of,
+    read_batch,
+    record,
+)
+
+Lesson: TypeAlias = Callable[["Classroom", Batch, torch.Tensor], Mapping[str, torch.Tensor]]
+LOOKS = 4  # draws of the batch that is held back; steps of a walk that is compared
+
+
+@dataclass(frozen=True)
+class Classroom:
+    """A student, its teacher, the course that both go, and the batches: the last is held back."""
+
+    student: Denoiser
+    teacher: Denoiser
+    course: Course
+    files: Sequence[Path]
+    lesson: Lesson
+    device: str
+    seed: int
+
+    def loss_at(self, number: int) -> Mapping[str, torch.Tensor]:
+        """The losses of a batch, drawn by its number; noise and steps from torch's own generator."""
+        drawn = np.random.default_rng([self.seed, number]).integers(max(1, len(self.files) - 1))
+        return self._losses(self.files[int(drawn)])
+
+    def held_back(self) -> float:
+        """The loss on the batch that nothing is taught with, always with the same noise at the same steps."""
+        with torch.random.fork_rng(devices=()), torch.no_grad():
+            torch.manual_seed(self.seed)
+            return sum(float(sum(self._losses(self.files[-1]).values())) for _ in range(LOOKS)) / LOOKS
+
+    def _losses(self, file: Path) -> Mapping[str, torch.Tensor]:
+        batch = read_batch(file, self.device)
+        steps = torch.randint(self.course.steps, (len(batch.latents),), device="cpu")
+        return self.lesson(self, batch, steps)
+
+
+def halve(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """One step of the student's lands where all the parts of it take its teacher."""
+    latent, here = noised(batch, room.course, steps), room.course.at(steps, 0)
+    with torch.no_grad():
+        reached = room.teacher.walk(batch.taught, latent, room.course, steps)
+        picture = landing(latent, here, reached, room.course.at(steps, room.course.substeps))
+        wanted = answer(picture, latent, here, room.student.prediction)
+    found = room.student.answer(batch.own, latent, here)
+    return {"landing": velocity_error(found, wanted, here, room.student.prediction)}
+
+
+def agree(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """The student sees the same picture in a latent and in where one step of its teacher's takes it."""
+    latent, here, there = noised(batch, room.course, steps), room.course.at(steps, 0), room.course.at(steps, 1)
+    with torch.no_grad():
+        nearer = move(
+            split(room.teacher.answer(batch.taught, latent, here), latent, here, room.teacher.prediction), there
+        )
+        clean = (there.sigma == 0).to(nearer.device).view(-1, *[1] * (nearer.dim() - 1))
+        wanted = torch.where(clean, nearer, _consistent(room.student, batch, nearer, room, steps, 1))
+    return {"agreement": pseudo_huber(_consistent(room.student, batch, latent, room, steps, 0), wanted)}
+
+
+def _consistent(
+    student: Denoiser, batch: Batch, latent: torch.Tensor, room: Classroom, steps: torch.Tensor, part: int
+) -> torch.Tensor:
+    """What a consistency function gives: the picture, and the latent itself where no noise is left in it."""
+    levels = room.course.at(steps, part)
+    picture, _ = split(student.answer(batch.own, latent, levels), latent, levels, student.prediction)
+    skip, out = boundary(levels, latent)
+    return skip * latent + out * picture
+
+
+def imitate(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """The student says without guidance what its teacher says with it."""
+    latent, here = noised(batch, room.course, steps), room.course.at(steps, 0)
+    with torch.no_grad():
+        wanted = room.teacher.answer(batch.taught, latent, here)
+    found = room.student.answer(batch.own, latent, here)
+    return {"guided": velocity_error(found, wanted, here, room.student.prediction)}
+
+
+def teach_denoiser(
+    artifact: Artifact,
+    params: FewSteps,
+    context: Context,
+    steps: int,
+    substeps: int,
+    lesson: Lesson,
+    last: float | None = None,
+) -> torch.nn.Module:
+    """Teach an artifact's denoiser along a course of `steps` steps, each of `substeps` of its teacher's.
+
+    Args:
+        last: where along a flow the last of them begins, where the pipeline does not see to it.
+
+    Raises:
+        ModelError: the teacher is an engine, or its pipeline is not followed.
+    """
+    room, said = _classroom(artifact, params, context, (steps, substeps, last), lesson)
+    student = room.student.module.requires_grad_(True)
+    curve = teach(student, room.loss_at, params.training(), context, held_back=room.held_back)
+    message = f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} on {said}"
+    context.note(message, component=artifact.main, loss=curve)
+    return student
+
+
+def leave_taught(
+    artifact: Artifact, student: torch.nn.Module, called: Settings | None, context: Context, scheduler: Any = None
+) -> None:
+    """What a stage leaves whose student was taught: its weights, how it is called, and the scheduler that samples from it, if
+    another does."""
+    name, replaced = artifact.main, () if scheduler is None else (SCHEDULER_CONFIG,)
+    left = derive(artifact, context.out, without=(*rewritten(artifact, (name,)), *replaced), link=context.link)
+    save_component(student, artifact.folder(name), left.folder(name))
+    if scheduler is not None:
+        put(scheduler, left.path)
+    write_manifest(left if called is None else replace(left, settings=called))
+
+
+def _classroom(
+    artifact: Artifact,
+    params: FewSteps,
+    context: Context,
+    way: tuple[int, int, float | None],
+    lesson: Lesson,
+) -> tuple[Classroom, str]:
+    """Student and teacher with all that they are taught by; their pipelines' other parts need no memory from here on."""
+    source, name, opening = context.inputs["teacher"], artifact.main, context.opening.of("float32")
+    if name not in source.components or source.components[name].format != "torch":
+        raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
+    told, scale = _guided(source, params)
+    tasks = [TextToImage(side, opening) for side in (artifact, source)]
+    steps, substeps, last = way
+    for task in tasks:
+        _step_as(task, artifact, last)
+    alone = {**guiding(artifact).student(params.guidance), NEGATIVE: None}
+    course = _course(tasks[1], told, steps, substeps)
+    predictions = [prediction_of(config_of(side)) for side in (artifact, source)]
+    few = min(steps, LOOKS)
+    check_followed(tasks[1], told, _course(tasks[1], told, few, 1), predictions[1], scale)
+    check_followed(tasks[0], alone, _course(tasks[0], alone, few, 1), predictions[0], 1.0)
+    _step_as(tasks[1], artifact, last_level(artifact, 1))  # which paints in as many steps as it likes
+    files, origin = record(tasks[0], tasks[1], told, alone, params, context)
+    student, teacher = (
+        Denoiser(task.component(name).requires_grad_(False), prediction, join)
+        for task, prediction, join in zip(tasks, predictions, (1.0, scale), strict=True)
+    )
+    room = Classroom(student, teacher, course, files, lesson, opening.device, context.seed)
+    return room, f"{origin}, {len(files)} batches, guidance {scale:g}"
+
+
+def _step_as(task: TextToImage, artifact: Artifact, last: float | None) -> None:
+    """Let student and teacher go one course, each taken at its own word of what it predicts."""
+    config, own = config_of(artifact), config_of(task.artifact)
+    says = {} if flows(config) else {"prediction_type": own.get("prediction_type", "epsilon")}
+    task.step_with(made({**config, **says}, sampler(config, "progressive", 0, last), artifact.path))
+
+
+def _guided(source: Artifact, params: FewSteps) -> tuple[dict[str, object], float]:
+    """The arguments by which a teacher is called, and the scale by which its two answers are joined."""
+    how = guiding(source)
+    scale = params.guidance if params.guidance is not None else how.scale
+    number = 1.0 if scale is None else scale
+    return how.call(number if how.argument else None, params.negative_prompt), number
+
+
+def _course(task: TextToImage, told: Mapping[str, object], steps: int, substeps: int) -> Course:
+    """The course of a pipeline, whose steps depend on its own way to set them, so it is let do that."""
+    call = task.first_step(task.examples[:1], 0, steps, **told)[0]
+    scheduler = task.pipeline.scheduler
+    told_time = float(call[TIME].flatten()[0]) if torch.is_tensor(call[TIME]) else float(call[TIME])
+    return course_of(scheduler, steps, substeps, told_time / float(scheduler.timesteps[0]))

@@ -1,0 +1,49 @@
+"""What to raise so that a gate left open is decided: the setting by its name, and never more than there is to measure on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from compress.params import Params
+from compress.tasks import OF_ITEMS
+from evaluation.values import Metric, Row
+
+if TYPE_CHECKING:
+    from evaluation.comparison.viewpoints import Request
+
+
+def advised(row: Row, metric: Metric[Params], request: Request, seen: int, held: int) -> Row:
+    """The row, its verdict with the setting that would decide it.
+
+    Args:
+        seen: the items that both sides were run on.
+        held: the items that the data hold; -1: as many as wanted.
+    """
+    verdict = row.verdict
+    if not verdict.n_needed or not row.contrast.n:
+        return row
+    share = verdict.n_needed / row.contrast.n
+    return replace(row, verdict=replace(verdict, setting=_setting(metric, request, share, seen, held)))
+
+
+def _setting(metric: Metric[Params], request: Request, share: float, seen: int, held: int) -> str:
+    """The setting and its value, where `share` times as many units are needed; "" where no setting says how many there are."""
+    spec, by_hand = request.spec, not request.recipe_text
+    if metric.timed:
+        return f"evaluate.timing_blocks: {math.ceil(spec.timing_blocks * share)}" + " in a recipe" * by_hand
+    if "starts" in metric.needs:
+        return f"evaluate.starts: {math.ceil(spec.starts * share)}" + " in a recipe" * by_hand
+    if not metric.needs & OF_ITEMS or not seen:
+        return ""
+    wanted = math.ceil(seen * share)
+    if 0 <= held < wanted:
+        return f"the evaluation data hold {held}, so give more" + (
+            "" if held == seen else f", or all of them, {_samples(held, by_hand)}"
+        )
+    return _samples(wanted, by_hand)
+
+
+def _samples(count: int, by_hand: bool) -> str:
+    return f"--samples {count}" if by_hand else f"evaluate.samples: {count}"

@@ -1,0 +1,141 @@
+"""Floating-point operations of one whole call, counted on models without weights: shapes alone decide them.
+
+Counted are matrix products, convolutions and attention, a multiply-add as two, by torch's own counter on the meta device. An
+engine's component keeps the config of the torch one it was built from, so that it counts the same in any format and precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.machine.devices import Opening
+from compress.pipelines.index import library_of
+
+if TYPE_CHECKING:
+    import torch
+
+
+def count_picture(artifact: Artifact, opening: Opening, call: Mapping[str, Any]) -> dict[str, int]:
+    """Operations of each component while the pipeline paints one picture.
+
+    The pipeline itself runs once, for only it knows how often it calls which component on what shapes.
+
+    Raises:
+        ModelError: the pipeline does not load, or a component's class is not there.
+        Exception: whatever a component's library raises where shapes alone do not let it run.
+    """
+    from compress.opening import open_images
+
+    task = open_images(artifact, opening)
+    heard: dict[str, list[Mapping[str, Any]]] = {name: [] for name in artifact.working}
+    for name, shapes in task.shapes_of(artifact.working, _note, **call):
+        heard[name].append(shapes)
+    return {n: _count_calls(empty(artifact, n), task.function_of(n), calls) for n, calls in heard.items()}
+
+
+def count_text(artifact: Artifact, prompt_tokens: int, new_tokens: int) -> int:
+    """Operations of continuing one prompt: a pass over it, and one for each further token behind the cache of those before.
+
+    Raises:
+        ModelError: the model's class is not there.
+        ValueError: it keeps no cache that says what a token costs.
+        Exception: whatever its library raises where shapes alone do not let it run.
+    """
+    import inspect
+
+    from compress.engines.torch.runtime import count_flops
+
+    model = empty(artifact, LANGUAGE_MODEL)
+    # `generate` has the prompt's last position alone turned into probabilities, where the model can do that.
+    last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    prompt = count_flops(model, {"input_ids": _tokens(prompt_tokens), "use_cache": True, **last})
+    later = cache(partial(_count_token, model))
+    return prompt + add_up(later, prompt_tokens, prompt_tokens + new_tokens - 2)
+
+
+def add_up(count: Callable[[int], int], first: int, last: int) -> int:
+    """`count` summed from `first` to `last`, for one that rises in straight pieces, at a few of its points.
+
+    A token's operations rise by as much with each token before it, until those fill a layer's window.
+    """
+    terms = last - first + 1
+    if terms < 3:
+        return sum(map(count, range(first, last + 1)))
+    middle = (first + last) // 2
+    start, between, end = count(first), count(middle), count(last)
+    if (between - start) * (last - first) == (end - start) * (middle - first):
+        return (start + end) * terms // 2
+    return add_up(count, first, middle) + add_up(count, middle + 1, last)
+
+
+def empty(artifact: Artifact, component: str) -> Any:
+    """The torch module that a component's config describes, on the meta device: shapes, and no numbers.
+
+    Raises:
+        ModelError: its class is not there.
+    """
+    import torch
+
+    from compress.engines.torch.runtime import find_class, silent_libraries
+
+    part, folder = artifact.components[component], artifact.folder(component)
+    language = component == LANGUAGE_MODEL
+    library = "transformers" if language else library_of(artifact.path, component)
+    kind = find_class(library, part.kind, folder)
+    with silent_libraries(), torch.device("meta"):
+        if library != "transformers":
+            return kind.from_config(dict(artifact.config(component))).float().eval()
+        config = kind.config_class.from_pretrained(str(folder))
+        config._experts_implementation = "batched_mm"  # the one way of running experts whose shapes no router decides
+        return kind._from_config(config).float().eval()
+
+
+def _note(name: str, call: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    # A mask decides what is computed and not how much; what builds on it would look at its numbers.
+    return name, {argument: _shapes(value) for argument, value in call.items() if argument != "attention_mask"}
+
+
+def _shapes(value: Any) -> Any:
+    """A call's arguments, with tensors that are nothing but their shape."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        dtype = torch.float32 if value.is_floating_point() else value.dtype
+        return torch.empty(value.shape, dtype=dtype, device="meta")
+    if isinstance(value, Mapping):
+        return {name: _shapes(v) for name, v in value.items()}
+    return type(value)(map(_shapes, value)) if type(value) in (list, tuple) else value
+
+
+def _count_calls(module: torch.nn.Module, function: str, calls: Sequence[Mapping[str, Any]]) -> int:
+    """Equal calls are counted once and multiplied."""
+    from compress.engines.torch.runtime import count_flops
+
+    times: dict[str, int] = {}
+    shown: dict[str, Mapping[str, Any]] = {}
+    for one in calls:
+        times[repr(one)] = times.get(repr(one), 0) + 1
+        shown[repr(one)] = one
+    run = getattr(module, function)
+    return sum(number * count_flops(run, shown[key]) for key, number in times.items())
+
+
+def _count_token(model: torch.nn.Module, seen: int) -> int:
+    import torch
+
+    from compress.engines.torch.runtime import count_flops
+
+    with torch.no_grad():
+        past = getattr(model(input_ids=_tokens(seen), use_cache=True), "past_key_values", None)
+    if past is None:
+        raise ValueError(f"{type(model).__name__} keeps no cache of keys and values")
+    return count_flops(model, {"input_ids": _tokens(1), "past_key_values": past, "use_cache": True})
+
+
+def _tokens(count: int) -> Any:
+    import torch
+
+    return torch.zeros(1, count, dtype=torch.long, device="meta")
