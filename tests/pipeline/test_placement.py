@@ -21,10 +21,10 @@ from compress.model.graphs import ANY_SIZE
 from compress.opening import open_images, open_language, open_task
 from compress.recipe.values import EvalSpec
 from compress.sources.data import open_data
-from evaluation.distances.operations import count_picture, count_text
 from evaluation.features.clip import open_clip
 from evaluation.metrics.kl import divergences
 from evaluation.observe.collect import Viewpoint, collect
+from evaluation.observe.operations import count_picture, count_text
 from tests.devices import DEVICE, HERE, Watched, wrong
 from tests.tiny import tiny_diffusion, tiny_llama
 

@@ -22,9 +22,9 @@ from compress.opening.text_to_image import PROMPT
 from compress.recipe.gates import Gate
 from compress.zoo import zoo_model
 from evaluation.comparison.rows import row_of
-from evaluation.distances.operations import add_up, count_picture, count_text
 from evaluation.evidence import Evidence
 from evaluation.metrics import flops
+from evaluation.observe.operations import add_up, count_picture, count_text
 from evaluation.values import Sample
 from tests.families import TEXT, tiny_picture, tiny_text
 from tests.stages import apply

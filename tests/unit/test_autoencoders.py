@@ -32,7 +32,7 @@ from compress.pipelines.autoencoders import (
 )
 from compress.pipelines.index import class_of
 from compress.planning.plan import Plan
-from evaluation.distances.operations import empty
+from evaluation.observe.operations import empty
 from tests.fakes import pipeline
 from tests.tiny import tiny_diffusion
 
