@@ -14,15 +14,36 @@ for _switch in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
     os.environ.setdefault(_switch, "1")
 
 if TYPE_CHECKING:
-    from compress.api import apply, check, compare, evaluate, load, plan, plan_all, reference, report, run, run_all
+    from compress.api import (
+        apply,
+        available,
+        cache,
+        check,
+        compare,
+        doctor,
+        evaluate,
+        explain,
+        load,
+        plan,
+        plan_all,
+        reference,
+        report,
+        run,
+        run_all,
+        schema,
+    )
     from compress.errors import PareError
 
 __all__ = [
     "PareError",
     "apply",
+    "available",
+    "cache",
     "check",
     "compare",
+    "doctor",
     "evaluate",
+    "explain",
     "load",
     "plan",
     "plan_all",
@@ -30,6 +51,7 @@ __all__ = [
     "report",
     "run",
     "run_all",
+    "schema",
 ]
 _HOME = {**dict.fromkeys(__all__, "compress.api"), "PareError": "compress.errors"}
 __version__ = "0.1.0"

@@ -26,13 +26,24 @@ RUNS = Path("runs")
 
 
 def check(
-    recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, cache: str | Path | None = None
+    recipe: str | Path | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    cache: str | Path | None = None,
+    pin: bool = False,
 ) -> tuple[Recipe, ...]:
     """Read a recipe and see whether it can work; more than one with `matrix`.
+
+    Args:
+        pin: first write the commit that each floating hub revision names into the recipe's file.
 
     Raises:
         RecipeError: every problem at once, each located.
     """
+    if pin and not isinstance(recipe, Recipe):
+        from compress.commands import pinning
+
+        pinning.pin(Path(recipe))
     return tuple(p.recipe for p in plan_all(recipe, overrides, cache=cache))
 
 
@@ -280,6 +291,53 @@ def load(
     return open_task(artifact, opening).stock
 
 
+def available() -> dict[str, dict[str, str] | list[str]]:
+    """Every task, engine, stage, metric, zoo model and zoo data set, by kind, as `pare list`."""
+    from compress.commands.inventory import inventory
+
+    return inventory()
+
+
+def explain(name: str = "") -> str:
+    """What `pare explain` says of a stage, metric, task or engine, of recipes, gates, data or models.
+
+    Raises:
+        UserError: nothing is called so.
+    """
+    from compress.commands import topics
+
+    return topics.explain(name)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of recipes."""
+    from compress.recipe.schema import recipe_schema
+
+    return recipe_schema()
+
+
+def doctor(recipes: Sequence[str | Path] = ()) -> dict[str, dict[str, str]]:
+    """What this machine has, what recipes need (those in ./recipes where none is given), and how to install what lacks."""
+    from compress.commands.doctor import diagnose
+
+    return diagnose([Path(one) for one in recipes])
+
+
+def cache(root: str | Path | None = None, *, verify: bool = False, max_size: str = "") -> dict[str, Any]:
+    """What a cache holds: `root`, `entries`, `kinds`, and the keys that were `evicted`.
+
+    Args:
+        verify: hash every file of every entry again.
+        max_size: evict what was least recently used down to this, such as "20GB".
+
+    Raises:
+        UserError: `max_size` is no size.
+    """
+    from compress.commands.cache_report import cache_report
+
+    return cache_report(open_cache(root), verify=verify, max_size=max_size)
+
+
 def open_cache(root: str | Path | None) -> Cache:
     return Cache(expanded(root) if root else default_root())
 
@@ -315,9 +373,13 @@ def _parameters(given: object, named: Mapping[str, object], place: str) -> dict[
 __all__ = [
     "RecipeError",
     "apply",
+    "available",
+    "cache",
     "check",
     "compare",
+    "doctor",
     "evaluate",
+    "explain",
     "load",
     "plan",
     "plan_all",
@@ -325,4 +387,5 @@ __all__ = [
     "report",
     "run",
     "run_all",
+    "schema",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,7 +53,10 @@ def check(
     from compress import api
 
     if pin:
-        _pin(recipe)
+        from compress.commands.pinning import pin as pinned
+
+        for reference in pinned(recipe):
+            print(f"{recipe}: pinned {reference}", file=sys.stderr)  # standard output may be promised to one JSON value
     plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
     for warning in dict.fromkeys(said for found in plans for said in found.warnings):
         print(f"warning: {warning}", file=sys.stderr)
@@ -221,24 +223,14 @@ def reference(
 def list_(as_json: Json = False) -> None:
     """Every task, engine, stage, metric and zoo model found on disk."""
     deferred("numpy")
-    from compress import catalogue
+    from compress import api
+    from compress.commands.inventory import shown
 
-    found: dict[str, dict[str, str]] = {
-        "tasks": {name: catalogue.find_task(name).title for name in catalogue.task_names()},
-        "engines": {name: catalogue.find_engine(name).title for name in catalogue.engine_names()},
-        "stages": {name: _headline(catalogue.find_stage(name).doc) for name in catalogue.stage_names()},
-        "metrics": {name: catalogue.find_metric(name).title for name in catalogue.metric_names()},
-    }
-    zoo = [f"zoo://{p.name}" for p in sorted((Path(__file__).parent / "zoo" / "models").glob("*/"))]
-    data = [f"zoo://{name}/{split}" for name in ("digits", "docstrings") for split in ("train", "validation", "test")]
+    found = api.available()
     if as_json:
-        _print_json({**found, "models": zoo, "data": data})
-        return
-    for title, rows in found.items():
-        print(title)
-        for name, line in rows.items():
-            print(f"  {name:<22} {line}")
-    print("models\n  " + "\n  ".join(zoo) + "\ndata\n  " + "\n  ".join(data))
+        _print_json(found)
+    else:
+        print(shown(found))
 
 
 @app.command()
@@ -250,17 +242,17 @@ def explain(
     """What a stage, metric, task or engine does, and its parameters; what recipes and gates can say, what data and
     models they take."""
     deferred("numpy")
-    from compress.commands.topics import explain as told
+    from compress import api
 
-    print(told(name))
+    print(api.explain(name))
 
 
 @app.command()
 def schema() -> None:
     """The JSON Schema of recipes, for editors."""
-    from compress.recipe.schema import recipe_schema
+    from compress import api
 
-    _print_json(recipe_schema())
+    _print_json(api.schema())
 
 
 @app.command()
@@ -271,9 +263,9 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What this machine has: engines, versions, CPU, memory, what recipes need, and how to install what lacks."""
-    from compress.commands.doctor import diagnose
+    from compress import api
 
-    found = diagnose(recipes or ())
+    found = api.doctor(recipes or ())
     if as_json:
         _print_json(found)
         return
@@ -294,38 +286,14 @@ def cache(
 ) -> None:
     """Show, verify or shrink the cache. Exit 1 if an entry is corrupt."""
     from compress import api
-    from compress.recipe.options import read_bytes
+    from compress.commands.cache_report import is_sound, shown
 
-    store = api.open_cache(cache)
-    limit = read_bytes(max_size) if max_size else None
-    store.prepare()
-    evicted = store.evict(limit) if limit is not None else ()
-    rows = [
-        {
-            "key": e.key,
-            "stage": e.facts.get("stage", ""),
-            "size_bytes": e.size_bytes,
-            "problem": store.problem(e.key, thorough=verify),
-        }
-        for e in store.entries()
-    ]
-    kinds = {name: {"count": count, "size_bytes": size} for name, (count, size) in store.kinds().items()}
+    found = api.cache(cache, verify=verify, max_size=max_size)
     if as_json:
-        gone = [e.key for e in evicted]
-        _print_json({"root": str(store.root), "entries": rows, "kinds": kinds, "evicted": gone})
+        _print_json(found)
     else:
-        for row in rows:
-            print(
-                f"{row['key'][:12]}  {row['stage']:<20} {row['size_bytes'] / 1e6:9.1f} MB  {row['problem'] or 'good'}"
-            )
-        for name, kind in kinds.items():
-            print(f"{name:<12}  {kind['count']:<20} {kind['size_bytes'] / 1e6:9.1f} MB")
-        total = sum(kind["size_bytes"] for kind in kinds.values())
-        print(
-            f"{store.root}: {len(rows)} entries, {total / 1e6:.1f} MB"
-            + (f", {len(evicted)} evicted" if evicted else "")
-        )
-    if any(row["problem"] for row in rows):
+        print(shown(found))
+    if not is_sound(found):
         raise typer.Exit(1)
 
 
@@ -373,26 +341,6 @@ def _listening(as_json: bool) -> Iterator[Emit]:
 
     with Progress(quiet=as_json or not sys.stderr.isatty()) as shown, heeding(shown) as emit:
         yield emit
-
-
-def _pin(recipe: Path) -> None:
-    from compress.recipe.reading import hub_references
-    from compress.sources.models import pin_hub
-
-    for reference in hub_references(recipe):
-        pinned = pin_hub(reference)
-        if pinned != reference:
-            whole = re.compile(
-                re.escape(reference) + r"(?![\w./@-])"
-            )  # hf://org/name, and not the start of hf://org/name-xl
-            recipe.write_bytes(
-                whole.sub(pinned, recipe.read_bytes().decode()).encode()
-            )  # its ends of lines as they are
-            print(f"{recipe}: pinned {pinned}", file=sys.stderr)  # standard output may be promised to one JSON value
-
-
-def _headline(doc: str) -> str:
-    return doc.strip().split("\n", 1)[0]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from compress.zoo.docstrings import Document
 
 MODELS = Path(__file__).parent / "models"
+SETS, SPLITS = ("digits", "docstrings"), ("train", "validation", "test")
 
 
 def zoo_model(name: str) -> Path:
@@ -33,13 +34,13 @@ def open_zoo_data(source: str) -> Data:
         DataError: there is no such set or split.
     """
     name, _, split = source.removeprefix("zoo://").partition("/")
-    if split not in ("train", "validation", "test"):
+    if split not in SPLITS:
         raise DataError(f"{source} names no split", fix=f"zoo://{name}/train, /validation or /test")
     if name == "digits":
         return _digits(source, split)
     if name == "docstrings":
         return _docstrings(source, split)
-    raise DataError(f"the zoo has no data set `{name}`", fix=near(name, ("digits", "docstrings")))
+    raise DataError(f"the zoo has no data set `{name}`", fix=near(name, SETS))
 
 
 def _digits(source: str, split: str) -> Data:
