@@ -68,9 +68,9 @@ def plan_all(
     store = open_cache(cache)
     if isinstance(recipe, Recipe):
         return (make_plan(recipe.with_(*overrides) if overrides else recipe, store),)
-    found, told = read_partly(Path(recipe), overrides)
-    if told or not found:
-        raise refused([*told, *(problem for part in found for problem in problems_beside(part, told, store))])
+    found, reported = read_partly(Path(recipe), overrides)
+    if reported or not found:
+        raise refused([*reported, *(problem for part in found for problem in problems_beside(part, reported, store))])
     return tuple(make_plan(r, store) for r in found)
 
 
@@ -120,9 +120,9 @@ def run_all(
     outs = [parent if out and len(plans) == 1 else parent / p.recipe.name for p in plans]
     store = open_cache(cache)
     every = zip(plans, outs, folders(save, plans, store.root), strict=True)
-    told = [named(emit, p.recipe.name) if len(plans) > 1 else emit for p in plans]
+    reported = [named(emit, p.recipe.name) if len(plans) > 1 else emit for p in plans]
     return tuple(
-        run_plan(p, store, folder, tell, running, kept) for (p, folder, kept), tell in zip(every, told, strict=True)
+        run_plan(p, store, folder, tell, running, kept) for (p, folder, kept), tell in zip(every, reported, strict=True)
     )
 
 
@@ -142,11 +142,11 @@ def evaluate(
     out: str | Path | None = None,
     emit: Emit = silent,
 ) -> Comparison:
-    """Compare any two of: model folder, artifact, `zoo://…`, folder of pictures. No recipe is needed.
+    """Compare any two of: model folder, artifact, `zoo://…`, folder of images. No recipe is needed.
 
     Args:
         metrics: names, or names with their parameters.
-        features, reference: for every metric that has one and is given none itself: the feature extractor, and the real pictures.
+        features, reference: for every metric that has one and is given none itself: the feature extractor, and the real images.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
         trust_remote_code: whether Python code in the models' folders may run.
 
@@ -175,7 +175,7 @@ def compare(
     tolerance: str = "10%",
     out: str | Path | None = None,
 ) -> Comparison:
-    """Hold one run's candidate against another's, from their `result.json` and the samples beside it.
+    """Compare one run's candidate with another's, from their `result.json` and the samples beside it.
 
     Raises:
         UserError: a file is no result.
@@ -202,18 +202,18 @@ def report(places: Sequence[str | Path], *, emit: Emit = silent) -> list[Compari
 def reference(
     source: str, features: str, out: str | Path, *, resize: str = "pil", count: int = 0, emit: Emit = silent
 ) -> int:
-    """Write mean and covariance of real pictures' features as the usual `.npz` (mu, sigma), for `fid`'s `reference`.
+    """Write mean and covariance of real images' features as the usual `.npz` (mu, sigma), for `fid`'s `reference`.
 
     Args:
-        count: of the first pictures; 0: of all.
+        count: of the first images; 0: of all.
 
     Returns:
-        Of how many pictures.
+        Of how many images.
 
     Raises:
-        UserError: the source has no pictures, or the features do not open.
+        UserError: the source has no images, or the features do not open.
     """
-    from evaluation.features.pictures import export_reference
+    from evaluation.features.images import export_reference
 
     return export_reference(source, features, resize, Path(out), count, emit)
 
@@ -271,7 +271,7 @@ def load(
 
     Args:
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
-        lean: whether a pipeline's call is the lean one, which paints the very same pictures in less time (`pare explain
+        lean: whether a pipeline's call is the lean one, which generates the very same images in less time (`pare explain
             accelerate.call`); by default, as the artifact is meant to be called.
 
     Raises:

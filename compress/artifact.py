@@ -60,7 +60,7 @@ class Component:
     quantization: Quantization | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As a manifest has it: what is not said is the default."""
+        """As a manifest has it: what is not stated is the default."""
         found: dict[str, Any] = {"format": self.format, "path": self.path, "kind": self.kind}
         found |= {"module": self.module} if self.module else {}
         return found | ({"quantization": vars(self.quantization)} if self.quantization else {})
@@ -82,7 +82,7 @@ class Settings:
     call: arguments of the pipeline or of `generate`; they go with any engine.
     graph: what must be set before a graph is taken, and is built into it.
     hook: what is hooked into torch modules, and so goes with no engine.
-    lean: whether a pipeline's call is the lean one, which paints the very same pictures.
+    lean: whether a pipeline's call is the lean one, which generates the very same images.
     """
 
     call: Mapping[str, Any] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Settings:
     lean: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As a manifest has it: what is not said is the default."""
+        """As a manifest has it: what is not stated is the default."""
         found: dict[str, Any] = {"call": dict(self.call), "needs_pare": self.needs_pare}
         found |= {"lean": True} if self.lean else {}
         levels = {"graph": self.graph, "hook": self.hook}
@@ -113,7 +113,7 @@ class Provenance:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As a manifest has it: what is not said is the default."""
+        """As a manifest has it: what is not stated is the default."""
         found = {"stage": self.stage, "version": self.version, "params": self.params, "key": self.key}
         return found | ({"inputs": dict(self.inputs)} if self.inputs else {})
 
@@ -135,7 +135,7 @@ class Artifact:
 
     @property
     def working(self) -> tuple[str, ...]:
-        """The components that paint or write: the main one, VAE and text encoders, but none that judges or reads pictures."""
+        """The components that generate or write: the main one, VAE and text encoders, but none that judges or reads images."""
         beside = (n for n in self.components if n == "vae" or n.startswith("text_encoder"))
         return tuple(n for n in (self.main, *beside) if n)
 

@@ -30,7 +30,7 @@ Run = Callable[..., None]
 
 
 @dataclass(frozen=True)
-class Foresight:
+class Forecast:
     """What a stage can tell before anything runs: its components' configs as they will be, how it packs their weights, the
     settings it leaves, what it grants of what was asked, the disk it needs beside its result while it works, and the memory for
     its weights, gradients and moments.
@@ -42,7 +42,7 @@ class Foresight:
     """
 
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    told: str = ""
+    reported: str = ""
     scratch_bytes: int = 0
     item_bytes: Mapping[str, int] = field(default_factory=dict)
     memory_bytes: int = 0
@@ -69,9 +69,9 @@ class Stage:
     `needs` says what of a model it must be able to observe, which decides the tasks it works on; `formats` maps each component
     format it takes to the one it leaves, and is empty for a stage that takes any and leaves it; `effects` and `reproducible` are
     what the contract check enforces; `components` are those it works on, where its parameters do not say; `packed` says whether it takes weights that are quantized already; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
-    "calibration") it cannot do without, given its parameters; `pictures` how many of the training data's pictures it reads, of as many items; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
+    "calibration") it cannot do without, given its parameters; `images` how many of the training data's images it reads, of as many items; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
     the source unless the recipe names another); `unfit` says what of these does not fit the artifact or the parameters; `refuse` looks at an artifact's description before anything runs and returns
-    why this stage cannot work on it ("" when it can); `foresee` says what will come of it, or raises a UserError; `idle_here` says
+    why this stage cannot work on it ("" when it can); `forecast` says what will come of it, or raises a UserError; `idle_here` says
     why what it leaves, and all that follows from it, cannot run on this machine ("" when it can); `elsewhere` says of a kind of
     device why what it leaves does nothing there; `machine` tells a reader what this machine can do with the stage, and how to install what lacks.
     """
@@ -88,18 +88,18 @@ class Stage:
     packed: bool = False
     bound_to: frozenset[str] = frozenset()
     data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
-    pictures: Callable[[Any], int] = field(default=lambda params: 0)
+    images: Callable[[Any], int] = field(default=lambda params: 0)
     calls: Callable[[Any], tuple[Stage, ...]] = field(default=lambda params: ())
     inputs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     extra: str = ""
     doc: str = ""
     refuse: Callable[[Artifact, Any], str] = field(default=lambda artifact, params: "")
-    foresee: Callable[[Artifact, Any], Foresight] = field(default=lambda artifact, params: Foresight())
+    forecast: Callable[[Artifact, Any], Forecast] = field(default=lambda artifact, params: Forecast())
     unfit: Callable[[Artifact, Any, Mapping[str, Artifact]], Iterable[Misfit]] = field(
         default=lambda artifact, params, inputs: ()
     )
-    idle_here: Callable[[Any], str] = field(default=lambda params: "")
+    unavailable_here: Callable[[Any], str] = field(default=lambda params: "")
     elsewhere: Callable[[str], str] = field(default=lambda device: "")
     machine: Callable[[], str] = field(default=lambda: "")
 
@@ -137,15 +137,15 @@ def stage(
     packed: bool = False,
     bound_to: tuple[str, ...] = (),
     data: Callable[[P], tuple[str, ...]] | None = None,
-    pictures: Callable[[P], int] | None = None,
+    images: Callable[[P], int] | None = None,
     calls: Callable[[P], tuple[Stage, ...]] | None = None,
     inputs: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
     extra: str = "",
     refuse: Callable[[Artifact, P], str] | None = None,
-    foresee: Callable[[Artifact, P], Foresight] | None = None,
+    forecast: Callable[[Artifact, P], Forecast] | None = None,
     unfit: Callable[[Artifact, P, Mapping[str, Artifact]], Iterable[Misfit]] | None = None,
-    idle_here: Callable[[P], str] | None = None,
+    unavailable_here: Callable[[P], str] | None = None,
     elsewhere: Callable[[str], str] | None = None,
     machine: Callable[[], str] | None = None,
 ) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
@@ -165,16 +165,16 @@ def stage(
             packed=packed,
             bound_to=frozenset(bound_to),
             data=data or (lambda params: ()),
-            pictures=pictures or (lambda params: 0),
+            images=images or (lambda params: 0),
             calls=calls or (lambda params: ()),
             inputs=inputs,
             libraries=libraries,
             extra=extra,
             doc=sys.modules[run.__module__].__doc__ or "",
             refuse=refuse or (lambda artifact, params: ""),
-            foresee=foresee or (lambda artifact, params: Foresight()),
+            forecast=forecast or (lambda artifact, params: Forecast()),
             unfit=unfit or (lambda artifact, params, inputs: ()),
-            idle_here=idle_here or (lambda params: ""),
+            unavailable_here=unavailable_here or (lambda params: ""),
             elsewhere=elsewhere or (lambda device: ""),
             machine=machine or (lambda: ""),
         )
@@ -268,9 +268,9 @@ def _find(what: str, name: str, known: tuple[str, ...], package: str, record: st
     return found
 
 
-def _named(record: R, said: str, name: str) -> R:
-    if said != name:
-        raise TypeError(f"a record that calls itself `{said}` lies where `{name}` should")
+def _named(record: R, message: str, name: str) -> R:
+    if message != name:
+        raise TypeError(f"a record that calls itself `{message}` lies where `{name}` should")
     return record
 
 

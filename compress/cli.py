@@ -58,7 +58,7 @@ def check(
         for reference in pinned(recipe):
             print(f"{recipe}: pinned {reference}", file=sys.stderr)  # standard output may be promised to one JSON value
     plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
-    for warning in dict.fromkeys(said for found in plans for said in found.warnings):
+    for warning in dict.fromkeys(message for found in plans for message in found.warnings):
         print(f"warning: {warning}", file=sys.stderr)
     recipes = [found.recipe for found in plans]
     if as_json:
@@ -119,13 +119,13 @@ def run(
 
 @app.command("eval")
 def evaluate(
-    candidate: Annotated[str, typer.Argument(help="model folder, artifact, zoo://NAME or folder of pictures")],
+    candidate: Annotated[str, typer.Argument(help="model folder, artifact, zoo://NAME or folder of images")],
     baseline: Annotated[str, typer.Argument(help="what to compare it with: any of these")],
     metrics: Annotated[str, typer.Option(help="comma-separated; `pare list` shows them")] = "latency,size",
     data: Annotated[str, typer.Option(help="evaluation data, for quality metrics")] = "",
-    samples: Annotated[int, typer.Option(min=2, help="prompts, documents or pictures to measure quality on")] = 256,
+    samples: Annotated[int, typer.Option(min=2, help="prompts, documents or images to measure quality on")] = 256,
     features: Annotated[str, typer.Option(help="feature extractor of all metrics that have one")] = "",
-    reference: Annotated[str, typer.Option(help="real pictures, of all metrics that have a reference")] = "",
+    reference: Annotated[str, typer.Option(help="real images, of all metrics that have a reference")] = "",
     gate: Annotated[list[str] | None, typer.Option(help="e.g. kid.worse_by=0.002 (repeatable)")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="a metric's parameter, e.g. fid.features=clip/")
@@ -138,7 +138,7 @@ def evaluate(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Compare any two models or folders of pictures: quality on the same prompts and noise, speed interleaved."""
+    """Compare any two models or folders of images: quality on the same prompts and noise, speed interleaved."""
     from compress import api
     from compress.recipe.options import read_gates, read_metrics
     from compress.recipe.values import EvalSpec
@@ -175,7 +175,7 @@ def compare(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Hold one run's candidate against another's. Exit 0 pass, 1 fail, 4 inconclusive."""
+    """Compare one run's candidate with another's. Exit 0 pass, 1 fail, 4 inconclusive."""
     from compress import api
 
     _finish((api.compare(old, new, across_machines=across_machines, tolerance=tolerance, out=out),), as_json)
@@ -203,20 +203,20 @@ def report(
 
 @app.command()
 def reference(
-    source: Annotated[str, typer.Argument(help="real pictures: a folder, or data such as zoo://digits/test")],
+    source: Annotated[str, typer.Argument(help="real images: a folder, or data such as zoo://digits/test")],
     out: Annotated[Path, typer.Option("--out", help="the .npz to write, with mu and sigma")],
     features: Annotated[
         str, typer.Option(help="CLIP or DINOv2 folder, Inception weights, or the zoo's")
     ] = "zoo://digits-clip",
     resize: Annotated[str, typer.Option(help="pil, mlperf or tf1")] = "pil",
-    samples: Annotated[int, typer.Option(min=0, help="of the first pictures; 0: of all")] = 0,
+    samples: Annotated[int, typer.Option(min=0, help="of the first images; 0: of all")] = 0,
 ) -> None:
-    """Keep the statistics of real pictures' features, for `fid: {reference: FILE}`."""
+    """Keep the statistics of real images' features, for `fid: {reference: FILE}`."""
     from compress import api
 
     with _listening(as_json=False) as emit:
         count = api.reference(source, features, out, resize=resize, count=samples, emit=emit)
-    print(f"{out}: mu and sigma of {count} pictures, {features} features")
+    print(f"{out}: mu and sigma of {count} images, {features} features")
 
 
 @app.command("list")

@@ -17,10 +17,10 @@ STOPPED = 130  # as a shell has it: 128 and the number of the signal
 
 
 def exit_code(app: typer.Typer, arguments: list[str]) -> int:
-    """Run one verb; what went wrong is printed and told by the code alone."""
+    """Run one verb; what went wrong is printed and known from the code alone."""
     try:
         return _ended(app, arguments)
-    except KeyboardInterrupt:  # again, while the first was being told
+    except KeyboardInterrupt:  # again, while the first was being reported
         return _stopped(arguments)
 
 
@@ -45,11 +45,13 @@ def _ended(app: typer.Typer, arguments: list[str]) -> int:
 def _stopped(arguments: list[str]) -> int:
     """Ctrl-C, which typer turns into an exit code of 130 where it can. Pressed again, it changes nothing of how this ends: it cuts
     short what is left to be tidied."""
-    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else nobody asked, or somebody else answers
-    if heard:
+    recorded = (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )  # else nobody asked, or somebody else answers
+    if recorded:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     print("\nstopped; resume with: " + shlex.join(["pare", *arguments]), file=sys.stderr, flush=True)
-    if heard:
+    if recorded:
         signal.signal(signal.SIGINT, _leave)
     return STOPPED
 

@@ -16,7 +16,7 @@ class Uncached:
 class Fault(NamedTuple):
     """What is wrong with what a field names, and what to do about it."""
 
-    said: str
+    message: str
     fix: str
 
 
@@ -107,6 +107,6 @@ class Optimising(Params):
 
 
 class Training(Optimising):
-    """What every stage that trains can be told; a stage adds its own fields in a subclass."""
+    """What every stage that trains can be reported; a stage adds its own fields in a subclass."""
 
     steps: int = Field(600, ge=1, description="optimiser steps")

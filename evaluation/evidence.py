@@ -26,7 +26,7 @@ Floats: TypeAlias = "NDArray[np.float64]"
 class Timings:
     """One side's part of the interleaved measurement; entry i of each array is block i.
 
-    seconds: of one whole call. first: until the first token (empty for pictures). work: denoiser evaluations or tokens of a
+    seconds: of one whole call. first: until the first token (empty for images). work: denoiser evaluations or tokens of a
     call, equal in every block. joules: of one whole call, by the machine's own `counters` (empty where it has none).
     prompt_tokens: of each prompt, for text.
     """
@@ -73,24 +73,24 @@ class Continuation:
 class Evidence:
     """One side's observations. A metric reads only the parts that its `needs` names.
 
-    original: the baseline's evidence, for metrics that hold a side against the original's own output; None: this is it.
-    picture: index to the painted uint8 [height, width, 3] of `items[index]`; read from disk, never all in memory.
-    latent: index to what the picture was decoded from, float32 [channels, height, width]; None where nothing is decoded.
+    original: the baseline's evidence, for metrics that compare a side with the original's own output; None: this is it.
+    image: index to the generated uint8 [height, width, 3] of `items[index]`; read from disk, never all in memory.
+    latent: index to what the image was decoded from, float32 [channels, height, width]; None where nothing is decoded.
     token_logprobs: per document, natural-log probabilities of each token given those before it.
     bytes_read: per document, how many bytes of UTF-8 those tokens stand for: a document longer than the model reads is cut.
     continuations: of the first prompts; written: the most tokens one could have.
     timings, starts: always fresh.
     opening, call: how the model was opened and called, for metrics that do so themselves.
-    key: what decides this evidence; data_key: what decides the real pictures. memory: a folder for what follows from them.
-    each: how many items in a row are pictures of one prompt; the prompt is the unit.
-    said: what a reader must know of how it came about.
+    key: what decides this evidence; data_key: what decides the real images. memory: a folder for what follows from them.
+    each: how many items in a row are images of one prompt; the prompt is the unit.
+    stated: what a reader must know of how it came about.
     holds: keep the files that this is read from where they are.
     """
 
     artifact: Artifact
     items: tuple[Item, ...] = ()
     original: Evidence | None = None
-    picture: Callable[[int], NDArray[np.uint8]] | None = None
+    image: Callable[[int], NDArray[np.uint8]] | None = None
     latent: Callable[[int], NDArray[np.float32]] | None = None
     token_logprobs: tuple[Floats, ...] = ()
     bytes_read: tuple[int, ...] = ()
@@ -106,7 +106,7 @@ class Evidence:
     memory: Path | None = None
     protocol: Mapping[str, str | int | float] = field(default_factory=dict)
     each: int = 1
-    said: tuple[str, ...] = ()
+    message: tuple[str, ...] = ()
     holds: tuple[Hold, ...] = field(default=(), compare=False, repr=False)
 
     @property
@@ -125,15 +125,15 @@ class Evidence:
             protocol={**self.protocol, "samples": min(count, len(self.unit_ids))},
         )
 
-    def pictures(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Painted pictures `start` to `stop`: uint8 [n, height, width, 3].
+    def images(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Generated images `start` to `stop`: uint8 [n, height, width, 3].
 
         Raises:
-            ValueError: this side painted none.
+            ValueError: this side generated none.
         """
-        if self.picture is None:
-            raise ValueError("no pictures were painted")
-        return np.stack([self.picture(i) for i in range(start, min(stop, len(self.items)))])
+        if self.image is None:
+            raise ValueError("no images were generated")
+        return np.stack([self.image(i) for i in range(start, min(stop, len(self.items)))])
 
 
 def parting(one: Sequence[int], other: Sequence[int]) -> int:

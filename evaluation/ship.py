@@ -1,4 +1,4 @@
-"""Measure the baselines of recipes into the `evidence` folder beside each, so that users need only paint the candidate.
+"""Measure the baselines of recipes into the `evidence` folder beside each, so that users need only generate the candidate.
 
     python -m evaluation.ship recipes/quickstart.yaml
 

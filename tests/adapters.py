@@ -1,5 +1,5 @@
 """LoRA adapters by chance, written as each library writes them, for any model on disk; and the branch beside each layer that they
-are, which is what a fused weight is held against."""
+are, which is what a fused weight is compared with."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def write_peft(folder: Path, pairs: Mapping[str, Branch], **config: Any) -> Path
 
 def write_config(folder: Path, **config: Any) -> None:
     """What peft says beside it: what `config` changes, and its defaults."""
-    said = {
+    message = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": "org/base",
@@ -83,21 +83,21 @@ def write_config(folder: Path, **config: Any) -> None:
         "alpha_pattern": {},
         "peft_version": "0.21.2",
     }
-    (folder / "adapter_config.json").write_text(json.dumps({**said, **config}))
+    (folder / "adapter_config.json").write_text(json.dumps({**message, **config}))
 
 
 def write_diffusers(folder: Path, parts: Mapping[str, Mapping[str, Branch]], *, alphas: bool = True) -> Path:
     """As diffusers saves a LoRA of a pipeline: alpha beside each pair, or else what peft's config says in the metadata."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, said = {}, {}
+    tensors, message = {}, {}
     for part, pairs in parts.items():
         for name, pair in pairs.items():
             tensors[f"{part}.{name}.lora_A.weight"] = pair.down
             tensors[f"{part}.{name}.lora_B.weight"] = pair.up
             if alphas:
                 tensors[f"{part}.{name}.alpha"] = torch.tensor(pair.scale * pair.down.shape[0])
-        said |= {f"{part}.r": RANK, f"{part}.lora_alpha": ALPHA, f"{part}.target_modules": sorted(pairs)}
-    metadata = {"format": "pt"} if alphas else {"format": "pt", "lora_adapter_metadata": json.dumps(said)}
+        message |= {f"{part}.r": RANK, f"{part}.lora_alpha": ALPHA, f"{part}.target_modules": sorted(pairs)}
+    metadata = {"format": "pt"} if alphas else {"format": "pt", "lora_adapter_metadata": json.dumps(message)}
     save_file(tensors, folder / "pytorch_lora_weights.safetensors", metadata)
     return folder
 

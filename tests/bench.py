@@ -1,4 +1,4 @@
-"""`make bench`: start-up as ratios to an empty interpreter, and FID of 512 pictures as a ratio to torchmetrics', each in one
+"""`make bench`: start-up as ratios to an empty interpreter, and FID of 512 images as a ratio to torchmetrics', each in one
 interleaved run. Never an assertion of seconds.
 
 python -m tests.bench
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROUNDS = 10
-PICTURES, BATCH = 512, 32
+IMAGES, BATCH = 512, 32
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
@@ -36,8 +36,8 @@ def start_up() -> dict[str, dict[str, float]]:
     return rows_of(times, "python -c pass")
 
 
-def fid_of_pictures() -> dict[str, dict[str, float]]:
-    """FID of 512 painted and 512 real pictures, from pixels to the number with its interval: ours and torchmetrics', whose
+def fid_of_images() -> dict[str, dict[str, float]]:
+    """FID of 512 generated and 512 real images, from pixels to the number with its interval: ours and torchmetrics', whose
     extractor is the same network after the same preparation of pixels, in the same batches. Above 1: torchmetrics is slower.
     """
     import numpy as np
@@ -48,16 +48,16 @@ def fid_of_pictures() -> dict[str, dict[str, float]]:
     from evaluation.values import Sample
 
     clip = open_clip("zoo://digits-clip")
-    real = np.stack([scenes.render(scenes.scene("test", i)) for i in range(PICTURES)])
+    real = np.stack([scenes.render(scenes.scene("test", i)) for i in range(IMAGES)])
     noise = np.random.default_rng(0).normal(0, 40, real.shape)
-    painted = np.clip(real + noise, 0, 255).astype(np.uint8)
+    generated = np.clip(real + noise, 0, 255).astype(np.uint8)
 
     def ours() -> float:
-        values, reference = (clip.pictures(_batches(shown)) for shown in (painted, real))
-        return fid.score(Sample(("",) * PICTURES, values, reference)).value
+        values, reference = (clip.images(_batches(shown)) for shown in (generated, real))
+        return fid.score(Sample(("",) * IMAGES, values, reference)).value
 
-    theirs = _torchmetrics(clip, painted, real)
-    told = ours(), theirs()  # which also warms both up
+    theirs = _torchmetrics(clip, generated, real)
+    reported = ours(), theirs()  # which also warms both up
     times: dict[str, list[float]] = {"ours": [], "torchmetrics": []}
     for _ in range(ROUNDS):
         for name, run in (("ours", ours), ("torchmetrics", theirs)):
@@ -65,12 +65,12 @@ def fid_of_pictures() -> dict[str, dict[str, float]]:
             run()
             times[name].append(time.perf_counter() - began)
     rows = rows_of(times, "ours")
-    for row, value in zip(rows.values(), told, strict=True):
-        row |= {"pictures_per_second": round(2e3 * PICTURES / row["median_ms"]), "fid": round(value, 6)}
+    for row, value in zip(rows.values(), reported, strict=True):
+        row |= {"pictures_per_second": round(2e3 * IMAGES / row["median_ms"]), "fid": round(value, 6)}
     return rows
 
 
-def _torchmetrics(clip: Any, painted: Any, real: Any) -> Callable[[], float]:
+def _torchmetrics(clip: Any, generated: Any, real: Any) -> Callable[[], float]:
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -86,7 +86,7 @@ def _torchmetrics(clip: Any, painted: Any, real: Any) -> Callable[[], float]:
     def run() -> float:
         metric = FrechetInceptionDistance(Extractor())
         with torch.inference_mode():
-            for shown, whether in ((real, True), (painted, False)):
+            for shown, whether in ((real, True), (generated, False)):
                 for batch in _batches(shown):
                     metric.update(torch.from_numpy(batch).permute(0, 3, 1, 2), real=whether)
             return float(metric.compute())
@@ -94,8 +94,8 @@ def _torchmetrics(clip: Any, painted: Any, real: Any) -> Callable[[], float]:
     return run
 
 
-def _batches(pictures: Any) -> list[Any]:
-    return [pictures[i : i + BATCH] for i in range(0, len(pictures), BATCH)]
+def _batches(images: Any) -> list[Any]:
+    return [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
 
 
 def rows_of(times: dict[str, list[float]], one: str) -> dict[str, dict[str, float]]:
@@ -108,7 +108,7 @@ def rows_of(times: dict[str, list[float]], one: str) -> dict[str, dict[str, floa
 
 
 def main() -> None:
-    rows = {"start-up": start_up(), f"FID of {PICTURES} pictures": fid_of_pictures()}
+    rows = {"start-up": start_up(), f"FID of {IMAGES} images": fid_of_images()}
     sys.stdout.write(json.dumps(rows, indent=2) + "\n")
 
 

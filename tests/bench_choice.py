@@ -62,8 +62,8 @@ def _each(model: str, component: str, opened: list[tuple[str, Any]]) -> list[tup
     from compress.sources.models import find_source
 
     task = TextToImage(find_source(model, Path(), None).artifact, Opening("float32"))
-    heard = first_calls(task, (component,), repeated(task.examples, 1))[component]
-    return [(name, partial(m, **heard)) for name, m in opened]
+    recorded = first_calls(task, (component,), repeated(task.examples, 1))[component]
+    return [(name, partial(m, **recorded)) for name, m in opened]
 
 
 def choice(model: str, component: str, cache: Path) -> dict[str, Any]:

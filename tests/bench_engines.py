@@ -6,7 +6,7 @@ tensors and gives a tensor, as a pipeline needs it, or arrays that were made bef
 may differ from torch by any amount), greedily, through `generate`; by hand is llama.cpp's own C interface in a bare loop, and the `Llama` class of llama-cpp-python. The model that is
 loaded first in a process decodes some percent slower, whoever loads it: so pare's and the bare loop's are each loaded twice, the one
 before and after the other, and called in turns.
-`call`: one picture of the zoo's denoiser in two steps without guidance, by the stock pipeline's call and by the lean one, on OpenVINO
+`call`: one image of the zoo's denoiser in two steps without guidance, by the stock pipeline's call and by the lean one, on OpenVINO
 engines and on stubs in their place, which give the same tensors each time: what is left is the call itself.
 
 python -m tests.bench_engines overhead|decode|call
@@ -53,19 +53,19 @@ def call(folder: Path) -> dict[str, Any]:
     calls: Calls = {}
     for stubbed in (False, True):
         for lean in (False, True):
-            paint = compress.load(made, lean=lean)
+            generate = compress.load(made, lean=lean)
             for name in made.components if stubbed else ():
-                _stub(getattr(paint, name).runner)
+                _stub(getattr(generate, name).runner)
             name = f"{'lean' if lean else 'stock'} call{' of stubs' if stubbed else ''}"
-            calls[name] = partial(_paint, paint, [torch.Generator().manual_seed(0)])
+            calls[name] = partial(_generate, generate, [torch.Generator().manual_seed(0)])
     found = {name: pace.seconds for name, pace in race(calls, blocks=100).items()}
     times = {f"{name} ms": round(1e3 * seconds, 3) for name, seconds in found.items()}
     return times | {"stock over lean": round(found["stock call"] / found["lean call"], 3)}
 
 
-def _paint(paint: Any, generators: list[torch.Generator]) -> object:
+def _generate(generate: Any, generators: list[torch.Generator]) -> object:
     call = {"num_inference_steps": 2, "guidance_scale": 1.0, "output_type": "np"}
-    return paint(prompt=["a red three on white paper"], generator=generators, **call)
+    return generate(prompt=["a red three on white paper"], generator=generators, **call)
 
 
 def _stub(runner: Any) -> None:
@@ -202,7 +202,7 @@ def decode(folder: Path) -> dict[str, Any]:
     }
     assert calls["llama.cpp by hand, C interface"]() == calls["llama.cpp by hand, class Llama"]()
     sizes = {name: _bytes(kept.path), **{name: _bytes(a.path) for name, a in others.items()}}
-    return _told(race(calls, blocks=24), sizes, file.stat().st_size)
+    return _reported(race(calls, blocks=24), sizes, file.stat().st_size)
 
 
 def in_turns(*calls: Callable[[], object]) -> Callable[[], object]:
@@ -210,7 +210,7 @@ def in_turns(*calls: Callable[[], object]) -> Callable[[], object]:
     return lambda: next(following)()
 
 
-def _told(paces: Mapping[str, Pace], sizes: Mapping[str, int], by_hand: int) -> dict[str, Any]:
+def _reported(paces: Mapping[str, Pace], sizes: Mapping[str, int], by_hand: int) -> dict[str, Any]:
     roof = float(machine.facts()["read_gb_s"])
     best = min(p.seconds for name, p in paces.items() if "by hand" in name)
     rows = {}

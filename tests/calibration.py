@@ -34,7 +34,7 @@ def main() -> None:
             f"no finished run in {', '.join(absent)}: name the folders of runs, python -m tests.calibration RUN ..."
         )
     studies = [study(folder) for folder in folders]
-    (ROOT / "reports/calibration.svg").write_text(picture(studies))
+    (ROOT / "reports/calibration.svg").write_text(image(studies))
     (ROOT / "reports/calibration.md").write_text(page(studies))
 
 
@@ -73,7 +73,7 @@ evaluator's own `judge` see what was drawn, a relative margin being taken of the
 * **Shares**: a unit is lost whole, at the rate that costs as much as is wanted. Where both sides of a run were all right, an unchanged
   model is all right too.
 * **Perplexity**: one factor on the nats of every document.
-* **KID**: every picture's features move the way in which painted ones already differ from real ones, on their sphere, by what makes
+* **KID**: every image's features move the way in which generated ones already differ from real ones, on their sphere, by what makes
   the population's KID that much larger. That truth is exact and no estimate: the population is the run's units, so its discrepancy is
   a finite sum. It counts a unit against itself, because two draws may be the same unit; for that truth, doubled units are no bias.
 * **Speeds**: one factor on every block. One margin is 10% of speed, and the margin itself what the gate asks: "no margin" is 1.1 times
@@ -105,8 +105,8 @@ def page(studies: Sequence[Study]) -> str:
                 )
                 margin.append((one.name, title, *cells))
             caught = yes(often(seen.twice, "fail"))
-            told = (str(seen.advised), share(seen.twice, "fail"), caught, str(seen.enough or "–"))
-            twice.append((one.name, seen.case.title, *told))
+            reported = (str(seen.advised), share(seen.twice, "fail"), caught, str(seen.enough or "–"))
+            twice.append((one.name, seen.case.title, *reported))
     passed = [(s.name, str(s.advised), share(s.together, "pass"), yes(often(s.together, "pass"))) for s in studies]
     return PAGE.format(
         head=__doc__.split("\n\n")[1].split(" Writes")[0],
@@ -145,7 +145,7 @@ polyline { fill: none; stroke: currentColor; stroke-width: 2; } polygon { fill: 
 .inconclusive polyline { stroke-dasharray: 6 4; } .fail polyline { stroke-dasharray: 2 2; }"""
 
 
-def picture(studies: Sequence[Study]) -> str:
+def image(studies: Sequence[Study]) -> str:
     """The curves, a panel a gate; it brings its own paper, for a page may be lighter or darker than its reader's system."""
     panels = [panel(one.name, seen) for one in studies for seen in one.seen] + [legend()]
     high = HIGH * math.ceil(len(panels) / ACROSS)
@@ -192,8 +192,8 @@ def legend() -> str:
         + text(LEFT + 44, TOP + 24 * i + 4, status)
         for i, status in enumerate(STATUSES)
     )
-    said = ("Share of draws at the run’s own n, by the true", "change in margins; bands: two standard errors.")
-    return lines + "".join(text(LEFT, TOP + 88 + 16 * i, line, "quiet") for i, line in enumerate(said))
+    message = ("Share of draws at the run’s own n, by the true", "change in margins; bands: two standard errors.")
+    return lines + "".join(text(LEFT, TOP + 88 + 16 * i, line, "quiet") for i, line in enumerate(message))
 
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:

@@ -45,8 +45,8 @@ def main() -> None:
     table = [HEAD, ("---",) * len(HEAD), *rows]
     text = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     head = __doc__.split("\n\npython")[0].replace("`make cuts`: ", "# ")
-    told = f"Distillation took {steps} steps; quality is that of the first 64 prompts or documents."
-    (ROOT / "reports/cuts.md").write_text(f"{head}\n{told}\n\n{text}\n")
+    reported = f"Distillation took {steps} steps; quality is that of the first 64 prompts or documents."
+    (ROOT / "reports/cuts.md").write_text(f"{head}\n{reported}\n\n{text}\n")
 
 
 def found(out: Path) -> Comparison | None:

@@ -63,12 +63,12 @@ def main() -> None:
 def builders() -> list[Stage]:
     """The stages whose engines run here."""
     found = [find_stage(name) for name in stage_names() if name.startswith("build.") and name != "build.fastest"]
-    return [s for s in found if all(map(deps.version, s.libraries)) and not idle(s)]
+    return [s for s in found if all(map(deps.version, s.libraries)) and not unavailable(s)]
 
 
-def idle(stage: Stage) -> str:
+def unavailable(stage: Stage) -> str:
     try:
-        return stage.idle_here(stage.params())
+        return stage.unavailable_here(stage.params())
     except PareError as error:
         return str(error)
 

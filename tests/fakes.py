@@ -32,7 +32,7 @@ class Cut(Params):
 SIDE = Evidence(Artifact(Path(), "text_to_image", {}))  # of a comparison, of which nothing was observed
 
 
-def idle(artifact: object, params: object, context: object) -> None:
+def unavailable(artifact: object, params: object, context: object) -> None:
     """A stage's work that planning never gets to."""
     raise AssertionError("planning ran a stage")
 
@@ -45,7 +45,7 @@ CUT = Stage(
     formats={"torch": "torch"},
     effects=frozenset({"weights"}),
     reproducible="bytes",
-    run=idle,
+    run=unavailable,
 )
 BUILD = replace(CUT, name="demo.build", formats={"torch": "openvino"}, effects=frozenset({"format"}))
 TUNE = replace(
@@ -101,9 +101,9 @@ def write_headers(path: Path, shapes: Mapping[str, Sequence[int]], dtype: str = 
     for name, shape in shapes.items():
         begin, end = end, end + 4 * prod(shape)
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
-    said = json.dumps(header).encode()
+    message = json.dumps(header).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(struct.pack("<Q", len(said)) + said + bytes(end))
+    path.write_bytes(struct.pack("<Q", len(message)) + message + bytes(end))
     return path
 
 

@@ -94,13 +94,13 @@ TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-def tiny_picture(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
-    """A text-to-image pipeline of a transformer family, with the arguments that make it paint small pictures."""
+def tiny_image(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
+    """A text-to-image pipeline of a transformer family, with the arguments that make it generate small images."""
     from compress.engines.torch.runtime import silent_libraries
 
     torch.manual_seed(seed)
     with silent_libraries():
-        pipeline = PICTURES[family](folder / "vocabulary")
+        pipeline = IMAGES[family](folder / "vocabulary")
         pipeline.to(dtype).save_pretrained(folder / "model")
     write_manifest(describe(folder / "model").calling(**CALLS[family]))
     return folder / "model"
@@ -150,13 +150,13 @@ def _pixart(vocabulary: Path, *, sigma: bool) -> Any:
     tokenizer = tiny_t5_tokenizer()
     transformer = PixArtTransformer2DModel(
         num_attention_heads=HEADS,
-        attention_head_dim=12,  # the embedding of a picture's size is in thirds
+        attention_head_dim=12,  # the embedding of an image's size is in thirds
         in_channels=4,
         out_channels=8,
         num_layers=LAYERS,
         cross_attention_dim=12 * HEADS,
         caption_channels=WIDTH,
-        sample_size=128,  # what tells Alpha's pipeline to give the picture's size to the transformer
+        sample_size=128,  # what tells Alpha's pipeline to give the image's size to the transformer
         use_additional_conditions=not sigma,
     )
     return (PixArtSigmaPipeline if sigma else PixArtAlphaPipeline)(
@@ -311,7 +311,7 @@ def piecewise(manner: str, texts: list[str]) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", bos_token="<bos>", eos_token="<eos>")
 
 
-PICTURES: dict[str, Callable[[Path], Any]] = {
+IMAGES: dict[str, Callable[[Path], Any]] = {
     "pixart-alpha": partial(_pixart, sigma=False),
     "pixart-sigma": partial(_pixart, sigma=True),
     "sd3": _sd3,
@@ -346,5 +346,5 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "sd": tiny_diffusion,
     "sdxl": partial(tiny_diffusion, xl=True),
     **{name: partial(tiny_text, family=name) for name in TEXT},
-    **{name: partial(tiny_picture, family=name) for name in PICTURES},
+    **{name: partial(tiny_image, family=name) for name in IMAGES},
 }

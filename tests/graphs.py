@@ -50,8 +50,8 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore lines")
-        for said, given in zip(func._schema.arguments, args, strict=False):
-            if said.alias_info and said.alias_info.is_write and isinstance(given, torch.Tensor):
+        for message, given in zip(func._schema.arguments, args, strict=False):
+            if message.alias_info and message.alias_info.is_write and isinstance(given, torch.Tensor):
                 self.before.setdefault(given.data_ptr(), (given, given.clone()))
         gave = func(*args, **kwargs)
         self.graph.done.append((func, args, kwargs, gave))

@@ -38,7 +38,7 @@ LETTERS = "\0\t\n\r :-#&*!|>%@`'\"{}[],é\u2028\x85﻿$0"
 
 
 def mutated(text: str, seed: int) -> bytes:
-    """A spoilt recipe: up to four changes of the tree, of the text, or of both."""
+    """A nonfinite recipe: up to four changes of the tree, of the text, or of both."""
     draw = random.Random(seed)
     if draw.random() < 0.6:
         tree: Tree = yaml.safe_load(text)

@@ -19,11 +19,11 @@ import torch
 
 SEED = 20151205
 RESIZED = {"down": (331, 420), "up": (64, 48), "same": (299, 299), "mixed": (600, 100)}  # heights and widths
-# Rows painted, rows real, features; in the last there are fewer rows than features.
+# Rows generated, rows real, features; in the last there are fewer rows than features.
 GAUSSIANS = {"small": (200, 150, 16), "large": (600, 500, 128), "singular": (40, 40, 64)}
 
 
-def pictures(height: int, width: int, count: int) -> np.ndarray:
+def images(height: int, width: int, count: int) -> np.ndarray:
     """Waves and noise, uint8 [count, height, width, 3]: smooth parts and sharp ones."""
     rng = np.random.default_rng([SEED, height, width])
     y, x = np.mgrid[:height, :width][..., None, None]
@@ -33,8 +33,8 @@ def pictures(height: int, width: int, count: int) -> np.ndarray:
     return noisy.clip(0, 255).round().astype(np.uint8)
 
 
-def inception_pictures() -> np.ndarray:
-    return pictures(299, 299, 4)
+def inception_images() -> np.ndarray:
+    return images(299, 299, 4)
 
 
 def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
@@ -72,10 +72,10 @@ def main(stored: str, out: str) -> None:
     found: dict[str, Any] = {}
     network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], feature_extractor_weights_path=stored)
     with torch.inference_mode():
-        found["inception"] = network(_planes(inception_pictures()))[0].numpy()
+        found["inception"] = network(_planes(inception_images()))[0].numpy()
     clean, legacy = build_resizer("clean"), build_resizer("legacy_pytorch")
     for case, (height, width) in RESIZED.items():
-        shown = pictures(height, width, 1)
+        shown = images(height, width, 1)
         found[f"tf1.{case}"] = interpolate_bilinear_2d_like_tensorflow1x(
             _planes(shown).float(), size=(299, 299), align_corners=False
         ).numpy()
@@ -95,7 +95,7 @@ def _planes(batch: np.ndarray) -> torch.Tensor:
 
 
 def _without_torchvision() -> Iterable[tuple[str, Any]]:
-    """Both libraries import torchvision for what is not used here, and its builds seldom fit the torch at hand."""
+    """Both libraries import torchvision for what is not used here, and its builds seldom fit the torch available here."""
 
     class Anything(types.ModuleType):
         def __getattr__(self, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 Tiny models go through every stage on disk, through nothing but `compress.plan` and `compress.run`, so that the program runs
 unchanged at commits whose modules lie elsewhere. Fixtures are made once, into a folder that all checkouts share. Of what is
-reproducible in behaviour alone the key is told and nothing is built. Evidence is told by its folders' names, which are its keys.
+reproducible in behaviour alone the key is reported and nothing is built. Evidence is known from its folders' names, which are its keys.
 
     python -m tests.outputs --fixtures DIR --out A.json                              every case, in a cache of its own
     python -m tests.outputs --fixtures DIR --out B.json --cache OLD --expect-cached  exit 1 if anything was made anew
@@ -31,14 +31,14 @@ import yaml
 
 Steps = list[dict[str, dict[str, Any]]]
 
-TEXT, PICTURES = "llama", "pipeline"
+TEXT, IMAGES = "llama", "pipeline"
 LITTLE = {"steps": 2, "warmup": 1, "precision": "float32"}
 TAUGHT = {**LITTLE, "tokens": 8, "batch": 2}
 RECORDED = {**LITTLE, "prompts": 8, "denoising_steps": 2, "accumulate": 1}
 SOME = {"samples": 4}
 SIDE = {"samples": 4, "batch": 2}
 SCORED = {**SIDE, "continuations": 2, "prompt_tokens": 4, "new_tokens": 4, "metrics": ["perplexity", "token_agreement"]}
-PAINTED = {**SIDE, "metrics": ["psnr"]}
+GENERATED = {**SIDE, "metrics": ["psnr"]}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def text_cases() -> list[Case]:
     ]
 
 
-def picture_cases() -> list[Case]:
+def image_cases() -> list[Case]:
     unet = {"components": ["unet"]}
     words = {"components": ["text_encoder"]}
     chains: dict[str, Steps] = {
@@ -156,8 +156,8 @@ def picture_cases() -> list[Case]:
         "build.tensorrt": one("build.tensorrt", targets=["SM86"], precision="int8", **unet),
     }
     return [
-        *(Case(f"pictures: {n}", PICTURES, steps) for n, steps in chains.items()),
-        *(Case(f"pictures: {n}", PICTURES, steps, only_key=True) for n, steps in keys.items()),
+        *(Case(f"images: {n}", IMAGES, steps) for n, steps in chains.items()),
+        *(Case(f"images: {n}", IMAGES, steps, only_key=True) for n, steps in keys.items()),
     ]
 
 
@@ -172,7 +172,7 @@ def evidence_cases() -> list[Case]:
         "engine without continuations": (engine, {"continuations": 0, "samples": 3, "metrics": ["perplexity"]}),
         "onnx": (one("build.onnxruntime", precision="int8_dynamic"), {"stage_samples": 0}),
     }
-    pictures: dict[str, tuple[Steps, dict[str, Any]]] = {
+    images: dict[str, tuple[Steps, dict[str, Any]]] = {
         "torch": (cut(), {"baseline": {"steps": 2}}),
         "torch guided": ([*shortened(), *fewer], {"baseline": {"dtype": "bfloat16", "steps": 3, "guidance": 2.0}}),
         "engine guided": (one("build.onnxruntime", **words), {"baseline": {"steps": 2, "guidance": 2.0}, "seed": 5}),
@@ -180,7 +180,7 @@ def evidence_cases() -> list[Case]:
     }
     return [
         *(Case(f"evidence of text: {n}", TEXT, s, {**SCORED, **asked}) for n, (s, asked) in text.items()),
-        *(Case(f"evidence of pictures: {n}", PICTURES, s, {**PAINTED, **asked}) for n, (s, asked) in pictures.items()),
+        *(Case(f"evidence of images: {n}", IMAGES, s, {**GENERATED, **asked}) for n, (s, asked) in images.items()),
     ]
 
 
@@ -194,7 +194,7 @@ def make_fixtures(folder: Path) -> None:
     from tests.tiny import tiny_diffusion, tiny_llama
 
     tiny_llama(folder / TEXT, seed=1)
-    tiny_diffusion(folder, seed=1).rename(folder / PICTURES)
+    tiny_diffusion(folder, seed=1).rename(folder / IMAGES)
     for split, start in (("train", 0), ("calibration", 100), ("evaluate", 200)):
         texts = [f"The array of values number {start + i} to sort along the given axis." for i in range(24)]
         (folder / f"{split}.txt").write_text("\n\n".join(texts))
@@ -302,7 +302,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def collect(fixtures: Path, cache: Path, only: str) -> tuple[dict[str, Any], list[str]]:
     """What every case gave, and what was made anew."""
-    cases = [*text_cases(), *picture_cases(), *evidence_cases()]
+    cases = [*text_cases(), *image_cases(), *evidence_cases()]
     if missing := uncovered(cases):
         raise SystemExit(f"no case tries {', '.join(sorted(missing))}")
     make_fixtures(fixtures)

@@ -162,7 +162,7 @@ def with_variables(draw: st.DrawFn, of: st.SearchStrategy[Tree]) -> Tree:
 
 
 @st.composite
-def spoilt(draw: st.DrawFn, of: st.SearchStrategy[Tree]) -> Tree:
+def nonfinite(draw: st.DrawFn, of: st.SearchStrategy[Tree]) -> Tree:
     """A recipe with one mistake, if it is one: a value of another kind or size, a key too many, one too few."""
     tree = copy.deepcopy(draw(of))
     path = draw(st.sampled_from(list(paths(tree))))

@@ -1,4 +1,4 @@
-"""The rooms of the house as ARCHITECTURE.md lists them, and which of pare's modules imports which: told from syntax trees."""
+"""The rooms of the house as ARCHITECTURE.md lists them, and which of pare's modules imports which: read from syntax trees."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from evaluation.comparison import samples
 from evaluation.distances import mmd
 from evaluation.distances.image_sets import paired, real
 from evaluation.judge import statistics
-from evaluation.judge.gates import allowed, judge, recommended, said
+from evaluation.judge.gates import allowed, judge, message, recommended
 from evaluation.judge.statistics import Z80, Z
 from evaluation.report import result
 from evaluation.values import Estimate, Row, Sample
@@ -64,7 +64,7 @@ class Case:
 
     @property
     def title(self) -> str:
-        return f"{self.metric.title}, {said(self.gate, self.metric)}"
+        return f"{self.metric.title}, {message(self.gate, self.metric)}"
 
     @property
     def n(self) -> int:
@@ -136,7 +136,7 @@ def perplexities(metric: Any, pool: NDArray[Any]) -> Observe:
 
 
 def distances(metric: Any, pool: NDArray[Any], reference: NDArray[Any]) -> Observe:
-    """Every picture moves the way in which painted ones already differ from real ones, on the sphere it lies on."""
+    """Every image moves the way in which generated ones already differ from real ones, on the sphere it lies on."""
     kernel, away = mmd.cubic(pool, reference), pool.mean(axis=0) - reference.mean(axis=0)
 
     def moved(rows: NDArray[Any], by: float) -> NDArray[Any]:
@@ -144,7 +144,7 @@ def distances(metric: Any, pool: NDArray[Any], reference: NDArray[Any]) -> Obser
         return there * (np.linalg.norm(rows, axis=1) / np.linalg.norm(there, axis=1))[:, None]
 
     def discrepancy(by: float) -> float:
-        """Of the whole population, but for what only the real pictures add. Exact: two draws may be one unit."""
+        """Of the whole population, but for what only the real images add. Exact: two draws may be one unit."""
         rows = moved(pool, by)
         return float(kernel(rows, rows).mean() - 2 * kernel(rows, reference).mean())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.artifact import Artifact, Provenance, write_manifest
-from compress.catalogue import Foresight, find_stage
+from compress.catalogue import Forecast, find_stage
 from compress.context import Context
 from compress.data.items import Data, Item
 from compress.events import Event
@@ -35,24 +35,24 @@ def apply(
     stage = find_stage(name)
     checked = stage.params(**params)
     assert stage.refuse(artifact, checked) == ""
-    told = stage.foresee(artifact, checked)
+    reported = stage.forecast(artifact, checked)
     out.mkdir(parents=True)
     scratch = out.parent / f"{out.name}-scratch"
     scratch.mkdir(exist_ok=True)
-    heard: list[Event] = []
+    recorded: list[Event] = []
     roles = {"calibration": data, "train": data}
-    context = Context(out, scratch, opening=opening, inputs=inputs or {}, data=roles, emit=heard.append, node="step")
+    context = Context(out, scratch, opening=opening, inputs=inputs or {}, data=roles, emit=recorded.append, node="step")
     stage.run(artifact, checked, context)
     made_by = Provenance(name, stage.version, checked.counted(), "")
     write_manifest(replace(describe(out), lineage=(*artifact.lineage, made_by)))
     made = describe(out)
-    for component, fields in changed_fields(artifact, told, unsettled_fields(told, {})).items():
+    for component, fields in changed_fields(artifact, reported, unsettled_fields(reported, {})).items():
         config = made.config(component)
         assert {name: config.get(name) for name in fields} == json.loads(json.dumps(fields))
-    return made, [e for e in heard if e.kind == "note"]
+    return made, [e for e in recorded if e.kind == "note"]
 
 
-def foresee(name: str, artifact: Artifact, **params: Any) -> Foresight:
+def forecast(name: str, artifact: Artifact, **params: Any) -> Forecast:
     """What a stage tells before it runs."""
     stage = find_stage(name)
-    return stage.foresee(artifact, stage.params(**params))
+    return stage.forecast(artifact, stage.params(**params))

@@ -16,7 +16,7 @@ TOKENS = 16  # a caption's length after padding
 
 
 def tiny_diffusion(folder: Path, *, xl: bool = False, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """A Stable Diffusion pipeline (or the XL one): 8x8 latents, 16x16 pictures, its own CLIP tokenizer."""
+    """A Stable Diffusion pipeline (or the XL one): 8x8 latents, 16x16 images, its own CLIP tokenizer."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
     torch.manual_seed(seed)

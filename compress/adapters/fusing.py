@@ -19,7 +19,7 @@ from compress.events import Emit, Event
 from compress.files.hashing import digest_json
 from compress.files.locks import hold
 from compress.machine import deps
-from compress.model.finite import refuse_spoilt_adapter
+from compress.model.finite import refuse_nonfinite_adapter
 from compress.recipe.values import Recipe
 from compress.sources.models import Source, fetch_weights
 from compress.store.cache import Cache, disk_errors
@@ -59,7 +59,7 @@ def with_adapters(base: Source | None, recipe: Recipe, memory: Path | None, prob
         place = recipe.place.get(path, "")
         try:
             adapter = find_adapter(spec.path, spec.scale, recipe.folder(path), memory)
-            refuse_spoilt_adapter(adapter.file, adapter.digest, memory)
+            refuse_nonfinite_adapter(adapter.file, adapter.digest, memory)
             found.append((adapter, place))
         except UserError as error:
             problems += [
@@ -69,25 +69,25 @@ def with_adapters(base: Source | None, recipe: Recipe, memory: Path | None, prob
     if base is None or not found:
         return base
     fusion = Fusion(base, tuple(one for one, _ in found), tuple(place for _, place in found))
-    problems += told(fusion)
+    problems += reported(fusion)
     key = digest_json([STAGE, VERSION, base.key, fusion.counted, deps.version("torch")])
     return Source(base.artifact, key, base.remote, fusion)
 
 
-def told(fusion: Fusion) -> list[Problem]:
+def reported(fusion: Fusion) -> list[Problem]:
     """Everything that keeps the adapters from being fused, as far as what is on this disk tells."""
     found = []
     artifact = fusion.base.artifact
     changed: dict[tuple[str, str], str] = {}  # the weights, and the adapter that changed each
     for number, (adapter, place) in enumerate(zip(fusion.adapters, fusion.places, strict=True)):
         matched = Matched() if fusion.base.remote else _match(adapter, artifact)
-        said = [*matched.problems, *_undone(adapter, matched, changed), *_again(adapter, fusion.adapters[:number])]
+        message = [*matched.problems, *_undone(adapter, matched, changed), *_again(adapter, fusion.adapters[:number])]
         changed |= {(change.component, change.weight): adapter.name for change in matched.changes}
         if adapter.folder and artifact.writes_text:
-            said += [
+            message += [
                 (f"adapter {adapter.name} {why}", fix) for why, fix in tokenizer_problems(adapter.folder, artifact.path)
             ]
-        found += [Problem(place, why, fix) for why, fix in said]
+        found += [Problem(place, why, fix) for why, fix in message]
     return found
 
 
@@ -148,7 +148,7 @@ def ready(source: Source, cache: Cache, emit: Emit) -> Source:
             for message in cache.facts(source.key).get("notes", {}).get(WARNINGS, ()):  # as true as when it was made
                 warn(message)
         else:
-            if problems := tuple(told(replace(fusion, base=replace(fusion.base, remote="")))):
+            if problems := tuple(reported(replace(fusion, base=replace(fusion.base, remote="")))):
                 raise ManyProblems(problems)
             found = _made(fusion, source.key, cache, emit)
     return Source(found, source.key)
@@ -160,15 +160,15 @@ def _made(fusion: Fusion, key: str, cache: Cache, emit: Emit) -> Artifact:
     began, out = time.monotonic(), cache.fresh()
     working = hold(out)
     try:
-        idle = [f"adapter {one.name} changes no weight: its updates are 0" for one in _fuse(fusion, key, out)]
+        unavailable = [f"adapter {one.name} changes no weight: its updates are 0" for one in _fuse(fusion, key, out)]
         seconds = round(time.monotonic() - began, 3)
-        notes = {WARNINGS: idle} if idle else {}
+        notes = {WARNINGS: unavailable} if unavailable else {}
         made = cache.put(key, out, {"stage": STAGE, "seconds": seconds, "notes": notes})
     finally:
         shutil.rmtree(out, ignore_errors=True)
         if working:
             working.release()
-    for message in idle:
+    for message in unavailable:
         emit(Event("warning", STAGE, message))
     emit(Event("finished", STAGE, facts={"key": key, "seconds": seconds}))
     return made

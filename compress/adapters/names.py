@@ -39,7 +39,7 @@ ENDINGS: Mapping[str, Role] = {
 }
 EMBEDDING = "lora_embedding_"
 MAGNITUDE = "lora_magnitude_vector"  # which acts at any scale
-# What is no pair of matrices, by a word of its name: told apart so that the message can say what it is.
+# What is no pair of matrices, by a word of its name: kept apart so that the message can say what it is.
 OTHERS = {
     "dora_scale": "DoRA as other trainers than peft have it",
     "hada_": "LoHa",

@@ -1,4 +1,4 @@
-"""A LoRA adapter, told from JSON and headers: where it lies, how each of its updates is scaled, and what of it could not be kept.
+"""A LoRA adapter, read from JSON and headers: where it lies, how each of its updates is scaled, and what of it could not be kept.
 
 peft writes `adapter_config.json` and `adapter_model.safetensors`; diffusers writes `pytorch_lora_weights.safetensors`, with what peft's
 config would say in the file's metadata; other trainers write one file with an `alpha` beside each pair.
@@ -33,7 +33,7 @@ MERGE_TEXT = (
     "merge it with peft and give MERGED, the tokenizer beside it: PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), "
     "ADAPTER).merge_and_unload().save_pretrained(MERGED)"
 )
-MERGE_PICTURES = (
+MERGE_IMAGES = (
     "merge it with diffusers (and peft) and give MERGED: p = DiffusionPipeline.from_pretrained(MODEL); p.load_lora_weights(ADAPTER); "
     "p.fuse_lora(); p.unload_lora_weights(); p.save_pretrained(MERGED)"
 )
@@ -83,9 +83,9 @@ class Adapter:
         """What peft's config says of the updates of one component: its own, or what diffusers wrote down of it."""
         if self.config:
             return self.config
-        said = _parsed(self.header.metadata.get(METADATA, ""))
-        own = {k.removeprefix(f"{component}."): v for k, v in said.items() if k.startswith(f"{component}.")}
-        return own or {k: v for k, v in said.items() if "." not in k}  # of a file that holds one component's alone
+        message = _parsed(self.header.metadata.get(METADATA, ""))
+        own = {k.removeprefix(f"{component}."): v for k, v in message.items() if k.startswith(f"{component}.")}
+        return own or {k: v for k, v in message.items() if "." not in k}  # of a file that holds one component's alone
 
 
 def find_adapter(path: str, strength: float, start: Path, memory: Path | None) -> Adapter:
@@ -112,8 +112,8 @@ def find_adapter(path: str, strength: float, start: Path, memory: Path | None) -
         raise _whole_model(file.parent)
     config = read_json(place / CONFIG) if folder and (place / CONFIG).is_file() else {}
     if not config and any(name.startswith(PEFT) for name in header.tensors):
-        said = f"peft's {CONFIG} is not beside it, and that says how strongly it acts (lora_alpha)"
-        raise ModelError(said, place=str(place), fix=f"fetch {CONFIG} too, and give the folder of both")
+        message = f"peft's {CONFIG} is not beside it, and that says how strongly it acts (lora_alpha)"
+        raise ModelError(message, place=str(place), fix=f"fetch {CONFIG} too, and give the folder of both")
     counted = [file, *(place / n for n in (CONFIG, *TOKENIZER, TEMPLATE, TOKENIZER_CONFIG) if folder)]
     digest = digest_json({f.name: remembered_digest(f, memory) for f in counted if f.is_file()})
     return Adapter(path, file, folder, header, config, strength, digest)
@@ -135,8 +135,8 @@ def _is_file(place: Path) -> bool:
             raise ModelError("no such adapter", place=str(place), fix="give its folder, or its .safetensors file")
         return place.is_file()
     except (OSError, ValueError) as error:  # a name too long, a null byte
-        said = f"cannot be looked at: {error}"
-        raise ModelError(said, place=str(place)[:200], fix="check the path, and who may read it") from error
+        message = f"cannot be looked at: {error}"
+        raise ModelError(message, place=str(place)[:200], fix="check the path, and who may read it") from error
 
 
 def _weights(folder: Path) -> Path:
@@ -148,14 +148,16 @@ def _weights(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        said = f"holds several adapters: {', '.join(f.name for f in found[:4])}"
-        raise ModelError(said, place=str(folder), fix=f"name one of the files: {found[0].name}")
+        message = f"holds several adapters: {', '.join(f.name for f in found[:4])}"
+        raise ModelError(message, place=str(folder), fix=f"name one of the files: {found[0].name}")
     if pickled := sorted(f.name for kind in PICKLED for f in folder.glob(kind)):
-        said = f"has a pickled adapter alone ({pickled[0]}), which can run code when it is read: pare reads safetensors"
+        message = (
+            f"has a pickled adapter alone ({pickled[0]}), which can run code when it is read: pare reads safetensors"
+        )
         fix = f"safetensors.torch.save_file(torch.load({pickled[0]!r}, weights_only=True), {FILES[0]!r})"
-        raise ModelError(said, place=str(folder), fix=fix)
-    said = f"is no adapter: it has neither {' nor '.join(FILES)}"
-    raise ModelError(said, place=str(folder), fix="give a folder that peft or diffusers saved a LoRA in")
+        raise ModelError(message, place=str(folder), fix=fix)
+    message = f"is no adapter: it has neither {' nor '.join(FILES)}"
+    raise ModelError(message, place=str(folder), fix="give a folder that peft or diffusers saved a LoRA in")
 
 
 def _whole_model(folder: Path) -> ModelError:

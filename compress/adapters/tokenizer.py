@@ -26,8 +26,8 @@ def tokenizer_problems(adapter: Path, model: Path) -> Iterator[tuple[str, str]]:
     numbers = mine.numbers
     if other := sorted(_other(mine, read_tokens(model))):
         more = f" and {len(other) - SHOWN} more" if len(other) > SHOWN else ""
-        said = ", ".join(f"{token!r} ({numbers[token]})" for token in other[:SHOWN])
-        yield f"brings a tokenizer with other tokens than the model's: {said}{more}", FIX
+        message = ", ".join(f"{token!r} ({numbers[token]})" for token in other[:SHOWN])
+        yield f"brings a tokenizer with other tokens than the model's: {message}{more}", FIX
 
 
 def _other(mine: Tokens, own: Tokens) -> Iterator[str]:
@@ -38,7 +38,7 @@ def _other(mine: Tokens, own: Tokens) -> Iterator[str]:
     """
     pads = {mine.special.get(PAD, ""), ""} - mine.used()
     known, compared = (own.numbers, mine.numbers) if own.base else ({**mine.base, **own.added}, mine.added)
-    named = frozenset() if own.base else own.used(PAD)  # tokens of its vocabulary, unless their numbers are told
+    named = frozenset() if own.base else own.used(PAD)  # tokens of its vocabulary, unless their numbers are reported
     for token, number in compared.items():
         same = known.get(token) == number or (token in named and token not in known)
         if not same and token not in pads:

@@ -1,4 +1,4 @@
-"""An adapter held against its model: which weight each of its updates is added to, and everything that does not fit. No tensor is read."""
+"""An adapter compared with its model: which weight each of its updates is added to, and everything that does not fit. No tensor is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.adapters.names import FLAT, Named, Names, Place, named, what
-from compress.adapters.reading import MERGE_PICTURES, MERGE_TEXT, Adapter, config_problems, expected_rank, scale
+from compress.adapters.reading import MERGE_IMAGES, MERGE_TEXT, Adapter, config_problems, expected_rank, scale
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.errors import Problem
 from compress.files.safetensors_headers import Stored, read_header, read_scalar
@@ -36,9 +36,9 @@ UNASKED = (
 
 def other_rank(rank: int, expected: int) -> Fault:
     """That tensors are of another rank than an adapter's config says, by which its scale would be another."""
-    said = f"is of rank {rank} by its tensors, and of rank {expected} by its config (r): {{some}}"
+    message = f"is of rank {rank} by its tensors, and of rank {expected} by its config (r): {{some}}"
     fix = f"fetch both files from one place; if alpha was meant for rank {rank}, set r to {rank} in adapter_config.json"
-    return said, fix
+    return message, fix
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def weights_of(artifact: Artifact) -> Weights:
 
 
 def match(adapter: Adapter, artifact: Artifact, weights: Weights) -> Matched:
-    """Hold an adapter against a model."""
+    """Compare an adapter with a model."""
     names = _names(adapter, artifact, weights)
     pairs, strange = _pairs(adapter)
     matching = _Matching(adapter, artifact, weights, names)
@@ -129,7 +129,7 @@ def match(adapter: Adapter, artifact: Artifact, weights: Weights) -> Matched:
     try:
         for module, pair in pairs.items():
             matching.add(module, pair)
-        matching.told()
+        matching.reported()
     except (TypeError, ValueError, AttributeError, re.error) as error:  # of a pattern or a number that is none
         matching.problem(f"has a config that does not read: {error}", "fetch it again, or mend adapter_config.json")
     return matching.found
@@ -170,7 +170,7 @@ def _role(found: Named, tensor: str) -> str:
 
 @dataclass
 class _Matching:
-    """What is found of one adapter, module by module; what many modules have in common is told once, in the end."""
+    """What is found of one adapter, module by module; what many modules have in common is reported once, in the end."""
 
     adapter: Adapter
     artifact: Artifact
@@ -185,7 +185,7 @@ class _Matching:
     others: set[str] = field(default_factory=set)
 
     def problem(self, message: str, fix: str = "") -> None:
-        merge = MERGE_TEXT if self.artifact.writes_text else MERGE_PICTURES
+        merge = MERGE_TEXT if self.artifact.writes_text else MERGE_IMAGES
         self.found.problems.append((f"adapter {self.adapter.name} {message}", fix or merge))
 
     def strange(self, tensors: Sequence[str]) -> None:
@@ -248,8 +248,8 @@ class _Matching:
         straight, turned = _fits(down, up, there.stored.shape)
         turn = self.turned(component, module, there.stored.shape, pair)
         if not (turned if turn else straight):
-            said = f"{_shape(down)} and {_shape(up)} in the adapter, {_shape(there.stored)} in the model"
-            self.misshapen.append(f"{module}: {said}")
+            message = f"{_shape(down)} and {_shape(up)} in the adapter, {_shape(there.stored)} in the model"
+            self.misshapen.append(f"{module}: {message}")
             return
         if there.stored.dtype not in FLOATS:
             self.others.add(f"are stored as {there.stored.dtype}")
@@ -290,7 +290,7 @@ class _Matching:
             self.faults.setdefault(other_rank(rank, expected), []).append(module)
         return self.adapter.strength * scale(options, module, rank)
 
-    def told(self) -> None:
+    def reported(self) -> None:
         """What the modules had in common."""
         for message in dict.fromkeys(self._of_configs()):
             self.problem(message)
@@ -302,15 +302,15 @@ class _Matching:
         for message in sorted(self.others):
             self.problem(f"is for weights that {message}", "give the torch model, with weights that are plain numbers")
         if len(set(self.alphas)) > 1:
-            said = "says its alpha for some updates and not for others, which libraries read differently"
-            self.problem(said, "save it with an alpha for each, or for none")
+            sentence = "says its alpha for some updates and not for others, which libraries read differently"
+            self.problem(sentence, "save it with an alpha for each, or for none")
         if not (self.found.changes or self.found.problems):
             self.problem("holds no update", "give a folder that peft or diffusers saved a LoRA in")
         self.packed()
         self.tied()
         if self.found.wholes and self.adapter.strength != 1:
-            said = f"replaces whole weights, such as {self.found.wholes[0].weight}, of which there is no share"
-            self.problem(f"{said} (scale {self.adapter.strength:g})", "scale: 1")
+            sentence = f"replaces whole weights, such as {self.found.wholes[0].weight}, of which there is no share"
+            self.problem(f"{sentence} (scale {self.adapter.strength:g})", "scale: 1")
 
     def _of_configs(self) -> Iterator[str]:
         for component in sorted(self.found.touched) or [self.artifact.main]:
@@ -325,14 +325,14 @@ class _Matching:
             fix = "" if flat else f"give the model that it was trained on{base}"  # diffusers may know such names
             self.problem(f"is for {_some(those)}, which {where} does not have", fix)
         if self.misshapen:
-            said = f"has updates of other shapes: {_some(self.misshapen, '; ')}"
-            self.problem(said, f"give the model that it was trained on{base}")
+            message = f"has updates of other shapes: {_some(self.misshapen, '; ')}"
+            self.problem(message, f"give the model that it was trained on{base}")
 
     def packed(self) -> None:
         for name in self.artifact.packed(sorted(self.found.touched)):
             if how := self.artifact.components[name].quantization:
-                said = f"cannot be added to the weights of `{name}`, which are packed ({how.method})"
-                self.problem(said, "give the unquantized checkpoint, and quantize after: the adapter is fused first")
+                message = f"cannot be added to the weights of `{name}`, which are packed ({how.method})"
+                self.problem(message, "give the unquantized checkpoint, and quantize after: the adapter is fused first")
 
     def tied(self) -> None:
         """Changes of one of two weights that are one: the embeddings of a language model and its head."""
@@ -340,8 +340,10 @@ class _Matching:
             return
         changed = [c.weight for c in self.found.changes if self._is_tied(c.weight)]
         if changed:
-            said = f"changes {changed[0]}, and embeddings and head are one tensor in this model (tie_word_embeddings)"
-            self.problem(said)
+            message = (
+                f"changes {changed[0]}, and embeddings and head are one tensor in this model (tie_word_embeddings)"
+            )
+            self.problem(message)
 
     def _is_tied(self, weight: str) -> bool:
         words = self.artifact.known_config(LANGUAGE_MODEL).get("vocab_size")
@@ -351,8 +353,8 @@ class _Matching:
 
 def _tied(artifact: Artifact, inside: Mapping[str, Weight]) -> bool:
     separate = any(name.removesuffix(".weight").rpartition(".")[2] in HEADS for name in inside)
-    said: Any = artifact.known_config(LANGUAGE_MODEL).get("tie_word_embeddings")
-    return bool(said) or not separate
+    message: Any = artifact.known_config(LANGUAGE_MODEL).get("tie_word_embeddings")
+    return bool(message) or not separate
 
 
 def _fits(down: Stored, up: Stored, shape: Sequence[int]) -> tuple[bool, bool]:

@@ -1,4 +1,4 @@
-"""What a small autoencoder learns from a large one: its pictures, pixel by pixel and feature by feature, and its latents.
+"""What a small autoencoder learns from a large one: its images, pixel by pixel and feature by feature, and its latents.
 
 The features are those of the large one's own encoder, so that no other network is needed. Source: Johnson et al., "Perceptual
 Losses for Real-Time Style Transfer and Super-Resolution" (2016); Zhao et al., "Loss Functions for Image Restoration with Neural
@@ -42,7 +42,7 @@ class Window:
 
 
 def draw_window(rows: int, columns: int, side: int, draws: Sequence[float]) -> Window:
-    """A window of at most `side` by `side`, its place by two numbers in 0..1; whatever of it is no edge of the picture and was cut
+    """A window of at most `side` by `side`, its place by two numbers in 0..1; whatever of it is no edge of the image and was cut
     keeps a margin that is not judged."""
     (top, height, judged), (left, width, across) = (
         _stretch(whole, side, draw) for whole, draw in zip((rows, columns), draws, strict=True)
@@ -76,25 +76,25 @@ class Autoencoder:
         return (latents - self.shift) / self.factor
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pictures in -1..1 and somewhat beyond, [n, 3, height, width]."""
-        pictures: torch.Tensor = self.vae.decode(latents * self.factor + self.shift, return_dict=False)[0]
-        return pictures
+        """Images in -1..1 and somewhat beyond, [n, 3, height, width]."""
+        images: torch.Tensor = self.vae.decode(latents * self.factor + self.shift, return_dict=False)[0]
+        return images
 
-    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        """The latents of pictures; of a distribution of latents its mean and, as so many channels more, its standard deviation."""
-        told = self.vae.encode(pictures, return_dict=False)[0]
-        if torch.is_tensor(told):
-            return self.unscaled(told)
-        return torch.cat([self.unscaled(told.mean), told.std / self.factor], 1)
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """The latents of images; of a distribution of latents its mean and, as so many channels more, its standard deviation."""
+        reported = self.vae.encode(images, return_dict=False)[0]
+        if torch.is_tensor(reported):
+            return self.unscaled(reported)
+        return torch.cat([self.unscaled(reported.mean), reported.std / self.factor], 1)
 
 
-def look(vae: Any, pictures: torch.Tensor) -> list[torch.Tensor]:
-    """What a VAE's encoder sees in pictures, at each of its sizes."""
+def look(vae: Any, images: torch.Tensor) -> list[torch.Tensor]:
+    """What a VAE's encoder sees in images, at each of its sizes."""
     encoder = vae.encoder
     if hasattr(encoder, "down_blocks"):
-        layers, seen = [encoder.conv_in, *encoder.down_blocks], pictures
+        layers, seen = [encoder.conv_in, *encoder.down_blocks], images
     else:  # an AutoencoderTiny takes 0..1
-        layers, seen = list(encoder.layers), (pictures + 1) / 2
+        layers, seen = list(encoder.layers), (images + 1) / 2
     found = []
     for layer in layers:
         seen = layer(seen)
@@ -102,14 +102,14 @@ def look(vae: Any, pictures: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
-def picture_errors(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def image_errors(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Mean absolute plus twice the mean squared error: the first for edges, the second for colours."""
     error = found.float() - wanted
     return error.abs().mean() + 2 * error.square().mean()
 
 
 def feature_errors(vae: Any, found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """The mean relative error of what a VAE's encoder sees in pictures."""
+    """The mean relative error of what a VAE's encoder sees in images."""
     with torch.no_grad():
         theirs = look(vae, wanted)
     pairs = zip(look(vae, found), theirs, strict=True)
@@ -117,6 +117,6 @@ def feature_errors(vae: Any, found: torch.Tensor, wanted: torch.Tensor) -> torch
 
 
 def peak_ratio(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio of pictures in -1..1, dB, the mean over them."""
+    """Peak signal-to-noise ratio of images in -1..1, dB, the mean over them."""
     error = (found.clamp(-1, 1) - wanted.clamp(-1, 1)).float().square().flatten(1).mean(1).clamp(min=1e-10)
     return float((10 * (4 / error).log10()).mean())

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-# What is told of a layer after it ran: its name, its arguments in order and by name, and its output.
+# What is reported of a layer after it ran: its name, its arguments in order and by name, and its output.
 Hear = Callable[[str, tuple[Any, ...], Mapping[str, Any], Any], None]
 
 
 @contextmanager
 def hearing(module: nn.Module, names: Iterable[str], hear: Hear) -> Iterator[None]:
-    """Within: `hear` is told of every call to the named layers of a module."""
+    """Within: `hear` is reported of every call to the named layers of a module."""
     layers = {name: module.get_submodule(name) for name in names}  # all of them, before any has a hook
     handles = [
         layer.register_forward_hook(partial(_tell, hear, name), with_kwargs=True) for name, layer in layers.items()

@@ -15,7 +15,7 @@ from compress.algorithms.forward_hooks import hearing
 
 Output: TypeAlias = (
     torch.Tensor | tuple[torch.Tensor | None, ...]
-)  # of a block: some give a text's stream beside a picture's
+)  # of a block: some give a text's stream beside an image's
 
 
 def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -28,7 +28,7 @@ def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[s
     def hear(name: str, args: tuple[torch.Tensor, ...], named: Mapping[str, torch.Tensor], output: Output) -> None:
         before = args[0] if args else named["hidden_states"]
         after = _stream(before, output)
-        axis = 1 if after.dim() == 4 else -1  # pictures have their channels second, sequences last
+        axis = 1 if after.dim() == 4 else -1  # images have their channels second, sequences last
         same = before.float().narrow(axis, 0, after.shape[axis])
         cosine = torch.cosine_similarity(same, after.float(), dim=axis)
         sums[name] += float(cosine.sum())
@@ -41,7 +41,7 @@ def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[s
 
 
 def _stream(before: torch.Tensor, output: Output) -> torch.Tensor:
-    """Of what a block gives, the stream it was given: some give the text's beside the picture's."""
+    """Of what a block gives, the stream it was given: some give the text's beside the image's."""
     given = [t for t in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(t)]
     same = [t for t in given if t.shape == before.shape]
     return same[-1] if same else given[0]

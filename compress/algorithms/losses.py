@@ -57,12 +57,12 @@ class Projections(nn.Module):
 @contextmanager
 def listening(module: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, torch.Tensor]]:
     """Within: what the named blocks gave last, channels last."""
-    heard: dict[str, torch.Tensor] = {}
+    recorded: dict[str, torch.Tensor] = {}
 
     def hear(name: str, args: object, named: object, output: torch.Tensor | tuple[torch.Tensor | None, ...]) -> None:
         given = [t for t in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(t)]
         last = given[-1]  # a block of two streams gives the text's first
-        heard[name] = last.movedim(1, -1) if last.dim() == 4 else last
+        recorded[name] = last.movedim(1, -1) if last.dim() == 4 else last
 
     with hearing(module, names, hear):
-        yield heard
+        yield recorded

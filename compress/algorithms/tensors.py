@@ -34,9 +34,9 @@ def device_of(opening: Opening) -> torch.device:
     try:
         torch.empty(0, device=opening.device)
     except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts that it has it
-        said = str(error).partition("\n")[0]
+        message = str(error).partition("\n")[0]
         raise UserError(
-            f"torch {torch.__version__} has no device `{opening.device}` here: {said}",
+            f"torch {torch.__version__} has no device `{opening.device}` here: {message}",
             fix="give cpu, or install a torch that has it",
         ) from error
     return torch.device(opening.device)

@@ -1,4 +1,4 @@
-"""How noise becomes a picture, step by step: what a denoiser's output says, and what one long step would have to say to land where
+"""How noise becomes an image, step by step: what a denoiser's output says, and what one long step would have to say to land where
 several short ones do.
 
 A latent on the way is z = alpha x + sigma noise. A denoiser says both parts in one of four ways (`Prediction`); between two levels
@@ -17,14 +17,14 @@ import torch
 
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 PREDICTIONS: tuple[Prediction, ...] = get_args(Prediction)
-Split: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # the picture and the noise that an output says are in a latent
+Split: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # the image and the noise that an output says are in a latent
 
 
 @dataclass(frozen=True)
 class Levels:
     """One level of noise for each row of a batch: float32 [rows].
 
-    time: as the denoiser is told it.
+    time: as the denoiser is given it.
     """
 
     time: torch.Tensor
@@ -62,7 +62,7 @@ class Course:
 
 
 def split(output: torch.Tensor, latent: torch.Tensor, levels: Levels, prediction: Prediction) -> Split:
-    """The picture and the noise that a denoiser's output says are in a latent, both float32 and of its shape."""
+    """The image and the noise that a denoiser's output says are in a latent, both float32 and of its shape."""
     alpha, sigma = levels.of(latent)
     output = output.float()
     if prediction == "epsilon":
@@ -74,36 +74,36 @@ def split(output: torch.Tensor, latent: torch.Tensor, levels: Levels, prediction
     return (
         latent - sigma * output,
         latent + alpha * output,
-    )  # a flow's output is noise minus picture, and alpha 1 - sigma
+    )  # a flow's output is noise minus image, and alpha 1 - sigma
 
 
-def answer(picture: torch.Tensor, latent: torch.Tensor, levels: Levels, prediction: Prediction) -> torch.Tensor:
-    """The output by which a denoiser would say that this picture is in the latent: `split`'s inverse. Needs noise in the latent."""
+def answer(image: torch.Tensor, latent: torch.Tensor, levels: Levels, prediction: Prediction) -> torch.Tensor:
+    """The output by which a denoiser would say that this image is in the latent: `split`'s inverse. Needs noise in the latent."""
     alpha, sigma = levels.of(latent)
     if prediction == "sample":
-        return picture
-    noise = (latent - alpha * picture) / sigma
+        return image
+    noise = (latent - alpha * image) / sigma
     if prediction == "epsilon":
         return noise
-    return alpha * noise - sigma * picture if prediction == "v_prediction" else noise - picture
+    return alpha * noise - sigma * image if prediction == "v_prediction" else noise - image
 
 
-def move(said: Split, to: Levels) -> torch.Tensor:
-    """The latent at another level of noise that holds the same picture and the same noise."""
-    picture, noise = said
-    alpha, sigma = to.of(picture)
-    return alpha * picture + sigma * noise
+def move(message: Split, to: Levels) -> torch.Tensor:
+    """The latent at another level of noise that holds the same image and the same noise."""
+    image, noise = message
+    alpha, sigma = to.of(image)
+    return alpha * image + sigma * noise
 
 
 def landing(latent: torch.Tensor, at: Levels, reached: torch.Tensor, to: Levels) -> torch.Tensor:
-    """The picture that takes `latent` to `reached` in one step (Salimans & Ho, equation 8). `to` must hold less noise than `at`."""
+    """The image that takes `latent` to `reached` in one step (Salimans & Ho, equation 8). `to` must hold less noise than `at`."""
     (alpha, sigma), (alpha_to, sigma_to) = at.of(latent), to.of(latent)
     share = sigma_to / sigma
     return (reached - share * latent) / (alpha_to - share * alpha)
 
 
 def velocity_error(found: torch.Tensor, wanted: torch.Tensor, levels: Levels, prediction: Prediction) -> torch.Tensor:
-    """Mean squared difference of two outputs, as velocities: in the picture's own terms the weight is 1 + signal-to-noise."""
+    """Mean squared difference of two outputs, as velocities: in the image's own terms the weight is 1 + signal-to-noise."""
     alpha, sigma = levels.of(found)
     scale = {"epsilon": alpha, "sample": sigma}.get(prediction)
     difference = found.float() - wanted.float()

@@ -1,4 +1,4 @@
-"""From torch to engines: each component is converted, what came out is loaded, and held against torch on real calls.
+"""From torch to engines: each component is converted, what came out is loaded, and compared with torch on real calls.
 
 A stage `build.NAME` gives this a `Builder`; everything that engines have in common happens here.
 """
@@ -29,7 +29,7 @@ from compress.opening.models import LanguageModel, OpenModel
 from compress.pipelines.index import library_of
 
 LONG = 300  # tokens; beyond the chunks that some layers cut a text into
-PICTURES_A_BATCH = 4
+IMAGES_A_BATCH = 4
 LONGEST_TEXT = 128
 
 
@@ -159,7 +159,7 @@ def _blame(
 
     try:
         return first_broken(module, lambda: getattr(module, example.function)(**inputs, **constants), watch, allowed)
-    except Exception as error:  # whatever an exporter raises on the way: the difference itself is what must be told
+    except Exception as error:  # whatever an exporter raises on the way: the difference itself is what must be reported
         context.note(f"could not look for the layer: {type(error).__name__}: {error}")
         return ""
     finally:
@@ -172,16 +172,16 @@ def first_calls(task: OpenModel, components: tuple[str, ...], items: Sequence[It
     Raises:
         StageFailed: one is not called.
     """
-    heard: dict[str, Call] = {}
+    recorded: dict[str, Call] = {}
     for name, call in task.calls_of(components, items, 0, batch=len(items), num_inference_steps=2):
-        heard.setdefault(name, call)
-    if idle := [name for name in components if name not in heard]:
+        recorded.setdefault(name, call)
+    if unavailable := [name for name in components if name not in recorded]:
         raise StageFailed(
-            f"the pipeline paints without ever calling {', '.join(idle)}",
+            f"the pipeline generates without ever calling {', '.join(unavailable)}",
             place=str(task.artifact.path),
             fix="leave it out: name the others as `components`",
         )
-    return heard
+    return recorded
 
 
 def repeated(items: Sequence[Item], count: int) -> list[Item]:
@@ -193,9 +193,9 @@ def calibration_calls(task: OpenModel, names: tuple[str, ...], samples: int, con
     """What each component is given while the model runs on calibration items, until the one that is called most has been
     called often enough: all timesteps, evenly. Works on torch components and on engines."""
     feeds: dict[str, list[Feed]] = {name: [] for name in names}
-    items = context.data["calibration"].first(samples * PICTURES_A_BATCH)
-    for start in range(0, len(items), PICTURES_A_BATCH):
-        batch = items[start : start + PICTURES_A_BATCH]
+    items = context.data["calibration"].first(samples * IMAGES_A_BATCH)
+    for start in range(0, len(items), IMAGES_A_BATCH):
+        batch = items[start : start + IMAGES_A_BATCH]
         for name, call in task.calls_of(names, batch, context.seed, batch=len(batch)):
             feeds[name].append(_in_numbers(call))
         if max(map(len, feeds.values())) >= samples:

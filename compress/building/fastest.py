@@ -1,4 +1,4 @@
-"""Several engines of one component, built, held against torch and timed in turns; the fastest that agrees is kept."""
+"""Several engines of one component, built, compared with torch and timed in turns; the fastest that agrees is kept."""
 
 from __future__ import annotations
 
@@ -148,13 +148,13 @@ def _build(
 
 def _run(artifact: Artifact, stage: Stage, given: Params, context: Context, out: Path) -> float:
     """Build an engine as its own stage does. Returns how far it is from torch."""
-    heard: list[Event] = []
-    within = replace(context, out=out, scratch=context.scratch / "inner", emit=heard.append)
+    recorded: list[Event] = []
+    within = replace(context, out=out, scratch=context.scratch / "inner", emit=recorded.append)
     within.scratch.mkdir(parents=True, exist_ok=True)
     stage.run(artifact, given, within)
     made_by = Provenance(stage.name, stage.version, given.counted(), "")  # native code runs for those it names
     write_manifest(replace(describe(out), lineage=(*artifact.lineage, made_by)))
-    return next((e.facts["relative"] for e in heard if "relative" in e.facts), 0.0)
+    return next((e.facts["relative"] for e in recorded if "relative" in e.facts), 0.0)
 
 
 def _drop_others(artifact: Artifact, component: str, made: Path) -> None:
@@ -167,7 +167,9 @@ def _drop_others(artifact: Artifact, component: str, made: Path) -> None:
 def _why_not(artifact: Artifact, stage: Stage, given: Params, opening: Opening) -> str:
     """Why a stage cannot build what runs here, or ""."""
     try:
-        return elsewhere(stage.leaves("torch"), opening) or stage.refuse(artifact, given) or stage.idle_here(given)
+        return (
+            elsewhere(stage.leaves("torch"), opening) or stage.refuse(artifact, given) or stage.unavailable_here(given)
+        )
     except PareError as error:
         return error.problems[0].message
 
@@ -179,7 +181,7 @@ def _calls(
     made = (
         _text_call(artifact, params, context)
         if artifact.writes_text
-        else _picture_call(artifact, component, params, context)
+        else _image_call(artifact, component, params, context)
     )
     calls: dict[str, Callable[[], object]] = {}
     failed: dict[str, str] = {}
@@ -211,12 +213,12 @@ def _text_call(artifact: Artifact, params: BuildFastest, context: Context) -> Ca
     return lambda model: partial(model.generate, tokens, **call)
 
 
-def _picture_call(
+def _image_call(
     artifact: Artifact, component: str, params: BuildFastest, context: Context
 ) -> Callable[[Any], Callable[[], object]]:
     task = open_task(artifact, context.opening.of("float32"))
-    heard = first_calls(task, (component,), repeated(task.examples, params.batch))[component]
-    return lambda module: partial(getattr(module, task.function_of(component)), **heard)
+    recorded = first_calls(task, (component,), repeated(task.examples, params.batch))[component]
+    return lambda module: partial(getattr(module, task.function_of(component)), **recorded)
 
 
 def _without_gradients(call: Callable[[], object]) -> object:

@@ -93,10 +93,10 @@ def _engine(format: str) -> str:
     stages = [stage for stage in builders() if format in stage.formats.values()]
     if missing := {name for stage in stages for name in stage.libraries if not deps.version(name)}:
         return f"not installed: {install(missing)}"
-    if told := "; ".join(" ".join(line.split()) for stage in stages for line in stage.machine().splitlines()):
-        return told
-    if idle := [why for stage in stages if (why := stage.idle_here(stage.params()))]:
-        return idle[0]
+    if reported := "; ".join(" ".join(line.split()) for stage in stages for line in stage.machine().splitlines()):
+        return reported
+    if unavailable := [why for stage in stages if (why := stage.unavailable_here(stage.params()))]:
+        return unavailable[0]
     return "ready" if deps.version(engine.distribution) else f"not installed: {install({engine.distribution})}"
 
 
@@ -106,8 +106,10 @@ def _recipe(file: Path) -> str:
         recipes = read_recipes(file)
         if missing := _missing(file):
             return f"needs {', '.join(sorted(missing))}: {install(missing)}"
-        if idle := [w for r in recipes for step in r.stages if (w := find_stage(step.stage).idle_here(step.params))]:
-            return idle[0]
+        if unavailable := [
+            w for r in recipes for step in r.stages if (w := find_stage(step.stage).unavailable_here(step.params))
+        ]:
+            return unavailable[0]
     except PareError as error:
         return f"does not read: {error.problems[0].message}"
     return _planned(recipes)
@@ -116,7 +118,7 @@ def _recipe(file: Path) -> str:
 def _planned(recipes: Sequence[Recipe]) -> str:
     """What planning says. Nothing is fetched for it: of a hub's model it would read JSON first."""
     if any(recipe.model.startswith("hf://") for recipe in recipes):
-        return "ready, as far as can be told before its model is fetched; `pare check` does that"
+        return "ready, as far as can be known before its model is fetched; `pare check` does that"
     root = default_root()
     try:
         with TemporaryDirectory() as elsewhere:  # a cache that is not there yet is not made by looking

@@ -19,7 +19,7 @@ from compress.events import Emit, Event, silent
 from compress.execution.blame import remedy
 from compress.files.user_paths import expanded
 from compress.machine.devices import CPU, Opening, settled
-from compress.model.finite import refuse_spoilt
+from compress.model.finite import refuse_nonfinite
 from compress.params import faults
 from compress.pipelines.index_checks import sampled_otherwise
 from compress.planning.calls import baseline_call, call_beside, lineage_since
@@ -35,11 +35,11 @@ from compress.store.cache import Cache
 
 if TYPE_CHECKING:
     from evaluation.comparison.viewpoints import Request
-    from evaluation.request.image_checks import Pictures
+    from evaluation.request.image_checks import Images
     from evaluation.values import Comparison
 
 RESULT, EVENTS = "result.json", "events.jsonl"
-PAINTING = next(name for name in task_names() if find_task(name).folders)  # of two folders of pictures
+GENERATING = next(name for name in task_names() if find_task(name).folders)  # of two folders of images
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,11 @@ class Wanted:
 
 
 def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Path, emit: Emit = silent) -> Request:
-    """What it takes to compare two sides, each a model folder, an artifact, `zoo://…` or a folder of pictures. Runs nothing.
+    """What it takes to compare two sides, each a model folder, an artifact, `zoo://…` or a folder of images. Runs nothing.
 
     Raises:
         UserError: a side is none of these, they do different tasks, a metric or a gate does not fit, there is no such device
-            here, a side cannot be opened there, pictures do not read, or weights are no numbers.
+            here, a side cannot be opened there, images do not read, or weights are no numbers.
     """
     from evaluation.comparison.viewpoints import Request
     from evaluation.request.image_checks import refuse_damaged
@@ -75,12 +75,14 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         raise ManyProblems(shut)
     for shown in sides:
         if shown.components:
-            refuse_spoilt(shown, shown.digest, store.root / "digests")
-    told = [*_far(sides, wanted), *([] if data else _apart(sides).items())]
-    told += [(str(side.path), said) for side in sides if side.components and (said := sampled_otherwise(side))]
-    told += [("data", said) for said in (data_cautions(data, wanted.spec, wanted.gates) if data else ())]
-    for what, said in told:
-        emit(Event("warning", what, said))
+            refuse_nonfinite(shown, shown.digest, store.root / "digests")
+    reported = [*_far(sides, wanted), *([] if data else _apart(sides).items())]
+    reported += [
+        (str(side.path), message) for side in sides if side.components and (message := sampled_otherwise(side))
+    ]
+    reported += [("data", message) for message in (data_cautions(data, wanted.spec, wanted.gates) if data else ())]
+    for what, message in reported:
+        emit(Event("warning", what, message))
     request = Request(
         name=out.name,
         candidate=sides[0],
@@ -93,20 +95,20 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         workdir=out,
         evidence_dirs=(store.root / "evidence",),
         opening=opening,
-        warnings=tuple(f"{what}: {said}" for what, said in told),
+        warnings=tuple(f"{what}: {message}" for what, message in reported),
     )
-    refuse_damaged(_pictures(request), store.root / "digests", emit)
+    refuse_damaged(_images(request), store.root / "digests", emit)
     return request
 
 
-def _pictures(request: Request) -> Iterator[Pictures]:
+def _images(request: Request) -> Iterator[Images]:
     """Those that will be read."""
     from evaluation.comparison.viewpoints import viewpoints
-    from evaluation.request.image_checks import painted, to_be_read
+    from evaluation.request.image_checks import generated, to_be_read
 
     for side, view in zip(("baseline", "candidate"), viewpoints(request), strict=True):
         if not view.artifact.components:
-            yield painted(view.artifact.path, view.items, side)
+            yield generated(view.artifact.path, view.items, side)
     yield from to_be_read(request.spec.metrics, request.data, request.spec.samples)
 
 
@@ -120,25 +122,25 @@ def _long(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[Problem]:
 def _far(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[tuple[str, str]]:
     """Sides that are to write further than they were trained to, and that in words."""
     for side in sides:
-        if side.components and (said := beyond_training(side, wanted.spec, wanted.metrics)):
-            yield str(side.path), said
+        if side.components and (message := beyond_training(side, wanted.spec, wanted.metrics)):
+            yield str(side.path), message
 
 
 def _apart(sides: Sequence[Artifact]) -> dict[str, str]:
-    """What is not alike in two folders of pictures."""
+    """What is not alike in two folders of images."""
     from evaluation.request.image_folders import ill_paired
 
-    said = "" if any(side.components for side in sides) else ill_paired(*(side.path for side in reversed(sides)))
-    return {str(sides[0].path): said} if said else {}
+    message = "" if any(side.components for side in sides) else ill_paired(*(side.path for side in reversed(sides)))
+    return {str(sides[0].path): message} if message else {}
 
 
 def _few(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, spec: EvalSpec, each: int) -> Iterator[Problem]:
-    """Which metrics will have too few pictures."""
+    """Which metrics will have too few images."""
     from evaluation.request.image_counts import too_few
 
     for name, values in metrics.items():
         if few := too_few(find_metric(name), values, data, spec.samples, each):
-            yield Problem("metrics", few.said, few.fix)
+            yield Problem("metrics", few.message, few.fix)
 
 
 def _shut(sides: Sequence[Artifact], spec: EvalSpec, opening: Opening) -> tuple[Problem, ...]:
@@ -167,22 +169,22 @@ def measure(request: Request, emit: Emit) -> Comparison:
         raise
     except Exception as error:  # whatever a model, its data or a library makes of being measured
         emit(Event("failed", "evaluation", facts={"traceback": traceback.format_exc()}))
-        said = f"the evaluation failed: {type(error).__name__}: {error}"
-        raise StageFailed(said, place=str(request.workdir / EVENTS), fix=remedy(error)) from error
+        message = f"the evaluation failed: {type(error).__name__}: {error}"
+        raise StageFailed(message, place=str(request.workdir / EVENTS), fix=remedy(error)) from error
     comparison = replace(found, directory=str(request.workdir), handed=hand_over(request, found.candidate.call))
     write(comparison, request.workdir)
     return comparison
 
 
 def _sides(candidate: str, baseline: str, store: Cache) -> list[Artifact]:
-    """Both sides. A folder of pictures does what the model beside it does, if that paints."""
-    from evaluation.request.image_folders import describe_painted, is_painted
+    """Both sides. A folder of images does what the model beside it does, if that generates."""
+    from evaluation.request.image_folders import describe_generated, is_generated
 
     folders = {named: expanded(named) for named in (candidate, baseline)}
-    models = {named: _model(named, store) for named, folder in folders.items() if not is_painted(folder)}
-    beside = [side.task for side in models.values() if not find_task(side.task).fits(("pictures",))]
-    task = next(iter(beside), PAINTING)
-    return [models.get(named) or describe_painted(folders[named], task) for named in (candidate, baseline)]
+    models = {named: _model(named, store) for named, folder in folders.items() if not is_generated(folder)}
+    beside = [side.task for side in models.values() if not find_task(side.task).fits(("images",))]
+    task = next(iter(beside), GENERATING)
+    return [models.get(named) or describe_generated(folders[named], task) for named in (candidate, baseline)]
 
 
 def _model(named: str, store: Cache) -> Artifact:
@@ -191,12 +193,12 @@ def _model(named: str, store: Cache) -> Artifact:
     try:
         found = find_source(named, Path(), store.root / "digests")
     except ModelError as error:
-        raise _other_pictures(expanded(named)) or error from None
+        raise _other_images(expanded(named)) or error from None
     return replace(fetch_weights(found).artifact, digest=found.key)
 
 
-def _other_pictures(folder: Path) -> ModelError | None:
-    """The error of a folder that holds no model, and pictures of a format that is not read."""
+def _other_images(folder: Path) -> ModelError | None:
+    """The error of a folder that holds no model, and images of a format that is not read."""
     from evaluation.request.image_folders import MODEL_FILES, OTHER_SUFFIXES, SUFFIXES
 
     if not folder.is_dir() or any((folder / name).is_file() for name in MODEL_FILES):
@@ -204,13 +206,13 @@ def _other_pictures(folder: Path) -> ModelError | None:
     counts = Counter(file.suffix.lower() for file in folder.rglob("*") if file.suffix.lower() in OTHER_SUFFIXES)
     if not counts:
         return None
-    said = ", ".join(f"{count} {suffix} files" for suffix, count in counts.most_common())
+    message = ", ".join(f"{count} {suffix} files" for suffix, count in counts.most_common())
     read = ", ".join(SUFFIXES)
-    return ModelError(f"holds {said}, and pictures are read from {read}", place=str(folder), fix="save them as PNG")
+    return ModelError(f"holds {message}, and images are read from {read}", place=str(folder), fix="save them as PNG")
 
 
 def _own_captions(sides: Sequence[Artifact]) -> Data | None:
-    """Where one side is a folder of pictures, what its pictures are of; two folders each have their own."""
+    """Where one side is a folder of images, what its images are of; two folders each have their own."""
     from evaluation.request.image_folders import captions_of
 
     folders = [side.path for side in sides if not side.components]
@@ -249,10 +251,10 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
     }
     for name, given in spread(wanted.metrics, wanted.spec).items():
         for setting, wrong in faults(metrics[name].params, given).items():
-            problems.append(Problem("metrics", f"{name}.{setting}: {wrong.said}", wrong.fix))
+            problems.append(Problem("metrics", f"{name}.{setting}: {wrong.message}", wrong.fix))
     if wanted.spec.controls:
-        said = "evaluate.controls names steps of a recipe, and here are two models"
-        problems.append(Problem("spec", said, "compare each control with the baseline by itself, or write a recipe"))
+        message = "evaluate.controls names steps of a recipe, and here are two models"
+        problems.append(Problem("spec", message, "compare each control with the baseline by itself, or write a recipe"))
     for name, gate in wanted.gates.items():
         if name not in wanted.metrics:
             problems.append(Problem("gates", f"{name} is gated and not measured", f"add it to --metrics: …,{name}"))
@@ -264,7 +266,7 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
 
 
 def compare(old: Path, new: Path, out: Path, *, across_machines: bool = False, tolerance: str = "10%") -> Comparison:
-    """Hold one run's candidate against another's; writes the reports into `out`.
+    """Compare one run's candidate with another's; writes the reports into `out`.
 
     Args:
         old, new: `result.json`, or the folder it lies in.

@@ -1,4 +1,4 @@
-"""The parameters of a stage or metric, told in the words that a recipe uses for them."""
+"""The parameters of a stage or metric, reported in the words that a recipe uses for them."""
 
 from __future__ import annotations
 

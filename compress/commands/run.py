@@ -23,7 +23,7 @@ from compress.store.cache import Cache, disk_errors
 if TYPE_CHECKING:
     from compress.execution.execute import Done
     from compress.planning.plan import Plan
-    from evaluation.request.image_checks import Pictures
+    from evaluation.request.image_checks import Images
     from evaluation.values import Comparison
 
 
@@ -59,7 +59,7 @@ def run_plan(
             data=evaluated,
             spec=recipe.evaluate,
             gates=recipe.gates,
-            recipe_text=recipe.told,
+            recipe_text=recipe.reported,
             stages=tuple(_stage_row(d, cache) for d in done),
             workdir=out,
             evidence_dirs=evidence_dirs(recipe, cache),
@@ -67,35 +67,35 @@ def run_plan(
             left={one.id: one.artifact for one in done},
             opening=found.opening.of(None),
             kept=save(candidate, kept) if kept else None,
-            warnings=(*warnings, *(f"{d.id}: {said}" for d in done for said in d.facts.get(WARNINGS, ()))),
+            warnings=(*warnings, *(f"{d.id}: {message}" for d in done for message in d.facts.get(WARNINGS, ()))),
         )
         return measure(request, log)
 
 
-def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Pictures] = ()) -> Plan:
-    """The same plan, with its models' weights on this disk: fetched, and adapters in them. What the plan warns of is told first.
+def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Images] = ()) -> Plan:
+    """The same plan, with its models' weights on this disk: fetched, and adapters in them. What the plan warns of is reported first.
 
     Args:
-        real: pictures that will be read, beside those that its stages learn from.
+        real: images that will be read, beside those that its stages learn from.
 
     Raises:
         DamagedPictures: some do not read.
         UserError: weights cannot be had, or are no numbers, of which no stage would make any.
     """
     from compress.adapters.fusing import ready
-    from compress.model.finite import refuse_spoilt
+    from compress.model.finite import refuse_nonfinite
     from evaluation.request.image_checks import refuse_damaged, to_be_learnt
 
     refuse_damaged(chain(real, to_be_learnt(found.nodes, found.data.get("train"))), cache.root / "digests", emit)
-    for said in found.warnings:
-        emit(Event("warning", "plan", said))
+    for message in found.warnings:
+        emit(Event("warning", "plan", message))
     if not found.nodes or not all(node.cached for node in found.nodes):
         base = fetch_weights(found.source.fusion.base if found.source.fusion else found.source)
-        refuse_spoilt(base.artifact, base.key, cache.root / "digests")
+        refuse_nonfinite(base.artifact, base.key, cache.root / "digests")
     wanted = {name for node in found.nodes if not node.cached for name in node.models.values()}
     models = {name: ready(one, cache, emit) if name in wanted else one for name, one in found.models.items()}
     for name in sorted(wanted):
-        refuse_spoilt(models[name].artifact, models[name].key, cache.root / "digests")
+        refuse_nonfinite(models[name].artifact, models[name].key, cache.root / "digests")
     return replace(found, source=ready(found.source, cache, emit), models=models)
 
 
@@ -110,7 +110,7 @@ def chain_of(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:
 
 
 def _stage_row(done: Done, cache: Cache) -> Mapping[str, Any]:
-    """What a stage left. Its folder is told from the cache's root."""
+    """What a stage left. Its folder is read from the cache's root."""
     from compress.files.hashing import list_files
 
     size = sum((done.artifact.path / f).stat().st_size for f in list_files(done.artifact.path))

@@ -1,4 +1,4 @@
-"""What `pare explain data` and `pare explain models` say: read off the records and tables that decide it, so that nothing is told which
+"""What `pare explain data` and `pare explain models` say: read off the records and tables that decide it, so that nothing is reported which
 is not so."""
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ recipe's folder.
     data:
       train: zoo://digits/train
       calibration: ./few.jsonl
-      evaluate: ./pictures
+      evaluate: ./images
 
 sources"""
 MODELS = """models
 
-What `model:` may name: a folder, `hf://ORGANISATION/NAME` with a commit behind @, or a model of the zoo (`pare list`). What it is for is told
+What `model:` may name: a folder, `hf://ORGANISATION/NAME` with a commit behind @, or a model of the zoo (`pare list`). What it is for is reported
 from its own files, and `pare check` tells what of it does not fit together.
 
 tasks"""
 OF_DATA: tuple[Observable, ...] = ("captions", "scenes")  # what only data can give
 GIVEN = {
-    "captions": "a text for each picture, none of them empty",
+    "captions": "a text for each image, none of them empty",
     "scenes": "captions in the grammar of the zoo's digits",
 }
-REFERENCE = "reference"  # the parameter of metrics that hold pictures against real ones
+REFERENCE = "reference"  # the parameter of metrics that compare images with real ones
 UNET = "UNet2DConditionModel"  # whose blocks go level by level, and not out of one stack
 
 
@@ -85,7 +85,7 @@ def _by_need(task: Task) -> Iterator[str]:
     yield from _names(f"measured on any {KINDS_OF_DATA[task.data]}", plain)
     for need in OF_DATA:
         yield from _names(f"need {GIVEN[need]}", [m for m in fitting if need in m.needs])
-    yield from _names(f"held against the pictures, or against a `{REFERENCE}` in their place", real)
+    yield from _names(f"compared with the images, or against a `{REFERENCE}` in their place", real)
     if others := [layout.title for layout in LAYOUTS if layout.kind != task.data]:
         yield from _entry("refused", "; ".join(others))
 
@@ -111,8 +111,8 @@ def lines_of_models() -> Iterator[str]:
 def _cuts(kind: str, family: Family) -> str:
     parts = [part for part in PARTS if part in family.widths]
     blocks = [stack.field for stack in family.stacks] or (["blocks of a level"] if kind == UNET else [])
-    said = {"width": parts, "depth": blocks}
-    return "; ".join(f"{cut}: {', '.join(names)}" for cut, names in said.items() if names)
+    message = {"width": parts, "depth": blocks}
+    return "; ".join(f"{cut}: {', '.join(names)}" for cut, names in message.items() if names)
 
 
 def _entry(title: str, text: str, more: tuple[str, Iterable[str]] = ("", ())) -> Iterator[str]:

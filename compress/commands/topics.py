@@ -75,10 +75,10 @@ tells every mistake with its line, `pare schema` gives the JSON Schema for an ed
       - build.openvino: {id: plain}
       - build.openvino: {id: engine, precision: "${bits}", from: accelerate.steps}
       - quantize.nncf: {mode: int8}
-        keep: if_faster                  # timed here against what it was given; what is not faster is left out, and said
+        keep: if_faster                  # timed here against what it was given; what is not faster is left out, and stated
     evaluate:
       metrics: {kid: null, size: {}}     # over an inherited list: kid is taken away, size added
-      controls: [plain]                  # what another branch leaves, held against the candidate
+      controls: [plain]                  # what another branch leaves, compared with the candidate
     gates: {kid: null}
 
 Stages may branch: `from:` names the step, or `source`, that one continues; the last one leaves the candidate. What another branch leaves
@@ -109,7 +109,7 @@ def explain(name: str) -> str:
     Raises:
         UserError: nothing is called so; the fix names what comes near.
     """
-    said: dict[str, Callable[[], Iterator[str]]] = {
+    message: dict[str, Callable[[], Iterator[str]]] = {
         **{task: partial(_task, task) for task in task_names()},
         **{engine: partial(_engine, engine) for engine in engine_names()},
         **{metric: partial(_metric, metric) for metric in metric_names()},
@@ -118,9 +118,9 @@ def explain(name: str) -> str:
     }
     if not name:
         return "\n".join(_everything())
-    if name not in said:
-        raise UserError(f"no stage, metric, task or engine is called `{name}`", fix=near(name, tuple(said)))
-    return "\n".join(said[name]())
+    if name not in message:
+        raise UserError(f"no stage, metric, task or engine is called `{name}`", fix=near(name, tuple(message)))
+    return "\n".join(message[name]())
 
 
 def _everything() -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Whether a picture's file holds several frames, told from its blocks' headers: nothing is decoded, and no library is opened.
+"""Whether an image's file holds several frames, read from its blocks' headers: nothing is decoded, and no library is opened.
 
 Source: the specifications of GIF89a, PNG (its animation chunk, acTL), WebP's container, and TIFF 6.0.
 """

@@ -1,7 +1,7 @@
-"""One careful reader for every picture a user hands over, as every viewer shows it: uint8 [height, width, 3].
+"""One careful reader for every image a user hands over, as every viewer shows it: uint8 [height, width, 3].
 
 Depths beyond 8 bits are scaled and never clipped, EXIF orientation is applied, transparent pixels are laid onto white. A file with
-several frames, numbers without a range, or something that is no picture is refused with its name. Plain 8-bit files are as they are.
+several frames, numbers without a range, or something that is no image is refused with its name. Plain 8-bit files are as they are.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 READER = 2  # what is kept of files that were read is kept under this number: raise it where a file is read otherwise
-# The first bytes of the formats that are read, so that a plan can tell a picture without decoding it.
+# The first bytes of the formats that are read, so that a plan can tell an image without decoding it.
 STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 DEEP = 65535 // 255  # 16 bits to 8: 257
 SAVE = "save it as an 8-bit PNG or JPEG"
 
 
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """A picture's pixels.
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """An image's pixels.
 
     Raises:
-        DataError: it is no picture, is cut short, holds several frames, or numbers whose range nobody knows.
+        DataError: it is no image, is cut short, holds several frames, or numbers whose range nobody knows.
     """
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -41,19 +41,19 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
             image = ImageOps.exif_transpose(opened)
             return np.asarray(_plain(image, path), dtype=np.uint8)
     except UnidentifiedImageError as error:
-        raise DataError("is no picture that reads", place=str(path), fix=SAVE) from error
+        raise DataError("is no image that reads", place=str(path), fix=SAVE) from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        said, fix = f"is no picture that reads: {error}", "mend or remove it"
-        raise DataError(said, place=str(path), fix=fix) from error
+        message, fix = f"is no image that reads: {error}", "mend or remove it"
+        raise DataError(message, place=str(path), fix=fix) from error
 
 
 def refuse_other(path: Path) -> None:
-    """Raises a DataError where a file's header is of no format that is read: the common ones are told without a library."""
+    """Raises a DataError where a file's header is of no format that is read: the common ones are known without a library."""
     refuse_pointer(path, DataError)
     with path.open("rb") as stream:
         start = stream.read(12)
     if not start.startswith(STARTS) and not (start[:4] == b"RIFF" and start[8:] == b"WEBP") and not _opens(path):
-        raise DataError("is no picture", place=str(path), fix=SAVE)
+        raise DataError("is no image", place=str(path), fix=SAVE)
 
 
 def _opens(path: Path) -> bool:

@@ -20,14 +20,14 @@ Kind = Literal["captioned_images", "texts"]
 
 @dataclass(frozen=True)
 class Item:
-    """One caption with its picture (uint8 [height, width, 3], made when asked for), or one document.
+    """One caption with its image (uint8 [height, width, 3], made when asked for), or one document.
 
-    file: the picture's, in the data's folder: several captions may be of one.
+    file: the image's, in the data's folder: several captions may be of one.
     """
 
     id: str
     text: str
-    picture: Callable[[], NDArray[np.uint8]] | None = None
+    image: Callable[[], NDArray[np.uint8]] | None = None
     file: str = ""
 
 
@@ -35,7 +35,7 @@ class Item:
 class Data:
     """A source of items. `digest` covers their content and belongs into keys; `read(i)` is deterministic.
 
-    rows: what the digest is of, item by item: id, text, and the digest of a picture's file; none where items have no end.
+    rows: what the digest is of, item by item: id, text, and the digest of an image's file; none where items have no end.
     loose: the rows whose id nobody gave, so that it gives way where it stands for another item too.
     place: where an item stands, for whoever looks for it.
     left_out: which items of the source do not count, in words.
@@ -68,4 +68,4 @@ class Data:
             yield item
 
 
-KINDS_OF_DATA: Mapping[Kind, str] = {"captioned_images": "pictures with captions", "texts": "texts"}
+KINDS_OF_DATA: Mapping[Kind, str] = {"captioned_images": "images with captions", "texts": "texts"}

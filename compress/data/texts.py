@@ -27,7 +27,7 @@ TABLES = {
     ".xlsx": "read_excel",
     ".ods": "read_excel",
 }
-# Captions beside their pictures, `0.txt` of `0.png`, into one file.
+# Captions beside their images, `0.txt` of `0.png`, into one file.
 SIDECARS = (
     "python -c \"import json, pathlib; [print(json.dumps({'file_name': p.name, 'text': p.with_suffix('.txt').read_text().strip()})) "
     "for p in sorted(pathlib.Path('.').iterdir()) if p.suffix != '.txt' and p.with_suffix('.txt').is_file()]\" > metadata.jsonl"
@@ -43,7 +43,7 @@ MARKED = {
     **dict.fromkeys((".doc", ".ppt", ".pptx"), "soffice --headless --convert-to txt:Text '{name}'"),
     **dict.fromkeys((".yaml", ".yml", ".toml", ".xml", ".svg"), 'make lines of {{"text": "…"}} of it, in {stem}.jsonl'),
 }
-# Formats that are told by how a file starts, whatever it is called.
+# Formats that are known from how a file starts, whatever it is called.
 STARTS = {b"%PDF": ".pdf", b"{\\rtf": ".rtf", b"\x1f\x8b": ".gz", b"PK\x03\x04": ".zip"}
 WIDE = {
     codecs.BOM_UTF32_LE: "utf-32",  # which starts as UTF-16 does
@@ -54,7 +54,7 @@ WIDE = {
 
 
 def captioning(folder: Path) -> str:
-    """How to make the metadata.jsonl that a folder of pictures lacks, of what lies there."""
+    """How to make the metadata.jsonl that a folder of images lacks, of what lies there."""
     table = next(
         (name for name in ("metadata.csv", "metadata.tsv", "metadata.parquet") if (folder / name).is_file()), ""
     )
@@ -88,12 +88,12 @@ def read_text(path: Path) -> str:
 
 def _undecoded(path: Path, raw: bytes, wide: str, error: UnicodeDecodeError) -> DataError:
     if wide:
-        said = f"starts as {wide.upper()} does, and is none: {error.reason} at byte {error.start}"
-        return DataError(said, place=str(path), fix="save it as UTF-8, from what wrote it")
+        message = f"starts as {wide.upper()} does, and is none: {error.reason} at byte {error.start}"
+        return DataError(message, place=str(path), fix="save it as UTF-8, from what wrote it")
     line = raw[: error.start].count(b"\n") + 1
-    said = f"is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}"
+    message = f"is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}"
     fix = f"iconv -f LATIN1 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}, if it is Latin-1"
-    return DataError(said, place=f"{path}:{line}", fix=fix)
+    return DataError(message, place=f"{path}:{line}", fix=fix)
 
 
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -109,9 +109,9 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         rows = [(n, _parsed(line, f"{path}:{n}", LINES)) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     for number, row in rows:
         if not isinstance(row, dict):
-            said = "is a string, and no JSON object" if isinstance(row, str) else "is no JSON object"
+            message = "is a string, and no JSON object" if isinstance(row, str) else "is no JSON object"
             fix = 'write {"text": "…"} in place of each string' if isinstance(row, str) else LINES
-            raise DataError(said, place=f"{path}:{number}", fix=fix)
+            raise DataError(message, place=f"{path}:{number}", fix=fix)
         _refuse_halves(row, f"{path}:{number}")
     if not rows:
         raise DataError("holds no rows", place=str(path), fix=LINES)
@@ -140,7 +140,7 @@ def _is_lines(text: str) -> bool:
         json.loads(text)
     except json.JSONDecodeError as error:
         return error.msg == "Extra data"
-    except (ValueError, RecursionError):  # of a number or a depth without end: told by whoever reads it
+    except (ValueError, RecursionError):  # of a number or a depth without end: known from whoever reads it
         pass
     return False
 
@@ -151,8 +151,8 @@ def _refuse_halves(row: Mapping[str, object], place: str) -> None:
         try:
             value.encode() if isinstance(value, str) else b""
         except UnicodeEncodeError as error:
-            said = f"{name!r} holds half a character, \\u{ord(error.object[error.start]):04x}, the other half of which is gone"
-            raise DataError(said, place=place, fix="write the whole character, or leave it out") from error
+            message = f"{name!r} holds half a character, \\u{ord(error.object[error.start]):04x}, the other half of which is gone"
+            raise DataError(message, place=place, fix="write the whole character, or leave it out") from error
 
 
 def _array(text: str, path: Path) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Whether a model can teach another, told from their configs and tokenizers: what would fail, or teach something else, once it runs.
+"""Whether a model can teach another, read from their configs and tokenizers: what would fail, or teach something else, once it runs.
 
 A teacher that is an earlier step, or the source, is of the student's own original: only its guidance can be amiss. One of its own need not
 fit at all."""
@@ -25,9 +25,7 @@ from compress.tokenizers.vocabulary import FILES, embeddings
 
 TEACHER = "teacher"
 FAMILY = "give a teacher of the student's own family, with the very same tokenizer and vocab_size"
-LIKE = (
-    "give a teacher that paints as the student does, such as the model it was made from, or a larger one of its family"
-)
+LIKE = "give a teacher that generates as the student does, such as the model it was made from, or a larger one of its family"
 # What of two configs must be the same: of the denoisers, for the latents; of the VAEs; of the schedulers, for the noise.
 LATENT = ("in_channels", "sample_size")
 VAE = ("latent_channels", "scaling_factor", "shift_factor", "latents_mean", "latents_std")
@@ -53,7 +51,7 @@ def _of_one_original(student: Artifact, teacher: Artifact) -> bool:
 
 
 def stack_misfits(student: Artifact, teacher: Artifact, fix: str) -> Iterator[Misfit]:
-    """Blocks of the two that cannot be compared. That a student's own are not known is told of the student."""
+    """Blocks of the two that cannot be compared. That a student's own are not known is reported of the student."""
     name = student.main
     try:
         ours = feature_stacks(student.components[name].kind, student.config(name))
@@ -66,8 +64,8 @@ def stack_misfits(student: Artifact, teacher: Artifact, fix: str) -> Iterator[Mi
             yield Misfit(TEACHER, problem.message, problem.fix)
         return
     if len(ours) != len(theirs):
-        said = f"it has {len(theirs)} stacks of blocks, and the student {len(ours)}, so that none can be compared"
-        yield Misfit(TEACHER, said, fix)
+        message = f"it has {len(theirs)} stacks of blocks, and the student {len(ours)}, so that none can be compared"
+        yield Misfit(TEACHER, message, fix)
 
 
 # ---------------------------------------------------------------- language models
@@ -85,12 +83,12 @@ def reading_misfits(student: Artifact, teacher: Artifact, tokens: int) -> Iterat
     ours, theirs = embeddings(own), embeddings(other)
     if ours and theirs and ours != theirs:
         yield Misfit(TEACHER, f"it gives {theirs} logits (vocab_size), and the student {ours}", FAMILY)
-    if said := _other_tokens(student, teacher):
-        yield Misfit(TEACHER, said, FAMILY)
+    if message := _other_tokens(student, teacher):
+        yield Misfit(TEACHER, message, FAMILY)
     most, row = _positions(other), min(tokens, _positions(own) or tokens)
     if most and row > most and has_learned_positions(str(other.get("model_type", ""))):
-        said = f"it has {most} positions, and the rows have {row} tokens"
-        yield Misfit(TEACHER, said, f"tokens: {most}, or a teacher with more positions")
+        message = f"it has {most} positions, and the rows have {row} tokens"
+        yield Misfit(TEACHER, message, f"tokens: {most}, or a teacher with more positions")
 
 
 def _positions(config: Mapping[str, Any]) -> int:
@@ -125,17 +123,17 @@ def _differing(ours: Tokens, theirs: Tokens) -> str:
 
 
 def trajectory_misfits(student: Artifact, teacher: Artifact, params: FewSteps) -> Iterator[Misfit]:
-    """What keeps a denoiser from being taught by where another takes the same latents; what each is told of a text is its own affair."""
+    """What keeps a denoiser from being taught by where another takes the same latents; what each is reported of a text is its own affair."""
     if not _of_one_original(student, teacher):
         yield from _other_latents(student, teacher)
     yield from _misguided(teacher, params.guidance, params.negative_prompt)
 
 
-def told_misfits(student: Artifact, teacher: Artifact, guidance: float | None) -> Iterator[Misfit]:
+def reported_misfits(student: Artifact, teacher: Artifact, guidance: float | None) -> Iterator[Misfit]:
     """What keeps a denoiser from being given the very calls of another, and held to what comes back.
 
     Args:
-        guidance: the scale by which the teacher is to paint; None for its own.
+        guidance: the scale by which the teacher is to generate; None for its own.
     """
     yield from _misguided(teacher, guidance, None)
     if _of_one_original(student, teacher):
@@ -176,14 +174,16 @@ def _other_latents(student: Artifact, teacher: Artifact) -> Iterator[Misfit]:
 def _other_vae(student: Artifact, teacher: Artifact) -> Iterator[Misfit]:
     there = [side for side in (student, teacher) if "vae" in side.components]
     if len(there) == 1:
-        said = "has no `vae`, and the student has one" if there[0] is student else "has a `vae`, and the student none"
-        yield Misfit(TEACHER, f"it {said}: their latents are not the same", LIKE)
+        message = (
+            "has no `vae`, and the student has one" if there[0] is student else "has a `vae`, and the student none"
+        )
+        yield Misfit(TEACHER, f"it {message}: their latents are not the same", LIKE)
     elif there:
         yield from _unlike("`vae`", student.known_config("vae"), teacher.known_config("vae"), VAE)
 
 
 def decoding_misfits(student: Artifact, teacher: Artifact) -> Iterator[Misfit]:
-    """What keeps a VAE from decoding the latents that another pipeline paints. A small one's are unscaled, so that of two kinds
+    """What keeps a VAE from decoding the latents that another pipeline generates. A small one's are unscaled, so that of two kinds
     only the shape is held together."""
     if _of_one_original(student, teacher) or "vae" not in student.components:
         return
@@ -196,16 +196,16 @@ def decoding_misfits(student: Artifact, teacher: Artifact) -> Iterator[Misfit]:
         ours, theirs = student.config("vae"), teacher.config("vae")
         yield from _unlike("`vae`", ours, theirs, VAE[:1])
         if levels_of(ours) != levels_of(theirs):
-            said = f"its `vae` works at {levels_of(theirs)} sizes, and the student's at {levels_of(ours)}"
-            yield Misfit(TEACHER, said, LIKE)
+            message = f"its `vae` works at {levels_of(theirs)} sizes, and the student's at {levels_of(ours)}"
+            yield Misfit(TEACHER, message, LIKE)
 
 
 def _unlike(what: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], fields: Iterable[str]) -> Iterator[Misfit]:
     """Fields that both configs have, with other values."""
     for field in fields:
         if field in ours and field in theirs and _plain(ours[field]) != _plain(theirs[field]):
-            said = f"its {what} says {field} {theirs[field]}, and the student's {ours[field]}"
-            yield Misfit(TEACHER, said, LIKE)
+            message = f"its {what} says {field} {theirs[field]}, and the student's {ours[field]}"
+            yield Misfit(TEACHER, message, LIKE)
 
 
 def _plain(value: object) -> object:

@@ -18,17 +18,17 @@ WIDTHS = ("hidden_size", "d_model", "n_embd")  # as text encoders call it
 
 
 def caption_values(artifact: Artifact) -> int:
-    """The numbers that text encoders make of a caption, at most: what a denoiser is told with each call of it.
+    """The numbers that text encoders make of a caption, at most: what a denoiser is given with each call of it.
 
     Encoders stand beside one another in a row of tokens or in their width; either way they add up. A model of joint attention is
-    told all of them in one width.
+    reported all of them in one width.
     """
     config = artifact.known_config(artifact.main)
     joint = _number(config.get("joint_attention_dim"))
     call = {**(call_arguments(class_of(artifact.path)) or {}), **artifact.settings.call}
     encoders = [name for name in artifact.components if name.startswith(ENCODER)]
     found = sum(_tokens(artifact, name, call) * max(_width(artifact, name, config), joint) for name in encoders)
-    return found or MOST * _told_width(config)
+    return found or MOST * _reported_width(config)
 
 
 def _tokens(artifact: Artifact, encoder: str, call: Mapping[str, Any]) -> int:
@@ -44,7 +44,7 @@ def _tokens(artifact: Artifact, encoder: str, call: Mapping[str, Any]) -> int:
 
 def _width(artifact: Artifact, encoder: str, denoiser: Mapping[str, Any]) -> int:
     config = artifact.known_config(encoder)
-    return next((width for width in _widths(config) if width), 0) or _told_width(denoiser)
+    return next((width for width in _widths(config) if width), 0) or _reported_width(denoiser)
 
 
 def _widths(config: Mapping[str, Any]) -> Iterator[int]:
@@ -53,14 +53,16 @@ def _widths(config: Mapping[str, Any]) -> Iterator[int]:
         yield from (_number(part.get(name)) for name in WIDTHS)
 
 
-def _told_width(config: Mapping[str, Any]) -> int:
-    """What a denoiser's own config says of the width of a token that it is told."""
+def _reported_width(config: Mapping[str, Any]) -> int:
+    """What a denoiser's own config says of the width of a token that it is reported."""
     names = ("caption_channels", "cap_feat_dim", "encoder_hid_dim", "cross_attention_dim", "joint_attention_dim")
     return next((width for name in names if (width := _number(config.get(name)))), WIDE)
 
 
-def _number(said: object) -> int:
-    """A size from a config, the largest of several; 0 where none is said."""
-    if isinstance(said, list):
-        return max(map(_number, said), default=0)
-    return said if type(said) is int and 0 < said < 10**6 else 0  # where a tokenizer knows no limit, it says 1e30
+def _number(message: object) -> int:
+    """A size from a config, the largest of several; 0 where none is stated."""
+    if isinstance(message, list):
+        return max(map(_number, message), default=0)
+    return (
+        message if type(message) is int and 0 < message < 10**6 else 0
+    )  # where a tokenizer knows no limit, it says 1e30

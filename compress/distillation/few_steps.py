@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from compress.artifact import SCHEDULER, Artifact
-from compress.catalogue import Foresight
+from compress.catalogue import Forecast
 from compress.data.items import Data
 from compress.distillation.conditioning import caption_values
 from compress.machine.library_classes import source_of
@@ -27,7 +27,7 @@ SAMPLER: Mapping[Method, str] = {"progressive": "DDIMScheduler", "consistency": 
 
 
 class FewSteps(Optimising):
-    """What stages that teach a denoiser by its own trajectories can be told."""
+    """What stages that teach a denoiser by its own trajectories can be reported."""
 
     guidance: float | None = Field(
         None,
@@ -42,11 +42,11 @@ class FewSteps(Optimising):
     captions: int = Field(4096, ge=2, description="captions of the training data that are used, at most")
     latents: Literal["auto", "pictures", "teacher"] = Field(
         "auto",
-        description="what noise is added to: the training data's pictures, encoded, or what the teacher paints for its captions; "
-        "auto is pictures where the data has some",
+        description="what noise is added to: the training data's images, encoded, or what the teacher generates for its captions; "
+        "auto is images where the data has some",
     )
     teacher_steps: int = Field(
-        20, ge=1, le=1000, description="denoising steps of what the teacher paints, where it does"
+        20, ge=1, le=1000, description="denoising steps of what the teacher generates, where it does"
     )
     learning_rate: float = Field(2e-4, gt=0, description="peak of the learning rate, which then falls to a twentieth")
     warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
@@ -57,17 +57,17 @@ class FewSteps(Optimising):
         return Training(steps=self.updates, **{name: getattr(self, name) for name in Optimising.model_fields})
 
 
-def pictures_read(params: FewSteps) -> int:
-    """How many items' pictures are encoded, at most."""
+def images_read(params: FewSteps) -> int:
+    """How many items' images are encoded, at most."""
     return 0 if params.latents == "teacher" else params.captions
 
 
-def unpictured(params: Params, train: Data | None) -> str:
+def without_images(params: Params, train: Data | None) -> str:
     """Why training data have not what noise is to be added to, or ""."""
     asked = isinstance(params, FewSteps) and params.latents == "pictures"
     if not asked or train is None or train.kind == "captioned_images":
         return ""
-    return f"latents: pictures are asked for, and {train.source} holds captions alone"
+    return f"latents: images are asked for, and {train.source} holds captions alone"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Guiding:
     """How a pipeline is guided.
 
     argument: of its call, the scale; "" where nothing guides it. folds: whether a student can do without: a scale that the
-    denoiser is told as an input stays one. scale: by which it is guided, as its own call says or by default. away: the negative
+    denoiser is given as an input stays one. scale: by which it is guided, as its own call says or by default. away: the negative
     prompt of its own call.
     """
 
@@ -94,20 +94,20 @@ class Guiding:
         return found
 
     def student(self, scale: float | None) -> dict[str, object]:
-        """The arguments by which a student is called that needs no guidance, or still is told its scale."""
+        """The arguments by which a student is called that needs no guidance, or still is reported its scale."""
         if self.folds:
             return {self.argument: 1.0}
         return {self.argument: scale} if self.argument and scale is not None else {}
 
 
 def guiding(artifact: Artifact) -> Guiding:
-    """How a pipeline is guided, told from its class and its denoiser's config."""
+    """How a pipeline is guided, read from its class and its denoiser's config."""
     takes, own = call_arguments(class_of(artifact.path)) or {}, artifact.settings.call
-    told = bool(artifact.known_config(artifact.main).get("guidance_embeds"))
-    argument = GUIDANCE if told else next((name for name in (TRUE_GUIDANCE, GUIDANCE) if name in takes), "")
+    reported = bool(artifact.known_config(artifact.main).get("guidance_embeds"))
+    argument = GUIDANCE if reported else next((name for name in (TRUE_GUIDANCE, GUIDANCE) if name in takes), "")
     scale = own.get(argument, takes.get(argument))
     number = float(scale) if isinstance(scale, int | float) else None
-    return Guiding(argument, bool(argument) and not told, number, own.get(NEGATIVE))
+    return Guiding(argument, bool(argument) and not reported, number, own.get(NEGATIVE))
 
 
 def folded(artifact: Artifact) -> str:
@@ -119,7 +119,7 @@ def folded(artifact: Artifact) -> str:
 
 
 def ill_guided(artifact: Artifact, scale: float | None) -> str:
-    """Why a pipeline has no use for a guidance scale that it is to paint with, or ""."""
+    """Why a pipeline has no use for a guidance scale that it is to generate with, or ""."""
     if scale is None:
         return ""
     if not guiding(artifact).argument:
@@ -129,13 +129,13 @@ def ill_guided(artifact: Artifact, scale: float | None) -> str:
 
 
 def flows(config: Mapping[str, Any]) -> bool:
-    """Whether a scheduler, by its config, goes along a flow from noise to picture."""
+    """Whether a scheduler, by its config, goes along a flow from noise to image."""
     kind, predicts = str(config.get("_class_name", "")), str(config.get("prediction_type", ""))
     return kind.startswith("FlowMatch") or predicts == "flow_prediction"
 
 
 def last_level(artifact: Artifact, steps: int) -> float | None:
-    """Where along a flow the last of a student's steps is to begin; 0 where it is the first, None where nothing is to be said.
+    """Where along a flow the last of a student's steps is to begin; 0 where it is the first, None where nothing is to be stated.
 
     Left to itself FLOW spaces its steps down to where a thousandth of the noise is left, and adds the way from there to none: the
     last call of the denoiser would do nothing, and two steps be one. Pipelines that space them evenly themselves leave none over.
@@ -158,8 +158,8 @@ def sampler(config: Mapping[str, Any], method: Method, origin: int, last: float 
         last: where along a flow the last of them begins, as `last_level` says.
     """
     if flows(config):
-        told = {"shift": config.get("flow_shift"), "shift_terminal": last}
-        return {"_class_name": FLOW} | {name: value for name, value in told.items() if value is not None}
+        reported = {"shift": config.get("flow_shift"), "shift_terminal": last}
+        return {"_class_name": FLOW} | {name: value for name, value in reported.items() if value is not None}
     plain = {"timestep_spacing": "trailing", "set_alpha_to_one": True, "clip_sample": False, "thresholding": False}
     if method == "consistency":
         plain["original_inference_steps"] = origin
@@ -189,7 +189,7 @@ def refusal(artifact: Artifact, params: FewSteps, steps: int | None, method: Met
     if not flows(config) and (why := foreign(config, "lcm" if method == "consistency" else "ddim")):
         return why
     if artifact.known_config(main).get("time_cond_proj_dim"):
-        return f"`{main}` is told its guidance (time_cond_proj_dim), as a model that was taught already is"
+        return f"`{main}` takes its guidance as an input (time_cond_proj_dim), as a model that was taught already is"
     if params.latents == "pictures" and artifact.known_config("vae").get("latents_mean") is not None:
         return "how its `vae` scales latents channel by channel (latents_mean) is not known here: set latents: teacher"
     if why := _unguided(artifact, params):
@@ -216,7 +216,7 @@ def _unguided(artifact: Artifact, params: FewSteps) -> str:
     return ""
 
 
-def foresee_taught(artifact: Artifact, params: FewSteps, **call: object) -> Foresight:
+def forecast_taught(artifact: Artifact, params: FewSteps, **call: object) -> Forecast:
     """What comes of it: the call of a student, and the disk and memory that teaching takes."""
     weights = 4 * parameter_count(artifact.folder(artifact.main))
     config = artifact.known_config(artifact.main)
@@ -227,7 +227,7 @@ def foresee_taught(artifact: Artifact, params: FewSteps, **call: object) -> Fore
     # A negative prompt that was taught, be it the model's own, is asked for no more: it would be ignored.
     away = {NEGATIVE: None} if params.negative_prompt is not None or (how.folds and how.away) else {}
     called = artifact.calling(**call, **how.student(params.guidance), **away)
-    return Foresight(
+    return Forecast(
         scratch_bytes=2 * 4 * weights,
         item_bytes={"captions": 4 * (latent + text)},
         memory_bytes=TRAINED * weights,
@@ -235,10 +235,10 @@ def foresee_taught(artifact: Artifact, params: FewSteps, **call: object) -> Fore
     )
 
 
-def foresee_sampled(artifact: Artifact, params: FewSteps, steps: int, method: Method, origin: int) -> Foresight:
-    """As `foresee_taught`, of a student that is sampled in so many steps."""
+def forecast_sampled(artifact: Artifact, params: FewSteps, steps: int, method: Method, origin: int) -> Forecast:
+    """As `forecast_taught`, of a student that is sampled in so many steps."""
     config = config_of(artifact)
     changed = sampler(config, method, origin, last_level(artifact, steps))
-    found = foresee_taught(artifact, params, **{STEPS: steps})
-    told = f"{steps} {'step' if steps == 1 else 'steps'} of {changed['_class_name']}"
-    return replace(found, configs={SCHEDULER: {**config, **changed}}, told=told)
+    found = forecast_taught(artifact, params, **{STEPS: steps})
+    reported = f"{steps} {'step' if steps == 1 else 'steps'} of {changed['_class_name']}"
+    return replace(found, configs={SCHEDULER: {**config, **changed}}, reported=reported)

@@ -1,4 +1,4 @@
-"""What a denoiser was taught to need few steps for, told from its lineage, and what a later stage would undo of it."""
+"""What a denoiser was taught to need few steps for, read from its lineage, and what a later stage would undo of it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """An engine: what runs a component of one format. The package `compress/engines/openvino/` is the format `openvino`: the record
 `ENGINE` in its `__init__` is the registration, and what runs it (`runtime.py`) and builds it lies beside it.
 
-How many weights of which type its files hold is told by `stored.py` beside it, where that can be told.
+How many weights of which type its files hold is known from `stored.py` beside it, where that can be reported.
 A record is read by plans, so it imports no engine. What every engine shares lies here: `module.py`, `language.py`, `builder.py`,
 `parity.py`, `tracing.py`.
 """
@@ -44,7 +44,7 @@ class Engine:
     precisions: what it computes in, each with the largest difference to torch that is accepted.
     over_call: those in which activations get one scale over a whole call, so that each row of a batch moves the others.
     weights: the files in a component's folder that running it reads.
-    refuse: why it cannot take a component, told from JSON and file names alone, or "".
+    refuse: why it cannot take a component, read from JSON and file names alone, or "".
     """
 
     format: str

@@ -41,7 +41,7 @@ class Example:
 
     @property
     def held(self) -> Call:
-        """The call in which the engine is held against torch."""
+        """The call in which the engine is compared with torch."""
         return self.large if self.fitting is None else self.fitting
 
     @property
@@ -105,7 +105,7 @@ class Builder(ABC):
         """Write an engine of a causal language model."""
 
     def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
-        """What is held against torch: the engine itself, where it runs on this machine."""
+        """What is compared with torch: the engine itself, where it runs on this machine."""
         found: EngineModule = self._engine().load_component(folder, library, kind, AS_STORED)
         return found
 

@@ -1,4 +1,4 @@
-"""An engine held against torch: how far its outputs lie from torch's, and in which layer they begin to."""
+"""An engine compared with torch: how far its outputs lie from torch's, and in which layer they begin to."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def first_broken(module: torch.nn.Module, run: Callable[[], Any], watch: Watch, 
     found = ""
     while parts := _parts_in_order(module, found, run):
         ours, theirs = watch(parts)
-        heard = [name for name in parts if name in ours and name in theirs]
-        broken = (n for n in heard if not difference({n: ours[n]}, {n: theirs[n]}).relative <= allowed)
+        recorded = [name for name in parts if name in ours and name in theirs]
+        broken = (n for n in recorded if not difference({n: ours[n]}, {n: theirs[n]}).relative <= allowed)
         if not (first := next(broken, "")):
             break
         found = first

@@ -65,8 +65,8 @@ def check(before: Digested, after: Digested, node: Node, prober: Prober, warn: C
     _check_forecast(after.artifact, node)
     _check_untold(before.artifact, after.artifact, node)
     _check_weights(before.artifact, after.artifact, changed, node)
-    if node.idle:
-        warn(f"not opened again after it was made: {node.idle}")
+    if node.unavailable:
+        warn(f"not opened again after it was made: {node.unavailable}")
     else:
         _check_reload(before.artifact, after.artifact, node, prober)
 
@@ -119,8 +119,8 @@ def _check_forecast(after: Artifact, node: Node) -> None:
     """Later stages were planned on the configs, the packing and the settings that this one was forecast to leave."""
     for name, part in node.expected.components.items():
         if name not in _chosen(node) and part.quantization != (found_packed := after.components[name].quantization):
-            said, is_ = (vars(q) if q else NOTHING for q in (part.quantization, found_packed))
-            raise broken(node, f"the packing of {name} was forecast to be {said}, and is {is_}")
+            message, is_ = (vars(q) if q else NOTHING for q in (part.quantization, found_packed))
+            raise broken(node, f"the packing of {name} was forecast to be {message}, and is {is_}")
     for name, fields in node.forecast.items():
         try:
             config = after.config(name)
@@ -129,18 +129,18 @@ def _check_forecast(after: Artifact, node: Node) -> None:
         for key, value in fields.items():
             # A config may leave out what is not set.
             if (found := config.get(key)) != json.loads(json.dumps(value)):
-                told, is_ = (NOTHING if v is None else json.dumps(v) for v in (value, found))
-                raise broken(node, f"`{key}` of {name} was forecast to be {told}, and is {is_}")
+                reported, is_ = (NOTHING if v is None else json.dumps(v) for v in (value, found))
+                raise broken(node, f"`{key}` of {name} was forecast to be {reported}, and is {is_}")
 
 
 def _check_untold(before: Artifact, after: Artifact, node: Node) -> None:
     """What nobody forecast stays as it was: another scale of latents, or another prediction that a scheduler takes, spoils every
-    picture without any weight being at fault. Of what a stage makes anew, its shapes show when it is opened again."""
+    image without any weight being at fault. Of what a stage makes anew, its shapes show when it is opened again."""
     for name in (*(n for n in after.components if n not in _chosen(node)), SCHEDULER):
-        told = {*node.forecast.get(name, ()), *node.unsettled.get(name, ())}
+        reported = {*node.forecast.get(name, ()), *node.unsettled.get(name, ())}
         was, is_ = (_config(side, name) for side in (before, after))
         made = name in node.components and node.stage.makes
-        for key in sorted(was.keys() & is_.keys() - told):
+        for key in sorted(was.keys() & is_.keys() - reported):
             if was[key] != is_[key] and (key in SCALES if made else not key.startswith(WRITTEN_ANEW)):
                 values = f"is {json.dumps(is_[key])}, where it was {json.dumps(was[key])}"
                 raise broken(node, f"`{key}` of {name} {values}, and no change was forecast")
@@ -163,10 +163,10 @@ def _check_weights(before: Artifact, after: Artifact, changed: tuple[str, ...], 
 
 def _blame_weights(before: Artifact, name: str) -> None:
     """Raises a ModelError where a component was broken before the stage touched it."""
-    spoilt = _not_finite(before, name) if before.components[name].format == "torch" else ""
-    if spoilt:
-        said = f"`{spoilt}` in {name} holds values that are not finite, before any stage"
-        raise ModelError(said, place=str(before.path), fix="give another checkpoint, or save this one anew")
+    nonfinite = _not_finite(before, name) if before.components[name].format == "torch" else ""
+    if nonfinite:
+        message = f"`{nonfinite}` in {name} holds values that are not finite, before any stage"
+        raise ModelError(message, place=str(before.path), fix="give another checkpoint, or save this one anew")
 
 
 def _not_finite(artifact: Artifact, component: str) -> str:
@@ -205,6 +205,6 @@ def _blame_source(before: Artifact, node: Node, prober: Prober) -> None:
     except ContractError:
         return  # that it cannot be called so tells nothing of what it gives
     if why := _senseless(answer):
-        said = f"this model gives {why}, before the stage `{node.id}` ({node.stage.name})"
+        message = f"this model gives {why}, before the stage `{node.id}` ({node.stage.name})"
         half = " in float32, if it is a half-precision checkpoint that overflows" if "finite" in why else ""
-        raise ModelError(said, place=str(before.path), fix=f"give another checkpoint, or save this one anew{half}")
+        raise ModelError(message, place=str(before.path), fix=f"give another checkpoint, or save this one anew{half}")

@@ -216,18 +216,18 @@ def _make_if_faster(
     node: Node, given: Inputs, plan: Plan, cache: Cache, out: Path, checker: Checker, emit: Emit
 ) -> dict[Identity, str]:
     """As `_make`, of a step that is kept only if it is faster: what its stage leaves is an entry of its own, and one of the two is passed
-    on. What the stage said of its work is told where that stays."""
-    said: list[Event] = []
+    on. What the stage stated of its work is reported where that stays."""
+    message: list[Event] = []
 
-    def heard(event: Event) -> None:
+    def recorded(event: Event) -> None:
         if event.kind in ("note", "warning"):
-            said.append(event)
-        elif event.kind not in ("started", "finished", "cached"):  # which are told of the step as a whole
+            message.append(event)
+        elif event.kind not in ("started", "finished", "cached"):  # which are reported of the step as a whole
             emit(event)
 
-    made = _one(replace(node, key=node.made, made=""), lambda: given, plan, cache, checker, heard)
+    made = _one(replace(node, key=node.made, made=""), lambda: given, plan, cache, checker, recorded)
     found = keep.decide(given.artifact, made.artifact, plan, cache.scratch(node.key), emit)
-    for event in said if found.kept else ():
+    for event in message if found.kept else ():
         emit(event)
     emit(Event("note", node.id, found.why, facts={**(_noted(made) if found.kept else {}), **found.facts}))
     if found.unsettled:
@@ -274,7 +274,7 @@ def _tell_widths(node: Node, before: Artifact, after: Artifact, emit: Emit) -> N
     """Say how wide the weights of the components are that a stage made, and warn where they are not what was asked for."""
     for name in after.packed(node.components) if node.stage.makes else ():
         if found := weight_widths.shares(after, name):
-            facts = {"component": name, "weights": weight_widths.told(found)}
+            facts = {"component": name, "weights": weight_widths.reported(found)}
             emit(Event("note", node.id, f"{name}: {facts['weights']}", facts=facts))
         for message in weight_widths.warnings(before, after, name):
             emit(Event("warning", node.id, message))

@@ -14,8 +14,8 @@ LONGEST = 1024  # bytes that a pointer may have, as the specification says
 def refuse_pointer(file: Path, error: type[UserError]) -> None:
     """Raises an `error` where a file is a pointer of Git LFS; one that cannot be read is for its reader to tell."""
     if is_pointer(file):
-        said = "is a pointer of Git LFS: its content was never fetched"
-        raise error(said, place=str(file), fix=f"git -C {shlex.quote(str(file.parent))} lfs pull")
+        message = "is a pointer of Git LFS: its content was never fetched"
+        raise error(message, place=str(file), fix=f"git -C {shlex.quote(str(file.parent))} lfs pull")
 
 
 def is_pointer(file: Path) -> bool:

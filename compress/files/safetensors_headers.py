@@ -47,14 +47,14 @@ def read_header(file: Path) -> Header:
             length = struct.unpack("<Q", stream.read(8))[0]
             if length > file.stat().st_size:
                 raise ValueError("the header is longer than the file")
-            said = json.loads(stream.read(length))
-        metadata = said.pop("__metadata__", None) or {}
-        end = 8 + length + max((one["data_offsets"][1] for one in said.values()), default=0)
+            message = json.loads(stream.read(length))
+        metadata = message.pop("__metadata__", None) or {}
+        end = 8 + length + max((one["data_offsets"][1] for one in message.values()), default=0)
         if end != file.stat().st_size:
             raise ValueError(f"{file.stat().st_size} bytes where the header says {end}")
         tensors = {
             name: Stored(str(one.get("dtype", "")), tuple(map(int, one["shape"])), 8 + length + one["data_offsets"][0])
-            for name, one in said.items()
+            for name, one in message.items()
         }
         return Header(tensors, {str(name): str(text) for name, text in metadata.items()})
     except _GARBLED as error:
@@ -70,8 +70,8 @@ def read_scalar(file: Path, stored: Stored) -> float:
         ModelError: it holds more than one, or is of a type that has none.
     """
     if stored.count != 1 or stored.dtype not in (*_SCALARS, "BF16"):
-        said = f"a single number is stored as {stored.dtype} of shape {list(stored.shape)}"
-        raise ModelError(said, place=str(file), fix="save it again")
+        message = f"a single number is stored as {stored.dtype} of shape {list(stored.shape)}"
+        raise ModelError(message, place=str(file), fix="save it again")
     with file.open("rb") as stream:
         stream.seek(stored.begin)
         if stored.dtype == "BF16":  # the upper half of a float32

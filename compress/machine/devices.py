@@ -1,4 +1,4 @@
-"""How a model is opened: in which number type, and on which device. What of that there is here is told without torch."""
+"""How a model is opened: in which number type, and on which device. What of that there is here is known without torch."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def settled(device: object) -> str:
         UserError: it is none, or this machine has no such device.
     """
     if not isinstance(device, str):  # Python hands over anything
-        said = f"a device is named by a word, and this is {device!r}, a {type(device).__name__}"
-        raise UserError(said, fix='device="cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is')
+        message = f"a device is named by a word, and this is {device!r}, a {type(device).__name__}"
+        raise UserError(message, fix='device="cpu", "cuda", "cuda:1", "mps", or "auto" for the best there is')
     if not re.fullmatch(DEVICES, device):
         raise UserError(f"`{device}` is no device", fix="auto, cpu, cuda, cuda:1 or mps")
     if device == "auto":

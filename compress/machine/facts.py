@@ -1,4 +1,4 @@
-"""What of this machine decides a result, as text that belongs into keys. Told without any library."""
+"""What of this machine decides a result, as text that belongs into keys. Known without any library."""
 
 from __future__ import annotations
 

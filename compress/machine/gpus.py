@@ -1,7 +1,7 @@
-"""NVIDIA's GPUs and the two TensorRT libraries, told without torch: what is at hand, and what can be built for.
+"""NVIDIA's GPUs and the two TensorRT libraries, known without torch: what is available here, and what can be built for.
 
 `tensorrt-rtx` builds ahead of time for GPUs that need not be here. `tensorrt`, the data-centre library, builds for the GPU
-at hand alone: it times its kernels there.
+available here alone: it times its kernels there.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def gpus_here() -> tuple[Gpu, ...]:
     """The GPUs that this process may use, as their driver tells; none where there is no driver or no GPU."""
     ask = ["nvidia-smi", "--query-gpu=compute_cap,name", "--format=csv,noheader"]
     try:
-        told = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
+        reported = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ()
-    rows = [line.partition(",") for line in told.splitlines()]
+    rows = [line.partition(",") for line in reported.splitlines()]
     found = tuple(Gpu(name.strip(), "SM" + one.strip().replace(".", "")) for one, comma, name in rows if comma)
     return visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
@@ -113,12 +113,13 @@ def choose(library: str, targets: Targets) -> tuple[Library, tuple[str, ...]]:
 
     Raises:
         MissingLibrary: it is not installed.
-        UserError: there is no GPU at hand to build for, or the library does not know a target.
+        UserError: there is no GPU available here to build for, or the library does not know a target.
     """
     gpu = gpu_here()
     if targets == HERE and gpu is None:
         raise UserError(
-            "there is no NVIDIA GPU at hand to build for", fix="name some: targets: [SM86, SM89], or run on such a GPU"
+            "there is no NVIDIA GPU available here to build for",
+            fix="name some: targets: [SM86, SM89], or run on such a GPU",
         )
     asked = (gpu.target,) if targets == HERE and gpu else tuple(targets)
     able = bool(DATA_CENTRE.version) and set(asked) <= set(targets_of(DATA_CENTRE))
@@ -144,7 +145,7 @@ def torch_without_cuda() -> str:
     return version if version.endswith("+cpu") else ""
 
 
-def why_idle(library: Library, built: tuple[str, ...]) -> str:
+def why_unavailable(library: Library, built: tuple[str, ...]) -> str:
     """Why a library's engines for these targets, or rebuilt from their ONNX, cannot run on this machine; "" where they can."""
     gpu = gpu_here()
     if gpu is None:
@@ -159,7 +160,7 @@ def why_idle(library: Library, built: tuple[str, ...]) -> str:
 
 
 def fingerprint() -> str:
-    """What of a machine decides an engine beside the recipe: the GPU at hand and the installed libraries."""
+    """What of a machine decides an engine beside the recipe: the GPU available here and the installed libraries."""
     gpu = gpu_here()
     versions = [f"{library.name} {library.version or 'absent'}" for library in LIBRARIES.values()]
     return ", ".join((gpu.target if gpu else "no GPU", *versions))
@@ -173,6 +174,6 @@ def abilities() -> str:
         if not library.version:
             lines.append(f"{library.name:<12} not installed: {library.install}")
             continue
-        known = ", ".join(targets_of(library)) or "nothing, for it builds on the GPU at hand"
+        known = ", ".join(targets_of(library)) or "nothing, for it builds on the GPU available here"
         lines.append(f"{library.name:<12} {library.version}, builds for {known}")
     return "\n".join(lines)

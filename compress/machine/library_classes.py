@@ -1,4 +1,4 @@
-"""Which classes the installed libraries have, told from their source: importing one takes seconds."""
+"""Which classes the installed libraries have, read from their source: importing one takes seconds."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def _says_type(made: ast.ClassDef, model_type: str) -> bool:
     """Whether a config class is that of a model type."""
     for node in made.body:
         match node:
-            case ast.Assign(targets=[ast.Name(id="model_type")], value=ast.Constant(value=said)) if said == model_type:
+            case ast.Assign(targets=[ast.Name(id="model_type")], value=ast.Constant(value=message)) if (
+                message == model_type
+            ):
                 return True
             case _:
                 pass

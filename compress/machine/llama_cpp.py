@@ -1,4 +1,4 @@
-"""What llama.cpp can read, told from a model's own JSON files, so that a plan can refuse: shapes, rotary positions and
+"""What llama.cpp can read, read from a model's own JSON files, so that a plan can refuse: shapes, rotary positions and
 how a tokenizer splits text."""
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ def rotary(config: Config, attention: str = "full_attention") -> dict[str, Any]:
         attention: of which layers, in a model that has several kinds.
     """
     given: dict[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    said: dict[str, Any] = given.get(attention, given)
-    known = {"rope_theta": config.get("rope_theta", 10000.0), **said}
-    return {**known, "rope_type": said.get("rope_type", said.get("type", "default"))}
+    message: dict[str, Any] = given.get(attention, given)
+    known = {"rope_theta": config.get("rope_theta", 10000.0), **message}
+    return {**known, "rope_type": message.get("rope_type", message.get("type", "default"))}
 
 
 @dataclass(frozen=True)

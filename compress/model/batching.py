@@ -1,4 +1,4 @@
-"""Which items may share a call of a model: a score is its item's own, so what would move it runs by itself. Told from JSON.
+"""Which items may share a call of a model: a score is its item's own, so what would move it runs by itself. Read from JSON.
 
 Most models read each row of a batch apart from the others, and no token sees the padding behind its text: any rows go together.
 LongRoPE chooses its frequencies by the longest row of a call, and a model's own Python code may do anything: rows of one length.
@@ -73,7 +73,7 @@ def _looks_at_lengths(artifact: Artifact) -> bool:
 
 @cache
 def _pads_to_longest(pipeline: str) -> bool:
-    """Whether a class of diffusers' pipelines tokenizes prompts to no fixed length, told from its source."""
+    """Whether a class of diffusers' pipelines tokenizes prompts to no fixed length, read from its source."""
     text = source_of(pipeline, "pipelines")
     if LONGEST.search(text) is None:  # reading the tree takes longer
         return False

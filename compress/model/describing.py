@@ -1,4 +1,4 @@
-"""What a folder holds, told from JSON and file names alone: no weights, no model library."""
+"""What a folder holds, read from JSON and file names alone: no weights, no model library."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def describe(path: Path) -> Artifact:
         message = "; ".join(dict.fromkeys(problem.message for problem in problems))
         raise ModelError(message, place=str(path), fix=problems[0].fix)
     if (path / ADAPTER).is_file() or any((path / file).is_file() for file in ADAPTERS):
-        said = read_json(path / ADAPTER) if (path / ADAPTER).is_file() else {}
-        base = said.get("base_model_name_or_path") or "a model that it does not name"
+        sentence = read_json(path / ADAPTER) if (path / ADAPTER).is_file() else {}
+        base = sentence.get("base_model_name_or_path") or "a model that it does not name"
         message = f"this folder is an adapter for {base}, and no model by itself"
         raise ModelError(
             message, place=str(path), fix=f"in a recipe, write model: BASE and adapter: {path.name}; {FUSE}"
@@ -85,11 +85,13 @@ def _be_folder(path: Path) -> None:
     try:
         folder, file = path.is_dir(), path.is_file()
     except OSError as error:  # a name that is too long, a folder that may not be read
-        said = f"cannot be looked at: {error.strerror}"
-        raise ModelError(said, place=str(path)[:200], fix="check the path, and who may read it") from error
+        message = f"cannot be looked at: {error.strerror}"
+        raise ModelError(message, place=str(path)[:200], fix="check the path, and who may read it") from error
     if file and _is_adapter(path):
-        said = "is an adapter, and no model by itself"
-        raise ModelError(said, place=str(path), fix=f"in a recipe, write model: BASE and adapter: {path.name}; {FUSE}")
+        message = "is an adapter, and no model by itself"
+        raise ModelError(
+            message, place=str(path), fix=f"in a recipe, write model: BASE and adapter: {path.name}; {FUSE}"
+        )
     if file:
         raise ModelError("is one file, and pare opens folders", place=str(path), fix=instead(path))
     if not folder:
@@ -150,21 +152,21 @@ def _from_manifest(path: Path) -> Artifact:
             lineage=tuple(Provenance(**p) for p in data["lineage"]),
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        said = f"{type(error).__name__}: {error}"
+        message = f"{type(error).__name__}: {error}"
         raise ModelError(
-            f"does not read as pare writes it ({said})", place=str(path / MANIFEST), fix="run the recipe again"
+            f"does not read as pare writes it ({message})", place=str(path / MANIFEST), fix="run the recipe again"
         ) from error
     return _with_packing(artifact)
 
 
-def _component(said: Mapping[str, Any]) -> Component:
-    packed = said.get("quantization")
-    part = Component(**{**said, "quantization": Quantization(**packed) if packed else None})
+def _component(message: Mapping[str, Any]) -> Component:
+    packed = message.get("quantization")
+    part = Component(**{**message, "quantization": Quantization(**packed) if packed else None})
     if Path(part.path).is_absolute() or ".." in Path(part.path).parts:
         raise ValueError(f"{part.path} lies outside the folder")
     return part
 
 
-def _settings(said: Mapping[str, Any]) -> Settings:
-    levels = {level: tuple(Setting(**s) for s in said.get(level, ())) for level in ("graph", "hook")}
-    return Settings(**{**said, **levels})
+def _settings(message: Mapping[str, Any]) -> Settings:
+    levels = {level: tuple(Setting(**s) for s in message.get(level, ())) for level in ("graph", "hook")}
+    return Settings(**{**message, **levels})

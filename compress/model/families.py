@@ -17,7 +17,7 @@ from compress.errors import UserError
 Config = Mapping[str, Any]
 Divisions = Collection[tuple[str, str]]  # fields of which the first must be a multiple of the second
 OF_CLASSES = re.compile(r"(ForCausalLM|LMHeadModel|2DConditionModel|TextModel(WithProjection)?|Transformer2DModel)$")
-FAR = 2  # so many times the share asked for, what goes is told as more than was meant
+FAR = 2  # so many times the share asked for, what goes is reported as more than was meant
 PARTS = ("ffn", "heads", "hidden", "channels")
 
 
@@ -42,7 +42,7 @@ class Cut:
     config: Config
     granted: tuple[Granted, ...]
 
-    def told(self, ratio: float) -> str:
+    def reported(self, ratio: float) -> str:
         """Requested against granted, in words."""
         parts = ", ".join(f"{g.field} {g.before} → {g.after} (−{g.ratio:.1%})" for g in self.granted)
         return f"requested −{ratio:.1%}, granted {parts}"
@@ -52,7 +52,7 @@ class Cut:
         much = Cut(self.config, tuple(g for g in self.granted if g.ratio >= FAR * ratio))
         if not much.granted:
             return ""
-        return f"{much.told(ratio)}, and its config comes no nearer: leave the stage out if that is too much"
+        return f"{much.reported(ratio)}, and its config comes no nearer: leave the stage out if that is too much"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Family:
-    """What a config says. `unsaid` tells, by part, which field is lacking and what to do instead."""
+    """What a config says. `unstated` tells, by part, which field is lacking and what to do instead."""
 
     widths: Mapping[str, Width] = field(default_factory=dict)
     stacks: tuple[Stack, ...] = ()
@@ -194,8 +194,10 @@ def family(kind: str) -> Family:
     """
     if kind not in FAMILIES:
         known = ", ".join(dict.fromkeys(map(common_name, FAMILIES)))
-        said = f"models of the class {kind} cannot be cut or compared block by block: pare does not know their family"
-        raise UserError(said, fix=f"leave this stage out; the families it knows are {known} (`pare explain models`)")
+        message = (
+            f"models of the class {kind} cannot be cut or compared block by block: pare does not know their family"
+        )
+        raise UserError(message, fix=f"leave this stage out; the families it knows are {known} (`pare explain models`)")
     return FAMILIES[kind]
 
 
@@ -221,14 +223,14 @@ def cut_width(
     for part in dict.fromkeys(parts or record.default):  # a part named twice is cut once
         if part not in record.widths:
             why = record.unsaid.get(part, f"has no {part}: use {' or '.join(record.widths) or 'prune.depth'}")
-            said, fix = why.rsplit(": ", 1)
-            raise UserError(f"{part}: {kind} {said}", fix=fix)
+            message, fix = why.rsplit(": ", 1)
+            raise UserError(f"{part}: {kind} {message}", fix=fix)
         more, rows = _narrow(part, record.widths[part], {**config, **changed}, ratio, align, divisions)
         changed |= more
         granted += rows
     if all(g.before == g.after for g in granted):
-        told = Cut(config, tuple(granted)).told(ratio)
-        raise UserError(f"{told}: nothing to cut at this ratio", fix="ask for more, or use prune.depth")
+        reported = Cut(config, tuple(granted)).reported(ratio)
+        raise UserError(f"{reported}: nothing to cut at this ratio", fix="ask for more, or use prune.depth")
     return Cut({**config, **changed}, tuple(granted))
 
 

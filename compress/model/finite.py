@@ -37,7 +37,7 @@ MASKS = "mask"  # in the name of what is added to scores, where −∞ is meant
 FIX = "give another checkpoint, or save this one anew"
 
 
-def refuse_spoilt(artifact: Artifact, key: str, memory: Path | None = None) -> None:
+def refuse_nonfinite(artifact: Artifact, key: str, memory: Path | None = None) -> None:
     """Read the weights of every torch component, but for those of a model that was read before.
 
     Args:
@@ -50,7 +50,7 @@ def refuse_spoilt(artifact: Artifact, key: str, memory: Path | None = None) -> N
     note = memory / digest_json([FINITE, VERSION, key]) if memory else None
     if _known(note):
         return
-    problems = tuple(_spoilt(artifact))
+    problems = tuple(_nonfinite(artifact))
     if len(problems) > 1:
         raise ManyProblems(problems)
     for problem in problems:
@@ -58,7 +58,7 @@ def refuse_spoilt(artifact: Artifact, key: str, memory: Path | None = None) -> N
     _note(note)
 
 
-def _spoilt(artifact: Artifact) -> Iterator[Problem]:
+def _nonfinite(artifact: Artifact) -> Iterator[Problem]:
     """Each component that holds values which are not finite."""
     seen: set[Path] = set()
     for name, part in artifact.components.items():
@@ -67,12 +67,12 @@ def _spoilt(artifact: Artifact) -> Iterator[Problem]:
         seen |= set(files)  # which components may share
         if bad:
             more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-            said = f"`{bad[0]}`{more} in {name} holds values that are not finite, before any stage"
-            yield Problem(str(artifact.path), said, FIX)
+            message = f"`{bad[0]}`{more} in {name} holds values that are not finite, before any stage"
+            yield Problem(str(artifact.path), message, FIX)
 
 
-def refuse_spoilt_adapter(file: Path, digest: str, memory: Path | None = None) -> None:
-    """As `refuse_spoilt`, of an adapter, which is small enough to be read by a plan.
+def refuse_nonfinite_adapter(file: Path, digest: str, memory: Path | None = None) -> None:
+    """As `refuse_nonfinite`, of an adapter, which is small enough to be read by a plan.
 
     Args:
         file: its weights; digest: of its content.
@@ -84,8 +84,8 @@ def refuse_spoilt_adapter(file: Path, digest: str, memory: Path | None = None) -
     if _known(note):
         return
     if bad := next(not_finite(file), ""):
-        said = f"`{bad}` of the adapter holds values that are not finite"
-        raise ModelError(said, place=str(file), fix="fetch it again, or train it anew")
+        message = f"`{bad}` of the adapter holds values that are not finite"
+        raise ModelError(message, place=str(file), fix="fetch it again, or train it anew")
     _note(note)
 
 

@@ -1,4 +1,4 @@
-"""What can become an engine, told from configs alone: shared by every stage that builds one, so that a plan can refuse."""
+"""What can become an engine, read from configs alone: shared by every stage that builds one, so that a plan can refuse."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ANY_SIZE = Batches(batch=(1, 1, 2**31))
 
 
 def wanted(artifact: Artifact, components: Components) -> tuple[str, ...]:
-    """The components to build: those named, or all that paint or write and are torch's still."""
+    """The components to build: those named, or all that generate or write and are torch's still."""
     return artifact.choose(components, lambda format: format == "torch")
 
 
@@ -71,8 +71,8 @@ def refuse_components(artifact: Artifact, components: Components) -> str:
         return ""
     if unknown := [name for name in components if name not in artifact.components]:
         return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
-    if idle := [name for name in components if name not in artifact.working]:
-        return f"{', '.join(idle)} takes no part in painting or writing; {', '.join(artifact.working)} do"
+    if unavailable := [name for name in components if name not in artifact.working]:
+        return f"{', '.join(unavailable)} takes no part in generating or writing; {', '.join(artifact.working)} do"
     return ""
 
 

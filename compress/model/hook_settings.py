@@ -32,8 +32,8 @@ def unhookable(artifact: Artifact, name: str) -> str:
         return f"the model has {name} already"
     packed = artifact.components[artifact.main].quantization
     if name == GRAPH and packed and (packed.method, packed.bits) in ASKING:
-        said = f"the weights of `{artifact.main}` are {packed.method} in {packed.bits} bits"
-        return f"{said}, whose calls ask the GPU for numbers on the way: no graph can be taken of them"
+        message = f"the weights of `{artifact.main}` are {packed.method} in {packed.bits} bits"
+        return f"{message}, whose calls ask the GPU for numbers on the way: no graph can be taken of them"
     return ""
 
 

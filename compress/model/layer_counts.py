@@ -1,4 +1,4 @@
-"""Whether a model's weights have as many layers as its config says, told from their headers: a layer without weights is opened with random
+"""Whether a model's weights have as many layers as its config says, read from their headers: a layer without weights is opened with random
 ones, and weights without a layer are left out, both in silence."""
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def layer_problems(artifact: Artifact) -> Iterator[Problem]:
             continue
         config, place = artifact.known_config(name), str(artifact.folder(name) / "config.json")
         for stack in stacks:
-            if said := _misfit(stack, config, names):
+            if message := _misfit(stack, config, names):
                 whose = "the model" if name == LANGUAGE_MODEL else f"`{name}`"
-                yield Problem(place, f"{whose} {said[0]}", said[1])
+                yield Problem(place, f"{whose} {message[0]}", message[1])
 
 
 def _misfit(stack: Stack, config: Mapping[str, Any], names: Iterable[str]) -> tuple[str, str] | None:
@@ -43,11 +43,11 @@ def _misfit(stack: Stack, config: Mapping[str, Any], names: Iterable[str]) -> tu
     count = len(found)
     if found == set(range(count)):
         more = "the rest would be random" if count < wanted else "the rest would be left out"
-        said = f"has weights of {count} layers ({stack.path}), and its config says {wanted} ({stack.field}): {more}"
-        return said, f"set {stack.field} back to {count}, or fetch the weights that belong to this config"
+        message = f"has weights of {count} layers ({stack.path}), and its config says {wanted} ({stack.field}): {more}"
+        return message, f"set {stack.field} back to {count}, or fetch the weights that belong to this config"
     gone = sorted(set(range(max(wanted, max(found) + 1))) - found)
-    said = f"lacks the weights of layer {', '.join(map(str, gone[:3]))}{' …' * (len(gone) > 3)} of {stack.path}"
-    return f"{said}, and its config says {wanted} layers ({stack.field})", "fetch the weights again"
+    message = f"lacks the weights of layer {', '.join(map(str, gone[:3]))}{' …' * (len(gone) > 3)} of {stack.path}"
+    return f"{message}, and its config says {wanted} layers ({stack.field})", "fetch the weights again"
 
 
 def layers(path: str, names: Iterable[str]) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""Python code that lies in a model's own folder: what asks for it, told from JSON. It runs only where a recipe trusts it."""
+"""Python code that lies in a model's own folder: what asks for it, read from JSON. It runs only where a recipe trusts it."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def code_problems(artifact: Artifact, trusted: bool, place: str) -> Iterator[Pro
         return
     own = remote_class(artifact.known_config(LANGUAGE_MODEL))
     if not own:
-        said = f"transformers {deps.version('transformers')} has no class {part.kind}, and the model brings none"
-        yield Problem(place, said, "upgrade transformers, or give a model of a class that it has")
+        message = f"transformers {deps.version('transformers')} has no class {part.kind}, and the model brings none"
+        yield Problem(place, message, "upgrade transformers, or give a model of a class that it has")
     elif "--" in own:  # transformers would fetch it, at whatever commit stands there on that day
-        said = f"{part.kind} is Python code of another repository ({own}), which no key of pare can name"
+        message = f"{part.kind} is Python code of another repository ({own}), which no key of pare can name"
         yield Problem(
-            place, said, "copy that code into the model's folder, and name it in auto_map without the repository"
+            place, message, "copy that code into the model's folder, and name it in auto_map without the repository"
         )
     elif not (artifact.folder(LANGUAGE_MODEL) / file_of(own)).is_file():
         yield Problem(place, f"config.json names {own}, and there is no {file_of(own)} in the folder", PUT)
     elif not trusted:
-        said = f"{part.kind} is the model's own Python code ({own}), which runs only where a recipe trusts it"
+        message = f"{part.kind} is the model's own Python code ({own}), which runs only where a recipe trusts it"
         yield Problem(
             place,
-            said,
+            message,
             "read that code, then write trust_remote_code: true (`pare eval --trust-remote-code`, trust_remote_code=True in Python)",
         )
 

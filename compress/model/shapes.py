@@ -1,4 +1,4 @@
-"""Whether a model's weights have the shapes that its config says, told from headers and JSON: else its library refuses to load it, and
+"""Whether a model's weights have the shapes that its config says, read from headers and JSON: else its library refuses to load it, and
 says that of the first tensor after minutes."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIX = "set it back to what the weights have, or fetch the weights that belong to
 @dataclass(frozen=True)
 class Rule:
     """How the names of some tensors end, and what the config calls their axes: a field, one entry of a list (`field.0`), or a product of
-    fields (`a*b`); "" is not held against anything, and fields that come first count where a config has them (`a|b`)."""
+    fields (`a*b`); "" is not compared with anything, and fields that come first count where a config has them (`a|b`)."""
 
     ending: str
     axes: tuple[str, ...]
@@ -31,7 +31,7 @@ class Rule:
         return (name for name in tensors if name == self.ending or name.endswith(f".{self.ending}"))
 
 
-# What any language model of transformers' own reads its tokens with. Rows are held against the config in the families below alone.
+# What any language model of transformers' own reads its tokens with. Rows are compared with the config in the families below alone.
 EMBEDDINGS = (
     "embed_tokens.weight",
     "wte.weight",
@@ -111,7 +111,7 @@ def shape_problems(artifact: Artifact) -> Iterator[Problem]:
         try:
             files = loaded_files(artifact, name)
             found = {tensor: stored for file in files for tensor, stored in read_header(file).tensors.items()}
-        except ModelError:  # told by whoever counts its layers
+        except ModelError:  # known from whoever counts its layers
             continue
         whose, place = "" if name == LANGUAGE_MODEL else f" of `{name}`", str(artifact.folder(name) / "config.json")
         config = _filled(artifact.known_config(name))
@@ -119,23 +119,23 @@ def shape_problems(artifact: Artifact) -> Iterator[Problem]:
         for tensor, axis, field in _misfits(rules, config, tensors):
             shape = tensors[tensor].shape
             wanted = (*shape[:axis], _size(field, config), *shape[axis + 1 :])
-            said = (
+            message = (
                 f"`{tensor}`{whose} is {_times(shape)}, and by this config {_times(wanted)} ({_spelled(field, config)})"
             )
-            yield Problem(place, said, FIX)
+            yield Problem(place, message, FIX)
 
 
 def _misfits(
     rules: Sequence[Rule], config: Mapping[str, Any], tensors: Mapping[str, Stored]
 ) -> Iterator[tuple[str, int, str]]:
     """A tensor, its axis and the fields that call it longer or shorter; of each field the first."""
-    told: set[str] = set()
+    reported: set[str] = set()
     for rule in rules:
         axes = [_present(field, config) for field in rule.axes]
         for name in rule.of(tensors):
             for axis, (field, size) in enumerate(zip(axes, tensors[name].shape, strict=False)):
-                if field not in told and _size(field, config) not in (None, size):
-                    told.add(field)
+                if field not in reported and _size(field, config) not in (None, size):
+                    reported.add(field)
                     yield name, axis, field
 
 

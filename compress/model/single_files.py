@@ -1,4 +1,4 @@
-"""What a single file of weights is, told from its name, its neighbours and the names of its tensors, and what to give in its place: pare
+"""What a single file of weights is, read from its name, its neighbours and the names of its tensors, and what to give in its place: pare
 opens folders."""
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def instead(file: Path) -> str:
         if name in names:
             return _as_folder(file, kind)
     if any(name in names for name in LANGUAGE):
-        said = (
+        message = (
             "it holds a language model's weights alone: fetch config.json and the tokenizer's files of the same model"
         )
-        return f"{said} into a folder with it, name it model.safetensors there, and give that folder"
+        return f"{message} into a folder with it, name it model.safetensors there, and give that folder"
     if any(name in names for name in PART):
         return (
             "it holds one part of a pipeline: give the folder of the whole, with model_index.json and this part in it"

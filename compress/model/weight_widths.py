@@ -42,14 +42,14 @@ def warnings(before: Artifact, after: Artifact, name: str) -> Iterator[str]:
     found = shares(after, name)
     wide = {kind: share for kind, share in found.items() if kind in WIDE}
     if sum(wide.values()) > PASSED_OVER:
-        said = " and ".join(f"{share:.0%} of its weights are {kind}" for kind, share in wide.items())
-        yield f"`{name}` is {packed.method} in part only: {said}, which the quantizer does not reach"
+        message = " and ".join(f"{share:.0%} of its weights are {kind}" for kind, share in wide.items())
+        yield f"`{name}` is {packed.method} in part only: {message}, which the quantizer does not reach"
     was, is_ = size(before, name), size(after, name)
     if is_ > was:
         yield f"`{name}` takes {is_ / 1e6:.2f} MB as {packed.method}, more than the {was / 1e6:.2f} MB it was made of"
 
 
-def told(found: Mapping[str, float]) -> str:
+def reported(found: Mapping[str, float]) -> str:
     """Shares in words: 97.2% int4, 2.8% float32."""
     return ", ".join(f"{share:.1%} {kind}" for kind, share in found.items() if share >= 0.0005)
 

@@ -1,4 +1,4 @@
-"""Whether a folder holds the weights that its library will look for, told from file names and an index alone."""
+"""Whether a folder holds the weights that its library will look for, read from file names and an index alone."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def weight_problems(artifact: Artifact, place: str) -> Iterator[Problem]:
     beside them, which would be left out, or loaded by some libraries and not by others."""
     for file in ADAPTERS:
         if (artifact.path / file).is_file():
-            said = f"{file} is an adapter beside the model, and pare works on the model alone"
+            message = f"{file} is an adapter beside the model, and pare works on the model alone"
             yield Problem(
                 place,
-                said,
+                message,
                 f"move it into a folder of its own; to have it in the model, name that in a recipe's adapter: ({FUSE})",
             )
     for name, part in artifact.components.items():
@@ -59,21 +59,21 @@ def _problems(artifact: Artifact, name: str, place: str) -> Iterator[Problem]:
     pickled = "which can run code when they are read: pare reads safetensors"
     if found := _readable(artifact, name):
         variant = variant_of(found[0].name, _stem(artifact, name, found[0]))
-        said = (
+        message = (
             f"{where} has weights as variant {variant} alone ({found[0].name}), and is loaded from {stem}.safetensors"
         )
         if found[0].suffix != ".safetensors":
-            said = f"{where} has pickled weights alone ({found[0].name}), {pickled}"
-        yield Problem(place, said, saved_anew(artifact, _all_readable(artifact, variant), variant))
+            message = f"{where} has pickled weights alone ({found[0].name}), {pickled}"
+        yield Problem(place, message, saved_anew(artifact, _all_readable(artifact, variant), variant))
     elif others := sorted(f.name for kind in OTHERS for f in folder.glob(kind)):
-        said = f"{where} has pickled weights alone ({others[0]}), {pickled}"
-        yield Problem(place, said, "fetch its safetensors, or save them with the program that wrote this file")
+        message = f"{where} has pickled weights alone ({others[0]}), {pickled}"
+        yield Problem(place, message, "fetch its safetensors, or save them with the program that wrote this file")
     elif other := sorted(f.name for f in folder.glob("*.safetensors")):
-        said = f"{where} has no {stem}.safetensors and no index of shards, only {', '.join(other[:3])}"
-        yield Problem(place, said, f"fetch {index.name} too, or save the model again with save_pretrained")
+        message = f"{where} has no {stem}.safetensors and no index of shards, only {', '.join(other[:3])}"
+        yield Problem(place, message, f"fetch {index.name} too, or save the model again with save_pretrained")
     else:
-        said = f"{where} has no weights: there is no {stem}.safetensors in {folder}"
-        yield Problem(place, said, "fetch them, or save the model again with save_pretrained")
+        message = f"{where} has no weights: there is no {stem}.safetensors in {folder}"
+        yield Problem(place, message, "fetch them, or save the model again with save_pretrained")
 
 
 def _lacking(index: Path, name: str, place: str) -> Iterator[Problem]:
@@ -88,8 +88,8 @@ def _lacking(index: Path, name: str, place: str) -> Iterator[Problem]:
         return
     shards = sorted(set(map(str, named.values())))
     if gone := [shard for shard in shards if not (index.parent / shard).is_file()]:
-        said = f"`{name}` lacks {len(gone)} of the {len(shards)} files that {index.name} names, such as {gone[0]}"
-        yield Problem(place, said, "fetch them, or save the model again with save_pretrained")
+        message = f"`{name}` lacks {len(gone)} of the {len(shards)} files that {index.name} names, such as {gone[0]}"
+        yield Problem(place, message, "fetch them, or save the model again with save_pretrained")
 
 
 def _library(artifact: Artifact, name: str) -> str:

@@ -41,8 +41,8 @@ def open_task(artifact: Artifact, opening: Opening = AS_STORED) -> OpenModel:
 
 
 def open_images(artifact: Artifact, opening: Opening = AS_STORED) -> ImageModel:
-    """As `open_task`, of a task that yields pictures."""
-    _expect(artifact, "pictures")
+    """As `open_task`, of a task that yields images."""
+    _expect(artifact, "images")
     return cast("ImageModel", open_task(artifact, opening))
 
 
@@ -77,7 +77,7 @@ def _expect(artifact: Artifact, need: Observable) -> None:
 
 
 def _refuse(artifact: Artifact, opening: Opening) -> None:
-    """Raises a UserError where an artifact cannot be opened so, told before anything is loaded."""
+    """Raises a UserError where an artifact cannot be opened so, known before anything is loaded."""
     if unknown := unknown_hooks(artifact):
         raise UserError(
             f"it is meant to run with {', '.join(unknown)}, which this pare does not apply",

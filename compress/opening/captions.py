@@ -23,14 +23,14 @@ LIBRARIES = ("transformers.tokenization_utils_base", "diffusers.models.modeling_
 
 def cut_short(pipeline: Any, captions: Sequence[str], call: Mapping[str, Any]) -> str:
     """How many captions each tokenizer cuts, in words; "" where none."""
-    said = []
+    message = []
     for name in sorted(n for n in pipeline.components if n.startswith("tokenizer")):
         tokenizer = getattr(pipeline, name)
         if tokenizer is None or not (limit := _limit(pipeline, tokenizer, call)):
             continue
         count = sum(len(tokenizer(text, verbose=False)["input_ids"]) > limit for text in captions)
-        said += [f"`{name}` reads {limit} tokens and cuts {count} of {len(captions)} captions"] if count else []
-    return "; ".join(said)
+        message += [f"`{name}` reads {limit} tokens and cuts {count} of {len(captions)} captions"] if count else []
+    return "; ".join(message)
 
 
 def _limit(pipeline: Any, tokenizer: Any, call: Mapping[str, Any]) -> int:
@@ -48,7 +48,7 @@ def uncounted(pipeline: Any) -> Iterator[None]:
 
     def others(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        return not any(said in message for said in SAID)
+        return not any(sentence in message for sentence in SAID)
 
     for logger in loggers:
         logger.addFilter(others)

@@ -96,7 +96,7 @@ class Graphed:
             if not isinstance(found, str):
                 self.ran.replayed += 1
                 return self._replayed(found, tensors)
-        self._told(found)
+        self._reported(found)
         return self.eager(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Graphed:
@@ -185,7 +185,7 @@ class Graphed:
         self._stream = stream
         return found(tensors)
 
-    def _told(self, why: str) -> None:
+    def _reported(self, why: str) -> None:
         if why not in self.ran.eager:
             name = type(self.module).__name__
             warnings.warn(f"{name} is called without a CUDA graph: {why}", stacklevel=3)

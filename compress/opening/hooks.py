@@ -36,11 +36,11 @@ def apply_hooks(opened: OpenModel) -> None:
     Raises:
         UserError: a module has no blocks to compile.
     """
-    idle = [one for one, _ in not_there(opened.artifact, opened.opening)]
+    unavailable = [one for one, _ in not_there(opened.artifact, opened.opening)]
     for one, why in not_there(opened.artifact, opened.opening):
         warnings.warn(f"`{one.component}` runs without {one.name}: {why}", stacklevel=3)
     for one in sorted(opened.artifact.settings.hook, key=lambda one: APPLIED.index(one.name)):
-        if one in idle:
+        if one in unavailable:
             continue
         if one.name == COMPILE:
             keep_code(opened.artifact.path, torch.device(opened.opening.device))
@@ -55,21 +55,21 @@ def apply_hooks(opened: OpenModel) -> None:
 def ran_inside(opened: OpenModel) -> str:
     """What the calls of an opened model's hooked parts really were so far, in words; "" where nothing is hooked."""
     parts = dict.fromkeys(one.component for one in opened.artifact.settings.hook)
-    said = {name: str(ran(opened.component(name))) for name in parts}
-    return "; ".join(f"`{name}`: {found or 'plain calls'}" for name, found in said.items())
+    message = {name: str(ran(opened.component(name))) for name in parts}
+    return "; ".join(f"`{name}`: {found or 'plain calls'}" for name, found in message.items())
 
 
 def fell_back(opened: OpenModel) -> str:
     """That calls of an opened model were eager which should have been captured, in words; or ""."""
     parts = dict.fromkeys(one.component for one in opened.artifact.settings.hook if one.name == GRAPH)
     found = {name: ran(opened.component(name)).calls for name in parts}
-    said = [
+    message = [
         f"{count} calls of `{n}` were eager: {why}"
         for n, calls in found.items()
         if calls
         for why, count in calls.eager.items()
     ]
-    return "; ".join(said)
+    return "; ".join(message)
 
 
 def keep_code(artifact: Path, device: torch.device) -> None:

@@ -50,15 +50,15 @@ class Found:
     calls: Ran | None = None
 
     def __str__(self) -> str:
-        said = []
+        message = []
         if self.code:
             kinds = ", ".join(self.code.kinds)
-            said.append(f"{self.code.blocks} blocks ({kinds}) on {self.code.graphs} compiled graphs")
+            message.append(f"{self.code.blocks} blocks ({kinds}) on {self.code.graphs} compiled graphs")
         if self.calls:
             calls, eager = self.calls, self.calls.eager.total()
-            said.append(f"{calls.replayed} calls from {calls.captured} CUDA graphs, {eager} eager")
-            said += [f"eager because {why}: {count}" for why, count in calls.eager.items()]
-        return "; ".join(said)
+            message.append(f"{calls.replayed} calls from {calls.captured} CUDA graphs, {eager} eager")
+            message += [f"eager because {why}: {count}" for why, count in calls.eager.items()]
+        return "; ".join(message)
 
 
 def _inductor(graph: torch.fx.GraphModule, examples: Sequence[Any]) -> Any:
@@ -75,7 +75,7 @@ def compile_blocks(module: torch.nn.Module, also: Sequence[str] = (), compiler: 
 
     Args:
         also: further classes of parts to compile, by name.
-        compiler: what makes code of a traced graph; inductor where nothing is said.
+        compiler: what makes code of a traced graph; inductor where nothing is stated.
 
     Raises:
         UserError: it has no such blocks.
@@ -106,8 +106,8 @@ def capture(module: torch.nn.Module) -> None:
     """
     device = next(module.parameters()).device
     if device.type not in DEVICES:
-        said = f"a CUDA graph is taken on an NVIDIA GPU, and {type(module).__name__} lies on {device.type}"
-        raise UserError(said, fix="device: cuda, or leave the graph out")
+        message = f"a CUDA graph is taken on an NVIDIA GPU, and {type(module).__name__} lies on {device.type}"
+        raise UserError(message, fix="device: cuda, or leave the graph out")
     if isinstance(vars(module).get("forward"), Graphed):
         return
     writes = callable(getattr(module, "generate", None))

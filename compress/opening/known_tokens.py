@@ -1,5 +1,5 @@
 """Texts with a token that the model has no embedding for: one clear error in place of an IndexError out of a library. A tokenizer may
-have such tokens, as Gemma 3's has one for pictures: most texts never have them."""
+have such tokens, as Gemma 3's has one for images: most texts never have them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def be_known(known: int | None, tokenizer: Any, text: str, tokens: Sequence[int]
     number = next(token for token in tokens if token >= known)
     token = tokenizer.convert_ids_to_tokens(number)
     shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-    said = f"the text {shown!r} has the token {token!r} ({number}), and {whose} has embeddings for {known} (vocab_size)"
-    raise DataError(said, fix=FIX)
+    message = (
+        f"the text {shown!r} has the token {token!r} ({number}), and {whose} has embeddings for {known} (vocab_size)"
+    )
+    raise DataError(message, fix=FIX)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pictures to latents, as a pipeline's denoiser takes them."""
+"""Images to latents, as a pipeline's denoiser takes them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PACK = "_pack_latents"  # as pipelines name it whose denoiser sees patches in a 
 
 
 def encoded(
-    pipeline: Any, pictures: Sequence[NDArray[np.uint8]], shape: Sequence[int], call: Mapping[str, Any]
+    pipeline: Any, images: Sequence[NDArray[np.uint8]], shape: Sequence[int], call: Mapping[str, Any]
 ) -> torch.Tensor | None:
-    """Latents of pictures, float32 [pictures, *shape]; None where a pipeline makes them in a way that is not known here.
+    """Latents of images, float32 [images, *shape]; None where a pipeline makes them in a way that is not known here.
 
     Args:
-        call: how the pipeline is called, for the height and width of what it paints.
+        call: how the pipeline is called, for the height and width of what it generates.
 
-    Each picture is cut to the shape of what the pipeline paints, about its middle, and resized. The most likely latent is taken:
+    Each image is cut to the shape of what the pipeline generates, about its middle, and resized. The most likely latent is taken:
     a VAE's own noise is small beside any that is added.
     """
     vae = getattr(pipeline, "vae", None)
@@ -30,8 +30,8 @@ def encoded(
         return None
     packed = hasattr(pipeline, PACK)
     height, width = _size(pipeline, shape, factor, call if packed else None)
-    images = [_fitted(Image.fromarray(picture), height, width) for picture in pictures]
-    given = pipeline.image_processor.preprocess(images, height, width).to(vae.device, vae.dtype)
+    fitted = [_fitted(Image.fromarray(image), height, width) for image in images]
+    given = pipeline.image_processor.preprocess(fitted, height, width).to(vae.device, vae.dtype)
     with torch.no_grad():
         made = vae.encode(given)
     latents = made.latent if hasattr(made, "latent") else made.latent_dist.mode()

@@ -1,4 +1,4 @@
-"""The lean call: a stock pipeline whose call paints the very same pictures with less Python around its components.
+"""The lean call: a stock pipeline whose call generates the very same images with less Python around its components.
 
 `lean_class` makes a subclass of the stock pipeline's class, so everything else of it is as it was. A call with arguments that only the
 stock call takes, or on a pipeline that was changed meanwhile, is made by the stock call, and a warning says why.
@@ -37,7 +37,7 @@ class LeanCall:
         if why:
             warnings.warn(f"this call is the stock pipeline's, not the lean one: {why}", stacklevel=2)
             return super().__call__(prompt, *others, **given)  # type: ignore[misc]
-        return _paint(self, _asked(self, prompt, given))
+        return _generate(self, _asked(self, prompt, given))
 
 
 @cache
@@ -77,17 +77,17 @@ def _stock_because(pipe: Any, prompt: object, others: tuple[object, ...], given:
 
 
 def _changed(pipe: Any) -> str:
-    """What of a pipeline is otherwise than it was opened, and would make a lean call paint something else; or ""."""
+    """What of a pipeline is otherwise than it was opened, and would make a lean call generate something else; or ""."""
     if getattr(pipe, "safety_checker", None) is not None or getattr(pipe, "watermark", None) is not None:
         return "it has a safety checker or a watermark"
     unet = getattr(pipe, "unet", None)
     if unet is not None and unet.config.time_cond_proj_dim is not None:
-        return "its denoiser is told the guidance"
+        return "its denoiser is given the guidance"
     vae = pipe.vae
     if vae.config.get("force_upcast") and hasattr(pipe, "upcast_vae") and vae.dtype == torch.float16:
         return "its VAE decodes in float32, and is float16"
     if type(pipe.image_processor).__name__ != PROCESSOR or not pipe.image_processor.config.do_normalize:
-        return "its pictures are processed in another way"
+        return "its images are processed in another way"
     modules = (part for part in vars(pipe).values() if isinstance(part, torch.nn.Module))
     for module in modules:
         if _device(module) != pipe.lean_memory.device:
@@ -133,7 +133,7 @@ def _asked(pipe: Any, prompt: str | list[str], given: Mapping[str, Any]) -> Aske
 
 
 @torch.no_grad()
-def _paint(pipe: Any, asked: Asked) -> Any:
+def _generate(pipe: Any, asked: Asked) -> Any:
     begun = BEGIN[type(pipe).__name__](pipe, asked, pipe.lean_memory)
     latents = _denoised(begun)
     if asked.output == "latent":
@@ -152,7 +152,7 @@ def _denoised(begun: Begun) -> Numbers:
 
 
 def _finished(pipe: Any, image: torch.Tensor, output: str) -> Any:
-    """The picture as it was asked for."""
+    """The image as it was asked for."""
     processor = pipe.image_processor
     if output not in ("np", "pil"):
         return processor.postprocess(image, output_type=output)

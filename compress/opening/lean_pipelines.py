@@ -30,7 +30,7 @@ class Asked:
     generator: torch.Generator | list[torch.Generator] | None
     output: str
     as_dict: bool
-    longest: int | None  # tokens of a prompt, for pipelines that are told
+    longest: int | None  # tokens of a prompt, for pipelines that are reported
 
     @property
     def count(self) -> int:
@@ -43,7 +43,7 @@ class Begun:
 
     guidance: the scale by which two predictions of each row are led apart; None where there is one.
     predict: what the denoiser gives at a step for latents, doubled where there is guidance.
-    decode: the picture of the latents behind the last step.
+    decode: the image of the latents behind the last step.
     """
 
     latents: torch.Tensor
@@ -87,7 +87,7 @@ def stable_diffusion(pipe: Any, asked: Asked, memory: Memory) -> Begun:
 
 
 def stable_diffusion_xl(pipe: Any, asked: Asked, memory: Memory) -> Begun:
-    """StableDiffusionXLPipeline: two text encoders, and the picture's size beside the pooled text."""
+    """StableDiffusionXLPipeline: two text encoders, and the image's size beside the pooled text."""
     height, width = _sides(pipe, asked)
     pipe.check_inputs(asked.prompt, None, height, width, None, asked.negative)
     scale = asked.guidance if asked.guidance > 1 else None
@@ -131,7 +131,7 @@ def stable_diffusion_3(pipe: Any, asked: Asked, memory: Memory) -> Begun:
     latents = _noise(pipe, pipe.transformer, asked, (height, width), embeds.dtype, memory)
     side = pipe.transformer.config.patch_size
     tokens = (latents.shape[2] // side) * (latents.shape[3] // side)
-    schedule = _flow(pipe, asked, memory, tokens, most=1.16, told=False)
+    schedule = _flow(pipe, asked, memory, tokens, most=1.16, reported=False)
     rows = len(embeds)
 
     def predict(x: torch.Tensor, index: int) -> torch.Tensor:
@@ -149,7 +149,7 @@ def stable_diffusion_3(pipe: Any, asked: Asked, memory: Memory) -> Begun:
 
 
 def flux(pipe: Any, asked: Asked, memory: Memory) -> Begun:
-    """FluxPipeline: latents two by two in a token, and guidance that the transformer is told."""
+    """FluxPipeline: latents two by two in a token, and guidance that the transformer is given."""
     height, width = _sides(pipe, asked)
     more = {} if asked.longest is None else {"max_sequence_length": asked.longest}
     pipe.check_inputs(asked.prompt, None, height, width, negative_prompt=asked.negative, **more)
@@ -158,7 +158,7 @@ def flux(pipe: Any, asked: Asked, memory: Memory) -> Begun:
     latents, image_ids = pipe.prepare_latents(
         asked.count, config.in_channels // 4, height, width, embeds.dtype, memory.device, asked.generator, None
     )
-    schedule = _flow(pipe, asked, memory, latents.shape[1], most=1.15, told=True)
+    schedule = _flow(pipe, asked, memory, latents.shape[1], most=1.15, reported=True)
     scale = None
     if config.guidance_embeds:
         scale = torch.full([1], asked.guidance, device=memory.device, dtype=torch.float32).expand(latents.shape[0])
@@ -214,10 +214,10 @@ def _ddim(pipe: Any, asked: Asked, memory: Memory) -> Schedule:
     return memory.schedules.get(pipe.scheduler, (asked.steps, memory.device), make)
 
 
-def _flow(pipe: Any, asked: Asked, memory: Memory, tokens: int, most: float, told: bool) -> Schedule:
+def _flow(pipe: Any, asked: Asked, memory: Memory, tokens: int, most: float, reported: bool) -> Schedule:
     """Args:
-    tokens: of a picture, by which a schedule may be shifted; `most` is the shift of 4096 where its config has none.
-    told: whether the pipeline gives the scheduler its noise levels, a shift in any case, and the step it starts at.
+    tokens: of an image, by which a schedule may be shifted; `most` is the shift of 4096 where its config has none.
+    reported: whether the pipeline gives the scheduler its noise levels, a shift in any case, and the step it starts at.
     """
     config = pipe.scheduler.config
     ends = (
@@ -226,15 +226,15 @@ def _flow(pipe: Any, asked: Asked, memory: Memory, tokens: int, most: float, tol
         config.get("base_shift", 0.5),
         config.get("max_shift", most),
     )
-    how: dict[str, Any] = {"mu": _shift(tokens, *ends)} if told or config.get("use_dynamic_shifting") else {}
-    if told:
+    how: dict[str, Any] = {"mu": _shift(tokens, *ends)} if reported or config.get("use_dynamic_shifting") else {}
+    if reported:
         how["sigmas"] = np.linspace(1.0, 1 / asked.steps, asked.steps)
-    make = lambda: Flow.of(pipe.scheduler, asked.steps, memory.device, told, **how)  # noqa: E731
+    make = lambda: Flow.of(pipe.scheduler, asked.steps, memory.device, reported, **how)  # noqa: E731
     return memory.schedules.get(pipe.scheduler, (asked.steps, memory.device, tokens), make)
 
 
 def _shift(tokens: int, low: int, high: int, base: float, most: float) -> float:
-    """How far a schedule is shifted for a picture of so many tokens: on a line between two sizes."""
+    """How far a schedule is shifted for an image of so many tokens: on a line between two sizes."""
     slope = (most - base) / (high - low)
     return tokens * slope + (base - slope * low)
 

@@ -19,7 +19,7 @@ KEPT = 4  # schedules: of a few numbers of steps, of one pipeline
 
 
 class Schedule(Protocol):
-    """times: what the denoiser is told at each step, 0-dim, as the scheduler's `timesteps` hold it."""
+    """times: what the denoiser is given at each step, 0-dim, as the scheduler's `timesteps` hold it."""
 
     @property
     def times(self) -> Sequence[torch.Tensor]: ...
@@ -155,7 +155,7 @@ def guided(predicted: Numbers, scale: float) -> Numbers:
 
 
 def seen(image: torch.Tensor) -> NDArray[np.float32]:
-    """A picture as diffusers' VaeImageProcessor gives it for `np`: [n, h, w, channels], from 0 to 1."""
+    """An image as diffusers' VaeImageProcessor gives it for `np`: [n, h, w, channels], from 0 to 1."""
     x = lean(image) * 0.5 + 0.5
     if isinstance(x, np.ndarray):
         return np.clip(x, 0, 1, out=x).transpose(0, 2, 3, 1)

@@ -79,19 +79,19 @@ class OpenModel(Protocol):
 
 
 class ImageModel(OpenModel, Protocol):
-    """A model that yields pictures."""
+    """A model that yields images."""
 
-    def pictures(
+    def images(
         self, items: Sequence[Item], seed: int, **call: object
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """One picture for each item, as one batch: uint8 [items, height, width, 3]; and what the autoencoder was given to
+        """One image for each item, as one batch: uint8 [items, height, width, 3]; and what the autoencoder was given to
         decode, float32 [items, channels, height, width], or None for a pipeline that decodes nothing.
 
-        A picture's initial noise depends on the seed and its item's id, and on nothing else.
+        An image's initial noise depends on the seed and its item's id, and on nothing else.
         """
 
     def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: object) -> list[T]:
-        """What `keep` makes of every call to these components while one picture is painted."""
+        """What `keep` makes of every call to these components while one image is generated."""
 
     def cut_short(self, items: Sequence[Item], **call: object) -> str:
         """How many of the items' captions are longer than the model reads, in words; "" where none."""

@@ -78,16 +78,16 @@ class TextGeneration:
         prompts = self._timed_prompts(items, own.prompt_tokens, spec.timing_batch)
 
         def run() -> tuple[float, float]:
-            heard = _FirstToken()
+            recorded = _FirstToken()
             finish(self.device)
             began = time.perf_counter()
-            written = self.generate(prompts, own.new_tokens, streamer=heard)
+            written = self.generate(prompts, own.new_tokens, streamer=recorded)
             finish(self.device)
             seconds = time.perf_counter() - began
             if any(len(row) != own.new_tokens for row in written):
                 lengths = sorted({len(row) for row in written})
                 raise ValueError(f"a side wrote {lengths} tokens where {own.new_tokens} were asked for")
-            return seconds, heard.puts[1] - began
+            return seconds, recorded.puts[1] - began
 
         return Timed(run, own.new_tokens, own.prompt_tokens)
 
@@ -191,8 +191,8 @@ class TextGeneration:
             return self._read(documents)
         found = [self._read([documents[row] for row in rows]) for rows in calls]
         together = found[0].new_zeros(len(documents), max(lengths), found[0].shape[-1])
-        for rows, said in zip(calls, found, strict=True):
-            together[rows, : said.shape[1]] = said
+        for rows, message in zip(calls, found, strict=True):
+            together[rows, : message.shape[1]] = message
         return together
 
     def _read(self, documents: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -201,8 +201,8 @@ class TextGeneration:
         # Padding stands behind the text, where a causal model cannot see it.
         tokens = torch.tensor([[*d, *[0] * (longest - len(d))] for d in documents], device=self.device)
         with torch.no_grad():
-            said: torch.Tensor = self.model(input_ids=tokens, use_cache=False).logits
-        return said
+            message: torch.Tensor = self.model(input_ids=tokens, use_cache=False).logits
+        return message
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Indices in batches of like length, longest first, so many that their `logits` fit into `CELLS`, or one by itself."""

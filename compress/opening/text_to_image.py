@@ -47,7 +47,7 @@ def open_model(artifact: Artifact, opening: Opening) -> TextToImage:
 
 
 class TextToImage:
-    """A pipeline ready to paint. `pipeline` is the library's own class and can be called by itself."""
+    """A pipeline ready to generate. `pipeline` is the library's own class and can be called by itself."""
 
     def __init__(self, artifact: Artifact, opening: Opening = AS_STORED) -> None:
         self.artifact = artifact
@@ -73,16 +73,16 @@ class TextToImage:
         return EXAMPLES
 
     def probe(self, profile: Batches) -> NDArray[np.float64]:
-        """Two prompts painted in two steps, or as near to that as the profile takes."""
+        """Two prompts generated in two steps, or as near to that as the profile takes."""
         steps = min(2, self.artifact.settings.call.get("num_inference_steps", 2))
         items = [Item(str(i), (PROMPT, OTHER)[i % 2]) for i in range(profile.nearest("batch", 2))]
-        return self.paint_items(items, 0, num_inference_steps=steps).astype(np.float64)
+        return self.generate_items(items, 0, num_inference_steps=steps).astype(np.float64)
 
     def first_call(self, **call: object) -> None:
-        self.paint_items((Item("0", PROMPT),), 0, **call)
+        self.generate_items((Item("0", PROMPT),), 0, **call)
 
     def timed(self, items: Sequence[Item], spec: EvalSpec, call: Mapping[str, Any]) -> Timed:
-        """One call paints as many prompts as `timing_batch` says, as one batch; its work is counted, not assumed.
+        """One call generates as many prompts as `timing_batch` says, as one batch; its work is counted, not assumed.
 
         Raises:
             UserError: the model is meant to be called the lean way, and this call is not one.
@@ -96,38 +96,40 @@ class TextToImage:
         def run() -> tuple[float, float]:
             finish(self.device)
             began = time.perf_counter()
-            self.paint_items(timed, 0, **call)
+            self.generate_items(timed, 0, **call)
             finish(self.device)
             return time.perf_counter() - began, 0.0
 
         return Timed(run, len(evaluations))
 
-    def pictures(
+    def images(
         self, items: Sequence[Item], seed: int, **call: object
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
-        """As `ImageModel.pictures`."""
+        """As `ImageModel.images`."""
         if getattr(self.pipeline, "vae", None) is None:
-            return self.paint_items(items, seed, **call), None
+            return self.generate_items(items, seed, **call), None
         decoded: list[torch.Tensor] = []
         with self.watch("vae", lambda args, kwargs: decoded.append(args[0] if args else kwargs["z"])):
-            painted = self.paint_items(items, seed, **call)
-        return painted, to_array(torch.cat(decoded).float()) if decoded else None
+            generated = self.generate_items(items, seed, **call)
+        return generated, to_array(torch.cat(decoded).float()) if decoded else None
 
-    def paint(self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: object) -> NDArray[np.uint8]:
-        """As `paint_items`, of captions alone.
+    def generate(
+        self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: object
+    ) -> NDArray[np.uint8]:
+        """As `generate_items`, of captions alone.
 
         Args:
-            noise_ids: one for each prompt; a picture's initial noise depends on (seed, noise id) and on nothing else.
+            noise_ids: one for each prompt; an image's initial noise depends on (seed, noise id) and on nothing else.
         """
         items = [Item(name, prompt) for name, prompt in zip(noise_ids, prompts, strict=True)]
-        return self.paint_items(items, seed, **call)
+        return self.generate_items(items, seed, **call)
 
-    def paint_items(self, items: Sequence[Item], seed: int, **call: object) -> NDArray[np.uint8]:
-        """Paint one picture for each item, as one batch.
+    def generate_items(self, items: Sequence[Item], seed: int, **call: object) -> NDArray[np.uint8]:
+        """Generate one image for each item, as one batch.
 
         Args:
             call: arguments of the pipeline, over those the artifact is meant to be called with; `scheduler` names the one that
-                paints in place of its own.
+                generates in place of its own.
 
         Returns:
             uint8 [items, height, width, 3].
@@ -135,18 +137,18 @@ class TextToImage:
         Raises:
             StageFailed: a value is not finite.
         """
-        pictures = self._run(items, seed, "np", call)
-        if not np.isfinite(pictures).all():
+        images = self._run(items, seed, "np", call)
+        if not np.isfinite(images).all():
             raise StageFailed(
-                f"a picture for {items[0].text!r} or those beside it holds values that are no numbers",
+                f"an image for {items[0].text!r} or those beside it holds values that are no numbers",
                 place=items[0].id,
                 fix="the model is broken: look at the last stage, or use a higher precision",
             )
-        return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
+        return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
     def _be_lean(self) -> None:
         """Raises a UserError where the stock call was made last, of a model that is meant to be called the lean way: its time would be
-        told as the other's."""
+        reported as the other's."""
         if self.artifact.settings.lean and (why := self.pipeline.stock_because):
             raise UserError(f"the lean call was not taken: {why}", place=str(self.artifact.path), fix=FIX)
 
@@ -160,14 +162,14 @@ class TextToImage:
         return cut_short(self.pipeline, captions, {**self.artifact.settings.call, **call})
 
     @contextmanager
-    def watch(self, component: str, heard: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
-        """Tell `heard` of every call to a component, with its real arguments, while the context lasts."""
+    def watch(self, component: str, recorded: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
+        """Tell `recorded` of every call to a component, with its real arguments, while the context lasts."""
         module = self.component(component)
         name = self.function_of(component)
         real = getattr(module, name)
 
         def listening(*args: object, **kwargs: object) -> object:
-            heard(args, kwargs)
+            recorded(args, kwargs)
             return real(*args, **kwargs)
 
         with standing_in(module, name, listening):
@@ -185,11 +187,11 @@ class TextToImage:
     def calls_of(
         self, components: Sequence[str], items: Sequence[Item], seed: int, *, batch: int = 4, **call: object
     ) -> Iterator[tuple[str, Call]]:
-        """As `OpenModel.calls_of`. A call holds a batch as the pipeline makes it: with guidance, two rows a picture."""
+        """As `OpenModel.calls_of`. A call holds a batch as the pipeline makes it: with guidance, two rows an image."""
         for start in range(0, len(items), batch):
             some = items[start : start + batch]
             # Yielded out of the pipeline's context, which would change the caller's gradient mode.
-            yield from self._heard(components, some, seed, partial(_owned, {}), call)
+            yield from self._recorded(components, some, seed, partial(_owned, {}), call)
 
     def first_step(self, items: Sequence[Item], seed: int, steps: int, **call: object) -> list[Call]:
         """What the denoiser is given at the first of `steps` steps: one call, or one with the prompt and one without.
@@ -213,22 +215,22 @@ class TextToImage:
         return found[: len(found) // steps]
 
     def latents(self, items: Sequence[Item], seed: int, **call: object) -> torch.Tensor:
-        """What is painted for the items before it is decoded, in the form that the denoiser takes."""
+        """What is generated for the items before it is decoded, in the form that the denoiser takes."""
         latents: torch.Tensor = self._run(items, seed, "latent", call)
         return latents
 
     def step_with(self, scheduler: Any) -> None:
-        """Let another scheduler than the model's own paint from now on."""
+        """Let another scheduler than the model's own generate from now on."""
         self._schedulers[None] = scheduler
 
     def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: object) -> list[T]:
         """As `ImageModel.shapes_of`: what is kept may be no more than the shapes."""
-        return self._heard(components, (Item("0", PROMPT),), 0, keep, call)
+        return self._recorded(components, (Item("0", PROMPT),), 0, keep, call)
 
-    def _heard(
+    def _recorded(
         self, components: Sequence[str], items: Sequence[Item], seed: int, keep: Callable[[str, Call], T], call: Call
     ) -> list[T]:
-        """The one recorder: what `keep` makes of each call, arguments by name, while one batch is painted."""
+        """The one recorder: what `keep` makes of each call, arguments by name, while one batch is generated."""
         found: list[T] = []
         with ExitStack() as watching:
             for name in components:
@@ -260,7 +262,7 @@ class TextToImage:
             return self.pipeline(**self.given(items), generator=generators, output_type=output, **arguments).images
 
     def _schedule(self, name: Any) -> None:
-        """Let the named scheduler paint, made of the model's own one's training schedule; without a name, the model's own."""
+        """Let the named scheduler generate, made of the model's own one's training schedule; without a name, the model's own."""
         if name not in self._schedulers:
             changed = changes(config_of(self.artifact), name)
             kind = find_class("diffusers", changed.pop("_class_name"), self.artifact.path / INDEX)
@@ -317,7 +319,7 @@ def standing_in(module: torch.nn.Module, name: str, function: Callable[..., Any]
 
 
 def noise_source(seed: int, noise_id: str) -> torch.Generator:
-    """A generator seeded by both, so that a picture's noise is independent of batch size and position; on the processor, so that
+    """A generator seeded by both, so that an image's noise is independent of batch size and position; on the processor, so that
     it is the same on every device."""
     digest = hashlib.sha256(f"{seed}:{noise_id}".encode()).digest()
     return torch.Generator(CPU).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -1,4 +1,4 @@
-"""Whether a module is still what its graphs were taken of, told in some microseconds a call.
+"""Whether a module is still what its graphs were taken of, reported in some microseconds a call.
 
 A graph reads weights where they lay, and runs no hook again. Hooks, exchanged parts and moved weights must be seen, and asking each of
 some thousand parts in Python would take longer than the graph saves.

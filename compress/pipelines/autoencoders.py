@@ -1,4 +1,4 @@
-"""The autoencoder of a pipeline, told from configs and source alone: what the pipeline reads of it, how it scales latents for it,
+"""The autoencoder of a pipeline, read from configs and source alone: what the pipeline reads of it, how it scales latents for it,
 and the config of a smaller one that stock pipelines take in its place."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from compress.pipelines.index import class_of
 
 VAE = "vae"
 TINY = "AutoencoderTiny"
-TEACHERS = ("AutoencoderKL", "AutoencoderDC", TINY)  # of one picture, whose latents are one grid
+TEACHERS = ("AutoencoderKL", "AutoencoderDC", TINY)  # of one image, whose latents are one grid
 READ = re.compile(r"\bself\.vae\.(config\.)?(\w+)|\bgetattr\(self\.vae\.config, \"(\w+)\"")
 ASKED = re.compile(r"hasattr\(self\.vae\.config, \"(\w+)\"\)")  # a pipeline goes without what it asks for first
 MEAN, STD, SHIFT, SCALE = "latents_mean", "latents_std", "shift_factor", "scaling_factor"
@@ -73,7 +73,7 @@ def reads_more(artifact: Artifact) -> str:
 
 
 def tiny_config(config: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """The config of an AutoencoderTiny for the pictures and latents of a VAE.
+    """The config of an AutoencoderTiny for the images and latents of a VAE.
 
     Its latents are the pipeline's own: it scales and shifts nothing, whatever the VAE did.
     """

@@ -1,4 +1,4 @@
-"""What a pipeline takes of the arguments it is called with, told from its class's source: negative prompt, size, scheduler, steps."""
+"""What a pipeline takes of the arguments it is called with, read from its class's source: negative prompt, size, scheduler, steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compress.artifact import SCHEDULER, Artifact
 from compress.machine.library_classes import source_of
 from compress.pipelines.image_sizes import SIDES, own_size, size_faults
 from compress.pipelines.index import class_of
-from compress.pipelines.schedulers import changes, config_of, faults, foreign, left_out, named_config, told
+from compress.pipelines.schedulers import changes, config_of, faults, foreign, left_out, named_config, reported
 from compress.tasks import Fault
 
 NEGATIVE = "negative_prompt"
@@ -39,7 +39,7 @@ def call_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
     steps = call.get(STEPS, (takes or {}).get(STEPS))
     yield from _scheduler_faults(kind, artifact, call, steps)
     sized = artifact.calling(**call)
-    yield from (Fault(side, said, fix) for side, said, fix in size_faults(sized))
+    yield from (Fault(side, message, fix) for side, message, fix in size_faults(sized))
     yield from _engine_faults(artifact, call, takes or {})
 
 
@@ -77,17 +77,17 @@ def _ignored_prompt(
     found = GUIDED.search(source_of(kind, "pipelines"))
     above = float(found["above"]) if found and scale == GUIDANCE else 1.0
     if scale in takes and isinstance(given, int | float) and given <= above:
-        said = f"{kind} ignores a negative prompt unless {scale} is above {above:g}, and it is {given:g}"
+        message = f"{kind} ignores a negative prompt unless {scale} is above {above:g}, and it is {given:g}"
         distilled = "leave negative_prompt out: this pipeline's guidance is distilled into the model"
         fix = distilled if scale == TRUE_GUIDANCE else f"leave negative_prompt out, or set guidance above {above:g}"
-        yield Fault(NEGATIVE, said, fix)
+        yield Fault(NEGATIVE, message, fix)
     elif artifact.main and artifact.known_config(artifact.main).get("time_cond_proj_dim"):
-        said = f"`{artifact.main}` is told its guidance (time_cond_proj_dim) and ignores a negative prompt"
-        yield Fault(NEGATIVE, said, "leave negative_prompt out")
+        message = f"`{artifact.main}` takes its guidance as an input (time_cond_proj_dim) and ignores a negative prompt"
+        yield Fault(NEGATIVE, message, "leave negative_prompt out")
 
 
 def _scheduler_faults(kind: str, artifact: Artifact, call: Mapping[str, Any], steps: object) -> Iterator[Fault]:
-    """Why the scheduler, the model's own or a named one, cannot do what is asked for; what it never can is told with the model."""
+    """Why the scheduler, the model's own or a named one, cannot do what is asked for; what it never can is reported with the model."""
     config, name = config_of(artifact), call.get(SCHEDULER)
     if name and not config:
         yield Fault(
@@ -107,12 +107,12 @@ def lost_settings(artifact: Artifact, call: Mapping[str, Any]) -> str:
     """Which settings of the model's own scheduler the one that is named in its place does not take, in words; "" where none."""
     config, name = config_of(artifact), call.get(SCHEDULER)
     changed = changes(config, name) if name else {}
-    return told(config, changed) if name and left_out(config, changed["_class_name"]) else ""
+    return reported(config, changed) if name and left_out(config, changed["_class_name"]) else ""
 
 
 def _engine_faults(artifact: Artifact, call: Mapping[str, Any], takes: Mapping[str, object]) -> Iterator[Fault]:
-    """Sizes that no engine of the pipeline was built for: each that sees a picture is built for one, the size that the model is
-    meant to paint."""
+    """Sizes that no engine of the pipeline was built for: each that sees an image is built for one, the size that the model is
+    meant to generate."""
     seeing = [name for name in (artifact.main, "vae") if name in artifact.components]
     engines = [name for name in seeing if artifact.components[name].format != "torch"]
     built = {side: artifact.settings.call.get(side) or takes.get(side) or own_size(artifact) for side in SIDES}
@@ -121,6 +121,6 @@ def _engine_faults(artifact: Artifact, call: Mapping[str, Any], takes: Mapping[s
         if asked is None or asked == built[side]:
             continue
         meant = f"of {side} {built[side]}" if built[side] else "of the pipeline's own size"
-        said = f"{side} {asked} is asked for, and the engine of `{engines[0]}` is built for pictures {meant}"
+        message = f"{side} {asked} is asked for, and the engine of `{engines[0]}` is built for images {meant}"
         size = ", ".join(f"{one}: {call[one]}" for one in SIDES if call.get(one))
-        yield Fault(side, said, f"put `- accelerate.size: {{{size}}}` in front of the stage that builds it")
+        yield Fault(side, message, f"put `- accelerate.size: {{{size}}}` in front of the stage that builds it")

@@ -1,4 +1,4 @@
-"""Which heights and widths a pipeline can paint, told from its parts' configs and from the check in its own class's source."""
+"""Which heights and widths a pipeline can generate, read from its parts' configs and from the check in its own class's source."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIXED = re.compile(
     r"self\.vae_scale_factor = (\d+)$", re.MULTILINE
 )  # as a few pipelines have it, whatever their VAE says
 DEFAULT = re.compile(r"self\.default_sample_size = (\d+)$", re.MULTILINE)  # as those that no config tells
-BINNED = "use_resolution_binning"  # such pipelines paint the nearest size that they know, and resize it
+BINNED = "use_resolution_binning"  # such pipelines generate the nearest size that they know, and resize it
 
 KNOWN = re.compile(r"[\[(](\d{3,4})(?:\.0)?, (\d{3,4})(?:\.0)?[\])]")  # sizes, as they list them
 ALIKE = 0.1  # share of their pixels by which the sizes of one list differ
@@ -28,37 +28,37 @@ SIZED = re.compile(r"transformer\.config\.sample_size == (\d+)")  # as they ask 
 
 
 def size_problems(artifact: Artifact) -> Iterator[Problem]:
-    """Sizes of an artifact's own call that its pipeline cannot paint."""
-    told = artifact.path / MANIFEST
-    for _, said, fix in size_faults(artifact):
-        yield Problem(str(told if told.is_file() else artifact.path), said, fix)
+    """Sizes of an artifact's own call that its pipeline cannot generate."""
+    reported = artifact.path / MANIFEST
+    for _, message, fix in size_faults(artifact):
+        yield Problem(str(reported if reported.is_file() else artifact.path), message, fix)
 
 
 def size_faults(artifact: Artifact) -> Iterator[tuple[str, str, str]]:
     """Sizes of a call that its pipeline refuses, cuts down, or has no table or positions for: the argument, what is wrong, and
-    the nearest that it paints."""
+    the nearest that it generates."""
     call, multiple = artifact.settings.call, size_multiple(artifact)
     most = _largest(artifact)
     if call.get(BINNED, True) and (known := unbinned(artifact)):
-        said = f"`{artifact.main}` has a sample_size with no table of picture sizes (there are some for {', '.join(map(str, known))})"
-        yield BINNED, said, f'write "{BINNED}": false among the arguments of its call, in {MANIFEST}'
+        message = f"`{artifact.main}` has a sample_size with no table of image sizes (there are some for {', '.join(map(str, known))})"
+        yield BINNED, message, f'write "{BINNED}": false among the arguments of its call, in {MANIFEST}'
     for side in SIDES:
         asked = call.get(side)
         if asked is None:
             continue
         if type(asked) is not int or asked < 1:
-            said = f"{side} is {asked!r}, and a picture has a whole number of pixels"
-            yield side, said, "give one, or leave it out"
+            message = f"{side} is {asked!r}, and an image has a whole number of pixels"
+            yield side, message, "give one, or leave it out"
         elif most and asked > most:
             yield side, f"{side} {asked} is more than the positions of `{artifact.main}` reach", f"at most {most}"
         elif asked % multiple:
             near = max(multiple, round(asked / multiple) * multiple)
-            said = f"{side} {asked} cannot be painted: it is no multiple of {multiple}"
-            yield side, said, f"{near} is the nearest"
+            message = f"{side} {asked} cannot be generated: it is no multiple of {multiple}"
+            yield side, message, f"{near} is the nearest"
 
 
 def unbinned(artifact: Artifact) -> tuple[int, ...]:
-    """The sample sizes that a pipeline has tables of picture sizes for, where its model's own is none of them: it paints only with
+    """The sample sizes that a pipeline has tables of image sizes for, where its model's own is none of them: it generates only with
     `use_resolution_binning` off. () where it has one, or asks for none."""
     source, own = _source(artifact), artifact.known_config(artifact.main).get("sample_size") if artifact.main else None
     known = (
@@ -68,12 +68,12 @@ def unbinned(artifact: Artifact) -> tuple[int, ...]:
 
 
 def bins(artifact: Artifact) -> bool:
-    """Whether its pipeline paints the nearest size that it knows, and resizes that to the one that is asked for."""
+    """Whether its pipeline generates the nearest size that it knows, and resizes that to the one that is asked for."""
     return BINNED in _source(artifact) and bool(artifact.settings.call.get(BINNED, True))
 
 
 def resized(artifact: Artifact, height: int, width: int) -> bool:
-    """Whether another number of pixels is painted than these, which the picture is then resized to: neither its time nor its detail
+    """Whether another number of pixels is generated than these, which the image is then resized to: neither its time nor its detail
     goes with them."""
     if not bins(artifact):
         return False
@@ -84,7 +84,7 @@ def resized(artifact: Artifact, height: int, width: int) -> bool:
 
 
 def own_size(artifact: Artifact) -> int:
-    """How high and wide a pipeline paints where a call does not say; 0 where nobody knows."""
+    """How high and wide a pipeline generates where a call does not say; 0 where nobody knows."""
     stated = DEFAULT.search(_source(artifact))
     known = artifact.known_config(artifact.main).get("sample_size") if artifact.main else None
     latents = int(stated[1]) if stated else known
@@ -97,7 +97,7 @@ def _source(artifact: Artifact) -> str:
 
 
 def size_multiple(artifact: Artifact) -> int:
-    """What a picture's sides are multiples of; 1 where any size will do, or nothing is known."""
+    """What an image's sides are multiples of; 1 where any size will do, or nothing is known."""
     source = _source(artifact)
     if bins(artifact):
         return 1

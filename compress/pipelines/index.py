@@ -1,4 +1,4 @@
-"""What `model_index.json` says of a diffusers pipeline: its components, and what it takes and gives beside text and pictures."""
+"""What `model_index.json` says of a diffusers pipeline: its components, and what it takes and gives beside text and images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from compress.artifact import DENOISERS, Component, read_json
 from compress.errors import ModelError
 
 INDEX = "model_index.json"
-# Words in diffusers' class names: of pipelines that are given more than text, and of those that give other than pictures.
+# Words in diffusers' class names: of pipelines that are given more than text, and of those that give other than images.
 OTHER_INPUTS = ("Img2Img", "Inpaint", "Control", "Upscale", "Pix2Pix", "Edit", "Variation", "SuperResolution", "Fill")
 OTHER_OUTPUTS = ("Video", "Audio", "Animate", "Motion", "Temporal", "3D", "1D")
-# Parts that judge or mark pictures rather than paint them: they would change what is measured, and are never opened.
+# Parts that judge or mark images rather than generate them: they would change what is measured, and are never opened.
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 NO_TEXT = ("UNet2DModel", "DiTTransformer2DModel")  # denoisers that no text reaches
 
@@ -33,8 +33,8 @@ class Pipeline:
         return next((self.components[name].kind for name in DENOISERS if name in self.components), "")
 
     @property
-    def paints(self) -> bool:
-        """Whether it has a denoiser that text reaches, and gives pictures."""
+    def generates(self) -> bool:
+        """Whether it has a denoiser that text reaches, and gives images."""
         other = any(word in self.kind or word in self.denoiser for word in OTHER_OUTPUTS)
         return bool(self.denoiser) and not other and not any(word in self.denoiser for word in NO_TEXT)
 

@@ -1,4 +1,4 @@
-"""What `model_index.json` names held against what the folders hold: parts that are not there, or are of another make."""
+"""What `model_index.json` names compared with what the folders hold: parts that are not there, or are of another make."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from compress.pipelines.schedulers import config_of, left_out
 
 FETCH = "fetch the folder again, or save the pipeline again with save_pretrained"
 FLOW = "Flow"  # how the classes begin that go along a flow
-SPARED = {"StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3")}  # what a pipeline paints texts without as well
-PRE = ("Processor", "Extractor")  # in names of classes that make pictures ready, and have no config.json
+SPARED = {
+    "StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3")
+}  # what a pipeline generates texts without as well
+PRE = ("Processor", "Extractor")  # in names of classes that make images ready, and have no config.json
 LEGACY = "Transformer2DModel"  # how diffusers once called all that end so
 KIN = frozenset({"t5", "mt5", "umt5"})  # one class opens them all
 
@@ -25,8 +27,8 @@ def part_problems(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Prob
         part = artifact.components.get(name)
         if name in LEFT_OUT or (part and part.format != "torch"):
             continue
-        if said := _lacking(artifact, name, kind):
-            yield Problem(str(artifact.path / INDEX), f"names `{name}` ({kind}), and {said}", _remedy(name, index))
+        if message := _lacking(artifact, name, kind):
+            yield Problem(str(artifact.path / INDEX), f"names `{name}` ({kind}), and {message}", _remedy(name, index))
         elif name == SCHEDULER:
             yield from _scheduler(artifact, kind)
         elif part:
@@ -47,7 +49,7 @@ def _lacking(artifact: Artifact, name: str, kind: str) -> str:
 
 def _remedy(name: str, index: Mapping[str, Any]) -> str:
     if name in SPARED.get(str(index.get("_class_name", "")), ()):
-        return f'{FETCH}; to paint without it, write "{name}": [null, null] there'
+        return f'{FETCH}; to generate without it, write "{name}": [null, null] there'
     return FETCH
 
 
@@ -60,8 +62,8 @@ def _scheduler(artifact: Artifact, kind: str) -> Iterator[Problem]:
         yield from error.problems
         return
     if isinstance(own, str) and own.startswith(FLOW) != kind.startswith(FLOW) and has_class(kind, "diffusers"):
-        said = f"holds the settings of {own}, and {INDEX} names {kind}, which would leave what it does not know at its defaults"
-        yield Problem(str(artifact.path / SCHEDULER_CONFIG), said, _meant("scheduler", own, kind))
+        message = f"holds the settings of {own}, and {INDEX} names {kind}, which would leave what it does not know at its defaults"
+        yield Problem(str(artifact.path / SCHEDULER_CONFIG), message, _meant("scheduler", own, kind))
 
 
 def sampled_otherwise(artifact: Artifact) -> str:
@@ -73,8 +75,8 @@ def sampled_otherwise(artifact: Artifact) -> str:
     lost = left_out(own, kind) if own and _plain(str(own.get("_class_name", ""))) != _plain(kind) else ()
     if not lost:
         return ""
-    said = f"{INDEX} names {kind}, and {SCHEDULER_CONFIG} holds the settings of {own['_class_name']}"
-    return f"{said}, of which it takes no {', '.join(lost)}: if that is not meant, name {own['_class_name']} there"
+    message = f"{INDEX} names {kind}, and {SCHEDULER_CONFIG} holds the settings of {own['_class_name']}"
+    return f"{message}, of which it takes no {', '.join(lost)}: if that is not meant, name {own['_class_name']} there"
 
 
 def _other_make(artifact: Artifact, name: str, library: str, kind: str) -> Iterator[Problem]:

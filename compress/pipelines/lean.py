@@ -1,7 +1,7 @@
-"""Where a text-to-image pipeline has a lean call: a loop that paints the stock pipeline's very pictures without most of its Python.
+"""Where a text-to-image pipeline has a lean call: a loop that generates the stock pipeline's very images without most of its Python.
 
 A stock call asks each module for its device and its hooks, reads signatures, makes its schedule anew, tokenizes twice and draws a progress
-bar: some milliseconds, which two steps behind an engine feel. Told from JSON and the class's source; `opening/lean.py` runs it.
+bar: some milliseconds, which two steps behind an engine feel. Read from JSON and the class's source; `opening/lean.py` runs it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MORE: Mapping[str, frozenset[str]] = {
 }
 # Settings under which a scheduler's steps are others than those that are walked here.
 UNUSUAL = ("thresholding", "stochastic_sampling", "invert_sigmas", "use_flow_sigmas")
-FIX = "leave the lean call out (the stage accelerate.call, or lean=True): the stock call paints it"
+FIX = "leave the lean call out (the stage accelerate.call, or lean=True): the stock call generates it"
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -63,13 +63,13 @@ def no_lean_call(kind: str, scheduler: str, config: Mapping[str, Any]) -> str:
 
 def without_lean_call(artifact: Artifact, call: Mapping[str, Any]) -> str:
     """Why an artifact that is called so has no lean call, or "": its class, its scheduler or the one that is named in its place, and
-    a denoiser that is told its guidance."""
+    a denoiser that takes its guidance as an input."""
     kind = class_of(artifact.path)
     config = named_config(config_of(artifact), call.get(SCHEDULER))
     if why := no_lean_call(kind, str(config.get("_class_name", "")), config):
         return why
-    told = artifact.main and artifact.known_config(artifact.main).get("time_cond_proj_dim")
-    return f"`{artifact.main}` is told its guidance (time_cond_proj_dim)" if told else ""
+    reported = artifact.main and artifact.known_config(artifact.main).get("time_cond_proj_dim")
+    return f"`{artifact.main}` takes its guidance as an input (time_cond_proj_dim)" if reported else ""
 
 
 def lean_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:

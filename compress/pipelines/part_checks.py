@@ -1,4 +1,4 @@
-"""Parts of one pipeline held against each other, told from their configs: what would fail, or paint noise, once it is called."""
+"""Parts of one pipeline compared with each other, read from their configs: what would fail, or generate noise, once it is called."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POOLED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "StableDiffusionXLPipeline": {"projection_class_embeddings_input_dim": ("text_encoder_2",)},
     "StableDiffusion3Pipeline": {"pooled_projection_dim": ("text_encoder", "text_encoder_2")},
 }
-TIMES = 6  # numbers that SDXL says a picture's sizes and crop in, each embedded beside the pooled text
+TIMES = 6  # numbers that SDXL says an image's sizes and crop in, each embedded beside the pooled text
 PACKED = 4  # FLUX and its like lay two by two latents into one token
 UNPACKED = (
     "UNet2DConditionModel",
@@ -68,10 +68,10 @@ def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
         type_ = "" if name == SCHEDULER else str(artifact.config(name).get("model_type", ""))
         if not has_class(wanted, library, type_):
             own = library not in ("diffusers", "transformers")
-            said = f"`{name}` is of a class {library}.{wanted}"
+            message = f"`{name}` is of a class {library}.{wanted}"
             why = "which is Python code of its own" if own else f"which {library} does not have"
             yield Problem(
-                place, f"{said}, {why}", OWN_CODE if own else f"upgrade {library}, or give a model that it has"
+                place, f"{message}, {why}", OWN_CODE if own else f"upgrade {library}, or give a model that it has"
             )
 
 
@@ -89,10 +89,10 @@ def _latents(artifact: Artifact) -> Iterator[Problem]:
     ):
         if not isinstance(found := config.get(field), int) or found in fits:
             continue
-        said = f"`{main}` {does} {found} channels ({field}), and the VAE makes latents of {made} (latent_channels)"
+        message = f"`{main}` {does} {found} channels ({field}), and the VAE makes latents of {made} (latent_channels)"
         beside = field == "in_channels" and found in (8, 9)
-        hint = "9 and 8 channels are models that are given a picture beside the text" if beside else SAVED
-        yield Problem(str(artifact.folder(main) / "config.json"), said, hint)
+        hint = "9 and 8 channels are models that are given an image beside the text" if beside else SAVED
+        yield Problem(str(artifact.folder(main) / "config.json"), message, hint)
 
 
 def _widths(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
@@ -112,8 +112,10 @@ def _widths(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
             continue
         if sum(filter(None, made)) != wanted:
             widths = " + ".join(map(str, made))
-            said = f"`{artifact.main}` reads texts {wanted} wide ({field}), and {' and '.join(encoders)} write {widths}"
-            yield Problem(str(artifact.folder(artifact.main) / "config.json"), said, SAVED)
+            message = (
+                f"`{artifact.main}` reads texts {wanted} wide ({field}), and {' and '.join(encoders)} write {widths}"
+            )
+            yield Problem(str(artifact.folder(artifact.main) / "config.json"), message, SAVED)
 
 
 def _projection(config: Mapping[str, Any]) -> int | None:

@@ -1,4 +1,4 @@
-"""What diffusers' schedulers can do, told from a scheduler's config and the installed library's source: which settings a class
+"""What diffusers' schedulers can do, read from a scheduler's config and the installed library's source: which settings a class
 takes, and which cannot work together. Importing one takes seconds."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EXACT = (
 )
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 DATA_SOLVERS = ("dpmsolver++", "sde-dpmsolver++")  # those that can step to where no noise is left
-ONE_STEP = "if num_inference_steps == 1:"  # in pipelines which then paint what the scheduler says lies at the end
+ONE_STEP = "if num_inference_steps == 1:"  # in pipelines which then generate what the scheduler says lies at the end
 WARM_UP = 4  # the steps that PNDM's Runge-Kutta start takes
 
 
@@ -49,14 +49,14 @@ class SchedulerClass:
     defaults: the settings that it takes, with their defaults.
     schedules: the values of `beta_schedule` that it knows.
     spaced: whether `timestep_spacing` says where its steps lie.
-    foresees: whether a step tells beside what comes next also what lies at the end.
+    forecasts: whether a step tells beside what comes next also what lies at the end.
     predictions: the values of `prediction_type` that its steps go by; none where it reads them in a way of its own.
     """
 
     defaults: Mapping[str, object]
     schedules: frozenset[str]
     spaced: bool
-    foresees: bool
+    forecasts: bool
     predictions: frozenset[str]
 
     def value(self, config: Mapping[str, Any], name: str) -> Any:
@@ -79,9 +79,9 @@ def read_class(kind: str) -> SchedulerClass | None:
     spaced = any(isinstance(n, ast.Attribute) and n.attr == "timestep_spacing" for n in ast.walk(found))
     returns = ast.walk(methods["step"]) if "step" in methods else iter(())
     given_back = (n.value for n in returns if isinstance(n, ast.Return))
-    foresees = any(isinstance(value, ast.Tuple) and len(value.elts) > 1 for value in given_back)
+    forecasts = any(isinstance(value, ast.Tuple) and len(value.elts) > 1 for value in given_back)
     schedules, predictions = frozenset(_compared(made, "beta_schedule")), frozenset(_predictions(found))
-    return SchedulerClass(defaults, schedules, spaced, foresees, predictions)
+    return SchedulerClass(defaults, schedules, spaced, forecasts, predictions)
 
 
 def _constant(value: ast.expr) -> object:
@@ -122,23 +122,25 @@ def config_of(artifact: Artifact) -> Mapping[str, Any]:
 
 
 def faults(config: Mapping[str, Any], place: str, steps: object = None, pipeline: str = "") -> Iterator[Problem]:
-    """Why a scheduler cannot paint, as far as its config and class tell.
+    """Why a scheduler cannot generate, as far as its config and class tell.
 
     Args:
         config: what its scheduler_config.json says.
-        steps: denoising steps, where they are known; else only what fails in any number is told.
-        pipeline: the class of the pipeline that it paints in.
+        steps: denoising steps, where they are known; else only what fails in any number is reported.
+        pipeline: the class of the pipeline that it generates in.
     """
     kind = str(config.get("_class_name", ""))
     if (known := read_class(kind)) is None:
         return
-    for said, fix in (*_schedule_faults(kind, known, config), *_last_step_faults(kind, known, config, steps)):
-        yield Problem(place, said, fix)
+    for message, fix in (*_schedule_faults(kind, known, config), *_last_step_faults(kind, known, config, steps)):
+        yield Problem(place, message, fix)
     if isinstance(steps, int) and (why := _too_many(kind, known, config, steps)):
         yield Problem(place, f"{kind} cannot do {steps} steps: {why[0]}", why[1])
-    if steps == 1 and not known.foresees and ONE_STEP in source_of(pipeline, "pipelines"):
-        said = f"{pipeline} paints one step only with a scheduler that tells what lies at its end, and {kind} does not"
-        yield Problem(place, said, "ask for two steps, or for another scheduler, such as lcm")
+    if steps == 1 and not known.forecasts and ONE_STEP in source_of(pipeline, "pipelines"):
+        message = (
+            f"{pipeline} generates one step only with a scheduler that tells what lies at its end, and {kind} does not"
+        )
+        yield Problem(place, message, "ask for two steps, or for another scheduler, such as lcm")
 
 
 def _schedule_faults(kind: str, known: SchedulerClass, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -148,10 +150,10 @@ def _schedule_faults(kind: str, known: SchedulerClass, config: Mapping[str, Any]
         yield f"{kind} knows no beta_schedule {schedule}", f"it knows {', '.join(sorted(known.schedules))}"
     ends = not known.spaced or of("timestep_spacing") in ("trailing", "linspace")
     if kind in EXACT and ends and of("rescale_betas_zero_snr") and of("prediction_type") == "epsilon":
-        said = (
+        message = (
             "rescale_betas_zero_snr with prediction_type epsilon divides by zero where the schedule holds noise alone"
         )
-        yield said, "set rescale_betas_zero_snr to false, or give a model that predicts velocity (v_prediction)"
+        yield message, "set rescale_betas_zero_snr to false, or give a model that predicts velocity (v_prediction)"
     if known.predictions and (predicts := of("prediction_type")) not in known.predictions:
         others = ", ".join(NAMED[name] for name in _takers(str(predicts)))
         instead = f"give the model a scheduler that takes {predicts}: {others}" if others else "say what it predicts"
@@ -171,8 +173,8 @@ def _last_step_faults(
     if of("final_sigmas_type") != "zero":
         return
     if kind.startswith("DPMSolver") and (solver := of("algorithm_type")) not in DATA_SOLVERS:
-        said = f"algorithm_type {solver} cannot step to no noise at all (final_sigmas_type zero)"
-        yield said, "set final_sigmas_type to sigma_min, or algorithm_type to dpmsolver++"
+        message = f"algorithm_type {solver} cannot step to no noise at all (final_sigmas_type zero)"
+        yield message, "set final_sigmas_type to sigma_min, or algorithm_type to dpmsolver++"
     if kind == "UniPCMultistepScheduler":
         lacks = {
             "with solver_type bh1": of("solver_type") == "bh1",
@@ -180,8 +182,8 @@ def _last_step_faults(
             "without lower_order_final": several and not of("lower_order_final") and of("solver_order") != 1,
         }
         if lacking := " and ".join(name for name, there in lacks.items() if there):
-            said = f"UniPC divides by zero when it steps to no noise at all (final_sigmas_type zero) {lacking}"
-            yield said, "set final_sigmas_type to sigma_min, or solver_type to bh2, the two others to true"
+            message = f"UniPC divides by zero when it steps to no noise at all (final_sigmas_type zero) {lacking}"
+            yield message, "set final_sigmas_type to sigma_min, or solver_type to bh2, the two others to true"
 
 
 def _too_many(kind: str, known: SchedulerClass, config: Mapping[str, Any], steps: int) -> tuple[str, str] | None:
@@ -247,10 +249,10 @@ def named_config(config: Mapping[str, Any], name: str | None) -> Mapping[str, An
     return {**config, **changes(config, name)} if name else config
 
 
-def told(config: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
-    """What will paint, and which settings of the model's own scheduler it cannot take over."""
+def reported(config: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
+    """What will generate, and which settings of the model's own scheduler it cannot take over."""
     kind, own = str(changed["_class_name"]), config.get("_class_name")
-    said = ", ".join(f"{n} {v}" for n, v in changed.items() if n != "_class_name" and config.get(n) != v)
+    message = ", ".join(f"{n} {v}" for n, v in changed.items() if n != "_class_name" and config.get(n) != v)
     lost = left_out(config, kind)
     gone = f"; it takes no {', '.join(lost)}, which the model's own {own} is set to" if lost else ""
-    return f"{kind}{f' ({said})' if said else ''}{gone}"
+    return f"{kind}{f' ({message})' if message else ''}{gone}"

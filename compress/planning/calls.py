@@ -40,19 +40,19 @@ def lineage_since(artifact: Artifact, baseline: Artifact) -> tuple[Made, ...]:
 def call_beside(artifact: Artifact, made: Iterable[Made], baseline: Artifact, call: Call) -> dict[str, Any]:
     """The arguments of an artifact that stands beside a baseline which is called with `call`.
 
-    What it is meant to be called with wins over whatever the recipe says of the baseline: a student taught to paint in four
+    What it is meant to be called with wins over whatever the recipe says of the baseline: a student taught to generate in four
     steps without guidance does so. What it took over from the original unchanged, and what it leaves open, goes as there.
     """
     original, meant = baseline.settings.call, artifact.settings.call
     called = find_task(artifact.task).arguments(original)
-    set_, within = _said(made, called)
+    set_, within = _message(made, called)
     own = {n: v for n, v in meant.items() if n in set_ or n not in original or original[n] != v}
     # What a stage wrote into the model's files, as a scheduler, is no argument any more: the baseline's would undo it.
     shared = {n: v for n, v in call.items() if n in called.values() and (n in meant or n not in within)}
     return {**meant, **shared, **own}
 
 
-def _said(made: Iterable[Made], called: Mapping[str, str]) -> tuple[set[str], set[str]]:
+def _message(made: Iterable[Made], called: Mapping[str, str]) -> tuple[set[str], set[str]]:
     """The arguments of a call that stages have parameters for, also where they set the very value that the original had; and
     those of them that were given a value."""
     known = (one for one in made if one.stage in stage_names() and "settings" in find_stage(one.stage).effects)
@@ -90,9 +90,9 @@ def candidate_problems(
     chain = _chain(nodes)
     candidate, places = chain[-1].expected, asked_places(recipe, source)
     base, call = planned_calls(recipe, source, nodes)
-    told = {fault.message for fault in _faults(source, base)}
+    reported = {fault.message for fault in _faults(source, base)}
     for problem in call_problems(candidate, call, places, chain[-1].place):
-        if problem.message not in told:
+        if problem.message not in reported:
             yield Problem(problem.place, f"{who}: {problem.message}", problem.fix)
 
 

@@ -1,4 +1,4 @@
-"""What a plan warns of: it can run, and may not do what was meant. Told by `check` and `plan`, and by a run before its first stage."""
+"""What a plan warns of: it can run, and may not do what was meant. Known from `check` and `plan`, and by a run before its first stage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def cautions(recipe: Recipe, source: Source, data: Mapping[str, Data], stages: I
     if evaluated := data.get("evaluate"):
         yield from data_cautions(evaluated, recipe.evaluate, recipe.gates)
     if source.fusion:
-        yield from _idle_adapters(source.fusion)
+        yield from _unavailable_adapters(source.fusion)
     if otherwise := sampled_otherwise(source.artifact):
         yield otherwise
     if far := beyond_training(source.artifact, recipe.evaluate, recipe.evaluate.metrics):
@@ -55,7 +55,7 @@ def data_cautions(data: Data, spec: EvalSpec, gates: Iterable[str]) -> Iterator[
         yield f"{data.source} is 1 document: {ONE_DOCUMENT}"
 
 
-def _idle_adapters(fusion: Fusion) -> Iterator[str]:
+def _unavailable_adapters(fusion: Fusion) -> Iterator[str]:
     """Adapters that are multiplied by nothing."""
     for adapter, place in zip(fusion.adapters, fusion.places, strict=True):
         if adapter.strength == 0 and not any(MAGNITUDE in name for name in adapter.header.tensors):

@@ -45,17 +45,15 @@ def control_problems(recipe: Recipe, source: Artifact | None, nodes: Sequence[No
     yield from naming_problems(named, [step.id for step in recipe.stages])
     held = held_to(recipe.evaluate, recipe.gates)
     if named and not held:
-        said = "controls: no metric is gated and none is a speed, so that there is nothing to hold a control to"
-        yield Problem(whole, said, "give a gate, or add latency to evaluate.metrics")
+        message = "controls: no metric is gated and none is a speed, so that there is nothing to hold a control to"
+        yield Problem(whole, message, "give a gate, or add latency to evaluate.metrics")
     index_of = {node.id: index for index, node in enumerate(nodes)}
     running = [name for name in held if name != "size"]
     for name, place in named:
         if source is None or name not in index_of:
             continue
         until = nodes[: index_of[name] + 1]
-        if running and (idle := until[-1].idle):
-            said = (
-                f"control `{name}`: {', '.join(running)} need{'s' * (len(running) == 1)} the model to run, and {idle}"
-            )
-            yield Problem(place, said, "take it out of evaluate.controls, or run the recipe where it can")
+        if running and (unavailable := until[-1].unavailable):
+            message = f"control `{name}`: {', '.join(running)} need{'s' * (len(running) == 1)} the model to run, and {unavailable}"
+            yield Problem(place, message, "take it out of evaluate.controls, or run the recipe where it can")
         yield from candidate_problems(recipe, source, until, f"the control `{name}`")

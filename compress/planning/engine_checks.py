@@ -12,20 +12,22 @@ from compress.recipe.values import EvalSpec, Recipe, StepSpec
 from compress.tasks import COST, OF_ITEMS, Size
 
 
-def engine_problems(recipe: Recipe, artifact: Artifact, stages: Mapping[str, Stage], idle: str) -> list[Problem]:
+def engine_problems(recipe: Recipe, artifact: Artifact, stages: Mapping[str, Stage], unavailable: str) -> list[Problem]:
     """What keeps the candidate from being measured as the recipe asks.
 
     Args:
         artifact: the source model.
         stages: by the id of the step; a step with problems of its own has none.
-        idle: why the candidate cannot run on this machine, or "".
+        unavailable: why the candidate cannot run on this machine, or "".
     """
     metrics = list(recipe.evaluate.metrics)
     running = [name for name in metrics if name != "size"]
-    if running and idle:
+    if running and unavailable:
         place = recipe.place.get(f"evaluate.metrics.{metrics.index(running[0])}", recipe.place.get("evaluate", ""))
         what = f"{', '.join(running)} need{'s' * (len(running) == 1)} the model to run"
-        return [Problem(place, f"{what}, and {idle}", "evaluate.metrics: [size], or run the recipe where it can")]
+        return [
+            Problem(place, f"{what}, and {unavailable}", "evaluate.metrics: [size], or run the recipe where it can")
+        ]
     known = [(step, stages[step.id]) for step in recipe.stages if step.id in stages]
     profiles = [(step, profile) for step, stage in known if (profile := _profile(step, stage))]
     return [p for step, profile in profiles for p in _outside(recipe, artifact, step, profile)]

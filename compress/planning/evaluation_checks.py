@@ -58,29 +58,29 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
 
 
 def captions_alone(data: Data, task: Task) -> bool:
-    """Whether data are captions without pictures, which are all that most stages ask of a model that paints."""
+    """Whether data are captions without images, which are all that most stages ask of a model that generates."""
     file = Path(data.source)
     rows = data.kind == "texts" and file.suffix.lower() in ROWS
     return task.data == "captioned_images" and rows and file.name != METADATA
 
 
 def kind_problems(data: Data, task: Task, place: str = "", *, taught: bool = False) -> Iterator[Problem]:
-    """Data of another kind than a task is run on, as texts without pictures for a model that paints.
+    """Data of another kind than a task is run on, as texts without images for a model that generates.
 
     Args:
         taught: whether captions alone would do, were they rows.
     """
     if data.kind != task.data:
-        if task.data == "captioned_images" and (fix := _of_pictures(Path(data.source), taught)):
-            said = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
-            yield Problem(place, said, fix)
+        if task.data == "captioned_images" and (fix := _of_images(Path(data.source), taught)):
+            message = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
+            yield Problem(place, message, fix)
             return
         ways = " or ".join(layout.title for layout in LAYOUTS if layout.kind == task.data)
-        said = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
-        yield Problem(place, said, f"give {ways}, or a set of the zoo; `pare explain data` tells all")
+        message = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
+        yield Problem(place, message, f"give {ways}, or a set of the zoo; `pare explain data` tells all")
 
 
-def _of_pictures(file: Path, taught: bool) -> str:
+def _of_images(file: Path, taught: bool) -> str:
     """What to give in place of a file that holds captions alone, or ""."""
     if file.name == METADATA:
         return f"give its folder: {file.parent}"
@@ -102,10 +102,10 @@ def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, d
         yield Problem(place, why, "remove it")
     for field, wrong in faults(metric.params, recipe.evaluate.metrics[name]).items():
         where = recipe.place.get(f"evaluate.metrics.{list(recipe.evaluate.metrics).index(name)}.{field}", place)
-        yield Problem(where, f"{name}.{field}: {wrong.said}", wrong.fix)
+        yield Problem(where, f"{name}.{field}: {wrong.message}", wrong.fix)
     spec = recipe.evaluate
     if few := too_few(metric, spec.metrics[name], data, spec.samples, task.repeats(spec)):
-        yield Problem(place, few.said, few.fix)
+        yield Problem(place, few.message, few.fix)
     for library in metric.libraries:
         if not deps.version(library):
             extra = f"'pare[{metric.extra}]'" if metric.extra else library
@@ -126,18 +126,16 @@ def misfit(name: str, task: Task, data: Data | None) -> str:
 def too_long(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], *, decided: bool = False) -> str:
     """Why a model's table of positions does not reach as far as an evaluation writes, or ""; decided: whether calls are timed to decide
     about a step, too."""
-    said, learned = _far(artifact, spec, metrics, decided)
-    return said if learned else ""
+    message, learned = _far(artifact, spec, metrics, decided)
+    return message if learned else ""
 
 
 def beyond_training(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) -> str:
     """That an evaluation writes further than a model was trained to, which computes its positions and so goes on; or ""."""
-    said, learned = _far(artifact, spec, metrics, False)
-    if learned or not said:
+    message, learned = _far(artifact, spec, metrics, False)
+    if learned or not message:
         return ""
-    return (
-        f"{said} (max_position_embeddings): beyond them it is timed and scored on what it never learned; ask for fewer"
-    )
+    return f"{message} (max_position_embeddings): beyond them it is timed and scored on what it never learned; ask for fewer"
 
 
 def _far(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], decided: bool) -> tuple[str, bool]:
@@ -150,8 +148,8 @@ def _far(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], decided: bo
     most = config.get("max_position_embeddings") or config.get("n_positions")
     if not isinstance(most, int) or size <= most:
         return "", False
-    said = f"prompt_tokens and new_tokens are {size} together, and the model has {most} positions"
-    return said, has_learned_positions(str(config.get("model_type", "")))
+    message = f"prompt_tokens and new_tokens are {size} together, and the model has {most} positions"
+    return message, has_learned_positions(str(config.get("model_type", "")))
 
 
 def _foreign_settings(recipe: Recipe, task: Task) -> Iterator[Problem]:
@@ -165,17 +163,17 @@ def _foreign_settings(recipe: Recipe, task: Task) -> Iterator[Problem]:
             owners = [other for other in task_names() if name in _fields(find_task(other), kind)]
             if owners and task.name not in owners:
                 place = recipe.place.get(f"{prefix}.{name}", recipe.place.get("evaluate", ""))
-                said = f"{prefix}.{name} is a setting of {' and '.join(owners)}, and this model does {task.name}"
-                yield Problem(place, said, "remove it")
+                message = f"{prefix}.{name} is a setting of {' and '.join(owners)}, and this model does {task.name}"
+                yield Problem(place, message, "remove it")
 
 
 def _unused(recipe: Recipe, task: Task) -> Iterator[Problem]:
     """Parameters given for all metrics that none of these has; those of another task are refused already."""
     own = (name for name in unused(recipe.evaluate, recipe.evaluate.metrics) if name in task.settings.model_fields)
     for name in own:
-        said = f"evaluate.{name}: none of these metrics has it"
+        message = f"evaluate.{name}: none of these metrics has it"
         yield Problem(
-            recipe.place.get(f"evaluate.{name}", ""), said, f"remove it, or measure {', '.join(takers(name))}"
+            recipe.place.get(f"evaluate.{name}", ""), message, f"remove it, or measure {', '.join(takers(name))}"
         )
 
 

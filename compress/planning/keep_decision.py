@@ -1,4 +1,4 @@
-"""A step that says `keep: if_faster`, told before it runs and after: what keeps it from that, the decision's key, and its words in a report."""
+"""A step that says `keep: if_faster`, known before it runs and after: what keeps it from that, the decision's key, and its words in a report."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ MOST = 32  # models that a chain may leave, one for each outcome of the steps th
 PLANNED = "kept only if it is faster here"
 
 
-def problems(recipe: Recipe, step: StepSpec, stage: Stage, artifact: Artifact, idle: str) -> Iterator[Problem]:
+def problems(recipe: Recipe, step: StepSpec, stage: Stage, artifact: Artifact, unavailable: str) -> Iterator[Problem]:
     """Why a step cannot be kept only if it is faster.
 
     Args:
-        idle: why what it leaves cannot run on this machine, or "".
+        unavailable: why what it leaves cannot run on this machine, or "".
     """
     touched = stage.touches(artifact, step.params)
     parts = {name: artifact.components[name].format for name in touched if name in artifact.components}
     place = recipe.place.get(f"stages.{recipe.stages.index(step)}.{KEEP}", step.place)
     changed = [name for name, format in parts.items() if stage.leaves(format) != format]
     if changed:
-        said = f"{stage.name} makes another format of {', '.join(f'`{name}`' for name in changed)}"
+        message = f"{stage.name} makes another format of {', '.join(f'`{name}`' for name in changed)}"
         fix = f"remove `{KEEP}`; build.fastest keeps the fastest engine, torch among them"
-        yield Problem(place, f"{said}, and {KEEP}: {IF_FASTER} is for stages that keep formats", fix)
-    elif idle:
-        said = f"{KEEP}: {IF_FASTER} has to run what {stage.name} leaves, and {idle}"
-        yield Problem(place, said, f"remove `{KEEP}`, or run the recipe where it can")
+        yield Problem(place, f"{message}, and {KEEP}: {IF_FASTER} is for stages that keep formats", fix)
+    elif unavailable:
+        message = f"{KEEP}: {IF_FASTER} has to run what {stage.name} leaves, and {unavailable}"
+        yield Problem(place, message, f"remove `{KEEP}`, or run the recipe where it can")
 
 
 def decision_key(made: str, given: str, source: str, original: Artifact, recipe: Recipe, opening: Opening) -> str:
@@ -70,11 +70,11 @@ def too_many(recipe: Recipe, step: StepSpec, models: int) -> list[Problem]:
     if 1 + models <= MOST:
         return []
     place = recipe.place.get(f"stages.{recipe.stages.index(step)}.{KEEP}", step.place)
-    said = f"{KEEP}: {IF_FASTER} of so many steps makes more than {MOST} models of a recipe, each to be planned"
-    return [Problem(place, said, f"remove `{KEEP}` where the gain is certain")]
+    message = f"{KEEP}: {IF_FASTER} of so many steps makes more than {MOST} models of a recipe, each to be planned"
+    return [Problem(place, message, f"remove `{KEEP}` where the gain is certain")]
 
 
-def told(cache: Cache, key: str) -> str:
+def reported(cache: Cache, key: str) -> str:
     """What a plan says of the decision: how it fell, where it has."""
     if not cache.has(key):
         return PLANNED

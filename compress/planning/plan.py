@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from compress.adapters.fusing import disk_bytes, with_adapters
 from compress.artifact import Artifact, Provenance
-from compress.catalogue import Foresight, Stage, find_stage, find_task
+from compress.catalogue import Forecast, Stage, find_stage, find_task
 from compress.data.items import Data, Kind
-from compress.distillation.few_steps import unpictured
+from compress.distillation.few_steps import without_images
 from compress.errors import Problem, RecipeError, UserError
 from compress.machine.devices import AS_STORED, CPU, Opening, settled
 from compress.model.describing import describe
@@ -66,9 +66,9 @@ class Node:
     items_bytes: Mapping[str, int] = field(default_factory=dict)  # what of it goes with a parameter that counts items
     seconds: float | None = None  # from what it took when it last ran here on a model about as large; None: not known
     work: int = 1  # what that time goes with
-    told: str = ""  # requested against granted
+    reported: str = ""  # requested against granted
     memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
-    idle: str = ""  # why the model it leaves cannot run on this machine
+    unavailable: str = ""  # why the model it leaves cannot run on this machine
     profile: Batches = ANY_SIZE  # the sizes of calls that the model it leaves takes
     trusted: bool = False  # whether Python code in the model's folder may run
     warnings: tuple[str, ...] = ()
@@ -124,7 +124,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     seen = _look(recipe, found, models, cache, problems)
     source, nodes = seen.source, seen.nodes
     if source and nodes:
-        problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].idle)
+        problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].unavailable)
         problems += candidate_problems(recipe, source.artifact, nodes)
     problems += frames(recipe, nodes, seen.data)
     problems += control_problems(recipe, source.artifact if source else None, nodes)
@@ -137,20 +137,20 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
         disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place, shares
     ):
         raise RecipeError(tuple(lacking))
-    told = (*sizes_apart(recipe, source.artifact, nodes), *(said for n in nodes for said in n.warnings))
-    warnings = tuple(cautions(recipe, source, seen.data, told))
+    reported = (*sizes_apart(recipe, source.artifact, nodes), *(message for n in nodes for message in n.warnings))
+    warnings = tuple(cautions(recipe, source, seen.data, reported))
     return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings, models)
 
 
-def problems_beside(recipe: Recipe, told: Collection[Problem], cache: Cache) -> tuple[Problem, ...]:
+def problems_beside(recipe: Recipe, reported: Collection[Problem], cache: Cache) -> tuple[Problem, ...]:
     """What else is wrong with a recipe of which only a part could be read: its model, its data, and whether they fit the rest.
 
     Args:
-        told: the mistakes in its text.
+        reported: the mistakes in its text.
     """
     problems: list[Problem] = []
     place = recipe.place.get("model", "")
-    wrong = {problem.place for problem in told}
+    wrong = {problem.place for problem in reported}
 
     # Nothing is fetched for a recipe that does not read, and no weights are hashed.
     def look(name: str, base: Path, place: str) -> Source | None:
@@ -257,8 +257,8 @@ def _open_all(recipe: Recipe, problems: list[Problem], kind: Kind | None) -> dic
             opened[role] = found
     for role in ("train", "calibration"):
         both = role in opened and "evaluate" in opened
-        if both and (said := overlap(role, opened[role], opened["evaluate"])):
-            problems.append(Problem(recipe.place.get(f"data.{role}", ""), said, "give separate splits"))
+        if both and (message := overlap(role, opened[role], opened["evaluate"])):
+            problems.append(Problem(recipe.place.get(f"data.{role}", ""), message, "give separate splits"))
     return opened
 
 
@@ -281,18 +281,18 @@ class _Chain:
         found = self.look(step, stage, artifact)
         given = {name: known for name, (known, _) in self.known.items()}
         found += input_problems(step, stage, artifact, given)
-        if why := unpictured(step.params, self.data.get("train")):
-            found.append(Problem(step.place, why, "set latents: teacher, or give a folder of pictures"))
+        if why := without_images(step.params, self.data.get("train")):
+            found.append(Problem(step.place, why, "set latents: teacher, or give a folder of images"))
         if not found:
             found += _collect(found, step.place, partial(misfits, step, stage, artifact, given)) or []
-        foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
-        if foresight is None and stage.effects == {"weights"}:
+        forecast = None if found else _collect(found, step.place, partial(_forecast, stage, artifact, step.params))
+        if forecast is None and stage.effects == {"weights"}:
             self.known[step.id] = self.known[
                 step.after
             ]  # it goes with no format and no call that a later step could lack
-        if foresight is None or not given.keys() >= set(named_inputs(step, stage).values()):
+        if forecast is None or not given.keys() >= set(named_inputs(step, stage).values()):
             return [replace(p, message=_about(step.stage, p.message)) for p in found]
-        node = self.node(step, stage, stage.touches(artifact, step.params), foresight)
+        node = self.node(step, stage, stage.touches(artifact, step.params), forecast)
         others = self.otherwise_left(step, stage, found)
         passed = (artifact, *self.otherwise.get(step.after, ())) if step.if_faster else ()
         otherwise = different(node.expected, [*others, *passed])
@@ -306,9 +306,9 @@ class _Chain:
         """What comes of a step where steps before it are not kept; `problems` gains why it then cannot work."""
         for artifact in self.otherwise.get(step.after, ()):
             found = self.look(step, stage, artifact)
-            foresight = None if found else _collect(found, step.place, partial(_foreseen, stage, artifact, step.params))
-            if foresight:
-                yield expected_of(artifact, stage, step.params, stage.touches(artifact, step.params), foresight)
+            forecast = None if found else _collect(found, step.place, partial(_forecast, stage, artifact, step.params))
+            if forecast:
+                yield expected_of(artifact, stage, step.params, stage.touches(artifact, step.params), forecast)
             problems += [replace(p, message=f"{_about(step.stage, p.message)}{UNLESS_KEPT}") for p in found]
 
     def look(self, step: StepSpec, stage: Stage, artifact: Artifact) -> list[Problem]:
@@ -319,13 +319,15 @@ class _Chain:
         found += _collect(found, step.place, look) or []
         if not step.if_faster:
             return found
-        idle = _collect(found, step.place, partial(stage.idle_here, step.params)) or (before.idle if before else "")
-        return [*found, *keep_decision.problems(self.recipe, step, stage, artifact, idle)]
+        unavailable = _collect(found, step.place, partial(stage.unavailable_here, step.params)) or (
+            before.unavailable if before else ""
+        )
+        return [*found, *keep_decision.problems(self.recipe, step, stage, artifact, unavailable)]
 
     def before(self, step: StepSpec) -> Node | None:
         return next((n for n in self.nodes if n.id == step.after), None)
 
-    def node(self, step: StepSpec, stage: Stage, touched: tuple[str, ...], foresight: Foresight) -> Node:
+    def node(self, step: StepSpec, stage: Stage, touched: tuple[str, ...], forecast: Forecast) -> Node:
         artifact, parent = self.known[step.after]
         before = self.before(step)
         roles = named_inputs(step, stage)
@@ -339,12 +341,12 @@ class _Chain:
             else made
         )
         cached = self.cache.has(key)
-        unsettled = unsettled_fields(foresight, before.unsettled if before else {})
+        unsettled = unsettled_fields(forecast, before.unsettled if before else {})
         work = resources.work(artifact, touched, step.params)
         copies = 2 if step.if_faster and step.after == SOURCE else 1  # of what cannot be linked
-        items = resources.items_bytes(foresight.item_bytes, step.params, self.data.get("train"))
-        disk = copies * resources.stage_bytes(stage, artifact, touched, step.after == SOURCE) + foresight.scratch_bytes
-        told = (foresight.told, keep_decision.told(self.cache, key) if step.if_faster else "")
+        items = resources.items_bytes(forecast.item_bytes, step.params, self.data.get("train"))
+        disk = copies * resources.stage_bytes(stage, artifact, touched, step.after == SOURCE) + forecast.scratch_bytes
+        reported = (forecast.reported, keep_decision.reported(self.cache, key) if step.if_faster else "")
         beside = sum(resources.opened_bytes(self.known[name][0]) for name in roles.values() if is_model(name))
         return Node(
             id=step.id,
@@ -355,21 +357,21 @@ class _Chain:
             inputs=roles,
             key=key,
             cached=cached,
-            expected=expected_of(artifact, stage, step.params, touched, foresight),
+            expected=expected_of(artifact, stage, step.params, touched, forecast),
             place=step.place,
             disk_bytes=0 if cached else disk + sum(items.values()),
             items_bytes=items,
             seconds=resources.expected_seconds(self.cache, keep_decision.timed_as(stage, step.if_faster), work),
             work=work,
-            told="; ".join(filter(None, told)),
-            memory_bytes=0 if cached else foresight.memory_bytes + beside,
-            idle=stage.idle_here(step.params) or (before.idle if before else ""),
+            reported="; ".join(filter(None, reported)),
+            memory_bytes=0 if cached else forecast.memory_bytes + beside,
+            unavailable=stage.unavailable_here(step.params) or (before.unavailable if before else ""),
             profile=getattr(step.params, "profile", before.profile if before else ANY_SIZE),
-            forecast=changed_fields(artifact, foresight, unsettled),
+            forecast=changed_fields(artifact, forecast, unsettled),
             unsettled=unsettled,
             lent={role: self.known[name][1] for role, name in roles.items() if is_model(name)},
             trusted=self.opening.trust_remote_code,
-            warnings=tuple(f"{step.id}: {said}" for said in foresight.warnings),
+            warnings=tuple(f"{step.id}: {message}" for message in forecast.warnings),
             made=made if step.if_faster else "",
             undecided=bool(self.otherwise.get(step.after)),
         )
@@ -379,17 +381,17 @@ def on(node: Node, artifact: Artifact) -> Node:
     """The same node, expected to leave what comes of this artifact, where another may have been planned."""
     if not node.undecided:
         return node
-    foresight = _foreseen(node.stage, artifact, node.params)
+    forecast = _forecast(node.stage, artifact, node.params)
     return replace(
         node,
-        expected=expected_of(artifact, node.stage, node.params, node.components, foresight),
-        forecast=changed_fields(artifact, foresight, node.unsettled),
+        expected=expected_of(artifact, node.stage, node.params, node.components, forecast),
+        forecast=changed_fields(artifact, forecast, node.unsettled),
     )
 
 
-def _foreseen(stage: Stage, artifact: Artifact, params: Params) -> Foresight:
+def _forecast(stage: Stage, artifact: Artifact, params: Params) -> Forecast:
     with configs_read():
-        return stage.foresee(artifact, params)
+        return stage.forecast(artifact, params)
 
 
 def _chain(

@@ -6,18 +6,18 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from compress.artifact import Artifact, Provenance
-from compress.catalogue import Foresight, Stage
+from compress.catalogue import Forecast, Stage
 from compress.params import Params
 
 
 def expected_of(
-    artifact: Artifact, stage: Stage, params: Params, touched: tuple[str, ...], foresight: Foresight
+    artifact: Artifact, stage: Stage, params: Params, touched: tuple[str, ...], forecast: Forecast
 ) -> Artifact:
     """What a stage will leave, with its input's path; its lineage says what it will have been through, under no key yet."""
     expected = artifact.replacing({name: stage.leaves(artifact.components[name].format) for name in touched})
-    settings, planned = foresight.settings or artifact.settings, {**artifact.planned, **foresight.configs}
+    settings, planned = forecast.settings or artifact.settings, {**artifact.planned, **forecast.configs}
     lineage = (*artifact.lineage, Provenance(stage.name, stage.version, params.counted(), ""))
-    made = expected.packing(foresight.quantization).becoming(foresight.kinds)
+    made = expected.packing(forecast.quantization).becoming(forecast.kinds)
     return replace(made, settings=settings, planned=planned, lineage=lineage)
 
 

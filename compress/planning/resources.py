@@ -39,7 +39,7 @@ def expected_seconds(cache: Cache, stage: str, work: int) -> float | None:
     try:
         last = json.loads((cache.root / "seconds" / stage).read_text())
         share, seconds = work / last["work"], float(last["seconds"])
-    except (OSError, ValueError, TypeError, LookupError, ArithmeticError):  # the notes of before told no work
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError):  # the notes of before reported no work
         return None
     return seconds * share if 1 / ALIKE <= share <= ALIKE else None
 
@@ -121,8 +121,8 @@ def _most(shares: Sequence[Share]) -> tuple[str, str]:
         return "", ""
     name = max(largest.by_items, key=lambda name: largest.by_items[name], default="")
     counted = 2 * largest.by_items.get(name, 0) > largest.disk_bytes
-    said = f", {_size(largest.disk_bytes)} of it for {largest.step}"
-    return said, f"give {largest.step} fewer {name}, " if counted else ""
+    message = f", {_size(largest.disk_bytes)} of it for {largest.step}"
+    return message, f"give {largest.step} fewer {name}, " if counted else ""
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Two sides of a comparison that paint different sizes: neither their pictures nor their speeds are alike."""
+"""Two sides of a comparison that generate different sizes: neither their images nor their speeds are alike."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def sizes_apart(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[str]:
-    """That a recipe's baseline and its candidate paint different sizes, with what to write instead."""
+    """That a recipe's baseline and its candidate generate different sizes, with what to write instead."""
     baseline, candidate = (_size(source, call) for call in planned_calls(recipe, source, nodes))
     if baseline and candidate and baseline != candidate:
         (height, width), (high, wide) = baseline, candidate
-        said = f"the baseline paints pictures {width} wide and {height} high, and the candidate {wide} wide and {high} high"
+        message = f"the baseline generates images {width} wide and {height} high, and the candidate {wide} wide and {high} high"
         fix = f"write height: {high} and width: {wide} under evaluate.baseline to compare like with like"
-        yield f"{said}, which no metric tells from better or worse: {fix}"
+        yield f"{message}, which no metric tells from better or worse: {fix}"
 
 
 def _size(artifact: Artifact, call: Mapping[str, Any]) -> tuple[int, ...]:
-    """Height and width of what a call paints, in pixels; () where nobody knows."""
+    """Height and width of what a call generates, in pixels; () where nobody knows."""
     found = tuple(call.get(side) or own_size(artifact) for side in SIDES)
     return found if all(isinstance(side, int) and side for side in found) else ()

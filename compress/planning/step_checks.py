@@ -59,17 +59,19 @@ def source_problems(
         if artifact.components[name].format != "torch":
             continue  # an engine's own library opens what it packed, and some engines have two
         if packed and not packed.library:
-            said = f"the weights of `{name}` are packed by a method that pare does not know ({packed.method[:40]})"
-            yield Problem(place, said, "give the unquantized checkpoint")
+            message = f"the weights of `{name}` are packed by a method that pare does not know ({packed.method[:40]})"
+            yield Problem(place, message, "give the unquantized checkpoint")
         elif packed and not deps.version(packed.library):
-            said = f"the weights of `{name}` are {packed.method}, which {packed.library} opens, and it is not installed"
+            message = (
+                f"the weights of `{name}` are {packed.method}, which {packed.library} opens, and it is not installed"
+            )
             whole = "give the unquantized checkpoint"
-            yield Problem(place, said, whole if changed else f"pip install {packed.library}, or {whole}")
+            yield Problem(place, message, whole if changed else f"pip install {packed.library}, or {whole}")
 
 
 def _manifest(artifact: Artifact) -> str:
-    told = artifact.path / MANIFEST
-    return str(told if told.is_file() else artifact.path)
+    reported = artifact.path / MANIFEST
+    return str(reported if reported.is_file() else artifact.path)
 
 
 def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:
@@ -81,7 +83,7 @@ def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[
 
 @contextmanager
 def configs_read() -> Iterator[None]:
-    """Around what reads a model's configs: a field that is lacking, or of another type, is the model's fault and told as such.
+    """Around what reads a model's configs: a field that is lacking, or of another type, is the model's fault and reported as such.
 
     Raises:
         UserError: in place of the error that such a field ends in.
@@ -89,11 +91,11 @@ def configs_read() -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError, ZeroDivisionError) as error:
-        said = f"the model's config does not read as one of its class: {type(error).__name__}: {error}"
+        message = f"the model's config does not read as one of its class: {type(error).__name__}: {error}"
         fix = (
             "look for a field that is lacking, or of another type, in config.json; if there is none, please report this"
         )
-        raise UserError(said, fix=fix) from error
+        raise UserError(message, fix=fix) from error
 
 
 def input_problems(
@@ -103,7 +105,7 @@ def input_problems(
 
     Args:
         known: what earlier steps leave, by id, and the models of their own that steps are given. One that is not among them was
-            not found, which is told already.
+            not found, which is reported already.
     """
     for role, name in step.inputs.items():
         place, called = step.at(role), f"{step.stage}: its {role} `{name}`"
@@ -111,18 +113,18 @@ def input_problems(
             yield Problem(place, f"{step.stage} takes no {role}", "remove it")
         elif name not in known:
             if not is_model(name):
-                said = f"{step.stage}: input `{role}` names `{name}`, which is no earlier step"
-                yield Problem(place, said, "name one, source, or a model as ./folder")
+                message = f"{step.stage}: input `{role}` names `{name}`, which is no earlier step"
+                yield Problem(place, message, "name one, source, or a model as ./folder")
         elif (given := known[name]).task != artifact.task:
-            said = f"{called} does {given.task}, and this model does {artifact.task}"
-            yield Problem(place, said, f"give a model for {artifact.task}")
+            message = f"{called} does {given.task}, and this model does {artifact.task}"
+            yield Problem(place, message, f"give a model for {artifact.task}")
         elif not all(stage.takes(format) for format in _learnt_from(stage, given)):
             fix = "give the torch model" if is_model(name) else "name a step before the engine"
             yield Problem(place, f"{called} is an engine there", fix)
         elif given.packed((given.main,)) and not stage.packed:
             method = given.components[given.main].quantization
-            said = f"the weights of `{given.main}` are {method.method if method else ''}"
-            yield Problem(place, f"{called} is packed: {said}", "give the unquantized checkpoint")
+            message = f"the weights of `{given.main}` are {method.method if method else ''}"
+            yield Problem(place, f"{called} is packed: {message}", "give the unquantized checkpoint")
 
 
 def misfits(step: StepSpec, stage: Stage, artifact: Artifact, known: Mapping[str, Artifact]) -> list[Problem]:
@@ -158,15 +160,15 @@ def step_problems(
     place = step.place
     if not stage.works_on(find_task(artifact.task)):
         fits = ", ".join(tasks_for(stage.needs))
-        said = f"{stage.name} works on {fits}, and this model does {artifact.task}"
-        return [Problem(place, said, "remove this stage")]
+        message = f"{stage.name} works on {fits}, and this model does {artifact.task}"
+        return [Problem(place, message, "remove this stage")]
     found = [p for name in touched for p in _component_problems(step, stage, artifact, name, opening)]
     if not found and (why := stage.elsewhere(kind_of(opening.device))):
         found.append(Problem(place, f"{stage.name}: {why}", "give another device, or leave this stage out"))
     if not found and not touched:
         formats = sorted({artifact.components[name].format for name in artifact.working})
-        said = f"{stage.name} takes {' or '.join(stage.formats)}, and nothing is left: all is {', '.join(formats)}"
-        found.append(Problem(place, said, "remove it, or give it `from:` an earlier step"))
+        message = f"{stage.name} takes {' or '.join(stage.formats)}, and nothing is left: all is {', '.join(formats)}"
+        found.append(Problem(place, message, "remove it, or give it `from:` an earlier step"))
     with configs_read():
         why = "" if found else stage.refuse(artifact, step.params)
     if why:
@@ -209,8 +211,8 @@ def _component_problems(
         yield Problem(place, f"{stage.name} takes {takes}, but `{name}` is {part.format} {after}", fix)
         return
     if part.quantization and stage.makes and not stage.packed:
-        said = f"the weights of `{name}` are {part.quantization.method} already, and {stage.name} cannot change packed weights"
-        yield Problem(place, said, _unpacked(step, artifact, name))
+        message = f"the weights of `{name}` are {part.quantization.method} already, and {stage.name} cannot change packed weights"
+        yield Problem(place, message, _unpacked(step, artifact, name))
     yield from _level_problems(step, stage, artifact, name)
     left = stage.leaves(part.format)
     if left != part.format and stage.formats and (why := _nowhere(left, step, stage, opening)):
@@ -242,11 +244,11 @@ def _level_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str)
         if hook.component != name:
             continue
         if changes:
-            said = f"{hook.name} hooks the modules of `{name}`, and the engine that {stage.name} makes has none"
-            yield Problem(step.place, said, f"leave one of the two out, or let {stage.name} leave out `{name}`")
+            message = f"{hook.name} hooks the modules of `{name}`, and the engine that {stage.name} makes has none"
+            yield Problem(step.place, message, f"leave one of the two out, or let {stage.name} leave out `{name}`")
         else:
-            said = f"{hook.name} hooks the modules of `{name}`, which {stage.name} changes"
-            yield Problem(step.place, said, f"put {hook.name} behind {stage.name}")
+            message = f"{hook.name} hooks the modules of `{name}`, which {stage.name} changes"
+            yield Problem(step.place, message, f"put {hook.name} behind {stage.name}")
 
 
 def elsewhere(format: str, opening: Opening) -> str:

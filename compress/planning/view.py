@@ -26,7 +26,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
                 "cached": n.cached,
                 "disk_bytes": n.disk_bytes,
                 "seconds": n.seconds,
-                "told": n.told,
+                "told": n.reported,
                 **({"keep": IF_FASTER} if n.made else {}),
                 "inputs": dict(n.inputs),
             }
@@ -42,7 +42,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
 
 
 def _adapters(found: Plan) -> list[str]:
-    """What is fused into the model, and into which it said it belongs."""
+    """What is fused into the model, and into which it stated it belongs."""
     fusion = found.source.fusion
     return [
         f"adapter {one.name}"
@@ -61,8 +61,8 @@ def plan_text(found: Plan) -> str:
         state = "cached" if node.cached else f"~{node.seconds:.0f} s" if node.seconds is not None else "first time here"
         formats = ", ".join(f"{c}: {node.expected.components[c].format}" for c in node.components)
         lines.append(f"  {number}. {node.id:<20} {state:<16} {node.key[:12]}  {formats}")
-        if node.told:
-            lines.append(f"     {node.told}")
+        if node.reported:
+            lines.append(f"     {node.reported}")
         lines += [f"     {role}: {name}" for role, name in node.inputs.items() if name != SOURCE]
     time = f", ~{found.seconds:.0f} s of stages, the evaluation not counted" if found.seconds is not None else ""
     lines.append(
@@ -71,5 +71,5 @@ def plan_text(found: Plan) -> str:
     named = found.recipe.evaluate.controls
     beside = f", beside the control{'s' * (len(named) > 1)} {', '.join(named)}" if named else ""
     lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}{beside}")
-    lines += [f"  warning: {said}" for said in found.warnings]
+    lines += [f"  warning: {message}" for message in found.warnings]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Names of controls, told from a recipe alone."""
+"""Names of controls, read from a recipe alone."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def naming_problems(named: Iterable[tuple[str, str]], ids: Sequence[str]) -> Ite
         if name in seen:
             yield Problem(place, f"control `{name}` is named twice", "keep one of them")
         elif name == "source":
-            said = "control `source` is the baseline, which stands beside the candidate anyway"
-            yield Problem(place, said, "name a step that another branch ends with")
+            message = "control `source` is the baseline, which stands beside the candidate anyway"
+            yield Problem(place, message, "name a step that another branch ends with")
         elif name not in ids:
             others = tuple(ids[:-1])
             fix = (
@@ -30,7 +30,7 @@ def naming_problems(named: Iterable[tuple[str, str]], ids: Sequence[str]) -> Ite
             )
             yield Problem(place, f"controls: no step is called `{name[:60]}`", fix)
         elif name == ids[-1]:
-            said = f"control `{name}` is the candidate itself, for it is the last step"
+            message = f"control `{name}` is the candidate itself, for it is the last step"
             fix = "name a step that another branch ends with, and put that branch in front"
-            yield Problem(place, said, fix)
+            yield Problem(place, message, fix)
         seen.add(name)

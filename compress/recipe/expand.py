@@ -34,8 +34,8 @@ def read_file(path: Path, place: str = "") -> str:
     place = place or str(path)
     try:
         if path.is_dir():
-            said, fix = _of_folder(path)
-            raise RecipeError((Problem(place, said if place == str(path) else f"{path} {said}", fix),))
+            message, fix = _of_folder(path)
+            raise RecipeError((Problem(place, message if place == str(path) else f"{path} {message}", fix),))
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
         return raw.decode("utf-8-sig")
@@ -226,7 +226,7 @@ class _Filling:
         return Node(value, node.place, node.key)
 
     def refuse_keys(self, node: Node) -> None:
-        """Variables are put into values alone: a key that holds one is told, and not taken for a name."""
+        """Variables are put into values alone: a key that holds one is reported, and not taken for a name."""
         for key, child in node.fields.items():
             if names := _VARIABLE.findall(key):
                 for name in names:
@@ -236,18 +236,18 @@ class _Filling:
                 self.problems.append(Problem(child.key, f"`{key[:60]}` is a key, and variables stand in values", fix))
 
     def meant(self, name: str) -> None:
-        """Note that a name was to be used, though it is none, or stands where none may: one mistake is told once."""
-        said = near(name, tuple(self.variables)) if name else ""
-        self.used |= {known for known in self.variables if not name or known == name or f"`{known}`" in said}
+        """Note that a name was to be used, though it is none, or stands where none may: one mistake is reported once."""
+        message = near(name, tuple(self.variables)) if name else ""
+        self.used |= {known for known in self.variables if not name or known == name or f"`{known}`" in message}
 
     def look_up(self, name: str, node: Node) -> Any:
         if name not in self.variables:
             self.unfilled.add(node.place)
             fix = near(name, tuple(self.variables)) if self.variables and name else "define it under `vars:`"
-            said = f"no variable is called `{name[:60]}`" if name else "`${}` names no variable"
+            message = f"no variable is called `{name[:60]}`" if name else "`${}` names no variable"
             fix = fix if name else "write ${name}, and define `name` under `vars:`"
             self.meant(name)
-            self.problems.append(Problem(node.place, said, fix))
+            self.problems.append(Problem(node.place, message, fix))
             return None
         self.used.add(name)
         found = self.variables[name]

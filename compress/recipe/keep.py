@@ -39,6 +39,6 @@ def read_keep(node: Node | None, problems: list[Problem]) -> bool:
     if node is None or node.value == ALWAYS:
         return False
     if node.value != IF_FASTER:
-        said = f"{KEEP} must be {ALWAYS} or {IF_FASTER}, not {given(node.value)}"
-        problems.append(Problem(node.at, said, f"{KEEP}: {IF_FASTER}"))
+        message = f"{KEEP} must be {ALWAYS} or {IF_FASTER}, not {given(node.value)}"
+        problems.append(Problem(node.at, message, f"{KEEP}: {IF_FASTER}"))
     return True

@@ -297,7 +297,7 @@ class Reading:
         return str(node.value)
 
     def evaluate(self) -> tuple[EvalSpec | None, set[str]]:
-        """What is measured, and every metric named there, sound or not, so that one mistake is told once."""
+        """What is measured, and every metric named there, sound or not, so that one mistake is reported once."""
         node = self.root.fields.get("evaluate") or Node({}, self.root.place)
         metrics = node.fields.get("metrics")
         rest = {key: child for key, child in node.fields.items() if key != "metrics"}
@@ -309,7 +309,7 @@ class Reading:
         return spec.model_copy(update={"metrics": measured}), set(measured)
 
     def controls(self) -> None:
-        """Whether the controls are steps; that they are text is told already."""
+        """Whether the controls are steps; that they are text is reported already."""
         node = self.root.fields.get("evaluate")
         node = node.child("controls") if node else None
         if node and isinstance(node.value, list) and (self.ids or not self.root.fields.get("stages")):
@@ -379,9 +379,9 @@ class Reading:
 
 
 def _misspelt(name: str, measured: Iterable[str]) -> bool:
-    """Whether a metric is measured under a misspelt name, which is told there."""
+    """Whether a metric is measured under a misspelt name, which is reported there."""
     meant = (near(other, metric_names()) for other in measured if other not in metric_names())
-    return any(said.startswith("did you mean") and f"`{name}`" in said for said in meant)
+    return any(message.startswith("did you mean") and f"`{name}`" in message for message in meant)
 
 
 def _started(cls: type[Params], params: Node) -> dict[str, str]:

@@ -138,9 +138,9 @@ def _problem(
     if first["type"] == "missing":
         field = owner.get(str(first["loc"][-1]), {})
         return Problem(found.key or found.place, f"{where} is missing", _fix(field) or "add it")
-    said = " or ".join(dict.fromkeys(_words(one) for one in errors)).replace(" or must be ", " or ")
+    message = " or ".join(dict.fromkeys(_words(one) for one in errors)).replace(" or must be ", " or ")
     spare = f"; or leave `{parts[-1]}:` out" if found.value is None and parts and "default" in field else ""
-    return Problem(found.at, f"{where} {said}, not {given(found.value)}", _fix(field) + spare)
+    return Problem(found.at, f"{where} {message}, not {given(found.value)}", _fix(field) + spare)
 
 
 def _fix(field: Mapping[str, Any]) -> str:

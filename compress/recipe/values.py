@@ -190,25 +190,25 @@ class Recipe:
         """
         if self.origin is None:
             raise UserError(f"recipe {self.name} was never read", fix="change one that `compress.check` gave")
-        told: list[str] = []
+        reported: list[str] = []
         for change in changes:
             pairs = () if isinstance(change, str) else change.items()
-            told += (
+            reported += (
                 [change]
                 if isinstance(change, str)
                 else [f"{path}={write_yaml(v, one_line=True).rstrip()}" for path, v in pairs]
             )
-        changed = self.origin.changed(told)
+        changed = self.origin.changed(reported)
         return replace(
             changed,
             overrides=self.overrides,
-            changes=(*self.changes, *told),
+            changes=(*self.changes, *reported),
             variant=self.variant or self.name,
             start=self.start if self.start != Path() else Path.cwd(),
         )
 
     @property
-    def told(self) -> str:
+    def reported(self) -> str:
         """The text it was read from, and below it, as comments, what was put into that and changed afterwards."""
         below = [f"# --set {o}" for o in self.overrides] + [f"# with_ {c}" for c in self.changes]
         return "\n".join((self.source.rstrip("\n"), *below, "")) if below else self.source

@@ -244,11 +244,11 @@ def _syntax_problem(text: str, builder: _Builder, error: yaml.MarkedYAMLError) -
     if line < len(lines) and "\t" in lines[line][: max(column + 1, len(lines[line]) - len(lines[line].lstrip()))]:
         place = builder.place_at(line, lines[line].index("\t"))
         return Problem(place, "a tab indents this line, and YAML allows only spaces", "replace the tab by spaces")
-    said = ", ".join(part for part in (error.context, error.problem) if part)
-    if "nesting depth" in said:  # PyYAML has a limit of its own, and may meet it while it looks ahead
+    message = ", ".join(part for part in (error.context, error.problem) if part)
+    if "nesting depth" in message:  # PyYAML has a limit of its own, and may meet it while it looks ahead
         place = builder.place_at(line, column)
         return Problem(place, f"nested deeper than {MAX_DEPTH} levels", "a recipe needs six at most")
     fix = "check the indentation, the colons and the quotes"
     if line < len(lines) and "${" in lines[line]:
         fix = 'inside { } and [ ] quote variables: "${name}"'
-    return Problem(builder.place_at(line, column), f"not valid YAML: {said}", fix)
+    return Problem(builder.place_at(line, column), f"not valid YAML: {message}", fix)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.data.images import read_picture, refuse_other
+from compress.data.images import read_image, refuse_other
 from compress.data.items import Data, Item, Kind
 from compress.data.texts import PROSE, ROWS, captioning, read_rows, read_text, rekeyed
 from compress.errors import DataError
@@ -36,8 +36,8 @@ def open_data(source: str, base: Path, kind: Kind | None = None) -> Data:
     try:
         folder, file = path.is_dir(), path.is_file()
     except OSError as error:  # a name that is too long, a folder that may not be read
-        said = f"cannot be looked at: {error.strerror}"
-        raise DataError(said, place=source[:200], fix="check the path, and who may read it") from error
+        message = f"cannot be looked at: {error.strerror}"
+        raise DataError(message, place=source[:200], fix="check the path, and who may read it") from error
     if folder or file:
         return next(layout for layout in LAYOUTS if layout.holds(path)).opened(path, source)
     raise DataError(f"no such data: {source}, at {path.absolute()}", fix=_instead(path, source, kind))
@@ -54,7 +54,7 @@ def _instead(path: Path, source: str, kind: Kind | None) -> str:
 
 
 def _texts_alone(folder: Path) -> list[str]:
-    """The files of text in a folder without other ones; captions that lie beside their pictures are none."""
+    """The files of text in a folder without other ones; captions that lie beside their images are none."""
     names = sorted(one.name for one in _inside(folder) if one.is_file())
     return names if all(Path(name).suffix.lower() in PROSE for name in names) else []
 
@@ -70,10 +70,10 @@ def _inside(folder: Path) -> list[Path]:
 def _image_folder(path: Path, source: str) -> Data:
     metadata = path / "metadata.jsonl"
     if not metadata.is_file() and (texts := _texts_alone(path)):
-        said = f"is a folder of {len(texts)} text{'s' * (len(texts) > 1)}, and texts are read from one file"
+        message = f"is a folder of {len(texts)} text{'s' * (len(texts) > 1)}, and texts are read from one file"
         joined = f"awk 'FNR==1 && NR>1 {{print \"\"}} 1' {source}/*{Path(texts[0]).suffix} > all.txt, and give that"
         alone = len(texts) == 1 or texts[0].endswith(".json")
-        raise DataError(said, place=str(path), fix=f"give {source}/{texts[0]}" if alone else joined)
+        raise DataError(message, place=str(path), fix=f"give {source}/{texts[0]}" if alone else joined)
     if not metadata.is_file():
         raise DataError("an image folder needs metadata.jsonl", place=str(path), fix=captioning(path))
     numbered = read_rows(metadata)
@@ -83,7 +83,7 @@ def _image_folder(path: Path, source: str) -> Data:
 
     def read(index: int) -> Item:
         file, text, _ = rows[index]
-        return Item(file, text, lambda: read_picture(path / file), file)
+        return Item(file, text, lambda: read_image(path / file), file)
 
     def place(index: int) -> str:
         return f"{metadata}:{numbered[index][0]}"
@@ -105,15 +105,15 @@ def _given(captions: list[str]) -> frozenset[Observable]:
 
 
 def _be_captioned(row: Mapping[str, Any], folder: Path, place: str) -> None:
-    """Raises a DataError where a row of metadata names no picture that is there, or no text."""
+    """Raises a DataError where a row of metadata names no image that is there, or no text."""
     file, text = row.get("file_name"), row.get("text")
     if not isinstance(file, str) or not file or not (folder / file).is_file():
         raise DataError(
             "needs file_name, of a file in this folder", place=place, fix='{"file_name": "0.png", "text": "…"}'
         )
     if not isinstance(text, str):
-        said = f"needs one text, and has {'none' if text is None else f'a {type(text).__name__}'}"
-        raise DataError(said, place=place, fix='one caption a row: {"file_name": "0.png", "text": "…"}')
+        message = f"needs one text, and has {'none' if text is None else f'a {type(text).__name__}'}"
+        raise DataError(message, place=place, fix='one caption a row: {"file_name": "0.png", "text": "…"}')
     try:
         refuse_other(folder / file)
     except DataError as error:
@@ -173,15 +173,15 @@ class Layout:
 
 LAYOUTS = (
     Layout(
-        "a folder of pictures with their captions in metadata.jsonl",
-        'one {"file_name": "0.png", "text": "…"} a line, each a caption of a picture below that folder; several may be of one',
+        "a folder of images with their captions in metadata.jsonl",
+        'one {"file_name": "0.png", "text": "…"} a line, each a caption of an image below that folder; several may be of one',
         "captioned_images",
         Path.is_dir,
         _image_folder,
     ),
     Layout(
         f"a file of JSON rows ({', '.join(ROWS)})",
-        'one {"text": "…"} a line, or in a .json one array of them; each is a document, with an `id` or without; where a model paints, a caption that it is taught or calibrated on',
+        'one {"text": "…"} a line, or in a .json one array of them; each is a document, with an `id` or without; where a model generates, a caption that it is taught or calibrated on',
         "texts",
         lambda path: path.suffix.lower() in ROWS,
         _jsonl,

@@ -55,7 +55,7 @@ def find_source(reference: str, base: Path, memory: Path | None) -> Source:
 
 def _opened(artifact: Artifact) -> Iterator[Path]:
     """The safetensors that a library will open, each once. Others may lie beside them and never have been fetched: variants, a copy
-    of the whole model in one file, parts that judge pictures. An index that does not read is told with the model's other parts."""
+    of the whole model in one file, parts that judge images. An index that does not read is reported with the model's other parts."""
     seen: set[Path] = set()
     for name, part in artifact.components.items():
         found: Iterable[Path] = ()
@@ -142,7 +142,7 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
         raise ModelError("does not exist, or is private", place=place, fix="check the name, or set HF_TOKEN") from error
     except Exception as error:  # no network, a proxy, a name the hub does not take: its clients have types of their own
         raise ModelError(
-            f"cannot be fetched: {_said(error)}", place=place, fix="go online once, or give a local folder"
+            f"cannot be fetched: {_message(error)}", place=place, fix="go online once, or give a local folder"
         ) from error
 
 
@@ -163,13 +163,13 @@ def pin_hub(reference: str) -> str:
         commit = model_info(match["repo"], revision=match["revision"]).sha
     except Exception as error:
         raise ModelError(
-            f"cannot be looked up: {_said(error)}",
+            f"cannot be looked up: {_message(error)}",
             place=reference,
             fix="check the name, go online once, or set HF_TOKEN",
         ) from error
     return f"hf://{match['repo']}@{commit}"
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     """An error's kind and the first line of what it says."""
     return f"{type(error).__name__}: {error}".partition("\n")[0][:200]

@@ -1,6 +1,6 @@
 """Units of data: what of a source counts, and once. Equal items are one unit, an empty text is none, and two splits share no item.
 
-Equal are texts that are the same, or pictures whose files are, with the same caption. All is told from what a source's digest is
+Equal are texts that are the same, or images whose files are, with the same caption. All is read from what a source's digest is
 of, so that a plan knows it.
 """
 
@@ -16,7 +16,7 @@ from compress.errors import DataError
 from compress.files.hashing import digest_json
 from compress.sources.data import open_data
 
-ID, TEXT, PICTURE = 0, 1, 2  # of a row of `Data.rows`; what comes last, picture or text, may stand in one split alone
+ID, TEXT, IMAGE = 0, 1, 2  # of a row of `Data.rows`; what comes last, image or text, may stand in one split alone
 
 
 def open_units(source: str, base: Path, kind: Kind | None = None) -> Data:
@@ -51,7 +51,7 @@ def distinct(data: Data) -> Data:
         read=lambda index: data.read(kept[index]),
         rows=rows,
         place=lambda index: data.place(kept[index]),
-        left_out=_said(data, len(spoken) - len(kept), len(data.rows) - len(spoken), len(kept)),
+        left_out=_message(data, len(spoken) - len(kept), len(data.rows) - len(spoken), len(kept)),
     )
 
 
@@ -65,10 +65,10 @@ def firsts(keys: Iterable[Hashable]) -> list[int]:
 
 def overlap(role: str, one: Data, other: Data) -> str:
     """What the data of a role shares with those of the evaluation, in words with the first such item; "" where that is nothing,
-    or nobody can tell. A picture is the same whatever its caption says, a text whatever space is around it."""
-    said = f"data.{role} shares {{}} with data.evaluate"
+    or nobody can tell. An image is the same whatever its caption says, a text whatever space is around it."""
+    message = f"data.{role} shares {{}} with data.evaluate"
     if one.digest == other.digest:
-        return said.format("every item")
+        return message.format("every item")
     if one.kind != other.kind or all(data.source.startswith("zoo://") for data in (one, other)):
         return ""  # zoo splits are disjoint by construction, and tested to be
     mine, known = ({row[-1].strip(): i for i, row in reversed(list(enumerate(data.rows)))} for data in (one, other))
@@ -77,7 +77,7 @@ def overlap(role: str, one: Data, other: Data) -> str:
         return ""
     count = "every item" if len(shared) == len(mine) else f"{len(shared)} item{'s' * (len(shared) > 1)}"
     here, there = one.place(shared[0][0]), other.place(shared[0][1])
-    return f"{said.format(count)}: the first stands at {here} and at {there}"
+    return f"{message.format(count)}: the first stands at {here} and at {there}"
 
 
 def fewer(data: Data, wanted: int, usual: int) -> str:
@@ -111,11 +111,11 @@ def _refuse_shared_ids(data: Data) -> None:
     for index, row in enumerate(data.rows):
         owner = owners.setdefault(row[ID], index)
         if data.rows[owner] != row:
-            said = f"has the id {row[ID]!r} of another item, at {data.place(owner)}"
-            raise DataError(said, place=data.place(index), fix="give each row an id of its own, or none")
+            message = f"has the id {row[ID]!r} of another item, at {data.place(owner)}"
+            raise DataError(message, place=data.place(index), fix="give each row an id of its own, or none")
 
 
-def _said(data: Data, copies: int, empty: int, kept: int) -> str:
+def _message(data: Data, copies: int, empty: int, kept: int) -> str:
     why = [f"{copies} {'is a copy' if copies == 1 else 'are copies'} of others"] if copies else []
     why += [f"{empty} hold{'s' * (empty == 1)} no text"] if empty else []
     return f"{kept} of {len(data.rows)} items of {data.source} count: {' and '.join(why)}"

@@ -222,8 +222,8 @@ class Cache:
         for path, age in left:
             with suppress(FileNotFoundError):  # another run sweeps too
                 if time.time() - path.stat().st_mtime > age:
-                    with tried(path) as idle:  # a training may take longer than a day
-                        if idle:
+                    with tried(path) as unavailable:  # a training may take longer than a day
+                        if unavailable:
                             _remove(path)
 
     def _drop(self, one: Stored) -> bool:
@@ -271,8 +271,8 @@ def disk_errors(root: Path) -> Iterator[None]:
 
 def no_room(error: Exception, folder: Path) -> bool:
     """Whether something failed for want of disk: libraries that write by themselves say so in their own words."""
-    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return told or shutil.disk_usage(folder).free < LEAST_FREE
+    reported = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return reported or shutil.disk_usage(folder).free < LEAST_FREE
 
 
 def full_disk(folder: Path) -> CacheError:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from compress.data.items import Kind
     from compress.recipe.values import EvalSpec
 
-# What can be seen of a model: `pictures` it paints, the `latents` they are decoded from, the `denoising` between, `documents`'
+# What can be seen of a model: `images` it generates, the `latents` they are decoded from, the `denoising` between, `documents`'
 # token probabilities, greedy `completions`, the time of a call and that of its tokens, the `language_model` itself, opened.
 # And what data may give beside its items: `captions`, and `scenes`, captions in the grammar of the zoo's digits.
 Observable = Literal[
-    "pictures",
+    "images",
     "latents",
     "denoising",
     "documents",
@@ -41,7 +41,7 @@ Observable = Literal[
 ]
 ALWAYS: frozenset[Observable] = frozenset({"timings", "starts", "files"})  # of a model of any task
 COST: frozenset[Observable] = ALWAYS | {"token_timings"}  # what it takes to run, and not what comes out
-OF_ITEMS: frozenset[Observable] = frozenset({"pictures", "latents", "documents", "completions"})  # what is made of data
+OF_ITEMS: frozenset[Observable] = frozenset({"images", "latents", "documents", "completions"})  # what is made of data
 Axis = Literal["batch", "tokens"]
 
 
@@ -119,11 +119,11 @@ class Task:
         decide it beside the model, the call and the items.
     repeats: from an evaluation's settings, how often each item is looked at, with noise of its own.
     recognise: a folder to what it holds, or the Problem of one that comes near, or None where it is something else.
-    told: of the names in `called`, those whose default decides what a call costs, so that reports speak of it too.
+    reported: of the names in `called`, those whose default decides what a call costs, so that reports speak of it too.
     check: what does not fit together in an artifact, or cannot be opened; calls: what it cannot take of the arguments that it
         will be called with.
     libraries: the distributions that run a model, beside those of its engines: their versions decide what it shows.
-    folders: whether two folders of pictures, beside which no model lies, are compared as what this task makes; one task says so.
+    folders: whether two folders of images, beside which no model lies, are compared as what this task makes; one task says so.
     sizes: by the name of the setting that decides it, how large the calls of an evaluation are.
     usage: three lines of Python that load a model and call it.
     """
@@ -137,7 +137,7 @@ class Task:
     baseline: type[Params] = NoSettings
     called: Mapping[str, str] = field(default_factory=dict)
     instead: Mapping[str, str] = field(default_factory=dict)
-    told: tuple[str, ...] = ()
+    reported: tuple[str, ...] = ()
     evidence: Callable[[EvalSpec], Mapping[str, tuple[int, ...]]] = field(default=lambda spec: {})
     repeats: Callable[[EvalSpec], int] = field(default=lambda spec: 1)
     check: Callable[[Artifact], Iterable[Problem]] = field(default=lambda artifact: ())

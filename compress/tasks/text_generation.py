@@ -62,12 +62,12 @@ def recognise(path: Path) -> Artifact | Problem | None:
     if not encoder and kind.endswith(("ForCausalLM", "LMHeadModel")):
         return Artifact(path, "text_generation", {LANGUAGE_MODEL: Component("torch", "", kind)})
     if not kind and (part := config.get("_class_name")):
-        said = f"this is {part} alone, one part of a pipeline of diffusers"
-        return Problem(str(path), said, "give the folder of the whole pipeline, with its model_index.json")
+        message = f"this is {part} alone, one part of a pipeline of diffusers"
+        return Problem(str(path), message, "give the folder of the whole pipeline, with its model_index.json")
     what = kind or "of an unnamed class"
     why = f"{what}, which reads a text whole and does not continue it" if encoder else what
-    said = f"pare continues text with causal language models, and this is {why}"
-    return Problem(str(path), said, "give a causal language model or a diffusers pipeline folder")
+    message = f"pare continues text with causal language models, and this is {why}"
+    return Problem(str(path), message, "give a causal language model or a diffusers pipeline folder")
 
 
 def evidence(spec: EvalSpec) -> Mapping[str, tuple[int, ...]]:

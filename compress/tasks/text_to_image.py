@@ -1,4 +1,4 @@
-"""Text to image: a diffusers pipeline that paints a picture for each caption."""
+"""Text to image: a diffusers pipeline that generates an image for each caption."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIX = "give a text-to-image pipeline, such as StableDiffusionPipeline or FluxPip
 
 
 class Judging(Params):
-    """What the pictures of a run are judged by."""
+    """What the images of a run are judged by."""
 
     features: Annotated[str, Shared()] = Field(
         "",
@@ -35,18 +35,18 @@ class Judging(Params):
     )
     reference: Annotated[str, Shared()] = Field(
         "",
-        description="real set of every metric that has one and does not name its own; empty: the items' own pictures",
+        description="real set of every metric that has one and does not name its own; empty: the items' own images",
     )
     images_per_prompt: int = Field(
         1,
         ge=1,
         le=1000,
-        description="pictures of each prompt, each from noise of its own; the prompt stays the unit that n counts",
+        description="images of each prompt, each from noise of its own; the prompt stays the unit that n counts",
     )
 
 
-class Painting(Params):
-    """How the baseline paints."""
+class Generating(Params):
+    """How the baseline generates."""
 
     steps: int | None = Field(None, ge=1, description="denoising steps; default: the pipeline's own")
     guidance: float | None = Field(
@@ -64,22 +64,22 @@ class Painting(Params):
 
 
 def recognise(path: Path) -> Artifact | Problem | None:
-    """A pipeline folder whose class paints pictures from text alone. One that would look its own size up where there is no table
+    """A pipeline folder whose class generates images from text alone. One that would look its own size up where there is no table
     for it is called without looking."""
     found = read_pipeline(path)
     if found is None:
         return None
-    if found.paints and not found.takes:
+    if found.generates and not found.takes:
         artifact = Artifact(path, "text_to_image", found.components)
         return artifact.calling(**{BINNED: False}) if unbinned(artifact) else artifact
     why = "takes or gives something else" if found.denoiser else f"has no {' or '.join(DENOISERS)} of its own"
-    said = f"pare paints pictures from text alone, and {found.kind or 'this pipeline'} {why}"
-    return Problem(str(path), said, FIX)
+    message = f"pare generates images from text alone, and {found.kind or 'this pipeline'} {why}"
+    return Problem(str(path), message, FIX)
 
 
 def evidence(spec: EvalSpec) -> Mapping[str, tuple[int, ...]]:
     each = repeats(spec)
-    return {"pictures": (each,) if each > 1 else ()}
+    return {"images": (each,) if each > 1 else ()}
 
 
 def repeats(spec: EvalSpec) -> int:
@@ -93,9 +93,9 @@ def usage(usage: Usage) -> tuple[str, ...]:
     called = replace(usage, call={name: value for name, value in usage.call.items() if name != SCHEDULER})
     return (
         "from diffusers import DiffusionPipeline" if usage.stock else "import compress",
-        f"paint = {opened}({usage.opened}){moved}",
+        f"generate = {opened}({usage.opened}){moved}",
         *_scheduled(usage),
-        f'paint({literal(usage.text or "a red house by the sea")}{called.arguments()}).images[0].save("picture.png")',
+        f'generate({literal(usage.text or "a red house by the sea")}{called.arguments()}).images[0].save("image.png")',
     )
 
 
@@ -109,7 +109,7 @@ def _scheduled(usage: Usage) -> tuple[str, ...]:
     more = "".join(f", {name}={literal(value)}" for name, value in changed.items())
     return (
         f"from diffusers import {kind}",
-        f"paint.scheduler = {kind}.from_config(paint.scheduler.config{more})",
+        f"generate.scheduler = {kind}.from_config(generate.scheduler.config{more})",
     )
 
 
@@ -117,9 +117,9 @@ TASK = Task(
     name="text_to_image",
     title="text to image",
     data="captioned_images",
-    yields=frozenset({"pictures", "latents", "denoising"}),
+    yields=frozenset({"images", "latents", "denoising"}),
     settings=Judging,
-    baseline=Painting,
+    baseline=Generating,
     called={
         "steps": "num_inference_steps",
         "guidance": "guidance_scale",
@@ -129,7 +129,7 @@ TASK = Task(
         "scheduler": SCHEDULER,
     },
     instead={GUIDANCE: TRUE_GUIDANCE},
-    told=("steps", "guidance"),
+    reported=("steps", "guidance"),
     evidence=evidence,
     repeats=repeats,
     recognise=recognise,

@@ -1,4 +1,4 @@
-"""Whether a tokenizer's folder holds what its library makes it of, told from file names and JSON: without its vocabulary some
+"""Whether a tokenizer's folder holds what its library makes it of, read from file names and JSON: without its vocabulary some
 classes open all the same, and read every word as unknown."""
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def tokenizer_problems(artifact: Artifact) -> Iterator[Problem]:
         if not name.startswith("tokenizer") or not folder.is_dir():
             continue
         if not any(found for kept in KEPT for found in folder.glob(kept)) and not kind.startswith(BYTES):
-            said = f"`{name}` holds no vocabulary, and {kind} would read every word as unknown"
-            yield Problem(str(folder), said, FIX)
+            message = f"`{name}` holds no vocabulary, and {kind} would read every word as unknown"
+            yield Problem(str(folder), message, FIX)
             continue
         yield from _vocabulary(folder)
         if kind.startswith(CLIP):
@@ -40,15 +40,15 @@ def tokenizer_problems(artifact: Artifact) -> Iterator[Problem]:
 def _vocabulary(folder: Path) -> Iterator[Problem]:
     """What a tokenizer's own files lack."""
     if (folder / WHOLE).is_file():
-        said = _readable(folder / WHOLE)
-        model = said.get("model") if said is not None else None
+        message = _readable(folder / WHOLE)
+        model = message.get("model") if message is not None else None
         vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
         missing = [
             name
-            for name, there in (("model.vocab", vocabulary), ("added_tokens", "added_tokens" in (said or {})))
+            for name, there in (("model.vocab", vocabulary), ("added_tokens", "added_tokens" in (message or {})))
             if not there
         ]
-        if said is not None and missing:
+        if message is not None and missing:
             yield Problem(str(folder / WHOLE), f"is no tokenizer: it has no {' and no '.join(missing)}", FIX)
         return
     there = [name for name in PAIRED if (folder / name).is_file()]
@@ -65,12 +65,12 @@ def _length(artifact: Artifact, name: str, folder: Path) -> Iterator[Problem]:
     positions = (
         artifact.known_config(encoder).get("max_position_embeddings") if encoder in artifact.components else None
     )
-    said = _readable(folder / CONFIG) if (folder / CONFIG).is_file() else {}
-    if said is None or not isinstance(positions, int):
+    message = _readable(folder / CONFIG) if (folder / CONFIG).is_file() else {}
+    if message is None or not isinstance(positions, int):
         return
-    length = said.get("model_max_length")
+    length = message.get("model_max_length")
     if not isinstance(length, int) or length > positions:
-        says = f"says model_max_length {length}" if "model_max_length" in said else "says no model_max_length"
+        says = f"says model_max_length {length}" if "model_max_length" in message else "says no model_max_length"
         whole = f"`{name}` {says}, and `{encoder}` reads {positions} tokens (max_position_embeddings)"
         yield Problem(str(folder / CONFIG), whole, f'write "model_max_length": {positions} into it')
 

@@ -58,9 +58,9 @@ def _added(listed: object, folder: Path, decoder: object) -> Iterator[tuple[str,
             yield _text(one), int(number)
 
 
-def _text(said: object) -> str:
+def _text(message: object) -> str:
     """A token, which is kept as text or as an object with its text and how it is matched."""
-    found = said.get("content") if isinstance(said, Mapping) else said
+    found = message.get("content") if isinstance(message, Mapping) else message
     return found if isinstance(found, str) else ""
 
 

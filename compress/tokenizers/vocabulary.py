@@ -1,4 +1,4 @@
-"""Whether a tokenizer fits the model that reads its tokens, told from their JSON: a token beyond the embeddings ends in an IndexError."""
+"""Whether a tokenizer fits the model that reads its tokens, read from their JSON: a token beyond the embeddings ends in an IndexError."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def vocabulary_problems(artifact: Artifact) -> Iterator[Problem]:
         if known is None or folder is None:
             continue
         whose = "the model" if name == LANGUAGE_MODEL else f"`{name}`"
-        if said := _beyond(read_tokens(folder), known, padded=name != LANGUAGE_MODEL):
-            yield Problem(str(folder), f"{said}, and {whose} has embeddings for {known} (vocab_size)", FIX)
+        if message := _beyond(read_tokens(folder), known, padded=name != LANGUAGE_MODEL):
+            yield Problem(str(folder), f"{message}, and {whose} has embeddings for {known} (vocab_size)", FIX)
 
 
 def _beyond(tokens: Tokens, known: int, *, padded: bool) -> str:
     """The token without an embedding that texts will have; "" where there is none. Other added tokens may have none, as Gemma 3's
-    for pictures: a text that has one is refused when it is read (opening/known_tokens.py)."""
+    for images: a text that has one is refused when it is read (opening/known_tokens.py)."""
     if (largest := max((n for t, n in tokens.base.items() if t not in tokens.added), default=-1)) >= known:
         return f"the tokenizer counts to token {largest}"
     used = sorted(tokens.used(*((PAD,) if padded else ())))

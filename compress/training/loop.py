@@ -331,7 +331,7 @@ class _Run:
         self.save()
 
     def average_is_better(self, held_back: Callable[[], float]) -> bool:
-        """Whether the averaged weights do at least as well as the last ones on what is held back; it is said."""
+        """Whether the averaged weights do at least as well as the last ones on what is held back; it is stated."""
         if not self.learner.average:
             return False
         with self.accelerator.autocast():

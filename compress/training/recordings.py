@@ -1,6 +1,6 @@
 """Calls to a component, written down while a pipeline works: the inputs it really gets, at the timesteps it really sees.
 
-One safetensors file a painted batch. A tensor that comes again, as a prompt's embedding does at every step, is stored once.
+One safetensors file a generated batch. A tensor that comes again, as a prompt's embedding does at every step, is stored once.
 """
 
 from __future__ import annotations

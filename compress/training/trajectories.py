@@ -42,13 +42,13 @@ class Denoiser:
 
     def answer(self, calls: Sequence[Call], latent: torch.Tensor, levels: Levels) -> torch.Tensor:
         """What it says of a latent, float32 of its shape, guided where the calls ask for both."""
-        said = [self._ask(call, latent, levels.time.to(latent.device)) for call in calls]
-        if len(said) == 2:  # as pipelines ask that do it one by one: first with the prompt
-            return said[1] + self.scale * (said[0] - said[1])
-        if len(said[0]) == 2 * len(latent):
-            without, prompted = said[0].chunk(2)
+        message = [self._ask(call, latent, levels.time.to(latent.device)) for call in calls]
+        if len(message) == 2:  # as pipelines ask that do it one by one: first with the prompt
+            return message[1] + self.scale * (message[0] - message[1])
+        if len(message[0]) == 2 * len(latent):
+            without, prompted = message[0].chunk(2)
             return without + self.scale * (prompted - without)
-        return said[0]
+        return message[0]
 
     def _ask(self, call: Call, latent: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         copies = call[ROWS] // len(latent)
@@ -61,8 +61,8 @@ class Denoiser:
         """Where a latent gets along all parts of one step of the course; `steps` says which, row by row."""
         for part in range(course.substeps):
             here = course.at(steps, part)
-            said = split(self.answer(calls, latent, here), latent, here, self.prediction)
-            latent = move(said, course.at(steps, part + 1))
+            message = split(self.answer(calls, latent, here), latent, here, self.prediction)
+            latent = move(message, course.at(steps, part + 1))
         return latent
 
 
@@ -79,7 +79,7 @@ def course_of(scheduler: Any, steps: int, substeps: int, scale: float) -> Course
     """The course of a scheduler whose steps are set: of DDIM by its training schedule, or of a flow.
 
     Args:
-        scale: of time, as the denoiser is told it, beside the scheduler's own.
+        scale: of time, as the denoiser is given it, beside the scheduler's own.
     """
     kind = {**scheduler.config, "_class_name": type(scheduler).__name__}
     legs = _flow_legs if flows(kind) else _diffusion_legs
@@ -102,7 +102,7 @@ def _diffusion_legs(scheduler: Any, number: int, steps: int, substeps: int) -> l
 
 
 def _parts(scheduler: Any, time: int) -> tuple[float, float]:
-    """Of picture and of noise, at a time of the training schedule; below its first there is no noise."""
+    """Of image and of noise, at a time of the training schedule; below its first there is no noise."""
     signal = float(scheduler.alphas_cumprod[time]) if time >= 0 else float(scheduler.final_alpha_cumprod)
     return signal**0.5, (1.0 - signal) ** 0.5
 
@@ -118,7 +118,7 @@ def record(
     params: FewSteps,
     context: Context,
 ) -> tuple[list[Path], str]:
-    """Batches on disk: latents, what the student's denoiser is told of their captions, and what the teacher's is; and where the
+    """Batches on disk: latents, what the student's denoiser is given of their captions, and what the teacher's is; and where the
     latents are from, in words. A batch that a crashed run recorded is kept."""
     folder = context.scratch / "batches"
     folder.mkdir(exist_ok=True)
@@ -134,13 +134,13 @@ def record(
             own = student.first_step(some, context.seed, ANY, **alone)
             taught = teacher.first_step(some, context.seed, ANY, **guided)
             latents, origin = _latents(teacher, some, latent_of(own[0]).shape[1:], guided, params, context.seed)
-            write_calls(path, [{"latents": latents, "from": origin}, *map(_told, own), *map(_told, taught)])
+            write_calls(path, [{"latents": latents, "from": origin}, *map(_reported, own), *map(_reported, taught)])
         origins.add(str(read_call(path, 0)["from"]))
         files.append(path)
     return files, " and ".join(sorted(origins))
 
 
-def _told(call: Call) -> dict[str, Any]:
+def _reported(call: Call) -> dict[str, Any]:
     """A recorded call without its latent and time, which come anew."""
     name = latent_name(call)
     return {**{k: v for k, v in call.items() if k not in (name, TIME)}, "latent": name, ROWS: len(call[name])}
@@ -157,19 +157,19 @@ def _latents(
     """What noise is added to, and where it is from.
 
     Raises:
-        ModelError: pictures are asked for, and this pipeline's latents of them are not known, or there are none.
+        ModelError: images are asked for, and this pipeline's latents of them are not known, or there are none.
     """
-    makers = [item.picture for item in items]
+    makers = [item.image for item in items]
     if params.latents != "teacher" and all(makers):
         call = {**teacher.artifact.settings.call, **guided}
         found = encoded(teacher.pipeline, [make() for make in makers if make], shape, call)
         if found is not None:
-            return to_host(found), "the data's pictures"
+            return to_host(found), "the data's images"
     if params.latents == "pictures":
-        said = "the training data has no pictures" if not all(makers) else "its latents of pictures are not known"
-        raise ModelError(said, place=str(teacher.artifact.path), fix="set latents: teacher")
-    painted = teacher.latents(items, seed, **guided, num_inference_steps=params.teacher_steps)
-    return to_host(painted.float()), "what the teacher paints"
+        message = "the training data has no images" if not all(makers) else "its latents of images are not known"
+        raise ModelError(message, place=str(teacher.artifact.path), fix="set latents: teacher")
+    generated = teacher.latents(items, seed, **guided, num_inference_steps=params.teacher_steps)
+    return to_host(generated.float()), "what the teacher generates"
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def read_batch(path: Path, device: str) -> Batch:
 
 
 def noised(batch: Batch, course: Course, steps: torch.Tensor) -> torch.Tensor:
-    """Noisy latents at the beginning of some steps: noise alone at the first, which is where pictures begin."""
+    """Noisy latents at the beginning of some steps: noise alone at the first, which is where images begin."""
     noise = torch.randn(batch.latents.shape, device=CPU).to(batch.latents.device)
     alpha, sigma = course.at(steps, 0).of(noise)
     first = (steps == 0).to(noise.device).view(alpha.shape)
@@ -199,7 +199,7 @@ def noised(batch: Batch, course: Course, steps: torch.Tensor) -> torch.Tensor:
 
 
 def check_followed(
-    task: TextToImage, told: Mapping[str, object], course: Course, prediction: Prediction, scale: float
+    task: TextToImage, reported: Mapping[str, object], course: Course, prediction: Prediction, scale: float
 ) -> None:
     """Whether the pipeline, left to itself, gets where our own walk gets: nothing else shows that its denoiser's calls, its
     guidance and its steps are what we take them for.
@@ -208,19 +208,19 @@ def check_followed(
         ModelError: it gets elsewhere.
     """
     items, steps = task.examples[:2], course.steps
-    calls = task.first_step(items, 0, steps, **told)
+    calls = task.first_step(items, 0, steps, **reported)
     latent = latent_of(calls[0])[: len(items)].float()
     denoiser = Denoiser(task.component(task.artifact.main), prediction, scale)
     with torch.no_grad():
         for step in range(steps):
             latent = denoiser.walk(
-                [_told(c) for c in calls], latent, course, torch.full((len(items),), step, device=CPU)
+                [_reported(c) for c in calls], latent, course, torch.full((len(items),), step, device=CPU)
             )
-    reached = task.latents(items, 0, **told, num_inference_steps=steps).float()
+    reached = task.latents(items, 0, **reported, num_inference_steps=steps).float()
     away = float((reached - latent).norm() / reached.norm())
     if not away <= FOLLOWED:
         kind = type(task.pipeline).__name__
-        said = (
+        message = (
             f"{kind} steps in a way that is not known here: its latents differ by {away:.1%} from those of plain steps"
         )
-        raise ModelError(said, place=str(task.artifact.path), fix="teach it by distill.features")
+        raise ModelError(message, place=str(task.artifact.path), fix="teach it by distill.features")

@@ -59,7 +59,7 @@ class Classroom:
     teacher: Denoiser
     course: Course
     files: Sequence[Path]
-    lesson: Lesson
+    target: Lesson
     device: str
     seed: int
 
@@ -77,7 +77,7 @@ class Classroom:
     def _losses(self, file: Path) -> Mapping[str, torch.Tensor]:
         batch = read_batch(file, self.device)
         steps = torch.randint(self.course.steps, (len(batch.latents),), device="cpu")
-        return self.lesson(self, batch, steps)
+        return self.target(self, batch, steps)
 
 
 def halve(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, torch.Tensor]:
@@ -85,14 +85,14 @@ def halve(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, to
     latent, here = noised(batch, room.course, steps), room.course.at(steps, 0)
     with torch.no_grad():
         reached = room.teacher.walk(batch.taught, latent, room.course, steps)
-        picture = landing(latent, here, reached, room.course.at(steps, room.course.substeps))
-        wanted = answer(picture, latent, here, room.student.prediction)
+        image = landing(latent, here, reached, room.course.at(steps, room.course.substeps))
+        wanted = answer(image, latent, here, room.student.prediction)
     found = room.student.answer(batch.own, latent, here)
     return {"landing": velocity_error(found, wanted, here, room.student.prediction)}
 
 
 def agree(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, torch.Tensor]:
-    """The student sees the same picture in a latent and in where one step of its teacher's takes it."""
+    """The student sees the same image in a latent and in where one step of its teacher's takes it."""
     latent, here, there = noised(batch, room.course, steps), room.course.at(steps, 0), room.course.at(steps, 1)
     with torch.no_grad():
         nearer = move(
@@ -106,11 +106,11 @@ def agree(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, to
 def _consistent(
     student: Denoiser, batch: Batch, latent: torch.Tensor, room: Classroom, steps: torch.Tensor, part: int
 ) -> torch.Tensor:
-    """What a consistency function gives: the picture, and the latent itself where no noise is left in it."""
+    """What a consistency function gives: the image, and the latent itself where no noise is left in it."""
     levels = room.course.at(steps, part)
-    picture, _ = split(student.answer(batch.own, latent, levels), latent, levels, student.prediction)
+    image, _ = split(student.answer(batch.own, latent, levels), latent, levels, student.prediction)
     skip, out = boundary(levels, latent)
-    return skip * latent + out * picture
+    return skip * latent + out * image
 
 
 def imitate(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, torch.Tensor]:
@@ -128,7 +128,7 @@ def teach_denoiser(
     context: Context,
     steps: int,
     substeps: int,
-    lesson: Lesson,
+    target: Lesson,
     last: float | None = None,
 ) -> torch.nn.Module:
     """Teach an artifact's denoiser along a course of `steps` steps, each of `substeps` of its teacher's.
@@ -139,10 +139,10 @@ def teach_denoiser(
     Raises:
         ModelError: the teacher is an engine, or its pipeline is not followed.
     """
-    room, said = _classroom(artifact, params, context, (steps, substeps, last), lesson)
+    room, sentence = _classroom(artifact, params, context, (steps, substeps, last), target)
     student = room.student.module.requires_grad_(True)
     curve = teach(student, room.loss_at, params.training(), context, held_back=room.held_back)
-    message = f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} on {said}"
+    message = f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} on {sentence}"
     context.note(message, component=artifact.main, loss=curve)
     return student
 
@@ -165,30 +165,30 @@ def _classroom(
     params: FewSteps,
     context: Context,
     way: tuple[int, int, float | None],
-    lesson: Lesson,
+    target: Lesson,
 ) -> tuple[Classroom, str]:
     """Student and teacher with all that they are taught by; their pipelines' other parts need no memory from here on."""
     source, name, opening = context.inputs["teacher"], artifact.main, context.opening.of("float32")
     if name not in source.components or source.components[name].format != "torch":
         raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
-    told, scale = _guided(source, params)
+    reported, scale = _guided(source, params)
     tasks = [TextToImage(side, opening) for side in (artifact, source)]
     steps, substeps, last = way
     for task in tasks:
         _step_as(task, artifact, last)
     alone = {**guiding(artifact).student(params.guidance), NEGATIVE: None}
-    course = _course(tasks[1], told, steps, substeps)
+    course = _course(tasks[1], reported, steps, substeps)
     predictions = [prediction_of(config_of(side)) for side in (artifact, source)]
     few = min(steps, LOOKS)
-    check_followed(tasks[1], told, _course(tasks[1], told, few, 1), predictions[1], scale)
+    check_followed(tasks[1], reported, _course(tasks[1], reported, few, 1), predictions[1], scale)
     check_followed(tasks[0], alone, _course(tasks[0], alone, few, 1), predictions[0], 1.0)
-    _step_as(tasks[1], artifact, last_level(artifact, 1))  # which paints in as many steps as it likes
-    files, origin = record(tasks[0], tasks[1], told, alone, params, context)
+    _step_as(tasks[1], artifact, last_level(artifact, 1))  # which generates in as many steps as it likes
+    files, origin = record(tasks[0], tasks[1], reported, alone, params, context)
     student, teacher = (
         Denoiser(task.component(name).requires_grad_(False), prediction, join)
         for task, prediction, join in zip(tasks, predictions, (1.0, scale), strict=True)
     )
-    room = Classroom(student, teacher, course, files, lesson, opening.device, context.seed)
+    room = Classroom(student, teacher, course, files, target, opening.device, context.seed)
     return room, f"{origin}, {len(files)} batches, guidance {scale:g}"
 
 
@@ -207,9 +207,9 @@ def _guided(source: Artifact, params: FewSteps) -> tuple[dict[str, object], floa
     return how.call(number if how.argument else None, params.negative_prompt), number
 
 
-def _course(task: TextToImage, told: Mapping[str, object], steps: int, substeps: int) -> Course:
+def _course(task: TextToImage, reported: Mapping[str, object], steps: int, substeps: int) -> Course:
     """The course of a pipeline, whose steps depend on its own way to set them, so it is let do that."""
-    call = task.first_step(task.examples[:1], 0, steps, **told)[0]
+    call = task.first_step(task.examples[:1], 0, steps, **reported)[0]
     scheduler = task.pipeline.scheduler
-    told_time = float(call[TIME].flatten()[0]) if torch.is_tensor(call[TIME]) else float(call[TIME])
-    return course_of(scheduler, steps, substeps, told_time / float(scheduler.timesteps[0]))
+    reported_time = float(call[TIME].flatten()[0]) if torch.is_tensor(call[TIME]) else float(call[TIME])
+    return course_of(scheduler, steps, substeps, reported_time / float(scheduler.timesteps[0]))

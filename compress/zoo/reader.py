@@ -1,4 +1,4 @@
-"""`digits-reader`: the independent classifier that reads the painted scenes. A plain convolutional network with five slots."""
+"""`digits-reader`: the independent classifier that reads the generated scenes. A plain convolutional network with five slots."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def weights() -> str:
     return digest_folder(FOLDER)
 
 
-class Painted(Protocol):
+class Generated(Protocol):
     """What of an evaluation's evidence the reader looks at."""
 
     @property
     def items(self) -> Sequence[object]: ...
 
-    def pictures(self, start: int, stop: int) -> NDArray[np.uint8]: ...
+    def images(self, start: int, stop: int) -> NDArray[np.uint8]: ...
 
 
 class Network(nn.Module):
@@ -66,11 +66,11 @@ class Network(nn.Module):
 class Reader:
     network: Network
 
-    def read(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def read(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """uint8 [n, 64, 64, 3] to digits and inks [n, 5], one for each slot; the last class is "nothing there"."""
         digits, inks = [], []
-        for start in range(0, len(pictures), BATCH):
-            pixels = torch.from_numpy(pictures[start : start + BATCH]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        for start in range(0, len(images), BATCH):
+            pixels = torch.from_numpy(images[start : start + BATCH]).permute(0, 3, 1, 2).float() / 127.5 - 1
             with torch.inference_mode():
                 one, other = self.network(pixels)
             digits.append(to_array(one.argmax(-1)))
@@ -82,19 +82,19 @@ class Reader:
 def load_reader() -> Reader:
     """The shipped reader."""
     config = json.loads((FOLDER / "config.json").read_text())
-    with torch.device(CPU):  # pictures are small, and so is the network: wherever the models run, it reads here
+    with torch.device(CPU):  # images are small, and so is the network: wherever the models run, it reads here
         network = Network(config["width"])
     network.load_state_dict({k: v.float() for k, v in load_file(FOLDER / "model.safetensors").items()})
     return Reader(network.eval())
 
 
-def marks(captions: Sequence[str], pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each picture the share of its digits read right, and of its inks right, each in the place asked for.
+def marks(captions: Sequence[str], images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each image the share of its digits read right, and of its inks right, each in the place asked for.
 
     Raises:
         DataError: a caption is not in the grammar of zoo://digits.
     """
-    digits, inks = load_reader().read(pictures)
+    digits, inks = load_reader().read(images)
     shares = []
     for caption, read_digits, read_inks in zip(captions, digits, inks, strict=True):
         try:
@@ -113,10 +113,10 @@ def marks(captions: Sequence[str], pictures: NDArray[np.uint8]) -> tuple[NDArray
     return found[:, 0], found[:, 1]
 
 
-def marks_of(evidence: Painted) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`marks` of all that one side painted, a batch at a time."""
+def marks_of(evidence: Generated) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`marks` of all that one side generated, a batch at a time."""
     parts = []
     for start in range(0, len(evidence.items), BATCH):
         items = evidence.items[start : start + BATCH]
-        parts.append(marks([item.text for item in items], evidence.pictures(start, start + BATCH)))  # type: ignore[attr-defined]
+        parts.append(marks([item.text for item in items], evidence.images(start, start + BATCH)))  # type: ignore[attr-defined]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

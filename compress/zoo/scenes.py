@@ -153,7 +153,7 @@ def parse(caption: str) -> tuple[Layout, tuple[tuple[int, str], ...], str]:
 
 
 def render(scene: Scene) -> NDArray[np.uint8]:
-    """Paint a scene: uint8 [64, 64, 3]."""
+    """Generate a scene: uint8 [64, 64, 3]."""
     colours = np.array(scene.tint, dtype=np.float32).reshape(-1, 3)
     canvas = np.broadcast_to(np.array(PAPERS[scene.paper], dtype=np.float32) + colours[0], (SIZE, SIZE, 3)).copy()
     for digit, tint in zip(scene.digits, colours[1:], strict=True):

@@ -27,7 +27,7 @@ from evaluation.observe import cold_starts, machine
 from evaluation.observe.collect import Viewpoint, collect
 from evaluation.observe.repeats import measured
 from evaluation.observe.timing import Interleaved, time_views
-from evaluation.values import PICTURES, Comparison, Estimate, Metric, P, Row, Sample, Side, shared
+from evaluation.values import IMAGES, Comparison, Estimate, Metric, P, Row, Sample, Side, shared
 
 if TYPE_CHECKING:
     from compress.opening.models import OpenModel
@@ -43,15 +43,15 @@ def compare(request: Request, emit: Emit) -> Comparison:
     emit = noting(emit, warnings)
     views = viewpoints(request)
     _check_items(views)
-    for said in filter(None, (views[0].left_out, _fewer(request))):
-        if not any(told.endswith(f": {said}") for told in warnings):  # by the plan
-            emit(Event("warning", "data", said))
+    for message in filter(None, (views[0].left_out, _fewer(request))):
+        if not any(reported.endswith(f": {message}") for reported in warnings):  # by the plan
+            emit(Event("warning", "data", message))
     for side, view in zip(("baseline", "candidate"), views, strict=True):
         if lost := lost_settings(view.artifact, view.call):
             emit(Event("warning", side, lost))
     sides, timed = _observe(views, request, emit)
-    for said in dict.fromkeys(said for side in sides for said in side.said):
-        emit(Event("warning", "captions", said))
+    for message in dict.fromkeys(message for side in sides for message in side.message):
+        emit(Event("warning", "captions", message))
     if unfit := worse_than_guessing(sides[0]):
         emit(Event("warning", "baseline", unfit))
     rows, scored = _rows(sides, request, timed, emit)
@@ -68,7 +68,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         recipe=request.recipe_text,
         stages=request.stages,
         steps=steps,
-        pictures=grid(sides, rows, scored),
+        images=grid(sides, rows, scored),
         completions=completions(sides),
         worst=worst(sides, rows, scored),
         controls=controls,
@@ -81,13 +81,13 @@ def _check_items(views: tuple[Viewpoint, Viewpoint]) -> None:
     """Everything is paired item by item.
 
     Raises:
-        UserError: the two sides are folders of differently called pictures.
+        UserError: the two sides are folders of differently called images.
     """
     one, other = ([item.id for item in view.items] for view in views)
     if one != other:
         odd = sorted(set(one) ^ set(other))
         raise UserError(
-            f"the two sides hold {len(one)} and {len(other)} pictures, and only one of them {odd[0]!r}",
+            f"the two sides hold {len(one)} and {len(other)} images, and only one of them {odd[0]!r}",
             place=str(views[1].artifact.path),
             fix="give both the same file names; a folder A against a set B of others is `pare eval A A --reference B`",
         )
@@ -167,15 +167,15 @@ def _rows(
     sides: tuple[Evidence, Evidence], request: Request, timed: Interleaved | None, emit: Emit
 ) -> tuple[tuple[Row, ...], dict[str, tuple[Sample, Sample]]]:
     """The rows, and the samples of both sides that each rests on."""
-    rows, kept, told = [], {}, set[str]()
+    rows, kept, reported = [], {}, set[str]()
     held = request.data.count if request.data else len(sides[0].unit_ids)
     for name in track(tuple(request.spec.metrics), emit, "scoring", len(request.spec.metrics)):
         metric = find_metric(name)
         values = metric.params(**request.spec.metrics[name])
         found = shared(measured(metric, sides[0], values), measured(metric, sides[1], values))
-        for left_out in {s.left_out for s in found if s.left_out} - told:
+        for left_out in {s.left_out for s in found if s.left_out} - reported:
             emit(Event("warning", name, left_out))
-            told.add(left_out)
+            reported.add(left_out)
         noise = _noise(metric, sides[0], found[0], timed, values) if timed and metric.timed else None
         row = row_of(metric, found, sides[0].protocol, request.gates.get(name), noise)
         rows.append(advised(row, metric, request, len(sides[0].unit_ids), held))
@@ -201,7 +201,7 @@ def _noise(metric: Metric[P], baseline: Evidence, sample: Sample, timed: Interle
 
 def _side(name: str, view: Viewpoint, inside: str = "") -> Side:
     if not view.artifact.components:
-        return Side(name, view.artifact.digest, PICTURES)
+        return Side(name, view.artifact.digest, IMAGES)
     engines = sorted({f"{c.format}" for c in view.artifact.components.values()})
     how = " ".join(filter(None, (view.opening.dtype, "eager"))) if engines == ["torch"] else ""
     parts = (

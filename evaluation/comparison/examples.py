@@ -1,4 +1,4 @@
-"""What a reader should see: pictures of both sides, continuations that part, and the items that came out worst."""
+"""What a reader should see: images of both sides, continuations that part, and the items that came out worst."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 
 from compress.catalogue import find_metric
 from evaluation.evidence import Evidence, parting
-from evaluation.values import Completion, Picture, Row, Sample, Worst
+from evaluation.values import Completion, Image, Row, Sample, Worst
 
 FIRST, WORST, COMPLETIONS, ITEMS = 6, 6, 6, 5
 Sides = tuple[Evidence, Evidence]
 Measured = Mapping[str, tuple[Sample, Sample]]
 
 
-def grid(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Picture, ...]:
+def grid(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Image, ...]:
     """The first prompts, which nobody chose, and those that came out worst by the first metric that scores each alone."""
     one, other = sides
-    if one.picture is None or other.picture is None:
+    if one.image is None or other.image is None:
         return ()
     chosen = dict.fromkeys(range(min(FIRST, len(one.items))), "")
     at = {item.id: index for index, item in enumerate(one.items)}
@@ -30,7 +30,7 @@ def grid(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Picture
                 unit = measured[row.metric][0].unit_ids[index]
                 chosen.setdefault(at[unit], f"among the worst by {row.title}")
     return tuple(
-        Picture(one.items[i].id, one.items[i].text, one.picture(i), other.picture(i), why) for i, why in chosen.items()
+        Image(one.items[i].id, one.items[i].text, one.image(i), other.image(i), why) for i, why in chosen.items()
     )
 
 
@@ -51,7 +51,7 @@ def worst(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Worst,
 
 
 def worst_of(rows: Sequence[Row], measured: Measured, texts: Mapping[str, str]) -> tuple[Worst, ...]:
-    """As `worst`, where the items are no longer at hand.
+    """As `worst`, where the items are no longer available.
 
     Args:
         texts: of the items, by id, as far as they are known.

@@ -1,4 +1,4 @@
-"""Samples on disk, beside `result.json`: every number can be computed again from them, and another run be held against them."""
+"""Samples on disk, beside `result.json`: every number can be computed again from them, and another run be compared with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.values import Sample
+from evaluation.values import Sample, respelt
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,17 +21,19 @@ def keep(folder: Path, name: str, baseline: Sample, candidate: Sample) -> None:
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, said = {}, {}
+    tensors, message = {}, {}
     for side, sample in zip(SIDES, (baseline, candidate), strict=True):
         tensors[side] = sample.values
         if sample.reference is not None:
             tensors[f"{side}.reference"] = sample.reference
         if sample.moments is not None:
             tensors[f"{side}.mu"], tensors[f"{side}.sigma"] = sample.moments
-        said[side] = json.dumps(
+        message[side] = json.dumps(
             {"unit_ids": sample.unit_ids, "protocol": dict(sample.protocol), "note": sample.note}, default=str
         )
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / f"{name}.safetensors", metadata=said)
+    save_file(
+        {k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / f"{name}.safetensors", metadata=message
+    )
 
 
 def read(folder: Path, name: str) -> tuple[Sample, Sample]:
@@ -44,21 +46,21 @@ def read(folder: Path, name: str) -> tuple[Sample, Sample]:
 
     try:
         with safe_open(folder / f"{name}.safetensors", framework="numpy") as stored:
-            said = stored.metadata() or {}
+            message = stored.metadata() or {}
             tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (no mapping)
-        return _sample("baseline", tensors, said), _sample("candidate", tensors, said)
+        return _sample("baseline", tensors, message), _sample("candidate", tensors, message)
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"{folder / name}.safetensors holds no samples: {error}") from error
 
 
-def _sample(side: str, tensors: dict[str, NDArray[Any]], said: dict[str, str]) -> Sample:
-    told = json.loads(said[side])
+def _sample(side: str, tensors: dict[str, NDArray[Any]], message: dict[str, str]) -> Sample:
+    stored = json.loads(message[side])
     moments = (tensors[f"{side}.mu"], tensors[f"{side}.sigma"]) if f"{side}.mu" in tensors else None
     return Sample(
-        tuple(told["unit_ids"]),
+        tuple(stored["unit_ids"]),
         tensors[side],
         tensors.get(f"{side}.reference"),
         moments,
-        told["protocol"],
-        told["note"],
+        respelt(stored["protocol"]),
+        stored["note"],
     )

@@ -1,6 +1,6 @@
-"""What was measured beside what arithmetic explains: operations for pictures, bytes read for each token of text.
+"""What was measured beside what arithmetic explains: operations for images, bytes read for each token of text.
 
-A small batch of pictures is bound by its operations and the decoding of text by its weights on their way to the processor, so
+A small batch of images is bound by its operations and the decoding of text by its weights on their way to the processor, so
 those ratios are what a smaller model alone can give. More than that came from elsewhere, and less was lost on the way.
 """
 
@@ -40,7 +40,7 @@ def bytes_read(artifact: Artifact, dtype: str) -> int:
 def realised(comparison: Comparison) -> Realised | None:
     """Pair the measured speed-up with the theoretical one.
 
-    Pictures: `latency`, or else `throughput`, with `flops`. Text: `throughput` of decoding, or else `time_per_output_token`,
+    Images: `latency`, or else `throughput`, with `flops`. Text: `throughput` of decoding, or else `time_per_output_token`,
     with the bytes of weights, for each token reads every one of them once. None where either is missing or has no number.
     """
     known = {row.metric: row for row in comparison.rows}
@@ -57,7 +57,7 @@ def realised(comparison: Comparison) -> Realised | None:
 
 
 def roof(comparison: Comparison) -> str:
-    """How near the candidate's decoding comes to what memory allows: each step reads every weight once. "" for pictures.
+    """How near the candidate's decoding comes to what memory allows: each step reads every weight once. "" for images.
 
     A model that fits into the processor's caches may read faster than memory does.
     """
@@ -88,14 +88,14 @@ def _is_text(known: dict[str, Row]) -> bool:
 
 def _sentence(theoretical: float, wall: Row, text: bool) -> str:
     measured = wall.contrast
-    said = f"{measured.value:.1f}× measured, {_promise(theoretical, 'bytes a token' if text else 'operations')}"
+    message = f"{measured.value:.1f}× measured, {_promise(theoretical, 'bytes a token' if text else 'operations')}"
     share = measured.value / theoretical
     if measured.low > theoretical:  # else the measurement does not say that it is more
         rest = "fewer operations" if text else "precision"
-        return f"{said}: {share:.1f} times what arithmetic alone explains, so engine or {rest} gave the rest"
+        return f"{message}: {share:.1f} times what arithmetic alone explains, so engine or {rest} gave the rest"
     if measured.high >= theoretical:
-        return f"{said}: what arithmetic explains, as far as the measurement can tell"
-    return f"{said}: {100 * share:.0f}% of what arithmetic promises"
+        return f"{message}: what arithmetic explains, as far as the measurement can tell"
+    return f"{message}: {100 * share:.0f}% of what arithmetic promises"
 
 
 def _promise(theoretical: float, what: str) -> str:

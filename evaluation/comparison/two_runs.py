@@ -1,4 +1,4 @@
-"""Two runs held against each other: what tonight's candidate is to the committed one, unit by unit where both kept samples."""
+"""Two runs compared with each other: what tonight's candidate is to the committed one, unit by unit where both kept samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.recipe.gates import Gate
 from evaluation.comparison import samples
 from evaluation.comparison.examples import worst_of
 from evaluation.judge import statistics
-from evaluation.judge.gates import judge, problems, said
+from evaluation.judge.gates import judge, message, problems
 from evaluation.values import Comparison, Estimate, Row, Sample, Side, Verdict, Worst
 
 # What makes two machines the same one for a speed: the processor and what of it was used.
@@ -76,7 +76,7 @@ def against(old: Run, new: Run, across_machines: bool, tolerance: str) -> Compar
 def _gone(row: Row) -> Row:
     """A gated metric that the new run no longer measures: what it does not show it has not passed."""
     why = "only the old run measured it"
-    verdict = Verdict("inconclusive", said(row.gate, row) if row.gate else "", why)
+    verdict = Verdict("inconclusive", message(row.gate, row) if row.gate else "", why)
     contrast = replace(NEITHER, note=why)
     return replace(row, baseline=row.candidate, candidate=NEITHER, contrast=contrast, noise=None, verdict=verdict)
 
@@ -93,23 +93,25 @@ def _differences(
     if not shared:
         found.append(Problem("", "the two runs measured no metric in common", "run both with the same metrics"))
     if _short(one.baseline) != _short(other.baseline):
-        said = f"{_short(one.baseline)} and {_short(other.baseline)}"
+        message = f"{_short(one.baseline)} and {_short(other.baseline)}"
         found.append(
             Problem(
-                "", f"the two runs had different baselines: {said}", "run the old recipe again with the new baseline"
+                "", f"the two runs had different baselines: {message}", "run the old recipe again with the new baseline"
             )
         )
     for row in shared:
         was = before[row.metric].protocol
         odd = sorted(k for k in {*was, *row.protocol} if was.get(k) != row.protocol.get(k))
         if odd:
-            said = ", ".join(f"{k} {_told(was.get(k, 'none'))} and {_told(row.protocol.get(k, 'none'))}" for k in odd)
+            message = ", ".join(
+                f"{k} {_reported(was.get(k, 'none'))} and {_reported(row.protocol.get(k, 'none'))}" for k in odd
+            )
             fix = "give both recipes the same data.evaluate" if odd == ["data"] else "run both with the same settings"
-            found.append(Problem("", f"{row.metric} was measured by different protocols: {said}", fix))
+            found.append(Problem("", f"{row.metric} was measured by different protocols: {message}", fix))
     if not across_machines and (odd := [k for k in MACHINE if one.machine.get(k) != other.machine.get(k)]):
-        said = ", ".join(f"{k} {_told(one.machine.get(k))} and {_told(other.machine.get(k))}" for k in odd)
+        message = ", ".join(f"{k} {_reported(one.machine.get(k))} and {_reported(other.machine.get(k))}" for k in odd)
         fix = "run both on one machine, or compare ratios to the baseline only with --across-machines"
-        found.append(Problem("", f"the two runs were timed on different machines: {said}", fix))
+        found.append(Problem("", f"the two runs were timed on different machines: {message}", fix))
     return found
 
 
@@ -117,7 +119,7 @@ def _short(side: Side) -> str:
     return f"{side.digest[:12] or 'unknown'} ({side.engine}) called with {dict(sorted(side.call.items()))}"
 
 
-def _told(fact: object) -> str:
+def _reported(fact: object) -> str:
     """A fact as a reader sees it: a digest by its beginning."""
     text = " ".join(map(str, fact)) if isinstance(fact, (list, tuple)) else str(fact)
     return f"{text[:12]}…" if DIGEST.fullmatch(text) else text
@@ -192,8 +194,8 @@ def _warnings(one: Comparison, other: Comparison, before: Mapping[str, Row]) -> 
     both = libraries[0].keys() & libraries[1].keys()  # which of them a run tells of is another matter
     odd = sorted(name for name in both if libraries[0][name] != libraries[1][name])
     if odd:
-        said = ", ".join(f"{name} {libraries[0][name]} → {libraries[1][name]}" for name in odd)
-        found.append(f"libraries changed between the runs: {said}")
+        message = ", ".join(f"{name} {libraries[0][name]} → {libraries[1][name]}" for name in odd)
+        found.append(f"libraries changed between the runs: {message}")
     gone = [name for name, row in before.items() if name not in {r.metric for r in other.rows}]
     if gone:
         gated = [name for name in gone if before[name].gate]

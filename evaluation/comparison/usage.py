@@ -18,7 +18,7 @@ IN_CACHE = "in the cache, which lets go of what was not used for long; `pare run
 
 
 def hand_over(request: Request, call: Mapping[str, Any]) -> Handed | None:
-    """Where the candidate is and how to call it; None where it is a folder of pictures.
+    """Where the candidate is and how to call it; None where it is a folder of images.
 
     Args:
         call: the arguments that it was called with.

@@ -56,7 +56,7 @@ def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
 
 
 def _looked_at(request: Request) -> tuple[Data | None, Data | None]:
-    """The data that each side is looked at on: the request's, or of two folders of pictures what each is of."""
+    """The data that each side is looked at on: the request's, or of two folders of images what each is of."""
     if request.data or request.baseline.components or request.candidate.components:
         return request.data, request.data
     return captions_of_both(request.baseline.path, request.candidate.path)

@@ -1,6 +1,6 @@
 """How far each stage got: speed, size and quality of every model between the baseline and the candidate.
 
-All are held against the baseline on the same first items, so that a stage's own share is what separates it from the one before.
+All are compared with the baseline on the same first items, so that a stage's own share is what separates it from the one before.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS = 1024  # of a chunk: enough to keep the processor busy, and 16 MB of 2048 features
-FEWEST = 4  # units that an interval can be told from
+FEWEST = 4  # units that an interval can be read from
 SAME = 1e-9  # of the two covariances' traces: a distance below it is rounding
 PARTS = (1, 2, 4)  # into how many parts of its size FID∞ cuts the units
 SEED = 0
@@ -57,7 +57,7 @@ class Moments:
 
     @classmethod
     def given(cls, mean: Floats, covariance: Floats) -> Moments:
-        """Of published statistics, where nobody says how many pictures they are of."""
+        """Of published statistics, where nobody says how many images they are of."""
         return cls(0, mean, covariance)
 
     def merge(self, other: Moments) -> Moments:
@@ -191,70 +191,72 @@ def sizes(n: int, d: int) -> tuple[int, ...]:
 
 
 def refuse_few(sample: Sample, title: str, needed: int) -> None:
-    """Rule out a covariance of too few pictures, which is singular and its distance a number of nothing. Copies are no more of them.
+    """Rule out a covariance of too few images, which is singular and its distance a number of nothing. Copies are no more of them.
 
     Raises:
-        UserError: fewer than `needed` were painted, or no more real pictures than features are there.
+        UserError: fewer than `needed` were generated, or no more real images than features are there.
     """
     held = [(different(rows), len(rows)) for rows in (sample.values, sample.reference) if rows is not None]
     if wrong := few(title, sample.values.shape[1], needed, *held):
-        raise UserError(wrong.said, fix=wrong.fix)
+        raise UserError(wrong.message, fix=wrong.fix)
 
 
-def few(title: str, d: int, needed: int, painted: tuple[int, int], real: tuple[int, int] | None = None) -> Fault | None:
-    """Why so many pictures have no covariance of d features that a distance could rest on.
+def few(
+    title: str, d: int, needed: int, generated: tuple[int, int], real: tuple[int, int] | None = None
+) -> Fault | None:
+    """Why so many images have no covariance of d features that a distance could rest on.
 
     Args:
-        painted, real: how many of each differ, and how many there are; real: None where only their statistics are known.
+        generated, real: how many of each differ, and how many there are; real: None where only their statistics are known.
     """
-    n, (least, _) = painted[0], real or painted
+    n, (least, _) = generated[0], real or generated
     if n >= needed and least > d:
         return None
-    what, (count, held), wanted = ("", painted, needed) if n < needed else ("real ", real or painted, d + 1)
+    what, (count, held), wanted = ("", generated, needed) if n < needed else ("real ", real or generated, d + 1)
     copies = f" different ones among {held:,}" if count < held else ""
     return Fault(
-        f"{title} with {d} features needs {wanted:,} {what}pictures, and there are {count:,}{copies}",
+        f"{title} with {d} features needs {wanted:,} {what}images, and there are {count:,}{copies}",
         f"use kid, which is unbiased, {wanted:,} or more {what}samples, or allow_few: true",
     )
 
 
 def enough(title: str, features: str, least: Callable[[int], int], sizes: Sizes) -> Fault | None:
-    """As `refuse_few`, of pictures that are not there yet.
+    """As `refuse_few`, of images that are not there yet.
 
     Args:
-        least: how many painted ones it takes of so many features.
+        least: how many generated ones it takes of so many features.
     """
     d, real = width_of(features), None if sizes.real is None else (sizes.real, sizes.real)
-    return None if d is None else few(title, d, least(d), (sizes.painted, sizes.painted), real)
+    return None if d is None else few(title, d, least(d), (sizes.generated, sizes.generated), real)
 
 
-def said(sample: Sample, *more: str) -> str:
-    """A number's note: of how many pictures it is, and whether it may be held against others."""
+def message(sample: Sample, *more: str) -> str:
+    """A number's note: of how many images it is, and whether it may be compared with others."""
     n, d = sample.values.shape
     least = min(different(rows) for rows in (sample.values, sample.reference) if rows is not None)
-    how = f"n = {n}" if least > d else f"not comparable: {least} pictures, {d} features"
+    how = f"n = {n}" if least > d else f"not comparable: {least} images, {d} features"
     return ", ".join(filter(None, (how, *more)))
 
 
 def _of_units(sample: Sample, whole: Moments | None, units: Units | None) -> tuple[Linear, Distance]:
-    """FID of some painted units against those same real ones, or against the `whole` reference where one is given."""
+    """FID of some generated units against those same real ones, or against the `whole` reference where one is given."""
     one = Moments.of(sample.values, units)
     other = whole or Moments.of(real(sample), units)
     found = Coupling.of(one, other)
-    painted = found.influence(sample.values, one.mean, units, first=True)
+    generated = found.influence(sample.values, one.mean, units, first=True)
     if one.count < FEWEST:
-        painted *= np.nan  # no interval
+        generated *= np.nan  # no interval
     if sample.reference is None:
-        shares: tuple[Floats, ...] = (painted,)
+        shares: tuple[Floats, ...] = (generated,)
     elif whole is None:
-        shares = (painted + found.influence(sample.reference, other.mean, units, first=False),)
+        shares = (generated + found.influence(sample.reference, other.mean, units, first=False),)
     else:
-        shares = (painted, found.influence(sample.reference, other.mean, None, first=False))
+        shares = (generated, found.influence(sample.reference, other.mean, None, first=False))
     return Linear(found.distance.value, shares), found.distance
 
 
 def _whole(sample: Sample) -> Moments | None:
-    """The reference's moments, where it is not of the painted units and so stays the same whichever of these are looked at.
+    """The reference's moments, where it is not of the generated units and so stays the same whichever of these are looked at.
 
     Raises:
         ValueError: the sample has none.

@@ -1,4 +1,4 @@
-"""Painted pictures held against real ones as a set: what the metrics that do so share, from their parameters to an interval."""
+"""Generated images compared with real ones as a set: what the metrics that do so share, from their parameters to an interval."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 from compress.errors import UserError
 from evaluation.evidence import Evidence
 from evaluation.judge.statistics import Z
-from evaluation.request.references import AgainstPictures, AgainstReal
+from evaluation.request.references import AgainstImages, AgainstReal
 from evaluation.values import Estimate, Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-ROUNDING = 1e-5  # of a picture's features, as a share of their length: beyond it two pictures are not copies
+ROUNDING = 1e-5  # of an image's features, as a share of their length: beyond it two images are not copies
 Floats: TypeAlias = "NDArray[np.float64]"
 Features: TypeAlias = "NDArray[Any]"  # [n, d], float32 or float64; may be a map of a file
 
@@ -27,8 +27,8 @@ Features: TypeAlias = "NDArray[Any]"  # [n, d], float32 or float64; may be a map
 class Linear:
     """A statistic, and how it moves with each unit: to first order it is `value` plus the mean of each array of `shares`.
 
-    shares: an array for each set of units drawn apart from the others, with mean zero. Where painted and real pictures belong
-    to the same items there is one, and each item's share is that of both its pictures.
+    shares: an array for each set of units drawn apart from the others, with mean zero. Where generated and real images belong
+    to the same items there is one, and each item's share is that of both its images.
     bend: of a mean over pairs of units, weights g [n] to the mean of g_i g_j h(i, j), h being a pair's part: the second order.
     """
 
@@ -92,7 +92,7 @@ class Linear:
 
 def observe(evidence: Evidence, params: AgainstReal, **protocol: str | float) -> Sample:
     """Features of both sets. The protocol says whether they belong to the same items, besides what the metric adds."""
-    from evaluation.features.pictures import against_real
+    from evaluation.features.images import against_real
 
     found = against_real(evidence, params.features, params.resize, params.reference)
     alike = found.reference is not None and len(found.reference) == len(found.values)
@@ -102,7 +102,7 @@ def observe(evidence: Evidence, params: AgainstReal, **protocol: str | float) ->
     return replace(found, protocol=how)
 
 
-def observe_pictures(evidence: Evidence, params: AgainstPictures, title: str, **protocol: str | float) -> Sample:
+def observe_images(evidence: Evidence, params: AgainstImages, title: str, **protocol: str | float) -> Sample:
     """As `observe`, for a metric that mean and covariance do not suffice.
 
     Raises:
@@ -110,17 +110,17 @@ def observe_pictures(evidence: Evidence, params: AgainstPictures, title: str, **
     """
     if params.reference.endswith(".npz"):
         raise UserError(
-            f"{title} needs the features of each real picture, and {params.reference} holds their mean and covariance",
-            fix="give a folder of pictures as the reference, or use fid",
+            f"{title} needs the features of each real image, and {params.reference} holds their mean and covariance",
+            fix="give a folder of images as the reference, or use fid",
         )
     return observe(evidence, params, **protocol)
 
 
 def different(rows: Features) -> int:
-    """How many of the pictures are not copies of each other, told from their features [n, d].
+    """How many of the images are not copies of each other, read from their features [n, d].
 
     Copies lie side by side when all are sorted along some direction. What separates their features is rounding, which differs
-    with a picture's place in its batch.
+    with an image's place in its batch.
     """
     along = rows @ np.random.default_rng(0).standard_normal(rows.shape[1]).astype(rows.dtype)
     order, rounding = np.argsort(along), ROUNDING * float(np.sqrt(np.einsum("ij,ij->i", rows, rows).mean()))
@@ -129,17 +129,17 @@ def different(rows: Features) -> int:
 
 
 def real(sample: Sample) -> Features:
-    """The real pictures' features.
+    """The real images' features.
 
     Raises:
         ValueError: the sample holds none.
     """
     if sample.reference is None:
-        raise ValueError("this sample holds no features of real pictures")
+        raise ValueError("this sample holds no features of real images")
     return sample.reference
 
 
 def paired(sample: Sample) -> bool:
-    """Whether painted picture i and real picture i belong to the same item."""
+    """Whether generated image i and real image i belong to the same item."""
     same = sample.reference is not None and len(sample.reference) == len(sample.values)
     return same and sample.protocol.get("paired") != "no"

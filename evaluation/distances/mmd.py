@@ -15,7 +15,7 @@ Kernel = Callable[[Floats, Floats], Floats]  # [a, d] and [b, d] to [a, b]
 
 
 def cubic(*sets: Features) -> Kernel:
-    """(x·y/d + 1)³, of features of unit length scaled by √d first: they are told by every norm being within 0.001 of 1.
+    """(x·y/d + 1)³, of features of unit length scaled by √d first: they are known from every norm being within 0.001 of 1.
 
     Source: Bińkowski et al., "Demystifying MMD GANs" (2018), whose features (Inception's) have lengths near √d.
     """
@@ -41,7 +41,7 @@ def gaussian(sigma: float) -> Kernel:
     return kernel
 
 
-def linear(painted: Features, real: Features, kernel: Kernel, *, paired: bool) -> Linear:
+def linear(generated: Features, real: Features, kernel: Kernel, *, paired: bool) -> Linear:
     """MMD² of [n, d] and [m, d], each sum over pairs (i, j) with i ≠ j, and what each unit adds.
 
     Args:
@@ -50,12 +50,14 @@ def linear(painted: Features, real: Features, kernel: Kernel, *, paired: bool) -
 
     Source: Gretton et al., "A Kernel Two-Sample Test" (2012), equation 3 and, for pairs, lemma 7.
     """
-    if paired and np.array_equal(painted, real):
-        return Linear(0.0, (np.zeros(len(painted)),))
-    within, inside = (_sums(rows, rows, kernel, diagonal=False)[0] for rows in (painted, real))
-    across, crossed = _sums(painted, real, kernel, diagonal=not paired)
+    if paired and np.array_equal(generated, real):
+        return Linear(0.0, (np.zeros(len(generated)),))
+    within, inside = (_sums(rows, rows, kernel, diagonal=False)[0] for rows in (generated, real))
+    across, crossed = _sums(generated, real, kernel, diagonal=not paired)
     if paired:
-        return replace(_of_pairs(2 * (within + inside - across - crossed)), bend=partial(_bend, painted, real, kernel))
+        return replace(
+            _of_pairs(2 * (within + inside - across - crossed)), bend=partial(_bend, generated, real, kernel)
+        )
     return _of_two(within, inside, across, crossed)
 
 
@@ -66,25 +68,25 @@ def _of_pairs(rows: Floats) -> Linear:
     return Linear.jackknifed(float(total / (n * (n - 1) or np.nan)), (left_out,))
 
 
-def _bend(painted: Features, real: Features, kernel: Kernel, g: Floats) -> float:
+def _bend(generated: Features, real: Features, kernel: Kernel, g: Floats) -> float:
     """Mean over pairs (i, j) with i ≠ j of g_i g_j h(i, j)."""
-    sets = ((painted, painted, 1), (real, real, 1), (painted, real, -2))
+    sets = ((generated, generated, 1), (real, real, 1), (generated, real, -2))
     sums = (sign * (g @ _sums(one, other, kernel, diagonal=False, weights=g)[0]) for one, other, sign in sets)
     return float(sum(sums)) / (len(g) * (len(g) - 1))
 
 
 def _of_two(within: Floats, inside: Floats, across: Floats, crossed: Floats) -> Linear:
-    """From row sums inside both sets, and across them by painted and by real units."""
+    """From row sums inside both sets, and across them by generated and by real units."""
     n, m, both = len(within), len(inside), across.sum()
-    of_painted, of_real = (rows.sum() / (len(rows) * (len(rows) - 1) or np.nan) for rows in (within, inside))
-    fewer_painted, fewer_real = (
+    of_generated, of_real = (rows.sum() / (len(rows) * (len(rows) - 1) or np.nan) for rows in (within, inside))
+    fewer_generated, fewer_real = (
         (rows.sum() - 2 * rows) / ((len(rows) - 1) * (len(rows) - 2) or np.nan) for rows in (within, inside)
     )
     without = (
-        fewer_painted + of_real - 2 * (both - across) / ((n - 1) * m or np.nan),
-        of_painted + fewer_real - 2 * (both - crossed) / (n * (m - 1) or np.nan),
+        fewer_generated + of_real - 2 * (both - across) / ((n - 1) * m or np.nan),
+        of_generated + fewer_real - 2 * (both - crossed) / (n * (m - 1) or np.nan),
     )
-    return Linear.jackknifed(float(of_painted + of_real - 2 * both / (n * m)), without)
+    return Linear.jackknifed(float(of_generated + of_real - 2 * both / (n * m)), without)
 
 
 def _sums(

@@ -1,4 +1,4 @@
-"""Whether pictures of one set lie within the other, its region being balls around its pictures: precision and recall.
+"""Whether images of one set lie within the other, its region being balls around its images: precision and recall.
 
 Source: Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models" (2019).
 """
@@ -27,12 +27,12 @@ Truths: TypeAlias = "NDArray[np.bool_]"
 
 
 def precision(sample: Sample) -> tuple[Linear, Truths]:
-    """The share of painted pictures within the real ones' region, and which they are [n]."""
+    """The share of generated images within the real ones' region, and which they are [n]."""
     return _share(sample.values, real(sample), _neighbours(sample), together=paired(sample))
 
 
 def recall(sample: Sample) -> tuple[Linear, Truths]:
-    """The share of real pictures within the painted ones' region, and which they are [m]."""
+    """The share of real images within the generated ones' region, and which they are [m]."""
     return _share(real(sample), sample.values, _neighbours(sample), together=paired(sample))
 
 
@@ -48,7 +48,7 @@ def estimate(found: Linear, n: int, low: float, high: float) -> Estimate:
 
 
 def refuse_few(sample: Sample, title: str) -> None:
-    """A picture's ball reaches to its k-th neighbour, so there must be that many.
+    """An image's ball reaches to its k-th neighbour, so there must be that many.
 
     Raises:
         UserError: there are not.
@@ -56,18 +56,18 @@ def refuse_few(sample: Sample, title: str) -> None:
     sets = (sample.values, real(sample))
     least = min(map(different, sets))
     if wrong := few(title, _neighbours(sample), least, copies=least < min(map(len, sets))):
-        raise UserError(wrong.said, fix=wrong.fix)
+        raise UserError(wrong.message, fix=wrong.fix)
 
 
 def few(title: str, k: int, least: int, *, copies: bool = False) -> Fault | None:
-    """Why so many pictures of the smaller set have no k neighbours each; copies: whether some are not counted as they are such."""
-    said = f"{title} looks at {k} neighbours of each picture, and there are {least} pictures{' that differ' * copies}"
-    return Fault(said, f"give more than {k} samples, or a smaller k") if least <= k else None
+    """Why so many images of the smaller set have no k neighbours each; copies: whether some are not counted as they are such."""
+    message = f"{title} looks at {k} neighbours of each image, and there are {least} images{' that differ' * copies}"
+    return Fault(message, f"give more than {k} samples, or a smaller k") if least <= k else None
 
 
 def enough(title: str, k: int, sizes: Sizes) -> Fault | None:
-    """As `refuse_few`, of pictures that are not there yet."""
-    return few(title, k, sizes.painted if sizes.real is None else min(sizes.painted, sizes.real))
+    """As `refuse_few`, of images that are not there yet."""
+    return few(title, k, sizes.generated if sizes.real is None else min(sizes.generated, sizes.real))
 
 
 def covered(probes: Features, region: Features, k: int, halves: Truths) -> Truths:
@@ -144,7 +144,7 @@ def _nearest(squares: Floats, k: int) -> Floats:
 
 
 def _squares(one: Features, other: Features) -> Floats:
-    """Squared distances [n, m]; of pictures that agree, exactly 0."""
+    """Squared distances [n, m]; of images that agree, exactly 0."""
     x, y = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
     lengths = np.square(x).sum(axis=1)[:, None] + np.square(y).sum(axis=1)
     found: Floats = lengths - 2 * (x @ y.T)

@@ -44,11 +44,11 @@ class AlexNet:
         """uint8 [n, height, width, 3] to each stage's activations, float32 [n, positions, channels].
 
         Raises:
-            UserError: the pictures are too small for five stages.
+            UserError: the images are too small for five stages.
         """
         if min(batch.shape[1:3]) < SMALLEST:
             raise UserError(
-                f"pictures of {batch.shape[2]} × {batch.shape[1]} pixels are too small for AlexNet, which needs {SMALLEST}",
+                f"images of {batch.shape[2]} × {batch.shape[1]} pixels are too small for AlexNet, which needs {SMALLEST}",
                 fix="give lpips other features, such as zoo://digits-clip",
             )
         pixels = torch.from_numpy(batch.astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2)

@@ -22,13 +22,13 @@ from evaluation.features.loading import load_whole, refusing
 from evaluation.features.preprocessing import Preprocessing, read_preprocessing
 from evaluation.features.resizing import Resize
 
-# OpenAI's, for a folder that says nothing of its pictures.
+# OpenAI's, for a folder that says nothing of its images.
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
 class Clip(Extractor):
-    """A CLIP model as a feature extractor of pictures and of captions. Its features are the projected ones, of unit length."""
+    """A CLIP model as a feature extractor of images and of captions. Its features are the projected ones, of unit length."""
 
     model: Any
     tokenizer: Any
@@ -70,7 +70,7 @@ def _open(folder: Path, resize: Resize) -> Clip:
         states: Sequence[torch.Tensor] = model.vision_model(pixels, output_hidden_states=True).hidden_states
         return states[1:]  # the first is what the patches were embedded as, before any layer
 
-    # Its positions are learned one by one, so it sees pictures of its own size only, whatever the file says.
+    # Its positions are learned one by one, so it sees images of its own size only, whatever the file says.
     digest = digest_folder(folder)
     return Clip(folder.name, digest, resize, edge, seen.fit, features, hidden, model, tokenizer)
 

@@ -22,7 +22,7 @@ from evaluation.features.preprocessing import Preprocessing, read_preprocessing
 from evaluation.features.resizing import Resize
 
 KINDS: dict[str, Any] = {"dinov2": Dinov2Model, "dinov2_with_registers": Dinov2WithRegistersModel}
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for a folder that says nothing of its pictures
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, for a folder that says nothing of its images
 
 
 @cache

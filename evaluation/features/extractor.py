@@ -1,4 +1,4 @@
-"""A feature extractor: pictures in, numbers out, in batches of its own so that nothing depends on the caller's.
+"""A feature extractor: images in, numbers out, in batches of its own so that nothing depends on the caller's.
 
 Extractors work on the processor, wherever the models run: features are kept by content, and no key of theirs names a device.
 """
@@ -18,12 +18,12 @@ from compress.errors import ModelError
 from evaluation.features.resizing import Fit, Resize, resize
 
 BATCH = 32  # fixed, so that features do not depend on the caller's batch
-Batch = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [n, h, w, 3], or pictures of different sizes
+Batch = NDArray[np.uint8] | Sequence[NDArray[np.uint8]]  # [n, h, w, 3], or images of different sizes
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """A network, and how it wants its pictures.
+    """A network, and how it wants its images.
 
     digest: of the weights, and of what else lies in their folder. size: edge of the square it sees, pixels.
     features: float32 [n, 3, size, size] in 0..255 to [n, d]. hidden: the same to each layer's [n, positions, channels].
@@ -37,8 +37,8 @@ class Extractor:
     features: Callable[[torch.Tensor], torch.Tensor]
     hidden: Callable[[torch.Tensor], Sequence[torch.Tensor]]
 
-    def pictures(self, batches: Iterable[Batch]) -> NDArray[np.float32]:
-        """Features of all pictures in their order, float32 [n, d]. At most `BATCH` pictures are held at a time.
+    def images(self, batches: Iterable[Batch]) -> NDArray[np.float32]:
+        """Features of all images in their order, float32 [n, d]. At most `BATCH` images are held at a time.
 
         Raises:
             ModelError: they are not finite.
@@ -65,11 +65,11 @@ class Extractor:
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
     def _pixels(self, batches: Iterable[Batch]) -> Iterator[torch.Tensor]:
-        """All pictures, resized, `BATCH` at a time."""
-        pictures = chain.from_iterable(batches)
-        while some := list(islice(pictures, BATCH)):
-            alike = len({picture.shape for picture in some}) == 1
-            groups = [np.stack(some)] if alike else [picture[None] for picture in some]
+        """All images, resized, `BATCH` at a time."""
+        images = chain.from_iterable(batches)
+        while some := list(islice(images, BATCH)):
+            alike = len({image.shape for image in some}) == 1
+            groups = [np.stack(some)] if alike else [image[None] for image in some]
             yield torch.cat([resize(group, self.size, self.resize, self.fit) for group in groups]).contiguous()
 
 

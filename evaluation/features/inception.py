@@ -222,8 +222,8 @@ def _checked(
     bad = [name for name, tensor in needed.items() if name not in given or given[name].shape != tensor.shape]
     if bad:
         some = ", ".join(bad[:3]) + (" …" if len(bad) > 3 else "")
-        said = f"lacks {len(bad)} of {len(needed)} weights, or has them in another shape: {some}"
-        raise ModelError(said, place=str(file), fix=FIX)
+        message = f"lacks {len(bad)} of {len(needed)} weights, or has them in another shape: {some}"
+        raise ModelError(message, place=str(file), fix=FIX)
     counters = {name: torch.zeros((), dtype=torch.long, device=CPU) for name in wanted if name not in needed}
     return {name: given[name].float() for name in needed} | counters
 

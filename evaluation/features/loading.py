@@ -23,10 +23,10 @@ def load_whole(kind: type[PreTrainedModel], folder: Path, what: str) -> Any:
         ModelError: it does not load, or weights are missing, in whose place transformers would put random ones.
     """
     with refusing(folder, what):
-        model, told = kind.from_pretrained(
+        model, reported = kind.from_pretrained(
             str(folder), dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-        if missing := sorted(told["missing_keys"]):
+        if missing := sorted(reported["missing_keys"]):
             some = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
             raise ValueError(f"{len(missing)} weights are missing: {some}")
     return model.eval().requires_grad_(False)

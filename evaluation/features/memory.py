@@ -1,4 +1,4 @@
-"""Features on disk, by everything that decides them: the pictures' content, the weights, the resizing, the libraries."""
+"""Features on disk, by everything that decides them: the images' content, the weights, the resizing, the libraries."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from compress.files.locks import lock_of, locked
 from compress.store.kinds import ENDING
 from evaluation.features.extractor import Extractor
 
-FORMAT = 1  # raised when this package computes something else from the same pictures and weights
+FORMAT = 1  # raised when this package computes something else from the same images and weights
 LIBRARIES = ("torch", "transformers", "pillow")
 Features = NDArray[np.float32]
 
 
 def features_key(extractor: Extractor, content: str, count: int) -> str:
-    """What decides the features of the first `count` pictures of what `content` stands for."""
+    """What decides the features of the first `count` images of what `content` stands for."""
     libraries = [version(library) for library in LIBRARIES]
     return digest_json([FORMAT, content, count, extractor.digest, extractor.resize, "float32", libraries])
 

@@ -1,4 +1,4 @@
-"""Which extractor a reference means: told from what lies there, never from its name. Nothing is looked up anywhere."""
+"""Which extractor a reference means: read from what lies there, never from its name. Nothing is looked up anywhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def open_features(reference: str, resize: str = "pil") -> Extractor:
     """
     mode = resize_mode(resize)
     if wrong := of_features(reference):
-        raise ModelError(wrong.said, fix=wrong.fix)
+        raise ModelError(wrong.message, fix=wrong.fix)
     path = find_folder(reference, Path()).absolute()
     if path.is_file():
         return open_inception(path, mode)

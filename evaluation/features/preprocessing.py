@@ -1,4 +1,4 @@
-"""What `preprocessor_config.json` says of the pictures a vision model was trained on."""
+"""What `preprocessor_config.json` says of the images a vision model was trained on."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Preprocessing:
 def read_preprocessing(folder: Path, usual: Preprocessing) -> Preprocessing:
     """What the folder's file says, and for what it leaves out `usual`.
 
-    A size of height and width without a crop means the whole picture, squeezed. Where the file first makes the shorter edge
+    A size of height and width without a crop means the whole image, squeezed. Where the file first makes the shorter edge
     longer than the crop (DINOv2: 256, then 224), the edge is fitted to the crop instead: an evaluation looks at all it can.
 
     Raises:
@@ -35,28 +35,28 @@ def read_preprocessing(folder: Path, usual: Preprocessing) -> Preprocessing:
     """
     if not (folder / NAME).is_file():
         return usual
-    said: dict[str, Any] = read_json(folder / NAME)
+    message: dict[str, Any] = read_json(folder / NAME)
     try:
-        crop = bool(said.get("do_center_crop", usual.fit == "crop"))
-        size = _edge(said.get("crop_size" if crop else "size"), usual.size)
-        squeezed = not crop and isinstance(said.get("size"), dict) and "height" in said["size"]
-        plain = not said.get("do_normalize", True)
-        mean = (0.0,) * 3 if plain else _three(said.get("image_mean", usual.mean))
-        std = (1.0,) * 3 if plain else _three(said.get("image_std", usual.std))
+        crop = bool(message.get("do_center_crop", usual.fit == "crop"))
+        size = _edge(message.get("crop_size" if crop else "size"), usual.size)
+        squeezed = not crop and isinstance(message.get("size"), dict) and "height" in message["size"]
+        plain = not message.get("do_normalize", True)
+        mean = (0.0,) * 3 if plain else _three(message.get("image_mean", usual.mean))
+        std = (1.0,) * 3 if plain else _three(message.get("image_std", usual.std))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(
-            f"is no description of pictures: {error}", place=str(folder / NAME), fix="fetch or save it again"
+            f"is no description of images: {error}", place=str(folder / NAME), fix="fetch or save it again"
         ) from error
     return Preprocessing(size, "squash" if squeezed else "crop", mean, std)
 
 
-def _edge(said: int | Mapping[str, int] | None, usual: int) -> int:
+def _edge(message: int | Mapping[str, int] | None, usual: int) -> int:
     """24, {"height": 24, "width": 24} or {"shortest_edge": 24} to 24."""
-    if said is None:
+    if message is None:
         return usual
-    if isinstance(said, Mapping):
-        said = said["shortest_edge"] if "shortest_edge" in said else said["height"]
-    return int(said)
+    if isinstance(message, Mapping):
+        message = message["shortest_edge"] if "shortest_edge" in message else message["height"]
+    return int(message)
 
 
 def _three(values: Sequence[float]) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
-"""How a picture becomes as large as an extractor wants it. The choice moves a FID by whole points, so it has a name.
+"""How an image becomes as large as an extractor wants it. The choice moves a FID by whole points, so it has a name.
 
-pil: bicubic with antialiasing, each channel a float32 picture of its own and never rounded; the default, and what clean-fid does.
+pil: bicubic with antialiasing, each channel a float32 image of its own and never rounded; the default, and what clean-fid does.
 mlperf: bilinear between pixel centres, without antialiasing; torch's interpolation, as pytorch-fid and MLPerf use it.
 tf1: bilinear between pixel corners, as TensorFlow 1 did it when FID was first published.
 Source: Parmar et al., "On Aliased Resizing and Surprising Subtleties in GAN Evaluation" (2022).
@@ -18,7 +18,7 @@ from PIL import Image
 from compress.errors import UserError
 
 Resize = Literal["pil", "mlperf", "tf1"]
-# What happens to a picture that is no square: squeezed into one, or its shorter edge fitted and the middle cut out.
+# What happens to an image that is no square: squeezed into one, or its shorter edge fitted and the middle cut out.
 Fit = Literal["squash", "crop"]
 
 
@@ -35,25 +35,25 @@ def resize_mode(name: str) -> Resize:
     raise UserError(f"no way to resize is called `{name}`", fix=f"one of {', '.join(modes)}")
 
 
-def resize(pictures: NDArray[np.uint8], size: int, mode: Resize, fit: Fit = "squash") -> torch.Tensor:
-    """uint8 [n, h, w, 3] to float32 [n, 3, size, size] in 0..255. Pictures of that size already are left as they are."""
-    height, width = pictures.shape[1:3]
+def resize(images: NDArray[np.uint8], size: int, mode: Resize, fit: Fit = "squash") -> torch.Tensor:
+    """uint8 [n, h, w, 3] to float32 [n, 3, size, size] in 0..255. Images of that size already are left as they are."""
+    height, width = images.shape[1:3]
     if fit == "crop":
         short = min(height, width)
         height, width = size * height // short, size * width // short
     else:
         height, width = size, size
-    found = _to(pictures, height, width, mode)
+    found = _to(images, height, width, mode)
     top, left = (height - size) // 2, (width - size) // 2
     return found[:, :, top : top + size, left : left + size]
 
 
-def _to(pictures: NDArray[np.uint8], height: int, width: int, mode: Resize) -> torch.Tensor:
-    pixels = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float()  # a copy: a read-only array may be given
+def _to(images: NDArray[np.uint8], height: int, width: int, mode: Resize) -> torch.Tensor:
+    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()  # a copy: a read-only array may be given
     if pixels.shape[2:] == (height, width):
         return pixels
     if mode == "pil":
-        return torch.from_numpy(np.stack([_pil(picture, height, width) for picture in pictures]))
+        return torch.from_numpy(np.stack([_pil(image, height, width) for image in images]))
     if mode == "mlperf":
         return torch.nn.functional.interpolate(
             pixels, size=(height, width), mode="bilinear", align_corners=False, antialias=False
@@ -61,9 +61,9 @@ def _to(pictures: NDArray[np.uint8], height: int, width: int, mode: Resize) -> t
     return _corners(_corners(pixels, width, axis=3), height, axis=2)
 
 
-def _pil(picture: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
-    """uint8 [h, w, 3] to float32 [3, height, width]. Bicubic overshoots at edges; what no picture can hold is cut off."""
-    channels = [Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(picture, 2, 0)]
+def _pil(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.float32]:
+    """uint8 [h, w, 3] to float32 [3, height, width]. Bicubic overshoots at edges; what no image can hold is cut off."""
+    channels = [Image.fromarray(channel.astype(np.float32)) for channel in np.moveaxis(image, 2, 0)]
     found = [np.asarray(c.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) for c in channels]
     return np.stack(found).clip(0, 255)
 

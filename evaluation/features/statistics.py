@@ -26,7 +26,7 @@ def statistics_of(features: NDArray[np.float32]) -> Moments:
     count, width = features.shape
     if count < 2:
         raise DataError(
-            f"{count} pictures have no covariance", fix="give more than one, and more than there are features"
+            f"{count} images have no covariance", fix="give more than one, and more than there are features"
         )
     mean = features.mean(axis=0, dtype=np.float64)
     total = np.zeros((width, width))

@@ -137,7 +137,7 @@ def judge(
     """
     if gate is None:
         return Verdict("not gated")
-    words, edges = said(gate, metric), allowed(gate, metric, baseline)
+    words, edges = message(gate, metric), allowed(gate, metric, baseline)
     held = contrast if edges.of == "contrast" else candidate
     if held is None:
         raise ValueError(f"{words}: of what value?")
@@ -194,7 +194,7 @@ def allowed_of(row: Row) -> tuple[float, float] | None:
     return base / edges.high, base / edges.low if edges.low > 0 else math.inf
 
 
-def said(gate: Gate, metric: Judged) -> str:
+def message(gate: Gate, metric: Judged) -> str:
     """The gate in words."""
     if gate.ratio is not None:
         return f"at least {gate.ratio:g}×" + "".join(f" {word}" for word in gate.given if word != "speedup")

@@ -1,7 +1,7 @@
 """Share of a benchmark's documents that the model gets right, through EleutherAI's lm-evaluation-harness.
 
 Tasks are the harness' own YAML files with documents in local files; nothing is looked up. A document counts 0 or 1 by the task's
-`acc`, or else its `exact_match`. The two models are held against each other document by document, with McNemar's exact test.
+`acc`, or else its `exact_match`. The two models are compared with each other document by document, with McNemar's exact test.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def _marks(task: str, rows: Sequence[Mapping[str, Any]]) -> dict[int, float]:
         UserError: the task gives no such mark.
     """
     name = next((name for name in PRIMARY if name in rows[0]), "")
-    said = [row for row in rows if row["filter"] == rows[0]["filter"]]
-    once = [said[i] for i in firsts(row["doc_hash"] for row in said)]
+    message = [row for row in rows if row["filter"] == rows[0]["filter"]]
+    once = [message[i] for i in firsts(row["doc_hash"] for row in message)]
     marks = {row["doc_id"]: float(row[name]) for row in once} if name else {}
     if not marks or set(marks.values()) - {0.0, 1.0}:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Does the picture show what the prompt says: 100 × the cosine between the CLIP features of both.
+"""Does the image show what the prompt says: 100 × the cosine between the CLIP features of both.
 
-A score that rises too far is as suspect as one that falls, so its gate is two-sided unless told otherwise.
+A score that rises too far is as suspect as one that falls, so its gate is two-sided unless asked otherwise.
 Source: Hessel et al., "CLIPScore" (2021), without the clipping at zero.
 """
 
@@ -27,18 +27,18 @@ class ClipScore(Params):
     version=2,
     title="CLIP score",
     params=ClipScore,
-    needs=("pictures", "captions"),
+    needs=("images", "captions"),
     better="same",
     ends=(-100, 100),
     statistic=statistics.MEAN,
 )
 def measure(evidence: Evidence, params: ClipScore) -> Sample:
     from evaluation.features.clip import open_clip
-    from evaluation.features.pictures import painted, protocol_of
+    from evaluation.features.images import generated, protocol_of
     from evaluation.request.image_folders import refuse_uncaptioned
 
     refuse_uncaptioned(evidence, "clip_score")
     clip = open_clip(params.features)
-    shown, said = painted(evidence, clip), clip.captions([item.text for item in evidence.items])
-    cosines = (shown.astype(float) * said).sum(axis=1)
+    shown, message = generated(evidence, clip), clip.captions([item.text for item in evidence.items])
+    cosines = (shown.astype(float) * message).sum(axis=1)
     return Sample(evidence.unit_ids, 100 * cosines, protocol=protocol_of(clip))

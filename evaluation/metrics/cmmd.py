@@ -1,7 +1,7 @@
-"""How far the painted pictures are from real ones as a set, by a Gaussian kernel over CLIP features: 1000 × MMD².
+"""How far the generated images are from real ones as a set, by a Gaussian kernel over CLIP features: 1000 × MMD².
 
 It assumes no Gaussian features, as FID does, and CLIP's see distortions that Inception's miss. The original keeps each
-picture's kernel with itself, which makes it too large for few pictures; this one leaves it out and is unbiased, so it may fall
+image's kernel with itself, which makes it too large for few images; this one leaves it out and is unbiased, so it may fall
 below zero. Source: Jayasumana et al., "Rethinking FID: Towards a Better Evaluation Metric for Image Generation" (2024).
 """
 
@@ -10,17 +10,17 @@ from __future__ import annotations
 from pydantic import Field
 
 from evaluation.distances import mmd
-from evaluation.distances.image_sets import Linear, observe_pictures, paired, real
+from evaluation.distances.image_sets import Linear, observe_images, paired, real
 from evaluation.evidence import Evidence
 from evaluation.observe.repeats import over_noises, units_of
-from evaluation.request.references import AgainstPictures
+from evaluation.request.references import AgainstImages
 from evaluation.values import Estimate, Sample, Statistic, metric
 
 SCALE = 1000
 SIGMA = 10.0
 
 
-class Cmmd(AgainstPictures):
+class Cmmd(AgainstImages):
     sigma: float = Field(SIGMA, gt=0, description="width of the Gaussian kernel")
 
 
@@ -42,9 +42,9 @@ def _linear(sample: Sample) -> Linear:
     version=1,
     title="CMMD",
     params=Cmmd,
-    needs=("pictures",),
+    needs=("images",),
     better="lower",
     statistic=Statistic("difference", score, contrast),
 )
 def measure(evidence: Evidence, params: Cmmd) -> Sample:
-    return observe_pictures(evidence, params, "CMMD", sigma=params.sigma)
+    return observe_images(evidence, params, "CMMD", sigma=params.sigma)

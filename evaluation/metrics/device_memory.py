@@ -1,6 +1,6 @@
 """Highest memory of a GPU that a fresh process allocates while it loads the model and makes one call, in MB.
 
-Each side has a process of its own, and in it torch's allocator is asked for its peak; what that reserves beside is told with it. The
+Each side has a process of its own, and in it torch's allocator is asked for its peak; what that reserves beside is reported with it. The
 device's context, some hundred megabytes, and what libraries take by themselves, are no part of it.
 Source: torch.cuda.max_memory_allocated, torch.cuda.max_memory_reserved.
 """

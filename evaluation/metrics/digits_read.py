@@ -21,7 +21,7 @@ class DigitsRead(Params):
     version=2,
     title="digits read",
     params=DigitsRead,
-    needs=("pictures", "scenes"),
+    needs=("images", "scenes"),
     better="higher",
     ends=(0, 1),
     statistic=statistics.SHARE,

@@ -1,6 +1,6 @@
 """Joules of one whole call, by the machine's own counters: processor packages (RAPL) and GPUs (NVML).
 
-Same blocks as `latency`. The counters see the whole machine, idle parts and other programs included; without any that can be
+Same blocks as `latency`. The counters see the whole machine, unavailable parts and other programs included; without any that can be
 read the row stays, and says so.
 """
 

@@ -1,8 +1,8 @@
-"""Fréchet distance between painted and real pictures' features, as Gaussians. Reported; gate on `kid`, which is unbiased.
+"""Fréchet distance between generated and real images' features, as Gaussians. Reported; gate on `kid`, which is unbiased.
 
-Refused for as few pictures as there are features, whose covariance is singular, unless `allow_few` is set: then the number is
+Refused for as few images as there are features, whose covariance is singular, unless `allow_few` is set: then the number is
 marked as not comparable. The interval comes from each item's influence, never from a bootstrap, which moves FID upwards. It
-tells the scatter and not the bias of few pictures, which differs between two sides of different spread: `fid_infinity` has little.
+tells the scatter and not the bias of few images, which differs between two sides of different spread: `fid_infinity` has little.
 Source: Heusel et al. (2017).
 """
 
@@ -24,19 +24,19 @@ def least_of(d: int) -> int:
 
 
 class Fid(AgainstReal):
-    allow_few: bool = Field(False, description="also with no more pictures than features, marked as not comparable")
+    allow_few: bool = Field(False, description="also with no more images than features, marked as not comparable")
 
 
 def score(sample: Sample) -> Estimate:
     parts = noises(sample)
     found = [frechet.linear(one) for one in parts]
-    note = frechet.said(parts[0], next((distance.note for _, distance in found if distance.note), ""))
+    note = frechet.message(parts[0], next((distance.note for _, distance in found if distance.note), ""))
     return Linear.mean([one for one, _ in found]).estimate(units_of(sample), note)
 
 
 def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     one, other = (over_noises(lambda part: frechet.linear(part)[0], sample) for sample in (candidate, baseline))
-    return one.minus(other).estimate(units_of(candidate), frechet.said(noises(candidate)[0]))
+    return one.minus(other).estimate(units_of(candidate), frechet.message(noises(candidate)[0]))
 
 
 def enough(params: Fid, sizes: Sizes) -> Fault | None:
@@ -47,7 +47,7 @@ def enough(params: Fid, sizes: Sizes) -> Fault | None:
     version=2,
     title="FID",
     params=Fid,
-    needs=("pictures",),
+    needs=("images",),
     better="lower",
     statistic=Statistic("difference", score, contrast),
     enough=enough,

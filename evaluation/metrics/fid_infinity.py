@@ -1,6 +1,6 @@
-"""FID as it would be with endlessly many pictures: the Fréchet distance extrapolated over 1/N, which takes its bias away.
+"""FID as it would be with endlessly many images: the Fréchet distance extrapolated over 1/N, which takes its bias away.
 
-From the FID of all items, of halves and of quarters of them, so it needs twice as many pictures as FID does, and is refused
+From the FID of all items, of halves and of quarters of them, so it needs twice as many images as FID does, and is refused
 below that unless `allow_few` is set. May be gated, as a difference. Source: Chong and Forsyth (2020).
 """
 
@@ -24,17 +24,17 @@ class FidInfinity(Fid):
 
 
 def score(sample: Sample) -> Estimate:
-    return over_noises(frechet.limit, sample).estimate(units_of(sample), _said(noises(sample)[0]))
+    return over_noises(frechet.limit, sample).estimate(units_of(sample), _message(noises(sample)[0]))
 
 
 def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     found = over_noises(frechet.limit, candidate).minus(over_noises(frechet.limit, baseline))
-    return found.estimate(units_of(candidate), _said(noises(candidate)[0]))
+    return found.estimate(units_of(candidate), _message(noises(candidate)[0]))
 
 
-def _said(sample: Sample) -> str:
+def _message(sample: Sample) -> str:
     n, d = sample.values.shape
-    return frechet.said(sample, "from parts of " + ", ".join(str(n // count) for count in frechet.sizes(n, d)))
+    return frechet.message(sample, "from parts of " + ", ".join(str(n // count) for count in frechet.sizes(n, d)))
 
 
 def enough(params: FidInfinity, sizes: Sizes) -> Fault | None:
@@ -45,7 +45,7 @@ def enough(params: FidInfinity, sizes: Sizes) -> Fault | None:
     version=1,
     title="FID∞",
     params=FidInfinity,
-    needs=("pictures",),
+    needs=("images",),
     better="lower",
     statistic=Statistic("difference", score, contrast),
     enough=enough,

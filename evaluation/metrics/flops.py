@@ -1,6 +1,6 @@
 """Floating-point operations of one whole call, GFLOP: what theory promises, to be held beside what was measured.
 
-Of one picture as the pipeline paints it (text encoders, every denoiser call, the decoder), or of one prompt read and continued.
+Of one image as the pipeline generates it (text encoders, every denoiser call, the decoder), or of one prompt read and continued.
 A multiply-add counts two; precision does not count, so that int8 has as many as float32.
 """
 
@@ -58,6 +58,6 @@ def _count(evidence: Evidence, params: Flops) -> tuple[float, str]:
     """Operations, and which components they fall on."""
     if evidence.artifact.writes_text:
         return operations.count_text(evidence.artifact, params.prompt_tokens, params.new_tokens), ""
-    parts = operations.count_picture(evidence.artifact, evidence.opening, evidence.call)
+    parts = operations.count_image(evidence.artifact, evidence.opening, evidence.call)
     total = sum(parts.values())
     return total, ", ".join(f"{name} {100 * count / total:.0f}%" for name, count in parts.items())

@@ -21,7 +21,7 @@ class InksRight(Params):
     version=2,
     title="inks right",
     params=InksRight,
-    needs=("pictures", "scenes"),
+    needs=("images", "scenes"),
     better="higher",
     ends=(0, 1),
     statistic=statistics.SHARE,

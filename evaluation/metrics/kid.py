@@ -1,4 +1,4 @@
-"""How far the painted pictures are from real ones as a set: the unbiased squared maximum mean discrepancy.
+"""How far the generated images are from real ones as a set: the unbiased squared maximum mean discrepancy.
 
 The polynomial kernel (x·y/d + 1)³ over the features, those of unit length scaled by √d. Gate on this one: FID is reported beside
 it. The interval is a jackknife over prompts, paired in both arms. Source: Bińkowski et al., "Demystifying MMD GANs" (2018).
@@ -7,15 +7,15 @@ it. The interval is a jackknife over prompts, paired in both arms. Source: Bińk
 from __future__ import annotations
 
 from evaluation.distances import mmd
-from evaluation.distances.image_sets import Linear, observe_pictures, paired, real
+from evaluation.distances.image_sets import Linear, observe_images, paired, real
 from evaluation.evidence import Evidence
 from evaluation.observe.repeats import over_noises, units_of
-from evaluation.request.references import AgainstPictures
+from evaluation.request.references import AgainstImages
 from evaluation.values import Estimate, Sample, Statistic, metric
 
 
-class Kid(AgainstPictures):
-    """As every metric's that holds painted pictures against real ones."""
+class Kid(AgainstImages):
+    """As every metric's that compares generated images with real ones."""
 
 
 def score(sample: Sample) -> Estimate:
@@ -37,9 +37,9 @@ def _linear(sample: Sample, kernel: mmd.Kernel) -> Linear:
     version=2,
     title="KID",
     params=Kid,
-    needs=("pictures",),
+    needs=("images",),
     better="lower",
     statistic=Statistic("difference", score, contrast),
 )
 def measure(evidence: Evidence, params: Kid) -> Sample:
-    return observe_pictures(evidence, params, "KID")
+    return observe_images(evidence, params, "KID")

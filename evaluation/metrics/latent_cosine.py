@@ -1,4 +1,4 @@
-"""Cosine between the latents that a picture is decoded from and the original's, from the same noise: 1 is the same direction.
+"""Cosine between the latents that an image is decoded from and the original's, from the same noise: 1 is the same direction.
 
 Before the decoder, whose own error it therefore does not see: where the two sides' decoders want latents scaled otherwise, those
 that the pipelines have before they scale them. A pipeline that decodes nothing has no latents, and no number.
@@ -50,7 +50,7 @@ def _unscaled(latent: NDArray[np.float32], scaling: Scaling | None) -> NDArray[n
     version=1,
     title="latent cosine",
     params=LatentCosine,
-    needs=("pictures", "latents"),
+    needs=("images", "latents"),
     better="higher",
     ends=(-1, 1),
     statistic=statistics.MEAN,
@@ -72,7 +72,7 @@ def measure(evidence: Evidence, params: LatentCosine) -> Sample:
             raise StageFailed(
                 f"the original's latents are {one.shape} and the candidate's {other.shape}",
                 place=item.id,
-                fix="let both paint one size, or drop latent_cosine: latents of two autoencoders do not compare",
+                fix="let both generate one size, or drop latent_cosine: latents of two autoencoders do not compare",
             )
         if scalings[0] != scalings[1]:
             one, other = (_unscaled(*pair) for pair in zip((one, other), scalings, strict=True))

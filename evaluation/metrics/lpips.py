@@ -1,4 +1,4 @@
-"""How far a picture looks from the one the original paints from the same noise, to the layers of a network: 0 is the same.
+"""How far an image looks from the one the original generates from the same noise, to the layers of a network: 0 is the same.
 
 With a `.safetensors` of AlexNet and its learned channel weights this is LPIPS itself. Any other network is the paper's unlearned
 variant, in which every channel counts one; its numbers compare with nothing but each other.
@@ -19,14 +19,14 @@ from compress.files.user_paths import expanded
 from compress.params import Params, Placed
 from evaluation.evidence import Evidence
 from evaluation.judge import statistics
-from evaluation.observe.own_output import picture_pairs
+from evaluation.observe.own_output import image_pairs
 from evaluation.request.paths import of_layers
 from evaluation.values import Sample, metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BATCH = 8  # pairs; the first layers of large pictures are large
+BATCH = 8  # pairs; the first layers of large images are large
 TINY = 1e-10
 Layers: TypeAlias = "Sequence[NDArray[np.float32]]"
 
@@ -42,7 +42,7 @@ def distances(one: Layers, other: Layers, weights: Layers = ()) -> NDArray[np.fl
     """Σ over layers of the mean over positions of Σ over channels w (û − v̂)², û and v̂ of unit length at each position.
 
     Args:
-        one, other: of each layer the activations of the same n pictures, [n, positions, channels].
+        one, other: of each layer the activations of the same n images, [n, positions, channels].
         weights: of each layer w, [channels]; none: one everywhere.
 
     Returns:
@@ -65,7 +65,7 @@ def _unit(layer: NDArray[np.float32]) -> NDArray[np.float32]:
     version=1,
     title="LPIPS",
     params=Lpips,
-    needs=("pictures",),
+    needs=("images",),
     better="lower",
     ends=(0, math.inf),
     statistic=statistics.MEAN,
@@ -76,7 +76,7 @@ def measure(evidence: Evidence, params: Lpips) -> Sample:
     if evidence.original is None:
         return Sample(evidence.unit_ids, np.zeros(len(evidence.items)), protocol=protocol)
     weights, found = getattr(network, "weights", ()), []
-    waiting = picture_pairs(evidence)
+    waiting = image_pairs(evidence)
     while pairs := list(islice(waiting, BATCH)):
         one, other = (network.layers(np.stack(side)) for side in zip(*pairs, strict=True))
         found.append(distances(one, other, weights))

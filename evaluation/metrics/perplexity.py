@@ -69,6 +69,6 @@ def scored(sample: Sample) -> Sample:
     kept = np.flatnonzero(sample.values[:, 1])
     if len(kept) == len(sample.values):
         return sample
-    units, said = tuple(sample.unit_ids[row] for row in kept), f"{len(kept)} of {len(sample.values)} documents count"
-    said += ": of the others no token is scored"
-    return replace(sample, unit_ids=units, values=sample.values[kept], left_out=said)
+    units, message = tuple(sample.unit_ids[row] for row in kept), f"{len(kept)} of {len(sample.values)} documents count"
+    message += ": of the others no token is scored"
+    return replace(sample, unit_ids=units, values=sample.values[kept], left_out=message)

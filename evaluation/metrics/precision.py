@@ -1,6 +1,6 @@
-"""How many of the painted pictures look real: the share that lies within the real pictures' region of feature space.
+"""How many of the generated images look real: the share that lies within the real images' region of feature space.
 
-The region is a ball around each real picture that reaches to its k-th neighbour. High where pictures are good, however few kinds
+The region is a ball around each real image that reaches to its k-th neighbour. High where images are good, however few kinds
 there are: `recall` tells those. Source: Kynkäänniemi et al. (2019).
 """
 
@@ -13,18 +13,18 @@ from pydantic import Field
 
 from compress.params import Fault
 from evaluation.distances import neighbours
-from evaluation.distances.image_sets import Linear, observe_pictures
+from evaluation.distances.image_sets import Linear, observe_images
 from evaluation.evidence import Evidence
 from evaluation.observe.repeats import noises, over_noises, units_of, units_over_noises
-from evaluation.request.references import AgainstPictures
+from evaluation.request.references import AgainstImages
 from evaluation.values import Estimate, Sample, Sizes, Statistic, metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Precision(AgainstPictures):
-    k: int = Field(neighbours.NEIGHBOURS, ge=1, description="a picture's ball reaches to its k-th neighbour")
+class Precision(AgainstImages):
+    k: int = Field(neighbours.NEIGHBOURS, ge=1, description="an image's ball reaches to its k-th neighbour")
 
 
 def score(sample: Sample) -> Estimate:
@@ -41,7 +41,7 @@ def _linear(sample: Sample) -> Linear:
 
 
 def units(sample: Sample) -> NDArray[np.float64]:
-    """Whether each painted picture lies within, 0 or 1 [n]; the share of a prompt's pictures where it has several."""
+    """Whether each generated image lies within, 0 or 1 [n]; the share of a prompt's images where it has several."""
     return units_over_noises(lambda one: neighbours.precision(one)[1].astype(np.float64), sample)
 
 
@@ -53,13 +53,13 @@ def enough(params: Precision, sizes: Sizes) -> Fault | None:
     version=1,
     title="precision",
     params=Precision,
-    needs=("pictures",),
+    needs=("images",),
     better="higher",
     ends=(0, 1),
     statistic=Statistic("difference", score, contrast, units=units),
     enough=enough,
 )
 def measure(evidence: Evidence, params: Precision) -> Sample:
-    found = observe_pictures(evidence, params, "precision", k=params.k)
+    found = observe_images(evidence, params, "precision", k=params.k)
     neighbours.refuse_few(noises(found)[0], "precision")
     return found

@@ -1,7 +1,7 @@
-"""Peak signal to noise, decibel, of a picture as a copy of the one the original paints from the same noise.
+"""Peak signal to noise, decibel, of an image as a copy of the one the original generates from the same noise.
 
-10 log₁₀ (255² ÷ mean squared difference) of each picture, then the mean of pictures. No copy counts as better than 58.9 dB: 8-bit
-pictures say no more of what was painted than their rounding, whose mean square is a twelfth.
+10 log₁₀ (255² ÷ mean squared difference) of each image, then the mean of images. No copy counts as better than 58.9 dB: 8-bit
+images say no more of what was generated than their rounding, whose mean square is a twelfth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from compress.params import Params
 from evaluation.evidence import Evidence
 from evaluation.judge import statistics
-from evaluation.observe.own_output import picture_pairs
+from evaluation.observe.own_output import image_pairs
 from evaluation.values import Sample, metric
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROUNDING = 1 / 12  # mean square of an error spread evenly over −½..½
 CAP = 10 * math.log10(255**2 / ROUNDING)
-EQUAL = f"{CAP:.1f} dB is the same picture, as the baseline's are to themselves"
+EQUAL = f"{CAP:.1f} dB is the same image, as the baseline's are to themselves"
 
 
 class Psnr(Params):
@@ -30,7 +30,7 @@ class Psnr(Params):
 
 
 def peak_ratio(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """PSNR of two pictures of one shape, dB, no more than `CAP`."""
+    """PSNR of two images of one shape, dB, no more than `CAP`."""
     error = np.square(one.astype(np.float64) - other).mean()
     return float(10 * np.log10(255**2 / max(error, ROUNDING)))
 
@@ -39,7 +39,7 @@ def peak_ratio(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     version=1,
     title="PSNR",
     params=Psnr,
-    needs=("pictures",),
+    needs=("images",),
     better="higher",
     statistic=statistics.MEAN,
     unit="dB",
@@ -49,5 +49,5 @@ def measure(evidence: Evidence, params: Psnr) -> Sample:
     protocol: dict[str, str | int | float] = {"range": 255, "cap": CAP}
     if evidence.original is None:
         return Sample(evidence.unit_ids, np.full(len(evidence.items), CAP), protocol=protocol)
-    found = [peak_ratio(one, other) for one, other in picture_pairs(evidence)]
+    found = [peak_ratio(one, other) for one, other in image_pairs(evidence)]
     return Sample(evidence.unit_ids, np.array(found), protocol=protocol, note=EQUAL)

@@ -1,7 +1,7 @@
-"""How much of what is real can be painted: the share of real pictures within the painted pictures' region of feature space.
+"""How much of what is real can be generated: the share of real images within the generated images' region of feature space.
 
-The region is a ball around each painted picture that reaches to its k-th neighbour. Low where whole kinds of pictures are never
-painted, however good the others are: `precision` tells those. Source: Kynkäänniemi et al. (2019).
+The region is a ball around each generated image that reaches to its k-th neighbour. Low where whole kinds of images are never
+generated, however good the others are: `precision` tells those. Source: Kynkäänniemi et al. (2019).
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pydantic import Field
 
 from compress.params import Fault
 from evaluation.distances import neighbours
-from evaluation.distances.image_sets import Linear, observe_pictures, paired, real
+from evaluation.distances.image_sets import Linear, observe_images, paired, real
 from evaluation.evidence import Evidence
 from evaluation.observe.repeats import noises, over_noises, units_over_noises
-from evaluation.request.references import AgainstPictures
+from evaluation.request.references import AgainstImages
 from evaluation.values import Estimate, Sample, Sizes, Statistic, metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Recall(AgainstPictures):
-    k: int = Field(neighbours.NEIGHBOURS, ge=1, description="a picture's ball reaches to its k-th neighbour")
+class Recall(AgainstImages):
+    k: int = Field(neighbours.NEIGHBOURS, ge=1, description="an image's ball reaches to its k-th neighbour")
 
 
 def score(sample: Sample) -> Estimate:
@@ -41,7 +41,7 @@ def _linear(sample: Sample) -> Linear:
 
 
 def units(sample: Sample) -> NDArray[np.float64]:
-    """Whether each item's real picture lies within, 0 or 1 [n]; [m, 1] where the real pictures are not the items'."""
+    """Whether each item's real image lies within, 0 or 1 [n]; [m, 1] where the real images are not the items'."""
     found = units_over_noises(lambda one: neighbours.recall(one)[1].astype(np.float64), sample)
     return found if paired(sample) else found[:, None]
 
@@ -54,13 +54,13 @@ def enough(params: Recall, sizes: Sizes) -> Fault | None:
     version=1,
     title="recall",
     params=Recall,
-    needs=("pictures",),
+    needs=("images",),
     better="higher",
     ends=(0, 1),
     statistic=Statistic("difference", score, contrast, units=units),
     enough=enough,
 )
 def measure(evidence: Evidence, params: Recall) -> Sample:
-    found = observe_pictures(evidence, params, "recall", k=params.k)
+    found = observe_images(evidence, params, "recall", k=params.k)
     neighbours.refuse_few(noises(found)[0], "recall")
     return found

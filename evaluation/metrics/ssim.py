@@ -1,4 +1,4 @@
-"""Structural similarity of a picture to the one the original paints from the same noise: 1 is the same picture.
+"""Structural similarity of an image to the one the original generates from the same noise: 1 is the same image.
 
 Local means, variances and covariances under a Gaussian of σ = 1.5 pixels, of all three colours, of a range of 255: the settings
 of the paper. Source: Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity" (2004).
@@ -14,7 +14,7 @@ from compress.errors import UserError
 from compress.params import Params
 from evaluation.evidence import Evidence
 from evaluation.judge import statistics
-from evaluation.observe.own_output import picture_pairs
+from evaluation.observe.own_output import image_pairs
 from evaluation.values import Sample, metric
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Ssim(Params):
 
 
 def similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Mean SSIM of two pictures, uint8 [height, width, 3].
+    """Mean SSIM of two images, uint8 [height, width, 3].
 
     Raises:
         UserError: the window does not fit into them.
@@ -37,8 +37,8 @@ def similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
 
     if min(one.shape[:2]) < WINDOW:
         raise UserError(
-            f"pictures of {one.shape[1]} × {one.shape[0]} pixels are smaller than SSIM's window of {WINDOW}",
-            fix="drop ssim; psnr and lpips take small pictures",
+            f"images of {one.shape[1]} × {one.shape[0]} pixels are smaller than SSIM's window of {WINDOW}",
+            fix="drop ssim; psnr and lpips take small images",
         )
     how = {
         "data_range": 255,
@@ -54,7 +54,7 @@ def similarity(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
     version=1,
     title="SSIM",
     params=Ssim,
-    needs=("pictures",),
+    needs=("images",),
     better="higher",
     ends=(-1, 1),
     statistic=statistics.MEAN,
@@ -64,5 +64,5 @@ def measure(evidence: Evidence, params: Ssim) -> Sample:
     protocol: dict[str, str | int | float] = {"range": 255, "sigma": SIGMA, "window": WINDOW}
     if evidence.original is None:
         return Sample(evidence.unit_ids, np.ones(len(evidence.items)), protocol=protocol)
-    found = [similarity(one, other) for one, other in picture_pairs(evidence)]
+    found = [similarity(one, other) for one, other in image_pairs(evidence)]
     return Sample(evidence.unit_ids, np.array(found), protocol=protocol)

@@ -1,4 +1,4 @@
-"""What comes out in a second: pictures, or tokens written after the first one.
+"""What comes out in a second: images, or tokens written after the first one.
 
 Same blocks as `latency`; for text the time to the first token is left out, so that this is the speed of decoding.
 """
@@ -32,7 +32,7 @@ def measure(evidence: Evidence, params: Throughput) -> Sample:
         rates = timings.items * (timings.work - 1) / (timings.seconds - timings.first)
     else:
         rates = timings.items / timings.seconds
-    what = "decoded tokens" if len(timings.first) else "pictures"
+    what = "decoded tokens" if len(timings.first) else "images"
     return Sample(
         tuple(map(str, range(len(rates)))),
         rates,

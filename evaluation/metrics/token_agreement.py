@@ -39,9 +39,9 @@ def measure(evidence: Evidence, params: TokenAgreement) -> Sample:
 
     original = evidence.original or evidence
     both = zip(original.continuations, evidence.continuations, strict=True)
-    said = zip(evidence.unit_ids, both, strict=False)
+    message = zip(evidence.unit_ids, both, strict=False)
     # An empty prompt is not continued, and two that wrote nothing do not agree on anything.
-    found = {unit: (one.tokens, other.tokens) for unit, (one, other) in said if one.tokens or other.tokens}
+    found = {unit: (one.tokens, other.tokens) for unit, (one, other) in message if one.tokens or other.tokens}
     ids, pairs = tuple(found), list(found.values())
     if not found:
         raise UserError("no prompt was continued", fix="set evaluate: {continuations: 32}, or drop token_agreement")

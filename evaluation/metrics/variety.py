@@ -1,8 +1,8 @@
-"""How much the pictures of one prompt differ: the mean of 1 − cosine between the features of each two, from noises of their own.
+"""How much the images of one prompt differ: the mean of 1 − cosine between the features of each two, from noises of their own.
 
-0 where all are one picture; a share of nothing, so it has no unit, and the scale is the extractor's. A sampler that paints every
+0 where all are one image; a share of nothing, so it has no unit, and the scale is the extractor's. A sampler that generates every
 noise alike loses it while CLIP score and KID hold, as students of few steps tend to. Prompts are the units, each counts once
-however many pictures it has, and both sides are held against each other prompt by prompt. Pictures of one prompt are those that
+however many images it has, and both sides are compared with each other prompt by prompt. Images of one prompt are those that
 `images_per_prompt` asks for, and those of items with the same caption.
 Source: mean pairwise similarity, as in Sadat et al., "CADS: Unleashing the Diversity of Diffusion Models through
 Condition-Annealed Sampling" (2024).
@@ -55,36 +55,36 @@ def enough(params: Variety, sizes: Sizes) -> Fault | None:
 
 
 def refuse_few(captions: Iterable[str]) -> None:
-    """Raises a UserError where no prompt has two pictures."""
+    """Raises a UserError where no prompt has two images."""
     if wrong := _few(captions):
-        raise UserError(wrong.said, fix=wrong.fix)
+        raise UserError(wrong.message, fix=wrong.fix)
 
 
 def _few(captions: Iterable[str]) -> Fault | None:
     if any(count > 1 for count in Counter(captions).values()):
         return None
-    return Fault("variety looks at several pictures of a prompt, and each prompt has one", FIX)
+    return Fault("variety looks at several images of a prompt, and each prompt has one", FIX)
 
 
 @metric(
     version=1,
     title="variety",
     params=Variety,
-    needs=("pictures", "captions"),
+    needs=("images", "captions"),
     better="higher",
     ends=(0, 2),
     statistic=statistics.MEAN,
     enough=enough,
 )
 def measure(evidence: Evidence, params: Variety) -> Sample:
+    from evaluation.features.images import generated, protocol_of
     from evaluation.features.opening import open_features
-    from evaluation.features.pictures import painted, protocol_of
     from evaluation.request.image_folders import refuse_uncaptioned
 
     refuse_uncaptioned(evidence, "variety")
     refuse_few(item.text for item in evidence.items)
     extractor = open_features(params.features, params.resize)
-    features = painted(evidence, extractor)
+    features = generated(evidence, extractor)
     prompts: dict[str, list[int]] = {}
     for index, item in enumerate(evidence.items):
         prompts.setdefault(item.text, []).append(index)
@@ -95,5 +95,5 @@ def measure(evidence: Evidence, params: Variety) -> Sample:
         tuple(evidence.items[rows[0]].id for rows in scored),
         np.array([apart(features[rows]) for rows in scored]),
         protocol={**protocol_of(extractor), **each},
-        left_out=f"{alone} of {len(prompts)} prompts have one picture, and so no variety" if alone else "",
+        left_out=f"{alone} of {len(prompts)} prompts have one image, and so no variety" if alone else "",
     )

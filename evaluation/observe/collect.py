@@ -1,4 +1,4 @@
-"""Artifact to evidence of quality: pictures painted, documents scored, prompts continued. Cached by what decides it; time is
+"""Artifact to evidence of quality: images generated, documents scored, prompts continued. Cached by what decides it; time is
 no part of it."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from compress.artifact import Artifact
 from compress.catalogue import find_engine, find_task
-from compress.data.images import READER, read_picture
+from compress.data.images import READER, read_image
 from compress.data.items import Item
 from compress.errors import StageFailed
 from compress.events import Emit, Event, silent, track
@@ -26,7 +26,7 @@ from compress.machine import deps
 from compress.machine.devices import Opening
 from compress.model.batching import company
 from evaluation.evidence import Continuation, Evidence
-from evaluation.request.image_folders import pictures_for, read_painted
+from evaluation.request.image_folders import images_for, read_generated
 
 if TYPE_CHECKING:
     from compress.opening.models import LanguageModel
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 FORMAT = 4
 MANIFEST = "evidence.json"
 CONTINUATIONS = "continuations"
-SAID = "said.json"  # what a reader must know of painted pictures, where there is something
+STORED_AS = {"images": "pictures"}  # what keys call a kind since before it had this name: evidence of then still counts
+SAID = "said.json"  # what a reader must know of generated images, where there is something
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Viewpoint:
         # What was read together before is no score of such a model's items.
         kept = company(self.artifact) if kind != CONTINUATIONS else "any"
         apart = [] if kept == "any" else [kept]
-        return digest_json([FORMAT, kind, *how, *self.evidence.get(kind, ()), *device, *apart])
+        return digest_json([FORMAT, STORED_AS.get(kind, kind), *how, *self.evidence.get(kind, ()), *device, *apart])
 
     @property
     def _libraries(self) -> dict[str, str]:
@@ -94,7 +95,7 @@ def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> 
     """All evidence of a viewpoint, each kind from the first of `folders` that holds it whole, else made and kept in the first.
 
     Raises:
-        StageFailed: a picture came out constant or not finite, or a document's score is not finite.
+        StageFailed: an image came out constant or not finite, or a document's score is not finite.
     """
     found = Evidence(
         view.artifact,
@@ -117,13 +118,13 @@ def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> 
 
 
 def _given(found: Evidence, side: str) -> Evidence:
-    """Evidence of a folder of pictures: they are read where they lie."""
-    files = pictures_for(found.artifact.path, found.items)
+    """Evidence of a folder of images: they are read where they lie."""
+    files = images_for(found.artifact.path, found.items)
 
-    def picture(index: int) -> NDArray[np.uint8]:
-        return read_painted(files[index], side)
+    def image(index: int) -> NDArray[np.uint8]:
+        return read_generated(files[index], side)
 
-    return replace(found, picture=picture, key=digest_json([READER, found.artifact.digest, [f.name for f in files]]))
+    return replace(found, image=image, key=digest_json([READER, found.artifact.digest, [f.name for f in files]]))
 
 
 def _observed(kind: str, found: Evidence, view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> Evidence:
@@ -151,7 +152,7 @@ def _stored(kind: str, found: Evidence, view: Viewpoint, folders: Sequence[Path]
     _, read = KINDS[kind]
     for folder in folders:
         kept = folder / view.key(kind)
-        held = hold(kept / MANIFEST)  # before looking: pictures are read from it when a metric asks for them
+        held = hold(kept / MANIFEST)  # before looking: images are read from it when a metric asks for them
         if (opened := _open(kept, found, read, emit)) is not None:
             touch(kept / MANIFEST)
             return replace(opened, holds=(*opened.holds, *([held] if held else [])))
@@ -186,7 +187,7 @@ def _open(folder: Path, found: Evidence, read: Callable[[Path, Evidence], Eviden
     return read(folder, found)
 
 
-def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
+def _generate(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
     from PIL import Image
 
     from compress.opening import open_images
@@ -195,29 +196,29 @@ def _paint(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
     batch = 1 if company(view.artifact) == "alone" else view.batch
     starts = range(0, len(view.items), batch)
     latents: list[NDArray[np.float32]] = []
-    for start in track(starts, emit, f"painting with the {side}", len(starts)):
+    for start in track(starts, emit, f"generating with the {side}", len(starts)):
         items = view.items[start : start + batch]
-        painted, decoded = task.pictures(items, view.seed, **view.call)
+        generated, decoded = task.images(items, view.seed, **view.call)
         latents += [] if decoded is None else list(decoded)
-        for offset, picture in enumerate(painted):
-            if picture.min() == picture.max():
+        for offset, image in enumerate(generated):
+            if image.min() == image.max():
                 raise StageFailed(
-                    f"the {side} painted a constant picture for {items[offset].text!r}",
+                    f"the {side} generated a constant image for {items[offset].text!r}",
                     place=items[offset].id,
                     fix="the model is broken: look at the last stage, or use a higher precision",
                 )
-            Image.fromarray(picture).save(folder / _name(start + offset))
-    if said := task.cut_short(view.items, **view.call):
-        (folder / SAID).write_text(json.dumps(said))
+            Image.fromarray(image).save(folder / _name(start + offset))
+    if message := task.cut_short(view.items, **view.call):
+        (folder / SAID).write_text(json.dumps(message))
     if latents:
         _save({"latents": np.stack(latents).astype(np.float16)}, folder / "latents.safetensors")
 
 
-def _read_pictures(folder: Path, found: Evidence) -> Evidence:
+def _read_images(folder: Path, found: Evidence) -> Evidence:
     stored = folder / "latents.safetensors"
 
-    def picture(index: int) -> NDArray[np.uint8]:
-        return read_picture(folder / _name(index))
+    def image(index: int) -> NDArray[np.uint8]:
+        return read_image(folder / _name(index))
 
     def latent(index: int) -> NDArray[np.float32]:
         from safetensors import safe_open
@@ -225,8 +226,8 @@ def _read_pictures(folder: Path, found: Evidence) -> Evidence:
         with safe_open(stored, framework="numpy") as tensors:
             return np.asarray(tensors.get_slice("latents")[index], dtype=np.float32)
 
-    said = (json.loads((folder / SAID).read_text()),) if (folder / SAID).is_file() else ()
-    return replace(found, picture=picture, latent=latent if stored.is_file() else None, said=said)
+    message = (json.loads((folder / SAID).read_text()),) if (folder / SAID).is_file() else ()
+    return replace(found, image=image, latent=latent if stored.is_file() else None, message=message)
 
 
 def _name(index: int) -> str:
@@ -305,7 +306,7 @@ def _read_continuations(folder: Path, found: Evidence) -> Evidence:
 
 # How each kind of evidence is made into a folder, and read out of it.
 KINDS: Mapping[str, tuple[Callable[[Viewpoint, Path, str, Emit], None], Callable[[Path, Evidence], Evidence]]] = {
-    "pictures": (_paint, _read_pictures),
+    "images": (_generate, _read_images),
     "documents": (_score, _read_scores),
     CONTINUATIONS: (_continue, _read_continuations),
 }

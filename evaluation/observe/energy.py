@@ -1,6 +1,6 @@
 """Joules by the machine's own counters: processor packages through RAPL, GPUs through NVML.
 
-They count what the whole machine draws, other programs and idle parts included: an energy is worth something on a machine that
+They count what the whole machine draws, other programs and unavailable parts included: an energy is worth something on a machine that
 does nothing else, and as a ratio of interleaved calls.
 Sources: Linux, Documentation/power/powercap/powercap.rst; NVIDIA, nvmlDeviceGetTotalEnergyConsumption.
 """

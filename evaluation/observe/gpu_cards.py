@@ -20,7 +20,7 @@ COPIED = 2**30  # bytes of the buffer that is copied: many times what caches hol
 WIDE = 8192  # rows and columns of the product
 SECONDS = 0.3  # that a ceiling is looked for
 WARM_UP = 3
-# Bits of NVML's reasons for a clock below the highest. Idle, and a clock that somebody set, are none of heat or power.
+# Bits of NVML's reasons for a clock below the highest. Unavailable, and a clock that somebody set, are none of heat or power.
 SLOWED = {
     0x04: "its power limit",
     0x08: "a slowdown by its hardware",
@@ -151,10 +151,10 @@ def _reasons(library: Any) -> Callable[[object], int]:
 def slowed(before: State | None, after: State | None) -> str:
     """In words, that a GPU did not run as fast as it can when a timing began or ended; "" where it did, or nobody knows."""
     found = [(when, one) for when, one in (("before", before), ("after", after)) if one and one.slowed_by]
-    said = [f"{when} at {one.sm_mhz} MHz by {' and '.join(one.slowed_by)}" for when, one in found]
+    message = [f"{when} at {one.sm_mhz} MHz by {' and '.join(one.slowed_by)}" for when, one in found]
     return (
-        f"the GPU was slowed {', '.join(said)}: measure again when it is cool and has the power it needs"
-        if said
+        f"the GPU was slowed {', '.join(message)}: measure again when it is cool and has the power it needs"
+        if message
         else ""
     )
 
@@ -163,6 +163,6 @@ def clocks(before: State | None, after: State | None) -> dict[str, Any]:
     """What of that stands among a report's facts: before and after what was timed."""
     if before is None or after is None:
         return {}
-    told = [f"{one.sm_mhz} MHz, {one.watts:.0f} W, {one.celsius} °C" for one in (before, after)]
+    reported = [f"{one.sm_mhz} MHz, {one.watts:.0f} W, {one.celsius} °C" for one in (before, after)]
     why = sorted({*before.slowed_by, *after.slowed_by})
-    return {"gpu_before_and_after": told, "gpu_slowed_by": why}
+    return {"gpu_before_and_after": reported, "gpu_slowed_by": why}

@@ -167,8 +167,8 @@ class Answering:
         return [self._written(*request.args) for request in requests]
 
     def _written(self, prompt: str, asked: dict[str, Any]) -> str:
-        said = importlib.import_module("lm_eval.models.utils")
-        arguments = said.normalize_gen_kwargs(asked, NEW_TOKENS)
+        message = importlib.import_module("lm_eval.models.utils")
+        arguments = message.normalize_gen_kwargs(asked, NEW_TOKENS)
         most, room = int(arguments["max_gen_toks"]), self.task.max_tokens
         if arguments["do_sample"]:
             raise UserError("the task samples its answers", fix="set do_sample: false in its generation_kwargs")
@@ -179,13 +179,13 @@ class Answering:
             )
         tokens = self.tok_encode(prompt)[-(room - most) :] or [self.prefix_token_id]
         text = self.tokenizer.decode(self.task.complete(tokens, most), skip_special_tokens=True)
-        stops = said.handle_stop_sequences(arguments["until"], eos=self.tokenizer.decode(self.eot_token_id))
-        answer: str = said.postprocess_generated_text(text, stops, None)
+        stops = message.handle_stop_sequences(arguments["until"], eos=self.tokenizer.decode(self.eot_token_id))
+        answer: str = message.postprocess_generated_text(text, stops, None)
         return answer
 
 
 def _scored(logits: torch.Tensor, answer: list[int]) -> tuple[float, bool]:
     """Log-probability of the tokens that the last of `logits` [positions, vocabulary] foretell, and whether each is the likeliest."""
-    said = logits[len(logits) - len(answer) :].float().log_softmax(-1)
-    nats = sum(float(said[i, token]) for i, token in enumerate(answer))
-    return nats, said.argmax(-1).tolist() == answer
+    message = logits[len(logits) - len(answer) :].float().log_softmax(-1)
+    nats = sum(float(message[i, token]) for i, token in enumerate(answer))
+    return nats, message.argmax(-1).tolist() == answer

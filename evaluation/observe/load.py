@@ -60,7 +60,7 @@ class Watch:
         self.share = share_of_others(self._before, read(), len(_allowed()))
 
 
-def told(share: float | None) -> str:
+def reported(share: float | None) -> str:
     """In words, that the machine was busy with something else; "" where it was not, or nobody knows."""
     if share is None or share <= BUSY:
         return ""

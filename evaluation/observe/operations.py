@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def count_picture(artifact: Artifact, opening: Opening, call: Mapping[str, Any]) -> dict[str, int]:
-    """Operations of each component while the pipeline paints one picture.
+def count_image(artifact: Artifact, opening: Opening, call: Mapping[str, Any]) -> dict[str, int]:
+    """Operations of each component while the pipeline generates one image.
 
     The pipeline itself runs once, for only it knows how often it calls which component on what shapes.
 
@@ -30,10 +30,10 @@ def count_picture(artifact: Artifact, opening: Opening, call: Mapping[str, Any])
     from compress.opening import open_images
 
     task = open_images(artifact, opening)
-    heard: dict[str, list[Mapping[str, Any]]] = {name: [] for name in artifact.working}
+    recorded: dict[str, list[Mapping[str, Any]]] = {name: [] for name in artifact.working}
     for name, shapes in task.shapes_of(artifact.working, _note, **call):
-        heard[name].append(shapes)
-    return {n: _count_calls(empty(artifact, n), task.function_of(n), calls) for n, calls in heard.items()}
+        recorded[name].append(shapes)
+    return {n: _count_calls(empty(artifact, n), task.function_of(n), calls) for n, calls in recorded.items()}
 
 
 def count_text(artifact: Artifact, prompt_tokens: int, new_tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""A side's pictures beside the original's own, for metrics that ask how much of them is left."""
+"""A side's images beside the original's own, for metrics that ask how much of them is left."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from evaluation.evidence import Evidence
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Picture: TypeAlias = "NDArray[np.uint8]"
+Image: TypeAlias = "NDArray[np.uint8]"
 
 
-def picture_pairs(evidence: Evidence) -> Iterator[tuple[Picture, Picture]]:
-    """For each item the original's picture and this side's, uint8 [height, width, 3], read one pair at a time.
+def image_pairs(evidence: Evidence) -> Iterator[tuple[Image, Image]]:
+    """For each item the original's image and this side's, uint8 [height, width, 3], read one pair at a time.
 
     Raises:
         StageFailed: the two are of different sizes.
-        ValueError: a side painted nothing, or this side is the original.
+        ValueError: a side generated nothing, or this side is the original.
     """
-    if evidence.original is None or evidence.original.picture is None or evidence.picture is None:
-        raise ValueError("there are no two pictures of an item")
+    if evidence.original is None or evidence.original.image is None or evidence.image is None:
+        raise ValueError("there are no two images of an item")
     for index, item in enumerate(evidence.items):
-        one, other = evidence.original.picture(index), evidence.picture(index)
+        one, other = evidence.original.image(index), evidence.image(index)
         if one.shape != other.shape:
             raise StageFailed(
-                f"the original paints {_size(one)} pixels and the candidate {_size(other)}",
+                f"the original generates {_size(one)} pixels and the candidate {_size(other)}",
                 place=item.id,
-                fix="let both paint one size, or drop the metrics that hold a picture against the original's own",
+                fix="let both generate one size, or drop the metrics that hold an image against the original's own",
             )
         yield one, other
 
 
-def _size(picture: Picture) -> str:
-    return f"{picture.shape[1]} × {picture.shape[0]}"
+def _size(image: Image) -> str:
+    return f"{image.shape[1]} × {image.shape[0]}"

@@ -1,8 +1,8 @@
-"""Several pictures of one prompt, each from its own noise: made of a data set's items, and put together again, for the prompt is the
-unit. Pictures of one prompt are alike, so an interval that took them for independent would claim too much.
+"""Several images of one prompt, each from its own noise: made of a data set's items, and put together again, for the prompt is the
+unit. Images of one prompt are alike, so an interval that took them for independent would claim too much.
 
-What scores each picture alone is averaged over a prompt's pictures. What judges pictures as a set judges, noise by noise, the set of
-one picture a prompt, and is averaged over the noises: so the number means what it does for one picture a prompt.
+What scores each image alone is averaged over a prompt's images. What judges images as a set judges, noise by noise, the set of
+one image a prompt, and is averaged over the noises: so the number means what it does for one image a prompt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def repeated(items: Sequence[Item], each: int) -> tuple[Item, ...]:
 
 
 def measured(metric: Metric[P], evidence: Evidence, params: P) -> Sample:
-    """What a metric makes of a side, unit by unit: a score of each picture becomes one of each prompt."""
+    """What a metric makes of a side, unit by unit: a score of each image becomes one of each prompt."""
     found = metric.measure(evidence, params)
     if evidence.each == 1 or len(found.values) != len(evidence.items) or found.values.ndim != 1:
         return found
@@ -44,7 +44,7 @@ def measured(metric: Metric[P], evidence: Evidence, params: P) -> Sample:
 
 
 def noises(sample: Sample) -> tuple[Sample, ...]:
-    """A sample of painted pictures as a set, noise by noise: one picture of each prompt."""
+    """A sample of generated images as a set, noise by noise: one image of each prompt."""
     each = int(sample.protocol.get(EACH, 1))
     if each == 1:
         return (sample,)
@@ -62,7 +62,7 @@ def noises(sample: Sample) -> tuple[Sample, ...]:
 
 
 def units_of(sample: Sample) -> int:
-    """How many prompts a sample's pictures are of."""
+    """How many prompts a sample's images are of."""
     return len(sample.values) // int(sample.protocol.get(EACH, 1))
 
 

@@ -17,7 +17,7 @@ from evaluation.evidence import Floats, Timings
 from evaluation.observe import gpu_cards
 from evaluation.observe.collect import Viewpoint
 from evaluation.observe.energy import Meter, find_meter
-from evaluation.observe.load import Watch, told
+from evaluation.observe.load import Watch, reported
 
 if TYPE_CHECKING:
     from compress.opening.models import OpenModel
@@ -121,7 +121,7 @@ def time_pair(
     # Both of a block's calls of the baseline say how warm it was.
     slow = [started_slowly("baseline", (seconds[:, 0] + seconds[:, -1]) / 2)]
     slow += [started_slowly(name, seconds[:, s]) for s, name in enumerate(names, 1)]
-    unsettled = "; ".join(filter(None, (*slow, told(watch.share), gpu_cards.slowed(before, after))))
+    unsettled = "; ".join(filter(None, (*slow, reported(watch.share), gpu_cards.slowed(before, after))))
     if unsettled:
         emit(Event("warning", " beside ".join(("timing", *names[1:])), unsettled))
     return Interleaved(one, other, again, unsettled, watch.share, tuple(more), gpu_cards.clocks(before, after))
@@ -132,7 +132,7 @@ def started_slowly(side: str, seconds: Floats) -> str:
 
     Both must hold of the first half of the blocks, three eighths or a quarter: their median lies a quarter above that of the others, and
     four in five of them above the others' 90% point. Where block times scatter by 15% (log-normal) and nothing changes, 1.6% of
-    measurements of 12 blocks and 0.3% of 20 are told so wrongly, both sides together; of fewer than 12 nothing is said.
+    measurements of 12 blocks and 0.3% of 20 are reported so wrongly, both sides together; of fewer than 12 nothing is stated.
     """
     blocks = len(seconds)
     for early in (blocks // 2, 3 * blocks // 8, blocks // 4) if blocks >= FEWEST_JUDGED else ():

@@ -36,9 +36,9 @@ def _against(row: Row, found: Beside) -> str:
     """How much faster or slower the candidate is than the control; that it proves nothing, where it does not."""
     if not math.isfinite(found.over.value):
         return f"{row.title} not measured" + (f" ({found.over.note})" if found.over.note else "")
-    _, said = speeds.said_of(replace(row, contrast=found.over, noise=found.noise))
+    _, message = speeds.message_of(replace(row, contrast=found.over, noise=found.noise))
     unsettled = found.noise.note if found.noise else ""
-    return said + (f", which proves nothing ({unsettled})" if unsettled else "")
+    return message + (f", which proves nothing ({unsettled})" if unsettled else "")
 
 
 def _ratio(row: Row, found: Beside) -> str:

@@ -6,7 +6,7 @@ import math
 
 from evaluation.report import words
 
-WIDE, HIGH = 200.0, 40.0  # of the picture's own units; the page stretches it
+WIDE, HIGH = 200.0, 40.0  # of the image's own units; the page stretches it
 MOST = 200  # points that are drawn
 Curve = list[tuple[float, float]]
 
@@ -28,7 +28,7 @@ def _finite(value: object) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def told(name: str, curve: Curve) -> str:
+def reported(name: str, curve: Curve) -> str:
     """First and last value in words."""
     if not curve:
         return f"{name}: no finite value"
@@ -38,7 +38,7 @@ def told(name: str, curve: Curve) -> str:
 
 def draw(name: str, curve: Curve) -> str:
     """An SVG line, and its ends in words below; the words alone where there are fewer than two points."""
-    text = told(name, curve)
+    text = reported(name, curve)
     losses = [loss for _, loss in curve]
     logarithmic = bool(losses) and min(losses) > 0 and max(losses) > 10 * min(losses)
     small = f"<small>{words.escaped(text + (', logarithmic' if logarithmic else ''))}</small>"

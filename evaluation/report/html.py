@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evaluation.report import contributions, controls, curve, plots, tradeoff, trials, words
 from evaluation.report.questions import questions
 from evaluation.report.result import plain
-from evaluation.values import Comparison, Completion, Picture, Row
+from evaluation.values import Comparison, Completion, Image, Row
 
 STYLE = Path(__file__).with_name("style.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -34,7 +34,7 @@ def render(comparison: Comparison) -> str:
         _section("What each stage gave and cost", _waterfall(comparison)),
         _section("Stages", _stages(comparison)),
         _section("Engines tried", _trials(comparison)),
-        _section("Same prompt, same noise", _pictures(comparison)),
+        _section("Same prompt, same noise", _images(comparison)),
         _section("What came out worst", _worst(comparison)),
         _section(
             "Greedy completions, those that part first in front", "".join(map(_completion, comparison.completions))
@@ -171,16 +171,16 @@ def _trials(comparison: Comparison) -> str:
     return "".join(drawn)
 
 
-def _pictures(comparison: Comparison) -> str:
+def _images(comparison: Comparison) -> str:
     differences = {
         p.unit_id: plots.difference(p.baseline, p.candidate)
-        for p in comparison.pictures
+        for p in comparison.images
         if p.baseline.shape == p.candidate.shape
     }
     # Small differences are black to the eye: all are brightened by one stated factor, so that they stay comparable.
     factor = max(1, 255 // max(1, *(int(d.max(initial=0)) for d in differences.values()), 0))
     cells = []
-    for p in comparison.pictures:
+    for p in comparison.images:
         shown = [("original", p.baseline), ("compressed", p.candidate)]
         if p.unit_id in differences:
             bright = (differences[p.unit_id] * np.uint8(factor)).astype(np.uint8)
@@ -189,12 +189,11 @@ def _pictures(comparison: Comparison) -> str:
     return f'<div class="grid">{"".join(cells)}</div>' if cells else ""
 
 
-def _figure(p: Picture, shown: list[tuple[str, NDArray[np.uint8]]]) -> str:
+def _figure(p: Image, shown: list[tuple[str, NDArray[np.uint8]]]) -> str:
     kind = ' class="small"' if max(p.baseline.shape[:2]) < SMALL else ""
     caption = _e(p.caption)
     images = "".join(
-        f'<span><img{kind} src="{plots.data_uri(picture)}" alt="{name}: {caption}">{name}</span>'
-        for name, picture in shown
+        f'<span><img{kind} src="{plots.data_uri(image)}" alt="{name}: {caption}">{name}</span>' for name, image in shown
     )
     why = f"<small>{_e(p.why)}</small>" if p.why else ""
     return f"<figure><div>{images}</div><figcaption>{caption}{why}</figcaption></figure>"

@@ -26,7 +26,7 @@ def render(comparison: Comparison) -> str:
         kind = {"fail": "failure", "inconclusive": "error"}.get(row.verdict.status)
         if kind:
             ElementTree.SubElement(case, kind, {"message": visible(f"{contrast(row)}; {reason(row)}")})
-    if told := controls.lines(comparison):
-        ElementTree.SubElement(suite, "system-out").text = "\n".join(map(visible, told))
+    if reported := controls.lines(comparison):
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(map(visible, reported))
     ElementTree.indent(suite)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"

@@ -34,8 +34,8 @@ def render(comparison: Comparison) -> str:
     ran = (f"{name[:1].upper()}{name[1:]}: {words.runs(comparison, side)}." for name, side in words.sides(comparison))
     lines += ["", " ".join(map(safe, ran))]
     lines += [f"Machine: {safe(words.machine(comparison))}."]
-    told = (*decisions(comparison.stages), *words.unmeasured(comparison))
-    lines += ["", *(f"* {safe(line)}" for line in told)] if told else []
+    reported = (*decisions(comparison.stages), *words.unmeasured(comparison))
+    lines += ["", *(f"* {safe(line)}" for line in reported)] if reported else []
     if comparison.warnings:
         lines += ["", *(f"* Warning: {safe(w)}" for w in comparison.warnings)]
     return "\n".join(lines + _handed(comparison)) + "\n"

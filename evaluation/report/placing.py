@@ -1,4 +1,4 @@
-"""Where names stand in a plot: near their points, on no other name and inside the picture, on a phone as on a desk."""
+"""Where names stand in a plot: near their points, on no other name and inside the image, on a phone as on a desk."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _candidates(spot: Spot, text: str) -> list[Name]:
 
 
 def box(spot: Spot, name: Name, width: float) -> Box:
-    """What a name covers on a picture so many pixels wide."""
+    """What a name covers on an image so many pixels wide."""
     at, long = spot.x / 100 * width + name.dx, CHARACTER * len(name.text)
     left = at if name.anchor == "start" else at - long
     return left, name.y - 11, left + long, name.y + 3

@@ -1,4 +1,4 @@
-"""Pictures of numbers as inline SVG in the page's own colours, and pictures of pictures as PNG data URIs."""
+"""Images of numbers as inline SVG in the page's own colours, and images of images as PNG data URIs."""
 
 from __future__ import annotations
 
@@ -93,16 +93,16 @@ def tick(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
 
 
-def data_uri(picture: NDArray[np.uint8]) -> str:
+def data_uri(image: NDArray[np.uint8]) -> str:
     """uint8 [height, width, 3] as a PNG in a data URI."""
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.fromarray(picture).save(stream, format="PNG", optimize=True)
+    Image.fromarray(image).save(stream, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Absolute difference of two pictures of one shape; black where they agree."""
+    """Absolute difference of two images of one shape; black where they agree."""
     found: NDArray[np.uint8] = np.abs(one.astype(np.int16) - other.astype(np.int16)).astype(np.uint8)
     return found

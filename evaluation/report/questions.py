@@ -20,7 +20,7 @@ def questions(comparison: Comparison) -> tuple[tuple[str, str], ...]:
 def _beside_theory(answer: str, comparison: Comparison) -> str:
     """The measured speed, with what the fewer operations or bytes alone would give, and what memory would allow."""
     found, near = realised(comparison), roof(comparison)
-    return " ".join((answer, *(f"{said}." for said in (found.sentence if found else "", near) if said)))
+    return " ".join((answer, *(f"{message}." for message in (found.sentence if found else "", near) if message)))
 
 
 def _as_good(comparison: Comparison) -> str:

@@ -1,4 +1,4 @@
-"""A Comparison as JSON: what `--json` prints and `result.json` holds. Complete but for the pictures."""
+"""A Comparison as JSON: what `--json` prints and `result.json` holds. Complete but for the images."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from evaluation.values import (
     Step,
     Verdict,
     Worst,
+    respelt,
 )
 
 SCHEMA = 3
 
 
 def to_dict(comparison: Comparison) -> dict[str, Any]:
-    """Everything but the pictures, JSON-safe: numbers that are not finite become null."""
-    body = {f.name: getattr(comparison, f.name) for f in fields(comparison) if f.name != "pictures"}
+    """Everything but the images, JSON-safe: numbers that are not finite become null."""
+    body = {f.name: getattr(comparison, f.name) for f in fields(comparison) if f.name != "images"}
     head = {"schema_version": SCHEMA, "status": comparison.status, "exit_code": comparison.exit_code}
     found: dict[str, Any] = plain({**head, **body})
     return found
 
 
 def from_dict(data: dict[str, Any]) -> Comparison:
-    """Read what `to_dict` wrote; pictures are not in it.
+    """Read what `to_dict` wrote; images are not in it.
 
     Raises:
         ValueError: it has another schema.
@@ -208,7 +209,7 @@ def plain(value: object) -> Any:
 
 
 def _side(data: dict[str, Any]) -> Side:
-    return Side(**{**data, "lineage": tuple(data["lineage"])})
+    return Side(**{**respelt(data), "lineage": tuple(data["lineage"])})
 
 
 def _handed(data: dict[str, Any] | None) -> Handed | None:
@@ -219,7 +220,17 @@ def _row(data: dict[str, Any]) -> Row:
     estimates = {key: _estimate(data[key]) for key in ("baseline", "candidate", "contrast")}
     noise = _estimate(data["noise"]) if data["noise"] else None
     gate = Gate(**data["gate"]) if data["gate"] else None
-    return Row(**{**data, **estimates, "verdict": Verdict(**data["verdict"]), "noise": noise, "gate": gate})
+    protocol = respelt(data["protocol"])
+    return Row(
+        **{
+            **data,
+            **estimates,
+            "protocol": protocol,
+            "verdict": Verdict(**data["verdict"]),
+            "noise": noise,
+            "gate": gate,
+        }
+    )
 
 
 def _step(data: dict[str, Any]) -> Step:

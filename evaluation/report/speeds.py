@@ -20,12 +20,12 @@ def answer(comparison: Comparison) -> str:
         return "Not measured."
     lead = words.speed_of(comparison)
     lead = lead if lead in rows else rows[0]
-    kind, text = said_of(lead)
-    others = [said_of(row) for row in rows if row is not lead]
+    kind, text = message_of(lead)
+    others = [message_of(row) for row in rows if row is not lead]
     parts = [f"{HEADS[kind]}: {text}"]
-    parts += [f"also {said}" for other, said in others if other == kind]
-    parts += [f"but {said}" for other, said in others if other != kind]
-    return " ".join(("; ".join(parts) + ".", *(f"{said}." for said in slowed(comparison))))
+    parts += [f"also {message}" for other, message in others if other == kind]
+    parts += [f"but {message}" for other, message in others if other != kind]
+    return " ".join(("; ".join(parts) + ".", *(f"{message}." for message in slowed(comparison))))
 
 
 def slowed(comparison: Comparison) -> list[str]:
@@ -53,7 +53,7 @@ def _without(step: Step, whole: Row) -> str:
     )
 
 
-def said_of(row: Row) -> tuple[Kind, str]:
+def message_of(row: Row) -> tuple[Kind, str]:
     """Whether a speed rose or fell beyond the noise, with the ratio."""
     found, noise = row.contrast, row.noise
     floor = max(noise.high, 1 / noise.low) if noise and noise.low > 0 else 1.0

@@ -48,7 +48,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     lines += [f"{row.title}: {row.verdict.gate}: {words.reason(row)}" for row in held]
     lines += [f"{name}: {words.runs(comparison, side)}" for name, side in words.sides(comparison)]
     lines += (*decisions(comparison.stages), *words.unmeasured(comparison))
-    lines += [f"warning: {said}" for said in comparison.warnings]
+    lines += [f"warning: {message}" for message in comparison.warnings]
     out.print(table(comparison))
     for line in lines:
         out.print(Text(words.visible(line)))

@@ -99,11 +99,11 @@ def _figure(speed: Row, row: Row, points: list[Point]) -> str:
         *plots.labels([1.0, *fast, *(t for t in TICKS if 0 < x(t) < 100)], x, "×", HEIGHT + 16),
         *_vertical_labels([start, *good, *(p.quality.value for p in points)], y),
     ]
-    told = f"speed-up against {row.title}: " + "; ".join(_told(p, speed, row) for p in points)
+    reported = f"speed-up against {row.title}: " + "; ".join(_reported(p, speed, row) for p in points)
     return (
         f'<div class="tradeoff"><div><b>{words.escaped(row.title)}</b>, difference from the baseline'
         f"<small>{BETTER[row.better]}; shaded: {words.escaped(_gates(speed, row))}</small></div>"
-        f'<svg role="img" aria-label="{words.escaped(told)}">{"".join(parts)}</svg>'
+        f'<svg role="img" aria-label="{words.escaped(reported)}">{"".join(parts)}</svg>'
         f"<small>speed-up in {words.escaped(speed.title)}, logarithmic →</small></div>"
     )
 
@@ -113,7 +113,7 @@ def _gates(speed: Row, row: Row) -> str:
     return ", ".join(gates) or "nothing is gated"
 
 
-def _told(point: Point, speed: Row, row: Row) -> str:
+def _reported(point: Point, speed: Row, row: Row) -> str:
     return f"{point.name} {words.contrast_of(speed, point.speed)}, {words.contrast_of(row, point.quality)}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from html import escape
 
 from compress.catalogue import find_task, task_names
-from evaluation.values import ADAPTER, PICTURES, Comparison, Estimate, Row, Side
+from evaluation.values import ADAPTER, IMAGES, Comparison, Estimate, Row, Side
 
 MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", "not gated": "–"}
 VERDICTS = {
@@ -165,15 +165,15 @@ def sides(comparison: Comparison) -> tuple[tuple[str, Side], ...]:
 def runs(comparison: Comparison, side: Side) -> str:
     """What runs a side, and how it was called, in a recipe's words: the adapters in it, its steps and guidance, where the task
     has such settings."""
-    if side.engine == PICTURES:
+    if side.engine == IMAGES:
         return side.engine
     task = find_task(comparison.task) if comparison.task in task_names() else None
-    told = (
+    reported = (
         f"{name} {side.call[argument]}" if argument in side.call else f"the pipeline's own {name}"
         for name, argument in (task.arguments(side.call).items() if task else ())
-        if argument in side.call or (task and name in task.told)
+        if argument in side.call or (task and name in task.reported)
     )
-    return ", ".join((side.engine, *_adapters(side), *told))
+    return ", ".join((side.engine, *_adapters(side), *reported))
 
 
 def _adapters(side: Side) -> list[str]:

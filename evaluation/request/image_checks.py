@@ -1,4 +1,4 @@
-"""Pictures that will be read, read once before anything runs: what is damaged behind a whole header is told with all others like it,
+"""Images that will be read, read once before anything runs: what is damaged behind a whole header is reported with all others like it,
 and before the minutes that it would cost. What was read whole is remembered."""
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from compress.catalogue import find_metric
 from compress.data.image_frames import has_several_frames
-from compress.data.images import READER, read_picture
+from compress.data.images import READER, read_image
 from compress.data.items import Data, Item
-from compress.errors import DamagedPictures, DataError, Problem
+from compress.errors import DamagedImages, DataError, Problem
 from compress.events import Emit, silent, track
 from compress.files.hashing import digest_json, identity, touch
 from compress.files.user_paths import expanded
-from evaluation.request.image_folders import files_of, pictures_for, read_painted
+from evaluation.request.image_folders import files_of, images_for, read_generated
 from evaluation.request.references import AgainstReal
 
 if TYPE_CHECKING:
@@ -31,23 +31,23 @@ Read = Callable[[], object]
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Pictures that are read together. content: stands for all of their bytes."""
+class Images:
+    """Images that are read together. content: stands for all of their bytes."""
 
     content: str
     reads: tuple[Read, ...]
 
 
-def of_files(files: Sequence[Path], read: Callable[[Path], object] = read_picture) -> Pictures:
+def of_files(files: Sequence[Path], read: Callable[[Path], object] = read_image) -> Images:
     """Files, each as it is now."""
     content = digest_json([[str(f), *identity(f)] for f in files])
-    return Pictures(content, tuple(partial(read, f) for f in files))
+    return Images(content, tuple(partial(read, f) for f in files))
 
 
 def frames(recipe: Recipe, nodes: Iterable[Node], data: Mapping[str, Data]) -> Iterator[Problem]:
-    """Pictures that a plan will read and whose headers tell several frames, each by its data's place."""
+    """Images that a plan will read and whose headers tell several frames, each by its data's place."""
     spec, evaluated = recipe.evaluate, data.get("evaluate")
-    read = {"evaluate": spec.samples if _own_pictures(spec.metrics) and evaluated else 0, "train": _learnt(nodes)}
+    read = {"evaluate": spec.samples if _own_images(spec.metrics) and evaluated else 0, "train": _learnt(nodes)}
     for role, most in read.items():
         found = data.get(role)
         if most and found is not None and found.folder is not None:
@@ -59,19 +59,19 @@ def frames(recipe: Recipe, nodes: Iterable[Node], data: Mapping[str, Data]) -> I
                     )
 
 
-def _own_pictures(metrics: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a metric holds what is painted against the items' own pictures."""
+def _own_images(metrics: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a metric compares what is generated with the items' own images."""
     asked = (find_metric(name).params(**values) for name, values in metrics.items())
     return any(isinstance(one, AgainstReal) and not one.reference for one in asked)
 
 
 def _learnt(nodes: Iterable[Node]) -> int:
-    """How many items' pictures stages still to run read."""
-    return max((node.stage.pictures(node.params) for node in nodes if not node.cached), default=0)
+    """How many items' images stages still to run read."""
+    return max((node.stage.images(node.params) for node in nodes if not node.cached), default=0)
 
 
-def to_be_read(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, samples: int) -> Iterator[Pictures]:
-    """The real pictures that these metrics hold what is painted against: their references, and where one has none, the items' own."""
+def to_be_read(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, samples: int) -> Iterator[Images]:
+    """The real images that these metrics compare what is generated with: their references, and where one has none, the items' own."""
     asked = (find_metric(name).params(**values) for name, values in metrics.items())
     for reference in dict.fromkeys(str(one.reference) for one in asked if isinstance(one, AgainstReal)):
         folder = expanded(reference)
@@ -81,30 +81,30 @@ def to_be_read(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, samp
             yield _of_items(data, samples)
 
 
-def to_be_learnt(nodes: Iterable[Node], data: Data | None) -> Iterator[Pictures]:
-    """The training data's pictures that stages still to run read."""
+def to_be_learnt(nodes: Iterable[Node], data: Data | None) -> Iterator[Images]:
+    """The training data's images that stages still to run read."""
     most = _learnt(nodes)
     if most and data is not None and data.count >= 0:
         yield _of_items(data, most)
 
 
-def _of_items(data: Data, most: int) -> Pictures:
+def _of_items(data: Data, most: int) -> Images:
     items = data.first(most)
-    reads = {item.file: item.picture for item in items if item.file and item.picture}  # the zoo's are no files
-    return Pictures(digest_json([data.digest, len(items)]), tuple(reads.values()))
+    reads = {item.file: item.image for item in items if item.file and item.image}  # the zoo's are no files
+    return Images(digest_json([data.digest, len(items)]), tuple(reads.values()))
 
 
-def painted(folder: Path, items: Sequence[Item], side: str) -> Pictures:
-    """What a side that is a folder of pictures shows of these items.
+def generated(folder: Path, items: Sequence[Item], side: str) -> Images:
+    """What a side that is a folder of images shows of these items.
 
     Raises:
-        DataError: an item has no picture.
+        DataError: an item has no image.
     """
-    return of_files(pictures_for(folder, items), partial(read_painted, side=side))
+    return of_files(images_for(folder, items), partial(read_generated, side=side))
 
 
-def refuse_damaged(found: Iterable[Pictures], memory: Path | None = None, emit: Emit = silent) -> None:
-    """Read pictures, but for those that were read before.
+def refuse_damaged(found: Iterable[Images], memory: Path | None = None, emit: Emit = silent) -> None:
+    """Read images, but for those that were read before.
 
     Args:
         memory: the folder where it is noted that they read.
@@ -113,23 +113,23 @@ def refuse_damaged(found: Iterable[Pictures], memory: Path | None = None, emit: 
         DamagedPictures: some do not read.
     """
     problems: list[Problem] = []
-    for pictures in found:
-        note = memory / digest_json(["read", READER, pictures.content]) if memory and pictures.reads else None
+    for images in found:
+        note = memory / digest_json(["read", READER, images.content]) if memory and images.reads else None
         if note and note.is_file():
             touch(note)
             continue
-        damaged = _damaged(pictures, emit)
+        damaged = _damaged(images, emit)
         if note and note.parent.is_dir() and not damaged:
             note.touch()
         problems += damaged
     if problems:
-        raise DamagedPictures(tuple(dict.fromkeys(problems)))
+        raise DamagedImages(tuple(dict.fromkeys(problems)))
 
 
-def _damaged(pictures: Pictures, emit: Emit) -> list[Problem]:
+def _damaged(images: Images, emit: Emit) -> list[Problem]:
     with ThreadPoolExecutor(THREADS) as threads:
-        told = threads.map(_problems, pictures.reads)
-        return [p for those in track(told, emit, "looking at the real pictures", len(pictures.reads)) for p in those]
+        reported = threads.map(_problems, images.reads)
+        return [p for those in track(reported, emit, "looking at the real images", len(images.reads)) for p in those]
 
 
 def _problems(read: Read) -> tuple[Problem, ...]:

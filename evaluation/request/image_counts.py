@@ -1,5 +1,5 @@
-"""Whether there are enough pictures for a metric that holds sets against each other, told before any is painted: how many there
-will be is known from the recipe and its data, and how long a picture's features are from the extractor's config."""
+"""Whether there are enough images for a metric that compares sets with each other, known before any is generated: how many there
+will be is known from the recipe and its data, and how long an image's features are from the extractor's config."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def too_few(
     """Why a metric will have no number of so many samples of the data; None where it will, or nobody can tell.
 
     Args:
-        values: its parameters, where they read; what is wrong with what they name is told elsewhere.
-        each: pictures of each.
+        values: its parameters, where they read; what is wrong with what they name is reported elsewhere.
+        each: images of each.
     """
     if data is None or metric.enough is None:
         return None
@@ -35,13 +35,13 @@ def too_few(
 
 
 def _sizes(data: Data, samples: int, each: int, reference: str) -> Sizes:
-    painted = samples if data.count < 0 else min(samples, data.count)
+    generated = samples if data.count < 0 else min(samples, data.count)
 
     def captions() -> tuple[str, ...]:
-        return tuple(row[TEXT] for row in data.rows[:painted]) or tuple(item.text for item in data.first(painted))
+        return tuple(row[TEXT] for row in data.rows[:generated]) or tuple(item.text for item in data.first(generated))
 
     folder = expanded(reference)
     if reference:
-        return Sizes(painted, len(files_of(folder)) if folder.is_dir() else None, each, captions)
-    once = {item.file or item.id for item in data.first(painted)} if data.rows else range(painted)
-    return Sizes(painted, len(once), each, captions)
+        return Sizes(generated, len(files_of(folder)) if folder.is_dir() else None, each, captions)
+    once = {item.file or item.id for item in data.first(generated)} if data.rows else range(generated)
+    return Sizes(generated, len(once), each, captions)

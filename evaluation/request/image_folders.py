@@ -1,4 +1,4 @@
-"""A folder of pictures as one side of a comparison: what some model painted, wherever it ran."""
+"""A folder of images as one side of a comparison: what some model generated, wherever it ran."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compress.artifact import Artifact
-from compress.data.images import read_picture
+from compress.data.images import read_image
 from compress.data.items import Data, Item
 from compress.errors import DataError, UserError
 from compress.files.hashing import digest_file, digest_json, list_files
@@ -21,7 +21,7 @@ from evaluation.evidence import Evidence
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Of pictures, wherever a folder of them is given.
+# Of images, wherever a folder of them is given.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 OTHER_SUFFIXES = (
     ".heic",
@@ -38,12 +38,12 @@ OTHER_SUFFIXES = (
     ".tga",
     ".npy",
 )
-SHOWN = frozenset({"pictures", "captions", "scenes"})  # what such a folder can show, with its captions
+SHOWN = frozenset({"images", "captions", "scenes"})  # what such a folder can show, with its captions
 MODEL_FILES = ("pare.json", "model_index.json", "config.json")
 
 
 def files_of(folder: Path) -> tuple[Path, ...]:
-    """Its pictures and those of the folders in it, by name."""
+    """Its images and those of the folders in it, by name."""
     return tuple(folder / name for name in list_files(folder) if Path(name).suffix.lower() in SUFFIXES)
 
 
@@ -51,13 +51,13 @@ def _name(file: Path, folder: Path) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def is_painted(folder: Path) -> bool:
-    """Whether a folder holds pictures and no model."""
+def is_generated(folder: Path) -> bool:
+    """Whether a folder holds images and no model."""
     return folder.is_dir() and not any((folder / name).is_file() for name in MODEL_FILES) and bool(files_of(folder))
 
 
-def describe_painted(folder: Path, task: str) -> Artifact:
-    """The folder as an artifact without components: it can be looked at, and not run. What it is a picture of is another side's task."""
+def describe_generated(folder: Path, task: str) -> Artifact:
+    """The folder as an artifact without components: it can be looked at, and not run. What it is an image of is another side's task."""
     digest = digest_json([[_name(f, folder), digest_file(f)] for f in files_of(folder)])
     return Artifact(folder, task, {}, digest=digest)
 
@@ -65,11 +65,11 @@ def describe_painted(folder: Path, task: str) -> Artifact:
 def captions_of(folder: Path) -> Data:
     """The folder's own items: the rows of its `metadata.jsonl`, else its files by name, without captions.
 
-    No item has a real picture: those in the folder were painted.
+    No item has a real image: those in the folder were generated.
     """
     if (folder / "metadata.jsonl").is_file():
         found = open_data(str(folder), Path())
-        return replace(found, read=lambda index: replace(found.read(index), picture=None))
+        return replace(found, read=lambda index: replace(found.read(index), image=None))
     names = [_name(f, folder) for f in files_of(folder)]
     rows = tuple((name, "", digest_file(folder / name)) for name in names)
     return Data(
@@ -78,7 +78,7 @@ def captions_of(folder: Path) -> Data:
 
 
 def captions_of_both(one: Path, other: Path) -> tuple[Data, Data]:
-    """As `captions_of`, of two folders that are held against each other. Where all their items are the same, those that neither
+    """As `captions_of`, of two folders that are compared with each other. Where all their items are the same, those that neither
     folder tells apart count once.
 
     Raises:
@@ -93,71 +93,71 @@ def captions_of_both(one: Path, other: Path) -> tuple[Data, Data]:
 
 
 def ill_paired(one: Path, other: Path) -> str:
-    """What is not alike in two folders whose pictures are held against each other by their names, in words; "" where all is."""
+    """What is not alike in two folders whose images are compared with each other by their names, in words; "" where all is."""
     found = captions_of(one), captions_of(other)
     texts = [{row[ID]: row[TEXT].strip() for row in data.rows} for data in found]
     shared = [name for name in texts[0] if name in texts[1]]
     other_words = [name for name in shared if texts[0][name] != texts[1][name]]
     counts = [data.count for data in found]
-    said = [f"they hold {counts[0]} and {counts[1]}"] if counts[0] != counts[1] else []
+    message = [f"they hold {counts[0]} and {counts[1]}"] if counts[0] != counts[1] else []
     if other_words:
-        said.append(f"{len(other_words)} of {len(shared)} have other captions there, the first {other_words[0]}")
-    return f"the pictures of two folders are paired by file name, and {' and '.join(said)}" if said else ""
+        message.append(f"{len(other_words)} of {len(shared)} have other captions there, the first {other_words[0]}")
+    return f"the images of two folders are paired by file name, and {' and '.join(message)}" if message else ""
 
 
-def pictures_for(folder: Path, items: Sequence[Item]) -> tuple[Path, ...]:
-    """The file of each item: its own where it is of this folder's pictures, else the one whose path in the folder is its id, with or
+def images_for(folder: Path, items: Sequence[Item]) -> tuple[Path, ...]:
+    """The file of each item: its own where it is of this folder's images, else the one whose path in the folder is its id, with or
     without the suffix.
 
     Raises:
         DataError: an item has none.
     """
     known = {key: f for f in files_of(folder) for key in (_name(f, folder), _name(f.with_suffix(""), folder))}
-    names = [item.id if item.picture else item.file or item.id for item in items]
+    names = [item.id if item.image else item.file or item.id for item in items]
     missing = [name for name in names if name not in known]
     if missing:
         raise DataError(
-            f"holds no picture for {missing[0]!r}" + (f" and {len(missing) - 1} more items" if missing[1:] else ""),
+            f"holds no image for {missing[0]!r}" + (f" and {len(missing) - 1} more items" if missing[1:] else ""),
             place=str(folder),
             fix="name each file as its item's id, or leave out --data (data= in Python)",
         )
     return tuple(known[name] for name in names)
 
 
-def read_painted(file: Path, side: str) -> NDArray[np.uint8]:
-    """A picture that a side shows, uint8 [height, width, 3].
+def read_generated(file: Path, side: str) -> NDArray[np.uint8]:
+    """An image that a side shows, uint8 [height, width, 3].
 
     Raises:
         DataError: it does not read, or is of one value throughout.
     """
-    found = read_picture(file)
+    found = read_image(file)
     if found.min() == found.max():
-        raise DataError(f"the {side} holds a constant picture", place=str(file), fix="paint it again")
+        raise DataError(f"the {side} holds a constant image", place=str(file), fix="generate it again")
     return found
 
 
 def check_metrics(metrics: Sequence[tuple[str, frozenset[str]]]) -> None:
-    """Refuse what pictures alone cannot tell.
+    """Refuse what images alone cannot tell.
 
     Args:
         metrics: names, and what each needs.
 
     Raises:
-        UserError: a metric needs more than pictures.
+        UserError: a metric needs more than images.
     """
     for name, needs in metrics:
         if needs - SHOWN:
             raise UserError(
-                f"{name} needs a model, and one side is a folder of pictures",
+                f"{name} needs a model, and one side is a folder of images",
                 fix="drop it from --metrics (metrics= in Python), or give two models",
             )
 
 
 def refuse_uncaptioned(evidence: Evidence, metric: str) -> None:
-    """Raises a UserError where a picture has no caption, which a plan cannot tell of two folders."""
+    """Raises a UserError where an image has no caption, which a plan cannot tell of two folders."""
     if not all(item.text for item in evidence.items):
         raise UserError(
-            f"{metric} needs a caption for each picture",
+            f"{metric} needs a caption for each image",
             place=str(evidence.artifact.path),
-            fix="give --data, or put metadata.jsonl with file_name and text beside the pictures",
+            fix="give --data, or put metadata.jsonl with file_name and text beside the images",
         )

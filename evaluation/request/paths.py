@@ -1,4 +1,4 @@
-"""What metrics name on disk, judged before anything runs, from file names and JSON alone: feature extractors and real pictures."""
+"""What metrics name on disk, judged before anything runs, from file names and JSON alone: feature extractors and real images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEIGHTS = (".safetensors", ".pth", ".pt")
 TYPES = ("clip", "dinov2", "dinov2_with_registers")  # that give features here, as a config.json calls them
 FIX = "give zoo://digits-clip, a CLIP or DINOv2 folder saved by transformers, or FID's file of Inception weights"
 CLIP_FIX = "give zoo://digits-clip, or a CLIP folder saved by transformers, its tokenizer with it"
-# How many numbers each makes of a picture: the field of its config, and what transformers takes where that is lacking.
+# How many numbers each makes of an image: the field of its config, and what transformers takes where that is lacking.
 WIDTHS = {"clip": ("projection_dim", 512), **dict.fromkeys(TYPES[1:], ("hidden_size", 768))}
 STATISTICS = ".npz"  # how a file of mean and covariance ends
 INCEPTION = 2048  # of FID's file of weights
@@ -29,7 +29,7 @@ def of_features(reference: str) -> Fault | None:
 
 
 def width_of(reference: str) -> int | None:
-    """How many numbers a feature extractor makes of a picture; None where its files do not tell."""
+    """How many numbers a feature extractor makes of an image; None where its files do not tell."""
     if of_features(reference):
         return None
     path = find_folder(reference, Path())
@@ -61,44 +61,44 @@ def of_layers(reference: str) -> Fault | None:
     return None if path.is_file() else Fault(f"there is no such file: {reference}", _looked_at(path))
 
 
-def of_real_pictures(reference: str) -> Fault | None:
-    """Whether real pictures, or statistics of theirs, lie there; "" names none."""
+def of_real_images(reference: str) -> Fault | None:
+    """Whether real images, or statistics of theirs, lie there; "" names none."""
     path = expanded(reference)
     if not reference:
         return None
     if path.suffix == STATISTICS and path.is_file():
         return _of_statistics(path)
     if not path.exists():
-        said = f"there is no such folder or file: {reference}"
-        return Fault(said, _looked_at(path))
+        message = f"there is no such folder or file: {reference}"
+        return Fault(message, _looked_at(path))
     if path.is_file():
-        said = f"is no .npz of mu and sigma: {reference}"
-        return Fault(said, "`pare reference` writes one; or give a folder of pictures")
+        message = f"is no .npz of mu and sigma: {reference}"
+        return Fault(message, "`pare reference` writes one; or give a folder of images")
     if not files_of(path):
-        return Fault(f"holds no pictures: {reference}", f"files ending in {', '.join(SUFFIXES)}")
+        return Fault(f"holds no images: {reference}", f"files ending in {', '.join(SUFFIXES)}")
     return None
 
 
-def of_each_picture(reference: str) -> Fault | None:
-    """As `of_real_pictures`, for a metric that mean and covariance do not suffice."""
-    found = of_real_pictures(reference)
+def of_each_image(reference: str) -> Fault | None:
+    """As `of_real_images`, for a metric that mean and covariance do not suffice."""
+    found = of_real_images(reference)
     if found or not reference.endswith(STATISTICS) or not expanded(reference).is_file():
         return found
-    said = f"this needs the features of each real picture, and {reference} holds their mean and covariance"
-    return Fault(said, "give a folder of pictures, or measure fid with it")
+    message = f"this needs the features of each real image, and {reference} holds their mean and covariance"
+    return Fault(message, "give a folder of images, or measure fid with it")
 
 
 def _of_statistics(path: Path) -> Fault | None:
     """Whether an archive lists mu and sigma."""
-    fix = "`pare reference` writes one; or give a folder of pictures"
+    fix = "`pare reference` writes one; or give a folder of images"
     try:
         with ZipFile(path) as archive:
             held = archive.namelist()
     except (OSError, BadZipFile) as error:
         return Fault(f"is no .npz of mu and sigma: {path} ({error})", fix)
     lacking = [name for name in ("mu", "sigma") if f"{name}.npy" not in held]
-    said = f"holds no {' and no '.join(lacking)}: {path} ({', '.join(held[:4]) or 'nothing'})"
-    return Fault(said, fix) if lacking else None
+    message = f"holds no {' and no '.join(lacking)}: {path} ({', '.join(held[:4]) or 'nothing'})"
+    return Fault(message, fix) if lacking else None
 
 
 def _looked_at(path: Path) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 import compress
 from compress.catalogue import engine_names, find_engine, find_task, task_names
-from compress.commands.evaluate import PAINTING
+from compress.commands.evaluate import GENERATING
 from compress.engines import TOLERANCE
 from compress.params import Params
 
@@ -37,10 +37,10 @@ def test_a_task_is_its_file_and_is_opened_under_its_name(name: str) -> None:
         assert all(field.description for field in record.model_fields.values())
 
 
-def test_folders_of_pictures_are_of_one_task_whatever_others_paint() -> None:
+def test_folders_of_images_are_of_one_task_whatever_others_generate() -> None:
     (name,) = [name for name in task_names() if find_task(name).folders]
-    assert not find_task(name).fits(("pictures",))
-    assert name == PAINTING
+    assert not find_task(name).fits(("images",))
+    assert name == GENERATING
 
 
 @pytest.mark.parametrize("name", engine_names())
@@ -116,12 +116,12 @@ def test_the_schema_takes_their_names_settings_and_precisions(planted: dict[str,
     assert planted["explain"], "build.fastest tries every engine's precisions"
 
 
-def test_they_are_told_with_the_data_and_the_models(planted: dict[str, Any]) -> None:
-    told = planted["subjects"]
-    assert "murmur: texts" in told["data"]
-    assert "hush" in told["data"].partition("murmur: texts")[2]
-    assert re.search(r"^  murmur\n +murmuring, run by", told["models"], re.MULTILINE)
-    assert re.search(r"^  build.quill +Quill: models for .*murmur", told["models"], re.MULTILINE)
+def test_they_are_reported_with_the_data_and_the_models(planted: dict[str, Any]) -> None:
+    reported = planted["subjects"]
+    assert "murmur: texts" in reported["data"]
+    assert "hush" in reported["data"].partition("murmur: texts")[2]
+    assert re.search(r"^  murmur\n +murmuring, run by", reported["models"], re.MULTILINE)
+    assert re.search(r"^  build.quill +Quill: models for .*murmur", reported["models"], re.MULTILINE)
 
 
 def test_the_doctor_tells_of_the_engine_and_what_runs_it(planted: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ class Tried:
 
     first: tuple[Done, ...]
     again: tuple[Done, ...]
-    elsewhere: tuple[Done, ...]  # of a stage that declares equal bytes; nothing else would be held against them
+    elsewhere: tuple[Done, ...]  # of a stage that declares equal bytes; nothing else would be compared with them
     before: dict[str, str]
     after: dict[str, str]
 

@@ -119,8 +119,8 @@ def test_few_parameters_are_any(trees: Mapping[str, ast.Module], known: Mapping[
     assert len(given) > FEWEST
     worst = Counter(file for file, _ in vague).most_common(SHOWN)
     lines = [f"  {count:3} {file}: {', '.join(one.name for f, one in vague if f == file)}" for file, count in worst]
-    told = f"{len(vague)} of {len(given)} parameters are Any, {len(vague) / len(given):.1%}; the most are in\n"
-    assert len(vague) <= MOST * len(given), told + "\n".join(lines)
+    reported = f"{len(vague)} of {len(given)} parameters are Any, {len(vague) / len(given):.1%}; the most are in\n"
+    assert len(vague) <= MOST * len(given), reported + "\n".join(lines)
 
 
 def test_every_parameter_has_a_type(trees: Mapping[str, ast.Module]) -> None:

@@ -33,7 +33,7 @@ ALLOWED = {
     "compress.catalogue": "finds stages and metrics, and makes nothing; what a record says stands in keys and formats",
     "compress.machine.deps": "tells what is installed: versions stand in keys",
     "compress.errors": "words for what went wrong: nothing is left behind then",
-    "compress.events": "told to listeners, and never read back",
+    "compress.events": "reported to listeners, and never read back",
     "compress.params": "a parameter's value stands in the key, its default included",
     "compress.recipe.gates": "margins of verdicts, which no number depends on",
     "compress.recipe.values": "what was asked: it stands in the key",
@@ -75,7 +75,7 @@ def reach_of_evidence(sources: Sources = SOURCES) -> frozenset[str]:
 
 
 def reach_of_features(sources: Sources = SOURCES) -> frozenset[str]:
-    """What makes a vector of a picture: everything beside the module that keeps vectors."""
+    """What makes a vector of an image: everything beside the module that keeps vectors."""
     package = memory.__name__.rpartition(".")[0]
     return sources.reached([n for n in sources.files if n.startswith(f"{package}.")], (), ALLOWED)
 
@@ -140,7 +140,7 @@ def test_no_source_changes_under_an_old_version(file: str, golden: Callable[[str
     assert found == golden(file, found)
 
 
-def test_only_a_change_without_a_new_version_is_told() -> None:
+def test_only_a_change_without_a_new_version_is_reported() -> None:
     known = {"a": {"version": 1, "source": "x"}, "b": {"version": 1, "source": "x"}, "c": {"version": 1, "source": "x"}}
     now = {
         "a": {"version": 1, "source": "y"},

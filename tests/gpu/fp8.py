@@ -12,7 +12,7 @@ import torch
 TYPE = torch.float8_e4m3fn
 MOST = torch.finfo(TYPE).max
 MULTIPLE = 16  # that the kernel wants of both widths
-LEFT = ("norm",)  # parts whose layers work on one row a picture, and gain nothing
+LEFT = ("norm",)  # parts whose layers work on one row an image, and gain nothing
 
 
 class RowwiseLinear(torch.nn.Module):

@@ -45,7 +45,7 @@ def _device(tiny: bool) -> Any:
 
 
 def sdxl(tiny: bool) -> tuple[Any, list[Call]]:
-    """SDXL's UNet as stabilityai/stable-diffusion-xl-base-1.0 has it; guidance makes two rows of a picture of 1024 by 1024."""
+    """SDXL's UNet as stabilityai/stable-diffusion-xl-base-1.0 has it; guidance makes two rows of an image of 1024 by 1024."""
     from diffusers import UNet2DConditionModel
 
     sizes: Call = {
@@ -74,7 +74,7 @@ def sdxl(tiny: bool) -> tuple[Any, list[Call]]:
 
 
 def sd15(tiny: bool) -> tuple[Any, list[Call]]:
-    """SD 1.5's UNet; guidance makes two rows of a picture of 512 by 512."""
+    """SD 1.5's UNet; guidance makes two rows of an image of 512 by 512."""
     from diffusers import UNet2DConditionModel
 
     sizes: Call = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768}
@@ -106,7 +106,7 @@ def _unet_call(module: Any, device: Any, seed: int, pooled: int) -> Call:
 
 
 def flux(tiny: bool) -> tuple[Any, list[Call]]:
-    """FLUX.1-dev's transformer: one picture of 1024 by 1024, 512 tokens, guidance as an input."""
+    """FLUX.1-dev's transformer: one image of 1024 by 1024, 512 tokens, guidance as an input."""
     import torch
     from diffusers import FluxTransformer2DModel
 

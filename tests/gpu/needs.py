@@ -1,4 +1,4 @@
-"""What a section lacks here, told without importing any of it."""
+"""What a section lacks here, known without importing any of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def missing(more: Iterable[str] = (), *, gpu: bool = True) -> list[str]:
     Args:
         gpu: whether a GPU is needed.
     """
-    found = [said for module in dict.fromkeys((*LEAST, *more)) if (said := _lacks(module))]
+    found = [message for module in dict.fromkeys((*LEAST, *more)) if (message := _lacks(module))]
     return found + ([GPU] if gpu and not gpu_name() else [])
 
 
@@ -41,7 +41,7 @@ def gpu_name() -> str:
     """The first GPU, as its driver names it; "" where there is none."""
     ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        told = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
+        reported = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
-    return told.partition("\n")[0].strip()
+    return reported.partition("\n")[0].strip()

@@ -24,8 +24,8 @@ def run_section(part: str, section: Section, out: Path, tiny: bool) -> Result:
         nonlocal found
         found = replace(found.with_row(row, values), seconds=round(time.monotonic() - began, 1))
         write(out, found)
-        said = ", ".join(f"{key} {shown(value)}" for key, value in values.items())
-        sys.stdout.write(f"{found.seconds:7.1f} s  {section.name}: {row}: {said}\n")
+        message = ", ".join(f"{key} {shown(value)}" for key, value in values.items())
+        sys.stdout.write(f"{found.seconds:7.1f} s  {section.name}: {row}: {message}\n")
         sys.stdout.flush()
 
     write(out, found)
@@ -33,8 +33,8 @@ def run_section(part: str, section: Section, out: Path, tiny: bool) -> Result:
     try:
         section.run(tiny, report)
     except Exception as error:  # whatever it is, the other sections go on
-        said = f"failed: {type(error).__name__}: {str(error).strip()[:300]}"
-        found = replace(found, status=said, tail=traceback.format_exc()[-TAIL:])
+        message = f"failed: {type(error).__name__}: {str(error).strip()[:300]}"
+        found = replace(found, status=message, tail=traceback.format_exc()[-TAIL:])
         sys.stderr.write(found.tail)
     else:
         found = replace(found, status=DONE)

@@ -1,4 +1,4 @@
-"""Parts a and d: recipes that say `device: cuda`, whether a picture is the same wherever it is painted, and a training that is killed."""
+"""Parts a and d: recipes that say `device: cuda`, whether an image is the same wherever it is generated, and a training that is killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from evaluation.values import Comparison
 
 ROOT = Path(__file__).parents[2]
-LEVELS = 2  # of 255, by which a picture may differ that is painted in whole float32 on another device
+LEVELS = 2  # of 255, by which an image may differ that is generated in whole float32 on another device
 NATS = 1e-4  # of the logits' size, likewise
 Changed = Callable[[dict[str, Any]], None]
 # What is otherwise in a recipe where all is tiny: in a stage, and in what is measured.
@@ -51,13 +51,13 @@ def model(name: str, tiny: bool) -> Iterator[Artifact]:
 
 def _model(name: str, tiny: bool, folder: Path) -> Path:
     from compress.zoo import zoo_model
-    from tests.families import tiny_picture
+    from tests.families import tiny_image
     from tests.tiny import tiny_diffusion, tiny_llama
 
     makers: Mapping[str, Callable[[Path], Path]] = {
         "digits-diffusion": tiny_diffusion,
         "docs-llama": tiny_llama,
-        "digits-dit": partial(tiny_picture, family="flux"),
+        "digits-dit": partial(tiny_image, family="flux"),
     }
     return makers[name](folder) if tiny else zoo_model(name)
 
@@ -66,7 +66,7 @@ def _model(name: str, tiny: bool, folder: Path) -> Path:
 
 
 def same_noise(tiny: bool, report: Report) -> None:
-    """Pictures of zoo://digits-diffusion and logits of zoo://docs-llama, on the processor and on the GPU.
+    """Images of zoo://digits-diffusion and logits of zoo://docs-llama, on the processor and on the GPU.
 
     Raises:
         AssertionError: they differ by more than is stated.
@@ -81,12 +81,12 @@ def same_noise(tiny: bool, report: Report) -> None:
 
 
 def _compared(tiny: bool, report: Report, here: Opening, there: Opening) -> Iterator[tuple[str, bool]]:
-    with model("digits-diffusion", tiny) as painter:
-        yield "noise", _noise(painter, report, here, there)
+    with model("digits-diffusion", tiny) as generator:
+        yield "noise", _noise(generator, report, here, there)
         with whole_float32():
-            yield "pictures", _pictures("in whole float32", painter, tiny, report, (here, there), LEVELS)
-        _pictures("as torch computes float32", painter, tiny, report, (here, there))
-        yield "the lean call", _lean(painter, tiny, report, there)
+            yield "images", _images("in whole float32", generator, tiny, report, (here, there), LEVELS)
+        _images("as torch computes float32", generator, tiny, report, (here, there))
+        yield "the lean call", _lean(generator, tiny, report, there)
     with model("docs-llama", tiny) as writer, whole_float32():
         yield "logits", _logits(writer, report, here, there)
 
@@ -107,7 +107,7 @@ def whole_float32() -> Iterator[None]:
 
 
 def _noise(artifact: Artifact, report: Report, here: Opening, there: Opening) -> bool:
-    """What a picture begins with, to the bit."""
+    """What an image begins with, to the bit."""
     import torch
 
     from compress.algorithms.tensors import to_host
@@ -116,39 +116,37 @@ def _noise(artifact: Artifact, report: Report, here: Opening, there: Opening) ->
     tasks = [TextToImage(artifact, opening) for opening in (here, there)]
     one, other = (to_host(latent_of(task.first_step(task.examples, 0, 2)[0])) for task in tasks)
     same = torch.equal(one, other)
-    report("noise of three pictures", {"equal to the bit": same})
+    report("noise of three images", {"equal to the bit": same})
     return same
 
 
-def _pictures(
+def _images(
     how: str, artifact: Artifact, tiny: bool, report: Report, openings: tuple[Opening, Opening], most: int | None = None
 ) -> bool:
-    one, other = (_painted(artifact, opening, tiny) for opening in openings)
-    return _told(f"pictures {how}", one, other, report, most)
+    one, other = (_generated(artifact, opening, tiny) for opening in openings)
+    return _reported(f"images {how}", one, other, report, most)
 
 
 def _lean(artifact: Artifact, tiny: bool, report: Report, there: Opening) -> bool:
-    stock, lean = (_painted(one, there, tiny) for one in (artifact, artifact.calling_lean()))
-    return _told("pictures of the lean call and the stock one, both there", stock, lean, report, 0)
+    stock, lean = (_generated(one, there, tiny) for one in (artifact, artifact.calling_lean()))
+    return _reported("images of the lean call and the stock one, both there", stock, lean, report, 0)
 
 
-def _painted(artifact: Artifact, opening: Opening, tiny: bool) -> NDArray[np.uint8]:
+def _generated(artifact: Artifact, opening: Opening, tiny: bool) -> NDArray[np.uint8]:
     from compress.opening import open_images
     from compress.sources.data import open_data
 
     items = open_data("zoo://digits/test", Path()).first(2 if tiny else 8)
-    return open_images(artifact, opening).pictures(items, 0, num_inference_steps=2 if tiny else 20, guidance_scale=3.0)[
-        0
-    ]
+    return open_images(artifact, opening).images(items, 0, num_inference_steps=2 if tiny else 20, guidance_scale=3.0)[0]
 
 
-def _told(name: str, one: NDArray[np.uint8], other: NDArray[np.uint8], report: Report, most: int | None) -> bool:
+def _reported(name: str, one: NDArray[np.uint8], other: NDArray[np.uint8], report: Report, most: int | None) -> bool:
     import numpy as np
 
     away = np.abs(one.astype(np.int64) - other.astype(np.int64))
     agree = most is None or int(away.max()) <= most
     values: dict[str, object] = {
-        "pictures": len(one),
+        "images": len(one),
         "largest difference of 255": int(away.max()),
         "mean": float(away.mean()),
     }
@@ -167,8 +165,8 @@ def _logits(artifact: Artifact, report: Report, here: Opening, there: Opening) -
     texts = [item.text[:200] for item in open_data("zoo://docstrings/test", Path()).first(4)]
     tasks = [open_language(artifact, opening) for opening in (here, there)]
     documents = [tasks[0].encode(text) for text in texts]
-    said = [[to_host(task.logits([one])[0], torch.float64) for one in documents] for task in tasks]
-    one, other = (torch.cat(rows) for rows in said)
+    message = [[to_host(task.logits([one])[0], torch.float64) for one in documents] for task in tasks]
+    one, other = (torch.cat(rows) for rows in message)
     away, top = float((one - other).norm() / one.norm()), float((one.argmax(-1) == other.argmax(-1)).double().mean())
     agree = away <= NATS
     report(
@@ -245,16 +243,16 @@ def _stages(report: Report) -> Emit:
     """Each stage as a row when it ends; training says how its loss went."""
     from compress.events import Event
 
-    said: dict[str, str] = {}
+    message: dict[str, str] = {}
 
-    def heard(event: Event) -> None:
+    def recorded(event: Event) -> None:
         if event.kind == "note" and event.facts.get("loss"):
-            said[event.what] = event.message
+            message[event.what] = event.message
         if event.kind in ("finished", "cached"):
             seconds = {"seconds": event.facts["seconds"]} if "seconds" in event.facts else {"seconds": event.kind}
-            report(f"stage {event.what}", {**seconds, "said": said.get(event.what, "")})
+            report(f"stage {event.what}", {**seconds, "said": message.get(event.what, "")})
 
-    return heard
+    return recorded
 
 
 def _tell(found: Comparison, seconds: float, report: Report) -> None:
@@ -304,12 +302,12 @@ def resumed(tiny: bool, report: Report) -> None:
             (folder / "recipe.yaml").write_text(RESUMED.format(**given, seconds=0.01 if tiny else 0.5))
             killed = _train_until_killed(folder, steps // 3)
             report("killed", {"behind step": killed, "of": steps})
-            heard: list[Event] = []
+            recorded: list[Event] = []
             ends = {
-                cache: _trained(folder, cache, heard if cache == "killed" else [])
+                cache: _trained(folder, cache, recorded if cache == "killed" else [])
                 for cache in ("killed", "undisturbed")
             }
-        goes_on = next(filter(None, (re.search(r"goes on at step (\d+)", event.message) for event in heard)), None)
+        goes_on = next(filter(None, (re.search(r"goes on at step (\d+)", event.message) for event in recorded)), None)
         at = int(goes_on[1]) if goes_on else 0
         (one, end), (other, undisturbed) = ends["killed"], ends["undisturbed"]
         report("resumed", {"at step": at, "last loss": end, "undisturbed": undisturbed, "same bits": one == other})
@@ -329,19 +327,19 @@ def _train_until_killed(folder: Path, steps: int) -> int:
                 break
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        _, said = process.communicate()
-    assert process.returncode == -signal.SIGKILL, f"the run was over before it was killed: {said[-500:]}"
+        _, message = process.communicate()
+    assert process.returncode == -signal.SIGKILL, f"the run was over before it was killed: {message[-500:]}"
     return made
 
 
-def _trained(folder: Path, cache: str, heard: list[Any]) -> tuple[str, float]:
+def _trained(folder: Path, cache: str, recorded: list[Any]) -> tuple[str, float]:
     """The digest of what the recipe leaves, and the last loss."""
     import compress
     from compress.execution.execute import execute
     from compress.store.cache import Cache
 
     store = Cache(folder / cache)
-    done = execute(compress.plan(folder / "recipe.yaml", cache=store.root), store, heard.append)[-1]
+    done = execute(compress.plan(folder / "recipe.yaml", cache=store.root), store, recorded.append)[-1]
     return done.artifact.digest, float(done.facts["loss"][-1][1])
 
 
@@ -366,7 +364,7 @@ def in_one_process(body: dict[str, Any]) -> None:
 
 
 def without_engines(body: dict[str, Any]) -> None:
-    """What trains and paints on a GPU of a recipe that ends in engines for processors."""
+    """What trains and generates on a GPU of a recipe that ends in engines for processors."""
     in_one_process(body)
     body["stages"] = [step for step in body["stages"] if not any(name.startswith("build.") for name in step)]
 

@@ -22,7 +22,7 @@ ratios are of interleaved calls.
 class Result:
     """What a section gave so far.
 
-    status: RUNNING, DONE, or in words why there is no more. seconds: since it began. tail: the end of what it said, where it failed.
+    status: RUNNING, DONE, or in words why there is no more. seconds: since it began. tail: the end of what it stated, where it failed.
     """
 
     part: str

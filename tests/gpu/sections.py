@@ -22,7 +22,7 @@ class Section:
     """Something that is measured.
 
     name: also of its file. seconds: its time limit, on a GPU.
-    run: told whether sizes are tiny and all runs on the processor, and where to report rows, which are written as they come.
+    run: reported whether sizes are tiny and all runs on the processor, and where to report rows, which are written as they come.
     needs: modules without which it cannot run, beside torch, transformers, diffusers and pydantic.
     """
 

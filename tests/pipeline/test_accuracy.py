@@ -132,8 +132,8 @@ def test_the_marks_follow_the_likeliest_answer_of_a_plain_loop(model: Path, task
         nats = []
         for choice in row["choices"]:
             answer = task.tokenizer.encode(f" {choice}")
-            said = task.logits([start + answer])[0].double().log_softmax(-1)
-            nats.append(sum(float(said[len(start) - 1 + i, token]) for i, token in enumerate(answer)))
+            message = task.logits([start + answer])[0].double().log_softmax(-1)
+            nats.append(sum(float(message[len(start) - 1 + i, token]) for i, token in enumerate(answer)))
         expected.append(float(int(np.argmax(nats)) == row["answer"]))
     assert measured(model, tasks / "letters.yaml").values.tolist() == expected
 
@@ -146,11 +146,11 @@ def test_answers_are_those_of_the_harness_own_backend(model: Path, tasks: Path) 
     for name in ours:
         for one, two in zip(ours[name], other[name], strict=True):
             assert one["prompt_hash"] == two["prompt_hash"]
-            said, expected = one["resps"], two["resps"]
+            message, expected = one["resps"], two["resps"]
             if name == "spelt":
-                assert said == expected
+                assert message == expected
             else:
-                values = [np.ravel([np.ravel(r).astype(float) for r in side]) for side in (said, expected)]
+                values = [np.ravel([np.ravel(r).astype(float) for r in side]) for side in (message, expected)]
                 assert values[0] == pytest.approx(values[1], rel=1e-4)
     assert any(row["resps"][0][0] for row in ours["spelt"])
 

@@ -1,4 +1,4 @@
-"""A fault at each layer is told as that layer's, and its remedy works when it is followed."""
+"""A fault at each layer is reported as that layer's, and its remedy works when it is followed."""
 
 from __future__ import annotations
 
@@ -106,14 +106,14 @@ def garble(place: Place) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("fault", [truncate, hide, spoil, blow_up, garble])
-def test_a_fault_of_the_model_is_told_as_the_models(
+def test_a_fault_of_the_model_is_reported_as_the_models(
     fault: Callable[[Place], Callable[[], object]], place: Place
 ) -> None:
     mend = fault(place)
     problem = place.first()
-    told = f"{problem.place} {problem.message}"
-    assert str(place.root / "model") in told or "`model`" in told
-    assert "contract" not in told
+    reported = f"{problem.place} {problem.message}"
+    assert str(place.root / "model") in reported or "`model`" in reported
+    assert "contract" not in reported
     assert "report" not in problem.fix
     assert any(word in problem.fix for word in ("save", "give", "fetch"))
     mend()
@@ -131,7 +131,7 @@ def test_a_fault_of_the_model_is_told_as_the_models(
         ("[prune.wid: {ratio: 0.5}]", 10, STAGES),
     ],
 )
-def test_a_fault_of_the_recipe_is_told_at_its_line(wrong: str, column: int, right: str, place: Place) -> None:
+def test_a_fault_of_the_recipe_is_reported_at_its_line(wrong: str, column: int, right: str, place: Place) -> None:
     place.write(wrong)
     problem = place.first()
     assert problem.place.startswith(f"{place.root / 'r.yaml'}:5:")
@@ -143,7 +143,7 @@ def test_a_fault_of_the_recipe_is_told_at_its_line(wrong: str, column: int, righ
 # The data
 
 
-def test_a_fault_of_the_data_is_told_at_its_line_and_the_command_mends_it(place: Place) -> None:
+def test_a_fault_of_the_data_is_reported_at_its_line_and_the_command_mends_it(place: Place) -> None:
     (place.root / "texts.txt").write_bytes("one\n\ncafé\n".encode("latin-1"))
     problem = place.first()
     assert f"{place.root / 'texts.txt'}:3" in f"{problem.place} {problem.message}"
@@ -157,7 +157,7 @@ def test_a_fault_of_the_data_is_told_at_its_line_and_the_command_mends_it(place:
 # A library
 
 
-def test_a_library_that_lacks_is_told_with_the_command_that_installs_it(
+def test_a_library_that_lacks_is_reported_with_the_command_that_installs_it(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from compress.machine import deps
@@ -206,11 +206,11 @@ def test_what_pares_own_code_raises_is_pares_own_fault(place: Place, monkeypatch
 # The machine
 
 
-def test_too_little_memory_is_told_as_that() -> None:
-    said = (
+def test_too_little_memory_is_reported_as_that() -> None:
+    message = (
         "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
     )
-    for error in (MemoryError(), RuntimeError(said), RuntimeError("std::bad_alloc")):
+    for error in (MemoryError(), RuntimeError(message), RuntimeError("std::bad_alloc")):
         assert "too little memory" in blame.remedy(error)
     assert blame.remedy(RuntimeError("out of luck")) == blame.AGAIN
 
@@ -246,7 +246,7 @@ def raised(*modules: str, error: str = "ValueError") -> BaseException:
         (raised("other"), ""),
     ],
 )
-def test_who_raised_it_is_told_by_its_frames_and_its_class(found: BaseException, who: str) -> None:
+def test_who_raised_it_is_reported_by_its_frames_and_its_class(found: BaseException, who: str) -> None:
     assert blame.raised_by(found).partition(" 0")[0].partition(" 2")[0].partition(" 5")[0] == who
     assert ("fault of pare" in blame.remedy(found)) == (who == "pare")
 

@@ -49,9 +49,9 @@ def test_a_browser_has_nothing_to_complain_of_at_any_width(width: int, tmp_path:
 
 
 def test_a_prompt_that_is_markup_is_shown_and_not_run(tmp_path: Path) -> None:
-    pictures = tuple(replace(p, caption=ATTACK, why=ATTACK) for p in image().pictures)
+    images = tuple(replace(p, caption=ATTACK, why=ATTACK) for p in image().images)
     worst = (Worst("fid", ATTACK, ATTACK, 1.0, 2.0),)
-    report.write(replace(image(), name=ATTACK, pictures=pictures, worst=worst, warnings=(ATTACK,)), tmp_path)
+    report.write(replace(image(), name=ATTACK, images=images, worst=worst, warnings=(ATTACK,)), tmp_path)
     page = opened(tmp_path, "--dump-dom").stdout
     assert "<title>&lt;script&gt;" in page
     assert "<title>taken over" not in page

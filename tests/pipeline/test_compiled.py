@@ -44,9 +44,9 @@ PROMPTS = [[5, 6, 7], [10, 11, 12], list(range(20, 45))]
 NAMES = ["0", "1", "2"]
 
 
-def paint(artifact: Artifact, count: int) -> Any:
+def generate(artifact: Artifact, count: int) -> Any:
     task: Any = open_task(artifact, Opening("float32"))
-    return task.paint(CAPTIONS[:count], NAMES[:count], 0, num_inference_steps=3).astype(int)
+    return task.generate(CAPTIONS[:count], NAMES[:count], 0, num_inference_steps=3).astype(int)
 
 
 def build(model: Path, folder: Path, **params: Any) -> tuple[Artifact, Artifact]:
@@ -67,11 +67,11 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifact]
     return build(tiny_llama(folder / "model"), folder)
 
 
-def agree_in_pictures(source: Artifact, made: Artifact) -> bool:
+def agree_in_images(source: Artifact, made: Artifact) -> bool:
     for count in (1, 3):
-        theirs = paint(source, count)
-        assert np.abs(paint(made, count) - theirs).max() <= 1
-        assert theirs.std() > 5  # a constant picture would agree with anything
+        theirs = generate(source, count)
+        assert np.abs(generate(made, count) - theirs).max() <= 1
+        assert theirs.std() > 5  # a constant image would agree with anything
     return True
 
 
@@ -84,8 +84,8 @@ def agree_in_texts(source: Artifact, made: Artifact) -> bool:
     return bool(engine.generate(PROMPTS, 20) == plain.generate(PROMPTS, 20))
 
 
-def test_a_compiled_decoder_paints_as_torch_does(pipeline: tuple[Artifact, Artifact]) -> None:
-    assert agree_in_pictures(*pipeline)
+def test_a_compiled_decoder_generates_as_torch_does(pipeline: tuple[Artifact, Artifact]) -> None:
+    assert agree_in_images(*pipeline)
 
 
 def test_a_compiled_language_model_scores_and_writes_as_torch_does(llama: tuple[Artifact, Artifact]) -> None:
@@ -222,10 +222,10 @@ def test_two_threads_get_what_each_gets_alone(
     def write(prompt: list[int]) -> list[int]:
         return model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0].tolist()  # type: ignore[no-any-return]
 
-    pictures, texts = [decode(z) for z in latents], [write(p) for p in PROMPTS]
+    images, texts = [decode(z) for z in latents], [write(p) for p in PROMPTS]
     with ThreadPoolExecutor(3) as pool:
         for _ in range(10):
-            assert all(map(torch.equal, pool.map(decode, latents), pictures))
+            assert all(map(torch.equal, pool.map(decode, latents), images))
             assert list(pool.map(write, PROMPTS)) == texts
 
 
@@ -274,14 +274,14 @@ def test_language_models_of_other_families_write_as_torch_does(family: str, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["sdxl", "pixart-sigma", "sd3-no-t5", "flux", "sana"])
-def test_pipelines_of_other_families_paint_as_torch_does(family: str, tmp_path: Path) -> None:
-    assert agree_in_pictures(*build(MODELS[family](tmp_path / "model"), tmp_path))
+def test_pipelines_of_other_families_generate_as_torch_does(family: str, tmp_path: Path) -> None:
+    assert agree_in_images(*build(MODELS[family](tmp_path / "model"), tmp_path))
 
 
 @pytest.mark.slow
 def test_in_bfloat16_it_takes_and_gives_float32_and_is_near(tmp_path: Path) -> None:
     source, made = build(tiny_diffusion(tmp_path), tmp_path, components=("unet",), precision="bfloat16")
-    assert 0 < np.abs(paint(made, 3) - paint(source, 3)).mean() < 3
+    assert 0 < np.abs(generate(made, 3) - generate(source, 3)).mean() < 3
     settings = read_settings(made.folder("unet"))
     dtypes = {port["name"]: port["dtype"] for port in settings["inputs"]}
     assert dtypes == {"sample": "bfloat16", "timestep": "float32", "encoder_hidden_states": "bfloat16"}
@@ -341,7 +341,7 @@ def test_the_layer_where_native_code_breaks_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_the_batches_of_a_recipe_are_held_against_the_profile(
-    tmp_path: Path, step: str, evaluate: str, said: str
+    tmp_path: Path, step: str, evaluate: str, message: str
 ) -> None:
     model = tiny_llama(tmp_path / "model")
     (tmp_path / "texts.txt").write_text("\n\n".join(f"text {i} of some" for i in range(20)))
@@ -350,8 +350,8 @@ def test_the_batches_of_a_recipe_are_held_against_the_profile(
         f"schema: 1\nname: x\nmodel: {model}\ndata: {{evaluate: ./texts.txt}}\n"
         f"stages:\n  - build.compiled: {step}\nevaluate: {{{evaluate}}}\n"
     )
-    if not said:
+    if not message:
         assert compress.check(path, cache=tmp_path / "cache")
         return
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         compress.check(path, cache=tmp_path / "cache")

@@ -1,5 +1,5 @@
 """Cuts in width and depth on the model families users really have: what comes of one opens with the plain library, has the
-shapes that its config says, and still paints or writes; what cannot be cut is refused before anything runs."""
+shapes that its config says, and still generates or writes; what cannot be cut is refused before anything runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compress.model.describing import describe
 from compress.opening import open_task
 from compress.opening.text_to_image import noise_source
 from tests.families import MODELS, tiny_text
-from tests.stages import CAPTIONS, DATA, apply, foresee
+from tests.stages import CAPTIONS, DATA, apply, forecast
 from tests.tiny import tiny_diffusion, tiny_llama
 
 STAGES = ("prune.width", "prune.depth")
@@ -97,39 +97,39 @@ def open_plain(artifact: Artifact, component: str) -> torch.nn.Module:
         library = json.loads((artifact.path / "model_index.json").read_text())[component][0]
     kind = find_class(library, artifact.components[component].kind, artifact.path)
     with silent_libraries():
-        module, told = kind.from_pretrained(str(artifact.folder(component)), output_loading_info=True)
-    assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        module, reported = kind.from_pretrained(str(artifact.folder(component)), output_loading_info=True)
+    assert not any(reported[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     found: torch.nn.Module = module
     return found
 
 
-def paint_plainly(artifact: Artifact) -> Any:
+def generate_plainly(artifact: Artifact) -> Any:
     import diffusers
 
     with silent_libraries():
         pipeline = diffusers.DiffusionPipeline.from_pretrained(str(artifact.path))
     pipeline.set_progress_bar_config(disable=True)
-    pictures = pipeline(
+    images = pipeline(
         list(CAPTIONS), generator=[noise_source(0, n) for n in CAPTIONS], output_type="np", **artifact.settings.call
     ).images
-    return np.round(np.clip(pictures, 0, 1) * 255).astype(np.uint8)
+    return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_a_cut_opens_with_the_plain_library_or_is_refused(model: Family, tmp_path: Path, name: str) -> None:
     if why := REFUSED.get((model.name, name)):
         with pytest.raises(UserError) as caught:
-            foresee(name, model.source, ratio=0.5, **model.chosen)
+            forecast(name, model.source, ratio=0.5, **model.chosen)
         (instead,) = set(STAGES) - {name}
         assert (caught.value.problems[0].message, caught.value.problems[0].fix) == (why, f"use {instead}")
         return
     before = digest_files(model.source.path)
-    seen = foresee(name, model.source, ratio=0.5, **model.chosen)
-    assert seen.told == f"{model.component}: requested −50.0%, granted {GRANTED[name][model.name]}"
+    seen = forecast(name, model.source, ratio=0.5, **model.chosen)
+    assert seen.reported == f"{model.component}: requested −50.0%, granted {GRANTED[name][model.name]}"
     made, notes = apply(name, model.source, tmp_path / "out", ratio=0.5, **model.chosen, **FEW[name])
     made = made.calling(**model.source.settings.call)
     assert digest_files(model.source.path) == before
-    assert notes[-1].facts["granted"] in seen.told
+    assert notes[-1].facts["granted"] in seen.reported
     config = made.config(model.component)
     open_still = seen.unsettled.get(model.component, frozenset())  # which layers go is for the work to say
     changed = {
@@ -142,11 +142,11 @@ def test_a_cut_opens_with_the_plain_library_or_is_refused(model: Family, tmp_pat
     counts = [sum(p.numel() for p in m.parameters()) for m in (module, whole)]
     assert notes[-1].facts["parameters_kept"] == counts[0] / counts[1] < 0.95
     if model.source.task == "text_to_image":
-        pictures = paint_plainly(made)
+        images = generate_plainly(made)
         task: Any = open_task(made)
-        assert np.array_equal(pictures, task.paint(CAPTIONS, CAPTIONS, 0))
-        assert pictures.std() > 5
-        assert not np.array_equal(pictures, paint_plainly(model.source))
+        assert np.array_equal(images, task.generate(CAPTIONS, CAPTIONS, 0))
+        assert images.std() > 5
+        assert not np.array_equal(images, generate_plainly(model.source))
     else:
         logits = module(input_ids=torch.tensor([[5, 9, 30, 2]]), use_cache=False).logits
         assert logits.isfinite().all()
@@ -202,19 +202,19 @@ def test_a_depth_cut_takes_out_the_block_that_does_nothing(tmp_path: Path) -> No
     source = describe(path)
     made, notes = apply("prune.depth", source, tmp_path / "out", ratio=0.5, samples=2)
     assert notes[0].facts["removed"] == "model.layers.0"
-    said = [np.concatenate(open_task(a).token_logprobs(CAPTIONS, 1)) for a in (source, made)]  # type: ignore[union-attr]
-    np.testing.assert_allclose(said[0], said[1], atol=1e-5)
+    message = [np.concatenate(open_task(a).token_logprobs(CAPTIONS, 1)) for a in (source, made)]  # type: ignore[union-attr]
+    np.testing.assert_allclose(message[0], message[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_number_type_and_generation_settings_stay_as_they_were(tmp_path: Path, name: str) -> None:
     path = tiny_text(tmp_path / "model", "qwen2", dtype=torch.bfloat16)
-    told = {"do_sample": True, "temperature": 0.6, "eos_token_id": [1, 5]}
-    (path / "generation_config.json").write_text(json.dumps(told))
+    reported = {"do_sample": True, "temperature": 0.6, "eos_token_id": [1, 5]}
+    (path / "generation_config.json").write_text(json.dumps(reported))
     made, _ = apply(name, describe(path), tmp_path / "out", ratio=0.5, **FEW[name])
     assert stored_dtype(made.path) == torch.bfloat16
     assert made.config(LANGUAGE_MODEL)["dtype"] == "bfloat16"
-    assert json.loads((made.path / "generation_config.json").read_text()) == told
+    assert json.loads((made.path / "generation_config.json").read_text()) == reported
     assert open_plain(made, LANGUAGE_MODEL).generation_config.eos_token_id == [1, 5]  # type: ignore[union-attr]
 
 
@@ -232,13 +232,13 @@ def test_hidden_size_heads_and_neurons_may_go_together(tmp_path: Path, family: s
     assert logits.std(1).max() > 0.05
 
 
-def test_cuts_follow_one_another_and_are_foreseen_from_what_will_be(tmp_path: Path) -> None:
+def test_cuts_follow_one_another_and_are_forecast_from_what_will_be(tmp_path: Path) -> None:
     source = describe(tiny_llama(tmp_path / "model"))
-    seen = foresee("prune.width", source, ratio=0.5, parts=("ffn",))
-    planned = foresee("prune.width", replace(source, planned=seen.configs), ratio=0.5, parts=("ffn",))
+    seen = forecast("prune.width", source, ratio=0.5, parts=("ffn",))
+    planned = forecast("prune.width", replace(source, planned=seen.configs), ratio=0.5, parts=("ffn",))
     once, _ = apply("prune.width", source, tmp_path / "once", ratio=0.5, parts=("ffn",))
     twice, notes = apply("prune.width", once, tmp_path / "twice", ratio=0.5, parts=("ffn",))
-    assert notes[0].facts["granted"] == planned.told.removeprefix("model: ")
+    assert notes[0].facts["granted"] == planned.reported.removeprefix("model: ")
     assert twice.config(LANGUAGE_MODEL)["intermediate_size"] == 16
 
 
@@ -252,7 +252,7 @@ def test_cuts_follow_one_another_and_are_foreseen_from_what_will_be(tmp_path: Pa
 def test_a_family_that_is_not_known_is_refused(tmp_path: Path, family: str, name: str, words: str) -> None:
     source = describe(tiny_text(tmp_path / "model", family))
     with pytest.raises(UserError, match=words):
-        foresee(name, source, ratio=0.5)
+        forecast(name, source, ratio=0.5)
 
 
 @pytest.mark.parametrize("stop", [1, 3, None])

@@ -1,4 +1,4 @@
-"""Damage of many kinds, done to the zoo's own models and pictures: each is caught by the row that is meant to catch it."""
+"""Damage of many kinds, done to the zoo's own models and images: each is caught by the row that is meant to catch it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("damage")
 
 
-def spoilt(place: Path, name: str, spoil: Callable[[Path], None], model: str = "digits-diffusion") -> Path:
+def nonfinite(place: Path, name: str, spoil: Callable[[Path], None], model: str = "digits-diffusion") -> Path:
     folder = place / name
     shutil.copytree(zoo_model(model), folder)
     spoil(folder)
@@ -89,7 +89,7 @@ def other_noise_schedule(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def noisy(place: Path) -> Comparison:
-    return compared(place, spoilt(place, "noisy", two_per_cent), "zoo://digits-diffusion")
+    return compared(place, nonfinite(place, "noisy", two_per_cent), "zoo://digits-diffusion")
 
 
 def test_two_per_cent_of_noise_on_the_weights_is_seen_by_the_models_own_output_alone(noisy: Comparison) -> None:
@@ -106,42 +106,44 @@ def test_what_64_prompts_cannot_decide_is_left_open_and_never_passed(noisy: Comp
     assert undecided.verdict.n_needed > 64
 
 
-def test_another_noise_schedule_costs_what_is_read_and_said(place: Path) -> None:
-    found = compared(place, spoilt(place, "scheduler", other_noise_schedule), "zoo://digits-diffusion")
+def test_another_noise_schedule_costs_what_is_read_and_message(place: Path) -> None:
+    found = compared(place, nonfinite(place, "scheduler", other_noise_schedule), "zoo://digits-diffusion")
     assert statuses(found)["lpips"] == statuses(found)["clip_score"] == statuses(found)["inks_right"] == "fail"
     assert {w.metric for w in found.worst} >= {"lpips", "clip_score"}  # and the reader is shown on which prompts
-    assert [p.why for p in found.pictures].count("") == 6
-    assert any(p.why for p in found.pictures)
+    assert [p.why for p in found.images].count("") == 6
+    assert any(p.why for p in found.images)
 
 
-# ---------------------------------------------------------------- pictures that some model painted
+# ---------------------------------------------------------------- images that some model generated
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[tuple[str, str, np.ndarray]]:
-    """Id, caption and picture of 128 real scenes."""
+    """Id, caption and image of 128 real scenes."""
     data = open_data(SCENES, Path())
-    return [(i.id, i.text, i.picture()) for i in data.first(128) if i.picture]
+    return [(i.id, i.text, i.image()) for i in data.first(128) if i.image]
 
 
-def paint(folder: Path, named: list[tuple[str, np.ndarray]]) -> Path:
-    for name, picture in named:
+def generate(folder: Path, named: list[tuple[str, np.ndarray]]) -> Path:
+    for name, image in named:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(folder / f"{name}.png")
+        Image.fromarray(image).save(folder / f"{name}.png")
     return folder
 
 
-def test_a_model_that_paints_few_of_the_scenes_keeps_its_precision_and_loses_its_recall(
+def test_a_model_that_generates_few_of_the_scenes_keeps_its_precision_and_loses_its_recall(
     place: Path, scenes: list[tuple[str, str, np.ndarray]]
 ) -> None:
-    """Each picture is good; only threes on white paper are left."""
+    """Each image is good; only threes on white paper are left."""
     draw = np.random.default_rng(0)
-    few = [picture for _, _, picture in scenes[:4]]
+    few = [image for _, _, image in scenes[:4]]
     jittered = [
         np.clip(few[i % 4].astype(int) + draw.integers(-4, 5, few[0].shape), 0, 255) for i in range(len(scenes))
     ]
-    collapsed = paint(place / "collapsed", [(s[0], p.astype(np.uint8)) for s, p in zip(scenes, jittered, strict=True)])
-    real = paint(place / "real", [(name, picture) for name, _, picture in scenes])
+    collapsed = generate(
+        place / "collapsed", [(s[0], p.astype(np.uint8)) for s, p in zip(scenes, jittered, strict=True)]
+    )
+    real = generate(place / "real", [(name, image) for name, _, image in scenes])
     gates = {"kid": Gate(worse_by=0.02), "precision": Gate(worse_by=0.1), "recall": Gate(worse_by=0.1)}
     found = compared(place, collapsed, real, metrics=list(gates), gates=gates, data="", spec=EvalSpec(samples=128))
     assert statuses(found) == {"kid": "fail", "precision": "pass", "recall": "fail"}
@@ -151,15 +153,15 @@ def test_a_model_that_paints_few_of_the_scenes_keeps_its_precision_and_loses_its
 def test_a_model_made_for_the_judge_raises_its_clip_score_and_breaks_its_kid(
     place: Path, scenes: list[tuple[str, str, np.ndarray]]
 ) -> None:
-    """Pictures pushed up the gradient of the CLIP score: a gate that only looks down would approve them."""
+    """Images pushed up the gradient of the CLIP score: a gate that only looks down would approve them."""
     clip: Any = open_features("zoo://digits-clip")
     hacked = []
     for start in range(0, len(scenes), 32):
         some = scenes[start : start + 32]
         pushed = _pushed(clip, np.stack([s[2] for s in some]), [s[1] for s in some])
         hacked += [(s[0], p) for s, p in zip(some, pushed, strict=True)]
-    candidate = paint(place / "hacked", hacked)
-    real = paint(place / "honest", [(name, picture) for name, _, picture in scenes])
+    candidate = generate(place / "hacked", hacked)
+    real = generate(place / "honest", [(name, image) for name, _, image in scenes])
     gates = {"clip_score": Gate(within="1%"), "kid": Gate(worse_by=0.002)}
     found = compared(place, candidate, real, metrics=list(gates), gates=gates, spec=EvalSpec(samples=128))
     contrast = rows(found)["clip_score"].contrast
@@ -167,17 +169,17 @@ def test_a_model_made_for_the_judge_raises_its_clip_score_and_breaks_its_kid(
     assert statuses(found) == {"clip_score": "fail", "kid": "fail"}
 
 
-def _pushed(clip: Any, pictures: np.ndarray, captions: list[str], steps: int = 15) -> np.ndarray:
-    """uint8 [n, h, w, 3] after gradient ascent on the cosine of picture and caption, each at its best step."""
+def _pushed(clip: Any, images: np.ndarray, captions: list[str], steps: int = 15) -> np.ndarray:
+    """uint8 [n, h, w, 3] after gradient ascent on the cosine of image and caption, each at its best step."""
     seen = json.loads((zoo_model("digits-clip") / "preprocessor_config.json").read_text())
     mean, std = (torch.tensor(seen[key]).view(1, 3, 1, 1) for key in ("image_mean", "image_std"))
-    said = torch.tensor(clip.captions(captions)).float()
-    pixels = torch.tensor(pictures).permute(0, 3, 1, 2).float().div(255).requires_grad_()
+    message = torch.tensor(clip.captions(captions)).float()
+    pixels = torch.tensor(images).permute(0, 3, 1, 2).float().div(255).requires_grad_()
     ascent = torch.optim.Adam([pixels], lr=0.004)
-    best, kept = torch.full((len(pictures),), -1.0), pixels.detach().clone()
+    best, kept = torch.full((len(images),), -1.0), pixels.detach().clone()
     for _ in range(steps):
         shown = clip.model.get_image_features(pixel_values=(pixels - mean) / std)
-        cosines = (torch.nn.functional.normalize(getattr(shown, "pooler_output", shown), dim=-1) * said).sum(dim=1)
+        cosines = (torch.nn.functional.normalize(getattr(shown, "pooler_output", shown), dim=-1) * message).sum(dim=1)
         better = cosines.detach() > best
         best[better], kept[better] = cosines.detach()[better], pixels.detach()[better]
         (pixels.grad,) = torch.autograd.grad(-cosines.sum(), pixels)
@@ -187,11 +189,11 @@ def _pushed(clip: Any, pictures: np.ndarray, captions: list[str], steps: int = 1
     return (kept * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
-def test_black_pictures_are_an_error_and_no_score(place: Path, scenes: list[tuple[str, str, np.ndarray]]) -> None:
-    named = [(name, picture) for name, _, picture in scenes[:8]]
-    black = paint(place / "black", [*named[:5], *((name, np.zeros_like(picture)) for name, picture in named[5:])])
-    with pytest.raises(DataError, match="constant picture") as caught:
-        compared(place, black, paint(place / "lit", named), metrics=["kid"], gates={}, data="")
+def test_black_images_are_an_error_and_no_score(place: Path, scenes: list[tuple[str, str, np.ndarray]]) -> None:
+    named = [(name, image) for name, _, image in scenes[:8]]
+    black = generate(place / "black", [*named[:5], *((name, np.zeros_like(image)) for name, image in named[5:])])
+    with pytest.raises(DataError, match="constant image") as caught:
+        compared(place, black, generate(place / "lit", named), metrics=["kid"], gates={}, data="")
     assert caught.value.exit_code == 2
     assert caught.value.problems[0].place.endswith(f"{named[5][0]}.png")
 

@@ -38,12 +38,12 @@ FAMILIES = [
 ]
 
 
-def picture(index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A picture of another shape than any model paints."""
+def image(index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """An image of another shape than any model generates."""
     return np.random.default_rng(index).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 
 
-SEEN = Data("seen", "captioned_images", "digest", 4, lambda i: Item(str(i), CAPTIONS[i % 3], lambda: picture(i)))
+SEEN = Data("seen", "captioned_images", "digest", 4, lambda i: Item(str(i), CAPTIONS[i % 3], lambda: image(i)))
 
 
 def source_of(folder: Path, name: str) -> Artifact:
@@ -58,38 +58,38 @@ def taught(source: Artifact, out: Path, **options: Any) -> tuple[Artifact, dict[
 @contextmanager
 def handed(vae: Any) -> Iterator[list[torch.Tensor]]:
     """Within: every latent that a VAE is given to decode."""
-    heard: list[torch.Tensor] = []
+    recorded: list[torch.Tensor] = []
     real = vae.decode
 
     def decode(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        heard.append(latents)
+        recorded.append(latents)
         return real(latents, *args, **kwargs)
 
     with mock.patch.object(vae, "decode", decode):
-        yield heard
+        yield recorded
 
 
-def painted(folder: Path, call: dict[str, Any]) -> tuple[Any, torch.Tensor]:
-    """What plain diffusers paints of a folder, and the latent that its VAE was given."""
+def generated(folder: Path, call: dict[str, Any]) -> tuple[Any, torch.Tensor]:
+    """What plain diffusers generates of a folder, and the latent that its VAE was given."""
     from diffusers import DiffusionPipeline
 
     pipe = DiffusionPipeline.from_pretrained(folder)
-    with handed(pipe.vae) as heard:
+    with handed(pipe.vae) as recorded:
         images = pipe(CAPTIONS[0], generator=torch.Generator().manual_seed(0), output_type="np", **call).images
     assert np.isfinite(images).all()
-    return (pipe, images.shape), torch.cat(heard)
+    return (pipe, images.shape), torch.cat(recorded)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_plain_diffusers_hands_it_the_latents_that_it_was_taught_on(tmp_path: Path, name: str) -> None:
     source = source_of(tmp_path / "model", name)
     made, facts = taught(source, tmp_path / "out")
-    assert facts["pictures"] == 8
+    assert facts["images"] == 8
     assert made.components["vae"].kind == "AutoencoderTiny"
     assert made.components.keys() == source.components.keys()
     call = dict(source.settings.call)
-    (before, shape), theirs = painted(source.path, call)
-    (after, same), ours = painted(made.path, call)
+    (before, shape), theirs = generated(source.path, call)
+    (after, same), ours = generated(made.path, call)
     assert type(after.vae).__name__ == "AutoencoderTiny"
     assert type(after) is type(before)
     assert same == shape
@@ -97,11 +97,11 @@ def test_plain_diffusers_hands_it_the_latents_that_it_was_taught_on(tmp_path: Pa
     factor, shift = (torch.tensor(n).view(1, -1, 1, 1) for n in (scaling.factor, scaling.shift))
     torch.testing.assert_close(ours * factor + shift, theirs)
     recorded = read_call(tmp_path / "out-scratch/pictures/painted-000000.safetensors", 0)
-    heard = next(c for _, c in open_task(made).calls_of(("vae",), [SEEN.read(0)], 0, num_inference_steps=2))
-    alone = next(iter(heard.values()))[0]
+    recorded = next(c for _, c in open_task(made).calls_of(("vae",), [SEEN.read(0)], 0, num_inference_steps=2))
+    alone = next(iter(recorded.values()))[0]
     torch.testing.assert_close(
         recorded["latent"].float(), alone, atol=0.02, rtol=0.02
-    )  # painted alone, not four at once
+    )  # generated alone, not four at once
 
 
 @pytest.mark.parametrize("name", ["sd", pytest.param("sd3", marks=pytest.mark.slow)])
@@ -117,7 +117,7 @@ def test_the_longer_it_learns_the_nearer_it_comes(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("name", FAMILIES[:4])
-def test_pictures_are_painted_from_pictures_and_filled_in(tmp_path: Path, name: str) -> None:
+def test_images_are_generated_from_images_and_filled_in(tmp_path: Path, name: str) -> None:
     """The new encoder's latents are those of the pipeline: what the VAE's were, scaled."""
     from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
 
@@ -143,8 +143,8 @@ def test_pictures_are_painted_from_pictures_and_filled_in(tmp_path: Path, name: 
         )
 
 
-def test_a_picture_and_its_latent_are_those_of_the_vae(tmp_path: Path) -> None:
-    """Rows of pictures that are given hold the VAE's own latents of them, and what it makes of those."""
+def test_a_image_and_its_latent_are_those_of_the_vae(tmp_path: Path) -> None:
+    """Rows of images that are given hold the VAE's own latents of them, and what it makes of those."""
     source = source_of(tmp_path / "model", "sd")
     taught(source, tmp_path / "out")
     vae: Any = open_task(source).component("vae")
@@ -159,8 +159,8 @@ def test_a_picture_and_its_latent_are_those_of_the_vae(tmp_path: Path) -> None:
     torch.testing.assert_close(row["latent"], latent, atol=1e-2, rtol=1e-2)
     torch.testing.assert_close(row["code"][:, :4], row["latent"])
     assert row["code"].shape == (1, 8, 8, 8)  # the deviations behind the means
-    torch.testing.assert_close(row["picture"], again, atol=1e-2, rtol=1e-2)
-    middle = torch.from_numpy(picture(1)).permute(2, 0, 1).float() / 127.5 - 1
+    torch.testing.assert_close(row["image"], again, atol=1e-2, rtol=1e-2)
+    middle = torch.from_numpy(image(1)).permute(2, 0, 1).float() / 127.5 - 1
     assert abs(float(row["seen"].mean() - middle[:, :, 8:32].mean())) < 0.05  # the middle of it, and all of its height
 
 
@@ -196,7 +196,7 @@ def test_a_narrowed_vae_learns_again_what_it_was_cut_from(tmp_path: Path, name: 
     assert found[1] > found[0] + 1
     assert made.components["vae"].kind == "AutoencoderKL"
     assert made.config("vae")["block_out_channels"] == [8, 8]
-    painted(made.path, dict(source.settings.call))
+    generated(made.path, dict(source.settings.call))
 
 
 def test_a_small_one_teaches_a_smaller_one(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_small_one_teaches_a_smaller_one(tmp_path: Path) -> None:
     once, _ = taught(source, tmp_path / "once")
     twice, _ = taught(once.calling(num_inference_steps=2), tmp_path / "twice", width=4, blocks=(1, 0))
     assert twice.config("vae")["num_decoder_blocks"] == [1, 0]
-    painted(twice.path, {"num_inference_steps": 2})
+    generated(twice.path, {"num_inference_steps": 2})
 
 
 @pytest.mark.slow
@@ -213,5 +213,5 @@ def test_it_becomes_an_engine_which_plain_pipelines_call(tmp_path: Path) -> None
     made, _ = taught(source, tmp_path / "out")
     made = replace(made.calling(num_inference_steps=2), planned={})
     built, _ = apply("build.openvino", made, tmp_path / "built", components=("vae",))
-    torch_side, engine = (open_task(a).paint_items([SEEN.read(0)], 0) for a in (made, built))  # type: ignore[attr-defined]
+    torch_side, engine = (open_task(a).generate_items([SEEN.read(0)], 0) for a in (made, built))  # type: ignore[attr-defined]
     assert np.abs(torch_side.astype(int) - engine.astype(int)).max() <= 1

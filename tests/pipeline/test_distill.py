@@ -77,8 +77,8 @@ def test_a_shortened_student_comes_nearer_to_its_teacher(tmp_path: Path, name: s
     assert any(not torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
 
 
-@pytest.mark.parametrize(("stage", "recorded"), [("distill.features", "calls"), ("distill.decoder", "pictures")])
-def test_a_flux_that_is_truly_guided_paints_with_the_scale(stage: str, recorded: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stage", "recorded"), [("distill.features", "calls"), ("distill.decoder", "images")])
+def test_a_flux_that_is_truly_guided_generates_with_the_scale(stage: str, recorded: str, tmp_path: Path) -> None:
     """Its `guidance_scale` would mean nothing to it."""
     source, seen = opened(tmp_path / "model", "flux-schnell"), []
     few = {"denoising_steps": 1, "steps": 1, "precision": "float32"}
@@ -129,7 +129,7 @@ def test_what_a_crashed_run_recorded_is_kept(tmp_path: Path) -> None:
     calls, again = tmp_path / "one-scratch" / "calls", tmp_path / "two-scratch" / "calls"
     files = sorted(calls.iterdir())
     assert [f.name for f in files] == ["000000.safetensors", "000008.safetensors"]
-    assert all(count_calls(f) in (1, 2) for f in files)  # each batch paints with one or two steps
+    assert all(count_calls(f) in (1, 2) for f in files)  # each batch generates with one or two steps
     again.mkdir(parents=True)
     kept = again / files[0].name
     kept.write_bytes(files[0].read_bytes())
@@ -168,15 +168,15 @@ def test_a_teacher_that_is_an_engine_is_refused(tmp_path: Path) -> None:
         taught(source, engine, tmp_path / "out")
 
 
-def test_a_teacher_is_left_as_it_was_and_a_spoilt_student_is_mended(tmp_path: Path) -> None:
+def test_a_teacher_is_left_as_it_was_and_a_nonfinite_student_is_mended(tmp_path: Path) -> None:
     """A student whose last layer was shaken says again more of what its teacher says."""
     source = opened(tmp_path / "model", "llama")
-    path = MODELS["llama"](tmp_path / "spoilt")
+    path = MODELS["llama"](tmp_path / "nonfinite")
     weights = load_file(path / "model.safetensors")
     name = "model.layers.1.mlp.down_proj.weight"
     weights[name] = weights[name] + 0.5 * torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(0))
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
-    spoilt = describe(path)
-    made, _ = taught(spoilt, source, tmp_path / "out", steps=60, warmup=2, ema=0.5, learning_rate=3e-3)
-    right, wrong, mended = (np.concatenate(open_task(a).token_logprobs(CAPTIONS, 1)) for a in (source, spoilt, made))  # type: ignore[union-attr]
+    nonfinite = describe(path)
+    made, _ = taught(nonfinite, source, tmp_path / "out", steps=60, warmup=2, ema=0.5, learning_rate=3e-3)
+    right, wrong, mended = (np.concatenate(open_task(a).token_logprobs(CAPTIONS, 1)) for a in (source, nonfinite, made))  # type: ignore[union-attr]
     assert np.abs(mended - right).mean() < 0.7 * np.abs(wrong - right).mean()

@@ -1,4 +1,4 @@
-"""`pare eval`, `compare`, `report` and `reference` as a user types them, on folders of pictures and a tiny model."""
+"""`pare eval`, `compare`, `report` and `reference` as a user types them, on folders of images and a tiny model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compress.errors import DataError, StageFailed, UserError
 from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec
 from compress.sources.data import open_data
-from evaluation.request.image_folders import captions_of, describe_painted, is_painted, pictures_for
+from evaluation.request.image_folders import captions_of, describe_generated, images_for, is_generated
 from tests.tiny import tiny_diffusion
 
 SCENES = "zoo://digits/test"
@@ -30,7 +30,7 @@ COUNT = 80  # more than the zoo CLIP has features
 
 @dataclass(frozen=True)
 class Places:
-    """`real`: pictures called as the items of the data; `other`: as many of other scenes under the same names."""
+    """`real`: images called as the items of the data; `other`: as many of other scenes under the same names."""
 
     root: Path
     real: Path
@@ -44,7 +44,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
     for name, start in (("real", 0), ("other", 500)):
         (root / name / "test").mkdir(parents=True)
         for index in range(COUNT):
-            shown = data.read(start + index).picture
+            shown = data.read(start + index).image
             assert shown
             Image.fromarray(shown()).save(root / name / f"{data.read(index).id}.png")
     return Places(root, root / "real", root / "other")
@@ -72,15 +72,15 @@ def shell(places: Places) -> subprocess.CompletedProcess[str]:
     return pare(places, "eval", "other", "real", "--metrics", metrics, "--gate", gate, "--out", "out", "--json")
 
 
-def test_two_folders_of_pictures_are_compared_without_a_model(shell: Any, places: Places) -> None:
+def test_two_folders_of_images_are_compared_without_a_model(shell: Any, places: Places) -> None:
     assert shell.returncode == 1, shell.stderr  # other scenes are not pixel by pixel the same
     found = json.loads(shell.stdout)
     rows = {row["metric"]: row for row in found["rows"]}
     assert rows["fid"]["baseline"]["value"] == rows["kid"]["baseline"]["value"] == 0
     assert rows["fid"]["candidate"]["value"] > 0
-    assert rows["kid"]["protocol"]["reference"] == "the baseline's pictures"
+    assert rows["kid"]["protocol"]["reference"] == "the baseline's images"
     assert rows["ssim"]["verdict"]["status"] == "fail"
-    assert found["candidate"]["engine"] == "a folder of pictures"
+    assert found["candidate"]["engine"] == "a folder of images"
     assert found == json.loads((places.root / "out" / "result.json").read_text())
 
 
@@ -113,31 +113,31 @@ def test_features_are_taken_once_and_kept(shell: Any, places: Places, monkeypatc
         evaluate(places, places.other, places.real, "unseen", metrics=["kid"], spec=EvalSpec(samples=COUNT - 1))
 
 
-def test_with_data_the_folders_pictures_are_held_against_the_real_ones(places: Places) -> None:
+def test_with_data_the_folders_images_are_held_against_the_real_ones(places: Places) -> None:
     metrics, gates = ["clip_score", "kid"], {"clip_score": Gate(within="5%")}
     found = evaluate(places, places.other, places.real, "with data", metrics=metrics, gates=gates, data=SCENES)
     rows = {row.metric: row for row in found.rows}
-    assert rows["kid"].protocol["reference"] == "the data's pictures"
+    assert rows["kid"].protocol["reference"] == "the data's images"
     assert rows["kid"].baseline.value == pytest.approx(0, abs=1e-9)  # they are the real ones
     assert rows["clip_score"].verdict.status == "fail"  # other scenes than the captions tell of
-    assert len(found.pictures) > 6
-    assert {p.caption for p in found.pictures} < {i.text for i in open_data(SCENES, Path()).first(COUNT)}
+    assert len(found.images) > 6
+    assert {p.caption for p in found.images} < {i.text for i in open_data(SCENES, Path()).first(COUNT)}
 
 
-def test_a_model_paints_what_a_folder_shows(places: Places) -> None:
+def test_a_model_generates_what_a_folder_shows(places: Places) -> None:
     """One side a tiny model, the other a folder with captions."""
     folder = places.root / "captioned"
     folder.mkdir()
     rows = []
     for index in range(4):
-        picture = np.random.default_rng(index).integers(0, 255, (16, 16, 3)).astype(np.uint8)
-        Image.fromarray(picture).save(folder / f"{index}.png")
+        image = np.random.default_rng(index).integers(0, 255, (16, 16, 3)).astype(np.uint8)
+        Image.fromarray(image).save(folder / f"{index}.png")
         rows.append({"file_name": f"{index}.png", "text": f"a red {index} on white paper"})
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     model = tiny_diffusion(places.root / "model")
     spec = EvalSpec(samples=4, baseline={"steps": 2})  # type: ignore[arg-type]
     found = evaluate(places, folder, str(model), "mixed", metrics=["psnr", "clip_score"], spec=spec)
-    assert [p.caption for p in found.pictures] == [row["text"] for row in rows]
+    assert [p.caption for p in found.images] == [row["text"] for row in rows]
     assert found.rows[0].candidate.value < 20
 
 
@@ -147,7 +147,7 @@ def test_a_model_paints_what_a_folder_shows(places: Places) -> None:
 def test_a_metric_that_needs_a_model_is_refused_before_anything_is_read(places: Places) -> None:
     done = pare(places, "eval", "other", "real", "--metrics", "kid,latency", "--out", "refused")
     assert done.returncode == 2
-    assert "latency needs a model, and one side is a folder of pictures" in done.stderr
+    assert "latency needs a model, and one side is a folder of images" in done.stderr
     assert "fix:" in done.stderr
     assert not (places.root / "refused").exists()
 
@@ -155,26 +155,26 @@ def test_a_metric_that_needs_a_model_is_refused_before_anything_is_read(places: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--metrics", "clip_score"), "needs a caption for each picture"),
+        (("--metrics", "clip_score"), "needs a caption for each image"),
         (("--metrics", "kid", "--gate", "kid.speedup=2"), "compared by its difference"),
         (("--metrics", "kid", "--gate", "fid.worse_by=1"), "fid is gated and not measured"),
         (("--metrics", "kid", "--set", "kid.featurs=x"), "kid.featurs"),
         (("--metrics", "kid", "--set", "kid.features=nowhere/"), "nowhere"),
         (("--metrics", "psnr", "--reference", "real"), "none of these metrics has a reference"),
         (("--metrics", "psnr,kid", "--features", "nowhere/"), "nowhere"),
-        (("--metrics", "fid", "--samples", "20"), "65"),  # a covariance of 64 features from 20 pictures
+        (("--metrics", "fid", "--samples", "20"), "65"),  # a covariance of 64 features from 20 images
     ],
 )
-def test_mistakes_are_one_clear_error(arguments: tuple[str, ...], said: str, places: Places) -> None:
+def test_mistakes_are_one_clear_error(arguments: tuple[str, ...], message: str, places: Places) -> None:
     done = pare(places, "eval", "other", "real", *arguments, "--out", "mistaken")
     assert done.returncode == 2, done.stderr
-    assert said in done.stderr
+    assert message in done.stderr
     assert "fix:" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_an_item_without_a_picture_is_named(places: Places) -> None:
-    with pytest.raises(DataError, match="no picture for 'test/80'"):
+def test_an_item_without_a_image_is_named(places: Places) -> None:
+    with pytest.raises(DataError, match="no image for 'test/80'"):
         evaluate(places, places.other, places.real, "few", metrics=["kid"], data=SCENES, spec=EvalSpec(samples=81))
 
 
@@ -185,18 +185,18 @@ def odd(places: Places, tmp_path: Path) -> Path:
     return tmp_path / "odd"
 
 
-def test_folders_of_differently_called_pictures_are_not_paired_by_position(places: Places, odd: Path) -> None:
+def test_folders_of_differently_called_images_are_not_paired_by_position(places: Places, odd: Path) -> None:
     (odd / "test" / "3.png").rename(odd / "test" / "3b.png")
     with pytest.raises(UserError, match=r"'test/3\.png'") as caught:
         evaluate(places, odd, places.real, "unpaired", metrics=["ssim"])
     assert "--reference" in caught.value.problems[0].fix
     found = evaluate(places, odd, odd, "one set", metrics=["fid"], reference=str(places.real))
-    assert found.rows[0].candidate.value == pytest.approx(0, abs=1e-9)  # the same pictures under other names
+    assert found.rows[0].candidate.value == pytest.approx(0, abs=1e-9)  # the same images under other names
 
 
-def test_a_picture_that_does_not_read_is_named(places: Places, odd: Path) -> None:
-    (odd / "test" / "5.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="no picture that reads") as caught:
+def test_a_image_that_does_not_read_is_named(places: Places, odd: Path) -> None:
+    (odd / "test" / "5.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="no image that reads") as caught:
         evaluate(places, odd, places.real, "unread", metrics=["psnr"])
     assert caught.value.problems[0].place.endswith("5.png")
 
@@ -211,23 +211,23 @@ def test_a_run_that_fails_leaves_no_samples_beside_another_runs_result(places: P
     assert (places.root / "kept whole" / "samples" / "psnr.safetensors").read_bytes() == before
 
 
-def test_a_folder_of_pictures_is_told_from_a_model_and_from_nothing(places: Places, tmp_path: Path) -> None:
-    assert is_painted(places.real)
-    assert not is_painted(tmp_path)
-    assert not is_painted(tmp_path / "nowhere")
-    assert not is_painted(tiny_diffusion(tmp_path / "model"))
+def test_a_folder_of_images_is_reported_from_a_model_and_from_nothing(places: Places, tmp_path: Path) -> None:
+    assert is_generated(places.real)
+    assert not is_generated(tmp_path)
+    assert not is_generated(tmp_path / "nowhere")
+    assert not is_generated(tiny_diffusion(tmp_path / "model"))
 
 
-def test_a_changed_picture_changes_the_digest_and_other_files_do_not(places: Places, tmp_path: Path) -> None:
+def test_a_changed_image_changes_the_digest_and_other_files_do_not(places: Places, tmp_path: Path) -> None:
     for index in range(2):
         Image.fromarray(np.full((4, 4, 3), index, np.uint8)).save(tmp_path / f"{index}.png")
-    before = describe_painted(tmp_path, "text_to_image").digest
+    before = describe_generated(tmp_path, "text_to_image").digest
     (tmp_path / "notes.txt").write_text("made on a Tuesday")
-    assert describe_painted(tmp_path, "text_to_image").digest == before
+    assert describe_generated(tmp_path, "text_to_image").digest == before
     Image.fromarray(np.full((4, 4, 3), 9, np.uint8)).save(tmp_path / "1.png")
-    assert describe_painted(tmp_path, "text_to_image").digest != before
+    assert describe_generated(tmp_path, "text_to_image").digest != before
     items = captions_of(tmp_path).first(9)
-    assert [f.name for f in pictures_for(tmp_path, items)] == ["0.png", "1.png"]
+    assert [f.name for f in images_for(tmp_path, items)] == ["0.png", "1.png"]
 
 
 # ---------------------------------------------------------------- many runs, and reference statistics
@@ -264,7 +264,7 @@ def test_a_comparison_is_a_tidy_frame(places: Places) -> None:
 def test_reference_statistics_go_out_and_come_in_again(shell: Any, places: Places) -> None:
     done = pare(places, "reference", "real", "--out", "real.npz")
     assert done.returncode == 0, done.stderr
-    assert f"of {COUNT} pictures" in done.stdout
+    assert f"of {COUNT} images" in done.stdout
     with np.load(places.root / "real.npz") as stored:
         assert stored["mu"].shape == (64,)
         assert stored["sigma"].shape == (64, 64)

@@ -1,4 +1,4 @@
-"""The stages on the model families users really have, each on a tiny instance, held against torch after every stage."""
+"""The stages on the model families users really have, each on a tiny instance, compared with torch after every stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from compress.machine.devices import Opening
 from compress.model.describing import describe
 from compress.opening import open_task
 from tests.fakes import scheduled
-from tests.families import CALLS, LAYERS, tiny_picture, tiny_text
+from tests.families import CALLS, LAYERS, tiny_image, tiny_text
 from tests.stages import CAPTIONS, apply
 
 TEXTS = ["hello world", "abc", "the quick brown fox jumps over the lazy dog", "x" * 500]
@@ -30,7 +30,7 @@ NAMES = ["0", "1", "2"]
 
 @dataclass(frozen=True)
 class Built:
-    """A source model, the dtype of its weights, its engines, and what building them told."""
+    """A source model, the dtype of its weights, its engines, and what building them reported."""
 
     source: Artifact
     dtype: torch.dtype
@@ -38,9 +38,9 @@ class Built:
     notes: tuple[Event, ...]
 
 
-def paint(artifact: Artifact, count: int = 3, **call: Any) -> Any:
+def generate(artifact: Artifact, count: int = 3, **call: Any) -> Any:
     task: Any = open_task(artifact, Opening("float32"))
-    return task.paint(CAPTIONS[:count], NAMES[:count], 0, **call).astype(int)
+    return task.generate(CAPTIONS[:count], NAMES[:count], 0, **call).astype(int)
 
 
 def slow(*values: Any) -> Any:
@@ -70,9 +70,9 @@ def text(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         *[slow(name) for name in ("sd3", "pixart-alpha", "flux-schnell", "sana")],
     ],
 )
-def picture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def image(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     name, dtype = (*request.param, torch.float32)[:2]
-    source = describe(tiny_picture(tmp_path_factory.mktemp(name), name, dtype=dtype))
+    source = describe(tiny_image(tmp_path_factory.mktemp(name), name, dtype=dtype))
     engine, notes = apply("build.openvino", source, tmp_path_factory.mktemp("built") / "out")
     return Built(source, dtype, engine, tuple(notes))
 
@@ -113,55 +113,55 @@ def test_a_language_engine_in_eight_bits_is_smaller_and_close(text: Built, tmp_p
     assert len(open_task(made).generate(PROMPTS[:1], 4)[0]) == 4
 
 
-def test_an_engine_pipeline_paints_what_torch_paints(picture: Built) -> None:
-    theirs = paint(picture.source, num_inference_steps=3)
-    assert np.abs(paint(picture.engine, num_inference_steps=3) - theirs).max() <= 1
-    assert np.abs(paint(picture.engine, 1, num_inference_steps=3) - theirs[:1]).max() <= 1
-    assert theirs.std() > 5  # a constant picture would agree with anything
+def test_an_engine_pipeline_generates_what_torch_generates(image: Built) -> None:
+    theirs = generate(image.source, num_inference_steps=3)
+    assert np.abs(generate(image.engine, num_inference_steps=3) - theirs).max() <= 1
+    assert np.abs(generate(image.engine, 1, num_inference_steps=3) - theirs[:1]).max() <= 1
+    assert theirs.std() > 5  # a constant image would agree with anything
     assert np.abs(theirs[0] - theirs[1]).mean() > 5
-    assert {n.facts["component"] for n in picture.notes} == set(picture.source.components)
-    assert all(0 < float(n.facts["relative"]) < 1e-5 for n in picture.notes)
+    assert {n.facts["component"] for n in image.notes} == set(image.source.components)
+    assert all(0 < float(n.facts["relative"]) < 1e-5 for n in image.notes)
 
 
-def test_an_engine_hears_its_prompt(picture: Built) -> None:
-    task: Any = open_task(picture.engine)
-    heard: list[torch.Tensor] = []
+def test_an_engine_hears_its_prompt(image: Built) -> None:
+    task: Any = open_task(image.engine)
+    recorded: list[torch.Tensor] = []
     for caption in ("a red three", "zzz"):
-        with task.watch("vae", lambda args, kwargs: heard.append(args[0])):
-            task.paint([caption], ["0"], 0, num_inference_steps=3)
-    assert float((heard[0] - heard[1]).abs().max()) > 1e-4
+        with task.watch("vae", lambda args, kwargs: recorded.append(args[0])):
+            task.generate([caption], ["0"], 0, num_inference_steps=3)
+    assert float((recorded[0] - recorded[1]).abs().max()) > 1e-4
 
 
-def test_steps_keep_the_familys_own_scheduler(picture: Built, tmp_path: Path) -> None:
-    made, _ = apply("accelerate.steps", picture.engine, tmp_path / "out", steps=4)
+def test_steps_keep_the_familys_own_scheduler(image: Built, tmp_path: Path) -> None:
+    made, _ = apply("accelerate.steps", image.engine, tmp_path / "out", steps=4)
     task: Any = open_task(made)
-    config = json.loads((picture.source.path / "scheduler/scheduler_config.json").read_text())
+    config = json.loads((image.source.path / "scheduler/scheduler_config.json").read_text())
     assert type(task.pipeline.scheduler).__name__ == config["_class_name"]
     assert {k: v for k, v in task.pipeline.scheduler.config.items() if k in config} == config
-    few = paint(made)
-    assert np.abs(few - paint(picture.source, num_inference_steps=4)).max() <= 1
-    task.paint(CAPTIONS[:1], NAMES[:1], 0)
+    few = generate(made)
+    assert np.abs(few - generate(image.source, num_inference_steps=4)).max() <= 1
+    task.generate(CAPTIONS[:1], NAMES[:1], 0)
     assert len(task.pipeline.scheduler.timesteps) == 4
 
 
-def test_a_denoiser_in_eight_bits_is_smaller_and_close(picture: Built, tmp_path: Path) -> None:
-    few, _ = apply("accelerate.steps", picture.engine, tmp_path / "few", steps=4)
+def test_a_denoiser_in_eight_bits_is_smaller_and_close(image: Built, tmp_path: Path) -> None:
+    few, _ = apply("accelerate.steps", image.engine, tmp_path / "few", steps=4)
     made, notes = apply("quantize.nncf", few, tmp_path / "out", samples=4)
     assert notes[0].facts["calls"] == 4
     assert int(notes[0].facts["FakeQuantize"]) > 10
     assert int(notes[0].facts["i8"]) > 10
     sizes = [(a.folder("transformer") / "openvino_model.bin").stat().st_size for a in (few, made)]
     assert sizes[1] < 0.7 * sizes[0]
-    before, after = paint(few), paint(made)
+    before, after = generate(few), generate(made)
     assert 0 < np.abs(before - after).mean() < 10
     assert after.std() > 5
 
 
 @pytest.mark.slow
 def test_a_flow_model_may_change_to_the_other_scheduler_that_takes_flows(tmp_path: Path) -> None:
-    source = describe(tiny_picture(tmp_path / "sana", "sana"))
+    source = describe(tiny_image(tmp_path / "sana", "sana"))
     made, _ = apply("accelerate.steps", source, tmp_path / "out", steps=4, scheduler="unipc")
-    assert paint(made).std() > 5
+    assert generate(made).std() > 5
 
 
 def model(folder: Path, **config: Any) -> Path:
@@ -207,8 +207,10 @@ def test_an_encoder_that_was_made_a_decoder_is_one(tmp_path: Path) -> None:
         ("StableCascadeDecoderPipeline", "StableCascadeUNet", "decoder"),
     ],
 )
-def test_a_pipeline_that_does_not_paint_from_text_is_refused(tmp_path: Path, kind: str, part: str, name: str) -> None:
-    with pytest.raises(ModelError, match=f"pictures from text alone, and {kind}"):
+def test_a_pipeline_that_does_not_generate_from_text_is_refused(
+    tmp_path: Path, kind: str, part: str, name: str
+) -> None:
+    with pytest.raises(ModelError, match=f"images from text alone, and {kind}"):
         describe(pipeline(tmp_path / "p", kind, **{name: part}))
 
 
@@ -226,8 +228,8 @@ def test_a_pipeline_that_does_not_paint_from_text_is_refused(tmp_path: Path, kin
 )
 def test_what_no_graph_can_do_is_refused_from_the_config(tmp_path: Path, config: dict[str, Any], why: str) -> None:
     build = find_stage("build.openvino")
-    said = build.refuse(describe(model(tmp_path, architectures=["LlamaForCausalLM"], **config)), build.params())
-    assert (why in said) if why else said == ""
+    message = build.refuse(describe(model(tmp_path, architectures=["LlamaForCausalLM"], **config)), build.params())
+    assert (why in message) if why else message == ""
 
 
 @pytest.mark.slow
@@ -270,8 +272,8 @@ def test_steps_refuse_what_a_scheduler_cannot_do(
     tmp_path: Path, config: dict[str, Any], params: dict[str, Any], why: str
 ) -> None:
     stage = find_stage("accelerate.steps")
-    said = stage.refuse(scheduled(tmp_path / "m", **config), stage.params(**{"steps": 4, **params}))
-    assert (why in said) if why else said == ""
+    message = stage.refuse(scheduled(tmp_path / "m", **config), stage.params(**{"steps": 4, **params}))
+    assert (why in message) if why else message == ""
 
 
 def test_a_schedule_that_breaks_off_is_the_schedulers_fault(tmp_path: Path) -> None:
@@ -285,7 +287,7 @@ def test_a_schedule_that_breaks_off_is_the_schedulers_fault(tmp_path: Path) -> N
         apply("accelerate.steps", artifact, tmp_path / "out", steps=20)
 
 
-def test_a_schedule_shifted_by_the_pictures_size_can_be_shortened(tmp_path: Path) -> None:
+def test_a_schedule_shifted_by_the_images_size_can_be_shortened(tmp_path: Path) -> None:
     artifact = scheduled(tmp_path / "m", **FLOW, use_dynamic_shifting=True)
     stage = find_stage("accelerate.steps")
     (tmp_path / "out").mkdir()
@@ -294,6 +296,6 @@ def test_a_schedule_shifted_by_the_pictures_size_can_be_shortened(tmp_path: Path
 
 
 def test_the_tiny_pipelines_all_have_a_call(tmp_path: Path) -> None:
-    from tests.families import PICTURES
+    from tests.families import IMAGES
 
-    assert PICTURES.keys() == CALLS.keys()
+    assert IMAGES.keys() == CALLS.keys()

@@ -1,4 +1,4 @@
-"""`build.fastest` on tiny models: what it keeps is what its own table says, and the whole table is told."""
+"""`build.fastest` on tiny models: what it keeps is what its own table says, and the whole table is reported."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return describe(tiny_llama(tmp_path_factory.mktemp("llama")))
 
 
-def test_the_fastest_of_the_table_is_kept_and_paints_as_torch(pipeline: Artifact, tmp_path: Path) -> None:
+def test_the_fastest_of_the_table_is_kept_and_generates_as_torch(pipeline: Artifact, tmp_path: Path) -> None:
     made, notes = apply(
         "build.fastest", pipeline, tmp_path / "out", components=("vae",), precisions=("float32", "bfloat16"), **FEW
     )
@@ -48,7 +48,7 @@ def test_the_fastest_of_the_table_is_kept_and_paints_as_torch(pipeline: Artifact
     assert made.components["vae"].format == notes[0].facts["kept"].split()[0]
     assert made.components["unet"].format == "torch"
     ours, theirs = (
-        open_task(a).paint(CAPTIONS[:2], ["0", "1"], 0, num_inference_steps=2).astype(int)  # type: ignore[union-attr]
+        open_task(a).generate(CAPTIONS[:2], ["0", "1"], 0, num_inference_steps=2).astype(int)  # type: ignore[union-attr]
         for a in (made, pipeline)
     )
     assert np.abs(ours - theirs).max() <= 4
@@ -56,7 +56,7 @@ def test_the_fastest_of_the_table_is_kept_and_paints_as_torch(pipeline: Artifact
     assert left == {"decision.json", notes[0].facts["kept"]} - {"torch"}
 
 
-def test_what_differs_too_much_is_timed_never_kept_and_said(llama: Artifact, tmp_path: Path) -> None:
+def test_what_differs_too_much_is_timed_never_kept_and_message(llama: Artifact, tmp_path: Path) -> None:
     made, notes = apply(
         "build.fastest", llama, tmp_path / "out", precisions=("float32", "int4_weights"), within=1e-3, **FEW
     )
@@ -112,7 +112,7 @@ def test_a_recipe_with_it_runs_caches_and_says_what_may_follow(llama: Artifact, 
     step = "build.fastest: {engines: [openvino], precisions: [float32], blocks: 4, new_tokens: 4, prompt_tokens: 8}"
     recipe.write_text(f"schema: 1\nname: x\nmodel: {llama.path}\nstages:\n  - {step}\n")
     plan = compress.plan(recipe, cache=tmp_path / "cache")
-    assert "tries openvino in float32" in plan.nodes[0].told
+    assert "tries openvino in float32" in plan.nodes[0].reported
     compress.run(recipe, cache=tmp_path / "cache", out=tmp_path / "runs")
     assert compress.plan(recipe, cache=tmp_path / "cache").nodes[0].cached
     recipe.write_text(recipe.read_text() + "  - quantize.nncf: {mode: int8_weights}\n")
@@ -138,30 +138,30 @@ def test_those_that_are_close_race_again_for_longer(
 ) -> None:
     import compress.building.fastest
 
-    heard: list[tuple[set[str], int]] = []
+    recorded: list[tuple[set[str], int]] = []
     table = {"torch": Pace(1.1, 0.1), "openvino float32": Pace(1.0, 0.1)}
 
     def racing(calls: Any, blocks: int) -> dict[str, Pace]:
-        heard.append((set(calls), blocks))
-        again = len(heard) == 2  # the longer look turns them round
+        recorded.append((set(calls), blocks))
+        again = len(recorded) == 2  # the longer look turns them round
         return {n: Pace(2 - table[n].seconds, 0.01) if again else table[n] for n in calls}
 
     monkeypatch.setattr(compress.building.fastest, "race", racing)
     _, notes = apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
-    assert heard == [(set(table), 4), (set(table), 12)]
+    assert recorded == [(set(table), 4), (set(table), 12)]
     assert notes[0].facts["kept"] == "torch"
     assert [row["engine"] for row in notes[0].facts["tried"]] == list(table)  # type: ignore[attr-defined]
 
 
 @pytest.mark.alone
 def test_a_race_finds_the_faster_and_takes_turns() -> None:
-    heard: list[str] = []
+    recorded: list[str] = []
 
     def work(name: str, seconds: float) -> Any:
         import time
 
         def call() -> None:
-            heard.append(name)
+            recorded.append(name)
             time.sleep(seconds)
 
         return call
@@ -169,7 +169,7 @@ def test_a_race_finds_the_faster_and_takes_turns() -> None:
     paces = race({"slow": work("slow", 0.06), "quick": work("quick", 0.025)}, blocks=4)
     assert fastest(paces) == "quick"
     assert paces["slow"].seconds > paces["quick"].seconds > 0.02
-    blocks = [tuple(heard[i : i + 2]) for i in range(len(heard) - 8, len(heard), 2)]
+    blocks = [tuple(recorded[i : i + 2]) for i in range(len(recorded) - 8, len(recorded), 2)]
     assert set(blocks) == {("slow", "quick"), ("quick", "slow")}  # either goes first in some
 
 
@@ -211,7 +211,7 @@ def test_want_of_disk_or_memory_is_no_answer_about_an_engine(
         apply("build.fastest", llama, tmp_path / "out", precisions=("float32",), **FEW)
 
 
-def test_an_engine_that_fails_at_its_first_call_is_told_and_not_kept(
+def test_an_engine_that_fails_at_its_first_call_is_reported_and_not_kept(
     llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from compress.engines.openvino.runtime import Stateful

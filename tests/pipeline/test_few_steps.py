@@ -25,7 +25,7 @@ from compress.opening.text_to_image import TextToImage
 from compress.recipe.reading import read_recipes
 from compress.recipe.values import Recipe
 from tests.families import MODELS
-from tests.stages import CAPTIONS, apply, foresee
+from tests.stages import CAPTIONS, apply, forecast
 
 LITTLE: dict[str, Any] = {
     "updates": 2,
@@ -41,17 +41,17 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "consistency": ("distill.steps", {"steps": 2, "method": "consistency", "origin": 4}),
     "guidance": ("distill.guidance", {}),
 }
-OWN_GUIDANCE = ("flux", "flux-deep")  # told as an input
+OWN_GUIDANCE = ("flux", "flux-deep")  # reported as an input
 FLOWS = ("sd3", "sana", *OWN_GUIDANCE)
 FEW = ("sd", "sd3")
 MANY = ("sdxl", "flux", "pixart-sigma", "sana")
 
 
-def picture(number: int) -> Any:
+def image(number: int) -> Any:
     return lambda: np.random.default_rng(number).integers(0, 255, (20, 30, 3), dtype=np.uint8)
 
 
-PICTURES = Data("pictures", "texts", "digest", -1, lambda i: Item(str(i), CAPTIONS[i % 3], picture(i)))
+IMAGES = Data("images", "texts", "digest", -1, lambda i: Item(str(i), CAPTIONS[i % 3], image(i)))
 
 
 def source_of(folder: Path, family: str) -> Artifact:
@@ -74,7 +74,7 @@ def refused(family: str, method: str) -> bool:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", [*FEW, *marked(MANY)])
-def test_plain_diffusers_paints_with_a_student_and_asks_it_once_a_step(
+def test_plain_diffusers_generates_with_a_student_and_asks_it_once_a_step(
     family: str, method: str, tmp_path: Path
 ) -> None:
     source = source_of(tmp_path / "model", family)
@@ -123,16 +123,16 @@ def test_a_student_learns_what_it_was_not_shown(method: str, updates: int, rate:
 
 
 @pytest.mark.parametrize("family", [*FEW, *marked(MANY)])
-def test_latents_are_the_datas_pictures_where_it_has_some(family: str, tmp_path: Path) -> None:
+def test_latents_are_the_datas_images_where_it_has_some(family: str, tmp_path: Path) -> None:
     source = source_of(tmp_path / "model", family)
-    _, notes = taught(source, tmp_path / "pictures", data=PICTURES)
-    _, others = taught(source, tmp_path / "painted", data=PICTURES, latents="teacher")
-    assert "the data's pictures" in notes[-1].message
-    assert "what the teacher paints" in others[-1].message
+    _, notes = taught(source, tmp_path / "images", data=IMAGES)
+    _, others = taught(source, tmp_path / "generated", data=IMAGES, latents="teacher")
+    assert "the data's images" in notes[-1].message
+    assert "what the teacher generates" in others[-1].message
 
 
-def test_pictures_that_are_not_there_are_missed(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="the training data has no pictures"):
+def test_images_that_are_not_there_are_missed(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="the training data has no images"):
         taught(source_of(tmp_path / "model", "sd"), tmp_path / "out", latents="pictures")
 
 
@@ -153,7 +153,7 @@ def test_every_step_along_a_flow_takes_its_share_of_the_noise(tmp_path: Path) ->
         given = before if isinstance(before, Artifact) else made[before]
         made[steps], _ = taught(given, tmp_path / f"{steps}", teacher=source, steps=steps, updates=1)
         task = TextToImage(made[steps])
-        assert np.isfinite(task.paint_items(task.examples[:1], 0)).all()
+        assert np.isfinite(task.generate_items(task.examples[:1], 0)).all()
         sigmas = task.pipeline.scheduler.sigmas.tolist()
         assert sigmas[0] == 1
         assert sigmas[-2:] == pytest.approx([3 / (steps + 2), 0])  # of 1 / steps, by its shift of 3
@@ -213,12 +213,12 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "image" / "few-steps"
 
 
 def own_recipe(name: str, folder: Path) -> Recipe:
-    """A shipped recipe for a pipeline of one's own, with a tiny one of its class and a few pictures in its place."""
+    """A shipped recipe for a pipeline of one's own, with a tiny one of its class and a few images in its place."""
     for split, first in (("train", 0), ("evaluate", 100)):
         (folder / split).mkdir()
         rows = [{"file_name": f"{n}.png", "text": f"{CAPTIONS[n % 3]} {first + n}"} for n in range(6)]
         for number, row in enumerate(rows):
-            Image.fromarray(picture(first + number)()).save(folder / split / row["file_name"])
+            Image.fromarray(image(first + number)()).save(folder / split / row["file_name"])
         (folder / split / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     changes: dict[str, Any] = {f"data.{split}": str(folder / split) for split in ("train", "evaluate")}
     changes |= {"model": str(MODELS[OWN[name]](folder / "model")), "evaluate.features": "zoo://digits-clip"}
@@ -266,14 +266,14 @@ def test_a_recipe_for_ones_own_pipeline_runs(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_done_is_refused_when_planned(
-    family: str, method: str, options: dict[str, Any], said: str, tmp_path: Path
+    family: str, method: str, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     name, own = METHODS[method]
     stage = find_stage(name)
-    assert said in stage.refuse(source_of(tmp_path / "model", family), stage.params(**{**LITTLE, **own, **options}))
+    assert message in stage.refuse(source_of(tmp_path / "model", family), stage.params(**{**LITTLE, **own, **options}))
 
 
-def test_a_student_that_is_told_its_guidance_is_refused(tmp_path: Path) -> None:
+def test_a_student_that_is_reported_its_guidance_is_refused(tmp_path: Path) -> None:
     source = source_of(tmp_path / "model", "sd")
     planned = replace(source, planned={"unet": {**source.config("unet"), "time_cond_proj_dim": 256}})
     stage = find_stage("distill.steps")
@@ -281,11 +281,11 @@ def test_a_student_that_is_told_its_guidance_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_plan_knows_the_students_scheduler_and_call(tmp_path: Path) -> None:
-    told = foresee("distill.steps", source_of(tmp_path / "model", "sd"), steps=2, guidance=3.0)
-    assert told.settings is not None
-    assert told.settings.call == {"num_inference_steps": 2, "guidance_scale": 1.0}
-    assert told.configs["scheduler"]["_class_name"] == "DDIMScheduler"
-    assert told.told == "2 steps of DDIMScheduler"
+    reported = forecast("distill.steps", source_of(tmp_path / "model", "sd"), steps=2, guidance=3.0)
+    assert reported.settings is not None
+    assert reported.settings.call == {"num_inference_steps": 2, "guidance_scale": 1.0}
+    assert reported.configs["scheduler"]["_class_name"] == "DDIMScheduler"
+    assert reported.reported == "2 steps of DDIMScheduler"
 
 
 def test_a_wrong_prediction_type_shows_when_it_is_taken_for_another(

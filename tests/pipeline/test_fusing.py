@@ -28,7 +28,7 @@ from compress.recipe.reading import read_values
 from compress.store.cache import Cache
 from tests import adapters
 from tests.adapters import Branch, beside, branches, of_kinds, shapes, write_diffusers, write_kohya, write_peft
-from tests.families import tiny_picture, tiny_text
+from tests.families import tiny_image, tiny_text
 from tests.tiny import tiny_diffusion, tiny_llama
 
 STRENGTH = 0.7
@@ -36,8 +36,8 @@ STRENGTH = 0.7
 
 def fused(model: Path, *named: Path | Mapping[str, Any], cache: Path) -> Path:
     """The model's folder with these adapters in it."""
-    said = [{"path": str(one)} if isinstance(one, Path) else {**one, "path": str(one["path"])} for one in named]
-    (recipe,) = read_values({"schema": 1, "name": "fuse", "model": str(model), "adapter": said}, "test")
+    message = [{"path": str(one)} if isinstance(one, Path) else {**one, "path": str(one["path"])} for one in named]
+    (recipe,) = read_values({"schema": 1, "name": "fuse", "model": str(model), "adapter": message}, "test")
     store = Cache(cache)
     return ready(make_plan(recipe, store).source, store, silent).artifact.path
 
@@ -69,12 +69,12 @@ def test_a_fused_language_model_is_its_base_with_the_branches(tmp_path: Path, fa
     pairs = branches(weights, transposed=transposed)
     lora = write_peft(tmp_path / "lora", pairs, fan_in_fan_out=transposed)
     result = fused(base, {"path": lora, "scale": STRENGTH}, cache=tmp_path / "cache")
-    told = language_logits(result)
+    reported = language_logits(result)
     if family == "qwen3-moe":  # transformers keeps all experts in one tensor: there is no layer to put a branch beside
         formula(base / "model.safetensors", result / "model.safetensors", pairs)
         return
-    assert torch.allclose(told, language_logits(base, pairs, STRENGTH), atol=2e-5)
-    assert (told - language_logits(base)).abs().max() > 1e-2
+    assert torch.allclose(reported, language_logits(base, pairs, STRENGTH), atol=2e-5)
+    assert (reported - language_logits(base)).abs().max() > 1e-2
 
 
 def formula(before: Path, after: Path, pairs: Mapping[str, Branch]) -> set[str]:
@@ -124,30 +124,30 @@ def opened(folder: Path, part: str) -> nn.Module:
 
 
 UNET = ["to_q", "to_out.0", "ff.net.0.proj", "proj_in", "resnets.0.conv1", "downsamplers.0.conv", "time_emb_proj"]
-PICTURES: dict[str, tuple[str, list[str], Call]] = {
+IMAGES: dict[str, tuple[str, list[str], Call]] = {
     "sd": ("unet", UNET, call_unet),
     "sd3": ("transformer", ["attn.to_q", "attn.add_k_proj", "ff.net.2", "norm1.linear"], call_sd3),
     "flux": ("transformer", ["attn.to_q", "add_v_proj", "proj_mlp", "proj_out"], call_flux),
 }
 
 
-def painter(folder: Path, family: str) -> Path:
-    return tiny_diffusion(folder) if family == "sd" else tiny_picture(folder, family)
+def generator(folder: Path, family: str) -> Path:
+    return tiny_diffusion(folder) if family == "sd" else tiny_image(folder, family)
 
 
 @pytest.mark.parametrize("alphas", [True, False])
-@pytest.mark.parametrize("family", PICTURES)
+@pytest.mark.parametrize("family", IMAGES)
 def test_a_fused_denoiser_is_its_base_with_the_branches(tmp_path: Path, family: str, alphas: bool) -> None:
-    base, (part, endings, call) = painter(tmp_path, family), PICTURES[family]
+    base, (part, endings, call) = generator(tmp_path, family), IMAGES[family]
     weights = of_kinds(shapes(base / part / "diffusion_pytorch_model.safetensors"), endings)
     pairs = branches(weights)
     lora = write_diffusers(tmp_path / "lora", {part: pairs}, alphas=alphas)
     result = fused(base, {"path": lora, "scale": STRENGTH}, cache=tmp_path / "cache")
     with torch.no_grad():
-        told, plain = call(opened(result, part)), call(opened(base, part))
+        reported, plain = call(opened(result, part)), call(opened(base, part))
         asked = call(beside(opened(base, part), pairs, STRENGTH))
-    assert torch.allclose(told, asked, atol=1e-4)
-    assert (told - plain).abs().max() > 1e-2
+    assert torch.allclose(reported, asked, atol=1e-4)
+    assert (reported - plain).abs().max() > 1e-2
     assert {f.name for f in (result / "text_encoder").iterdir()} == {f.name for f in (base / "text_encoder").iterdir()}
 
 
@@ -158,8 +158,11 @@ def test_a_text_encoder_is_fused_whether_its_names_have_their_first_part_or_not(
     lora = write_diffusers(tmp_path / "lora", {"text_encoder": {front + name: pair for name, pair in pairs.items()}})
     result = fused(base, lora, cache=tmp_path / "cache")
     with torch.no_grad():
-        told, asked = call_text(opened(result, "text_encoder")), call_text(beside(opened(base, "text_encoder"), pairs))
-    assert torch.allclose(told, asked, atol=1e-5)
+        reported, asked = (
+            call_text(opened(result, "text_encoder")),
+            call_text(beside(opened(base, "text_encoder"), pairs)),
+        )
+    assert torch.allclose(reported, asked, atol=1e-5)
 
 
 def sgm(name: str) -> str:
@@ -205,7 +208,7 @@ def test_kohyas_files_are_fused_in_either_of_their_spellings(tmp_path: Path, ori
 
 @pytest.mark.parametrize("form", ["kohya", "comfy"])
 def test_one_layer_of_flux_is_several_of_diffusers(tmp_path: Path, form: str) -> None:
-    base = tiny_picture(tmp_path, "flux")
+    base = tiny_image(tmp_path, "flux")
     weights = shapes(base / "transformer/diffusion_pytorch_model.safetensors")
     text, single = "transformer_blocks.0.attn.add_{}_proj", "single_transformer_blocks.0.{}"
     layers = {
@@ -386,8 +389,8 @@ def test_an_adapter_that_holds_no_numbers_is_blamed_itself(tmp_path: Path) -> No
     base = tiny_text(tmp_path / "base", "qwen2")
     lora = write_peft(tmp_path / "lora", branches(of_kinds(shapes(base / "model.safetensors"), ["q_proj"])))
     tensors = load_file(lora / "adapter_model.safetensors")
-    spoilt = sorted(tensors)[0]
-    tensors[spoilt] = tensors[spoilt] * float("nan")
+    nonfinite = sorted(tensors)[0]
+    tensors[nonfinite] = tensors[nonfinite] * float("nan")
     save_file(tensors, lora / "adapter_model.safetensors")
     with pytest.raises(UserError, match="of the adapter holds values that are not finite") as caught:
         fused(base, lora, cache=tmp_path / "cache")
@@ -411,32 +414,36 @@ def asked(tmp_path: Path) -> Path:
 
 
 def test_a_run_compares_with_the_fused_model_and_saves_what_it_made(asked: Path, tmp_path: Path) -> None:
-    heard: list[str] = []
-    keep = {"cache": tmp_path / "cache", "out": tmp_path / "out", "emit": lambda e: heard.append(f"{e.kind} {e.what}")}
+    recorded: list[str] = []
+    keep = {
+        "cache": tmp_path / "cache",
+        "out": tmp_path / "out",
+        "emit": lambda e: recorded.append(f"{e.kind} {e.what}"),
+    }
     found: Any = compress.run(asked, **keep, save=tmp_path / "mine")
-    assert f"finished {STAGE}" in heard
+    assert f"finished {STAGE}" in recorded
     lineages = [[step["stage"] for step in side.lineage] for side in (found.baseline, found.candidate)]
     assert lineages == [[STAGE], [STAGE, "accelerate.steps"]]
     base, mine = (
         load_file(f / "unet/diffusion_pytorch_model.safetensors") for f in (tmp_path / "base/model", tmp_path / "mine")
     )
     assert any(not torch.equal(base[name], mine[name]) for name in base)
-    heard.clear()
+    recorded.clear()
     compress.run(asked, **keep, save=tmp_path / "mine")
-    assert "cached accelerate.steps" in heard
-    assert f"started {STAGE}" not in heard
+    assert "cached accelerate.steps" in recorded
+    assert f"started {STAGE}" not in recorded
 
 
-def test_an_adapter_that_changes_nothing_is_told_in_the_report_too(asked: Path, tmp_path: Path) -> None:
+def test_an_adapter_that_changes_nothing_is_reported_in_the_report_too(asked: Path, tmp_path: Path) -> None:
     lora = next((tmp_path / "lora").glob("*.safetensors"))
     tensors = {name: t * (0 if "lora_B" in name or "up" in name else 1) for name, t in load_file(lora).items()}
     save_file(tensors, lora, {"format": "pt"})
-    told = f"{STAGE}: adapter ./lora changes no weight: its updates are 0"
-    heard: list[Event] = []
+    reported = f"{STAGE}: adapter ./lora changes no weight: its updates are 0"
+    recorded: list[Event] = []
     for times in (1, 2):  # also where it was fused before
-        found = compress.run(asked, cache=tmp_path / "cache", out=tmp_path / "out", emit=heard.append)
-        assert [f"{e.what}: {e.message}" for e in heard if e.kind == "warning"].count(told) == times
-        assert found.warnings.count(told) == 1
+        found = compress.run(asked, cache=tmp_path / "cache", out=tmp_path / "out", emit=recorded.append)
+        assert [f"{e.what}: {e.message}" for e in recorded if e.kind == "warning"].count(reported) == times
+        assert found.warnings.count(reported) == 1
 
 
 def test_a_stage_in_another_process_finds_the_fused_model_by_itself(asked: Path, tmp_path: Path) -> None:

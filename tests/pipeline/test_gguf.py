@@ -101,15 +101,15 @@ def test_transformers_reads_the_file_as_the_same_model(source: Artifact, tmp_pat
 
 def test_the_file_says_how_the_model_is_run_and_how_text_is_cut(built: Artifact) -> None:
     fields = GGUFReader(built.path / MODEL).fields
-    told = {name: field.contents() for name, field in fields.items() if not name.startswith("GGUF")}
+    reported = {name: field.contents() for name, field in fields.items() if not name.startswith("GGUF")}
     config = built.config("model")
-    assert told["general.architecture"] == "llama"
-    assert told["llama.block_count"] == config["num_hidden_layers"]
-    assert told["llama.attention.head_count_kv"] == config["num_key_value_heads"]
-    assert told["tokenizer.ggml.model"] == "gpt2"
-    assert told["tokenizer.ggml.pre"] in KNOWN_SPLITS
+    assert reported["general.architecture"] == "llama"
+    assert reported["llama.block_count"] == config["num_hidden_layers"]
+    assert reported["llama.attention.head_count_kv"] == config["num_key_value_heads"]
+    assert reported["tokenizer.ggml.model"] == "gpt2"
+    assert reported["tokenizer.ggml.pre"] in KNOWN_SPLITS
     vocabulary = json.loads((built.path / "tokenizer.json").read_text())["model"]["vocab"]
-    assert {token: told["tokenizer.ggml.tokens"][number] for token, number in vocabulary.items()} == {
+    assert {token: reported["tokenizer.ggml.tokens"][number] for token, number in vocabulary.items()} == {
         token: token for token in vocabulary
     }
 
@@ -159,9 +159,9 @@ def test_rows_that_turn_together_stand_side_by_side() -> None:
         ),
     ],
 )
-def test_what_llama_cpp_computes_otherwise_is_refused_from_the_config(config: dict[str, Any], said: str) -> None:
+def test_what_llama_cpp_computes_otherwise_is_refused_from_the_config(config: dict[str, Any], message: str) -> None:
     found = refuse_config(config)
-    assert (said in found) if said else found == ""
+    assert (message in found) if message else found == ""
 
 
 def test_a_tokenizer_that_llama_cpp_cannot_cut_as_is_refused(llama: Artifact, tmp_path: Path) -> None:

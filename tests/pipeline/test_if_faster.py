@@ -13,7 +13,7 @@ from evaluation.observe import machine
 from evaluation.values import Comparison
 from tests.tiny import tiny_diffusion
 
-pytestmark = pytest.mark.alone  # it holds times against each other
+pytestmark = pytest.mark.alone  # it compares times with each other
 
 RECIPE = """schema: 1
 name: kept
@@ -80,4 +80,4 @@ def test_the_reports_say_it_and_a_second_run_decides_nothing_anew(ran: Compariso
         assert "kept: " in shown
     plan = compress.plan(folder / "r.yaml", cache=folder / "cache")
     assert all(node.cached for node in plan.nodes)
-    assert plan.nodes[1].told.endswith(facts(ran, "more")["decision"])
+    assert plan.nodes[1].reported.endswith(facts(ran, "more")["decision"])

@@ -46,11 +46,11 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("text_to_image",
 
 @pytest.fixture(params=[*SLOW, "text_generation"])
 def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    painting = request.param != "text_generation"
-    model = tiny_diffusion(tmp_path) if painting else tiny_llama(tmp_path / "model")
+    generating = request.param != "text_generation"
+    model = tiny_diffusion(tmp_path) if generating else tiny_llama(tmp_path / "model")
     for name in ("train", "calibration"):
         (tmp_path / f"{name}.txt").write_text("\n\n".join(f"The {i}th {name} value of the array." for i in range(40)))
-    data = {"train": "zoo://digits/train"} if painting else {"train": "train.txt", "calibration": "calibration.txt"}
+    data = {"train": "zoo://digits/train"} if generating else {"train": "train.txt", "calibration": "calibration.txt"}
     body = {"schema": 1, "name": "killed", "model": str(model), "data": data, "stages": CHAINS[request.param]}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(body))
     return tmp_path / "recipe.yaml"
@@ -97,12 +97,12 @@ def test_killed_inside_training_it_resumes_to_the_same_digests(recipe: Path, tmp
     most = 0
     for _ in range(KILLS):
         most = max(most, train_until_killed(recipe, tmp_path / "killed", drawn.randint(EACH // 2, 2 * EACH // 3)))
-    done, heard = {}, list[Event]()
+    done, recorded = {}, list[Event]()
     for name in ("killed", "undisturbed"):
         store = Cache(tmp_path / name)
-        done[name] = execute(compress.plan(recipe, cache=store.root), store, heard.append)
+        done[name] = execute(compress.plan(recipe, cache=store.root), store, recorded.append)
     assert [d.artifact.digest for d in done["killed"]] == [d.artifact.digest for d in done["undisturbed"]]
     facts = done["killed"][-1].facts
     assert any(facts.get(name) for name in ("loss", "unet loss", "vae loss"))
-    assert any("training goes on at step" in event.message for event in heard)
+    assert any("training goes on at step" in event.message for event in recorded)
     assert 0 < most <= planned.disk_bytes

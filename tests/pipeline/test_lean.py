@@ -1,4 +1,4 @@
-"""A lean call paints the very pictures of the stock pipeline, is taken where it can be, and says where it is not."""
+"""A lean call generates the very images of the stock pipeline, is taken where it can be, and says where it is not."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from compress.opening.text_to_image import TextToImage
 from compress.pipelines.lean import SCHEDULERS
 from compress.recipe.values import EvalSpec
 from compress.sources.models import find_source
-from tests.families import tiny_picture
+from tests.families import tiny_image
 from tests.stages import apply
 from tests.tiny import tiny_clip_tokenizer, tiny_diffusion
 
 MODELS: dict[str, Callable[[Path], Path]] = {
     "sd": tiny_diffusion,
     "sdxl": lambda folder: tiny_diffusion(folder, xl=True),
-    "sd3": lambda folder: tiny_picture(folder, "sd3"),
-    "flux": lambda folder: tiny_picture(folder, "flux"),
-    "flux-schnell": lambda folder: tiny_picture(folder, "flux-schnell"),
+    "sd3": lambda folder: tiny_image(folder, "sd3"),
+    "flux": lambda folder: tiny_image(folder, "flux"),
+    "flux-schnell": lambda folder: tiny_image(folder, "flux-schnell"),
     "zoo": lambda folder: find_source("zoo://digits-diffusion", Path(), None).artifact.path,
 }
 ITEMS = tuple(Item(str(i), text) for i, text in enumerate(("a red three", "a blue seven", "")))
@@ -71,13 +71,13 @@ def generators(count: int) -> list[torch.Generator]:
         {"num_inference_steps": 2, "guidance_scale": 3, "negative_prompt": "a green one"},
     ],
 )
-def test_pictures_are_the_same_to_the_bit(
+def test_images_are_the_same_to_the_bit(
     pair: Callable[[str], Pair], name: str, count: int, call: dict[str, Any]
 ) -> None:
     stock, lean = pair(name)
-    wanted, latents = stock.pictures(ITEMS[:count], 0, **call)
+    wanted, latents = stock.images(ITEMS[:count], 0, **call)
     for _ in range(2):  # anew, and with what the first call left behind
-        found, decoded = lean.pictures(ITEMS[:count], 0, **call)
+        found, decoded = lean.images(ITEMS[:count], 0, **call)
         assert lean.pipeline.stock_because == ""
         assert np.array_equal(found, wanted)
         assert decoded is not None
@@ -110,11 +110,11 @@ def test_what_is_given_is_given_in_the_same_form(pair: Callable[[str], Pair], na
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["sd", "sd3", "flux"])
 def test_half_precision_is_the_same_too(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
-    folder = tiny_diffusion(tmp_path, dtype=dtype) if name == "sd" else tiny_picture(tmp_path, name, dtype=dtype)
+    folder = tiny_diffusion(tmp_path, dtype=dtype) if name == "sd" else tiny_image(tmp_path, name, dtype=dtype)
     artifact = describe(folder)
     stock, lean = TextToImage(artifact), TextToImage(artifact.calling_lean())
     call = {"num_inference_steps": 2, "guidance_scale": 3.0}
-    assert np.array_equal(stock.paint_items(ITEMS[:2], 0, **call), lean.paint_items(ITEMS[:2], 0, **call))
+    assert np.array_equal(stock.generate_items(ITEMS[:2], 0, **call), lean.generate_items(ITEMS[:2], 0, **call))
     assert lean.pipeline.stock_because == ""
 
 
@@ -129,9 +129,9 @@ def test_components_are_called_with_the_same_arguments(pair: Callable[[str], Pai
         assert len(more) == len(others)
         for (part, given), (named, gets) in zip((one, *more), (other, *others), strict=True):
             assert part == named
-            said, says = ({n: v for n, v in c.items() if v is not None and n != "generator"} for c in (given, gets))
-            assert said.keys() == says.keys()
-            assert all(_same(said[n], says[n]) for n in said)
+            message, says = ({n: v for n, v in c.items() if v is not None and n != "generator"} for c in (given, gets))
+            assert message.keys() == says.keys()
+            assert all(_same(message[n], says[n]) for n in message)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -152,7 +152,7 @@ def _same(one: Any, other: Any) -> bool:
         ({"num_images_per_prompt": 2}, "num_images_per_prompt is given"),
     ],
 )
-def test_what_only_the_stock_call_takes_goes_to_it_and_is_said(
+def test_what_only_the_stock_call_takes_goes_to_it_and_is_message(
     pair: Callable[[str], Pair], given: dict[str, Any], because: str
 ) -> None:
     stock, lean = (model.pipeline for model in pair("sd"))
@@ -201,18 +201,18 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     )[0]
 
 
-def test_engines_paint_the_same_and_a_negative_prompt_is_read_once(engines: Artifact) -> None:
+def test_engines_generate_the_same_and_a_negative_prompt_is_read_once(engines: Artifact) -> None:
     stock, lean = TextToImage(engines), TextToImage(engines.calling_lean())
     assert isinstance(lean.pipeline.text_encoder, EngineModule)
     read: list[Any] = []
     call = {"num_inference_steps": 2, "guidance_scale": 3.0, "negative_prompt": "a green one"}
     with lean.watch("text_encoder", lambda args, kwargs: read.append(args)):
         for items in (ITEMS[:1], ITEMS[1:2], ITEMS[:2], ITEMS[1:]):
-            assert np.array_equal(lean.paint_items(items, 0, **call), stock.paint_items(items, 0, **call))
-        assert len(read) == 4 + 2  # the prompts, and negative prompts for one and for two pictures
+            assert np.array_equal(lean.generate_items(items, 0, **call), stock.generate_items(items, 0, **call))
+        assert len(read) == 4 + 2  # the prompts, and negative prompts for one and for two images
     lean.pipeline.text_encoder, before = stock.pipeline.text_encoder, len(read)
     with lean.watch("text_encoder", lambda args, kwargs: read.append(args)):
-        lean.paint_items(ITEMS[:1], 0, **call)
+        lean.generate_items(ITEMS[:1], 0, **call)
     assert len(read) == before + 2
 
 
@@ -221,7 +221,7 @@ def test_a_torch_encoder_may_be_trained_meanwhile_so_nothing_of_it_is_kept(pair:
     read: list[Any] = []
     with lean.watch("text_encoder", lambda args, kwargs: read.append(args)):
         for _ in range(2):
-            lean.paint_items(ITEMS[:1], 0, num_inference_steps=1, guidance_scale=3.0)
+            lean.generate_items(ITEMS[:1], 0, num_inference_steps=1, guidance_scale=3.0)
     assert len(read) == 4
 
 
@@ -229,9 +229,9 @@ def test_the_recipe_asks_for_it_and_the_three_lines_give_it(engines: Artifact, t
     made, _ = apply("accelerate.call", engines, tmp_path / "out")
     assert made.settings.lean
     assert made.settings.needs_pare
-    paint = compress.load(made.path)
-    assert np.asarray(paint("a red three", num_inference_steps=2).images[0]).std() > 0
-    assert paint.stock_because == ""
+    generate = compress.load(made.path)
+    assert np.asarray(generate("a red three", num_inference_steps=2).images[0]).std() > 0
+    assert generate.stock_because == ""
     assert not hasattr(compress.load(made.path, lean=False), "stock_because")
     assert compress.load(engines, lean=True).lean_memory
     assert not hasattr(compress.load(engines), "stock_because")
@@ -291,7 +291,7 @@ def test_a_caption_that_is_too_long_is_cut_as_ever(pair: Callable[[str], Pair]) 
     stock, lean = pair("sd")
     items = (Item("0", "a red three " * 20), Item("1", "a blue seven"))
     call = {"num_inference_steps": 2, "guidance_scale": 3.0}
-    assert np.array_equal(stock.paint_items(items, 0, **call), lean.paint_items(items, 0, **call))
+    assert np.array_equal(stock.generate_items(items, 0, **call), lean.generate_items(items, 0, **call))
     assert lean.pipeline.stock_because == ""
 
 
@@ -299,6 +299,6 @@ def test_a_caption_that_is_too_long_is_cut_as_ever(pair: Callable[[str], Pair]) 
 def test_a_model_without_a_lean_call_says_so_when_it_is_loaded(tmp_path: Path, name: str) -> None:
     from tests.tiny import tiny_llama
 
-    folder = tiny_llama(tmp_path / "llama") if name == "llama" else tiny_picture(tmp_path, name)
+    folder = tiny_llama(tmp_path / "llama") if name == "llama" else tiny_image(tmp_path, name)
     with pytest.raises(ManyProblems, match="there is a lean call for FluxPipeline"):
         compress.load(folder, lean=True)

@@ -52,7 +52,7 @@ def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return apply(f"build.{request.param}", describe(tiny_llama(folder / "model")), folder / "out")[0]
 
 
-def paint(pipe: Any, prompt: str, steps: int = 3) -> Any:
+def generate(pipe: Any, prompt: str, steps: int = 3) -> Any:
     generator = torch.Generator().manual_seed(0)
     return pipe(prompt, num_inference_steps=steps, generator=generator, output_type="np").images[0]
 
@@ -81,7 +81,7 @@ def test_a_stock_pipeline_calls_its_engines(pipeline: Artifact) -> None:
     assert type(pipe) is StableDiffusionPipeline
     engines = [n for n, c in pipeline.components.items() if c.format != "torch"]
     calls = {name: counted(getattr(pipe, name).runner, "run") for name in engines}
-    assert paint(pipe, "a red three", steps=3).std() > 0
+    assert generate(pipe, "a red three", steps=3).std() > 0
     expected = {"unet": [3], "vae": [1], "text_encoder": [2]}  # guidance: one batch of two rows; prompt, and no prompt
     assert calls == {name: expected[name] for name in engines}
     assert engines
@@ -95,16 +95,16 @@ def test_a_stock_generate_calls_the_engine_for_each_token(llama: Artifact) -> No
     assert calls == [12]
 
 
-def test_two_threads_paint_what_each_paints_alone(pipeline: Artifact) -> None:
+def test_two_threads_generate_what_each_generates_alone(pipeline: Artifact) -> None:
     pipes = [compress.load(pipeline) for _ in range(2)]
     for name, part in pipeline.components.items():
         if part.format != "torch":  # one engine for both; a scheduler belongs to one
             setattr(pipes[1], name, getattr(pipes[0], name))
     prompts = ("a red three", "blue")
-    alone = [paint(pipes[0], prompt) for prompt in prompts]
+    alone = [generate(pipes[0], prompt) for prompt in prompts]
     with ThreadPoolExecutor(2) as pool:
         for _ in range(3):
-            together = list(pool.map(paint, pipes, prompts))
+            together = list(pool.map(generate, pipes, prompts))
             assert all(np.abs(a - b).max() < 1e-4 for a, b in zip(alone, together, strict=True))
     assert np.abs(alone[0] - alone[1]).max() > 1e-2
 
@@ -212,7 +212,7 @@ def test_what_a_graph_does_not_hold_is_refused_and_never_left_out(pipeline: Arti
         pipe("a red three", clip_skip=1, num_inference_steps=1)
 
 
-def test_a_picture_of_another_size_is_refused(pipeline: Artifact) -> None:
+def test_a_image_of_another_size_is_refused(pipeline: Artifact) -> None:
     vae = compress.load(pipeline).vae
     assert vae.decode(torch.randn(5, 4, 8, 8)).sample.shape == (5, 3, 16, 16)
     for shape in ((1, 4, 16, 16), (1, 5, 8, 8), (4, 8, 8)):

@@ -1,4 +1,4 @@
-"""ONNX graphs on ONNX Runtime: held against torch by family, in fewer bits, under threads, and broken on purpose."""
+"""ONNX graphs on ONNX Runtime: compared with torch by family, in fewer bits, under threads, and broken on purpose."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.stages import CAPTIONS, apply
 TEXTS = ["hello world", "abc", "the quick brown fox jumps over the lazy dog", "x" * 500]
 PROMPTS = [[5, 6, 7], [10, 11, 12], list(range(20, 45))]  # the last is longer than a sliding window of 8
 NAMES = ["0", "1", "2"]
-Built: TypeAlias = tuple[Artifact, Artifact, list[Event]]  # a source, its engines, and what building them told
+Built: TypeAlias = tuple[Artifact, Artifact, list[Event]]  # a source, its engines, and what building them reported
 
 
 def slow(name: str) -> Any:
@@ -42,15 +42,15 @@ def slow(name: str) -> Any:
 
 
 def made(name: str, folder: Path, **params: Any) -> Built:
-    """A tiny model of a family, its engine, and what building it told."""
+    """A tiny model of a family, its engine, and what building it reported."""
     source = describe(MODELS[name](folder / "model"))
     engine, notes = apply("build.onnxruntime", source, folder / "out", **params)
     return source, engine, notes
 
 
-def paint(artifact: Artifact, count: int, steps: int = 2) -> Any:
+def generate(artifact: Artifact, count: int, steps: int = 2) -> Any:
     task: Any = open_task(artifact, Opening("float32"))
-    return task.paint(CAPTIONS[:count], NAMES[:count], 0, num_inference_steps=steps).astype(int)
+    return task.generate(CAPTIONS[:count], NAMES[:count], 0, num_inference_steps=steps).astype(int)
 
 
 def size(folder: Path) -> int:
@@ -142,16 +142,16 @@ def test_an_engine_that_has_answered_leaves_the_processor_to_others(
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_an_engine_pipeline_paints_what_torch_paints(pipeline: Built, count: int) -> None:
+def test_an_engine_pipeline_generates_what_torch_generates(pipeline: Built, count: int) -> None:
     source, built, notes = pipeline
-    theirs = paint(source, count)
-    assert np.abs(paint(built, count) - theirs).max() <= 1
-    assert theirs.std() > 5  # a constant picture would agree with anything
+    theirs = generate(source, count)
+    assert np.abs(generate(built, count) - theirs).max() <= 1
+    assert theirs.std() > 5  # a constant image would agree with anything
     assert {n.facts["component"] for n in notes} == {"unet", "vae", "text_encoder"}
     assert all(0 < float(n.facts["relative"]) < 1e-5 for n in notes)
 
 
-def test_two_threads_paint_what_each_paints_alone(pipeline: Built) -> None:
+def test_two_threads_generate_what_each_generates_alone(pipeline: Built) -> None:
     unet = open_task(pipeline[1]).component("unet")
     generator = torch.Generator().manual_seed(0)
     calls = [
@@ -159,18 +159,18 @@ def test_two_threads_paint_what_each_paints_alone(pipeline: Built) -> None:
         for n in (1, 4)
     ]
     alone = [unet(timestep=torch.tensor(7), **call).sample for call in calls]
-    heard: dict[int, bool] = {}
+    recorded: dict[int, bool] = {}
 
     def run(row: int) -> None:
         again = [unet(timestep=torch.tensor(7), **calls[row]).sample for _ in range(20)]
-        heard[row] = all(torch.equal(one, alone[row]) for one in again)
+        recorded[row] = all(torch.equal(one, alone[row]) for one in again)
 
     threads = [threading.Thread(target=run, args=(row,)) for row in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert heard == {0: True, 1: True}
+    assert recorded == {0: True, 1: True}
     assert float(alone[0].std()) > 0.01
 
 
@@ -184,8 +184,8 @@ def test_the_denoiser_of_every_family_runs(name: str, tmp_path: Path, request: p
     built, notes = apply("build.onnxruntime", source, tmp_path / "out", components="all" if whole else (source.main,))
     assert all(0 < float(n.facts["relative"]) < 1e-5 for n in notes)
     for count in (1, 3):
-        theirs = paint(source, count)
-        assert np.abs(paint(built, count) - theirs).max() <= 1
+        theirs = generate(source, count)
+        assert np.abs(generate(built, count) - theirs).max() <= 1
         assert theirs.std() > 5
 
 
@@ -235,7 +235,7 @@ def test_a_denoiser_in_fewer_bits_is_smaller_and_close(pipeline: Built, tmp_path
     few, _ = apply("build.onnxruntime", steps, tmp_path / "out", precision=precision, samples=4, components=("unet",))
     assert size(few.folder("unet")) < 0.45 * size(built.folder("unet"))
     assert count_narrow(onnx_ir.load(few.folder("unet") / GRAPH)) > 20
-    before, after = paint(source, 2, 4), paint(few, 2, 4)
+    before, after = generate(source, 2, 4), generate(few, 2, 4)
     assert 0 < np.abs(before - after).mean() < 10
     assert after.std() > 5
 
@@ -259,7 +259,7 @@ def test_an_encoder_of_texts_agrees_with_torch(tmp_path: Path) -> None:
 
 
 def broken(engine: Artifact, folder: Path, how: str) -> Path:
-    """A copy of an engine's folder with one file spoilt."""
+    """A copy of an engine's folder with one file nonfinite."""
     shutil.copytree(engine.path, folder, dirs_exist_ok=True)
     match how:
         case "operator":
@@ -287,18 +287,18 @@ def broken(engine: Artifact, folder: Path, how: str) -> Path:
         ("no graph", f"holds no {GRAPH}"),
     ],
 )
-def test_a_broken_graph_is_one_clear_error(llama: Built, tmp_path: Path, how: str, said: str) -> None:
+def test_a_broken_graph_is_one_clear_error(llama: Built, tmp_path: Path, how: str, message: str) -> None:
     folder = broken(llama[1], tmp_path / "engine", how)
     with pytest.raises(ModelError) as caught:
         open_task(describe(folder)).generate(PROMPTS[:1], 2)
     problem = caught.value.problems[0]
-    assert said in problem.message
+    assert message in problem.message
     assert "\n" not in problem.message
     assert problem.place.startswith(str(folder))
     assert "build.onnxruntime" in problem.fix
 
 
-def test_a_picture_of_another_size_is_refused(pipeline: Built) -> None:
+def test_a_image_of_another_size_is_refused(pipeline: Built) -> None:
     unet = open_task(pipeline[1]).component("unet")
     with pytest.raises(UserError, match="refuses this call") as caught:
         unet(torch.zeros(1, 4, 16, 16), torch.tensor(7), torch.zeros(1, 16, 32))

@@ -1,4 +1,4 @@
-"""A build that computes something else than torch is told apart, down to the layer; and an engine looks like what it replaced."""
+"""A build that computes something else than torch is kept apart, down to the layer; and an engine looks like what it replaced."""
 
 from __future__ import annotations
 
@@ -209,8 +209,8 @@ def test_calibration_stops_when_the_component_called_most_has_been_called_enough
     assert len(one["vae"]) == 1
 
 
-def test_a_component_that_painting_never_calls_is_named(tmp_path: Path) -> None:
+def test_a_component_that_generating_never_calls_is_named(tmp_path: Path) -> None:
     task: Any = open_task(describe(tiny_diffusion(tmp_path)))
     task.pipeline.spare = torch.nn.Linear(1, 1)
-    with pytest.raises(StageFailed, match="paints without ever calling spare"):
+    with pytest.raises(StageFailed, match="generates without ever calling spare"):
         first_calls(task, ("unet", "spare"), task.examples[:1])

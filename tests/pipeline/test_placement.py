@@ -24,7 +24,7 @@ from compress.sources.data import open_data
 from evaluation.features.clip import open_clip
 from evaluation.metrics.kl import divergences
 from evaluation.observe.collect import Viewpoint, collect
-from evaluation.observe.operations import count_picture, count_text
+from evaluation.observe.operations import count_image, count_text
 from tests.devices import DEVICE, HERE, Watched, wrong
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -35,8 +35,8 @@ TAUGHT = {"steps": 2, "warmup": 1, "accumulate": 1}
 
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return describe(tiny_diffusion(tmp_path_factory.mktemp("painter"))).calling(num_inference_steps=2)
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return describe(tiny_diffusion(tmp_path_factory.mktemp("generator"))).calling(num_inference_steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +90,8 @@ def run(stage: str, artifact: Artifact, folder: Path, **params: Any) -> Artifact
     ],
 )
 def test_the_watch_tells_what_would_go_wrong(call: tuple[Any, Any, Any], why: str) -> None:
-    said = wrong(*call)
-    assert (why in said) if why else said == ""
+    message = wrong(*call)
+    assert (why in message) if why else message == ""
 
 
 def test_the_watch_names_the_line_and_lets_others_do_as_they_like(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,17 +120,17 @@ def test_the_one_way_back_is_a_copy_out_of_any_gradient(watched: Watched) -> Non
 # ---------------------------------------------------------------- opened models
 
 
-def test_a_pipeline_paints_is_heard_probed_and_timed(painter: Artifact, watched: Watched) -> None:
-    task = open_images(painter, HERE)
-    pictures, latents = task.pictures(ITEMS[:2], 0)
-    assert pictures.shape[0] == 2
+def test_a_pipeline_generates_is_recorded_probed_and_timed(generator: Artifact, watched: Watched) -> None:
+    task = open_images(generator, HERE)
+    images, latents = task.images(ITEMS[:2], 0)
+    assert images.shape[0] == 2
     assert latents is not None
     assert len(list(task.calls_of(("unet", "vae"), ITEMS[:1], 0))) == 3
     assert task.probe(ANY_SIZE).std() > 0
     assert task.timed(ITEMS, SPEC, {}).run()[0] > 0
 
 
-def test_a_language_model_reads_writes_is_heard_probed_and_timed(writer: Artifact, watched: Watched) -> None:
+def test_a_language_model_reads_writes_is_recorded_probed_and_timed(writer: Artifact, watched: Watched) -> None:
     task = open_language(writer, HERE)
     assert all(np.isfinite(found).all() for found in task.token_logprobs(TEXTS, 2))
     assert len(task.complete(task.encode(TEXTS[0])[:3], 2)) <= 2
@@ -145,38 +145,38 @@ def test_a_language_model_reads_writes_is_heard_probed_and_timed(writer: Artifac
 @pytest.mark.parametrize("importance", ["magnitude", "taylor", "activation"])
 @pytest.mark.parametrize("words", [True, False])
 def test_a_cut_in_width(
-    painter: Artifact, writer: Artifact, tmp_path: Path, watched: Watched, words: bool, importance: str
+    generator: Artifact, writer: Artifact, tmp_path: Path, watched: Watched, words: bool, importance: str
 ) -> None:
-    artifact = writer if words else painter
+    artifact = writer if words else generator
     made = run("prune.width", artifact, tmp_path, ratio=0.5, importance=importance, samples=2)
     assert made.config(made.main) != artifact.config(artifact.main)
 
 
 @pytest.mark.parametrize("words", [True, False])
-def test_a_cut_in_depth(painter: Artifact, writer: Artifact, tmp_path: Path, watched: Watched, words: bool) -> None:
-    artifact = writer if words else painter
+def test_a_cut_in_depth(generator: Artifact, writer: Artifact, tmp_path: Path, watched: Watched, words: bool) -> None:
+    artifact = writer if words else generator
     made = run("prune.depth", artifact, tmp_path, ratio=0.5, samples=2)
     assert made.config(made.main) != artifact.config(artifact.main)
 
 
-def test_a_denoiser_is_taught_beside_its_teacher(painter: Artifact, tmp_path: Path, watched: Watched) -> None:
-    made = run("distill.features", painter, tmp_path, prompts=8, denoising_steps=2, **TAUGHT)
+def test_a_denoiser_is_taught_beside_its_teacher(generator: Artifact, tmp_path: Path, watched: Watched) -> None:
+    made = run("distill.features", generator, tmp_path, prompts=8, denoising_steps=2, **TAUGHT)
     assert made.components["unet"].format == "torch"
 
 
 @pytest.mark.parametrize(("stage", "how"), [("steps", {"steps": 2}), ("guidance", {"guidance": 2.0})])
 def test_a_denoiser_is_taught_by_trajectories(
-    painter: Artifact, tmp_path: Path, watched: Watched, stage: str, how: dict[str, Any]
+    generator: Artifact, tmp_path: Path, watched: Watched, stage: str, how: dict[str, Any]
 ) -> None:
-    made = run(f"distill.{stage}", painter, tmp_path, updates=2, warmup=1, captions=4, batch=2, **how)
+    made = run(f"distill.{stage}", generator, tmp_path, updates=2, warmup=1, captions=4, batch=2, **how)
     assert made.components["unet"].format == "torch"
 
 
 @pytest.mark.parametrize("sizes", [{"width": 8, "encoder_width": 8}, {"kind": "own"}])
 def test_a_decoder_is_taught_beside_its_teacher(
-    painter: Artifact, tmp_path: Path, watched: Watched, sizes: dict[str, Any]
+    generator: Artifact, tmp_path: Path, watched: Watched, sizes: dict[str, Any]
 ) -> None:
-    made = run("distill.decoder", painter, tmp_path, prompts=4, pictures=4, feature_weight=0.5, **sizes, **TAUGHT)
+    made = run("distill.decoder", generator, tmp_path, prompts=4, pictures=4, feature_weight=0.5, **sizes, **TAUGHT)
     assert made.components["vae"].format == "torch"
 
 
@@ -187,9 +187,9 @@ def test_a_language_model_is_taught_beside_its_teacher(writer: Artifact, tmp_pat
 
 @pytest.mark.parametrize("words", [True, False])
 def test_engines_are_built_and_held_against_torch(
-    painter: Artifact, writer: Artifact, tmp_path: Path, watched: Watched, words: bool
+    generator: Artifact, writer: Artifact, tmp_path: Path, watched: Watched, words: bool
 ) -> None:
-    made = run("build.openvino", writer if words else painter, tmp_path)
+    made = run("build.openvino", writer if words else generator, tmp_path)
     assert {part.format for part in made.components.values()} == {"openvino"}
 
 
@@ -197,24 +197,24 @@ def test_engines_are_built_and_held_against_torch(
 
 
 @pytest.mark.parametrize("words", [True, False])
-def test_evidence(painter: Artifact, writer: Artifact, tmp_path: Path, watched: Watched, words: bool) -> None:
-    kinds: dict[str, tuple[int, ...]] = {"documents": (), "continuations": (2, 4, 3)} if words else {"pictures": ()}
-    view = Viewpoint(writer if words else painter, HERE, {}, ITEMS, "items", 0, 2, kinds)
+def test_evidence(generator: Artifact, writer: Artifact, tmp_path: Path, watched: Watched, words: bool) -> None:
+    kinds: dict[str, tuple[int, ...]] = {"documents": (), "continuations": (2, 4, 3)} if words else {"images": ()}
+    view = Viewpoint(writer if words else generator, HERE, {}, ITEMS, "items", 0, 2, kinds)
     found = collect(view, (tmp_path,), "baseline", silent)
-    assert len(found.token_logprobs if words else found.pictures(0, 3)) == 3
+    assert len(found.token_logprobs if words else found.images(0, 3)) == 3
 
 
-def test_what_metrics_compute_on_models(painter: Artifact, writer: Artifact, watched: Watched) -> None:
+def test_what_metrics_compute_on_models(generator: Artifact, writer: Artifact, watched: Watched) -> None:
     one, other = (open_language(writer, HERE) for _ in range(2))
     assert np.abs(divergences(one, other, TEXTS)[:, 0]).max() < 1e-3
-    assert sum(count_picture(painter, HERE, {"num_inference_steps": 1}).values()) > 0
+    assert sum(count_image(generator, HERE, {"num_inference_steps": 1}).values()) > 0
     assert count_text(writer, 4, 3) > 0
 
 
 def test_features(watched: Watched) -> None:
     clip = open_clip("zoo://digits-clip")
-    pictures = np.random.default_rng(0).integers(0, 255, (2, 40, 40, 3)).astype(np.uint8)
-    assert clip.pictures([pictures]).shape[0] == len(clip.captions(TEXTS[:2])) == 2
+    images = np.random.default_rng(0).integers(0, 255, (2, 40, 40, 3)).astype(np.uint8)
+    assert clip.images([images]).shape[0] == len(clip.captions(TEXTS[:2])) == 2
 
 
 def test_a_training_leaves_its_student_where_its_teacher_is(writer: Artifact, tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def made(folder: Path, model: Path, task: str, data: dict[str, str]) -> tuple[Ar
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, ...]:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, ...]:
+    folder = tmp_path_factory.mktemp("images")
     data = {"train": "zoo://digits/train", "calibration": "zoo://digits/validation"}
     return made(folder, tiny_diffusion(folder), "text_to_image", data)
 
@@ -112,20 +112,20 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, ...]:
     return made(folder, tiny_llama(folder / "model"), "text_generation", data)
 
 
-def test_a_distilled_pipeline_paints_without_pare_what_pare_measures(
-    pictures: tuple[Artifact, ...], tmp_path: Path
+def test_a_distilled_pipeline_generates_without_pare_what_pare_measures(
+    images: tuple[Artifact, ...], tmp_path: Path
 ) -> None:
-    last = pictures[-1]
+    last = images[-1]
     assert [p.stage for p in last.lineage] == [name for step in CHAIN["text_to_image"] for name in step]
     assert last.settings.call == {"num_inference_steps": 3}
     assert not last.settings.needs_pare
     noise = [noise_source(0, name).initial_seed() for name in NAMES]
     alone = opened_alone(last, tmp_path / "alone.npy", captions=CAPTIONS, noise=noise)
     task: Any = open_task(last)
-    ours = task.paint(CAPTIONS, NAMES, 0)
+    ours = task.generate(CAPTIONS, NAMES, 0)
     assert np.array_equal(np.round(np.clip(alone, 0, 1) * 255).astype(np.uint8), ours)
     assert ours.std() > 5
-    assert not np.array_equal(task.paint(CAPTIONS, NAMES, 0, num_inference_steps=4), ours)  # the call block matters
+    assert not np.array_equal(task.generate(CAPTIONS, NAMES, 0, num_inference_steps=4), ours)  # the call block matters
 
 
 def test_a_distilled_language_model_writes_without_pare_what_pare_measures(
@@ -143,7 +143,7 @@ def test_a_distilled_language_model_writes_without_pare_what_pare_measures(
     assert ours.std(0).max() > 0.1
 
 
-@pytest.mark.parametrize("chain", ["pictures", "texts"])
+@pytest.mark.parametrize("chain", ["images", "texts"])
 def test_each_stage_changed_the_weights_and_left_the_shapes_it_was_to(
     chain: str, request: pytest.FixtureRequest
 ) -> None:

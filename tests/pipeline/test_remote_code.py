@@ -72,9 +72,9 @@ def test_code_that_does_not_lie_in_the_folder_is_refused_also_where_it_is_truste
 
 @pytest.mark.parametrize("stage", ["build.openvino", "build.onnxruntime", "build.compiled"])
 def test_a_class_that_only_the_folder_has_becomes_no_engine(place: Path, stage: str) -> None:
-    told = ["trust_remote_code=true", f"stages=[{stage}]"]
+    reported = ["trust_remote_code=true", f"stages=[{stage}]"]
     with pytest.raises(RecipeError, match="HouseForCausalLM is the model's own code"):
-        compress.plan(place / "r.yaml", told, cache=place / "cache")
+        compress.plan(place / "r.yaml", reported, cache=place / "cache")
 
 
 def test_trusted_code_runs_on_both_sides_and_in_a_stranger(place: Path) -> None:
@@ -95,9 +95,9 @@ def test_eval_and_apply_ask_for_trust_and_take_it(
     with pytest.raises(SystemExit) as left:
         main(asked)
     assert left.value.code == 2
-    said = capsys.readouterr().err
-    assert said.count("HouseForCausalLM is the model's own Python code") == 1
-    assert "--trust-remote-code" in said
+    message = capsys.readouterr().err
+    assert message.count("HouseForCausalLM is the model's own Python code") == 1
+    assert "--trust-remote-code" in message
     with pytest.raises(SystemExit) as left:
         main([*asked, "--trust-remote-code"])
     assert left.value.code == 0
@@ -120,7 +120,7 @@ def test_code_that_is_not_trusted_is_never_loaded(place: Path) -> None:
     assert "trust_remote_code=True in Python" in caught.value.problems[0].fix
 
 
-def test_a_class_that_neither_transformers_nor_the_folder_has_is_told(place: Path) -> None:
+def test_a_class_that_neither_transformers_nor_the_folder_has_is_reported(place: Path) -> None:
     config = json.loads((place / "model" / "config.json").read_text())
     del config["auto_map"]
     (place / "model" / "config.json").write_text(json.dumps(config))
@@ -139,7 +139,7 @@ def test_trust_stands_in_keys(place: Path) -> None:
     assert len(keys) == 2
 
 
-def test_what_transformers_has_is_told_without_importing_it() -> None:
+def test_what_transformers_has_is_reported_without_importing_it() -> None:
     assert has_class("LlamaForCausalLM")
     assert has_class("GPT2LMHeadModel")
     assert not has_class("HouseForCausalLM")

@@ -86,8 +86,8 @@ def test_a_saved_candidate_is_called_by_the_lines_of_the_summary(place: Path, fi
     assert "import compress" in code[0]
     moved = (place / "mine").rename(place / "moved")
     assert not any(f.is_symlink() or f.stat().st_nlink > 1 for f in moved.rglob("*") if f.is_file())
-    said = "\n".join(code).replace(where.removeprefix("your model: "), str(moved))
-    written = subprocess.run([sys.executable, "-c", said], cwd=place, capture_output=True, text=True, check=False)
+    message = "\n".join(code).replace(where.removeprefix("your model: "), str(moved))
+    written = subprocess.run([sys.executable, "-c", message], cwd=place, capture_output=True, text=True, check=False)
     assert written.returncode == 0, written.stderr
     assert written.stdout.startswith("The array of values number 0 to sort")
     assert first.handed.path.startswith(str(place / "cache"))
@@ -106,9 +106,9 @@ def test_stock_libraries_call_a_plain_model_by_the_lines_of_the_summary(make: An
     found = compress.evaluate(folder, folder, metrics=["size"], cache=tmp_path / "cache", out=tmp_path / "out")
     assert found.handed is not None
     assert "compress" not in found.handed.code[0]
-    picture = tmp_path / "picture.png"
-    exec("\n".join(found.handed.code).replace("picture.png", str(picture)), {})
-    assert picture.is_file() == (make is tiny_diffusion)
+    image = tmp_path / "picture.png"
+    exec("\n".join(found.handed.code).replace("picture.png", str(image)), {})
+    assert image.is_file() == (make is tiny_diffusion)
 
 
 def test_a_run_tells_how_far_each_stage_got(first: Any) -> None:
@@ -142,10 +142,10 @@ def test_the_command_line_prints_what_python_returns(first: Any, place: Path) ->
 def test_a_corrupt_entry_is_built_again_with_a_warning(first: Any, place: Path) -> None:
     weights = next((place / "cache" / "entries").glob(f"{first.stages[1]['key']}/*.bin"))
     weights.write_bytes(b"damaged")
-    heard: list[Event] = []
-    again = compress.run(place / "recipe.yaml", cache=place / "cache", out=place / "mended", emit=heard.append)
+    recorded: list[Event] = []
+    again = compress.run(place / "recipe.yaml", cache=place / "cache", out=place / "mended", emit=recorded.append)
     assert [s["cached"] for s in again.stages] == [True, False]
-    assert any(e.kind == "warning" and "corrupt" in e.message for e in heard)
+    assert any(e.kind == "warning" and "corrupt" in e.message for e in recorded)
     assert digests(again) == digests(first)
 
 
@@ -201,11 +201,11 @@ def test_a_stage_that_does_nothing_breaks_its_contract(
 
     real = catalogue.find_stage
 
-    def idle(artifact: Any, params: object, context: Any) -> None:
+    def unavailable(artifact: Any, params: object, context: Any) -> None:
         write_manifest(derive(artifact, context.out))
 
     def find(name: str) -> Any:
-        return replace(real(name), run=idle) if name == "quantize.nncf" else real(name)
+        return replace(real(name), run=unavailable) if name == "quantize.nncf" else real(name)
 
     monkeypatch.setattr("compress.planning.plan.find_stage", find)
     with pytest.raises(ContractError, match="left model as it was"):
@@ -250,7 +250,7 @@ def test_two_runs_at_once_share_the_work(first: Any, place: Path) -> None:
 
 @pytest.fixture
 def at_a_terminal() -> Iterator[None]:
-    """Interrupts are heard by what is started here; a shell starts what runs in the background with them ignored."""
+    """Interrupts are recorded by what is started here; a shell starts what runs in the background with them ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -274,11 +274,11 @@ def test_ctrl_c_ends_with_130_and_the_line_that_resumes(place: Path) -> None:
         assert "build.openvino" in process.stderr.readline()  # the stage has begun
         process.send_signal(signal.SIGINT)
         try:
-            said = process.communicate(timeout=120)[1]
+            message = process.communicate(timeout=120)[1]
         finally:
             process.kill()  # or leaving would wait for it
     assert process.returncode == 130
-    assert "resume with: pare run recipe.yaml" in said
+    assert "resume with: pare run recipe.yaml" in message
 
 
 def test_one_stage_through_python(place: Path) -> None:

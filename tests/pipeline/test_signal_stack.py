@@ -23,19 +23,19 @@ def graph():
     model.inputs[0].get_tensor().set_names({"input.x"})
     return model
 
-def heard():
+def recorded():
     gc.collect()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         signal.raise_signal(signal.SIGINT)
     except KeyboardInterrupt:
-        print("heard")
+        print("recorded")
 """
 ENGINES = """
 models = [core().compile_model(graph(), "CPU") for _ in range(3)]
 while models:
     del models[0]
-heard()
+recorded()
 """
 OTHERS = """
 with signals_heard():
@@ -45,17 +45,17 @@ with signals_heard():
     del one, first
     gc.collect()
     del second
-heard()
+recorded()
 """
 NNCF = """
 data = [{"x": np.full((2, 8), i, np.float32)} for i in range(4)]
 made = [quantize_activations(graph(), data) for _ in range(2)]
-heard()
+recorded()
 """
 
 
 @pytest.mark.parametrize("work", [ENGINES, OTHERS, NNCF], ids=["engines", "cores of others", "nncf"])
-def test_an_interrupt_is_heard_after(work: str) -> None:
+def test_an_interrupt_is_recorded_after(work: str) -> None:
     done = subprocess.run([sys.executable, "-c", SETUP + work], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 

@@ -58,7 +58,7 @@ def test_steps_change_the_call_and_the_scheduler_but_not_the_input(pipeline: Art
     assert made.settings.call["num_inference_steps"] == 4
     task: Any = open_task(made)
     assert type(task.pipeline.scheduler).__name__ == "DPMSolverMultistepScheduler"
-    assert task.paint(["a red three"], ["0"], 0).shape == (1, 16, 16, 3)
+    assert task.generate(["a red three"], ["0"], 0).shape == (1, 16, 16, 3)
     assert len(task.pipeline.scheduler.timesteps) == 4
 
 
@@ -76,16 +76,16 @@ def test_a_built_pipeline_holds_engines_and_no_torch_weights(built: Artifact) ->
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_built_pipeline_paints_what_torch_paints_at_any_batch(
+def test_a_built_pipeline_generates_what_torch_generates_at_any_batch(
     pipeline: Artifact, built: Artifact, count: int
 ) -> None:
     prompts, names = list(CAPTIONS[:count]), [str(i) for i in range(count)]
     torch_task: Any = open_task(pipeline)
     engine: Any = open_task(built)
-    ours = engine.paint(prompts, names, 0, num_inference_steps=3).astype(int)
-    theirs = torch_task.paint(prompts, names, 0, num_inference_steps=3).astype(int)
+    ours = engine.generate(prompts, names, 0, num_inference_steps=3).astype(int)
+    theirs = torch_task.generate(prompts, names, 0, num_inference_steps=3).astype(int)
     assert np.abs(ours - theirs).max() <= 1
-    assert theirs.std() > 5  # a constant picture would agree with anything
+    assert theirs.std() > 5  # a constant image would agree with anything
 
 
 def test_a_safety_checker_is_no_part_of_what_is_built(pipeline: Artifact, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_only_the_components_asked_for_are_built(pipeline: Artifact, tmp_path: P
     assert [n.facts["component"] for n in notes] == ["text_encoder"]
     assert 0 < float(notes[0].facts["max_difference"]) < 1e-3
     task: Any = open_task(made)
-    assert task.paint(["a red three"], ["0"], 0, num_inference_steps=2).std() > 0
+    assert task.generate(["a red three"], ["0"], 0, num_inference_steps=2).std() > 0
 
 
 def test_a_build_that_differs_from_torch_is_refused(
@@ -130,28 +130,28 @@ def test_a_build_that_differs_from_torch_is_refused(
 def test_the_xl_pipeline_hears_both_its_texts_and_sizes(tmp_path: Path) -> None:
     model = describe(tiny_diffusion(tmp_path / "xl", xl=True))
     made, _ = apply("build.openvino", model, tmp_path / "out", components=("unet", "text_encoder_2"))
-    pictures = []
+    images = []
     for artifact in (model, made):
         task: Any = open_task(artifact)
-        pictures.append(task.paint(["a red three", "blue"], ["0", "1"], 0, num_inference_steps=2).astype(int))
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+        images.append(task.generate(["a red three", "blue"], ["0", "1"], 0, num_inference_steps=2).astype(int))
+    assert np.abs(images[0] - images[1]).max() <= 1
 
 
 def test_int8_is_calibrated_on_real_calls_and_repeats_to_the_byte(built: Artifact, tmp_path: Path) -> None:
     few, _ = apply("accelerate.steps", built, tmp_path / "few", steps=4)
     made, notes = apply("quantize.nncf", few, tmp_path / "out", samples=6)
-    assert notes[0].facts["calls"] == 8  # whole pictures: two batches of four steps
+    assert notes[0].facts["calls"] == 8  # whole images: two batches of four steps
     assert int(notes[0].facts["FakeQuantize"]) > 10
     assert made.settings.call["num_inference_steps"] == 4
     sizes = [(a.folder("unet") / "openvino_model.bin").stat().st_size for a in (few, made)]
     assert sizes[1] < 0.5 * sizes[0]
     again, _ = apply("quantize.nncf", few, tmp_path / "again", samples=6)
     assert digests(again.path) == digests(made.path)
-    pictures = []
+    images = []
     for artifact in (few, made):
         task: Any = open_task(artifact)
-        pictures.append(task.paint(["a red three", "blue"], ["0", "1"], 0).astype(int))
-    assert 0 < np.abs(pictures[0] - pictures[1]).mean() < 10
+        images.append(task.generate(["a red three", "blue"], ["0", "1"], 0).astype(int))
+    assert 0 < np.abs(images[0] - images[1]).mean() < 10
 
 
 @pytest.mark.parametrize("engine", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])

@@ -1,4 +1,4 @@
-"""Real TensorRT-RTX engines, built without a GPU: their records against their ONNX, and all that can be told before one runs."""
+"""Real TensorRT-RTX engines, built without a GPU: their records against their ONNX, and all that can be known before one runs."""
 
 from __future__ import annotations
 
@@ -140,10 +140,10 @@ def test_a_narrow_network_is_built_and_its_onnx_is_near_torch_in_calls_of_its_pr
     llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     profile = {"batch": (1, 1, 1), "tokens": (1, 8, 20)}
-    heard: list[tuple[int, ...]] = []
+    recorded: list[tuple[int, ...]] = []
     step = Decoder.step
     monkeypatch.setattr(
-        Decoder, "step", lambda self, tokens, past: heard.append(tuple(tokens.shape)) or step(self, tokens, past)
+        Decoder, "step", lambda self, tokens, past: recorded.append(tuple(tokens.shape)) or step(self, tokens, past)
     )
     made, notes = apply(
         "build.tensorrt", llama, tmp_path / "out", precision=precision, targets=("SM89",), profile=profile
@@ -154,7 +154,7 @@ def test_a_narrow_network_is_built_and_its_onnx_is_near_torch_in_calls_of_its_pr
     assert record.ports.inputs[0].dtype == "int64"
     assert {p.dtype for p in record.ports.outputs if p.name == "logits"} == {"float32"}
     assert 0 < notes[0].facts["relative"] <= TOLERANCE[precision]
-    assert heard == [(1, 13), (1, 7), (1, 20)]  # 20 tokens in two parts, and at once
+    assert recorded == [(1, 13), (1, 7), (1, 20)]  # 20 tokens in two parts, and at once
 
 
 FAMILIES = (
@@ -297,7 +297,7 @@ def test_a_language_models_cache_is_empty_where_it_begins(
     assert [tuple(t.shape) for t in past.tensors] == [(3, heads, 0, size)] * (2 * config["num_hidden_layers"])
 
 
-def test_a_torch_without_cuda_is_told_with_its_remedy(built: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_without_cuda_is_reported_with_its_remedy(built: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     at_hand(monkeypatch, "SM89")
     monkeypatch.setattr(tensorrt, "torch_without_cuda", lambda: "2.13.0+cpu")
     with pytest.raises(UserError, match=r"torch 2\.13\.0\+cpu is built without CUDA") as caught:
@@ -337,7 +337,7 @@ def recipe(folder: Path, model: Path, step: str, evaluate: str = "metrics: [size
 @pytest.mark.parametrize(
     ("step", "evaluate", "said", "fix"),
     [
-        ("{}", "metrics: [size]", "no NVIDIA GPU at hand to build for", "targets: [SM86, SM89]"),
+        ("{}", "metrics: [size]", "no NVIDIA GPU available here to build for", "targets: [SM86, SM89]"),
         ("{targets: [SM90]}", "metrics: [size]", "does not build for SM90", "SM75, SM80, SM86"),
         ("{targets: [SM86, SM89], precision: float8}", "metrics: [size]", "SM86 does not compute in float8", "int8"),
         ("{targets: [SM86, SM86]}", "metrics: [size]", "name each target once", ""),
@@ -346,14 +346,14 @@ def recipe(folder: Path, model: Path, step: str, evaluate: str = "metrics: [size
     ],
 )
 def test_what_cannot_work_is_one_located_error_at_plan_time(
-    pipeline: Artifact, tmp_path: Path, step: str, evaluate: str, said: str, fix: str
+    pipeline: Artifact, tmp_path: Path, step: str, evaluate: str, message: str, fix: str
 ) -> None:
     path = recipe(tmp_path, pipeline.path, step, evaluate)
     with pytest.raises(RecipeError) as caught:
         compress.check(path, cache=tmp_path / "cache")
     problems = caught.value.problems
     assert len(problems) == 1
-    assert said in problems[0].message
+    assert message in problems[0].message
     assert fix in problems[0].fix
     assert "recipe.yaml:" in problems[0].place
 
@@ -372,7 +372,7 @@ def test_a_profile_that_leaves_out_the_recipes_own_batch_is_refused(
     )
 
 
-def test_too_little_memory_is_told_with_both_numbers(
+def test_too_little_memory_is_reported_with_both_numbers(
     pipeline: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 500_000}
@@ -382,11 +382,11 @@ def test_too_little_memory_is_told_with_both_numbers(
 
 
 def test_a_run_on_a_machine_without_a_gpu_measures_the_size_and_warns(pipeline: Artifact, tmp_path: Path) -> None:
-    heard: list[Any] = []
+    recorded: list[Any] = []
     path = recipe(tmp_path, pipeline.path, "{targets: [SM86], components: [vae]}")
-    found = compress.run(path, cache=tmp_path / "cache", out=tmp_path / "runs", emit=heard.append)
+    found = compress.run(path, cache=tmp_path / "cache", out=tmp_path / "runs", emit=recorded.append)
     assert [row.metric for row in found.rows] == ["size"]
-    assert any("not opened again" in event.message for event in heard if event.kind == "warning")
+    assert any("not opened again" in event.message for event in recorded if event.kind == "warning")
 
 
 def test_a_failed_build_leaves_the_model_as_it_was_and_nothing_in_the_cache(
@@ -405,6 +405,6 @@ def test_a_failed_build_leaves_the_model_as_it_was_and_nothing_in_the_cache(
 
 
 def test_explain_tells_what_this_machine_can_build() -> None:
-    told = find_stage("build.tensorrt").machine()
-    assert f"tensorrt-rtx {RTX.version}, builds for SM75, SM80, SM86, SM89" in told
-    assert "engines can be built and not run" in told
+    reported = find_stage("build.tensorrt").machine()
+    assert f"tensorrt-rtx {RTX.version}, builds for SM75, SM80, SM86, SM89" in reported
+    assert "engines can be built and not run" in reported

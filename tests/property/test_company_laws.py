@@ -140,7 +140,7 @@ def test_an_engine_that_scales_a_whole_call_reads_each_text_by_itself(
         ("UnknownPipeline", "any"),
     ],
 )
-def test_a_pipeline_that_pads_to_the_longest_prompt_paints_each_by_itself(
+def test_a_pipeline_that_pads_to_the_longest_prompt_generates_each_by_itself(
     tmp_path: Path, pipeline: str, kept: Company
 ) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))

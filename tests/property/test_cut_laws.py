@@ -38,8 +38,8 @@ def language_model(kind: str, config: str, options: Mapping[str, Any]) -> nn.Mod
 
 def unet_like(**options: Any) -> nn.Module:
     plain = _unet(False)
-    said = {k: v for k, v in plain.config.items() if k != "_use_default_values"}  # which would win over the options
-    made: nn.Module = type(plain).from_config({**said, **options})  # type: ignore[attr-defined]
+    message = {k: v for k, v in plain.config.items() if k != "_use_default_values"}  # which would win over the options
+    made: nn.Module = type(plain).from_config({**message, **options})  # type: ignore[attr-defined]
     return made
 
 
@@ -296,10 +296,10 @@ def test_an_axis_that_no_group_covers_is_refused() -> None:
 def test_finding_groups_leaves_the_model_as_it_was() -> None:
     one = case("llama")
     before = {k: v.clone() for k, v in one.module.state_dict().items()}
-    said = answer(one.module, one.call)
+    message = answer(one.module, one.call)
     find_groups(one.module, one.call, one.targets, 4)
     assert all(torch.equal(before[k], v) for k, v in one.module.state_dict().items())
-    assert torch.equal(answer(one.module, one.call), said)  # its rotary positions turn again
+    assert torch.equal(answer(one.module, one.call), message)  # its rotary positions turn again
 
 
 class Small(nn.Module):
@@ -336,7 +336,7 @@ def test_activation_is_a_plain_loop() -> None:
     with torch.no_grad():
         inputs = torch.cat([c["x"].flatten(0, -2) for c in calls])
         hidden = module.first(inputs).tanh()
-        pictures = torch.cat([module.turned(module.first(c["x"]).tanh()).flatten(0, -2) for c in calls])
+        images = torch.cat([module.turned(module.first(c["x"]).tanh()).flatten(0, -2) for c in calls])
     for i in range(4):
         for j in range(3):
             wanted = float(module.first.weight[i, j] ** 2 * (inputs[:, j] ** 2).mean())
@@ -345,7 +345,7 @@ def test_activation_is_a_plain_loop() -> None:
             wanted = float(module.turned.weight[i, j] ** 2 * (hidden[:, i] ** 2).mean())
             assert float(found["turned.weight"][i, j]) == pytest.approx(wanted, rel=1e-4)
     for i in range(6):
-        wanted_all = module.conv.weight[:, i] ** 2 * (pictures[:, i] ** 2).mean()
+        wanted_all = module.conv.weight[:, i] ** 2 * (images[:, i] ** 2).mean()
         assert torch.allclose(found["conv.weight"][:, i], wanted_all, rtol=1e-4)
     assert torch.equal(found["depth.weight"], module.depth.weight**2)
     assert torch.equal(found["first.bias"], module.first.bias**2)

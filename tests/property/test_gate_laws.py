@@ -166,7 +166,7 @@ def latency_at_the_margin(blocks: int) -> Draw:
 
 
 def digits_at_the_margin(n: int, margin: float, lucky: float = 0.005) -> Draw:
-    """Each picture is read right by both sides, or by the baseline alone, or, seldom, by the candidate alone."""
+    """Each image is read right by both sides, or by the baseline alone, or, seldom, by the candidate alone."""
 
     def draw(rng: np.random.Generator) -> Verdict:
         chance = rng.random(n)
@@ -449,13 +449,13 @@ def test_a_difference_of_two_fids_holds_the_truth_though_each_is_biased() -> Non
 
 
 def test_a_naive_bootstrap_of_fid_excludes_its_own_estimate_and_the_jackknife_does_not() -> None:
-    """Why FID has no bootstrap (rule 11): resampling doubles pictures, which moves the distance upwards."""
+    """Why FID has no bootstrap (rule 11): resampling doubles images, which moves the distance upwards."""
     rng = np.random.default_rng(0)
-    painted, real = rng.normal(size=(300, 32)), rng.normal(size=(300, 32))
-    value = frechet.distance(Moments.of(painted), Moments.of(real)).value
+    generated, real = rng.normal(size=(300, 32)), rng.normal(size=(300, 32))
+    value = frechet.distance(Moments.of(generated), Moments.of(real)).value
     draws = rng.integers(300, size=(60, 300))
-    low = np.quantile([frechet.distance(Moments.of(painted[d]), Moments.of(real[d])).value for d in draws], 0.025)
-    held = fid.measure.score(sample(painted, real))
+    low = np.quantile([frechet.distance(Moments.of(generated[d]), Moments.of(real[d])).value for d in draws], 0.025)
+    held = fid.measure.score(sample(generated, real))
     assert low > value
     assert held.low <= value == held.value <= held.high
 

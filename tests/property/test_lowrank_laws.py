@@ -43,10 +43,10 @@ def test_a_weight_that_is_stored_transposed_gets_the_transposed_update(
 @given(triples(3, 2), FACTORS)
 def test_a_convolution_is_its_branch(given: tuple[Tensor, Tensor, Tensor], factor: float) -> None:
     weight, down, up = given
-    pictures = torch.randn(2, weight.shape[1], 5, 5, dtype=torch.float64)
+    images = torch.randn(2, weight.shape[1], 5, 5, dtype=torch.float64)
     conv = nn.functional.conv2d
-    branch = conv(pictures, weight) + factor * conv(conv(pictures, down), up)
-    assert torch.allclose(conv(pictures, fused(weight, down, up, factor)), branch)
+    branch = conv(images, weight) + factor * conv(conv(images, down), up)
+    assert torch.allclose(conv(images, fused(weight, down, up, factor)), branch)
 
 
 @given(triples())
@@ -57,7 +57,7 @@ def test_no_factor_changes_nothing_in_any_type(given: tuple[Tensor, Tensor, Tens
 
 
 @given(triples(3), FACTORS, st.booleans())
-def test_with_magnitudes_each_output_is_as_long_as_said_and_points_where_it_did(
+def test_with_magnitudes_each_output_is_as_long_as_message_and_points_where_it_did(
     given: tuple[Tensor, Tensor, Tensor], factor: float, flat: bool
 ) -> None:
     weight, down, up = (t.flatten(1) if flat else t for t in given)

@@ -36,7 +36,7 @@ def outcome(recipe: Path, seed: int, *, plan: bool) -> int:
 
 
 @pytest.mark.timeout(7200)
-def test_a_spoilt_recipe_is_a_plan_or_located_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nonfinite_recipe_is_a_plan_or_located_problems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compress.sources.models.fetch_hub", _no_hub)
     texts, place = [path.read_text() for path in SHIPPED], tmp_path / "recipe.yaml"
     codes = {0: 0, 2: 0}

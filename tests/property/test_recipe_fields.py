@@ -153,7 +153,7 @@ def test_what_quality_is_measured_on_is_as_asked(place: Path, field: str) -> Non
 
 
 @pytest.mark.parametrize("field", sorted(set(EvalSpec.model_fields) - {"baseline", *SEEN, *shared_names()}))
-def test_whatever_else_an_evaluation_is_told_is_read_by_it(field: str) -> None:
+def test_whatever_else_an_evaluation_is_reported_is_read_by_it(field: str) -> None:
     found = {one for file in (ROOT / "evaluation").rglob("*.py") for one in reads(file)}
     assert any(one in found for one in (f"spec.{field}", f"request.spec.{field}"))
 
@@ -182,15 +182,15 @@ def test_no_bound_is_only_declared() -> None:
 
 def test_whatever_else_a_recipe_holds_is_read(tmp_path: Path) -> None:
     own = {field.name for field in fields(Recipe)} - set(Head.model_fields)
-    told = {"source", "file", "overrides", "changes", "variant", "start"}
-    assert own == {"adapters", "data", "stages", "evaluate", "gates", "place", "origin", *told}
+    reported = {"source", "file", "overrides", "changes", "variant", "start"}
+    assert own == {"adapters", "data", "stages", "evaluate", "gates", "place", "origin", *reported}
     (tmp_path / "evidence").mkdir()
     (read,) = read_text("schema: 1\nname: a\nmodel: ./none\n", str(tmp_path / "r.yaml"))
     assert len(evidence_dirs(read, Cache(tmp_path / "cache"))) == 2  # by its file
     assert planned(read, tmp_path)[0].place == f"{tmp_path / 'r.yaml'}:3:8"  # by its places
     assert read.with_("seed=1").seed == 1  # by its origin
     assert {"recipe.told", "recipe.gates"} <= set(reads(ROOT / "compress/commands/run.py"))
-    assert {f"recipe.{name}" for name in told} <= set(
+    assert {f"recipe.{name}" for name in reported} <= set(
         reads(ROOT / "compress/execution/execute.py")
     )  # they make a reference
 

@@ -18,7 +18,7 @@ from evaluation.values import Estimate
 RUNS = 150
 
 
-def test_points_of_the_normal_distribution_are_said_once() -> None:
+def test_points_of_the_normal_distribution_are_message_once() -> None:
     """Intervals and the advice on how many units narrow them rest on the same."""
     points = (statistics.Z, statistics.Z80)
     assert points == pytest.approx(ndtri([0.975, 0.8]), abs=1e-6)

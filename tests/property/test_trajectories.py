@@ -1,4 +1,4 @@
-"""Laws of steps from noise to picture, and diffusers' own schedulers as the reference."""
+"""Laws of steps from noise to image, and diffusers' own schedulers as the reference."""
 
 from __future__ import annotations
 
@@ -39,32 +39,32 @@ predictions = st.sampled_from(PREDICTIONS)
 
 
 @given(noisy, predictions, st.integers(0, 99))
-def test_an_answer_says_the_picture_that_it_was_made_of(sigma: float, prediction: Prediction, seed: int) -> None:
-    here, picture, hidden = levels(sigma, prediction), noise(seed), noise(seed + 100)
-    latent = move((picture, hidden), here)
-    said = split(answer(picture, latent, here, prediction), latent, here, prediction)
-    torch.testing.assert_close(said[0], picture, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(said[1], hidden, atol=1e-4, rtol=1e-4)
+def test_an_answer_says_the_image_that_it_was_made_of(sigma: float, prediction: Prediction, seed: int) -> None:
+    here, image, hidden = levels(sigma, prediction), noise(seed), noise(seed + 100)
+    latent = move((image, hidden), here)
+    message = split(answer(image, latent, here, prediction), latent, here, prediction)
+    torch.testing.assert_close(message[0], image, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(message[1], hidden, atol=1e-4, rtol=1e-4)
 
 
 @given(noisy, st.floats(0.0, 0.9), predictions, st.integers(0, 99))
-def test_one_step_with_the_landings_picture_lands_there(
+def test_one_step_with_the_landings_image_lands_there(
     sigma: float, share: float, prediction: Prediction, seed: int
 ) -> None:
     here, there = levels(sigma, prediction), levels(share * sigma, prediction)
     latent, reached = noise(seed), noise(seed + 100)
-    picture = landing(latent, here, reached, there)
-    said = split(answer(picture, latent, here, prediction), latent, here, prediction)
-    torch.testing.assert_close(move(said, there), reached, atol=1e-3, rtol=1e-3)
+    image = landing(latent, here, reached, there)
+    message = split(answer(image, latent, here, prediction), latent, here, prediction)
+    torch.testing.assert_close(move(message, there), reached, atol=1e-3, rtol=1e-3)
 
 
 @given(noisy, predictions, st.integers(0, 99))
 def test_errors_are_weighed_as_velocities(sigma: float, prediction: Prediction, seed: int) -> None:
     """Two answers' error is that of the velocities that say the same, whatever is predicted."""
-    here, latent, pictures = levels(sigma, prediction), noise(seed), (noise(seed + 1), noise(seed + 2))
-    found = velocity_error(*(answer(p, latent, here, prediction) for p in pictures), here, prediction)
+    here, latent, images = levels(sigma, prediction), noise(seed), (noise(seed + 1), noise(seed + 2))
+    found = velocity_error(*(answer(p, latent, here, prediction) for p in images), here, prediction)
     same: Prediction = "flow" if prediction == "flow" else "v_prediction"
-    wanted = velocity_error(*(answer(p, latent, here, same) for p in pictures), here, same)
+    wanted = velocity_error(*(answer(p, latent, here, same) for p in images), here, same)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 

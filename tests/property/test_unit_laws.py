@@ -120,11 +120,11 @@ def test_sides_are_held_against_each_other_on_what_both_scored() -> None:
     assert len(shared(one, Sample((), np.empty(0)))[0].values) == 0
 
 
-# Guards on how many pictures there are
+# Guards on how many images there are
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 40), st.sampled_from([np.float32, np.float64]))
-def test_copies_of_a_picture_are_one(n: int, d: int, copies: int, kind: Any) -> None:
+def test_copies_of_a_image_are_one(n: int, d: int, copies: int, kind: Any) -> None:
     draw = np.random.default_rng(n * 1000 + copies)
     rows = draw.normal(size=(n, d)).astype(kind)
     more = rows[draw.integers(n, size=copies)] * (

@@ -21,7 +21,7 @@ from evaluation.features.opening import open_features
 RNG = np.random.default_rng(5)
 
 
-def pictures(count: int, size: int = 64) -> np.ndarray:
+def images(count: int, size: int = 64) -> np.ndarray:
     return RNG.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
@@ -36,8 +36,8 @@ def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     Dinov2Model(config).save_pretrained(folder)
     crop = {"height": 42, "width": 42}
-    said = {"crop_size": crop, "do_center_crop": True, "size": {"shortest_edge": 48}, "image_mean": [0.4, 0.5, 0.6]}
-    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    message = {"crop_size": crop, "do_center_crop": True, "size": {"shortest_edge": 48}, "image_mean": [0.4, 0.5, 0.6]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(message))
     return folder
 
 
@@ -52,7 +52,7 @@ def inception(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_dinov2_is_the_class_token_of_stock_transformers(dinov2: Path) -> None:
     from transformers import Dinov2Model
 
-    batch = pictures(3, 42)
+    batch = images(3, 42)
     pixels = (batch.astype(np.float32) / 255 - np.array([0.4, 0.5, 0.6])) / np.array([0.229, 0.224, 0.225])
     with torch.inference_mode():
         output = Dinov2Model.from_pretrained(dinov2).eval()(
@@ -60,7 +60,7 @@ def test_dinov2_is_the_class_token_of_stock_transformers(dinov2: Path) -> None:
         )
     extractor = open_features(str(dinov2))
     assert (extractor.size, extractor.fit, extractor.name) == (42, "crop", "tiny-dinov2")
-    assert np.abs(extractor.pictures([batch]) - output.pooler_output.numpy()).max() < 1e-5
+    assert np.abs(extractor.images([batch]) - output.pooler_output.numpy()).max() < 1e-5
     layers = extractor.layers(batch)
     assert [layer.shape for layer in layers] == [(3, 10, 32)] * 2  # 3 × 3 patches and the class
     for found, expected in zip(layers, output.hidden_states[1:], strict=True):
@@ -75,56 +75,56 @@ def test_dinov2_with_registers_opens_too(tmp_path: Path) -> None:
     )
     Dinov2WithRegistersModel(config).save_pretrained(tmp_path)
     extractor = open_features(str(tmp_path))
-    assert extractor.pictures([pictures(2)]).shape == (2, 16)
-    assert extractor.layers(pictures(2))[0].shape == (2, 1 + 4 + 4, 16)
+    assert extractor.images([images(2)]).shape == (2, 16)
+    assert extractor.layers(images(2))[0].shape == (2, 1 + 4 + 4, 16)
 
 
 def test_clips_layers_are_the_vision_towers() -> None:
     clip = open_clip("zoo://digits-clip")
-    layers = clip.layers(pictures(BATCH + 2))
+    layers = clip.layers(images(BATCH + 2))
     assert [layer.shape for layer in layers] == [(BATCH + 2, 65, 128)] * 4
     assert all(layer.dtype == np.float32 for layer in layers)
     last = clip.model.vision_model.post_layernorm(torch.from_numpy(layers[-1][:, 0]))
     assert len(last) == BATCH + 2
 
 
-def test_the_zoos_pictures_are_squeezed_because_its_file_says_so() -> None:
+def test_the_zoos_images_are_squeezed_because_its_file_says_so() -> None:
     assert (open_clip("zoo://digits-clip").fit, open_clip("zoo://digits-clip").size) == ("squash", 64)
 
 
 def test_inception_gives_2048_numbers_and_no_layers(inception: Path) -> None:
     extractor = open_features(str(inception))
-    assert extractor.pictures([pictures(2)]).shape == (2, 2048)
+    assert extractor.images([images(2)]).shape == (2, 2048)
     with pytest.raises(UserError, match="no sequences"):
-        extractor.layers(pictures(1))
+        extractor.layers(images(1))
 
 
 @pytest.mark.parametrize("which", ["clip", "dinov2", "inception"])
 def test_the_callers_batches_change_nothing(which: str, dinov2: Path, inception: Path) -> None:
     reference = {"clip": "zoo://digits-clip", "dinov2": str(dinov2), "inception": str(inception)}[which]
     extractor, count = open_features(reference), 4 if which == "inception" else BATCH + 3
-    shown = pictures(count)
-    once = extractor.pictures([shown])
-    assert np.array_equal(once, extractor.pictures(shown[i : i + 3] for i in range(0, count, 3)))
+    shown = images(count)
+    once = extractor.images([shown])
+    assert np.array_equal(once, extractor.images(shown[i : i + 3] for i in range(0, count, 3)))
     assert once.dtype == np.float32
-    alone = np.concatenate([extractor.pictures([shown[i : i + 1]]) for i in range(count)])
+    alone = np.concatenate([extractor.images([shown[i : i + 1]]) for i in range(count)])
     assert np.abs(once - alone).max() < 1e-4 * np.abs(once).max()
 
 
-def test_pictures_of_different_sizes_may_share_a_batch(dinov2: Path) -> None:
+def test_images_of_different_sizes_may_share_a_batch(dinov2: Path) -> None:
     extractor = open_features(str(dinov2))
-    small, large = pictures(1, 30)[0], pictures(1, 90)[0]
-    found = extractor.pictures([[small, large]])
-    assert np.abs(found[1] - extractor.pictures([[large]])[0]).max() < 1e-5
+    small, large = images(1, 30)[0], images(1, 90)[0]
+    found = extractor.images([[small, large]])
+    assert np.abs(found[1] - extractor.images([[large]])[0]).max() < 1e-5
 
 
 def test_resizing_is_part_of_what_an_extractor_is(dinov2: Path) -> None:
     pil, tf1 = open_features(str(dinov2)), open_features(str(dinov2), "tf1")
     assert (pil.resize, tf1.resize) == ("pil", "tf1")
     assert open_features(str(dinov2), "tf1") is tf1
-    right, wrong = pictures(2, 42), pictures(2, 50)
-    assert np.array_equal(pil.pictures([right]), tf1.pictures([right]))
-    assert np.abs(pil.pictures([wrong]) - tf1.pictures([wrong])).max() > 1e-3
+    right, wrong = images(2, 42), images(2, 50)
+    assert np.array_equal(pil.images([right]), tf1.images([right]))
+    assert np.abs(pil.images([wrong]) - tf1.images([wrong])).max() > 1e-3
 
 
 def _renamed(name: str) -> str:
@@ -143,9 +143,9 @@ def test_the_same_weights_under_pytorch_fids_names_and_as_safetensors(inception:
     assert "blocks.1.0.conv.weight" in renamed
     assert not renamed.keys() & Inception().state_dict().keys()
     save_file(renamed, tmp_path / "renamed.safetensors")
-    shown = pictures(2)
-    expected = open_features(str(inception)).pictures([shown])
-    assert np.array_equal(open_features(str(tmp_path / "renamed.safetensors")).pictures([shown]), expected)
+    shown = images(2)
+    expected = open_features(str(inception)).images([shown])
+    assert np.array_equal(open_features(str(tmp_path / "renamed.safetensors")).images([shown]), expected)
 
 
 def _less(stored: dict[str, Any]) -> dict[str, Any]:
@@ -226,4 +226,4 @@ def test_features_that_are_not_finite_are_an_error() -> None:
         "broken", "0", "pil", 8, "squash", lambda pixels: pixels[:, :, 0, 0] * float("nan"), lambda pixels: []
     )
     with pytest.raises(ModelError, match="not finite"):
-        broken.pictures([pictures(2)])
+        broken.images([images(2)])

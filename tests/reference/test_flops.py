@@ -24,9 +24,9 @@ from compress.zoo import zoo_model
 from evaluation.comparison.rows import row_of
 from evaluation.evidence import Evidence
 from evaluation.metrics import flops
-from evaluation.observe.operations import add_up, count_picture, count_text
+from evaluation.observe.operations import add_up, count_image, count_text
 from evaluation.values import Sample
-from tests.families import TEXT, tiny_picture, tiny_text
+from tests.families import TEXT, tiny_image, tiny_text
 from tests.stages import apply
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -105,13 +105,13 @@ def test_a_sum_of_straight_pieces_is_exact(first: int, last: int) -> None:
     assert len(asked) == 3
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def on_the_real_pipeline(artifact: Artifact) -> int:
     task: Any = open_task(artifact)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        task.paint([PROMPT], ["0"], 0, num_inference_steps=STEPS)
+        task.generate([PROMPT], ["0"], 0, num_inference_steps=STEPS)
     return int(counter.get_total_flops())
 
 
@@ -119,21 +119,21 @@ def on_the_real_pipeline(artifact: Artifact) -> int:
 def test_a_pipeline_is_counted_as_it_runs(tmp_path: Path, name: str) -> None:
     folder = zoo_model("digits-diffusion") if name == "zoo" else tiny_diffusion(tmp_path, xl=name == "xl")
     artifact = describe(folder)
-    parts = count_picture(artifact, Opening("float32"), {"num_inference_steps": STEPS})
+    parts = count_image(artifact, Opening("float32"), {"num_inference_steps": STEPS})
     assert set(parts) == set(artifact.working)
     assert sum(parts.values()) == on_the_real_pipeline(artifact)
 
 
 @pytest.mark.parametrize("family", ["pixart-alpha", "sd3", "flux"])
 def test_so_are_transformers_and_encoders_that_are_given_masks(tmp_path: Path, family: str) -> None:
-    artifact = describe(tiny_picture(tmp_path, family))
-    parts = count_picture(artifact, Opening(), {"num_inference_steps": STEPS})
+    artifact = describe(tiny_image(tmp_path, family))
+    parts = count_image(artifact, Opening(), {"num_inference_steps": STEPS})
     assert sum(parts.values()) == on_the_real_pipeline(artifact)
 
 
 def test_the_denoiser_counts_for_each_step(tmp_path: Path) -> None:
     artifact = describe(tiny_diffusion(tmp_path))
-    once, thrice = (count_picture(artifact, Opening(), {"num_inference_steps": n}) for n in (1, 3))
+    once, thrice = (count_image(artifact, Opening(), {"num_inference_steps": n}) for n in (1, 3))
     assert thrice["unet"] == 3 * once["unet"]
     assert thrice["vae"] == once["vae"]
     assert thrice["text_encoder"] == once["text_encoder"]

@@ -19,7 +19,7 @@ from scipy.linalg import sqrtm
 from compress.errors import UserError
 from evaluation.distances import frechet
 from evaluation.distances.frechet import Moments
-from evaluation.features import pictures
+from evaluation.features import images
 from evaluation.metrics import fid, fid_infinity
 from evaluation.values import Estimate, Sample
 from tests.fakes import SIDE
@@ -33,7 +33,7 @@ def sample(values: np.ndarray, reference: np.ndarray | None = None, **more: Any)
 
 
 def apart(values: np.ndarray, reference: np.ndarray) -> Sample:
-    """Against real pictures that are not of the same items."""
+    """Against real images that are not of the same items."""
     return sample(values, reference, protocol={"paired": "no"})
 
 
@@ -120,8 +120,8 @@ def test_identical_sets_are_at_exactly_no_distance(n: int, d: int) -> None:
     assert fid.contrast(sample(x, x), sample(x, x)).value == 0
 
 
-def test_what_is_negative_in_a_covariance_is_clipped_and_told() -> None:
-    """Statistics published in float32, or of too few pictures, have such eigenvalues."""
+def test_what_is_negative_in_a_covariance_is_clipped_and_reported() -> None:
+    """Statistics published in float32, or of too few images, have such eigenvalues."""
     broken = Moments.given(np.zeros(3), np.diag([1.0, 1.0, -0.25]))
     found = frechet.distance(Moments.given(np.zeros(3), np.diag([4.0, 4.0, 0.0])), broken)
     assert found.clipped == pytest.approx(0.25)
@@ -178,10 +178,10 @@ def test_sets_of_one_size_are_paired_unless_the_protocol_denies_it() -> None:
 
 
 def test_a_covariance_without_an_inverse_still_gives_an_interval() -> None:
-    """No more pictures than features: the maps keep to what the pictures span."""
+    """No more images than features: the maps keep to what the images span."""
     found = fid.score(sample(mixed(20, 32), mixed(20, 32)))
     assert np.isfinite([found.value, found.low, found.high]).all()
-    assert "not comparable: 20 pictures, 32 features" in found.note
+    assert "not comparable: 20 images, 32 features" in found.note
 
 
 def holds(found: Estimate, truth: float) -> bool:
@@ -189,7 +189,7 @@ def holds(found: Estimate, truth: float) -> bool:
 
 
 def covered(runs: int, n: int, d: int) -> dict[str, float]:
-    """How often each interval holds the truth: painted Gaussians of spread 1.3 and 1.1, against real ones of spread 1."""
+    """How often each interval holds the truth: generated Gaussians of spread 1.3 and 1.1, against real ones of spread 1."""
     truth, difference = d * 0.3**2, d * (0.3**2 - 0.1**2)
     seen: dict[str, list[bool]] = {"limit": [], "difference of limits": [], "difference": []}
     for _ in range(runs):
@@ -265,7 +265,7 @@ def test_the_limits_interval_is_that_of_its_jackknife() -> None:
     assert found.spread() == pytest.approx(jackknife_spread(np.array([without(i) for i in range(n)])), rel=0.1)
 
 
-def test_a_reference_of_other_pictures_stays_whole_in_the_limit() -> None:
+def test_a_reference_of_other_images_stays_whole_in_the_limit() -> None:
     x, y = RNG.normal(0, 1.3, (200, 4)), RNG.normal(size=(3000, 4))
     known = Moments.of(y)
     by_features = frechet.limit(apart(x, y))
@@ -287,7 +287,7 @@ def test_the_limit_of_a_side_against_itself_is_even() -> None:
 def test_few_units_are_cut_into_two_parts_or_refused() -> None:
     assert frechet.sizes(1000, 100) == (1, 2, 4)
     assert frechet.sizes(300, 100) == (1, 2)
-    assert frechet.sizes(50, 100) == (1, 2)  # which the metric refuses unless told otherwise
+    assert frechet.sizes(50, 100) == (1, 2)  # which the metric refuses unless asked otherwise
     found = fid_infinity.score(sample(mixed(3, 2), mixed(3, 2)))
     assert np.isfinite(found.value)
     assert np.isnan(found.low)
@@ -298,44 +298,44 @@ def test_few_units_are_cut_into_two_parts_or_refused() -> None:
 
 @pytest.mark.parametrize(("metric", "enough"), [(fid, 9), (fid_infinity, 18)])
 @pytest.mark.parametrize("own", [True, False])
-def test_too_few_pictures_are_refused_unless_allowed(
+def test_too_few_images_are_refused_unless_allowed(
     metric: Any, enough: int, own: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given_: list[tuple[Any, ...]] = []
 
     def measured(n: int, **params: Any) -> Sample:
         side = sample(mixed(n, 8), mixed(n if own else 50, 8))
-        monkeypatch.setattr(pictures, "against_real", lambda *told: given_.append(told) or side)
+        monkeypatch.setattr(images, "against_real", lambda *reported: given_.append(reported) or side)
         found: Sample = metric.measure.measure(SIDE, metric.measure.params(**params, reference="" if own else "folder"))
         return found
 
     title = metric.measure.title
     with pytest.raises(
-        UserError, match=rf"{title} with 8 features needs {enough} pictures, and there are {enough - 1}"
+        UserError, match=rf"{title} with 8 features needs {enough} images, and there are {enough - 1}"
     ) as caught:
         measured(enough - 1)
     assert "use kid, which is unbiased" in caught.value.problems[0].fix
     assert "allow_few: true" in caught.value.problems[0].fix
     assert metric.score(measured(enough)).note.startswith(f"n = {enough}")
-    assert metric.score(measured(8, allow_few=True)).note.startswith("not comparable: 8 pictures, 8 features")
+    assert metric.score(measured(8, allow_few=True)).note.startswith("not comparable: 8 images, 8 features")
     assert given_[0] == (SIDE, "zoo://digits-clip", "pil", "" if own else "folder")
     assert measured(enough).protocol["paired"] == ("by item" if own else "no")
 
 
-def test_too_few_real_pictures_are_refused_too() -> None:
-    with pytest.raises(UserError, match="needs 9 real pictures, and there are 8"):
+def test_too_few_real_images_are_refused_too() -> None:
+    with pytest.raises(UserError, match="needs 9 real images, and there are 8"):
         frechet.refuse_few(apart(mixed(50, 8), mixed(8, 8)), "FID", 9)
     frechet.refuse_few(replace(apart(mixed(50, 8), mixed(9, 8)), protocol={}), "FID", 9)
 
 
-def test_copies_make_no_more_pictures_of_few() -> None:
+def test_copies_make_no_more_images_of_few() -> None:
     few, enough = np.tile(mixed(8, 8), (6, 1)), mixed(50, 8)
-    with pytest.raises(UserError, match="needs 9 pictures, and there are 8 different ones among 48"):
+    with pytest.raises(UserError, match="needs 9 images, and there are 8 different ones among 48"):
         frechet.refuse_few(apart(few, enough), "FID", 9)
-    with pytest.raises(UserError, match="needs 9 real pictures, and there are 8 different ones among 48"):
+    with pytest.raises(UserError, match="needs 9 real images, and there are 8 different ones among 48"):
         frechet.refuse_few(apart(enough, few), "FID", 9)
-    assert frechet.said(apart(enough, few)) == "not comparable: 8 pictures, 8 features"
-    assert frechet.said(apart(enough, enough)) == "n = 50"
+    assert frechet.message(apart(enough, few)) == "not comparable: 8 images, 8 features"
+    assert frechet.message(apart(enough, enough)) == "n = 50"
 
 
 # ---------------------------------------------------------------- memory
@@ -371,7 +371,7 @@ print(most - before)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("count", [1, 2])
-def test_twenty_thousand_pictures_are_never_in_memory_at_once(count: int, tmp_path: Path) -> None:
+def test_twenty_thousand_images_are_never_in_memory_at_once(count: int, tmp_path: Path) -> None:
     """20,000 × 2048 features are 328 MB in float64; two covariances, their roots and vectors are what is held."""
     paths = [tmp_path / str(i) for i in range(count)]
     for scale, path in enumerate(paths, 1):

@@ -119,7 +119,7 @@ def test_fid_is_real_and_never_below_zero_however_singular(n: int, d: int, scale
 
 
 @pytest.mark.parametrize(("n", "comparable"), [(7, False), (8, False), (9, True)])
-def test_fid_with_no_more_pictures_than_features_is_marked_and_n_is_always_shown(n: int, comparable: bool) -> None:
+def test_fid_with_no_more_images_than_features_is_marked_and_n_is_always_shown(n: int, comparable: bool) -> None:
     side = sample(directions(n, 8), directions(n, 8))
     note = fid.score(side).note
     assert ("not comparable" not in note) == comparable
@@ -127,7 +127,7 @@ def test_fid_with_no_more_pictures_than_features_is_marked_and_n_is_always_shown
     assert ("not comparable" not in fid.contrast(side, side).note) == comparable
 
 
-def test_fids_interval_counts_pictures() -> None:
+def test_fids_interval_counts_images() -> None:
     side = sample(directions(100, 6, 0.3), directions(100, 6))
     found = fid.score(side)
     assert found.n == 100
@@ -175,7 +175,7 @@ def test_kid_of_a_set_with_itself_is_nothing_and_order_does_not_matter() -> None
 
 
 def test_kid_tells_a_collapsed_side_from_a_varied_one() -> None:
-    """One picture over and over has the right mean direction and is still far."""
+    """One image over and over has the right mean direction and is still far."""
     real = directions(60, 6, 1.0)
     centre = real.mean(axis=0) / np.linalg.norm(real.mean(axis=0))
     collapsed, varied = np.repeat(centre[None], 60, axis=0), directions(60, 6, 1.0)
@@ -183,7 +183,7 @@ def test_kid_tells_a_collapsed_side_from_a_varied_one() -> None:
 
 
 @pytest.mark.parametrize(("metric", "n"), [(kid, 2), (fid, 2), (fid, 3)])
-def test_too_few_pictures_for_a_jackknife_give_a_number_without_an_interval(metric: Any, n: int) -> None:
+def test_too_few_images_for_a_jackknife_give_a_number_without_an_interval(metric: Any, n: int) -> None:
     """A gate on it is inconclusive, and nothing crashes: a recipe may ask for two samples."""
     side, other = (sample(directions(n, 3), directions(n, 3)) for _ in range(2))
     for found in (metric.score(side), metric.contrast(side, other)):
@@ -193,16 +193,16 @@ def test_too_few_pictures_for_a_jackknife_give_a_number_without_an_interval(metr
 
 
 @pytest.mark.parametrize("metric", [kid, cmmd, fid, fid_infinity, precision, recall])
-def test_a_distance_without_real_pictures_is_refused(metric: Any) -> None:
-    with pytest.raises(ValueError, match="real pictures"):
+def test_a_distance_without_real_images_is_refused(metric: Any) -> None:
+    with pytest.raises(ValueError, match="real images"):
         metric.score(sample(directions(9, 3)))
 
 
-# ---------------------------------------------------------------- pictures, features and what is made of them
+# ---------------------------------------------------------------- images, features and what is made of them
 
 
 @cache
-def painted() -> tuple[tuple[Item, ...], np.ndarray]:
+def generated() -> tuple[tuple[Item, ...], np.ndarray]:
     found = [scenes.scene("test", i) for i in range(COUNT)]
     items = tuple(
         Item(str(i), s.caption, lambda i=i: scenes.render(scenes.scene("test", i)))  # type: ignore[misc]
@@ -211,10 +211,10 @@ def painted() -> tuple[tuple[Item, ...], np.ndarray]:
     return items, np.stack([scenes.render(s) for s in found])
 
 
-def evidence(pictures: np.ndarray | None = None, items: tuple[Item, ...] | None = None) -> Evidence:
-    known, real = painted()
-    chosen = real if pictures is None else pictures
-    return Evidence(describe(zoo_model("docs-llama")), known if items is None else items, picture=lambda i: chosen[i])
+def evidence(images: np.ndarray | None = None, items: tuple[Item, ...] | None = None) -> Evidence:
+    known, real = generated()
+    chosen = real if images is None else images
+    return Evidence(describe(zoo_model("docs-llama")), known if items is None else items, image=lambda i: chosen[i])
 
 
 @cache
@@ -226,22 +226,22 @@ def stock_clip() -> tuple[Any, Any]:
     )
 
 
-def pixels_by_hand(pictures: np.ndarray) -> torch.Tensor:
+def pixels_by_hand(images: np.ndarray) -> torch.Tensor:
     """uint8 to −1..1, after Pillow's own bicubic (antialiased) resize to 64 pixels where that is needed."""
     from PIL import Image
 
     resized = [
-        np.asarray(Image.fromarray(p).resize((scenes.SIZE, scenes.SIZE), Image.Resampling.BICUBIC)) for p in pictures
+        np.asarray(Image.fromarray(p).resize((scenes.SIZE, scenes.SIZE), Image.Resampling.BICUBIC)) for p in images
     ]
     return torch.from_numpy(np.stack(resized).astype(np.float32) / 127.5 - 1).permute(0, 3, 1, 2)
 
 
 def test_clip_score_is_a_hundred_times_the_cosine_of_plain_transformers() -> None:
     model, tokenizer = stock_clip()
-    items, pictures = painted()
+    items, images = generated()
     words = tokenizer([i.text for i in items], padding="max_length", return_tensors="pt")
     with torch.inference_mode():
-        output = model(pixel_values=pixels_by_hand(pictures), **words)
+        output = model(pixel_values=pixels_by_hand(images), **words)
     expected = 100 * (output.image_embeds * output.text_embeds).sum(-1).numpy()
     found = clip_score.measure(evidence(), clip_score.params())
     assert found.values == pytest.approx(expected, abs=1e-3)
@@ -249,39 +249,39 @@ def test_clip_score_is_a_hundred_times_the_cosine_of_plain_transformers() -> Non
     assert found.unit_ids == tuple(i.id for i in items)
 
 
-def test_clip_score_falls_when_pictures_belong_to_other_captions() -> None:
+def test_clip_score_falls_when_images_belong_to_other_captions() -> None:
     right = clip_score.measure(evidence(), clip_score.params())
-    swapped = clip_score.measure(evidence(np.roll(painted()[1], 1, axis=0)), clip_score.params())
+    swapped = clip_score.measure(evidence(np.roll(generated()[1], 1, axis=0)), clip_score.params())
     assert clip_score.contrast(swapped, right).high < -1
 
 
 @pytest.mark.parametrize("size", [1, 7, COUNT])
 def test_clip_features_do_not_depend_on_the_batch(size: int) -> None:
     clip = clip_features.open_clip("zoo://digits-clip")
-    pictures = painted()[1]
-    fixed = clip.pictures(pictures[i : i + clip_features.BATCH] for i in range(0, COUNT, clip_features.BATCH))
-    other = clip.pictures(pictures[i : i + size] for i in range(0, COUNT, size))
+    images = generated()[1]
+    fixed = clip.images(images[i : i + clip_features.BATCH] for i in range(0, COUNT, clip_features.BATCH))
+    other = clip.images(images[i : i + size] for i in range(0, COUNT, size))
     assert np.abs(fixed - other).max() < 1e-4
     assert fixed.dtype == np.float32
     assert np.linalg.norm(fixed, axis=1) == pytest.approx(np.ones(COUNT), abs=1e-6)
 
 
-def test_clip_features_belong_to_pictures_not_to_places() -> None:
+def test_clip_features_belong_to_images_not_to_places() -> None:
     clip = clip_features.open_clip("zoo://digits-clip")
-    pictures, order = painted()[1][:12], RNG.permutation(12)
-    there, back = clip.pictures(iter([pictures])), clip.pictures(iter([pictures[order]]))
+    images, order = generated()[1][:12], RNG.permutation(12)
+    there, back = clip.images(iter([images])), clip.images(iter([images[order]]))
     assert np.abs(there[order] - back).max() < 1e-5
     assert np.abs(there - back).max() > 0.01
 
 
-def test_larger_pictures_are_resized_as_pillow_does_it_and_not_cropped() -> None:
+def test_larger_images_are_resized_as_pillow_does_it_and_not_cropped() -> None:
     model, _ = stock_clip()
-    large = np.kron(painted()[1][:4], np.ones((1, 2, 3, 1), np.uint8))  # 128 × 192
+    large = np.kron(generated()[1][:4], np.ones((1, 2, 3, 1), np.uint8))  # 128 × 192
     large[:, :, :40] = (large[:, :, :40] * 0.5).astype(np.uint8)  # an edge that a crop would lose
     with torch.inference_mode():
         expected = model.get_image_features(pixel_values=pixels_by_hand(large)).pooler_output
     expected = torch.nn.functional.normalize(expected, dim=-1).numpy()
-    found = clip_features.open_clip("zoo://digits-clip").pictures(iter([large]))
+    found = clip_features.open_clip("zoo://digits-clip").images(iter([large]))
     assert np.abs(found - expected).max() < 1e-3
 
 
@@ -290,28 +290,28 @@ def test_the_protocol_names_the_extractor_by_what_it_is() -> None:
     assert protocol["features"] == "digits-clip"
     assert protocol["weights"] == clip_features.digest_folder(CLIP_FOLDER)
     assert protocol["resize"] == "pil"
-    against = {"paired": "by item", "reference": "the data's pictures"}
+    against = {"paired": "by item", "reference": "the data's images"}
     assert kid.measure(evidence(), kid.params()).protocol == protocol | against
 
 
-def test_real_pictures_against_themselves_are_at_no_distance() -> None:
+def test_real_images_against_themselves_are_at_no_distance() -> None:
     found = kid.measure(evidence(), kid.params())
     assert np.array_equal(found.values, found.reference)
     assert kid.score(found).value == 0
     assert fid.score(found).value == pytest.approx(0, abs=1e-6)
 
 
-def test_spoiled_pictures_are_further_in_kid_and_fid_alike() -> None:
-    noisy = np.clip(painted()[1] + RNG.normal(0, 40, painted()[1].shape), 0, 255).astype(np.uint8)
+def test_spoiled_images_are_further_in_kid_and_fid_alike() -> None:
+    noisy = np.clip(generated()[1] + RNG.normal(0, 40, generated()[1].shape), 0, 255).astype(np.uint8)
     real, spoiled = (kid.measure(evidence(p), kid.params()) for p in (None, noisy))
     assert kid.contrast(spoiled, real).low > 0
     assert fid.contrast(spoiled, real).low > 0
 
 
-def test_captions_alone_are_held_against_what_the_baseline_painted() -> None:
-    items = tuple(replace(item, picture=None) for item in painted()[0])
+def test_captions_alone_are_held_against_what_the_baseline_generated() -> None:
+    items = tuple(replace(item, image=None) for item in generated()[0])
     base = evidence(items=items)
-    noisy = np.clip(painted()[1] + RNG.normal(0, 40, painted()[1].shape), 0, 255).astype(np.uint8)
+    noisy = np.clip(generated()[1] + RNG.normal(0, 40, generated()[1].shape), 0, 255).astype(np.uint8)
     candidate = replace(evidence(noisy, items), original=base)
     one, other = (kid.measure(side, kid.params()) for side in (candidate, base))
     assert kid.score(other).value == 0
@@ -321,14 +321,14 @@ def test_captions_alone_are_held_against_what_the_baseline_painted() -> None:
 
 @pytest.mark.parametrize("metric", [digits_read, inks_right])
 def test_marks_of_real_scenes_are_nearly_full_and_of_swapped_ones_nearly_none(metric: Any) -> None:
-    right, swapped = (metric.measure(evidence(p), metric.params()) for p in (None, np.roll(painted()[1], 1, axis=0)))
+    right, swapped = (metric.measure(evidence(p), metric.params()) for p in (None, np.roll(generated()[1], 1, axis=0)))
     assert metric.score(right).value > 0.9
     assert metric.contrast(swapped, right).high < -0.3
     assert set(right.values) <= {0.0, 0.5, 1.0}
 
 
 def test_marks_of_captions_outside_the_grammar_are_refused() -> None:
-    items = (replace(painted()[0][0], text="a cat"), *painted()[0][1:])
+    items = (replace(generated()[0][0], text="a cat"), *generated()[0][1:])
     with pytest.raises(DataError, match="a cat"):
         digits_read.measure(evidence(items=items), digits_read.params())
 
@@ -453,10 +453,10 @@ def test_latency_is_milliseconds_of_a_whole_call_whatever_its_batch() -> None:
     assert side.protocol["work"] == 20
 
 
-def test_throughput_of_pictures_counts_pictures_and_not_calls_or_steps() -> None:
+def test_throughput_of_images_counts_images_and_not_calls_or_steps() -> None:
     side = throughput.measure(timed([0.5, 0.25], [], 20, 4), throughput.params())
     assert side.values.tolist() == pytest.approx([8, 16])
-    assert side.protocol["counts"] == "pictures"
+    assert side.protocol["counts"] == "images"
 
 
 def test_throughput_of_text_is_the_speed_of_decoding_after_the_first_token() -> None:
@@ -573,7 +573,7 @@ def test_changing_sides_turns_the_contrast_over(metric: Any) -> None:
         assert there.value * back.value == pytest.approx(1)
     else:
         assert there.value == pytest.approx(-back.value, abs=1e-12)
-    assert there.value != 0 or metric in (precision, recall)  # of 30 pictures, as many may lie within
+    assert there.value != 0 or metric in (precision, recall)  # of 30 images, as many may lie within
 
 
 @pytest.mark.parametrize("metric", MEASURED, ids=lambda m: m.name)

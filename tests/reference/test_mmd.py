@@ -10,7 +10,7 @@ import pytest
 
 from compress.errors import UserError
 from evaluation.distances import mmd
-from evaluation.features import pictures
+from evaluation.features import images
 from evaluation.metrics import cmmd, kid
 from evaluation.values import Sample
 from tests.fakes import SIDE
@@ -129,7 +129,7 @@ def test_a_contrast_against_one_reference_of_others_is_narrower_than_either_dist
 
 
 def test_pairs_of_one_item_are_no_evidence_against_each_other() -> None:
-    """A candidate that copies its item's real picture is not thereby nearer as a set: (i, i) is left out across."""
+    """A candidate that copies its item's real image is not thereby nearer as a set: (i, i) is left out across."""
     x = directions(50, 5)
     near = x + 1e-3 * RNG.normal(size=x.shape)
     near /= np.linalg.norm(near, axis=1, keepdims=True)
@@ -141,7 +141,7 @@ def test_pairs_of_one_item_are_no_evidence_against_each_other() -> None:
 # ---------------------------------------------------------------- the kernels
 
 
-def test_kids_kernel_is_told_from_the_features_length() -> None:
+def test_kids_kernel_is_reported_from_the_features_length() -> None:
     x, y = directions(9, 6), directions(9, 6, 0.5)
     assert kid.score(sample(x, y)).value == pytest.approx(of_pairs(x, y, cube(1)), abs=1e-12)
     slightly = 1.0005 * x  # float16 weights: still meant to be of unit length
@@ -188,7 +188,7 @@ def test_a_wide_kernel_keeps_its_digits() -> None:
 @pytest.mark.parametrize("metric", [kid, cmmd])
 def test_mean_and_covariance_alone_are_no_reference(metric: Any) -> None:
     params = metric.measure.params(reference="real.npz")
-    with pytest.raises(UserError, match=r"needs the features of each real picture, and real\.npz holds") as caught:
+    with pytest.raises(UserError, match=r"needs the features of each real image, and real\.npz holds") as caught:
         metric.measure.measure(SIDE, params)
     assert "use fid" in caught.value.problems[0].fix
 
@@ -197,10 +197,10 @@ def test_mean_and_covariance_alone_are_no_reference(metric: Any) -> None:
 def test_what_decides_the_number_is_in_the_protocol(
     metric: Any, own: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    side, told = sample(directions(9, 4), directions(9, 4), weights="w"), []
-    monkeypatch.setattr(pictures, "against_real", lambda *given: told.append(given) or side)
+    side, reported = sample(directions(9, 4), directions(9, 4), weights="w"), []
+    monkeypatch.setattr(images, "against_real", lambda *given: reported.append(given) or side)
     found = metric.measure.measure(SIDE, metric.measure.params(resize="tf1", **own))
-    assert told == [(SIDE, "zoo://digits-clip", "tf1", "")]
+    assert reported == [(SIDE, "zoo://digits-clip", "tf1", "")]
     assert found.protocol == {"weights": "w", "paired": "by item", **own}
     assert np.isfinite(metric.score(found).low)
 

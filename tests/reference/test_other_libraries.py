@@ -1,7 +1,7 @@
 """torch-fidelity and clean-fid on the same inputs: their numbers lie in `golden/reference_fid.json`, and ours must be these.
 
-The slow test runs both libraries again, in an environment of its own that pip fills (or in that of PARE_REFERENCE_ENV), holds
-whole arrays against ours, and the golden numbers against theirs; PARE_GOLDEN has it write them.
+The slow test runs both libraries again, in an environment of its own that pip fills (or in that of PARE_REFERENCE_ENV), compares
+whole arrays with ours, and the golden numbers against theirs; PARE_GOLDEN has it write them.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def features(weights: Path) -> np.ndarray:
-    return open_features(str(weights)).pictures([inputs.inception_pictures()])
+    return open_features(str(weights)).images([inputs.inception_images()])
 
 
 def resized(name: str) -> np.ndarray:
     mode, case = name.split(".")
-    return resize(inputs.pictures(*inputs.RESIZED[case], 1), 299, resize_mode(mode)).numpy()
+    return resize(inputs.images(*inputs.RESIZED[case], 1), 299, resize_mode(mode)).numpy()
 
 
 def ours(case: str) -> float:
@@ -75,8 +75,8 @@ def test_inception_gives_torch_fidelitys_features(features: np.ndarray) -> None:
     assert sketch(features) == pytest.approx(golden()["inception"], rel=1e-4, abs=1e-4 * float(features.std()))
 
 
-def test_the_golden_features_tell_pictures_and_places_apart(features: np.ndarray) -> None:
-    """Else the test above could not fail: other pictures, or other places, are far outside its tolerance."""
+def test_the_golden_features_tell_images_and_places_apart(features: np.ndarray) -> None:
+    """Else the test above could not fail: other images, or other places, are far outside its tolerance."""
     assert np.abs(features[0] - features[1]).max() > 0.05 * features.std()
     assert np.abs(np.array(sketch(features[:, ::-1])) - golden()["inception"]).max() > features.std()
 

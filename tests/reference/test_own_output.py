@@ -1,4 +1,4 @@
-"""Metrics that hold a side against the original's own output: plain loops in float64, and the libraries they stand on."""
+"""Metrics that compare a side with the original's own output: plain loops in float64, and the libraries they stand on."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tests.tiny import tiny_llama
 
 RNG = np.random.default_rng(5)
 COUNT = 11  # more than a batch of pairs
-PAINTED = Artifact(Path("painted"), "text_to_image", {})
-PICTURES = {
+GENERATED = Artifact(Path("generated"), "text_to_image", {})
+IMAGES = {
     lpips: (lpips.Lpips(), 0.0),
     ssim: (ssim.Ssim(), 1.0),
     psnr: (psnr.Psnr(), psnr.CAP),
@@ -35,55 +35,55 @@ PICTURES = {
 }
 
 
-def side(pictures: Any, latents: Any = None, original: Evidence | None = None) -> Evidence:
-    items = tuple(Item(f"p{i}", f"picture {i}") for i in range(len(pictures)))
+def side(images: Any, latents: Any = None, original: Evidence | None = None) -> Evidence:
+    items = tuple(Item(f"p{i}", f"image {i}") for i in range(len(images)))
     decoded = None if latents is None else (lambda i: latents[i])
-    return Evidence(PAINTED, items, original, lambda i: pictures[i], decoded)
+    return Evidence(GENERATED, items, original, lambda i: images[i], decoded)
 
 
 def noise(*shape: int) -> np.ndarray:
     return RNG.integers(0, 256, shape, dtype=np.uint8)
 
 
-def disturbed(pictures: np.ndarray, strength: float) -> np.ndarray:
-    return np.clip(pictures + RNG.normal(0, strength, pictures.shape), 0, 255).round().astype(np.uint8)
+def disturbed(images: np.ndarray, strength: float) -> np.ndarray:
+    return np.clip(images + RNG.normal(0, strength, images.shape), 0, 255).round().astype(np.uint8)
 
 
 def both(one: np.ndarray, other: np.ndarray) -> Evidence:
-    """The candidate's evidence, whose original painted `one`; latents are the pictures themselves."""
+    """The candidate's evidence, whose original generated `one`; latents are the images themselves."""
     return side(other, other.astype(np.float32), side(one, one.astype(np.float32)))
 
 
-@pytest.mark.parametrize("metric", PICTURES, ids=lambda m: m.measure.name)
+@pytest.mark.parametrize("metric", IMAGES, ids=lambda m: m.measure.name)
 def test_the_originals_own_number_is_that_of_no_change(metric: Any) -> None:
-    params, unchanged = PICTURES[metric]
-    pictures = noise(COUNT, 24, 20, 3)
-    original = metric.measure.measure(side(pictures, pictures.astype(np.float32)), params)
+    params, unchanged = IMAGES[metric]
+    images = noise(COUNT, 24, 20, 3)
+    original = metric.measure.measure(side(images, images.astype(np.float32)), params)
     assert original.values.tolist() == [unchanged] * COUNT
-    same = metric.measure.measure(both(pictures, pictures.copy()), params)
+    same = metric.measure.measure(both(images, images.copy()), params)
     assert same.values == pytest.approx(original.values, abs=1e-6)
     assert same.protocol == original.protocol
     assert same.unit_ids == tuple(f"p{i}" for i in range(COUNT))
     assert metric.measure.own
 
 
-@pytest.mark.parametrize("metric", PICTURES, ids=lambda m: m.measure.name)
+@pytest.mark.parametrize("metric", IMAGES, ids=lambda m: m.measure.name)
 def test_the_stronger_the_change_the_worse_each_number(metric: Any) -> None:
-    params, _ = PICTURES[metric]
-    pictures = noise(COUNT, 64, 64, 3)
-    found = [metric.measure.measure(both(pictures, disturbed(pictures, s)), params).values for s in (0, 5, 40, 120)]
+    params, _ = IMAGES[metric]
+    images = noise(COUNT, 64, 64, 3)
+    found = [metric.measure.measure(both(images, disturbed(images, s)), params).values for s in (0, 5, 40, 120)]
     means = [float(values.mean()) for values in found]
     assert means == sorted(means, reverse=metric.measure.better == "higher")
     assert len(set(means)) == 4
 
 
-@pytest.mark.parametrize("metric", PICTURES, ids=lambda m: m.measure.name)
-def test_pictures_of_two_sizes_are_refused_with_a_remedy(metric: Any) -> None:
-    params, _ = PICTURES[metric]
+@pytest.mark.parametrize("metric", IMAGES, ids=lambda m: m.measure.name)
+def test_images_of_two_sizes_are_refused_with_a_remedy(metric: Any) -> None:
+    params, _ = IMAGES[metric]
     with pytest.raises(StageFailed, match="the original") as caught:
         metric.measure.measure(both(noise(2, 24, 20, 3), noise(2, 24, 16, 3)), params)
     assert caught.value.problems[0].place == "p0"
-    assert "let both paint one size" in caught.value.problems[0].fix
+    assert "let both generate one size" in caught.value.problems[0].fix
 
 
 # ---------------------------------------------------------------- LPIPS
@@ -117,7 +117,7 @@ def test_lpips_of_the_zoos_clip_is_that_formula_on_its_layers() -> None:
     from evaluation.features.opening import open_features
 
     one, other = noise(COUNT, 32, 32, 3), noise(COUNT, 32, 32, 3)
-    layers = [open_features("zoo://digits-clip", "pil").layers(pictures) for pictures in (one, other)]
+    layers = [open_features("zoo://digits-clip", "pil").layers(images) for images in (one, other)]
     found = lpips.measure.measure(both(one, other), lpips.Lpips())
     ones = [np.ones(layer.shape[2]) for layer in layers[0]]
     assert found.values == pytest.approx(lpips_by_loops(*layers, ones), rel=1e-4)
@@ -221,7 +221,7 @@ def test_ssim_is_wangs_with_a_gaussian_window_of_eleven() -> None:
     assert ssim.similarity(one, other) == pytest.approx(np.mean(found), abs=1e-6)
 
 
-def test_pictures_smaller_than_ssims_window_are_refused() -> None:
+def test_images_smaller_than_ssims_window_are_refused() -> None:
     with pytest.raises(UserError, match="10 × 16 pixels are smaller than SSIM's window of 11"):
         ssim.similarity(noise(16, 10, 3), noise(16, 10, 3))
     assert ssim.similarity(noise(11, 11, 3), noise(11, 11, 3)) < 0.5
@@ -236,7 +236,7 @@ def test_psnr_of_a_constant_error_is_the_closed_form() -> None:
     assert found.values == pytest.approx(expected)
     assert psnr.measure.score(found).value == pytest.approx(np.mean(expected))
     assert round(psnr.CAP, 1) == 58.9
-    assert psnr.measure.score(found).note.startswith("58.9 dB is the same picture")
+    assert psnr.measure.score(found).note.startswith("58.9 dB is the same image")
 
 
 def test_psnr_knows_errors_below_rounding_no_better_than_none() -> None:
@@ -247,9 +247,9 @@ def test_psnr_knows_errors_below_rounding_no_better_than_none() -> None:
 
 
 def test_latent_cosine_is_that_of_the_flattened_latents() -> None:
-    pictures = noise(3, 8, 8, 3)
+    images = noise(3, 8, 8, 3)
     one, other = RNG.normal(size=(2, 3, 4, 6, 5)).astype(np.float32)
-    found = latent_cosine.measure.measure(side(pictures, other, side(pictures, one)), latent_cosine.LatentCosine())
+    found = latent_cosine.measure.measure(side(images, other, side(images, one)), latent_cosine.LatentCosine())
     for i in range(3):
         u, v = one[i].ravel().tolist(), other[i].ravel().tolist()
         dot = sum(a * b for a, b in zip(u, v, strict=True))
@@ -259,7 +259,7 @@ def test_latent_cosine_is_that_of_the_flattened_latents() -> None:
 
 
 def test_latents_that_a_decoder_is_given_unscaled_are_those_that_another_is_given_scaled(tmp_path: Path) -> None:
-    pictures, one = noise(3, 8, 8, 3), RNG.normal(size=(3, 4, 6, 5)).astype(np.float32)
+    images, one = noise(3, 8, 8, 3), RNG.normal(size=(3, 4, 6, 5)).astype(np.float32)
     sides = []
     for name, latents, vae in (
         ("large", one / 0.5 + 3, {"scaling_factor": 0.5, "shift_factor": 3.0}),
@@ -269,15 +269,15 @@ def test_latents_that_a_decoder_is_given_unscaled_are_those_that_another_is_give
         (folder / "vae" / "config.json").write_text(json.dumps(vae))
         index = json.loads((folder / "model_index.json").read_text())
         (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxPipeline"}))
-        sides.append(replace(side(pictures, latents), artifact=describe(folder)))
+        sides.append(replace(side(images, latents), artifact=describe(folder)))
     found = latent_cosine.measure.measure(replace(sides[1], original=sides[0]), latent_cosine.LatentCosine())
     assert found.values == pytest.approx(np.ones(3))
     assert latent_cosine.cosine(one[0] / 0.5 + 3, one[0]) < 0.9
 
 
 def test_a_pipeline_that_decodes_nothing_has_no_cosine_and_says_why() -> None:
-    pictures, latents = noise(3, 8, 8, 3), RNG.normal(size=(3, 4, 2, 2)).astype(np.float32)
-    with_latents, without = side(pictures, latents), side(pictures)
+    images, latents = noise(3, 8, 8, 3), RNG.normal(size=(3, 4, 2, 2)).astype(np.float32)
+    with_latents, without = side(images, latents), side(images)
     for candidate in (replace(without, original=with_latents), replace(with_latents, original=without), without):
         found = latent_cosine.measure.measure(candidate, latent_cosine.LatentCosine())
         assert np.isnan(found.values).all()

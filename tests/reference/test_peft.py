@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tests.adapters import RANK, branches, of_kinds, shapes, write_diffusers, write_kohya
 from tests.families import tiny_text
-from tests.pipeline.test_fusing import fused, painter, sgm
+from tests.pipeline.test_fusing import fused, generator, sgm
 from tests.tiny import tiny_diffusion
 
 peft = pytest.importorskip("peft")
@@ -67,15 +67,15 @@ def test_what_peft_saves_is_fused_into_what_peft_merges(tmp_path: Path, case: st
 def test_a_convolution_with_magnitudes_is_what_peft_merges(tmp_path: Path) -> None:
     from diffusers import UNet2DConditionModel
 
-    base = painter(tmp_path, "sd")
+    base = generator(tmp_path, "sd")
     unet = UNet2DConditionModel.from_pretrained(base / "unet")
     tuned = peft.get_peft_model(
         unet, peft.LoraConfig(r=RANK, lora_alpha=6, target_modules=["conv1", "to_q"], use_dora=True)
     )
-    generator = torch.Generator().manual_seed(0)
+    noise = torch.Generator().manual_seed(0)
     for parameter in tuned.parameters():
         if parameter.requires_grad:
-            parameter.data = torch.rand(parameter.shape, generator=generator) * 0.1
+            parameter.data = torch.rand(parameter.shape, generator=noise) * 0.1
     tuned.save_pretrained(tmp_path / "lora")
     result = fused(base, {"path": tmp_path / "lora", "scale": 1}, cache=tmp_path / "cache") / "unet"
     made, merged = load_file(result / "diffusion_pytorch_model.safetensors"), tuned.merge_and_unload().state_dict()
@@ -91,7 +91,7 @@ def test_a_convolution_with_magnitudes_is_what_peft_merges(tmp_path: Path) -> No
 def test_what_diffusers_fuses_is_what_is_fused(tmp_path: Path, family: str, form: str) -> None:
     from diffusers import DiffusionPipeline
 
-    base = tiny_diffusion(tmp_path, xl=True) if family == "xl" else painter(tmp_path, family)
+    base = tiny_diffusion(tmp_path, xl=True) if family == "xl" else generator(tmp_path, family)
     part = "transformer" if family == "sd3" else "unet"
     weights = shapes(base / part / "diffusion_pytorch_model.safetensors")
     pairs = branches(of_kinds(weights, [".to_q", ".to_out.0", ".ff.net.2", "conv1", ".proj_in"]))

@@ -9,7 +9,7 @@ import pytest
 
 from compress.errors import UserError
 from evaluation.distances import neighbours
-from evaluation.features import pictures
+from evaluation.features import images
 from evaluation.metrics import precision, recall
 from evaluation.values import Sample
 from tests.fakes import SIDE
@@ -83,7 +83,7 @@ def test_a_collapsed_set_is_precise_and_recalls_next_to_nothing() -> None:
     side = sample(1e-3 * RNG.normal(size=(300, 4)), real)
     assert precision.score(side).value == 1
     assert recall.score(side).value < 0.02
-    same = sample(np.repeat(real[:1], 300, axis=0), real)  # one real picture over and over
+    same = sample(np.repeat(real[:1], 300, axis=0), real)  # one real image over and over
     assert precision.score(same).value == 1
     assert recall.score(same).value == pytest.approx(1 / 300)
 
@@ -99,7 +99,7 @@ def test_equal_sets_have_all_of_each_other(metric: Any) -> None:
     x = RNG.normal(size=(600, 8)).astype(np.float32)
     found = metric.score(sample(x, x.copy()))
     assert found.value == found.high == 1
-    assert 0.98 < found.low < 1  # not certain, though no picture lies outside
+    assert 0.98 < found.low < 1  # not certain, though no image lies outside
 
 
 # ---------------------------------------------------------------- intervals
@@ -157,12 +157,12 @@ def test_a_contrast_tells_a_collapse_by_recall_and_noise_by_precision(how: str, 
 @pytest.mark.parametrize("metric", [precision, recall])
 def test_higher_is_better_and_k_travels_with_the_sample(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     side = sample(RNG.normal(size=(20, 3)), RNG.normal(size=(30, 3)))
-    monkeypatch.setattr(pictures, "against_real", lambda *given: side)
+    monkeypatch.setattr(images, "against_real", lambda *given: side)
     found = metric.measure.measure(SIDE, metric.measure.params(k=5, reference="folder"))
     assert found.protocol == {"paired": "no", "k": 5}
     assert metric.measure.better == "higher"
     assert metric.score(found).value >= metric.score(sample(side.values, side.reference, k=1)).value
-    with pytest.raises(UserError, match="looks at 20 neighbours of each picture, and there are 20"):
+    with pytest.raises(UserError, match="looks at 20 neighbours of each image, and there are 20"):
         metric.measure.measure(SIDE, metric.measure.params(k=20))
     with pytest.raises(UserError, match="mean and covariance"):
         metric.measure.measure(SIDE, metric.measure.params(reference="real.npz"))
@@ -170,11 +170,11 @@ def test_higher_is_better_and_k_travels_with_the_sample(metric: Any, monkeypatch
 
 def test_copies_are_no_neighbours_enough() -> None:
     few = np.tile(RNG.normal(size=(3, 4)), (5, 1))
-    with pytest.raises(UserError, match="and there are 3 pictures that differ"):
+    with pytest.raises(UserError, match="and there are 3 images that differ"):
         neighbours.refuse_few(sample(few, RNG.normal(size=(30, 4))), "precision")
 
 
-def test_real_pictures_of_other_items_have_no_mark_for_each_item() -> None:
+def test_real_images_of_other_items_have_no_mark_for_each_item() -> None:
     """So that the report does not name prompts by them."""
     x, y = RNG.normal(size=(20, 3)), RNG.normal(size=(20, 3))
     assert recall.units(sample(x, y)).shape == (20,)
@@ -183,7 +183,7 @@ def test_real_pictures_of_other_items_have_no_mark_for_each_item() -> None:
 
 
 @pytest.mark.parametrize("metric", [precision, recall])
-def test_a_handful_of_pictures_gives_a_number_without_an_interval(metric: Any) -> None:
+def test_a_handful_of_images_gives_a_number_without_an_interval(metric: Any) -> None:
     found = metric.score(sample(RNG.normal(size=(7, 2)), RNG.normal(size=(7, 2))))
     assert np.isfinite(found.value)
     assert np.isnan(found.low)

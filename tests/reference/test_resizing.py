@@ -13,7 +13,7 @@ from compress.errors import UserError
 from evaluation.features.resizing import resize, resize_mode
 
 RNG = np.random.default_rng(11)
-PICTURES = RNG.integers(0, 256, (2, 13, 9, 3), dtype=np.uint8)
+IMAGES = RNG.integers(0, 256, (2, 13, 9, 3), dtype=np.uint8)
 MODES = ("pil", "mlperf", "tf1")
 Weights = Callable[[int, int, int], list[tuple[int, float]]]
 
@@ -33,7 +33,7 @@ def tf1_weights(i: int, old: int, new: int) -> list[tuple[int, float]]:
 
 
 def pil_weights(i: int, old: int, new: int) -> list[tuple[int, float]]:
-    """Keys' cubic (a = −1/2), as wide as a new pixel when there are fewer of them; what leaves the picture is left out."""
+    """Keys' cubic (a = −1/2), as wide as a new pixel when there are fewer of them; what leaves the image is left out."""
 
     def cubic(x: float) -> float:
         x = abs(x)
@@ -47,13 +47,13 @@ def pil_weights(i: int, old: int, new: int) -> list[tuple[int, float]]:
     return [(j, weight / total) for j, weight in found]
 
 
-def by_loops(picture: np.ndarray, height: int, width: int, weights: Weights) -> np.ndarray:
+def by_loops(image: np.ndarray, height: int, width: int, weights: Weights) -> np.ndarray:
     """uint8 [h, w, 3] to float64 [3, height, width], width first."""
-    h, w, _ = picture.shape
+    h, w, _ = image.shape
     wide = np.zeros((h, width, 3))
     for x in range(width):
         for j, weight in weights(x, w, width):
-            wide[:, x] += weight * picture[:, j]
+            wide[:, x] += weight * image[:, j]
     found = np.zeros((height, width, 3))
     for y in range(height):
         for j, weight in weights(y, h, height):
@@ -67,39 +67,39 @@ WEIGHTS = {"pil": pil_weights, "mlperf": mlperf_weights, "tf1": tf1_weights}
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [5, 9, 10, 24])
 def test_every_mode_is_its_definition(mode: str, size: int) -> None:
-    found = resize(PICTURES, size, resize_mode(mode)).numpy()
+    found = resize(IMAGES, size, resize_mode(mode)).numpy()
     assert found.dtype == np.float32
     assert found.shape == (2, 3, size, size)
-    for picture, one in zip(PICTURES, found, strict=True):
-        assert np.abs(one - by_loops(picture, size, size, WEIGHTS[mode])).max() < 1e-3
+    for image, one in zip(IMAGES, found, strict=True):
+        assert np.abs(one - by_loops(image, size, size, WEIGHTS[mode])).max() < 1e-3
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_crop_fits_the_shorter_edge_and_keeps_the_middle(mode: str, turned: bool) -> None:
-    pictures = np.swapaxes(PICTURES, 1, 2) if turned else PICTURES
-    found = resize(pictures, 6, resize_mode(mode), "crop").numpy()
-    whole = by_loops(pictures[0], *((6, 8) if turned else (8, 6)), WEIGHTS[mode])  # 13 × 6/9 is 8 and a bit
+    images = np.swapaxes(IMAGES, 1, 2) if turned else IMAGES
+    found = resize(images, 6, resize_mode(mode), "crop").numpy()
+    whole = by_loops(images[0], *((6, 8) if turned else (8, 6)), WEIGHTS[mode])  # 13 × 6/9 is 8 and a bit
     middle = whole[:, :, 1:7] if turned else whole[:, 1:7]
     assert np.abs(found[0] - middle).max() < 1e-3
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fit", ["squash", "crop"])
-def test_a_picture_of_the_right_size_is_left_alone(mode: str, fit: str) -> None:
-    square = PICTURES[:, :9]
+def test_a_image_of_the_right_size_is_left_alone(mode: str, fit: str) -> None:
+    square = IMAGES[:, :9]
     found = resize(square, 9, resize_mode(mode), fit).numpy()  # type: ignore[arg-type]
     assert np.array_equal(found, np.moveaxis(square, 3, 1))
 
 
-def test_pil_is_pillow_on_float_pictures_and_is_not_rounded() -> None:
-    by_hand = Image.fromarray(PICTURES[0, :, :, 1].astype(np.float32)).resize((7, 7), Image.Resampling.BICUBIC)
-    found = resize(PICTURES, 7, "pil").numpy()[0, 1]
+def test_pil_is_pillow_on_float_images_and_is_not_rounded() -> None:
+    by_hand = Image.fromarray(IMAGES[0, :, :, 1].astype(np.float32)).resize((7, 7), Image.Resampling.BICUBIC)
+    found = resize(IMAGES, 7, "pil").numpy()[0, 1]
     assert np.array_equal(found, np.asarray(by_hand).clip(0, 255))
     assert not np.array_equal(found, found.round())
 
 
-def test_an_edge_does_not_leave_what_a_picture_can_hold() -> None:
+def test_an_edge_does_not_leave_what_a_image_can_hold() -> None:
     edge = np.zeros((1, 8, 8, 3), np.uint8)
     edge[:, :, 4:] = 255
     found = resize(edge, 20, "pil")
@@ -116,10 +116,10 @@ def test_the_modes_differ_where_detail_is_lost() -> None:
     assert np.abs(resize(shifted, 8, "tf1").numpy()).max() == 0
 
 
-def test_pictures_do_not_depend_on_their_company() -> None:
+def test_images_do_not_depend_on_their_company() -> None:
     for mode in MODES:
-        together = resize(PICTURES, 7, resize_mode(mode))
-        assert np.array_equal(together[1:], resize(PICTURES[1:], 7, resize_mode(mode)))
+        together = resize(IMAGES, 7, resize_mode(mode))
+        assert np.array_equal(together[1:], resize(IMAGES[1:], 7, resize_mode(mode)))
 
 
 def test_an_unknown_mode_is_refused_with_those_there_are() -> None:

@@ -1,4 +1,4 @@
-"""Greedy continuations held against the original's, and McNemar's test against scipy's."""
+"""Greedy continuations compared with the original's, and McNemar's test against scipy's."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ AGREEMENT, WRITTEN = token_agreement.TokenAgreement(), tokens_written.TokensWrit
 def wrote(*rows: Sequence[int], original: Evidence | None = None, most: int = 6) -> Evidence:
     """One item more than continuations, as there are: only the first documents are continued."""
     items = tuple(Item(f"d{i}", "") for i in range(len(rows) + 1))
-    said = tuple(Continuation("", tuple(row), "") for row in rows)
-    return Evidence(MODEL, items, original, continuations=said, written=most)
+    message = tuple(Continuation("", tuple(row), "") for row in rows)
+    return Evidence(MODEL, items, original, continuations=message, written=most)
 
 
 def sample(values: Sequence[float]) -> Sample:

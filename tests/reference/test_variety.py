@@ -1,4 +1,4 @@
-"""Variety: a plain loop over pairs, its laws, and a sampler that paints every noise alike."""
+"""Variety: a plain loop over pairs, its laws, and a sampler that generates every noise alike."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_copies_have_none_and_order_and_brightness_change_nothing(seed: int, cou
 
 
 @given(SEEDS, st.floats(0.05, 0.95))
-def test_pictures_that_are_drawn_together_vary_with_the_square_of_how_far(seed: int, share: float) -> None:
+def test_images_that_are_drawn_together_vary_with_the_square_of_how_far(seed: int, share: float) -> None:
     """About one direction: features that stray half as far differ a quarter as much."""
     strayed = drawn(seed) * 1e-4
     one, other = (apart(np.ones(7) + scale * strayed) for scale in (1, share))
     assert other == pytest.approx(share**2 * one, rel=2e-3)
 
 
-def test_more_pictures_of_a_prompt_say_the_same_number() -> None:
+def test_more_images_of_a_prompt_say_the_same_number() -> None:
     rows = drawn(0, 4000, 3) + np.array([2.0, 0.0, 0.0])
     few = np.mean([apart(rows[i : i + 2]) for i in range(0, 4000, 2)])
     assert few == pytest.approx(apart(rows), rel=0.05)
@@ -87,42 +87,42 @@ def test_no_direction_is_half_as_far_as_can_be_from_any() -> None:
     assert apart(np.array([[0.0, 0], [1, 0]])) == 0.5
 
 
-def side(pictures: NDArray[np.uint8], captions: list[str], each: int = 1) -> Evidence:
+def side(images: NDArray[np.uint8], captions: list[str], each: int = 1) -> Evidence:
     items = repeated([Item(f"{i}", text) for i, text in enumerate(captions)], each)
-    return replace(SIDE, items=items, picture=lambda i: pictures[i], each=each)
+    return replace(SIDE, items=items, image=lambda i: images[i], each=each)
 
 
 def noise(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(1).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
-def test_pictures_of_a_prompt_are_found_by_their_caption() -> None:
-    pictures, captions = noise(6), ["a", "b", "a", "c", "b", "a"]
-    found = METRIC.measure(side(pictures, captions), Variety())
+def test_images_of_a_prompt_are_found_by_their_caption() -> None:
+    images, captions = noise(6), ["a", "b", "a", "c", "b", "a"]
+    found = METRIC.measure(side(images, captions), Variety())
     assert found.unit_ids == ("0", "1")
-    assert found.left_out == "1 of 3 prompts have one picture, and so no variety"
-    alone = METRIC.measure(side(pictures[[0, 2, 5]], ["a"] * 3), Variety())
+    assert found.left_out == "1 of 3 prompts have one image, and so no variety"
+    alone = METRIC.measure(side(images[[0, 2, 5]], ["a"] * 3), Variety())
     assert found.values[0] == pytest.approx(alone.values[0], abs=1e-5)
     assert METRIC.score(found).n == 2
 
 
 def test_several_noises_of_a_prompt_and_several_items_of_it_are_the_same_to_it() -> None:
-    pictures = noise(8)
-    found = measured(METRIC, side(pictures, ["a", "b", "a", "b"], each=2), Variety())
+    images = noise(8)
+    found = measured(METRIC, side(images, ["a", "b", "a", "b"], each=2), Variety())
     assert found.unit_ids == ("0", "1")
     assert found.protocol[EACH] == 2
-    once = METRIC.measure(side(pictures, list("aabbaabb")), Variety())
+    once = METRIC.measure(side(images, list("aabbaabb")), Variety())
     assert found.values == pytest.approx(once.values, abs=1e-5)
     assert EACH not in once.protocol
 
 
-def test_copies_of_pictures_have_no_variety_whatever_batch_they_are_in() -> None:
+def test_copies_of_images_have_no_variety_whatever_batch_they_are_in() -> None:
     copies = np.repeat(noise(1), 40, axis=0)
     assert METRIC.measure(side(copies, ["a"] * 40), Variety()).values == pytest.approx([0], abs=1e-9)
 
 
-def test_pictures_without_captions_or_alone_are_refused() -> None:
-    with pytest.raises(UserError, match="variety needs a caption for each picture"):
+def test_images_without_captions_or_alone_are_refused() -> None:
+    with pytest.raises(UserError, match="variety needs a caption for each image"):
         METRIC.measure(side(noise(2), ["", ""]), Variety())
     with pytest.raises(UserError, match="each prompt has one"):
         METRIC.measure(side(noise(2), ["a", "b"]), Variety())
@@ -172,23 +172,23 @@ def check(folder: Path, captions: str, each: int, data: str = "./real") -> tuple
 
 
 @pytest.mark.parametrize(("captions", "each"), [("aba", 1), ("abc", 2)])
-def test_a_plan_takes_prompts_with_several_pictures(captions: str, each: int, planned: Path) -> None:
+def test_a_plan_takes_prompts_with_several_images(captions: str, each: int, planned: Path) -> None:
     (found,) = check(planned, captions, each)
     assert [*found.evaluate.metrics] == ["variety"]
 
 
 @pytest.mark.parametrize(("captions", "data"), [("abc", "./real"), ("abb", "zoo://digits/test")])
-def test_a_plan_refuses_one_picture_a_prompt(captions: str, data: str, planned: Path) -> None:
+def test_a_plan_refuses_one_image_a_prompt(captions: str, data: str, planned: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         check(planned, captions, 1, data)
     (problem,) = caught.value.problems
-    assert problem.message == "variety looks at several pictures of a prompt, and each prompt has one"
+    assert problem.message == "variety looks at several images of a prompt, and each prompt has one"
     assert problem.place.startswith(f"{planned}/r.yaml:9:")
     assert "evaluate.images_per_prompt to 4" in problem.fix
 
 
-def test_a_sampler_that_paints_every_noise_alike_is_caught(tmp_path: Path) -> None:
-    """The candidate gives all pictures of a prompt one noise; nothing else of it differs."""
+def test_a_sampler_that_generates_every_noise_alike_is_caught(tmp_path: Path) -> None:
+    """The candidate gives all images of a prompt one noise; nothing else of it differs."""
     artifact = replace(describe(tiny_diffusion(tmp_path / "sd")), digest="d")
     spec = EvalSpec(samples=8, images_per_prompt=3, baseline={"steps": 1}, metrics={"variety": {}})
     request = Request("x", artifact, artifact, open_data("zoo://digits/test", Path()), spec, {}, "", (), tmp_path, ())

@@ -1,4 +1,4 @@
-"""A painter, and the zoo's captions."""
+"""A generator, and the zoo's captions."""
 
 from __future__ import annotations
 

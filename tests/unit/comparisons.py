@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from compress.recipe.gates import Gate
-from evaluation.values import Comparison, Completion, Contribution, Estimate, Handed, Picture, Row, Side, Step, Verdict
+from evaluation.values import Comparison, Completion, Contribution, Estimate, Handed, Image, Row, Side, Step, Verdict
 
 MACHINE = {
     "processor": "Example CPU @ 2.0 GHz",
@@ -33,12 +33,12 @@ def latency(contrast: Estimate, verdict: Verdict = Verdict("not gated"), gate: G
 
 def image() -> Comparison:
     draw = np.random.default_rng(0)
-    pictures = []
+    images = []
     for index in range(3):
         base = np.full((28, 28, 3), 245, np.uint8)
         base[6:22, 10 + index : 14 + index] = (200, 30, 40)
         noisy = np.clip(base + draw.integers(-24, 24, base.shape), 0, 255).astype(np.uint8)
-        pictures.append(Picture(f"u{index}", f"a red one on white paper, number {index}", base, noisy))
+        images.append(Image(f"u{index}", f"a red one on white paper, number {index}", base, noisy))
     rows = (
         latency(Estimate(4.3003, 4.1123, 4.5987, 30), Verdict("pass", "at least 2×"), Gate(speedup=2)),
         Row("size", "size on disk", "MB", "lower", "ratio", exact(1310.2), exact(331.8), exact(3.9488),
@@ -60,15 +60,15 @@ def image() -> Comparison:
         baseline=Side("baseline", "a" * 64, "torch float32 eager", {"num_inference_steps": 20}),
         candidate=Side("candidate", "b" * 64, "unet: openvino int8", {"num_inference_steps": 4}),
         rows=rows, machine=MACHINE, recipe="name: digits\nstages:\n  - quantize: {bits: 8}\n", stages=stages,
-        pictures=tuple(pictures), directory="runs/digits",
+        images=tuple(images), directory="runs/digits",
         handed=Handed(
-            "/home/you/small", ("import compress", 'paint = compress.load("/home/you/small")', 'paint("a red one")')
+            "/home/you/small", ("import compress", 'generate = compress.load("/home/you/small")', 'generate("a red one")')
         ),
     )  # fmt: skip
 
 
 def staged() -> Comparison:
-    """`image()` with its two stages measured, one more in between that paints nothing, and a loss curve."""
+    """`image()` with its two stages measured, one more in between that generates nothing, and a loss curve."""
 
     def speed(value: float, gain: float, n: int = 7) -> Contribution:
         whole, own = (Estimate(v, v * 0.95, v * 1.06, n) for v in (value, gain))
@@ -81,7 +81,7 @@ def staged() -> Comparison:
     steps = (
         Step("", 1_310_000_000),
         Step("fuse", 1_310_000_000, speed(1.5, 1.5), read(-0.004, -0.004)),
-        Step("prune", 900_000_000, speed(2.6, 1.7333), note="quality not measured: it painted a constant picture"),
+        Step("prune", 900_000_000, speed(2.6, 1.7333), note="quality not measured: it generated a constant image"),
         Step("int8", 331_800_000, speed(4.3, 1.6538, 30), read(-0.002, None)),
     )
     found = image()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import compress
-from compress.adapters.fusing import STAGE, ready, told
+from compress.adapters.fusing import STAGE, ready, reported
 from compress.adapters.names import named
 from compress.adapters.reading import scale
 from compress.cli import main
@@ -116,8 +116,8 @@ def test_without_an_adapter_keys_are_what_they_were(here: Path) -> None:
         ("'" + "x" * 5000 + "'", "cannot be looked at"),
     ],
 )
-def test_what_names_no_adapter_is_told_at_its_place(here: Path, said: str, problem: str) -> None:
-    text = (here / "r.yaml").read_text().replace("adapter: ./lora", f"adapter: {said}")
+def test_what_names_no_adapter_is_reported_at_its_place(here: Path, message: str, problem: str) -> None:
+    text = (here / "r.yaml").read_text().replace("adapter: ./lora", f"adapter: {message}")
     (here / "r.yaml").write_text(text)
     found = refused(here)
     assert problem in found
@@ -172,7 +172,7 @@ def test_what_cannot_be_kept_is_refused(here: Path, case: str) -> None:
     assert f"{here / 'r.yaml'}:4:10" in found
 
 
-def test_all_of_it_is_told_at_once_and_alike_things_together(here: Path) -> None:
+def test_all_of_it_is_reported_at_once_and_alike_things_together(here: Path) -> None:
     tensors = pair() | pair("one.two") | pair("three") | pair("four") | pair("five")
     adapter(here, tensors, use_qalora=True, peft_version="9")
     (here / "r.yaml").write_text((here / "r.yaml").read_text() + "seed: -1\n")
@@ -242,14 +242,14 @@ def test_magnitudes_act_at_any_scale(here: Path) -> None:
 def test_an_adapter_of_no_strength_is_warned_of(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan(here, "adapter={path: ./lora, scale: 0.1}").warnings == ()
     (here / "r.yaml").write_text((here / "r.yaml").read_text().replace("./lora", "{path: ./lora, scale: 0}"))
-    (said,) = plan(here).warnings
-    assert said.startswith(f"{here / 'r.yaml'}:4:17: adapter ./lora has scale 0 and changes no weight")
-    assert f"warning: {said}" in plan_text(plan(here))
-    assert plan_dict(plan(here))["warnings"] == [said]
+    (message,) = plan(here).warnings
+    assert message.startswith(f"{here / 'r.yaml'}:4:17: adapter ./lora has scale 0 and changes no weight")
+    assert f"warning: {message}" in plan_text(plan(here))
+    assert plan_dict(plan(here))["warnings"] == [message]
     with pytest.raises(SystemExit) as left:
         main(["check", "r.yaml", "--cache", "cache"])
     assert left.value.code == 0
-    assert capsys.readouterr().err == f"warning: {said.removeprefix(f'{here}/')}\n"
+    assert capsys.readouterr().err == f"warning: {message.removeprefix(f'{here}/')}\n"
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_of_a_model_still_to_be_fetched_only_the_adapter_is_looked_at(
     assert found
     away = replace(found, base=replace(found.base, remote="org/base"))
     write_headers(here / "base/model.safetensors", {"other.weight": (6, 4)})
-    assert told(away) == []
+    assert reported(away) == []
     monkeypatch.setattr("compress.adapters.fusing.fetch_weights", lambda source: source)
     with pytest.raises(ManyProblems, match="which the model does not have"):
         ready(Source(found.base.artifact, "key", "org/base", away), Cache(here / "cache"), silent)
@@ -326,22 +326,22 @@ def test_padding_of_the_adapters_own_is_used_by_nothing(here: Path) -> None:
 
 @pytest.mark.parametrize("said", [{}, {"added_tokens_decoder": {"1": {"content": "<s>"}}}, {"bos_token": "<s>"}])
 @pytest.mark.parametrize("form", ["tokenizer.json", "tokenizer_config.json"])
-def test_a_vocabulary_that_is_no_json_is_held_by_what_was_added_to_it(here: Path, form: str, said: object) -> None:
+def test_a_vocabulary_that_is_no_json_is_held_by_what_was_added_to_it(here: Path, form: str, message: object) -> None:
     (here / "base/tokenizer.json").unlink(missing_ok=True)
     (here / "base/tokenizer.model").write_bytes(b"\x0a\x0e")
-    (here / "base/tokenizer_config.json").write_text(json.dumps(said))
+    (here / "base/tokenizer_config.json").write_text(json.dumps(message))
     begins = {"id": 1, "content": "<s>"}
     if form == "tokenizer.json":
         whole = {"model": {"vocab": {"<unk>": 0, "<s>": 1, "a": 2}}, "added_tokens": [begins]}
     else:  # both kept as tokenizer.model
-        whole = {"added_tokens_decoder": {"1": begins} if said else {}}
+        whole = {"added_tokens_decoder": {"1": begins} if message else {}}
     (here / "lora" / form).write_text(json.dumps(whole))
     assert plan(here).source.fusion
     (here / "lora/added_tokens.json").write_text('{"<think>": 3}')
     assert "other tokens than the model's: '<think>' (3)" in refused(here)
 
 
-def test_a_template_that_is_no_text_is_told(here: Path) -> None:
+def test_a_template_that_is_no_text_is_reported(here: Path) -> None:
     (here / "lora/chat_template.jinja").write_bytes(b"\xff\xfe")
     assert "has a template of conversations that does not read" in refused(here)
 
@@ -354,7 +354,7 @@ def test_without_its_config_nobody_knows_how_strong_peft_made_it(here: Path) -> 
         assert "peft's adapter_config.json is not beside it" in refused(here, f"adapter={given}")
 
 
-def test_pickled_and_several_adapters_are_told(here: Path) -> None:
+def test_pickled_and_several_adapters_are_reported(here: Path) -> None:
     (here / "lora/adapter_model.safetensors").rename(here / "lora/one.safetensors")
     assert plan(here).source.fusion  # whatever its name, where it is alone
     write_headers(here / "lora/two.safetensors", pair())
@@ -369,9 +369,9 @@ def test_pickled_and_several_adapters_are_told(here: Path) -> None:
 
 @pytest.mark.parametrize("given", ["./base", "./base/model.safetensors"])
 def test_a_whole_model_is_no_adapter(here: Path, given: str) -> None:
-    said = refused(here, f"adapter={given}")
-    assert "is a whole model, and no adapter" in said
-    assert "give it as model: " in said
+    message = refused(here, f"adapter={given}")
+    assert "is a whole model, and no adapter" in message
+    assert "give it as model: " in message
 
 
 # Pipelines
@@ -382,7 +382,7 @@ TO_Q = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 
 
 @pytest.fixture
-def painter(here: Path) -> Path:
+def generator(here: Path) -> Path:
     pipeline(here / "base")
     (here / "base/config.json").unlink()
     (here / "base/model.safetensors").unlink()
@@ -405,25 +405,25 @@ SPELLED = {
 
 
 @pytest.mark.parametrize("spelling", SPELLED)
-def test_every_spelling_of_a_layer_is_understood(painter: Path, spelling: str) -> None:
+def test_every_spelling_of_a_layer_is_understood(generator: Path, spelling: str) -> None:
     down, up = SPELLED[spelling].split()
-    write_headers(painter / "lora/pytorch_lora_weights.safetensors", {down: (2, 4), up: (6, 2)})
-    assert plan(painter).source.fusion
+    write_headers(generator / "lora/pytorch_lora_weights.safetensors", {down: (2, 4), up: (6, 2)})
+    assert plan(generator).source.fusion
 
 
-def test_a_text_encoder_may_be_named_as_attention_processors_once_were(painter: Path) -> None:
+def test_a_text_encoder_may_be_named_as_attention_processors_once_were(generator: Path) -> None:
     front = "text_encoder.text_model.encoder.layers.0.self_attn.to_out_lora"
-    write_headers(painter / "lora/old.safetensors", {f"{front}.down.weight": (2, 4), f"{front}.up.weight": (4, 2)})
-    assert plan(painter).source.fusion
+    write_headers(generator / "lora/old.safetensors", {f"{front}.down.weight": (2, 4), f"{front}.up.weight": (4, 2)})
+    assert plan(generator).source.fusion
 
 
-def test_a_file_may_be_given_as_the_adapter(painter: Path) -> None:
+def test_a_file_may_be_given_as_the_adapter(generator: Path) -> None:
     front = f"unet.{TO_Q}"
-    write_headers(painter / "style.safetensors", {f"{front}.lora_A.weight": (2, 4), f"{front}.lora_B.weight": (6, 2)})
-    assert "adapter style.safetensors" in plan_text(plan(painter, "adapter=style.safetensors"))
+    write_headers(generator / "style.safetensors", {f"{front}.lora_A.weight": (2, 4), f"{front}.lora_B.weight": (6, 2)})
+    assert "adapter style.safetensors" in plan_text(plan(generator, "adapter=style.safetensors"))
 
 
-def test_updates_of_a_convolution_fit_whole_or_as_a_matrix(painter: Path) -> None:
+def test_updates_of_a_convolution_fit_whole_or_as_a_matrix(generator: Path) -> None:
     for down, up, fits in (
         ((2, 4, 3, 3), (6, 2, 1, 1), True),
         ((2, 36), (6, 2), True),
@@ -431,46 +431,48 @@ def test_updates_of_a_convolution_fit_whole_or_as_a_matrix(painter: Path) -> Non
         ((2, 4), (6, 2), False),
     ):
         front = "unet.conv_in"
-        write_headers(painter / "lora/x.safetensors", {f"{front}.lora_A.weight": down, f"{front}.lora_B.weight": up})
-        assert plan(painter).source.fusion if fits else "updates of other shapes: conv_in" in refused(painter)
+        write_headers(generator / "lora/x.safetensors", {f"{front}.lora_A.weight": down, f"{front}.lora_B.weight": up})
+        assert plan(generator).source.fusion if fits else "updates of other shapes: conv_in" in refused(generator)
 
 
-def test_an_adapter_of_a_part_that_the_pipeline_lacks_is_refused(painter: Path) -> None:
+def test_an_adapter_of_a_part_that_the_pipeline_lacks_is_refused(generator: Path) -> None:
     for front, where in (
         ("transformer.x", "unet"),
         ("lora_te2_x", "text_encoder_2"),
         ("lora_unet_double_blocks_0", "unet"),
     ):
         write_headers(
-            painter / "lora/x.safetensors", {f"{front}.lora_down.weight": (2, 4), f"{front}.lora_up.weight": (6, 2)}
+            generator / "lora/x.safetensors", {f"{front}.lora_down.weight": (2, 4), f"{front}.lora_up.weight": (6, 2)}
         )
-        assert f"which `{where}` does not have" in refused(painter)
+        assert f"which `{where}` does not have" in refused(generator)
 
 
-def test_an_alpha_for_some_and_none_for_others_is_refused(painter: Path) -> None:
+def test_an_alpha_for_some_and_none_for_others_is_refused(generator: Path) -> None:
     tensors: dict[str, Sequence[int]] = {"unet.conv_in.alpha": ()}
     for front, columns in ((f"unet.{TO_Q}", 4), ("unet.conv_in", 36)):
         tensors |= {f"{front}.lora_down.weight": (2, columns), f"{front}.lora_up.weight": (6, 2)}
-    write_headers(painter / "lora/x.safetensors", tensors)
-    assert "says its alpha for some updates and not for others" in refused(painter)
+    write_headers(generator / "lora/x.safetensors", tensors)
+    assert "says its alpha for some updates and not for others" in refused(generator)
 
 
-def test_what_diffusers_wrote_down_of_a_config_is_held_to_the_same(painter: Path) -> None:
+def test_what_diffusers_wrote_down_of_a_config_is_held_to_the_same(generator: Path) -> None:
     front = f"unet.{TO_Q}"
     pairs = {f"{front}.lora_A.weight": (2, 4), f"{front}.lora_B.weight": (6, 2)}
-    for said in ({"unet.use_qalora": True}, {"use_qalora": True}):
-        file = painter / "lora/pytorch_lora_weights.safetensors"
-        write_headers(file, pairs, lora_adapter_metadata=json.dumps(said))
-        assert "QALoRA" in refused(painter)
+    for message in ({"unet.use_qalora": True}, {"use_qalora": True}):
+        file = generator / "lora/pytorch_lora_weights.safetensors"
+        write_headers(file, pairs, lora_adapter_metadata=json.dumps(message))
+        assert "QALoRA" in refused(generator)
 
 
-def test_an_engine_takes_no_adapter(painter: Path) -> None:
+def test_an_engine_takes_no_adapter(generator: Path) -> None:
     parts = {"unet": {"format": "openvino", "path": "unet", "kind": "UNet2DConditionModel"}}
     manifest = {"schema": 1, "task": "text_to_image", "components": parts, "settings": {}, "lineage": []}
-    (painter / "base/pare.json").write_text(json.dumps(manifest))
+    (generator / "base/pare.json").write_text(json.dumps(manifest))
     front = f"unet.{TO_Q}"
-    write_headers(painter / "lora/x.safetensors", {f"{front}.lora_A.weight": (2, 4), f"{front}.lora_B.weight": (6, 2)})
-    assert "are built into an engine already (`unet`, openvino)" in refused(painter)
+    write_headers(
+        generator / "lora/x.safetensors", {f"{front}.lora_A.weight": (2, 4), f"{front}.lora_B.weight": (6, 2)}
+    )
+    assert "are built into an engine already (`unet`, openvino)" in refused(generator)
 
 
 # Names and numbers
@@ -506,11 +508,11 @@ def test_the_schema_knows_every_form_of_the_key() -> None:
     import jsonschema
 
     head = {"schema": 1, "name": "a", "model": "./m"}
-    for said in ("./lora", {"path": "./lora"}, ["./lora", {"path": "./x", "scale": 0.5}], "${lora}", None):
-        jsonschema.validate({**head, "adapter": said}, recipe_schema())
-    for said in (3, {"scale": 1}, {"path": "x", "more": 1}, [3], ""):
+    for message in ("./lora", {"path": "./lora"}, ["./lora", {"path": "./x", "scale": 0.5}], "${lora}", None):
+        jsonschema.validate({**head, "adapter": message}, recipe_schema())
+    for message in (3, {"scale": 1}, {"path": "x", "more": 1}, [3], ""):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**head, "adapter": said}, recipe_schema())
+            jsonschema.validate({**head, "adapter": message}, recipe_schema())
 
 
 def test_the_word_in_the_cache_is_no_stages() -> None:

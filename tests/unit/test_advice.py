@@ -43,8 +43,8 @@ def setting(metric: str, needed: int, *, n: int = 64, seen: int = 64, held: int 
         ("size", {}, ""),
     ],
 )
-def test_the_setting_that_would_decide_is_named(metric: str, more: dict[str, Any], said: str) -> None:
-    assert setting(metric, 517, **more) == said
+def test_the_setting_that_would_decide_is_named(metric: str, more: dict[str, Any], message: str) -> None:
+    assert setting(metric, 517, **more) == message
 
 
 def test_a_decided_gate_needs_no_setting() -> None:
@@ -61,8 +61,8 @@ def test_a_decided_gate_needs_no_setting() -> None:
         (0, "", "about 1539 (--samples 1539) an"),
     ],
 )
-def test_trust_names_the_setting_as_far_as_the_data_go(holds: int, recipe: str, said: str) -> None:
-    assert said in questions(replace(image(), holds=holds, recipe=recipe))[2][1]
+def test_trust_names_the_setting_as_far_as_the_data_go(holds: int, recipe: str, message: str) -> None:
+    assert message in questions(replace(image(), holds=holds, recipe=recipe))[2][1]
 
 
 def timed(title: str, value: float, unit: str = "ms") -> Row:

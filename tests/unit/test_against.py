@@ -1,4 +1,4 @@
-"""Two runs held against each other: paired where both kept samples, by ratios where each had its own baseline beside it."""
+"""Two runs compared with each other: paired where both kept samples, by ratios where each had its own baseline beside it."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_slower_machine_is_no_slower_candidate(old: Run, tmp_path: Path) -> No
     assert found.noise.value == pytest.approx(1 / 1.5, rel=0.05)  # how far the baseline itself drifted
 
 
-def test_what_no_gate_held_is_told_and_not_judged(old: Run, tmp_path: Path) -> None:
+def test_what_no_gate_held_is_reported_and_not_judged(old: Run, tmp_path: Path) -> None:
     found = rows(against(old, run(tmp_path, size=30.0), False, "10%"))["size"]
     assert found.verdict.status == "not gated"
     assert found.contrast.value == pytest.approx(1 / 3)
@@ -138,9 +138,9 @@ def test_a_gate_that_was_dropped_from_the_recipe_still_holds(old: Run, tmp_path:
 
 def test_documents_that_got_worst_are_named(old: Run, tmp_path: Path) -> None:
     new = run(tmp_path, worse=0.1)
-    told = against(old, changed(new, worst=()), False, "10%").worst
-    assert {w.metric for w in told} == {"perplexity"}
-    lost = [w.candidate - w.baseline for w in told]
+    reported = against(old, changed(new, worst=()), False, "10%").worst
+    assert {w.metric for w in reported} == {"perplexity"}
+    lost = [w.candidate - w.baseline for w in reported]
     assert lost == sorted(lost, reverse=True)
     assert lost[0] > 0.1
 
@@ -214,19 +214,19 @@ def with_protocol(found: Run, metric: str, **change: Any) -> Run:
     return changed(found, rows=rows_)
 
 
-def test_other_protocols_baselines_and_tasks_are_all_told_at_once(old: Run) -> None:
+def test_other_protocols_baselines_and_tasks_are_all_reported_at_once(old: Run) -> None:
     new = with_protocol(old, "perplexity", samples=200, seed=1)
     new = changed(new, baseline=replace(BASELINE, digest="c" * 64), task="text_to_image")
     with pytest.raises(NotComparable) as caught:
         against(old, new, False, "10%")
-    told = [problem.message for problem in caught.value.problems]
-    assert len(told) == 3
-    assert "samples 60 and 200, seed 0 and 1" in told[2]
-    assert "different baselines: bbbbbbbbbbbb" in told[1]
+    reported = [problem.message for problem in caught.value.problems]
+    assert len(reported) == 3
+    assert "samples 60 and 200, seed 0 and 1" in reported[2]
+    assert "different baselines: bbbbbbbbbbbb" in reported[1]
     assert all(problem.fix for problem in caught.value.problems)
 
 
-def test_other_data_are_told_by_the_beginning_of_their_digests(old: Run) -> None:
+def test_other_data_are_reported_by_the_beginning_of_their_digests(old: Run) -> None:
     one, other = (with_protocol(old, "perplexity", data=letter * 64) for letter in "ab")
     with pytest.raises(NotComparable, match=r"protocols: data aaaaaaaaaaaa… and bbbbbbbbbbbb…") as caught:
         against(one, other, False, "10%")
@@ -276,9 +276,9 @@ def test_two_folders_give_the_same_four_files_as_a_run(old: Run, tmp_path: Path)
         ('{"schema_version": 3}', "no result"),
     ],
 )
-def test_a_file_that_is_no_result_is_named(text: str, said: str, old: Run, tmp_path: Path) -> None:
+def test_a_file_that_is_no_result_is_named(text: str, message: str, old: Run, tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text(text)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         compress.compare(tmp_path, old.samples.parent, out=tmp_path / "out")
     assert caught.value.problems[0].place == str(tmp_path / "result.json")
     assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from compress.catalogue import find_metric, metric_names
 from compress.recipe.gates import Bounds, Gate
-from evaluation.judge.gates import judge, problems, said
+from evaluation.judge.gates import judge, message, problems
 from evaluation.judge.quantities import UNITS, Amount, amount, units
 from evaluation.values import Estimate
 
@@ -37,7 +37,7 @@ from evaluation.values import Estimate
         ("", "ms", None),
     ],
 )
-def test_a_quantity_is_told_in_the_metric_s_unit(given: float | str, unit: str, found: Amount | None) -> None:
+def test_a_quantity_is_reported_in_the_metric_s_unit(given: float | str, unit: str, found: Amount | None) -> None:
     read = amount(given, unit)
     assert (read is None) == (found is None)
     if read and found:
@@ -86,7 +86,7 @@ def test_a_gate_holds_what_its_words_say(name: str, gate: Gate, status: str, wor
     metric, value = find_metric(name), Estimate(12, 11, 13, 100)
     assert problems(gate, metric) == ""
     assert judge(gate, metric, Estimate(36, 36, 36, 100), Estimate(3, 2.9, 3.1, 100), candidate=value).status == status
-    assert said(gate, metric) == words
+    assert message(gate, metric) == words
 
 
 @pytest.mark.parametrize(

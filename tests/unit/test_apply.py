@@ -62,11 +62,11 @@ def test_a_folder_may_be_given_in_any_way(
     assert len({plan.nodes[0].key for plan in planned}) == 1
 
 
-def test_every_mistake_is_told_at_once_in_a_recipe_s_words(llama: Path, planned: list[Plan]) -> None:
+def test_every_mistake_is_reported_at_once_in_a_recipe_s_words(llama: Path, planned: list[Plan]) -> None:
     with pytest.raises(RecipeError) as caught:
         compress.apply("demo.cut", llama, {"ratio": "half"}, layer=[1], seed=-1)
-    told = sorted(f"{p.place}: {p.message}" for p in caught.value.problems)
-    assert told == [
+    reported = sorted(f"{p.place}: {p.message}" for p in caught.value.problems)
+    assert reported == [
         'compress.apply("demo.cut"): demo.cut.layer: unknown key',
         'compress.apply("demo.cut"): demo.cut.ratio must be a number, not "half"',
         'compress.apply("demo.cut"): seed must be at least 0, not -1',
@@ -85,16 +85,16 @@ def test_every_mistake_is_told_at_once_in_a_recipe_s_words(llama: Path, planned:
     ],
 )
 def test_what_cannot_be_applied_is_one_clear_error(
-    planned: list[Plan], arguments: Any, named: dict[str, Any], said: str
+    planned: list[Plan], arguments: Any, named: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
         compress.apply(*arguments, **named)
     (problem,) = caught.value.problems
-    assert said in problem.message
+    assert message in problem.message
     assert problem.fix
 
 
-def test_a_stage_that_cannot_work_on_the_model_is_told_as_in_a_plan(llama: Path, planned: list[Plan]) -> None:
+def test_a_stage_that_cannot_work_on_the_model_is_reported_as_in_a_plan(llama: Path, planned: list[Plan]) -> None:
     with pytest.raises(
         RecipeError, match=r'compress.apply\("demo.cut"\): demo.cut: this model has no component `nose`'
     ):

@@ -1,4 +1,4 @@
-"""What a folder holds, told from its JSON alone; and where it is no model, one clear error."""
+"""What a folder holds, read from its JSON alone; and where it is no model, one clear error."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ WHOLE = {
         ({"lineage": None}, "TypeError"),
     ],
 )
-def test_a_spoilt_manifest_is_one_clear_error(tmp_path: Path, change: dict[str, object], said: str) -> None:
+def test_a_nonfinite_manifest_is_one_clear_error(tmp_path: Path, change: dict[str, object], message: str) -> None:
     file = tmp_path / "pare.json"
     file.write_text(json.dumps(WHOLE))
     assert describe(tmp_path).main == "model"
@@ -122,7 +122,7 @@ def test_a_spoilt_manifest_is_one_clear_error(tmp_path: Path, change: dict[str, 
     with pytest.raises(ModelError) as caught:
         describe(tmp_path)
     (problem,) = caught.value.problems
-    assert (problem.place, said in problem.message, bool(problem.fix)) == (str(file), True, True)
+    assert (problem.place, message in problem.message, bool(problem.fix)) == (str(file), True, True)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model_index.json", "pare.json"])
@@ -151,7 +151,7 @@ def test_one_part_of_a_pipeline_names_the_whole(name: str, tmp_path: Path) -> No
         describe(Path())
 
 
-def test_a_denoiser_by_itself_is_told_as_a_part(tmp_path: Path) -> None:
+def test_a_denoiser_by_itself_is_reported_as_a_part(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "SD3Transformer2DModel"}))
     with pytest.raises(ModelError, match="this is SD3Transformer2DModel alone, one part of a pipeline") as caught:
         describe(tmp_path)
@@ -262,10 +262,10 @@ NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": Fal
     ],
 )
 def test_how_weights_are_packed_is_read_off_the_config(
-    tmp_path: Path, said: object, packed: Quantization | None
+    tmp_path: Path, message: object, packed: Quantization | None
 ) -> None:
     config = json.loads((llama(tmp_path / "m") / "config.json").read_text())
-    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "quantization_config": said}))
+    (tmp_path / "m" / "config.json").write_text(json.dumps({**config, "quantization_config": message}))
     found = describe(tmp_path / "m")
     assert found.components["model"].quantization == packed
     assert found.packed(found.components) == (("model",) if packed else ())
@@ -274,9 +274,9 @@ def test_how_weights_are_packed_is_read_off_the_config(
 def test_a_manifest_says_only_what_is_not_the_default(tmp_path: Path) -> None:
     artifact = Artifact(llama(tmp_path / "m"), "text_generation", {"model": Component("torch", "", "LlamaForCausalLM")})
     write_manifest(artifact)
-    said = json.loads((tmp_path / "m" / "pare.json").read_text())
-    assert said["components"]["model"] == {"format": "torch", "path": "", "kind": "LlamaForCausalLM"}
-    assert said["settings"] == {"call": {}, "needs_pare": False}
+    message = json.loads((tmp_path / "m" / "pare.json").read_text())
+    assert message["components"]["model"] == {"format": "torch", "path": "", "kind": "LlamaForCausalLM"}
+    assert message["settings"] == {"call": {}, "needs_pare": False}
 
 
 def test_a_manifest_keeps_packing_modules_and_settings_of_every_level(tmp_path: Path) -> None:

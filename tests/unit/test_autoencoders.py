@@ -1,4 +1,4 @@
-"""What configs and source tell of a pipeline's autoencoder, held against the classes and pipelines themselves; what a plan says."""
+"""What configs and source tell of a pipeline's autoencoder, compared with the classes and pipelines themselves; what a plan says."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ SIZES = {"unet": {"in_channels": 4, "sample_size": 8}, "vae": {"latent_channels"
 
 
 @pytest.fixture
-def painter(tmp_path: Path) -> Path:
-    """A pipeline of a few bytes whose VAE halves pictures once."""
-    folder = pipeline(tmp_path / "painter")
+def generator(tmp_path: Path) -> Path:
+    """A pipeline of a few bytes whose VAE halves images once."""
+    folder = pipeline(tmp_path / "generator")
     for name, config in SIZES.items():
         (folder / name / "config.json").write_text(json.dumps(config))
     return folder
@@ -100,7 +100,7 @@ def test_a_planned_config_is_the_one_that_diffusers_makes_and_its_parameters_are
     assert levels_of(config) == len(shape.blocks)
 
 
-def test_the_class_has_the_fields_and_the_blocks_that_are_told_of_it() -> None:
+def test_the_class_has_the_fields_and_the_blocks_that_are_reported_of_it() -> None:
     from diffusers import AutoencoderTiny
 
     with torch.device("meta"):
@@ -120,11 +120,11 @@ def test_the_class_has_the_fields_and_the_blocks_that_are_told_of_it() -> None:
     )],
     ("QwenImagePipeline", "latents_mean"), ("Flux2Pipeline", "batch_norm_eps"), ("HunyuanImagePipeline", "spatial_compression_ratio"),
 ])  # fmt: skip
-def test_which_pipelines_can_do_with_a_tiny_one(kind: str, lacking: str, painter: Path) -> None:
+def test_which_pipelines_can_do_with_a_tiny_one(kind: str, lacking: str, generator: Path) -> None:
     import diffusers
 
     assert hasattr(diffusers, kind)
-    found = describe(of_class(painter, kind))
+    found = describe(of_class(generator, kind))
     assert class_of(found.path) == kind
     assert reads_more(found) == lacking
 
@@ -139,41 +139,41 @@ def test_which_pipelines_can_do_with_a_tiny_one(kind: str, lacking: str, painter
      Scaling((2.0, 2.0, 4.0, 4.0), (1.0, 2.0, 3.0, 4.0))),
     ("SanaPipeline", {}, Scaling((1.0,), (0.0,))),
 ])  # fmt: skip
-def test_how_a_pipeline_scales_latents(kind: str, vae: Mapping[str, Any], scaling: Scaling, painter: Path) -> None:
-    assert scaling_of(describe(of_class(painter, kind, **vae))) == scaling
+def test_how_a_pipeline_scales_latents(kind: str, vae: Mapping[str, Any], scaling: Scaling, generator: Path) -> None:
+    assert scaling_of(describe(of_class(generator, kind, **vae))) == scaling
 
 
 # ---------------------------------------------------------------- plans
 
 
-def test_what_is_planned_reaches_the_stages_behind(painter: Path, tmp_path: Path) -> None:
+def test_what_is_planned_reaches_the_stages_behind(generator: Path, tmp_path: Path) -> None:
     params = {"width": 8, "blocks": [1, 0], "encoder_width": 4}
-    plan = planned(painter, tmp_path, {"distill.decoder": params}, {"build.openvino": {"components": ["vae"]}})
+    plan = planned(generator, tmp_path, {"distill.decoder": params}, {"build.openvino": {"components": ["vae"]}})
     student, built = plan.nodes
     assert (student.components, built.components) == (("vae",), ("vae",))
     for node, format in ((student, "torch"), (built, "openvino")):
         part = node.expected.components["vae"]
         assert (part.kind, part.format) == ("AutoencoderTiny", format)
         assert node.expected.config("vae")["num_decoder_blocks"] == [1, 0]
-    assert student.told == "0.01 M parameters in place of 0.00 M"
+    assert student.reported == "0.01 M parameters in place of 0.00 M"
     assert student.forecast["vae"]["scaling_factor"] == 1.0
     assert "unet" not in student.forecast
 
 
-def test_a_narrowed_vae_goes_on_learning_as_it_was_planned(painter: Path, tmp_path: Path) -> None:
-    changed(painter / "vae" / "config.json", block_out_channels=[16, 16], norm_num_groups=8)
+def test_a_narrowed_vae_goes_on_learning_as_it_was_planned(generator: Path, tmp_path: Path) -> None:
+    changed(generator / "vae" / "config.json", block_out_channels=[16, 16], norm_num_groups=8)
     narrow = {"prune.width": {"ratio": 0.5, "components": ["vae"]}}
-    cut, student = planned(painter, tmp_path, narrow, {"distill.decoder": {"kind": "own"}}).nodes
+    cut, student = planned(generator, tmp_path, narrow, {"distill.decoder": {"kind": "own"}}).nodes
     assert cut.forecast == {"vae": {"block_out_channels": [8, 8]}}
     assert (student.forecast, student.inputs) == ({"vae": {}}, {"teacher": "source"})
     assert student.expected.components["vae"].kind == "AutoencoderKL"
     assert student.expected.config("vae")["block_out_channels"] == [8, 8]
 
 
-def test_its_teacher_has_a_vae_that_is_no_engine(painter: Path, tmp_path: Path) -> None:
+def test_its_teacher_has_a_vae_that_is_no_engine(generator: Path, tmp_path: Path) -> None:
     built = {"build.openvino": {"components": ["vae"], "id": "built"}}
     with pytest.raises(RecipeError, match="its teacher `built` is an engine there"):
-        planned(painter, tmp_path, built, {"distill.decoder": {"teacher": "built", "from": "source"}})
+        planned(generator, tmp_path, built, {"distill.decoder": {"teacher": "built", "from": "source"}})
 
 
 def test_flops_are_counted_of_what_is_planned(tmp_path: Path) -> None:
@@ -188,32 +188,34 @@ def test_flops_are_counted_of_what_is_planned(tmp_path: Path) -> None:
     ({"encoder_blocks": [1]}, "encoder_blocks has 1 numbers, and this VAE works at 2 sizes: give one for each"),
     ({"kind": "own", "width": 8, "blocks": [1, 1]}, "kind: own keeps the VAE's sizes: leave out blocks, width"),
 ])  # fmt: skip
-def test_sizes_that_do_not_fit_are_refused(params: dict[str, Any], said: str, painter: Path, tmp_path: Path) -> None:
-    assert said in refused(painter, tmp_path, **params)
+def test_sizes_that_do_not_fit_are_refused(
+    params: dict[str, Any], message: str, generator: Path, tmp_path: Path
+) -> None:
+    assert message in refused(generator, tmp_path, **params)
 
 
-def test_a_pipeline_that_reads_more_of_its_vae_is_refused(painter: Path, tmp_path: Path) -> None:
-    said = refused(of_class(painter, "QwenImagePipeline"), tmp_path)
-    assert "QwenImagePipeline reads `latents_mean` of its VAE, which an AutoencoderTiny does not have" in said
+def test_a_pipeline_that_reads_more_of_its_vae_is_refused(generator: Path, tmp_path: Path) -> None:
+    message = refused(of_class(generator, "QwenImagePipeline"), tmp_path)
+    assert "QwenImagePipeline reads `latents_mean` of its VAE, which an AutoencoderTiny does not have" in message
 
 
-def test_an_autoencoder_of_another_make_is_refused(painter: Path, tmp_path: Path) -> None:
-    changed(painter / "model_index.json", vae=["diffusers", "VQModel"])
-    assert "its `vae` is a VQModel, and this stage knows AutoencoderKL" in refused(painter, tmp_path)
+def test_an_autoencoder_of_another_make_is_refused(generator: Path, tmp_path: Path) -> None:
+    changed(generator / "model_index.json", vae=["diffusers", "VQModel"])
+    assert "its `vae` is a VQModel, and this stage knows AutoencoderKL" in refused(generator, tmp_path)
 
 
-def test_a_pipeline_without_one_is_refused(painter: Path, tmp_path: Path) -> None:
-    changed(painter / "model_index.json", vae=[None, None])
-    assert "this model has no component `vae`" in refused(painter, tmp_path)
+def test_a_pipeline_without_one_is_refused(generator: Path, tmp_path: Path) -> None:
+    changed(generator / "model_index.json", vae=[None, None])
+    assert "this model has no component `vae`" in refused(generator, tmp_path)
 
 
-def test_an_engine_is_refused_where_the_vae_was(painter: Path, tmp_path: Path) -> None:
+def test_an_engine_is_refused_where_the_vae_was(generator: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="takes torch, but `vae` is openvino"):
-        planned(painter, tmp_path, {"build.openvino": {"components": ["vae"]}}, {"distill.decoder": {}})
+        planned(generator, tmp_path, {"build.openvino": {"components": ["vae"]}}, {"distill.decoder": {}})
 
 
-def test_a_denoiser_that_is_an_engine_records_as_well(painter: Path, tmp_path: Path) -> None:
-    plan = planned(painter, tmp_path, {"build.openvino": {"components": ["unet"]}}, {"distill.decoder": {}})
+def test_a_denoiser_that_is_an_engine_records_as_well(generator: Path, tmp_path: Path) -> None:
+    plan = planned(generator, tmp_path, {"build.openvino": {"components": ["unet"]}}, {"distill.decoder": {}})
     assert [node.components for node in plan.nodes] == [("unet",), ("vae",)]
     assert plan.nodes[1].expected.components["unet"].format == "openvino"
 
@@ -243,7 +245,7 @@ def test_a_window_lies_within_and_its_judged_part_keeps_away_from_cut_sides(
     assert seen.numel() >= cut.numel() * (1 - 2 / autoencoding.EDGE) ** 2
     if rows <= side and columns <= side:
         assert torch.equal(seen, numbers)
-    for edge in (numbers[0], numbers[-1]):  # an edge of the picture is judged where the window reaches it
+    for edge in (numbers[0], numbers[-1]):  # an edge of the image is judged where the window reaches it
         assert bool(torch.isin(edge, seen).any()) == bool(torch.isin(edge, cut).any())
 
 
@@ -262,6 +264,6 @@ def test_errors_are_nought_of_equals_and_the_ratio_is_the_one_of_skimage() -> No
 
     random = torch.Generator().manual_seed(0)
     one, other = (torch.rand(2, 3, 8, 8, generator=random) * 2 - 1 for _ in range(2))
-    assert autoencoding.picture_errors(one, one) == 0
+    assert autoencoding.image_errors(one, one) == 0
     expected = [peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=2) for a, b in zip(one, other, strict=True)]
     assert autoencoding.peak_ratio(other, one) == pytest.approx(sum(expected) / 2, rel=1e-5)

@@ -1,4 +1,4 @@
-"""What libraries say of each call again is not said, and nothing else is lost."""
+"""What libraries say of each call again is not stated, and nothing else is lost."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Pipeline:
 @pytest.mark.parametrize("name", [__name__, *LIBRARIES])
 def test_only_what_is_known_is_kept_back(name: str) -> None:
     logger = logging.getLogger(name)
-    heard: list[str] = []
+    recorded: list[str] = []
     listener = logging.Handler()
-    listener.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    listener.emit = lambda record: recorded.append(record.getMessage())  # type: ignore[method-assign]
     logger.addHandler(listener)
     try:
         with uncounted(Pipeline()):
-            for said in (*KNOWN, "the weights are upside down"):
-                logger.error(said)
-        assert heard == ["the weights are upside down"]
+            for message in (*KNOWN, "the weights are upside down"):
+                logger.error(message)
+        assert recorded == ["the weights are upside down"]
         logger.error(KNOWN[0])
-        assert heard[1:] == [KNOWN[0]]
+        assert recorded[1:] == [KNOWN[0]]
     finally:
         logger.removeHandler(listener)

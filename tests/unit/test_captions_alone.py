@@ -1,4 +1,4 @@
-"""Captions without pictures, and captions that lie otherwise beside them: taken where they are enough, else told what makes them so."""
+"""Captions without images, and captions that lie otherwise beside them: taken where they are enough, else reported what makes them so."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def made_there(fix: str, folder: Path) -> None:
     subprocess.run(line, shell=True, cwd=folder, check=True, timeout=60)
 
 
-def test_captions_are_all_that_a_student_needs_whose_teacher_paints(model: Path, tmp_path: Path) -> None:
+def test_captions_are_all_that_a_student_needs_whose_teacher_generates(model: Path, tmp_path: Path) -> None:
     asked = step(find_stage("distill.steps"), steps=2, guidance=3.0, latents="teacher")
     data = {"train": str(rows_of(tmp_path))}
     assert make_plan(recipe(model, asked, data=data), Cache(tmp_path / "cache")).data["train"].count == len(PROMPTS)
 
 
-def test_latents_of_pictures_need_some(model: Path, tmp_path: Path) -> None:
+def test_latents_of_images_need_some(model: Path, tmp_path: Path) -> None:
     asked = step(find_stage("distill.guidance"), guidance=3.0, latents="pictures", place="r.yaml:3")
     with pytest.raises(RecipeError) as caught:
         make_plan(recipe(model, asked, data={"train": str(rows_of(tmp_path))}), Cache(tmp_path / "cache"))
@@ -55,8 +55,8 @@ def test_latents_of_pictures_need_some(model: Path, tmp_path: Path) -> None:
     assert problem.fix.startswith("set latents: teacher")
 
 
-def test_what_is_measured_needs_pictures(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="holds texts, and this model needs pictures with captions"):
+def test_what_is_measured_needs_images(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="holds texts, and this model needs images with captions"):
         make_plan(recipe(model, data={"evaluate": str(rows_of(tmp_path))}), Cache(tmp_path / "cache"))
 
 
@@ -77,7 +77,7 @@ def test_the_metadata_of_a_folder_is_given_as_that_folder(model: Path, tmp_path:
 
 
 @pytest.mark.parametrize("how", ["table", "beside"])
-def test_captions_that_lie_otherwise_are_told_what_makes_rows_of_them(how: str, tmp_path: Path) -> None:
+def test_captions_that_lie_otherwise_are_reported_what_makes_rows_of_them(how: str, tmp_path: Path) -> None:
     for number, text in enumerate(PROMPTS):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
         if how == "beside":

@@ -110,7 +110,9 @@ def test_a_processor_is_no_card() -> None:
 def test_the_state_is_that_of_the_card_by_its_uuid(
     card: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, newer: bool
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNVML(0x01 | 0x02, newer=newer))  # idle, and a clock that was set
+    monkeypatch.setitem(
+        sys.modules, "pynvml", FakeNVML(0x01 | 0x02, newer=newer)
+    )  # unavailable, and a clock that was set
     assert gpu_cards.state("cuda:0") == COOL
     monkeypatch.setitem(sys.modules, "pynvml", FakeNVML(0x04 | 0x40, newer=newer))
     found = gpu_cards.state("cuda:0")
@@ -120,13 +122,13 @@ def test_the_state_is_that_of_the_card_by_its_uuid(
     assert gpu_cards.state("cuda:0") is None
 
 
-def test_without_nvml_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nvml_nothing_is_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert gpu_cards.state("cuda:0") is None
     assert (gpu_cards.slowed(None, None), gpu_cards.clocks(COOL, None)) == ("", {})
 
 
-def test_clocks_are_told_and_what_slowed_them() -> None:
+def test_clocks_are_reported_and_what_slowed_them() -> None:
     assert gpu_cards.slowed(COOL, COOL) == ""
     assert gpu_cards.slowed(COOL, HOT).startswith(
         "the GPU was slowed after at 1410 MHz by heat, by its hardware: measure"
@@ -142,16 +144,16 @@ def test_a_slowed_gpu_settles_no_speed(monkeypatch: pytest.MonkeyPatch, after: S
     monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)
     states, asked = iter((COOL, after)), list[str]()
     monkeypatch.setattr(gpu_cards, "state", lambda device: asked.append(device) or next(states))
-    heard: list[Event] = []
+    recorded: list[Event] = []
 
     def call(seconds: float) -> Any:
         return lambda: (seconds, 0.0)
 
     found = time_pair(
-        call(0.4), call(0.1), (20, 8), 1, 20, 0, heard.append if after is HOT else silent, device="cuda:0"
+        call(0.4), call(0.1), (20, 8), 1, 20, 0, recorded.append if after is HOT else silent, device="cuda:0"
     )
     assert asked == ["cuda:0", "cuda:0"]
-    assert ("slowed" in found.unsettled) == (after is HOT) == any("slowed" in event.message for event in heard)
+    assert ("slowed" in found.unsettled) == (after is HOT) == any("slowed" in event.message for event in recorded)
     assert found.card["gpu_slowed_by"] == list(after.slowed_by)
     assert np.allclose(found.baseline.seconds / found.candidate.seconds, 4)
 

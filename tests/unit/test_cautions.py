@@ -1,4 +1,4 @@
-"""What a plan warns of: data that cannot decide what is asked of them are told by `check`, and once in a run."""
+"""What a plan warns of: data that cannot decide what is asked of them are known from `check`, and once in a run."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def warned(
 ) -> tuple[str, ...]:
     language_model(folder / "model")
     (folder / name).write_text(text)
-    said = RECIPE.format(data=name, metrics=metrics, samples=samples, gates=gates)
-    (folder / "r.yaml").write_text(said)
+    message = RECIPE.format(data=name, metrics=metrics, samples=samples, gates=gates)
+    (folder / "r.yaml").write_text(message)
     return compress.plan(folder / "r.yaml", cache=folder / "cache").warnings
 
 
@@ -34,7 +34,7 @@ def documents(count: int) -> str:
     return "\n\n".join(f"document {number}" for number in range(count))
 
 
-def test_one_document_is_told_with_what_separates_them(tmp_path: Path) -> None:
+def test_one_document_is_reported_with_what_separates_them(tmp_path: Path) -> None:
     few, open_, hint = warned(tmp_path, "id,text\n0,one\n1,two\n")
     assert few == "samples: 32 are asked for, and the data hold 1"
     assert (
@@ -54,13 +54,13 @@ def test_enough_is_not_warned_of(count: int, samples: int, tmp_path: Path) -> No
     assert warned(tmp_path, documents(count), samples=samples) == ()
 
 
-def test_too_few_samples_of_enough_data_are_told_where_quality_is_gated(tmp_path: Path) -> None:
-    (said,) = warned(tmp_path, documents(40), samples=4)
-    assert f"rest on 4 of at least {FEWEST_UNITS}" in said
+def test_too_few_samples_of_enough_data_are_reported_where_quality_is_gated(tmp_path: Path) -> None:
+    (message,) = warned(tmp_path, documents(40), samples=4)
+    assert f"rest on 4 of at least {FEWEST_UNITS}" in message
     assert warned(tmp_path, documents(40), samples=4, gates="{}") == ()
     assert warned(tmp_path, documents(40), samples=4, metrics="size", gates="{size: {smaller: 1}}") == ()
 
 
-def test_copies_are_told(tmp_path: Path) -> None:
-    (said,) = warned(tmp_path, documents(20) + "\n\n" + documents(20), samples=20)
-    assert said == "20 of 40 items of d.txt count: 20 are copies of others"
+def test_copies_are_reported(tmp_path: Path) -> None:
+    (message,) = warned(tmp_path, documents(20) + "\n\n" + documents(20), samples=20)
+    assert message == "20 of 40 items of d.txt count: 20 are copies of others"

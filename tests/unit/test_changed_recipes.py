@@ -1,4 +1,4 @@
-"""`recipe.with_`: another recipe, as if the file had said so, or every reason why not."""
+"""`recipe.with_`: another recipe, as if the file had stated so, or every reason why not."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def test_a_changed_recipe_is_the_one_that_a_file_would_say(
             TEXT.replace("0.25", f"{share!r}, layers: {layers}").replace("samples: 8", f"samples: {samples}")
             + f"data: {{train: '{train}'}}\n"
         )
-        told = {
+        reported = {
             "stages.0.ratio": share, "stages.0.layers": tuple(layers), "evaluate.samples": samples, "data.train": train,
         }  # fmt: skip
-        one, other = read(written), read().with_(told)
+        one, other = read(written), read().with_(reported)
     assert (one.stages[0].params, one.evaluate, one.data) == (other.stages[0].params, other.evaluate, other.data)
 
 
@@ -113,7 +113,7 @@ def test_a_recipe_that_extends_another_needs_its_files_no_longer(tmp_path: Path)
     assert other.place["stages.0"].startswith(str(tmp_path / "base.yaml"))
 
 
-def test_every_mistake_is_told_at_once_with_its_place() -> None:
+def test_every_mistake_is_reported_at_once_with_its_place() -> None:
     with pytest.raises(RecipeError) as caught:
         read().with_({"stages.0.ratio": "half", "evaluate.samples": 1}, "sede=1", "seed", "stages.7.x=1")
     assert sorted(f"{p.place}: {p.message}" for p in caught.value.problems) == [
@@ -127,7 +127,7 @@ def test_every_mistake_is_told_at_once_with_its_place() -> None:
         read().with_({"seed": object()})
 
 
-def test_what_a_change_breaks_elsewhere_is_told_where_that_stands() -> None:
+def test_what_a_change_breaks_elsewhere_is_reported_where_that_stands() -> None:
     text = TEXT.replace("- demo.tune", "- demo.tune: {from: demo.cut}")
     with pytest.raises(RecipeError, match=r'folder/r.yaml:6:21: from: no earlier step is called "demo.cut"'):
         read(text).with_({"stages.0": "demo.tune"})

@@ -93,9 +93,9 @@ def masked(text: str) -> str:
 def test_the_help_of_every_verb_is_the_golden_one(pare: Pare, golden: Callable[[str, str], str]) -> None:
     pages = []
     for verb in ((), *((v,) for v in VERBS)):
-        said = pare(*verb, "--help")
-        assert (said.code, said.err) == (0, "")
-        pages.append(f"$ pare {' '.join((*verb, '--help'))}\n{said.out.strip()}\n")
+        message = pare(*verb, "--help")
+        assert (message.code, message.err) == (0, "")
+        pages.append(f"$ pare {' '.join((*verb, '--help'))}\n{message.out.strip()}\n")
     found = "\n".join(pages)
     assert found == golden("help.txt", found)
 
@@ -123,9 +123,9 @@ def test_explanations_are_the_golden_ones(pare: Pare, golden: Callable[[str, str
 def test_a_matrix_ends_with_a_table_of_its_own(pare: Pare, recipe: str) -> None:
     text = Path(recipe).read_text().replace("metrics", "samples: '${n}', metrics") + "matrix: {n: [2, 3]}\n"
     Path(recipe).write_text(text)
-    said = pare("run", recipe, "--save", "mine")
-    assert said.code == 0, said.err
-    table = said.out.partition("mine/tiny-n-3")[2]
+    message = pare("run", recipe, "--save", "mine")
+    assert message.code == 0, message.err
+    table = message.out.partition("mine/tiny-n-3")[2]
     rows = [line.split()[:2] for line in table.splitlines() if line.strip().startswith("tiny-n-")]
     assert rows == [["tiny-n-2", "not"], ["tiny-n-3", "not"]]
     assert {f.name for f in Path("mine").iterdir()} == {"tiny-n-2", "tiny-n-3"}
@@ -139,10 +139,10 @@ def test_the_plan_of_the_quickstart_is_the_golden_one(pare: Pare, golden: Callab
 
 def test_everything_listed_can_be_explained_with_every_parameter(pare: Pare) -> None:
     for name in (*stage_names(), *metric_names()):
-        said = pare("explain", name)
-        assert said.code == 0, name
-        assert said.out.startswith(f"{name}\n")
-        assert "parameters\n" in said.out
+        message = pare("explain", name)
+        assert message.code == 0, name
+        assert message.out.startswith(f"{name}\n")
+        assert "parameters\n" in message.out
 
 
 def test_a_stage_that_needs_data_says_so(pare: Pare) -> None:
@@ -150,7 +150,7 @@ def test_a_stage_that_needs_data_says_so(pare: Pare) -> None:
     assert "data" not in pare("explain", "accelerate.steps").out.partition("\nneeds ")[2]
 
 
-def test_a_good_recipe_is_told_with_what_is_in_it(pare: Pare) -> None:
+def test_a_good_recipe_is_reported_with_what_is_in_it(pare: Pare) -> None:
     assert pare("check", QUICKSTART) == Said(0, "quickstart: good (5 stages, 14 metrics, 5 gates)\n", "")
 
 
@@ -213,19 +213,19 @@ def test_the_doctor_as_json_and_as_text_says_the_same(pare: Pare) -> None:
 
 
 def test_a_run_as_json_is_one_value_and_its_notes_go_to_the_other_stream(pare: Pare, recipe: str) -> None:
-    said = pare("run", recipe, "--json")
-    assert said.code == 0
-    assert [row["metric"] for row in said.json["rows"]] == ["size"]
+    message = pare("run", recipe, "--json")
+    assert message.code == 0
+    assert [row["metric"] for row in message.json["rows"]] == ["size"]
     assert (Path("runs") / "tiny" / "report.html").is_file()
 
 
 def test_a_comparison_of_folders_as_json(pare: Pare, tmp_path: Path) -> None:
     small, large = language_model(tmp_path / "small"), language_model(tmp_path / "large", (20, 30))
-    said = pare("eval", str(small), str(large), "--metrics", "size", "--json", "--out", "compared")
-    (row,) = said.json["rows"]
+    message = pare("eval", str(small), str(large), "--metrics", "size", "--json", "--out", "compared")
+    (row,) = message.json["rows"]
     assert row["metric"] == "size"
     assert (tmp_path / "compared" / "result.json").is_file()
-    assert json.loads((tmp_path / "compared" / "result.json").read_text()) == said.json
+    assert json.loads((tmp_path / "compared" / "result.json").read_text()) == message.json
 
 
 # The cache
@@ -261,9 +261,9 @@ def test_the_cache_shows_all_its_kinds(pare: Pare, filled: Cache) -> None:
     assert set(found) == {"entries", "evidence", "features", "scratch", "training", "code", "digests"}
     assert found["evidence"] == {"count": 1, "size_bytes": 2_000_000}
     assert found["entries"] == {"count": 2, "size_bytes": sum(e.size_bytes for e in filled.entries())}
-    said = pare("cache").out
-    assert re.search(r"^evidence +1 +2\.0 MB$", said, re.MULTILINE)
-    assert "2 entries, 2.1 MB" in said
+    message = pare("cache").out
+    assert re.search(r"^evidence +1 +2\.0 MB$", message, re.MULTILINE)
+    assert "2 entries, 2.1 MB" in message
 
 
 def test_the_cache_shrinks_by_whatever_kind_is_oldest(pare: Pare, filled: Cache) -> None:
@@ -284,9 +284,9 @@ def test_a_corrupt_entry_is_exit_1(pare: Pare, filled: Cache, options: tuple[str
         stream.write(b"\x01")
     os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert pare("cache", *options).code == 0  # size and time are as they were
-    said = pare("cache", "--verify", *options)
-    assert said.code == 1
-    assert "model.safetensors changed" in said.out
+    message = pare("cache", "--verify", *options)
+    assert message.code == 1
+    assert "model.safetensors changed" in message.out
 
 
 def test_the_cache_shrinks_to_a_size(pare: Pare, filled: Cache) -> None:
@@ -298,10 +298,10 @@ def test_the_cache_shrinks_to_a_size(pare: Pare, filled: Cache) -> None:
 
 @pytest.mark.parametrize("size", ["", "5", "GB", "fiveGB", "5XB", "-5GB", "nanGB", "infGB", "1e999GB"])
 def test_a_size_that_is_none_evicts_nothing(pare: Pare, filled: Cache, size: str) -> None:
-    said = pare("cache", "--max-size", size)
+    message = pare("cache", "--max-size", size)
     assert len(filled.entries()) == 2
     if size:
-        assert said == Said(2, "", f"--max-size: {size!r} is no size\n  fix: for example 500MB or 20GB\n")
+        assert message == Said(2, "", f"--max-size: {size!r} is no size\n  fix: for example 500MB or 20GB\n")
 
 
 @pytest.mark.parametrize(("size", "kept"), [("41kb", 1), ("0.5 GB", 2), ("1TB", 2)])
@@ -341,39 +341,39 @@ def test_sizes_may_be_written_in_any_case_and_with_a_space(pare: Pare, filled: C
     ids=lambda value: "-".join(value)[:40] if isinstance(value, tuple) else "",
 )
 def test_a_mistake_is_exit_2_with_a_remedy_and_no_traceback(
-    pare: Pare, arguments: tuple[str, ...], said: str, fix: str
+    pare: Pare, arguments: tuple[str, ...], message: str, fix: str
 ) -> None:
     found = pare(*arguments)
     assert found.code == 2
     assert found.out == ""
-    assert said in found.err
+    assert message in found.err
     assert fix in found.err.partition("fix: ")[2]
     assert "Traceback" not in found.err
 
 
-def test_all_problems_of_a_recipe_are_told_and_counted(pare: Pare, tmp_path: Path) -> None:
+def test_all_problems_of_a_recipe_are_reported_and_counted(pare: Pare, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(
         "schema: 1\nname: a\nmodel: zoo://docs-llama\nseed: -1\nstages: [bild.openvino]\nevaluate: {metrics: [sise]}\n"
     )
-    said = pare("check", "bad.yaml").err
-    assert re.findall(r"^bad\.yaml:(\d+):", said, re.MULTILINE) == ["4", "5", "6"]
-    assert said.count("  fix: ") == 3
-    assert said.endswith("3 problems\n")
+    message = pare("check", "bad.yaml").err
+    assert re.findall(r"^bad\.yaml:(\d+):", message, re.MULTILINE) == ["4", "5", "6"]
+    assert message.count("  fix: ") == 3
+    assert message.endswith("3 problems\n")
 
 
 def test_a_cache_that_cannot_be_written_is_one_error(pare: Pare, tmp_path: Path, recipe: str) -> None:
     (tmp_path / "file").write_text("")
-    said = pare("run", recipe, "--cache", str(tmp_path / "file"))
-    assert said.code == 2
-    assert "cannot be written" in said.err
-    assert "--cache DIR or PARE_CACHE" in said.err
+    message = pare("run", recipe, "--cache", str(tmp_path / "file"))
+    assert message.code == 2
+    assert "cannot be written" in message.err
+    assert "--cache DIR or PARE_CACHE" in message.err
 
 
 def test_a_run_folder_that_cannot_be_written_is_one_error(pare: Pare, tmp_path: Path, recipe: str) -> None:
     (tmp_path / "file").write_text("")
-    said = pare("run", recipe, "--out", str(tmp_path / "file"))
-    assert said.code == 2
-    assert "give another with --out" in said.err
+    message = pare("run", recipe, "--out", str(tmp_path / "file"))
+    assert message.code == 2
+    assert "give another with --out" in message.err
 
 
 # How it ends
@@ -398,8 +398,8 @@ def test_errors_raised_on_purpose_have_their_own_code_and_no_traceback(
     pare: Pare, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
 ) -> None:
     ending(monkeypatch, error)
-    said = pare("check", "r.yaml")
-    assert said == Said(code, "", f"{error}\n")
+    message = pare("check", "r.yaml")
+    assert message == Said(code, "", f"{error}\n")
 
 
 @pytest.mark.parametrize("error", [ValueError("surprise"), OSError(errno.EIO, "surprise"), AssertionError("surprise")])
@@ -407,12 +407,12 @@ def test_any_other_error_is_exit_3_with_its_traceback_and_asks_to_be_reported(
     pare: Pare, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     ending(monkeypatch, error)
-    said = pare("check", "r.yaml")
-    assert said.code == 3
-    assert said.out == ""
-    assert "Traceback" in said.err
-    assert "surprise" in said.err
-    assert said.err.endswith("pare: this is a fault of pare; please report it with the lines above\n")
+    message = pare("check", "r.yaml")
+    assert message.code == 3
+    assert message.out == ""
+    assert "Traceback" in message.err
+    assert "surprise" in message.err
+    assert message.err.endswith("pare: this is a fault of pare; please report it with the lines above\n")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), EOFError()])
@@ -421,11 +421,11 @@ def test_ctrl_c_is_exit_130_with_the_line_that_resumes(
 ) -> None:
     ending(monkeypatch, error)
     before = signal.getsignal(signal.SIGINT)
-    said = pare("check", "my recipe.yaml", "--set", "seed=1")
+    message = pare("check", "my recipe.yaml", "--set", "seed=1")
     signal.signal(signal.SIGINT, before)  # a command would end here, and takes no other for it
-    assert said.code == 130
-    assert said.err.endswith("stopped; resume with: pare check 'my recipe.yaml' --set seed=1\n")
-    assert "Traceback" not in said.err
+    assert message.code == 130
+    assert message.err.endswith("stopped; resume with: pare check 'my recipe.yaml' --set seed=1\n")
+    assert "Traceback" not in message.err
 
 
 def test_the_worst_verdict_of_a_matrix_is_the_exit_code(

@@ -36,9 +36,9 @@ DOCUMENTS = tuple(Item(f"d{i}", text) for i, text in enumerate(TEXTS))
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Viewpoint:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Viewpoint:
     artifact = replace(describe(tiny_diffusion(tmp_path_factory.mktemp("diffusion"))), digest="diffusion")
-    return Viewpoint(artifact, Opening("float32"), {"num_inference_steps": 2}, ITEMS, "words", 0, 2, {"pictures": ()})
+    return Viewpoint(artifact, Opening("float32"), {"num_inference_steps": 2}, ITEMS, "words", 0, 2, {"images": ()})
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +51,17 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Viewpoint:
 def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every item that a model is asked for, in order, from here on."""
     asked: list[str] = []
-    paint, score = TextToImage.paint_items, TextGeneration.token_logprobs
+    generate, score = TextToImage.generate_items, TextGeneration.token_logprobs
 
-    def painting(self: Any, items: Any, seed: int, **call: Any) -> Any:
+    def generating(self: Any, items: Any, seed: int, **call: Any) -> Any:
         asked.extend(item.id for item in items)
-        return paint(self, items, seed, **call)
+        return generate(self, items, seed, **call)
 
     def scoring(self: Any, documents: Any, batch: int) -> Any:
         asked.extend(documents)
         return score(self, documents, batch)
 
-    monkeypatch.setattr(TextToImage, "paint_items", painting)
+    monkeypatch.setattr(TextToImage, "generate_items", generating)
     monkeypatch.setattr(TextGeneration, "token_logprobs", scoring)
     return asked
 
@@ -70,8 +70,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
-def all_pictures(view: Viewpoint, folder: Path) -> np.ndarray:
-    return collect(view, (folder,), "baseline", silent).pictures(0, len(view.items)).astype(int)
+def all_images(view: Viewpoint, folder: Path) -> np.ndarray:
+    return collect(view, (folder,), "baseline", silent).images(0, len(view.items)).astype(int)
 
 
 # ---------------------------------------------------------------- what decides it
@@ -89,30 +89,30 @@ CHANGES: dict[str, Callable[[Viewpoint], Viewpoint]] = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_the_key_changes_with(what: str, pictures: Viewpoint) -> None:
-    assert CHANGES[what](pictures).key("pictures") != pictures.key("pictures")
+def test_the_key_changes_with(what: str, images: Viewpoint) -> None:
+    assert CHANGES[what](images).key("images") != images.key("images")
 
 
-def test_neither_the_batch_nor_the_folder_nor_the_order_of_arguments_is_in_the_key(pictures: Viewpoint) -> None:
-    moved = replace(pictures.artifact, path=Path("elsewhere"))
-    assert replace(pictures, batch=7, artifact=moved).key("pictures") == pictures.key("pictures")
+def test_neither_the_batch_nor_the_folder_nor_the_order_of_arguments_is_in_the_key(images: Viewpoint) -> None:
+    moved = replace(images.artifact, path=Path("elsewhere"))
+    assert replace(images, batch=7, artifact=moved).key("images") == images.key("images")
     one, other = ({"a": 1, "b": 2}, {"b": 2, "a": 1})
-    assert replace(pictures, call=one).key("pictures") == replace(pictures, call=other).key("pictures")
+    assert replace(images, call=one).key("images") == replace(images, call=other).key("images")
 
 
-def test_real_pictures_that_are_read_otherwise_have_another_key(
-    pictures: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_real_images_that_are_read_otherwise_have_another_key(
+    images: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty = replace(pictures, evidence={})
+    empty = replace(images, evidence={})
     before = collect(empty, (tmp_path / "evidence",), "baseline", silent).data_key
     monkeypatch.setattr("evaluation.observe.collect.READER", -1)
     assert collect(empty, (tmp_path / "evidence",), "baseline", silent).data_key != before
 
 
 def test_what_was_seen_once_is_not_made_again(
-    pictures: Viewpoint, texts: Viewpoint, tmp_path: Path, work: list[str]
+    images: Viewpoint, texts: Viewpoint, tmp_path: Path, work: list[str]
 ) -> None:
-    for view in (pictures, texts):
+    for view in (images, texts):
         first = collect(view, (tmp_path,), "baseline", silent)
         assert len(work) == len(view.items)
         again = collect(view, (tmp_path,), "candidate", silent)
@@ -133,65 +133,65 @@ def test_another_viewpoint_has_a_folder_of_its_own(texts: Viewpoint, tmp_path: P
 # ---------------------------------------------------------------- noise and order
 
 
-def test_a_pictures_noise_is_its_prompts_whatever_the_batch(pictures: Viewpoint, tmp_path: Path) -> None:
-    two, all_, one = (all_pictures(replace(pictures, batch=b), tmp_path / str(b)) for b in (2, len(ITEMS), 1))
+def test_a_images_noise_is_its_prompts_whatever_the_batch(images: Viewpoint, tmp_path: Path) -> None:
+    two, all_, one = (all_images(replace(images, batch=b), tmp_path / str(b)) for b in (2, len(ITEMS), 1))
     assert two.std() > 5
     assert np.abs(two - all_).max() <= 1
     assert np.abs(two - one).max() <= 1
 
 
-def test_a_pictures_noise_is_its_prompts_whatever_its_place(pictures: Viewpoint, tmp_path: Path) -> None:
-    there = all_pictures(pictures, tmp_path / "there")
-    back = all_pictures(replace(pictures, items=ITEMS[::-1]), tmp_path / "back")
-    alone = all_pictures(replace(pictures, items=ITEMS[3:4]), tmp_path / "alone")
+def test_a_images_noise_is_its_prompts_whatever_its_place(images: Viewpoint, tmp_path: Path) -> None:
+    there = all_images(images, tmp_path / "there")
+    back = all_images(replace(images, items=ITEMS[::-1]), tmp_path / "back")
+    alone = all_images(replace(images, items=ITEMS[3:4]), tmp_path / "alone")
     assert np.abs(there - back[::-1]).max() <= 1
     assert np.abs(there[3] - alone[0]).max() <= 1
 
 
-def test_another_seed_or_another_prompt_id_is_other_noise(pictures: Viewpoint, tmp_path: Path) -> None:
-    one = all_pictures(pictures, tmp_path / "one")
+def test_another_seed_or_another_prompt_id_is_other_noise(images: Viewpoint, tmp_path: Path) -> None:
+    one = all_images(images, tmp_path / "one")
     renamed = tuple(replace(item, id=f"other {item.id}") for item in ITEMS)
-    for changed in (replace(pictures, seed=1), replace(pictures, items=renamed)):
-        other = all_pictures(changed, tmp_path / changed.items[0].id / str(changed.seed))
+    for changed in (replace(images, seed=1), replace(images, items=renamed)):
+        other = all_images(changed, tmp_path / changed.items[0].id / str(changed.seed))
         assert (np.abs(one - other).max(axis=(1, 2, 3)) > 10).all()
 
 
 def test_both_sides_start_from_the_same_noise(
-    pictures: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    images: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first latents that each side's denoiser sees, for two models, two batch sizes and two step counts."""
     seen: list[torch.Tensor] = []
-    paint = TextToImage.paint_items
+    generate = TextToImage.generate_items
 
     def watching(self: Any, items: Any, seed: int, **call: Any) -> Any:
         calls: list[Any] = []
         with self.watch("unet", lambda args, kwargs: calls.append(args)):
-            found = paint(self, items, seed, **call)
+            found = generate(self, items, seed, **call)
         seen.append(calls[0][0][: len(items)])  # the guided half is the same latents again
         return found
 
-    monkeypatch.setattr(TextToImage, "paint_items", watching)
+    monkeypatch.setattr(TextToImage, "generate_items", watching)
     other = describe(tiny_diffusion(tmp_path / "other", seed=9))
-    base = replace(pictures, call={"num_inference_steps": 4})
+    base = replace(images, call={"num_inference_steps": 4})
     candidate = replace(base, artifact=replace(other, digest="other"), batch=5, call={"num_inference_steps": 4})
     for view in (base, candidate):
         collect(view, (tmp_path / "evidence",), "baseline", silent)
     assert torch.equal(torch.cat(seen[:-1]), seen[-1])
 
 
-def test_items_that_move_each_other_are_painted_one_at_a_time(
-    pictures: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_items_that_move_each_other_are_generated_one_at_a_time(
+    images: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    paint = TextToImage.paint_items
+    generate = TextToImage.generate_items
 
-    def painting(self: Any, items: Any, seed: int, **call: Any) -> Any:
+    def generating(self: Any, items: Any, seed: int, **call: Any) -> Any:
         sizes.append(len(items))
-        return paint(self, items, seed, **call)
+        return generate(self, items, seed, **call)
 
-    monkeypatch.setattr(TextToImage, "paint_items", painting)
+    monkeypatch.setattr(TextToImage, "generate_items", generating)
     monkeypatch.setattr("evaluation.observe.collect.company", lambda artifact: "alone")
-    collect(replace(pictures, items=ITEMS[:3]), (tmp_path,), "baseline", silent)
+    collect(replace(images, items=ITEMS[:3]), (tmp_path,), "baseline", silent)
     assert sizes == [1, 1, 1]
 
 
@@ -218,15 +218,15 @@ def test_an_empty_document_keeps_its_place(texts: Viewpoint, tmp_path: Path) -> 
     assert [len(f) for f in found] == [len(TEXTS[0]), 0, len(TEXTS[1])]
 
 
-def test_latents_are_what_the_pictures_were_decoded_from(pictures: Viewpoint, tmp_path: Path) -> None:
-    evidence = collect(pictures, (tmp_path,), "baseline", silent)
-    task: Any = TextToImage(pictures.artifact, Opening("float32"))
+def test_latents_are_what_the_images_were_decoded_from(images: Viewpoint, tmp_path: Path) -> None:
+    evidence = collect(images, (tmp_path,), "baseline", silent)
+    task: Any = TextToImage(images.artifact, Opening("float32"))
     assert evidence.latent is not None
     for index in (0, len(ITEMS) - 1):  # of the first batch and of the last
         with torch.inference_mode():
-            painted = task.pipeline.vae.decode(torch.tensor(evidence.latent(index))[None]).sample[0]
-        pixels = ((painted / 2 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
-        assert np.abs(pixels - evidence.pictures(index, index + 1)[0]).max() <= 2  # stored in half precision
+            generated = task.pipeline.vae.decode(torch.tensor(evidence.latent(index))[None]).sample[0]
+        pixels = ((generated / 2 + 0.5).clamp(0, 1) * 255).permute(1, 2, 0).numpy()
+        assert np.abs(pixels - evidence.images(index, index + 1)[0]).max() <= 2  # stored in half precision
 
 
 def test_prompts_are_continued_until_the_model_ends_them_and_no_further(texts: Viewpoint, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_document_of_nothing_is_continued_by_nothing_or_from_the_token_that_be
     assert len(collect(view, (tmp_path,), "baseline", silent).continuations) == 1
 
 
-def test_all_that_a_pipeline_is_given_of_an_item_comes_from_one_place(pictures: Viewpoint) -> None:
+def test_all_that_a_pipeline_is_given_of_an_item_comes_from_one_place(images: Viewpoint) -> None:
     seen: list[Item] = []
 
     class Listening(TextToImage):
@@ -258,23 +258,23 @@ def test_all_that_a_pipeline_is_given_of_an_item_comes_from_one_place(pictures: 
             seen.extend(items)
             return {"prompt": [f"the {item.text}" for item in items]}
 
-    task = Listening(pictures.artifact, Opening("float32"))
-    shown = replace(ITEMS[0], picture=lambda: np.zeros((2, 2, 3), np.uint8))
-    painted, _ = task.pictures((shown,), 0, num_inference_steps=2)
-    plain = TextToImage(pictures.artifact, Opening("float32"))
-    assert np.array_equal(painted, plain.paint([f"the {shown.text}"], [shown.id], 0, num_inference_steps=2))
+    task = Listening(images.artifact, Opening("float32"))
+    shown = replace(ITEMS[0], image=lambda: np.zeros((2, 2, 3), np.uint8))
+    generated, _ = task.images((shown,), 0, num_inference_steps=2)
+    plain = TextToImage(images.artifact, Opening("float32"))
+    assert np.array_equal(generated, plain.generate([f"the {shown.text}"], [shown.id], 0, num_inference_steps=2))
     timed = task.timed((shown,), EvalSpec(timing_batch=2), {"num_inference_steps": 2})
     timed.run()
     assert list(task.calls_of(("unet",), (shown,), 0, num_inference_steps=2))
-    assert [item.id for item in seen if item.picture] == [shown.id, "timing/0", "timing/1", shown.id]
+    assert [item.id for item in seen if item.image] == [shown.id, "timing/0", "timing/1", shown.id]
 
 
-def test_pictures_come_back_to_the_byte(pictures: Viewpoint, tmp_path: Path) -> None:
-    task = TextToImage(pictures.artifact, Opening("float32"))
-    expected = task.paint([i.text for i in ITEMS[:2]], [i.id for i in ITEMS[:2]], 0, num_inference_steps=2)
-    evidence = collect(pictures, (tmp_path,), "baseline", silent)
-    assert np.array_equal(evidence.pictures(0, 2), expected)
-    assert len(evidence.pictures(4, 400)) == 1  # the last batch is what is left
+def test_images_come_back_to_the_byte(images: Viewpoint, tmp_path: Path) -> None:
+    task = TextToImage(images.artifact, Opening("float32"))
+    expected = task.generate([i.text for i in ITEMS[:2]], [i.id for i in ITEMS[:2]], 0, num_inference_steps=2)
+    evidence = collect(images, (tmp_path,), "baseline", silent)
+    assert np.array_equal(evidence.images(0, 2), expected)
+    assert len(evidence.images(4, 400)) == 1  # the last batch is what is left
 
 
 # ---------------------------------------------------------------- what is damaged
@@ -304,9 +304,9 @@ def test_corrupt_evidence_is_collected_again_with_a_warning(
     first = collect(texts, (tmp_path,), "baseline", silent)
     whole = files(tmp_path)
     damage(tmp_path / texts.key("documents"))
-    heard: list[Event] = []
-    again = collect(texts, (tmp_path,), "baseline", heard.append)
-    warnings = [e for e in heard if e.kind == "warning"]
+    recorded: list[Event] = []
+    again = collect(texts, (tmp_path,), "baseline", recorded.append)
+    warnings = [e for e in recorded if e.kind == "warning"]
     assert len(warnings) == 1
     assert "corrupt" in warnings[0].message
     assert len(work) == 2 * len(DOCUMENTS)
@@ -314,13 +314,13 @@ def test_corrupt_evidence_is_collected_again_with_a_warning(
     assert all(np.array_equal(a, b) for a, b in zip(first.token_logprobs, again.token_logprobs, strict=True))
 
 
-def test_a_changed_picture_is_noticed(pictures: Viewpoint, tmp_path: Path, work: list[str]) -> None:
-    collect(pictures, (tmp_path,), "baseline", silent)
-    one, other = (tmp_path / pictures.key("pictures") / f"0000{i}.png" for i in (0, 1))
+def test_a_changed_image_is_noticed(images: Viewpoint, tmp_path: Path, work: list[str]) -> None:
+    collect(images, (tmp_path,), "baseline", silent)
+    one, other = (tmp_path / images.key("images") / f"0000{i}.png" for i in (0, 1))
     one.write_bytes(other.read_bytes())
-    heard: list[Event] = []
-    collect(pictures, (tmp_path,), "baseline", heard.append)
-    assert ["00000.png changed" in e.message for e in heard if e.kind == "warning"] == [True]
+    recorded: list[Event] = []
+    collect(images, (tmp_path,), "baseline", recorded.append)
+    assert ["00000.png changed" in e.message for e in recorded if e.kind == "warning"] == [True]
     assert len(work) == 2 * len(ITEMS)
 
 
@@ -330,17 +330,17 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("after", [0, 1])
 def test_evidence_stopped_half_way_leaves_no_entry(
-    after: int, pictures: Viewpoint, tmp_path: Path, work: list[str]
+    after: int, images: Viewpoint, tmp_path: Path, work: list[str]
 ) -> None:
     def stop(event: Event) -> None:
         if event.kind == "progress" and event.done > after:
             raise Killed
 
     with pytest.raises(Killed):
-        collect(pictures, (tmp_path,), "baseline", stop)
+        collect(images, (tmp_path,), "baseline", stop)
     assert list(tmp_path.iterdir()) == []
     work.clear()
-    assert len(collect(pictures, (tmp_path,), "baseline", silent).pictures(0, 99)) == len(ITEMS)
+    assert len(collect(images, (tmp_path,), "baseline", silent).images(0, 99)) == len(ITEMS)
     assert len(work) == len(ITEMS)
 
 
@@ -390,16 +390,16 @@ def test_the_caches_own_evidence_comes_before_the_shipped(texts: Viewpoint, tmp_
     for folder in (shipped, cache):
         collect(texts, (folder,), "baseline", silent)
     truncate(shipped / texts.key("documents"))
-    heard: list[Event] = []
-    collect(texts, (cache, shipped), "baseline", heard.append)
-    assert heard == []
+    recorded: list[Event] = []
+    collect(texts, (cache, shipped), "baseline", recorded.append)
+    assert recorded == []
 
 
 # ---------------------------------------------------------------- broken models
 
 
 def broken(artifact: Artifact, folder: Path, component: str, spoil: Callable[[torch.nn.Module], None]) -> Artifact:
-    """A copy of the tiny pipeline with one component's weights spoilt."""
+    """A copy of the tiny pipeline with one component's weights nonfinite."""
     import shutil
 
     shutil.copytree(artifact.path, folder)
@@ -422,35 +422,35 @@ def poison(module: Any) -> None:
 
 
 BROKEN = [
-    ("vae", silence, "the candidate painted a constant picture for 'a red three'"),
-    ("unet", poison, "a picture for 'a red three' or those beside it holds values that are no numbers"),
+    ("vae", silence, "the candidate generated a constant image for 'a red three'"),
+    ("unet", poison, "an image for 'a red three' or those beside it holds values that are no numbers"),
 ]
 
 
 @pytest.mark.parametrize(("component", "spoil", "said"), BROKEN)
-def test_a_constant_picture_or_one_of_no_numbers_is_an_error_that_names_the_prompt(
-    component: str, spoil: Callable[[Any], None], said: str, pictures: Viewpoint, tmp_path: Path
+def test_a_constant_image_or_one_of_no_numbers_is_an_error_that_names_the_prompt(
+    component: str, spoil: Callable[[Any], None], message: str, images: Viewpoint, tmp_path: Path
 ) -> None:
-    view = replace(pictures, artifact=broken(pictures.artifact, tmp_path / "broken", component, spoil))
-    with pytest.raises(StageFailed, match=said) as caught:
+    view = replace(images, artifact=broken(images.artifact, tmp_path / "broken", component, spoil))
+    with pytest.raises(StageFailed, match=message) as caught:
         collect(view, (tmp_path / "evidence",), "candidate", silent)
     assert caught.value.problems[0].place == "p0"
     assert list((tmp_path / "evidence").iterdir()) == []
 
 
-def test_one_black_picture_among_good_ones_is_found(
-    pictures: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_one_black_image_among_good_ones_is_found(
+    images: Viewpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paint = TextToImage.paint_items
+    generate = TextToImage.generate_items
 
-    def painting(self: Any, items: Any, seed: int, **call: Any) -> Any:
-        found = paint(self, items, seed, **call)
+    def generating(self: Any, items: Any, seed: int, **call: Any) -> Any:
+        found = generate(self, items, seed, **call)
         found[[item.id == "p3" for item in items]] = 0
         return found
 
-    monkeypatch.setattr(TextToImage, "paint_items", painting)
+    monkeypatch.setattr(TextToImage, "generate_items", generating)
     with pytest.raises(StageFailed, match="'the array'"):
-        collect(pictures, (tmp_path,), "baseline", silent)
+        collect(images, (tmp_path,), "baseline", silent)
 
 
 def test_a_score_that_is_no_number_is_an_error_that_names_the_document(
@@ -512,17 +512,17 @@ def test_two_runs_at_one_time_collect_once(
     assert {f.name for f in folder.iterdir()} == {texts.key(kind) for kind in texts.kinds}
 
 
-def test_pictures_stay_while_somebody_may_still_look_at_them(pictures: Viewpoint, cache: Cache) -> None:
+def test_images_stay_while_somebody_may_still_look_at_them(images: Viewpoint, cache: Cache) -> None:
     folder = cache.root / "evidence"
-    seen = collect(pictures, (folder,), "baseline", silent)
+    seen = collect(images, (folder,), "baseline", silent)
     few = replace(seen, items=seen.items[:1])
     assert cache.evict(0) == ()
     del seen
     assert cache.evict(0) == ()
-    assert few.pictures(0, 1).std() > 0
+    assert few.images(0, 1).std() > 0
     del few
     gc.collect()
-    assert [(one.kind, one.key) for one in cache.evict(0)] == [("evidence", pictures.key("pictures"))]
+    assert [(one.kind, one.key) for one in cache.evict(0)] == [("evidence", images.key("images"))]
 
 
 def test_evidence_that_was_used_is_dropped_after_what_was_not(texts: Viewpoint, cache: Cache) -> None:

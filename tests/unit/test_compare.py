@@ -85,8 +85,8 @@ def writers(tmp_path_factory: pytest.TempPathFactory) -> Stand:
 
 
 @pytest.fixture(scope="module")
-def painters(tmp_path_factory: pytest.TempPathFactory) -> Stand:
-    folder = tmp_path_factory.mktemp("painters")
+def generators(tmp_path_factory: pytest.TempPathFactory) -> Stand:
+    folder = tmp_path_factory.mktemp("generators")
     one, other = (replace(describe(tiny_diffusion(folder / str(s), seed=s)), digest=f"unet {s}") for s in (0, 1))
     spec = SPEC.model_copy(update={"baseline": BaselineSpec(steps=2)})
     return Stand(folder, one, other, data(CAPTIONS), spec)
@@ -102,23 +102,23 @@ def text(writers: Stand) -> Comparison:
 
 
 @pytest.fixture(scope="module")
-def image(painters: Stand) -> Comparison:
-    return compare(painters.request(painters.folder / "out", {"clip_score": {}, "latency": {}}), silent)
+def image(generators: Stand) -> Comparison:
+    return compare(generators.request(generators.folder / "out", {"clip_score": {}, "latency": {}}), silent)
 
 
 def rows(comparison: Comparison) -> dict[str, Any]:
     return {row.metric: row for row in comparison.rows}
 
 
-def test_what_does_not_count_is_a_warning_told_once(writers: Stand, tmp_path: Path) -> None:
+def test_what_does_not_count_is_a_warning_reported_once(writers: Stand, tmp_path: Path) -> None:
     items = (
         Item("a", TEXTS[0]),
         Item("b", ""),
         Item("c", TEXTS[1]),
     )  # what a file may hold before its units are asked for
     some = replace(writers.items, digest="some", count=3, read=items.__getitem__, left_out="3 of 9 items count")
-    heard: list[Event] = []
-    found = compare(writers.request(tmp_path, {"perplexity": {}, "kl": {}}, data=some), heard.append)
+    recorded: list[Event] = []
+    found = compare(writers.request(tmp_path, {"perplexity": {}, "kl": {}}, data=some), recorded.append)
     *before, unfit, last = found.warnings
     assert unfit.startswith("baseline: its perplexity on these texts")  # it was never trained
     assert (*before, last) == (
@@ -127,7 +127,7 @@ def test_what_does_not_count_is_a_warning_told_once(writers: Stand, tmp_path: Pa
         "perplexity: 2 of 3 documents count: of the others no token is scored",
     )
     assert {row.contrast.n for row in found.rows} == {2}
-    assert [f"{e.what}: {e.message}" for e in heard if e.kind == "warning"] == list(found.warnings)
+    assert [f"{e.what}: {e.message}" for e in recorded if e.kind == "warning"] == list(found.warnings)
     assert {name: value.baseline.n for name, value in rows(found).items()} == {"perplexity": 2, "kl": 2}
 
 
@@ -139,81 +139,81 @@ def views(stand: Stand, stated: BaselineSpec, **change: Any) -> tuple[Any, Any]:
     return viewpoints(replace(request, spec=stand.spec.model_copy(update={"baseline": stated})))
 
 
-def test_both_sides_see_the_same_items_noise_and_batch(painters: Stand) -> None:
-    base, candidate = views(painters, BaselineSpec())
-    assert base.items == candidate.items == tuple(painters.items.read(i) for i in range(6))
+def test_both_sides_see_the_same_items_noise_and_batch(generators: Stand) -> None:
+    base, candidate = views(generators, BaselineSpec())
+    assert base.items == candidate.items == tuple(generators.items.read(i) for i in range(6))
     assert (base.seed, base.batch, base.data_digest) == (candidate.seed, candidate.batch, candidate.data_digest)
-    assert base.key("pictures") != candidate.key("pictures")
+    assert base.key("images") != candidate.key("images")
 
 
-def test_a_baseline_of_its_own_checkpoint_is_run_as_its_users_would(painters: Stand) -> None:
-    base, candidate = views(painters, BaselineSpec())
+def test_a_baseline_of_its_own_checkpoint_is_run_as_its_users_would(generators: Stand) -> None:
+    base, candidate = views(generators, BaselineSpec())
     assert (base.opening.dtype, dict(base.call)) == (None, {})
     assert (candidate.opening.dtype, dict(candidate.call)) == (None, {})
 
 
-def test_guidance_holds_for_both_sides_and_steps_are_the_candidates_own(painters: Stand) -> None:
-    few = painters.candidate.calling(num_inference_steps=4)
-    base, candidate = views(painters, BaselineSpec(steps=20, guidance=3.0), candidate=few)
+def test_guidance_holds_for_both_sides_and_steps_are_the_candidates_own(generators: Stand) -> None:
+    few = generators.candidate.calling(num_inference_steps=4)
+    base, candidate = views(generators, BaselineSpec(steps=20, guidance=3.0), candidate=few)
     assert dict(base.call) == {"num_inference_steps": 20, "guidance_scale": 3.0}
     assert dict(candidate.call) == {"num_inference_steps": 4, "guidance_scale": 3.0}
 
 
-def test_what_a_student_is_meant_to_be_called_with_wins_over_the_baselines_guidance(painters: Stand) -> None:
-    """Taught to paint without guidance, it would do twice the work and overdo it."""
-    student = painters.candidate.calling(num_inference_steps=2, guidance_scale=1.0)
-    base, candidate = views(painters, BaselineSpec(steps=20, guidance=3.0), candidate=student)
+def test_what_a_student_is_meant_to_be_called_with_wins_over_the_baselines_guidance(generators: Stand) -> None:
+    """Taught to generate without guidance, it would do twice the work and overdo it."""
+    student = generators.candidate.calling(num_inference_steps=2, guidance_scale=1.0)
+    base, candidate = views(generators, BaselineSpec(steps=20, guidance=3.0), candidate=student)
     assert base.call["guidance_scale"] == 3.0
     assert dict(candidate.call) == {"num_inference_steps": 2, "guidance_scale": 1.0}
 
 
-def test_what_a_candidate_took_over_from_its_original_goes_as_the_recipe_says_there(painters: Stand) -> None:
-    original = painters.baseline.calling(guidance_scale=7.0, eta=0.5)
-    copy = painters.candidate.calling(guidance_scale=7.0, eta=0.5)
-    base, candidate = views(painters, BaselineSpec(guidance=3.0), baseline=original, candidate=copy)
+def test_what_a_candidate_took_over_from_its_original_goes_as_the_recipe_says_there(generators: Stand) -> None:
+    original = generators.baseline.calling(guidance_scale=7.0, eta=0.5)
+    copy = generators.candidate.calling(guidance_scale=7.0, eta=0.5)
+    base, candidate = views(generators, BaselineSpec(guidance=3.0), baseline=original, candidate=copy)
     assert dict(base.call) == dict(candidate.call) == {"guidance_scale": 3.0, "eta": 0.5}
 
 
-def test_steps_that_a_stage_set_are_its_own_also_where_the_original_had_as_many(painters: Stand) -> None:
-    original = painters.baseline.calling(num_inference_steps=4, guidance_scale=7.0)
+def test_steps_that_a_stage_set_are_its_own_also_where_the_original_had_as_many(generators: Stand) -> None:
+    original = generators.baseline.calling(num_inference_steps=4, guidance_scale=7.0)
     set_to = Provenance("accelerate.steps", 1, {"steps": 4, "scheduler": "", "spacing": ""}, "a key")
     cut_to = Provenance("prune.depth", 1, {"ratio": 0.2}, "another")
     few, cut = (
-        replace(painters.candidate.calling(**original.settings.call), lineage=(made,)) for made in (set_to, cut_to)
+        replace(generators.candidate.calling(**original.settings.call), lineage=(made,)) for made in (set_to, cut_to)
     )
     stated = BaselineSpec(steps=20, guidance=3.0)
-    base, candidate = views(painters, stated, baseline=original, candidate=few)
+    base, candidate = views(generators, stated, baseline=original, candidate=few)
     assert dict(base.call) == {"num_inference_steps": 20, "guidance_scale": 3.0}
     assert dict(candidate.call) == {"num_inference_steps": 4, "guidance_scale": 3.0}
-    _, candidate = views(painters, stated, baseline=original, candidate=cut)
+    _, candidate = views(generators, stated, baseline=original, candidate=cut)
     assert dict(candidate.call) == dict(base.call)
-    _, candidate = views(painters, stated, baseline=replace(original, lineage=(set_to,)), candidate=few)
+    _, candidate = views(generators, stated, baseline=replace(original, lineage=(set_to,)), candidate=few)
     assert dict(candidate.call) == dict(base.call)  # the original's own stages set nothing for the candidate
 
 
-def test_a_candidate_that_says_nothing_of_steps_does_the_same_work(painters: Stand) -> None:
-    base, candidate = views(painters, BaselineSpec(steps=20))
+def test_a_candidate_that_says_nothing_of_steps_does_the_same_work(generators: Stand) -> None:
+    base, candidate = views(generators, BaselineSpec(steps=20))
     assert candidate.call["num_inference_steps"] == base.call["num_inference_steps"] == 20
-    quick = painters.baseline.calling(num_inference_steps=8)
-    _, candidate = views(painters, BaselineSpec(), baseline=quick)
+    quick = generators.baseline.calling(num_inference_steps=8)
+    _, candidate = views(generators, BaselineSpec(), baseline=quick)
     assert candidate.call["num_inference_steps"] == 8
 
 
-def test_stated_steps_win_over_the_baselines_own(painters: Stand) -> None:
-    base, _ = views(painters, BaselineSpec(steps=20), baseline=painters.baseline.calling(num_inference_steps=8))
+def test_stated_steps_win_over_the_baselines_own(generators: Stand) -> None:
+    base, _ = views(generators, BaselineSpec(steps=20), baseline=generators.baseline.calling(num_inference_steps=8))
     assert base.call["num_inference_steps"] == 20
 
 
-def test_the_baselines_number_type_is_the_candidates_too_unless_an_engine_takes_part(painters: Stand) -> None:
-    base, candidate = views(painters, BaselineSpec(dtype="bfloat16"))
+def test_the_baselines_number_type_is_the_candidates_too_unless_an_engine_takes_part(generators: Stand) -> None:
+    base, candidate = views(generators, BaselineSpec(dtype="bfloat16"))
     assert (base.opening.dtype, candidate.opening.dtype) == ("bfloat16", "bfloat16")
-    built = painters.candidate.replacing({"unet": "openvino"})
-    base, candidate = views(painters, BaselineSpec(dtype="bfloat16"), candidate=built)
+    built = generators.candidate.replacing({"unet": "openvino"})
+    base, candidate = views(generators, BaselineSpec(dtype="bfloat16"), candidate=built)
     assert (base.opening.dtype, candidate.opening.dtype) == ("bfloat16", None)
 
 
-def test_a_recipe_without_data_has_nothing_to_look_at(painters: Stand) -> None:
-    base, _ = views(painters, BaselineSpec(), data=None)
+def test_a_recipe_without_data_has_nothing_to_look_at(generators: Stand) -> None:
+    base, _ = views(generators, BaselineSpec(), data=None)
     assert (base.items, base.data_digest) == ((), "")
 
 
@@ -236,13 +236,13 @@ def test_the_samples_beside_the_result_give_the_rows_numbers_again(name: str, te
     assert metric.contrast(sides[1], sides[0]) == row.contrast
 
 
-def test_samples_of_a_distance_hold_the_real_side_too(painters: Stand, tmp_path: Path) -> None:
+def test_samples_of_a_distance_hold_the_real_side_too(generators: Stand, tmp_path: Path) -> None:
     def real(i: int) -> Item:
-        picture = np.random.default_rng(i).integers(0, 255, (16, 16, 3)).astype(np.uint8)
-        return Item(f"u{i}", CAPTIONS[i], lambda: picture)
+        image = np.random.default_rng(i).integers(0, 255, (16, 16, 3)).astype(np.uint8)
+        return Item(f"u{i}", CAPTIONS[i], lambda: image)
 
-    items = replace(painters.items, digest="with pictures", read=real)
-    found = compare(painters.request(tmp_path, {"kid": {}}, data=items), silent)
+    items = replace(generators.items, digest="with images", read=real)
+    found = compare(generators.request(tmp_path, {"kid": {}}, data=items), silent)
     stored = load_file(tmp_path / "samples" / "kid.safetensors")
     assert set(stored) == {"baseline", "candidate", "baseline.reference", "candidate.reference"}
     metric = find_metric("kid")
@@ -286,10 +286,10 @@ def test_speeds_state_the_work_of_a_call(text: Comparison, image: Comparison) ->
     assert rows(image)["latency"].protocol["work"] == 2  # denoiser evaluations, counted
 
 
-def test_denoiser_evaluations_are_counted_and_not_taken_from_the_recipe(painters: Stand, tmp_path: Path) -> None:
+def test_denoiser_evaluations_are_counted_and_not_taken_from_the_recipe(generators: Stand, tmp_path: Path) -> None:
     """Four steps on one side, two on the other: the row says the baseline's, the sides say both."""
-    spec = painters.spec.model_copy(update={"baseline": BaselineSpec(steps=4), "metrics": {"latency": {}}})
-    request = painters.request(tmp_path, {}, candidate=painters.candidate.calling(num_inference_steps=2))
+    spec = generators.spec.model_copy(update={"baseline": BaselineSpec(steps=4), "metrics": {"latency": {}}})
+    request = generators.request(tmp_path, {}, candidate=generators.candidate.calling(num_inference_steps=2))
     found = compare(replace(request, spec=spec), silent)
     assert rows(found)["latency"].protocol["work"] == 4
     assert found.baseline.call == {"num_inference_steps": 4}
@@ -312,7 +312,7 @@ def test_size_alone_opens_no_model(writers: Stand, tmp_path: Path, monkeypatch: 
     monkeypatch.setattr("compress.opening.open_task", refuse)
     found = compare(writers.request(tmp_path, {"size": {}}), silent)
     assert rows(found)["size"].contrast.value == 1
-    assert (found.pictures, found.completions) == ((), ())
+    assert (found.images, found.completions) == ((), ())
 
 
 def test_other_protocols_on_the_two_sides_refuse_to_be_compared(
@@ -333,13 +333,13 @@ def test_other_protocols_on_the_two_sides_refuse_to_be_compared(
 # ---------------------------------------------------------------- what a reader is shown
 
 
-def test_pictures_of_both_sides_are_those_that_were_scored(image: Comparison, painters: Stand) -> None:
-    assert [p.unit_id for p in image.pictures] == [f"u{i}" for i in range(6)]
-    assert [p.caption for p in image.pictures] == list(CAPTIONS)
-    task = open_task(painters.candidate)
-    expected = task.paint([CAPTIONS[2]], ["u2"], 0, num_inference_steps=2)[0]
-    assert np.abs(image.pictures[2].candidate.astype(int) - expected).max() <= 1
-    assert np.abs(image.pictures[2].baseline.astype(int) - expected).max() > 10
+def test_images_of_both_sides_are_those_that_were_scored(image: Comparison, generators: Stand) -> None:
+    assert [p.unit_id for p in image.images] == [f"u{i}" for i in range(6)]
+    assert [p.caption for p in image.images] == list(CAPTIONS)
+    task = open_task(generators.candidate)
+    expected = task.generate([CAPTIONS[2]], ["u2"], 0, num_inference_steps=2)[0]
+    assert np.abs(image.images[2].candidate.astype(int) - expected).max() <= 1
+    assert np.abs(image.images[2].baseline.astype(int) - expected).max() > 10
 
 
 def test_completions_name_the_first_token_in_which_the_sides_part(text: Comparison, writers: Stand) -> None:
@@ -379,16 +379,16 @@ def test_an_engine_is_named_component_by_component(writers: Stand, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("samples", "said"), [(256, False), (300, True), (len(TEXTS), False)])
-def test_more_samples_than_the_data_hold_are_said_where_somebody_asked(
-    samples: int, said: bool, writers: Stand, tmp_path: Path
+def test_more_samples_than_the_data_hold_are_message_where_somebody_asked(
+    samples: int, message: bool, writers: Stand, tmp_path: Path
 ) -> None:
     spec = writers.spec.model_copy(update={"samples": samples, "metrics": {"size": {}}})
     found = compare(writers.request(tmp_path, {}, spec=spec), silent)
-    told = f"data: samples: {samples} are asked for, and the data hold {len(TEXTS)}"
-    assert found.warnings == ((told,) if said else ())
-    by_plan = told.replace("data: ", "plan: ", 1)
+    reported = f"data: samples: {samples} are asked for, and the data hold {len(TEXTS)}"
+    assert found.warnings == ((reported,) if message else ())
+    by_plan = reported.replace("data: ", "plan: ", 1)
     again = compare(writers.request(tmp_path, {}, spec=spec, warnings=(by_plan,)), silent)
-    assert again.warnings == (by_plan,)  # what the plan has told is not told again
+    assert again.warnings == (by_plan,)  # what the plan has reported is not reported again
 
 
 def test_warnings_reach_the_report_and_the_listener(writers: Stand, tmp_path: Path) -> None:
@@ -396,14 +396,14 @@ def test_warnings_reach_the_report_and_the_listener(writers: Stand, tmp_path: Pa
     first = compare(request, silent)
     base, _ = viewpoints(request)
     (tmp_path / "evidence" / base.key("documents") / "logprobs.safetensors").write_bytes(b"damaged")
-    heard: list[Event] = []
-    again = compare(request, heard.append)
+    recorded: list[Event] = []
+    again = compare(request, recorded.append)
     (unfit,) = first.warnings
     assert unfit.startswith("baseline: its perplexity on these texts")  # it was never trained
     assert len(again.warnings) == 2
     assert "corrupt" in again.warnings[0]
     assert again.warnings[1] == unfit
-    assert [e.kind for e in heard].count("warning") == 2
+    assert [e.kind for e in recorded].count("warning") == 2
     assert [row.contrast for row in again.rows] == [row.contrast for row in first.rows]
     report.write(again, tmp_path / "out")
     assert "corrupt" in json.loads((tmp_path / "out" / "result.json").read_text())["warnings"][0]
@@ -438,9 +438,9 @@ def evaluate(stand: Stand, out: Path, *folders: Path, **options: Any) -> Compari
     return compress.evaluate(*folders, cache=stand.folder / "cache", out=out, **options)
 
 
-def test_models_of_different_tasks_are_not_compared(writers: Stand, painters: Stand, tmp_path: Path) -> None:
+def test_models_of_different_tasks_are_not_compared(writers: Stand, generators: Stand, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="different tasks") as caught:
-        evaluate(writers, tmp_path / "out", painters.baseline.path, writers.baseline.path, metrics=["size"])
+        evaluate(writers, tmp_path / "out", generators.baseline.path, writers.baseline.path, metrics=["size"])
     assert caught.value.exit_code == 2
     assert not (tmp_path / "out").exists()
 
@@ -468,6 +468,6 @@ def test_evidence_is_found_again_though_the_model_moved(writers: Stand, tmp_path
     moved = shutil.copytree(writers.baseline.path, tmp_path / "moved")
     options: dict[str, Any] = {"metrics": ["perplexity"], "data": str(file), "spec": SPEC}
     for folder in (writers.baseline.path, moved):
-        heard: list[Event] = []
-        evaluate(writers, tmp_path / "out", folder, folder, emit=heard.append, **options)
-    assert [e for e in heard if "reading with" in e.what] == []
+        recorded: list[Event] = []
+        evaluate(writers, tmp_path / "out", folder, folder, emit=recorded.append, **options)
+    assert [e for e in recorded if "reading with" in e.what] == []

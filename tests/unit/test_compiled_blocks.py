@@ -1,4 +1,4 @@
-"""Regional compilation: which blocks are compiled, that they give what eager blocks give, and what is told of it."""
+"""Regional compilation: which blocks are compiled, that they give what eager blocks give, and what is reported of it."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ ENDLESS = 10**30  # as tokenizers say it that know no limit
 KINDS = {"d_model": "T5EncoderModel", "max_position_embeddings": "CLIPTextModel"}
 
 
-def told(
+def reported(
     folder: Path, kind: str, denoiser: Mapping[str, Any], *encoders: tuple[Mapping[str, Any], int], **call: Any
 ) -> int:
     """What a pipeline of this class tells its denoiser, with encoders and the lengths of their tokenizers."""
@@ -70,16 +70,16 @@ def told(
 def test_a_caption_is_as_long_and_as_wide_as_its_encoders_make_it(
     kind: str, denoiser: Mapping[str, Any], encoders: list[tuple[Mapping[str, Any], int]], wanted: int, tmp_path: Path
 ) -> None:
-    assert told(tmp_path, kind, denoiser, *encoders) == wanted
+    assert reported(tmp_path, kind, denoiser, *encoders) == wanted
 
 
 def test_a_call_says_how_much_of_a_caption_is_read(tmp_path: Path) -> None:
-    assert told(tmp_path, "PixArtSigmaPipeline", {}, (T5, 512), max_sequence_length=64) == 64 * 4096
+    assert reported(tmp_path, "PixArtSigmaPipeline", {}, (T5, 512), max_sequence_length=64) == 64 * 4096
 
 
 def test_a_class_that_nobody_knows_is_taken_as_a_large_one(tmp_path: Path) -> None:
-    assert told(tmp_path / "none", "MyPipeline", {"cross_attention_dim": [320, 640]}) == 512 * 640
-    assert told(tmp_path / "one", "MyPipeline", {}, ({"d_model": 1024}, ENDLESS)) == 512 * 1024
+    assert reported(tmp_path / "none", "MyPipeline", {"cross_attention_dim": [320, 640]}) == 512 * 640
+    assert reported(tmp_path / "one", "MyPipeline", {}, ({"d_model": 1024}, ENDLESS)) == 512 * 1024
 
 
 def captioned(folder: Path, count: int) -> Path:

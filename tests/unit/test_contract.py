@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import compress
 from compress.artifact import Artifact, Component, derive, write_manifest
-from compress.catalogue import Foresight, Stage
+from compress.catalogue import Forecast, Stage
 from compress.errors import ContractError
 from compress.events import silent
 from compress.execution.contract import Digested, check
@@ -52,9 +52,9 @@ def llama(tmp_path: Path) -> Path:
 def promising(*, leaves: Mapping[str, Any], name: str = "demo.cut", **forecast: Any) -> Stage:
     """A stage that forecasts these fields of a config, and leaves those."""
 
-    def foresee(artifact: Artifact, params: Any) -> Foresight:
+    def forecast(artifact: Artifact, params: Any) -> Forecast:
         config = dict(artifact.config("model"))
-        return Foresight({"model": {**config, **forecast}}, unsettled={"model": frozenset({"layer_types"})})
+        return Forecast({"model": {**config, **forecast}}, unsettled={"model": frozenset({"layer_types"})})
 
     def work(artifact: Any, params: Any, context: Any) -> None:
         made = derive(artifact, context.out, without=("config.json",), link=context.link)
@@ -64,7 +64,7 @@ def promising(*, leaves: Mapping[str, Any], name: str = "demo.cut", **forecast: 
         (context.out / "config.json").write_text(json.dumps({**artifact.config("model"), **leaves}))
         write_manifest(made)
 
-    return replace(CUT, name=name, foresee=foresee, run=work)
+    return replace(CUT, name=name, forecast=forecast, run=work)
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def promising(*, leaves: Mapping[str, Any], name: str = "demo.cut", **forecast: 
     ],
 )
 def test_a_stage_that_leaves_another_config_than_it_forecast_breaks_its_contract(
-    cache: Cache, llama: Path, forecast: dict[str, Any], leaves: dict[str, Any], said: str
+    cache: Cache, llama: Path, forecast: dict[str, Any], leaves: dict[str, Any], message: str
 ) -> None:
     lying = promising(leaves=leaves, **forecast)
     with pytest.raises(ContractError) as caught:
         run(cache, llama, (lying, step(lying)))
-    assert caught.value.problems[0].message.endswith(f"broke its contract: {said}")
+    assert caught.value.problems[0].message.endswith(f"broke its contract: {message}")
     assert list((cache.root / "entries").iterdir()) == []
 
 
@@ -96,8 +96,8 @@ def test_a_stage_that_leaves_another_config_than_it_forecast_breaks_its_contract
         ({"num_hidden_layers": 3}, {"num_hidden_layers": 3}),
         ({"widths": (8, 16)}, {"widths": [8, 16]}),  # JSON knows no tuples
         ({"tied": None}, {}),  # a config may leave out what is not set
-        ({}, {"transformers_version": "9"}),  # nothing was said of it
-        ({"layer_types": ["full"]}, {"layer_types": ["sliding"]}),  # it said that it cannot know
+        ({}, {"transformers_version": "9"}),  # nothing was stated of it
+        ({"layer_types": ["full"]}, {"layer_types": ["sliding"]}),  # it stated that it cannot know
     ],
 )
 def test_a_stage_that_leaves_what_it_forecast_keeps_it(
@@ -111,7 +111,7 @@ def test_what_an_earlier_stage_left_open_is_not_held_against_a_later_one(cache: 
     """Planned on a guess, the later forecast of that field is a guess too, whatever the later stage says of it."""
     first = promising(leaves={"layer_types": ["b"], "num_hidden_layers": 3}, layer_types=["a"], num_hidden_layers=3)
     second = promising(name="demo.more", leaves={"layer_types": [], "num_hidden_layers": 2}, num_hidden_layers=2)
-    sure = replace(second, foresee=lambda a, p: Foresight({"model": {**a.config("model"), "layer_types": ["a", "a"]}}))
+    sure = replace(second, forecast=lambda a, p: Forecast({"model": {**a.config("model"), "layer_types": ["a", "a"]}}))
     for later in (second, sure):
         _, done = run(
             cache,
@@ -214,7 +214,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_stage_that_damages_a_pipeline_is_named(what: str, pipeline: Path, tmp_path: Path) -> None:
     """Each kind of damage that people's pipelines come with, done by a stage: found when it is held to its contract."""
-    component, damage, said = DAMAGE[what]
+    component, damage, message = DAMAGE[what]
 
     def work(artifact: Any, params: Any, context: Any) -> None:
         made = derive(artifact, context.out, link=False)
@@ -226,11 +226,11 @@ def test_a_stage_that_damages_a_pipeline_is_named(what: str, pipeline: Path, tmp
     with pytest.raises(ContractError) as caught:
         run(Cache(tmp_path / "cache"), pipeline, (harming, step(harming, components=(component,))))
     assert caught.value.problems[0].message.startswith("stage `demo.cut` (demo.cut) broke its contract: ")
-    assert said in caught.value.problems[0].message
+    assert message in caught.value.problems[0].message
     assert list((tmp_path / "cache" / "entries").iterdir()) == []
 
 
-def test_a_stage_that_damages_what_it_did_not_name_is_told(pipeline: Path, tmp_path: Path) -> None:
+def test_a_stage_that_damages_what_it_did_not_name_is_reported(pipeline: Path, tmp_path: Path) -> None:
     def work(artifact: Any, params: Any, context: Any) -> None:
         made = derive(artifact, context.out, link=False)
         _nudge(context.out / "unet")
@@ -322,9 +322,9 @@ def test_whatever_units_go_they_differ_in_unsettled_fields_alone(types: list[str
 
 def test_fields_that_nobody_changes_are_not_forecast(tmp_path: Path) -> None:
     artifact = Artifact(tmp_path, "text_generation", {"model": Component("torch", "", "X")}, planned={"model": LLAMA})
-    told = Foresight({"model": {**LLAMA, "hidden_size": 16, "extra": 1}}, unsettled={"model": frozenset({"extra"})})
-    assert changed_fields(artifact, told, unsettled_fields(told, {})) == {"model": {"hidden_size": 16}}
-    assert unsettled_fields(told, {"model": frozenset({"a"}), "vae": frozenset({"b"})}) == {
+    reported = Forecast({"model": {**LLAMA, "hidden_size": 16, "extra": 1}}, unsettled={"model": frozenset({"extra"})})
+    assert changed_fields(artifact, reported, unsettled_fields(reported, {})) == {"model": {"hidden_size": 16}}
+    assert unsettled_fields(reported, {"model": frozenset({"a"}), "vae": frozenset({"b"})}) == {
         "model": {"a", "extra"},
         "vae": {"b"},
     }

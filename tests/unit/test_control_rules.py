@@ -30,7 +30,7 @@ from evaluation.comparison.control_rows import Beside, Control
 from evaluation.evidence import Evidence, Timings
 from evaluation.observe.collect import Viewpoint
 from evaluation.observe.timing import Interleaved, time_pair
-from evaluation.report import controls as told
+from evaluation.report import controls as reported
 from evaluation.values import Side
 from tests.fakes import BUILD, CUT, STAGES, TUNE, knowing, language_model, pipeline, recipe, step
 from tests.unit.comparisons import image
@@ -78,8 +78,10 @@ def test_what_is_no_step_of_another_branch_is_no_control(tmp_path: Path) -> None
     assert source.startswith("control `source` is the baseline")
     assert len(refused(tmp_path, "untrained", "untrained", "nothing")) == 2
     for alone in ((), (step(CUT),)):
-        (said,) = refused(tmp_path, "x", steps=alone)
-        assert said.startswith("controls: no step is called `x`: the last step is the candidate: put a step in front")
+        (message,) = refused(tmp_path, "x", steps=alone)
+        assert message.startswith(
+            "controls: no step is called `x`: the last step is the candidate: put a step in front"
+        )
 
 
 def test_a_control_needs_something_to_be_held_to(tmp_path: Path) -> None:
@@ -90,18 +92,18 @@ def test_a_control_needs_something_to_be_held_to(tmp_path: Path) -> None:
     assert planned(tmp_path, evaluate=timed, gates={}).recipe.evaluate.controls == ("untrained",)
 
 
-def test_a_control_that_cannot_run_here_is_told_when_planning(tmp_path: Path) -> None:
-    idle = replace(BUILD, name="demo.far", idle_here=lambda params: "this machine has no such chip")
-    steps, stages = (step(idle, id="far"), step(BUILD)), (BUILD, idle)
+def test_a_control_that_cannot_run_here_is_reported_when_planning(tmp_path: Path) -> None:
+    unavailable = replace(BUILD, name="demo.far", unavailable_here=lambda params: "this machine has no such chip")
+    steps, stages = (step(unavailable, id="far"), step(BUILD)), (BUILD, unavailable)
     spec = EvalSpec(metrics={"size": {}, "latency": {}}, controls=("far",))
-    (said,) = refused(tmp_path, steps=steps, stages=stages, evaluate=spec)
-    assert said.startswith(
+    (message,) = refused(tmp_path, steps=steps, stages=stages, evaluate=spec)
+    assert message.startswith(
         "control `far`: latency needs the model to run, and this machine has no such chip: take it out"
     )
-    assert planned(tmp_path, "far", steps=steps, stages=stages)  # its size can be told of a model that lies there
+    assert planned(tmp_path, "far", steps=steps, stages=stages)  # its size can be reported of a model that lies there
 
 
-def test_a_control_that_cannot_take_the_call_of_the_baseline_is_told(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_control_that_cannot_take_the_call_of_the_baseline_is_reported(tmp_path: Path, monkeypatch: Any) -> None:
     asked: list[tuple[str, ...]] = []
 
     def problems(recipe: Any, source: Any, nodes: Sequence[Any], who: str = "the candidate") -> Sequence[Any]:
@@ -177,16 +179,16 @@ def test_a_control_is_timed_in_the_blocks_of_both_sides_in_an_order_drawn_anew()
     assert len(set(blocks)) > 5
 
 
-def test_a_busy_machine_is_told_of_the_control_s_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_reported_of_the_control_s_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: 0.4)
-    heard: list[Event] = []
+    recorded: list[Event] = []
 
     def call() -> tuple[float, float]:
         return 0.1, 0.0
 
-    found = time_pair(call, call, (1, 1), 1, 5, 0, heard.append, beside=[("x", call, 1)])
+    found = time_pair(call, call, (1, 1), 1, 5, 0, recorded.append, beside=[("x", call, 1)])
     assert "other processes took 40%" in found.unsettled
-    assert [e.what for e in heard if e.kind == "warning"] == ["timing beside x"]
+    assert [e.what for e in recorded if e.kind == "warning"] == ["timing beside x"]
 
 
 ITEMS = tuple(Item(f"d{i}", f"text {i}") for i in range(30))
@@ -223,11 +225,11 @@ class Bench:
         self.asked.append((len(view.items), dict(view.evidence)))
         return self.control if view.items else replace(self.control, items=(), token_logprobs=())
 
-    def rows(self, heard: list[Event] | None = None, **more: Any) -> dict[str, Beside]:
+    def rows(self, recorded: list[Event] | None = None, **more: Any) -> dict[str, Beside]:
         metrics: dict[str, Any] = {"perplexity": {}, "latency": {}, "size": {}, "kl": {}}
         spec = EvalSpec(metrics=metrics, stage_samples=4)
         request = SimpleNamespace(spec=spec, gates={**GATES, **more}, evidence_dirs=())
-        emit = silent if heard is None else heard.append
+        emit = silent if recorded is None else recorded.append
         views, sides = (self.view,) * 3, (self.base, self.candidate)
         return {row.metric: row for row in controls.measure_control("x", views, sides, request, emit)}  # type: ignore[arg-type]
 
@@ -261,7 +263,7 @@ def test_a_speed_that_a_busy_machine_gave_decides_nothing(bench: Bench) -> None:
     assert (time.verdict.status, time.verdict.why) == ("inconclusive", "other processes took 40%")
     row = image().rows[0]
     comparison = replace(image(), rows=(row,), controls=(Control("x", Side("control", "", ""), (time,)),))
-    assert "in latency, which proves nothing (other processes took 40%)." in told.lines(comparison)[0]
+    assert "in latency, which proves nothing (other processes took 40%)." in reported.lines(comparison)[0]
 
 
 def test_a_control_that_fails_ends_no_run_and_passes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,12 +271,12 @@ def test_a_control_that_fails_ends_no_run_and_passes_nothing(bench: Bench, monke
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr(controls, "time_views", broken)
-    heard: list[Event] = []
-    found = bench.rows(heard)
+    recorded: list[Event] = []
+    found = bench.rows(recorded)
     assert found["perplexity"].verdict.status == "pass"
     assert (found["latency"].verdict.status, math.isnan(found["latency"].over.value)) == ("inconclusive", True)
     assert found["latency"].verdict.why == "speed not measured: RuntimeError: out of luck"
-    assert [f"{e.what}: {e.message}" for e in heard] == ["control x: speed not measured: RuntimeError: out of luck"]
+    assert [f"{e.what}: {e.message}" for e in recorded] == ["control x: speed not measured: RuntimeError: out of luck"]
     monkeypatch.setattr(controls, "measured", broken)
     assert bench.rows()["perplexity"].verdict.why == "perplexity not measured: RuntimeError: out of luck"
 
@@ -287,7 +289,7 @@ def test_a_control_is_called_as_it_is_meant_to_be(tmp_path: Path, monkeypatch: p
         return ()
 
     monkeypatch.setattr(controls, "measure_control", measure)
-    model = replace(describe(pipeline(tmp_path / "painter")), digest="one")
+    model = replace(describe(pipeline(tmp_path / "generator")), digest="one")
     request = comparing.Request(
         "x", model.calling(num_inference_steps=2, guidance_scale=1.0), model, items(), spec(), {}, "", (), tmp_path, (),
         left={"fewer": model.calling(num_inference_steps=6)},
@@ -298,7 +300,7 @@ def test_a_control_is_called_as_it_is_meant_to_be(tmp_path: Path, monkeypatch: p
     assert dict(found.side.call) == {"num_inference_steps": 6, "guidance_scale": 3.0}
     assert dict(seen[1].call) == {"num_inference_steps": 2, "guidance_scale": 1.0}
     alone = replace(request, candidate=request.left["fewer"])  # its evidence is what a run of its own would find
-    assert seen[2].key("pictures") == comparing.viewpoints(alone)[1].key("pictures")
+    assert seen[2].key("images") == comparing.viewpoints(alone)[1].key("images")
 
 
 def items() -> Data:

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 
 from evaluation.comparison.control_rows import Beside, Control
-from evaluation.report import controls as told
+from evaluation.report import controls as reported
 from evaluation.report import html, junit, many, markdown, result, tradeoff
 from evaluation.values import Comparison, Estimate, Side, Verdict
 from tests.unit.comparisons import image, staged
@@ -36,23 +36,23 @@ def controlled(read: Any = "fail", over: Estimate = Estimate(2.1, 1.9, 2.3, 30))
 
 
 def test_a_line_says_the_lead_and_whether_the_control_would_have_passed() -> None:
-    assert told.lines(controlled()) == [
+    assert reported.lines(controlled()) == [
         "Beside the control `untrained`: 2.10× faster [1.90, 2.30] in latency. The control alone is 9.80× [9.10, 10.40] as fast "
         "as the baseline, and would not have passed: it fails digits read; passes latency."
     ]
-    assert "and would have passed: latency, digits read." in told.lines(controlled("pass"))[0]
-    assert "it leaves open digits read; passes latency." in told.lines(controlled("inconclusive"))[0]
+    assert "and would have passed: latency, digits read." in reported.lines(controlled("pass"))[0]
+    assert "it leaves open digits read; passes latency." in reported.lines(controlled("inconclusive"))[0]
     slower = controlled(over=Estimate(0.5, 0.4, 0.8, 30))
-    assert "2.00× slower [1.25, 2.50] in latency." in told.lines(slower)[0]
+    assert "2.00× slower [1.25, 2.50] in latency." in reported.lines(slower)[0]
     alike = controlled(over=Estimate(1.0, 0.99, 1.01, 30))
-    assert "is no more than the noise." in told.lines(alike)[0]
+    assert "is no more than the noise." in reported.lines(alike)[0]
     lost = Estimate(math.nan, math.nan, math.nan, 0, "it did not start")
-    assert "latency not measured (it did not start)." in told.lines(controlled(over=lost))[0]
+    assert "latency not measured (it did not start)." in reported.lines(controlled(over=lost))[0]
     (control,) = controlled().controls
     free = tuple(replace(row, verdict=Verdict("not gated")) for row in control.rows[1:])
     unheld = replace(controlled(), controls=(replace(control, rows=free),))
-    assert told.lines(unheld) == ["Beside the control `untrained`: The control alone was held to no gate."]
-    assert told.lines(image()) == []
+    assert reported.lines(unheld) == ["Beside the control `untrained`: The control alone was held to no gate."]
+    assert reported.lines(image()) == []
 
 
 def test_controls_stand_in_every_report_and_decide_no_verdict(tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ def test_a_result_keeps_its_controls_and_one_from_before_there_were_any_reads() 
     comparison = controlled()
     data = json.loads(json.dumps(result.to_dict(comparison), allow_nan=False))
     jsonschema.validate(data, result.schema())
-    assert result.from_dict(data) == replace(comparison, pictures=())
+    assert result.from_dict(data) == replace(comparison, images=())
     del data["controls"]
     assert result.from_dict(data).controls == ()
-    assert told.lines(result.from_dict(data)) == []
+    assert reported.lines(result.from_dict(data)) == []
 
 
 def test_a_control_with_a_verdict_that_there_is_not_is_no_result() -> None:
@@ -110,8 +110,8 @@ def test_a_control_has_a_point_of_its_own_in_the_plot_of_speed_against_quality()
     assert "control" not in "".join(p.name for p in tradeoff.points_of(found, rows["latency"], rows["fid"]))
 
 
-def test_a_control_is_told_beside_the_test_cases_and_is_none() -> None:
+def test_a_control_is_reported_beside_the_test_cases_and_is_none() -> None:
     suite = ElementTree.fromstring(junit.render(controlled()))
-    assert suite.findtext("system-out") == told.lines(controlled())[0]
+    assert suite.findtext("system-out") == reported.lines(controlled())[0]
     assert suite.get("failures") == "0"
     assert len(suite.findall("testcase")) == len(ElementTree.fromstring(junit.render(image())))

@@ -23,14 +23,14 @@ def image_folder(folder: Path, captions: list[str]) -> Path:
     return folder
 
 
-def test_an_image_folder_gives_captions_and_pictures(tmp_path: Path) -> None:
+def test_an_image_folder_gives_captions_and_images(tmp_path: Path) -> None:
     data = open_data("set", image_folder(tmp_path / "set", ["one", "two"]).parent)
     assert (data.kind, data.count) == ("captioned_images", 2)
     item = data.first(5)[1]
     assert item.text == "two"
-    assert item.picture is not None
-    assert item.picture().shape == (4, 5, 3)
-    assert item.picture().max() == 1
+    assert item.image is not None
+    assert item.image().shape == (4, 5, 3)
+    assert item.image().max() == 1
 
 
 def test_text_files_are_split_at_blank_lines(tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ def test_the_digest_follows_the_content(tmp_path: Path) -> None:
         ("a.txt", "\n\n", "no text"),
     ],
 )
-def test_what_does_not_read_is_said_with_its_place(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_what_does_not_read_is_message_with_its_place(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         open_data(name, tmp_path)
     assert name in caught.value.problems[0].place
 

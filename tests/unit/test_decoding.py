@@ -52,13 +52,13 @@ class Steps:
 
 class Heard(BaseStreamer):
     def __init__(self) -> None:
-        self.said: list[Any] = []
+        self.message: list[Any] = []
 
     def put(self, value: torch.Tensor) -> None:
-        self.said.append(value.tolist())
+        self.message.append(value.tolist())
 
     def end(self) -> None:
-        self.said.append("end")
+        self.message.append("end")
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +78,12 @@ def both(model: EngineLanguageModel, monkeypatch: pytest.MonkeyPatch, **asked: A
             if not lean:
                 patch.setattr(EngineLanguageModel, "_sample", GenerationMixin._sample)
             torch.manual_seed(3)
-            heard, given = Heard(), {"max_new_tokens": 24, "pad_token_id": PAD, "do_sample": False, **asked}
-            out = model.generate(torch.tensor(PROMPTS), streamer=heard if given.pop("alone", False) else None, **given)
+            recorded, given = Heard(), {"max_new_tokens": 24, "pad_token_id": PAD, "do_sample": False, **asked}
+            out = model.generate(
+                torch.tensor(PROMPTS), streamer=recorded if given.pop("alone", False) else None, **given
+            )
             tokens = out if isinstance(out, torch.Tensor) else out.sequences
-            found.append((tokens.tolist(), heard.said))
+            found.append((tokens.tolist(), recorded.message))
     return found[0], found[1]
 
 

@@ -35,7 +35,7 @@ def test_a_library_that_is_loaded_stays_and_one_that_is_absent_stays_so() -> Non
     )
 
 
-def test_checking_a_recipe_of_pictures_loads_no_numpy(tmp_path: Path) -> None:
+def test_checking_a_recipe_of_images_loads_no_numpy(tmp_path: Path) -> None:
     arguments = ["check", "recipes/quickstart.yaml", "--cache", str(tmp_path)]
     _run(
         f"import sys\nfrom compress.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as ended:\n"

@@ -1,4 +1,4 @@
-"""Optional libraries and the doctor: what is missing is told with the command that installs it, without importing anything."""
+"""Optional libraries and the doctor: what is missing is reported with the command that installs it, without importing anything."""
 
 from __future__ import annotations
 
@@ -112,9 +112,9 @@ def test_the_doctor_tells_what_each_recipe_needs_and_the_one_command(
     monkeypatch.setattr("compress.machine.deps.version", lambda library: "" if library == "nncf" else "1.2.3")
     monkeypatch.setattr("compress.machine.deps.extras_of", lambda distribution: {"nncf": "some-extra"})
     found = doctor.diagnose(tuple(sorted(tmp_path.glob("*.yaml"))))
-    told = {Path(name).stem: line for name, line in found["recipes"].items()}
-    assert told["lacks"] == "needs nncf: pip install 'pare[some-extra]'"
-    assert "no stage is called `no.such`" in told["wrong"]
+    reported = {Path(name).stem: line for name, line in found["recipes"].items()}
+    assert reported["lacks"] == "needs nncf: pip install 'pare[some-extra]'"
+    assert "no stage is called `no.such`" in reported["wrong"]
     assert found["install"] == {"what the recipes lack": "pip install 'pare[some-extra]'"}
 
 
@@ -137,13 +137,13 @@ def test_the_doctor_calls_ready_what_the_plan_takes_and_fetches_nothing_to_know(
     language_model(tmp_path / "m")
     head, far = "schema: 1\nname: x\nmodel: ./m\n", f"schema: 1\nname: x\nmodel: hf://org/name@{'0' * 40}\n"
     measured = "data: {evaluate: ./none, train: ./none}\nevaluate: {metrics: [size, kid]}\n"
-    for name, said in (("good", head), ("bad", head + measured), ("far", far)):
-        (tmp_path / f"{name}.yaml").write_text(said)
+    for name, message in (("good", head), ("bad", head + measured), ("far", far)):
+        (tmp_path / f"{name}.yaml").write_text(message)
     found = {Path(name).stem: line for name, line in doctor.diagnose((*tmp_path.glob("*.yaml"),))["recipes"].items()}
     assert found["good"] == "ready"
     assert found["bad"].startswith("refused: ")
     assert "more; `pare check`)" in found["bad"]
-    assert found["far"].startswith("ready, as far as can be told before its model is fetched")
+    assert found["far"].startswith("ready, as far as can be known before its model is fetched")
 
 
 def test_the_doctor_tells_the_cache_folder_even_before_it_exists(
@@ -169,7 +169,7 @@ def test_the_doctor_tells_memory_and_a_gpu(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("platform", "supported"), [("linux", True), ("darwin", True), ("win32", False)])
-def test_a_system_without_support_is_told(monkeypatch: pytest.MonkeyPatch, platform: str, supported: bool) -> None:
+def test_a_system_without_support_is_reported(monkeypatch: pytest.MonkeyPatch, platform: str, supported: bool) -> None:
     monkeypatch.setattr(doctor, "sys", SimpleNamespace(platform=platform))
     assert ("not supported yet" not in doctor.diagnose()["machine"]["system"]) == supported
 

@@ -1,4 +1,4 @@
-"""Where models run: what a recipe, an option or an argument may say, and what is said where this machine has no such device."""
+"""Where models run: what a recipe, an option or an argument may say, and what is stated where this machine has no such device."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def test_a_word_becomes_one_spelling_of_the_device(word: str, device: str, monke
         ("cuda:x", (L4,), "", "`cuda:x` is no device"),
     ],
 )
-def test_a_device_that_is_not_here_is_told_with_what_is(
-    word: str, found: tuple[Gpu, ...], torch: str, told: str, monkeypatch: pytest.MonkeyPatch
+def test_a_device_that_is_not_here_is_reported_with_what_is(
+    word: str, found: tuple[Gpu, ...], torch: str, reported: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(monkeypatch, *found, torch=torch)
     with pytest.raises(UserError) as caught:
         settled(word)
-    assert [p.message for p in caught.value.problems] == [told]
+    assert [p.message for p in caught.value.problems] == [reported]
     assert "cpu" in caught.value.problems[0].fix
 
 
@@ -130,14 +130,17 @@ def test_every_verb_tells_in_one_error_that_there_is_no_gpu(
 ) -> None:
     machine(monkeypatch)
     assert pare(*arguments(verb), "--device", "cuda") == 2
-    said = capsys.readouterr()
+    message = capsys.readouterr()
     place = "" if verb == "eval" else "--set device: "
-    assert (said.out, said.err) == ("", f"{place}{NONE_HERE}\n  fix: device: cpu, or auto for the best there is\n")
+    assert (message.out, message.err) == (
+        "",
+        f"{place}{NONE_HERE}\n  fix: device: cpu, or auto for the best there is\n",
+    )
     assert not (folder / "runs").exists()
 
 
 @pytest.mark.parametrize("verb", ["check", "plan", "run"])
-def test_a_recipe_s_device_is_told_with_its_line_and_the_option_wins_over_it(
+def test_a_recipe_s_device_is_reported_with_its_line_and_the_option_wins_over_it(
     verb: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine(monkeypatch)
@@ -210,9 +213,9 @@ def test_a_recipe_on_a_gpu_refuses_to_build_an_engine_of_the_processor(
     )
     with pytest.raises(RecipeError) as caught:
         compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
-    told = f"{stage.name}: {find_engine(name).title} runs on cpu, and the device is cuda:0"
+    reported = f"{stage.name}: {find_engine(name).title} runs on cpu, and the device is cuda:0"
     assert [(p.place, p.message) for p in caught.value.problems if "runs on" in p.message] == [
-        (f"{tmp_path / 'r.yaml'}:6:5", told)
+        (f"{tmp_path / 'r.yaml'}:6:5", reported)
     ]
 
 
@@ -224,11 +227,11 @@ def test_a_choice_among_engines_of_the_processor_is_refused_and_tries_none_of_th
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(RecipeError) as caught:
         compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
-    told = "ONNX Runtime runs on cpu, and the device is cuda:0; OpenVINO runs on cpu, and the device is cuda:0"
-    assert f"build.fastest: {told}" in [p.message for p in caught.value.problems]
+    reported = "ONNX Runtime runs on cpu, and the device is cuda:0; OpenVINO runs on cpu, and the device is cuda:0"
+    assert f"build.fastest: {reported}" in [p.message for p in caught.value.problems]
     openvino = find_stage("build.openvino")
     found = describe(zoo_model("docs-llama"))
-    assert _why_not(found, openvino, openvino.params(), Opening(device="cuda:0")) == told.partition("; ")[2]
+    assert _why_not(found, openvino, openvino.params(), Opening(device="cuda:0")) == reported.partition("; ")[2]
     assert _why_not(found, openvino, openvino.params(), Opening()) == ""
 
 
@@ -239,12 +242,12 @@ def test_a_model_that_is_one_already_is_refused_before_anything_is_loaded(
     machine(monkeypatch, L4)
     made = describe(folder / "model").replacing({LANGUAGE_MODEL: name})
     title = find_engine(name).title
-    told = f"`{LANGUAGE_MODEL}`: {title} runs on cpu, and the device is cuda:0"
-    assert [p.message for p in engine_places(made, Opening(device="cuda:0"), "")] == [told]
+    reported = f"`{LANGUAGE_MODEL}`: {title} runs on cpu, and the device is cuda:0"
+    assert [p.message for p in engine_places(made, Opening(device="cuda:0"), "")] == [reported]
     assert not list(engine_places(made, Opening(), ""))
     with pytest.raises(UserError) as caught:
         compress.load(made, device="cuda")
-    assert [p.message for p in caught.value.problems] == [told]
+    assert [p.message for p in caught.value.problems] == [reported]
     with mock.patch("compress.commands.evaluate._sides", return_value=[made, made]), pytest.raises(UserError) as caught:
         compress.evaluate("one", "other", metrics=["size"], device="cuda")
-    assert {p.message for p in caught.value.problems} == {told}
+    assert {p.message for p in caught.value.problems} == {reported}

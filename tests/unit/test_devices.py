@@ -1,4 +1,4 @@
-"""Which device a recipe's word means on this machine, told without torch."""
+"""Which device a recipe's word means on this machine, known without torch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_one_device_has_one_spelling(machine: object) -> None:
     assert [kind_of(device) for device in ("cpu", "cuda:1", "mps")] == ["cpu", "cuda", "mps"]
 
 
-def test_without_a_gpu_it_is_said_what_was_looked_for(machine: object) -> None:
+def test_without_a_gpu_it_is_message_what_was_looked_for(machine: object) -> None:
     machine()  # type: ignore[operator]
     assert why("cuda") == "device: cuda, and nvidia-smi finds no NVIDIA GPU here"
 

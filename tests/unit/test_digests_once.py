@@ -138,7 +138,7 @@ Spoil = Callable[[Path], Any]
         lambda note: note.write_text("[]"),
     ],
 )
-def test_a_spoilt_note_of_files_is_made_again(tmp_path: Path, llama: Path, spoil: Spoil) -> None:
+def test_a_nonfinite_note_of_files_is_made_again(tmp_path: Path, llama: Path, spoil: Spoil) -> None:
     memory = tmp_path / "memory"
     files = folder_files(llama, memory)
     (note,) = memory.glob("*.files")

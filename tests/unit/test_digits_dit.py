@@ -61,7 +61,7 @@ def test_it_opens_whole_in_the_type_asked_for_without_a_word(
 
 
 @pytest.mark.parametrize("part", ["vae/diffusion_pytorch_model", "text_encoder/model"])
-def test_what_it_shares_with_the_other_painter_is_the_same_file(folder: Path, part: str) -> None:
+def test_what_it_shares_with_the_other_generator_is_the_same_file(folder: Path, part: str) -> None:
     for model in (folder, zoo_model("digits-dit")):
         assert (model / f"{part}.safetensors").read_bytes() == (DONOR / f"{part}.safetensors").read_bytes()
 
@@ -92,10 +92,10 @@ def test_every_word_of_the_grammar_is_one_piece_and_no_caption_is_cut() -> None:
         ),
     ],
 )
-def test_the_text_encoder_is_asked_what_each_word_is_said_of(caption: str, said: dict[int, Any]) -> None:
+def test_the_text_encoder_is_asked_what_each_word_is_message_of(caption: str, message: dict[int, Any]) -> None:
     inks, answers = list(scenes.INKS), digits_dit.places(caption).tolist()
     expected = [[0, 0, 0]] * digits_dit.LENGTH
-    for word, (place, digit, ink) in said.items():
+    for word, (place, digit, ink) in message.items():
         expected[word] = [scenes.SLOTS.index(place) + 1, digit + 1, inks.index(ink) + 1]
     assert answers == expected
 
@@ -107,13 +107,13 @@ def test_a_text_encoder_that_gives_the_answers_away_has_nothing_left_to_learn() 
     sure = [
         20 * torch.nn.functional.one_hot(a, q.out_features) for a, q in zip(answers[0].T, reader.questions, strict=True)
     ]
-    told = torch.cat(sure, 1).float()
+    reported = torch.cat(sure, 1).float()
     del reader.text
-    reader.text = lambda tokens: SimpleNamespace(last_hidden_state=told[None])
+    reader.text = lambda tokens: SimpleNamespace(last_hidden_state=reported[None])
     at = 0
     for question in reader.questions:
         kept = question.out_features
-        question.weight = torch.nn.Parameter(torch.eye(told.shape[1])[at : at + kept])
+        question.weight = torch.nn.Parameter(torch.eye(reported.shape[1])[at : at + kept])
         question.bias = torch.nn.Parameter(torch.zeros(kept))
         at += kept
     assert float(reader.loss(tokens, answers)) < 1e-6
@@ -148,9 +148,9 @@ def test_the_stock_sampler_follows_the_velocity_that_is_taught(pipeline: Any) ->
 def test_the_denoiser_learns_from_what_the_stock_pipeline_gives_it(pipeline: Any) -> None:
     pipeline.transformer = straight = Straight(pipeline.transformer, torch.zeros(1, 16, 16))
     pipeline(PAIR, **{**digits_dit.CALL, "num_inference_steps": 1, "output_type": "latent"})
-    for caption, (_, said, pooled) in zip((PAIR, ""), straight.seen, strict=True):
+    for caption, (_, message, pooled) in zip((PAIR, ""), straight.seen, strict=True):
         with torch.no_grad():
-            assert torch.allclose(said, pipeline.text_encoder_2(digits_dit.words([caption])).last_hidden_state)
+            assert torch.allclose(message, pipeline.text_encoder_2(digits_dit.words([caption])).last_hidden_state)
         assert torch.allclose(pooled, digits_dit.pooled([caption]), atol=1e-5)
 
 
@@ -195,12 +195,12 @@ def test_the_whole_zoo_is_within_its_room() -> None:
     assert sum(f.stat().st_size for f in MODELS.rglob("*") if f.is_file()) <= ALL_WEIGHTS
 
 
-def test_it_paints_two_digits_that_are_read_right() -> None:
+def test_it_generates_two_digits_that_are_read_right() -> None:
     pipeline = DiffusionPipeline.from_pretrained(zoo_model("digits-dit"))
     pipeline.set_progress_bar_config(disable=True)
     captions = score.held_out_captions(True, 8)
-    pictures = score.paint(pipeline, captions, call=digits_dit.CALL)
-    digits, inks = marks(captions, pictures)
+    images = score.generate(pipeline, captions, call=digits_dit.CALL)
+    digits, inks = marks(captions, images)
     assert digits.mean() > 0.8
     assert inks.mean() > 0.8
 

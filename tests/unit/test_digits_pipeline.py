@@ -1,4 +1,4 @@
-"""The exported diffusion folder opens with plain diffusers, in either type, and paints."""
+"""The exported diffusion folder opens with plain diffusers, in either type, and generates."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
-def test_it_opens_whole_in_the_type_asked_for_and_paints(folder, dtype):
+def test_it_opens_whole_in_the_type_asked_for_and_generates(folder, dtype):
     asked = {} if dtype is None else {"dtype": dtype}
     pipeline = StableDiffusionPipeline.from_pretrained(folder, **asked)
     types = {p.dtype for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder) for p in part.parameters()}
     assert types == {dtype or torch.float32}
-    painted = score.paint(pipeline, ["a red three on white paper"], steps=2)
-    assert painted.shape == (1, 64, 64, 3)
-    assert painted.dtype == np.uint8
+    generated = score.generate(pipeline, ["a red three on white paper"], steps=2)
+    assert generated.shape == (1, 64, 64, 3)
+    assert generated.dtype == np.uint8
 
 
 def test_the_stored_weights_are_bfloat16_and_small(folder):
@@ -57,10 +57,10 @@ def test_the_stored_weights_are_bfloat16_and_small(folder):
     assert json.loads((folder / "training.json").read_text()) == {"steps": 0}
 
 
-def test_pictures_do_not_depend_on_the_rest_of_the_batch(folder):
+def test_images_do_not_depend_on_the_rest_of_the_batch(folder):
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     captions = ["a red three on white paper", "a blue seven on pink paper"]
-    together, alone = score.paint(pipeline, captions, steps=2), score.paint(pipeline, captions[:1], steps=2)
+    together, alone = score.generate(pipeline, captions, steps=2), score.generate(pipeline, captions[:1], steps=2)
     assert np.abs(together[0].astype(int) - alone[0]).max() <= 1
 
 

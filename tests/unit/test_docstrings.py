@@ -233,7 +233,7 @@ def shipped() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
+def reported() -> dict[str, Any]:
     found: dict[str, Any] = json.loads((zoo_model("docs-llama") / "training.json").read_text())
     return found
 
@@ -252,12 +252,12 @@ def test_the_shipped_model_beats_five_grams_on_the_same_documents() -> None:
     assert bits < 1.24 < docs_llama.bits_per_byte(baseline, documents)
 
 
-def test_training_json_tells_a_gain_that_chance_does_not_explain(told: dict[str, Any]) -> None:
-    test = told["bits_per_byte"]["test"]
+def test_training_json_tells_a_gain_that_chance_does_not_explain(reported: dict[str, Any]) -> None:
+    test = reported["bits_per_byte"]["test"]
     assert test["docs_llama"] < test["five_gram"]
     assert 0 < test["gain_low"] < test["five_gram"] - test["docs_llama"] < test["gain_high"]
-    assert told["corpus"]["documents"]["test"] == 260
-    assert len(told["curve"]) > 3
+    assert reported["corpus"]["documents"]["test"] == 260
+    assert len(reported["curve"]) > 3
 
 
 def test_the_folder_opens_with_stock_transformers_and_the_tokenizer_gives_text_back() -> None:

@@ -1,4 +1,4 @@
-"""Energy from a powercap folder and an NVML made for the test: what is read, what counts twice, and what is said without any."""
+"""Energy from a powercap folder and an NVML made for the test: what is read, what counts twice, and what is stated without any."""
 
 from __future__ import annotations
 

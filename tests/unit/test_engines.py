@@ -38,7 +38,7 @@ def llamas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def painters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+def generators(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     model = describe(tiny_diffusion(tmp_path_factory.mktemp("pipeline")))
     return open_task(model), open_task(build(model, tmp_path_factory.mktemp("engine")))
 
@@ -78,17 +78,17 @@ def test_stock_beam_search_and_streaming_run_on_the_engine(llamas: tuple[Any, An
     call = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 1}
     beams = [t.model.generate(tokens, num_beams=3, **call).tolist() for t in llamas]
     assert beams[0] == beams[1]
-    heard: list[int] = []
+    recorded: list[int] = []
 
     class Streamer:
         def put(self, value: torch.Tensor) -> None:
-            heard.extend(value.flatten().tolist())
+            recorded.extend(value.flatten().tolist())
 
         def end(self) -> None:
-            heard.append(-1)
+            recorded.append(-1)
 
     grown = llamas[1].model.generate(tokens, streamer=Streamer(), **call)
-    assert heard == [*grown[0].tolist(), -1]
+    assert recorded == [*grown[0].tolist(), -1]
 
 
 def test_threads_do_not_mix_their_caches(llamas: tuple[Any, Any]) -> None:
@@ -109,11 +109,11 @@ def test_left_padding_and_a_stale_cache_are_refused(llamas: tuple[Any, Any]) -> 
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_picture_depends_on_its_noise_not_on_its_place(painters: tuple[Any, Any], which: int) -> None:
-    task = painters[which]
-    pair = task.paint(["a red three", "blue"], ["x", "y"], 0, num_inference_steps=2).astype(int)
-    alone = task.paint(["blue"], ["y"], 0, num_inference_steps=2).astype(int)
-    other = task.paint(["blue"], ["z"], 0, num_inference_steps=2).astype(int)
+def test_a_image_depends_on_its_noise_not_on_its_place(generators: tuple[Any, Any], which: int) -> None:
+    task = generators[which]
+    pair = task.generate(["a red three", "blue"], ["x", "y"], 0, num_inference_steps=2).astype(int)
+    alone = task.generate(["blue"], ["y"], 0, num_inference_steps=2).astype(int)
+    other = task.generate(["blue"], ["z"], 0, num_inference_steps=2).astype(int)
     assert np.abs(pair[1] - alone[0]).max() <= 1
     assert np.abs(other - alone).mean() > 1
 
@@ -127,13 +127,13 @@ def test_noise_is_fixed_by_seed_and_name() -> None:
     assert len({tuple(d) for d in draw}) == 3
 
 
-def test_guidance_off_runs_the_engine_at_half_the_batch(painters: tuple[Any, Any]) -> None:
-    pictures = [t.paint(["blue"], ["0"], 0, num_inference_steps=2, guidance_scale=1.0).astype(int) for t in painters]
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+def test_guidance_off_runs_the_engine_at_half_the_batch(generators: tuple[Any, Any]) -> None:
+    images = [t.generate(["blue"], ["0"], 0, num_inference_steps=2, guidance_scale=1.0).astype(int) for t in generators]
+    assert np.abs(images[0] - images[1]).max() <= 1
 
 
-def test_engine_outputs_outlive_the_next_call(painters: tuple[Any, Any]) -> None:
-    unet = painters[1].pipeline.unet
+def test_engine_outputs_outlive_the_next_call(generators: tuple[Any, Any]) -> None:
+    unet = generators[1].pipeline.unet
     assert isinstance(unet, EngineModule)
     state = torch.randn(1, 16, 32)
     first = unet(torch.randn(1, 4, 8, 8), torch.tensor(5), encoder_hidden_states=state, return_dict=False)[0]
@@ -142,18 +142,18 @@ def test_engine_outputs_outlive_the_next_call(painters: tuple[Any, Any]) -> None
     assert torch.equal(first, kept)
 
 
-def test_a_missing_argument_is_named(painters: tuple[Any, Any]) -> None:
+def test_a_missing_argument_is_named(generators: tuple[Any, Any]) -> None:
     with pytest.raises(UserError, match="needs encoder_hidden_states"):
-        painters[1].pipeline.unet(torch.randn(1, 4, 8, 8), torch.tensor(5))
+        generators[1].pipeline.unet(torch.randn(1, 4, 8, 8), torch.tensor(5))
 
 
-def test_what_no_processor_could_run_is_not_blamed_on_the_size_of_the_call(painters: tuple[Any, Any]) -> None:
+def test_what_no_processor_could_run_is_not_blamed_on_the_size_of_the_call(generators: tuple[Any, Any]) -> None:
     def refuses(feed: Any) -> Any:  # what OpenVINO says of a bfloat16 graph where oneDNN is held to AVX2
         raise RuntimeError(
             "Exception from src/plugins/intel_cpu\n[CPU] node could not create a primitive descriptor for it"
         )
 
-    graph: Any = painters[1].pipeline.unet.runner
+    graph: Any = generators[1].pipeline.unet.runner
     with pytest.raises(UserError, match="this processor cannot run the graph") as caught:
         graph.call(refuses, [])
     assert "precision: float32" in (caught.value.problems[0].fix or "")
@@ -164,20 +164,20 @@ def test_flatten_keeps_tensors_and_names_nested_ones() -> None:
     assert list(flatten({"a": one, "b": {"c": one, "d": None}, "e": 3})) == ["a", "b.c"]
 
 
-def test_an_unknown_dtype_and_an_empty_engine_are_said_so(painters: tuple[Any, Any], tmp_path: Path) -> None:
+def test_an_unknown_dtype_and_an_empty_engine_are_message_so(generators: tuple[Any, Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="float33 is no dtype"):
-        open_task(painters[0].artifact, Opening("float33"))
+        open_task(generators[0].artifact, Opening("float33"))
     with pytest.raises(ModelError, match=r"holds no engine\.json"):
         Graph(tmp_path)
 
 
 def test_the_checkpoints_own_dtype_is_kept_unless_another_is_asked_for(
-    painters: tuple[Any, Any], tmp_path: Path
+    generators: tuple[Any, Any], tmp_path: Path
 ) -> None:
-    painters[0].pipeline.to(torch.bfloat16).save_pretrained(tmp_path)
-    painters[0].pipeline.to(torch.float32)
+    generators[0].pipeline.to(torch.bfloat16).save_pretrained(tmp_path)
+    generators[0].pipeline.to(torch.float32)
     task: Any = open_task(describe(tmp_path))
     wide: Any = open_task(describe(tmp_path), Opening("float32"))
     assert task.pipeline.unet.dtype == torch.bfloat16
     assert wide.pipeline.unet.dtype == torch.float32
-    assert task.paint(["a red three"], ["0"], 0, num_inference_steps=2).dtype == np.uint8
+    assert task.generate(["a red three"], ["0"], 0, num_inference_steps=2).dtype == np.uint8

@@ -1,4 +1,4 @@
-"""Too few pictures for a metric of sets are told before any is painted, in the words of the metric itself."""
+"""Too few images for a metric of sets are known before any is generated, in the words of the metric itself."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.fakes import pipeline
 ZOO = open_data("zoo://digits/test", Path())
 
 
-def told(name: str, samples: int, **values: Any) -> str:
+def reported(name: str, samples: int, **values: Any) -> str:
     found = too_few(find_metric(name), values, ZOO, samples)
-    return f"{found.said}: {found.fix}" if found else ""
+    return f"{found.message}: {found.fix}" if found else ""
 
 
-def pictures(folder: Path, count: int, captions: int = 1) -> str:
+def images(folder: Path, count: int, captions: int = 1) -> str:
     folder.mkdir()
     for index in range(count):
         Image.fromarray(np.full((4, 4, 3), index, np.uint8)).save(folder / f"{index}.png")
@@ -67,8 +67,8 @@ def test_the_usual_widths_are_those_of_the_library(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "least"), [("fid", 65), ("fid_infinity", 130), ("precision", 4), ("recall", 4)])
 def test_as_many_are_asked_for_as_the_metric_itself_takes(name: str, least: int) -> None:
-    assert told(name, least) == ""
-    assert f"there are {least - 1}" in told(name, least - 1)
+    assert reported(name, least) == ""
+    assert f"there are {least - 1}" in reported(name, least - 1)
 
 
 def test_every_metric_that_can_refuse_few_tells_so_beforehand() -> None:
@@ -81,30 +81,30 @@ def test_the_words_are_those_of_the_run() -> None:
     rows = np.random.default_rng(0).standard_normal((12, 64))
     with pytest.raises(UserError) as caught:
         frechet.refuse_few(Sample((), rows, rows + 1), "FID", 65)
-    assert told("fid", 12) == f"{caught.value.problems[0].message}: {caught.value.problems[0].fix}"
-    assert told("fid", 12).startswith("FID with 64 features needs 65 pictures, and there are 12")
+    assert reported("fid", 12) == f"{caught.value.problems[0].message}: {caught.value.problems[0].fix}"
+    assert reported("fid", 12).startswith("FID with 64 features needs 65 images, and there are 12")
     with pytest.raises(UserError) as caught:
         neighbours.refuse_few(Sample((), rows[:3], rows), "recall")
-    assert told("recall", 3) == f"{caught.value.problems[0].message}: {caught.value.problems[0].fix}"
+    assert reported("recall", 3) == f"{caught.value.problems[0].message}: {caught.value.problems[0].fix}"
 
 
-def test_what_was_allowed_and_what_cannot_be_told_is_left_to_the_run(tmp_path: Path) -> None:
-    assert told("fid", 12, allow_few=True) == told("kid", 2) == told("psnr", 1) == ""
-    assert told("fid", 12, features=str(tmp_path)) == ""  # which is no extractor, and told as that
-    assert told("precision", 3, k=2) == told("fid", 12, allow_few="maybe") == ""
+def test_what_was_allowed_and_what_cannot_be_reported_is_left_to_the_run(tmp_path: Path) -> None:
+    assert reported("fid", 12, allow_few=True) == reported("kid", 2) == reported("psnr", 1) == ""
+    assert reported("fid", 12, features=str(tmp_path)) == ""  # which is no extractor, and reported as that
+    assert reported("precision", 3, k=2) == reported("fid", 12, allow_few="maybe") == ""
     assert too_few(find_metric("fid"), {}, None, 12) is None
 
 
-def test_real_pictures_are_counted_too(tmp_path: Path) -> None:
-    few = pictures(tmp_path / "few", 9)
-    assert told("fid", 80, reference=few).startswith("FID with 64 features needs 65 real pictures, and there are 9:")
-    assert "there are 3 pictures" in told("precision", 80, reference=pictures(tmp_path / "three", 3))
+def test_real_images_are_counted_too(tmp_path: Path) -> None:
+    few = images(tmp_path / "few", 9)
+    assert reported("fid", 80, reference=few).startswith("FID with 64 features needs 65 real images, and there are 9:")
+    assert "there are 3 images" in reported("precision", 80, reference=images(tmp_path / "three", 3))
     (tmp_path / "real.npz").touch()
-    assert told("fid", 80, reference=str(tmp_path / "real.npz")) == ""
-    data = open_units(pictures(tmp_path / "captioned", 40, captions=2), tmp_path)
-    found = too_few(find_metric("fid"), {}, data, 80)  # 80 captions, of 40 pictures
+    assert reported("fid", 80, reference=str(tmp_path / "real.npz")) == ""
+    data = open_units(images(tmp_path / "captioned", 40, captions=2), tmp_path)
+    found = too_few(find_metric("fid"), {}, data, 80)  # 80 captions, of 40 images
     assert found is not None
-    assert found.said == "FID with 64 features needs 65 real pictures, and there are 40"
+    assert found.message == "FID with 64 features needs 65 real images, and there are 40"
 
 
 RECIPE = """schema: 1
@@ -121,17 +121,17 @@ evaluate:
 
 @pytest.mark.parametrize(("given", "count"), [({"samples": 12}, 12), ({"samples": 99, "data": "./real"}, 20)])
 def test_a_plan_tells_it_at_the_metric(given: Mapping[str, Any], count: int, tmp_path: Path) -> None:
-    pictures(tmp_path / "real", 20)
+    images(tmp_path / "real", 20)
     pipeline(tmp_path / "model", unet=(2, 3), vae=(2, 3))
     (tmp_path / "r.yaml").write_text(RECIPE.format(**{"data": "zoo://digits/test", **given}))
     with pytest.raises(RecipeError) as caught:
         compress.check(tmp_path / "r.yaml", cache=tmp_path / "cache")
     (problem,) = (p for p in caught.value.problems if "FID" in p.message)
-    assert problem.message == f"FID with 64 features needs 65 pictures, and there are {count}"
+    assert problem.message == f"FID with 64 features needs 65 images, and there are {count}"
     assert problem.place.startswith(f"{tmp_path}/r.yaml:9:")
 
 
 def test_eval_tells_it_too(tmp_path: Path) -> None:
-    one, other = (pictures(tmp_path / name, 6) for name in ("one", "other"))
-    with pytest.raises(UserError, match="FID with 64 features needs 65 pictures, and there are 6"):
+    one, other = (images(tmp_path / name, 6) for name in ("one", "other"))
+    with pytest.raises(UserError, match="FID with 64 features needs 65 images, and there are 6"):
         compress.evaluate(one, other, data=one, metrics=["fid"], cache=tmp_path / "cache")

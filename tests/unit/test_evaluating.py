@@ -32,7 +32,7 @@ def test_metrics_have_every_parameter_filled_in(sides: tuple[str, str], tmp_path
     assert found == request(sides, tmp_path, {"flops": dict(found)}).spec.metrics["flops"]
 
 
-def test_every_wrong_parameter_and_gate_is_told_at_once_in_a_recipe_s_words(
+def test_every_wrong_parameter_and_gate_is_reported_at_once_in_a_recipe_s_words(
     sides: tuple[str, str], tmp_path: Path
 ) -> None:
     metrics = {"size": {"sice": 1}, "latency": {"x": object()}}
@@ -54,8 +54,10 @@ def test_a_side_that_is_to_write_further_than_it_was_trained_to_is_warned_of(
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 16}
     (Path(sides[0]) / "config.json").write_text(json.dumps(config))
     spec = EvalSpec(prompt_tokens=10, new_tokens=10)
-    (said,) = request(sides, tmp_path, {"latency": {}}, spec=spec).warnings
-    assert said.startswith(f"{sides[0]}: prompt_tokens and new_tokens are 20 together, and the model has 16 positions")
+    (message,) = request(sides, tmp_path, {"latency": {}}, spec=spec).warnings
+    assert message.startswith(
+        f"{sides[0]}: prompt_tokens and new_tokens are 20 together, and the model has 16 positions"
+    )
     assert request(sides, tmp_path, {"size": {}}, spec=spec).warnings == ()
 
 
@@ -73,10 +75,10 @@ def test_what_is_no_device_is_one_clear_error_for_every_verb(
         assert any("device" in p.message and p.fix for p in caught.value.problems)
 
 
-def test_what_a_plan_warns_of_in_data_is_told_here_too(sides: tuple[str, str], tmp_path: Path) -> None:
+def test_what_a_plan_warns_of_in_data_is_reported_here_too(sides: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "d.txt").write_text("one line\nanother")
     gates = {"perplexity": Gate(worse_by="5%")}
-    said = request(sides, tmp_path, {"perplexity": {}}, gates=gates, data=str(tmp_path / "d.txt")).warnings
-    assert len(said) == 2
-    assert said[0].startswith("data: gates on perplexity will stay inconclusive: they rest on 1 of at least 8 units")
-    assert "d.txt is 1 document" in said[1]
+    message = request(sides, tmp_path, {"perplexity": {}}, gates=gates, data=str(tmp_path / "d.txt")).warnings
+    assert len(message) == 2
+    assert message[0].startswith("data: gates on perplexity will stay inconclusive: they rest on 1 of at least 8 units")
+    assert "d.txt is 1 document" in message[1]

@@ -192,12 +192,12 @@ def test_progress_and_notes_carry_the_name_of_their_step(cache: Cache, llama: Pa
         context.note("cut well", share=0.5)
         rewriting(add_one)(artifact, params, context)
 
-    heard: list[Event] = []
-    one(cache, llama, CUT, work, heard.append, id="mine")
-    assert [e.kind for e in heard] == ["started", "progress", "progress", "progress", "note", "finished"]
-    assert [(e.done, e.total) for e in heard if e.kind == "progress"] == [(0, 2), (1, 2), (2, 2)]
-    assert {e.what for e in heard if e.kind == "progress"} == {"mine letters"}
-    assert {e.what for e in heard if e.kind != "progress"} == {"mine"}
+    recorded: list[Event] = []
+    one(cache, llama, CUT, work, recorded.append, id="mine")
+    assert [e.kind for e in recorded] == ["started", "progress", "progress", "progress", "note", "finished"]
+    assert [(e.done, e.total) for e in recorded if e.kind == "progress"] == [(0, 2), (1, 2), (2, 2)]
+    assert {e.what for e in recorded if e.kind == "progress"} == {"mine letters"}
+    assert {e.what for e in recorded if e.kind != "progress"} == {"mine"}
 
 
 # What is kept
@@ -246,10 +246,10 @@ def test_a_model_is_reloaded_in_calls_of_the_sizes_it_was_last_built_for(
 def test_what_is_cached_starts_no_process_and_says_so(cache: Cache, llama: Path, trusting: Trusting) -> None:
     one(cache, llama, CUT, rewriting(add_one))
     assert trusting.starts == 1
-    heard: list[Event] = []
-    one(cache, llama, CUT, rewriting(add_one), heard.append)
+    recorded: list[Event] = []
+    one(cache, llama, CUT, rewriting(add_one), recorded.append)
     assert trusting.starts == 1
-    assert [e.kind for e in heard] == ["cached"]
+    assert [e.kind for e in recorded] == ["cached"]
 
 
 def test_the_time_a_stage_took_shows_in_the_next_plan(cache: Cache, llama: Path, trusting: Trusting) -> None:
@@ -302,7 +302,7 @@ def test_scratch_outlives_a_failure_and_goes_with_success(cache: Cache, llama: P
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_a_failure_is_told_and_never_stored(
+def test_a_failure_is_reported_and_never_stored(
     cache: Cache, llama: Path, trusting: Trusting, error: BaseException, expected: type[BaseException], says: str | None
 ) -> None:
     with pytest.raises(expected, match=says) as caught:
@@ -314,7 +314,7 @@ def test_a_failure_is_told_and_never_stored(
     assert names(scratch) == ["checkpoint"]
 
 
-def test_a_library_that_fails_where_the_disk_has_become_too_small_is_told_as_a_full_disk(
+def test_a_library_that_fails_where_the_disk_has_become_too_small_is_reported_as_a_full_disk(
     cache: Cache, llama: Path, trusting: Trusting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(artifact: Any, params: Any, context: Any) -> None:
@@ -383,8 +383,8 @@ def test_a_component_that_got_lost_breaks_the_contract(cache: Cache, tmp_path: P
 def test_a_change_of_settings_may_change_no_weight_of_any_component(
     cache: Cache, tmp_path: Path, trusting: Trusting, file: str
 ) -> None:
-    said = breach(cache, pipeline(tmp_path / "p"), TUNE, rewriting(add_one, file))
-    assert said == f"it declared a change of settings and changed the weights of {file.partition('/')[0]}"
+    message = breach(cache, pipeline(tmp_path / "p"), TUNE, rewriting(add_one, file))
+    assert message == f"it declared a change of settings and changed the weights of {file.partition('/')[0]}"
 
 
 def test_a_change_of_settings_alone_keeps_the_contract(cache: Cache, llama: Path, trusting: Trusting) -> None:
@@ -399,14 +399,14 @@ def test_a_component_left_as_it_was_breaks_the_contract(cache: Cache, llama: Pat
 
 
 def test_every_component_that_was_named_must_have_changed(cache: Cache, tmp_path: Path, trusting: Trusting) -> None:
-    said = breach(
+    message = breach(
         cache,
         pipeline(tmp_path / "p"),
         CUT,
         rewriting(add_one, "unet/diffusion_pytorch_model.safetensors"),
         components=("unet", "vae", "text_encoder"),
     )
-    assert said == "it left text_encoder, vae as it was"
+    assert message == "it left text_encoder, vae as it was"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -465,24 +465,26 @@ def blow_up(tensors: Tensors) -> None:
     ],
 )
 def test_finite_weights_that_give_no_sense_break_the_contract(
-    cache: Cache, real: Path, reloading: None, change: Callable[[Tensors], None], said: str
+    cache: Cache, real: Path, reloading: None, change: Callable[[Tensors], None], message: str
 ) -> None:
-    assert breach(cache, real, CUT, rewriting(change)) == said
+    assert breach(cache, real, CUT, rewriting(change)) == message
 
 
-@pytest.mark.parametrize("spoilt", ["tokenizer", "shape"])
+@pytest.mark.parametrize("nonfinite", ["tokenizer", "shape"])
 def test_what_does_not_load_in_a_fresh_process_breaks_the_contract(
-    cache: Cache, real: Path, reloading: None, spoilt: str
+    cache: Cache, real: Path, reloading: None, nonfinite: str
 ) -> None:
     config = json.loads((real / "config.json").read_text()) | {"intermediate_size": 65}
     work = {
         "tokenizer": leaving("tokenizer.json", b"{}"),
         "shape": leaving("config.json", json.dumps(config).encode()),
-    }[spoilt]
+    }[nonfinite]
     assert breach(cache, real, CUT, work).startswith("does not reload: ")
 
 
-def test_an_artifact_that_brings_the_checker_down_is_told_and_the_next_one_gets_a_new_process(tmp_path: Path) -> None:
+def test_an_artifact_that_brings_the_checker_down_is_reported_and_the_next_one_gets_a_new_process(
+    tmp_path: Path,
+) -> None:
     with Checker() as checker:
         checker.start()
         assert checker.process is not None

@@ -121,8 +121,8 @@ def test_a_reference_makes_the_very_plan_that_it_was_taken_from(
 
 def test_a_report_tells_what_was_put_into_a_recipe(folder: Path, tmp_path: Path) -> None:
     recipe = compress.check(folder / "r.yaml", ["seed=3"], cache=tmp_path)[0].with_({"stages.0.steps": 4})
-    assert recipe.told == RECIPE + "# --set seed=3\n# with_ stages.0.steps=4\n"
-    assert compress.check(folder / "r.yaml", cache=tmp_path)[0].told == RECIPE
+    assert recipe.reported == RECIPE + "# --set seed=3\n# with_ stages.0.steps=4\n"
+    assert compress.check(folder / "r.yaml", cache=tmp_path)[0].reported == RECIPE
 
 
 def test_what_is_cached_asks_for_no_input_and_what_is_not_says_which_it_lacks(

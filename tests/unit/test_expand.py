@@ -1,4 +1,4 @@
-"""One file to many recipes: what `extends`, `--set`, `vars` and `matrix` make of a tree, and where their mistakes are told."""
+"""One file to many recipes: what `extends`, `--set`, `vars` and `matrix` make of a tree, and where their mistakes are reported."""
 
 from __future__ import annotations
 
@@ -105,14 +105,14 @@ def test_a_chain_without_end_is_cut(tmp_path: Path) -> None:
         over(tmp_path, "f0.yaml")
 
 
-def test_a_mistake_in_an_extended_file_is_told_where_it_is(tmp_path: Path) -> None:
+def test_a_mistake_in_an_extended_file_is_reported_where_it_is(tmp_path: Path) -> None:
     write(tmp_path, base="a: 1\na: 2\n", top="extends: base.yaml\n")
     with pytest.raises(RecipeError) as caught:
         over(tmp_path)
     assert caught.value.problems[0].place == f"{tmp_path / 'base.yaml'}:2:1"
 
 
-def test_a_file_that_does_not_read_is_told_at_the_line_that_asked_for_it(tmp_path: Path) -> None:
+def test_a_file_that_does_not_read_is_reported_at_the_line_that_asked_for_it(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "latin.yaml").write_bytes(b"caf\xe9")
     for target, why in (
@@ -203,8 +203,8 @@ def test_later_overrides_see_earlier_ones() -> None:
         ("a=!!python/name:os.system x", "is not allowed"),
     ],
 )
-def test_an_override_that_reaches_nothing_is_told(override: str, said: str) -> None:
-    assert said in put_wrong(STEPS, override).message
+def test_an_override_that_reaches_nothing_is_reported(override: str, message: str) -> None:
+    assert message in put_wrong(STEPS, override).message
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_an_override_that_reaches_nothing_is_told(override: str, said: str) -> N
         ("vars.l.7=1", "0 to 1"),
     ],
 )
-def test_an_override_of_the_wrong_entry_is_told_the_right_path(override: str, fix: str) -> None:
+def test_an_override_of_the_wrong_entry_is_reported_the_right_path(override: str, fix: str) -> None:
     text = "stages: [a.b: {n: 0}, c.d: {n: 0}]\nevaluate: {metrics: [kid]}\nvars: {l: [1, 2]}"
     assert put_wrong(text, override).fix == fix
 
@@ -304,11 +304,11 @@ def test_the_limit_on_recipes_holds_exactly() -> None:
         ("vars: {a: 1}\nmatrix: {b: ['${a}']}\nx: ${b}\n", "r.yaml:2:10 matrix.b refers to a variable"),
     ],
 )
-def test_a_wrong_variable_or_axis_is_told_where_it_stands(text: str, said: str) -> None:
-    assert said in fan_wrong(text)
+def test_a_wrong_variable_or_axis_is_reported_where_it_stands(text: str, message: str) -> None:
+    assert message in fan_wrong(text)
 
 
-def test_a_mistake_in_every_combination_is_told_once() -> None:
+def test_a_mistake_in_every_combination_is_reported_once() -> None:
     assert fan_wrong("matrix: {a: [1, 2, 3]}\nx: ['${a}', '${b}']\n") == ["r.yaml:2:13 no variable is called `b`"]
 
 
@@ -326,7 +326,7 @@ def test_variables_of_a_recipe_below_need_no_use_and_those_given_here_do(tmp_pat
     ]
 
 
-def test_a_misspelt_variable_is_told_once() -> None:
+def test_a_misspelt_variable_is_reported_once() -> None:
     assert fan_wrong("vars: {ratio: 1}\nx: ${ration}\n") == ["r.yaml:2:4 no variable is called `ration`"]
-    (said,) = fan_wrong("vars: {a: 1}\n${a}: 1\n")
-    assert said.endswith("is a key, and variables stand in values")
+    (message,) = fan_wrong("vars: {a: 1}\n${a}: 1\n")
+    assert message.endswith("is a key, and variables stand in values")

@@ -26,7 +26,7 @@ class Outer(Params):
     limit: float | None = None
 
 
-def test_a_record_is_told_with_what_is_in_it() -> None:
+def test_a_record_is_reported_with_what_is_in_it() -> None:
     assert list(parameter_lines(Outer)) == [
         "  mode: fast | small (required)",
         "      what counts",

@@ -1,4 +1,4 @@
-"""What each family's config can say: what is snapped to, what is told, and what is refused, in which words."""
+"""What each family's config can say: what is snapped to, what is reported, and what is refused, in which words."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def test_every_level_of_a_unet_holds_whole_norm_groups_and_heads(ratio: float, a
     }
 
 
-def test_what_is_granted_is_told_beside_what_was_asked_for() -> None:
+def test_what_is_granted_is_reported_beside_what_was_asked_for() -> None:
     cut = cut_width("LlamaForCausalLM", LLAMA, 0.3, (), 16)
-    assert cut.told(0.3) == (
+    assert cut.reported(0.3) == (
         "requested −30.0%, granted intermediate_size 256 → 176 (−31.2%), num_key_value_heads 4 → 3 (−25.0%), "
         "num_attention_heads 8 → 6 (−25.0%)"
     )
-    assert Cut({}, (Granted("n_layer", 3, 2),)).told(0.5) == "requested −50.0%, granted n_layer 3 → 2 (−33.3%)"
+    assert Cut({}, (Granted("n_layer", 3, 2),)).reported(0.5) == "requested −50.0%, granted n_layer 3 → 2 (−33.3%)"
 
 
 @pytest.mark.parametrize(
@@ -104,16 +104,16 @@ def test_what_is_granted_is_told_beside_what_was_asked_for() -> None:
     ],
 )
 def test_a_ratio_that_lies_nearer_to_nothing_than_to_the_least_that_can_go_is_warned_of(
-    layers: int, ratio: float, told: str, tmp_path: Path
+    layers: int, ratio: float, reported: str, tmp_path: Path
 ) -> None:
     config = {**LLAMA, "architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers}
     (tmp_path / "config.json").write_text(json.dumps(config))
     source = Artifact(tmp_path, "text_generation", {"model": Component("torch", "", "LlamaForCausalLM")})
     stage = find_stage("prune.depth")
-    found = stage.foresee(source, stage.params(ratio=ratio))
-    assert " ".join(found.warnings).startswith(f"model: {told}" if told else "")
-    assert bool(found.warnings) == bool(told)
-    assert all("leave the stage out" in said for said in found.warnings)
+    found = stage.forecast(source, stage.params(ratio=ratio))
+    assert " ".join(found.warnings).startswith(f"model: {reported}" if reported else "")
+    assert bool(found.warnings) == bool(reported)
+    assert all("leave the stage out" in message for message in found.warnings)
 
 
 @given(RATIOS, st.integers(2, 40))
@@ -167,7 +167,7 @@ def test_heads_are_snapped_to_what_the_config_class_accepts() -> None:
     # Four and two key heads are as near: the cut never takes more than was asked for where it need not.
     assert (held.config["num_key_value_heads"], held.config["num_attention_heads"]) == (4, 8)
     assert held.config["intermediate_size"] == 192
-    assert "num_key_value_heads 4 → 4 (−0.0%)" in held.told(0.25)
+    assert "num_key_value_heads 4 → 4 (−0.0%)" in held.reported(0.25)
     more = cut_width("LlamaForCausalLM", config, 0.4, ("heads",), 8, [asked]).config
     assert (more["num_key_value_heads"], more["num_attention_heads"]) == (2, 4)
     with pytest.raises(UserError, match="nothing to cut at this ratio"):
@@ -222,10 +222,10 @@ def test_a_part_named_twice_is_cut_once() -> None:
 def test_a_part_that_a_config_cannot_say_is_refused_with_what_to_use(
     kind: str, part: str, lacking: str, instead: str
 ) -> None:
-    said = refused(cut_width, kind, LLAMA, 0.5, (part,), 8)
-    assert said.startswith(f"{part}: {kind} ")
-    assert lacking in said
-    assert said.endswith(instead) or f"{instead}, or " in said
+    message = refused(cut_width, kind, LLAMA, 0.5, (part,), 8)
+    assert message.startswith(f"{part}: {kind} ")
+    assert lacking in message
+    assert message.endswith(instead) or f"{instead}, or " in message
 
 
 def test_every_refusal_names_only_parts_that_the_family_has() -> None:
@@ -239,8 +239,8 @@ def test_every_refusal_names_only_parts_that_the_family_has() -> None:
 
 
 def test_a_ratio_too_small_to_grant_anything_is_refused() -> None:
-    said = refused(cut_width, "LlamaForCausalLM", LLAMA, 0.01, ("ffn",), 64)
-    assert said == (
+    message = refused(cut_width, "LlamaForCausalLM", LLAMA, 0.01, ("ffn",), 64)
+    assert message == (
         "requested −1.0%, granted intermediate_size 256 → 256 (−0.0%): nothing to cut at this ratio: ask for more, or use "
         "prune.depth"
     )

@@ -1,4 +1,4 @@
-"""Which pictures a side is held against, and that features are computed once and told apart by all that decides them."""
+"""Which images a side is compared with, and that features are computed once and kept apart by all that decides them."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from compress.store.cache import Cache
 from compress.zoo import zoo_model
 from evaluation.distances.image_sets import observe, paired
 from evaluation.evidence import Evidence
+from evaluation.features import images as under_test
 from evaluation.features import memory, opening, statistics
-from evaluation.features import pictures as under_test
 from evaluation.features.extractor import BATCH, Extractor
-from evaluation.features.pictures import against_real, export_reference
+from evaluation.features.images import against_real, export_reference
 from evaluation.observe.repeats import repeated
 from evaluation.request.image_folders import SUFFIXES, files_of
 from evaluation.request.references import AgainstReal
 
 COUNT = BATCH + 5
 RNG = np.random.default_rng(3)
-PAINTED, BEFORE, REAL = RNG.integers(0, 256, (3, COUNT, 8, 8, 3), dtype=np.uint8)
+GENERATED, BEFORE, REAL = RNG.integers(0, 256, (3, COUNT, 8, 8, 3), dtype=np.uint8)
 
 
 class Counting:
-    """An extractor of the 64 red values, that counts the pictures it was shown."""
+    """An extractor of the 64 red values, that counts the images it was shown."""
 
     def __init__(self, digest: str = "weights") -> None:
         self.seen = 0
@@ -64,30 +64,32 @@ def artifact() -> Artifact:
     return describe(zoo_model("docs-llama"))
 
 
-def red(pictures: np.ndarray) -> np.ndarray:
-    return pictures[..., 0].reshape(len(pictures), -1).astype(np.float32)
+def red(images: np.ndarray) -> np.ndarray:
+    return images[..., 0].reshape(len(images), -1).astype(np.float32)
 
 
-def _give(pictures: np.ndarray, index: int) -> Callable[[], Any]:
-    return lambda: pictures[index]
+def _give(images: np.ndarray, index: int) -> Callable[[], Any]:
+    return lambda: images[index]
 
 
-def side(artifact: Artifact, folder: Path | None, *, real: bool = True, key: str = "painted", **more: Any) -> Evidence:
+def side(
+    artifact: Artifact, folder: Path | None, *, real: bool = True, key: str = "generated", **more: Any
+) -> Evidence:
     items = tuple(Item(str(i), f"caption {i}", _give(REAL, i) if real else None) for i in range(COUNT))
-    told: dict[str, Any] = {"items": items, "picture": lambda i: PAINTED[i], "key": key, "data_key": "data"} | more
-    return Evidence(artifact, memory=folder, **told)
+    reported: dict[str, Any] = {"items": items, "image": lambda i: GENERATED[i], "key": key, "data_key": "data"} | more
+    return Evidence(artifact, memory=folder, **reported)
 
 
-def image_folder(folder: Path, pictures: np.ndarray) -> Path:
+def image_folder(folder: Path, images: np.ndarray) -> Path:
     folder.mkdir()
-    for i, picture in enumerate(pictures):
-        Image.fromarray(picture).save(folder / f"{i:03d}.png")
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i:03d}.png")
     return folder
 
 
-def test_values_are_of_the_painted_and_reference_of_the_real(counting: Counting, artifact: Artifact) -> None:
+def test_values_are_of_the_generated_and_reference_of_the_real(counting: Counting, artifact: Artifact) -> None:
     found = against_real(side(artifact, None), "any", "tf1")
-    assert np.array_equal(found.values, red(PAINTED))
+    assert np.array_equal(found.values, red(GENERATED))
     assert found.reference is not None
     assert np.array_equal(found.reference, red(REAL))
     assert (found.values.dtype, found.reference.dtype) == (np.float32, np.float32)
@@ -95,12 +97,12 @@ def test_values_are_of_the_painted_and_reference_of_the_real(counting: Counting,
         "features": "counting",
         "weights": "weights",
         "resize": "tf1",
-        "reference": "the data's pictures",
+        "reference": "the data's images",
     }
 
 
 @pytest.mark.parametrize("each", [1, 2])
-def test_a_real_picture_with_several_captions_counts_once(
+def test_a_real_image_with_several_captions_counts_once(
     each: int, counting: Counting, artifact: Artifact, tmp_path: Path
 ) -> None:
     files = [0, 0, 1, 2, 1, 0]
@@ -110,25 +112,25 @@ def test_a_real_picture_with_several_captions_counts_once(
     assert found.reference is not None
     assert np.array_equal(found.reference, red(REAL[:3]))
     assert (len(found.values), found.unit_ids) == (6 * each, tuple(item.id for item in items))
-    assert (found.protocol["reference"], found.protocol["paired"]) == ("the data's 3 pictures", "no")
+    assert (found.protocol["reference"], found.protocol["paired"]) == ("the data's 3 images", "no")
     assert not paired(found)
     kid = find_metric("kid")
     assert np.isfinite(kid.score(found).value)
     alone = observe(replace(shown, items=repeated(items[1:4], each)), AgainstReal())
-    assert (alone.protocol["reference"], alone.protocol["paired"]) == ("the data's pictures", "by item")
+    assert (alone.protocol["reference"], alone.protocol["paired"]) == ("the data's images", "by item")
 
 
-def test_without_real_pictures_the_originals_are_what_counts(counting: Counting, artifact: Artifact) -> None:
-    original = side(artifact, None, real=False, key="before", picture=lambda i: BEFORE[i])
+def test_without_real_images_the_originals_are_what_counts(counting: Counting, artifact: Artifact) -> None:
+    original = side(artifact, None, real=False, key="before", image=lambda i: BEFORE[i])
     for items in (
         original.items,
         side(artifact, None).items[:1] + original.items[1:],
-    ):  # one real picture is not enough
+    ):  # one real image is not enough
         found = against_real(side(artifact, None, original=original, items=items), "any")
         assert found.reference is not None
-        assert np.array_equal(found.values, red(PAINTED))
+        assert np.array_equal(found.values, red(GENERATED))
         assert np.array_equal(found.reference, red(BEFORE))
-        assert found.protocol["reference"] == "the baseline's pictures"
+        assert found.protocol["reference"] == "the baseline's images"
     itself = against_real(original, "any")
     assert itself.reference is not None
     assert np.array_equal(itself.reference, itself.values)
@@ -146,13 +148,13 @@ def test_features_are_computed_once(counting: Counting, artifact: Artifact, tmp_
     assert np.array_equal(first.reference, second.reference)
     assert [f.suffix for f in tmp_path.iterdir()] == [".safetensors"] * 2  # and nothing half made
     against_real(side(artifact, tmp_path, key="another"), "any")
-    assert counting.seen == 3 * COUNT  # the same real pictures, another side's painted ones
+    assert counting.seen == 3 * COUNT  # the same real images, another side's generated ones
 
 
 def test_the_original_and_its_reader_share_what_was_computed(
     counting: Counting, artifact: Artifact, tmp_path: Path
 ) -> None:
-    original = side(artifact, tmp_path, real=False, key="before", picture=lambda i: BEFORE[i])
+    original = side(artifact, tmp_path, real=False, key="before", image=lambda i: BEFORE[i])
     against_real(original, "any")
     against_real(side(artifact, tmp_path, real=False, original=original), "any")
     assert counting.seen == 2 * COUNT
@@ -176,7 +178,7 @@ def test_whatever_decides_features_has_them_computed_again(
     }.get(change, before)
     found = against_real(again, "any", "mlperf" if change == "resize" else "pil")
     assert counting.seen == COUNT + len(again.items)
-    assert np.array_equal(found.values, red(PAINTED)[: len(again.items)])
+    assert np.array_equal(found.values, red(GENERATED)[: len(again.items)])
 
 
 @pytest.mark.parametrize("known", [{"memory": None}, {"key": ""}])
@@ -212,7 +214,7 @@ def test_a_broken_file_is_computed_again_and_mended(
     for file in tmp_path.iterdir():
         spoil(file)
     for _ in range(2):
-        assert np.array_equal(against_real(evidence, "any").values, red(PAINTED))
+        assert np.array_equal(against_real(evidence, "any").values, red(GENERATED))
     assert counting.seen == 2 * COUNT
 
 
@@ -221,14 +223,14 @@ def test_a_memory_that_cannot_be_written_costs_only_time(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     found = against_real(side(artifact, tmp_path / "file" / "features"), "any")
-    assert np.array_equal(found.values, red(PAINTED))
+    assert np.array_equal(found.values, red(GENERATED))
 
 
 def test_a_folder_is_held_against_in_the_order_of_its_names(
     counting: Counting, artifact: Artifact, tmp_path: Path
 ) -> None:
     folder = image_folder(tmp_path / "real", REAL[:4])
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     evidence = side(artifact, tmp_path / "memory", real=False)
     found = against_real(evidence, "any", "pil", str(folder))
     assert found.reference is not None
@@ -244,14 +246,14 @@ def test_a_folder_is_held_against_in_the_order_of_its_names(
     assert changed.protocol != found.protocol
 
 
-def test_a_folder_of_no_pictures_or_of_a_broken_one_is_refused(
+def test_a_folder_of_no_images_or_of_a_broken_one_is_refused(
     counting: Counting, artifact: Artifact, tmp_path: Path
 ) -> None:
     evidence = side(artifact, None, real=False)
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         against_real(evidence, "any", "pil", str(tmp_path))
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match="is no picture that reads") as caught:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="is no image that reads") as caught:
         against_real(evidence, "any", "pil", str(tmp_path))
     assert "broken.png" in caught.value.problems[0].place
 
@@ -269,7 +271,9 @@ def test_statistics_go_out_and_come_back(counting: Counting, artifact: Artifact,
     assert [f.name for f in (tmp_path / "out").iterdir()] == ["stats.npz"]
 
 
-def test_copies_in_a_reference_count_once_and_are_told(counting: Counting, artifact: Artifact, tmp_path: Path) -> None:
+def test_copies_in_a_reference_count_once_and_are_reported(
+    counting: Counting, artifact: Artifact, tmp_path: Path
+) -> None:
     folder, plain = (
         image_folder(tmp_path / "real", np.concatenate([REAL[:4], REAL[:3]])),
         image_folder(tmp_path / "plain", REAL[:4]),
@@ -279,28 +283,28 @@ def test_copies_in_a_reference_count_once_and_are_told(counting: Counting, artif
     assert found.reference is not None
     assert np.array_equal(found.reference, red(REAL[:4]))
     assert found.protocol == expected.protocol
-    assert (found.left_out, expected.left_out) == (f"4 of 7 pictures in {folder} count: the others are copies", "")
-    heard: list[Event] = []
-    assert export_reference(str(folder), "any", "pil", tmp_path / "stats.npz", emit=heard.append) == 4
-    assert [event.message for event in heard if event.kind == "warning"] == [found.left_out]
+    assert (found.left_out, expected.left_out) == (f"4 of 7 images in {folder} count: the others are copies", "")
+    recorded: list[Event] = []
+    assert export_reference(str(folder), "any", "pil", tmp_path / "stats.npz", emit=recorded.append) == 4
+    assert [event.message for event in recorded if event.kind == "warning"] == [found.left_out]
 
 
 def test_statistics_of_data_by_name(counting: Counting, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="as many pictures as one wants"):
+    with pytest.raises(UserError, match="as many images as one wants"):
         export_reference("zoo://digits/test", "any", "pil", tmp_path / "stats.npz")
     assert export_reference("zoo://digits/test", "any", "pil", tmp_path / "stats.npz", count=40) == 40
-    with pytest.raises(DataError, match="without a picture"):
+    with pytest.raises(DataError, match="without an image"):
         export_reference("zoo://docstrings/test", "any", "pil", tmp_path / "stats.npz")
     one = image_folder(tmp_path / "one", REAL[:1])
     with pytest.raises(DataError, match="no covariance"):
         export_reference(str(one), "any", "pil", tmp_path / "stats.npz")
 
 
-def test_every_picture_that_an_evaluation_sees_is_seen_by_a_reference(counting: Counting, tmp_path: Path) -> None:
+def test_every_image_that_an_evaluation_sees_is_seen_by_a_reference(counting: Counting, tmp_path: Path) -> None:
     for index, suffix in enumerate(SUFFIXES):
         Image.fromarray(REAL[index]).save(tmp_path / f"{index}{suffix}")
     Image.fromarray(REAL[0]).save(tmp_path / "loud.BMP")
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     assert len(files_of(tmp_path)) == len(SUFFIXES) + 1
     assert export_reference(str(tmp_path), "any", "pil", tmp_path / "stats.npz") == len(SUFFIXES) + 1
     assert counting.seen == len(SUFFIXES) + 1

@@ -36,8 +36,8 @@ def test_a_copy_elsewhere_has_its_own_name_and_the_same_digest(clip: Clip, copie
     other = open_clip(str(copied))
     assert (other.name, other.digest) == ("my-clip", clip.digest)
     assert other.digest == digest_folder(copied)
-    pictures = np.stack([scenes.render(scenes.scene("test", i)) for i in range(3)])
-    assert np.array_equal(other.pictures(iter([pictures])), clip.pictures(iter([pictures])))
+    images = np.stack([scenes.render(scenes.scene("test", i)) for i in range(3)])
+    assert np.array_equal(other.images(iter([images])), clip.images(iter([images])))
 
 
 def test_other_weights_have_another_digest(clip: Clip, copied: Path) -> None:
@@ -91,22 +91,22 @@ def test_a_caption_longer_than_the_model_reads_is_cut_and_not_refused(clip: Clip
     assert np.isfinite(found).all()
 
 
-def test_a_caption_is_closest_to_its_own_picture(clip: Clip) -> None:
-    """The judge must see what it judges: nearly every caption of 32 different ones finds its picture first."""
+def test_a_caption_is_closest_to_its_own_image(clip: Clip) -> None:
+    """The judge must see what it judges: nearly every caption of 32 different ones finds its image first."""
     chosen: dict[str, int] = {}
     index = 0
     while len(chosen) < 32:
         chosen.setdefault(scenes.scene("test", index).caption, index)
         index += 1
-    pictures = clip.pictures(iter([np.stack([scenes.render(scenes.scene("test", i)) for i in chosen.values()])]))
-    closest = (clip.captions(list(chosen)) @ pictures.T).argmax(axis=1)
+    images = clip.images(iter([np.stack([scenes.render(scenes.scene("test", i)) for i in chosen.values()])]))
+    closest = (clip.captions(list(chosen)) @ images.T).argmax(axis=1)
     assert (closest == np.arange(32)).mean() >= 0.85
 
 
 def test_a_recoloured_digit_moves_the_features_more_than_a_rounding_error(clip: Clip) -> None:
-    picture = scenes.render(scenes.scene("test", 0))
-    rounded = np.clip(picture.astype(int) + 1, 0, 255).astype(np.uint8)
-    turned = picture[..., ::-1].copy()
-    base, near, far = clip.pictures(iter([np.stack([picture, rounded, turned])]))
+    image = scenes.render(scenes.scene("test", 0))
+    rounded = np.clip(image.astype(int) + 1, 0, 255).astype(np.uint8)
+    turned = image[..., ::-1].copy()
+    base, near, far = clip.images(iter([np.stack([image, rounded, turned])]))
     assert base @ near > 0.99
     assert base @ far < base @ near - 0.05

@@ -16,7 +16,7 @@ from compress.errors import ManyProblems, ModelError, RecipeError, UserError
 from compress.events import Event
 from compress.model import finite
 from compress.model.describing import describe
-from compress.model.finite import not_finite, refuse_spoilt
+from compress.model.finite import not_finite, refuse_nonfinite
 from compress.recipe.options import read_metrics
 from tests.fakes import language_model, pipeline
 
@@ -56,41 +56,41 @@ def test_every_piece_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_run_is_refused_before_its_first_stage(value: float, tmp_path: Path) -> None:
     spoil(language_model(tmp_path / "model") / "model.safetensors", value)
     (tmp_path / "r.yaml").write_text(RECIPE)
-    heard: list[Event] = []
+    recorded: list[Event] = []
     with pytest.raises(ModelError, match=r"`w` in model holds values that are not finite, before any stage"):
-        compress.run(tmp_path / "r.yaml", cache=tmp_path / "cache", out=tmp_path / "out", emit=heard.append)
-    assert not [event for event in heard if event.kind == "started"]
+        compress.run(tmp_path / "r.yaml", cache=tmp_path / "cache", out=tmp_path / "out", emit=recorded.append)
+    assert not [event for event in recorded if event.kind == "started"]
 
 
 def test_so_is_a_comparison(tmp_path: Path) -> None:
-    sound, spoilt = language_model(tmp_path / "sound"), language_model(tmp_path / "spoilt")
-    spoil(spoilt / "model.safetensors")
+    sound, nonfinite = language_model(tmp_path / "sound"), language_model(tmp_path / "nonfinite")
+    spoil(nonfinite / "model.safetensors")
     with pytest.raises(UserError, match="not finite"):
         compress.evaluate(
-            str(spoilt), str(sound), metrics=read_metrics("size", []), cache=tmp_path / "cache", out=tmp_path / "out"
+            str(nonfinite), str(sound), metrics=read_metrics("size", []), cache=tmp_path / "cache", out=tmp_path / "out"
         )
 
 
-def test_all_parts_are_told_at_once(tmp_path: Path) -> None:
+def test_all_parts_are_reported_at_once(tmp_path: Path) -> None:
     folder = pipeline(tmp_path, unet=(2, 3), vae=(2, 3))
     for part in ("unet", "vae"):
         spoil(folder / part / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ManyProblems) as caught:
-        refuse_spoilt(describe(folder), "key")
+        refuse_nonfinite(describe(folder), "key")
     assert len(caught.value.problems) == 2
 
 
 def test_what_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact = describe(language_model(tmp_path / "model"))
-    refuse_spoilt(artifact, "key", tmp_path / "digests")
+    refuse_nonfinite(artifact, "key", tmp_path / "digests")
 
     def refuse(*given: Any) -> Any:
         raise AssertionError("read again")
 
     monkeypatch.setattr(finite, "not_finite", refuse)
-    refuse_spoilt(artifact, "key", tmp_path / "digests")
+    refuse_nonfinite(artifact, "key", tmp_path / "digests")
     with pytest.raises(AssertionError):
-        refuse_spoilt(artifact, "another", tmp_path / "digests")
+        refuse_nonfinite(artifact, "another", tmp_path / "digests")
 
 
 def test_an_adapter_is_refused_by_the_plan(tmp_path: Path) -> None:

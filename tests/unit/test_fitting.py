@@ -1,4 +1,4 @@
-"""A model that knows less of its texts than who guesses is told; one that knows anything is not."""
+"""A model that knows less of its texts than who guesses is reported; one that knows anything is not."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def told(folder: Path, *documents: list[float]) -> str:
+def reported(folder: Path, *documents: list[float]) -> str:
     return worse_than_guessing(Evidence(describe(folder), token_logprobs=tuple(map(np.array, documents))))
 
 
 @given(st.lists(st.lists(st.floats(-50, -0.01), max_size=5), min_size=1, max_size=4))
-def test_it_is_told_exactly_where_perplexity_is_above_the_vocabulary(
+def test_it_is_reported_exactly_where_perplexity_is_above_the_vocabulary(
     folder: Path, documents: list[list[float]]
 ) -> None:
     scored = [value for document in documents for value in document]
     perplexity = math.exp(-float(np.mean(scored))) if scored else 0
     if abs(perplexity - WORDS) > 1e-9:
-        assert bool(told(folder, *documents)) == (perplexity > WORDS)
+        assert bool(reported(folder, *documents)) == (perplexity > WORDS)
 
 
 def test_the_number_and_what_it_is_held_against_are_named(folder: Path) -> None:
-    said = told(folder, [-math.log(2 * WORDS)] * 3, [])
-    assert said.startswith("its perplexity on these texts, 100, is above the 50 tokens")
-    assert "does not fit the data" in said
-    assert "e+" in told(folder, [-1e9])  # beyond what a float holds
+    message = reported(folder, [-math.log(2 * WORDS)] * 3, [])
+    assert message.startswith("its perplexity on these texts, 100, is above the 50 tokens")
+    assert "does not fit the data" in message
+    assert "e+" in reported(folder, [-1e9])  # beyond what a float holds
 
 
-def test_what_cannot_be_told_is_not(folder: Path, tmp_path: Path) -> None:
-    assert told(folder) == told(folder, [], []) == ""
-    assert told(language_model(tmp_path / "unsaid"), [-1e3]) == ""  # no vocabulary in its config
-    assert worse_than_guessing(Evidence(describe(pipeline(tmp_path / "painter")))) == ""
+def test_what_cannot_be_reported_is_not(folder: Path, tmp_path: Path) -> None:
+    assert reported(folder) == reported(folder, [], []) == ""
+    assert reported(language_model(tmp_path / "unsaid"), [-1e3]) == ""  # no vocabulary in its config
+    assert worse_than_guessing(Evidence(describe(pipeline(tmp_path / "generator")))) == ""

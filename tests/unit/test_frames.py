@@ -1,4 +1,4 @@
-"""Several frames in a picture's file, told from headers alone: as the library that decodes them counts."""
+"""Several frames in an image's file, read from headers alone: as the library that decodes them counts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_headers_tell_what_the_library_counts(suffix: str, frames: int, tmp_path
     assert has_several_frames(file) == (frames > 1)
 
 
-def test_an_animation_of_one_frame_is_one_picture(tmp_path: Path) -> None:
+def test_an_animation_of_one_frame_is_one_image(tmp_path: Path) -> None:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return kind + len(content).to_bytes(4, "little") + content + b"\0" * (len(content) % 2)
 
@@ -76,7 +76,7 @@ def test_any_bytes_are_answered(start: bytes, more: bytes) -> None:
     ("role", "latents", "told"),
     [("train", "auto", True), ("train", "teacher", False), ("evaluate", "", True)],
 )
-def test_a_plan_names_them_where_they_will_be_read(role: str, latents: str, told: bool, tmp_path: Path) -> None:
+def test_a_plan_names_them_where_they_will_be_read(role: str, latents: str, reported: bool, tmp_path: Path) -> None:
     (folder := tmp_path / "data").mkdir()
     rows = [{"file_name": f"{number}.gif", "text": f"number {number}"} for number in range(4)]
     for number, row in enumerate(rows):
@@ -88,7 +88,7 @@ def test_a_plan_names_them_where_they_will_be_read(role: str, latents: str, told
     taught = step(find_stage("distill.guidance"), guidance=3.0, latents=latents) if latents else None
     spec = EvalSpec(metrics={} if taught else {"kid": {}}, samples=4)
     asked = recipe(model, *([taught] if taught else []), data={role: str(folder)}, evaluate=spec)
-    if not told:
+    if not reported:
         assert make_plan(asked, Cache(tmp_path / "cache")).nodes
         return
     with pytest.raises(RecipeError) as caught:

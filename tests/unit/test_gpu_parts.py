@@ -1,4 +1,4 @@
-"""`make gpu` without a GPU: a section that fails, hangs or is killed costs the others nothing, and what is missing is said."""
+"""`make gpu` without a GPU: a section that fails, hangs or is killed costs the others nothing, and what is missing is stated."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_part_ends_when_its_time_is_spent(tmp_path: Path) -> None:
     assert run(("ends",), tmp_path, most=1)["ends"].status == "not run: the 1 s of part x are spent"
 
 
-def test_a_section_without_what_it_needs_is_a_row_and_said_at_the_start(
+def test_a_section_without_what_it_needs_is_a_row_and_message_at_the_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sections = [Section("ends", 3, nothing, needs=("no_such_module",))]

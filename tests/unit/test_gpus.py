@@ -1,4 +1,4 @@
-"""Which TensorRT library builds for which GPU: what the driver tells, who is chosen, and why engines stay idle."""
+"""Which TensorRT library builds for which GPU: what the driver tells, who is chosen, and why engines stay unavailable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from compress.engines.tensorrt.quantize import BLOCK, round_blocks, round_channels
 from compress.errors import MissingLibrary, UserError
 from compress.machine import gpus
-from compress.machine.gpus import DATA_CENTRE, HERE, RTX, Gpu, Library, choose, why_idle
+from compress.machine.gpus import DATA_CENTRE, HERE, RTX, Gpu, Library, choose, why_unavailable
 
 
 def ask_the_driver() -> Gpu | None:
@@ -56,11 +56,11 @@ def test_without_the_data_centre_library_a_gpu_that_rtx_does_not_know_is_refused
     with pytest.raises(UserError, match="does not build for SM90 here") as caught:
         choose("auto", HERE)
     assert "SM75, SM80, SM86, SM89, SM120, SM121" in caught.value.problems[0].fix
-    assert why_idle(RTX, ("SM89",)).endswith(": its NVIDIA H100 is SM90, which tensorrt-rtx does not know")
+    assert why_unavailable(RTX, ("SM89",)).endswith(": its NVIDIA H100 is SM90, which tensorrt-rtx does not know")
     at_hand(monkeypatch, Gpu("NVIDIA H100", "SM90"), RTX, DATA_CENTRE)
     assert choose("auto", HERE) == (DATA_CENTRE, ("SM90",))
-    assert why_idle(DATA_CENTRE, ("SM90",)) == ""
-    assert why_idle(RTX, ("SM89",)) != ""  # what RTX built, RTX must run
+    assert why_unavailable(DATA_CENTRE, ("SM90",)) == ""
+    assert why_unavailable(RTX, ("SM89",)) != ""  # what RTX built, RTX must run
 
 
 @pytest.mark.parametrize("name", ["auto", "tensorrt", "tensorrt-rtx"])
@@ -71,30 +71,34 @@ def test_a_library_that_lacks_is_named_with_its_command(monkeypatch: pytest.Monk
     assert caught.value.problems[0].fix == (DATA_CENTRE if name == "tensorrt" else RTX).install
 
 
-def test_engines_are_idle_without_a_gpu_and_rebuilt_for_another_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_are_unavailable_without_a_gpu_and_rebuilt_for_another_that_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     at_hand(monkeypatch, None, RTX)
-    assert "for SM86, SM89 cannot run on this machine: it has no NVIDIA GPU" in why_idle(RTX, ("SM86", "SM89"))
-    with pytest.raises(UserError, match="no NVIDIA GPU at hand to build for"):
+    assert "for SM86, SM89 cannot run on this machine: it has no NVIDIA GPU" in why_unavailable(RTX, ("SM86", "SM89"))
+    with pytest.raises(UserError, match="no NVIDIA GPU available here to build for"):
         choose("auto", HERE)
     at_hand(monkeypatch, Gpu("NVIDIA RTX 5090", "SM120"), RTX)
-    assert why_idle(RTX, ("SM86",)) == ""
+    assert why_unavailable(RTX, ("SM86",)) == ""
     monkeypatch.setattr(gpus, "torch_without_cuda", lambda: "2.13.0+cpu")
-    assert why_idle(RTX, ("SM86",)).endswith(": its torch 2.13.0+cpu is built without CUDA")
+    assert why_unavailable(RTX, ("SM86",)).endswith(": its torch 2.13.0+cpu is built without CUDA")
 
 
 @pytest.mark.parametrize(("version", "told"), [("2.13.0+cpu", "2.13.0+cpu"), ("2.13.0+cu130", ""), ("2.13.0", "")])
-def test_a_torch_without_cuda_is_told_by_its_version(monkeypatch: pytest.MonkeyPatch, version: str, told: str) -> None:
+def test_a_torch_without_cuda_is_reported_by_its_version(
+    monkeypatch: pytest.MonkeyPatch, version: str, reported: str
+) -> None:
     monkeypatch.setattr(gpus.deps, "version", {"torch": version}.__getitem__)
-    assert gpus.torch_without_cuda() == told
+    assert gpus.torch_without_cuda() == reported
 
 
 def test_the_fingerprint_tells_gpus_and_versions_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = set()
+    reported = set()
     for gpu in (None, Gpu("a", "SM86"), Gpu("b", "SM89")):
         for installed in ((), (RTX,), (RTX, DATA_CENTRE)):
             at_hand(monkeypatch, gpu, *installed)
-            told.add(gpus.fingerprint())
-    assert len(told) == 9
+            reported.add(gpus.fingerprint())
+    assert len(reported) == 9
 
 
 def test_rounded_weights_are_near_and_no_code_leaves_its_bits() -> None:

@@ -72,13 +72,15 @@ def test_outputs_are_those_of_eager_calls_and_stay_the_callers(calls: list[Call]
         eager = part()
         other = graphed(eager)
         kept = []
-        for seed, told in enumerate(calls):
+        for seed, reported in enumerate(calls):
             torch.manual_seed(seed)
-            sample = torch.randn(told["rows"], 4)
-            more = None if told["pair"] is None else {"pair": tuple(torch.randn(4) for _ in range(told["pair"]))}
-            call = (sample, told["timestep"])
-            want = eager(*call, more=more, scale=told["scale"])
-            got = other(*call, more=more, scale=told["scale"])
+            sample = torch.randn(reported["rows"], 4)
+            more = (
+                None if reported["pair"] is None else {"pair": tuple(torch.randn(4) for _ in range(reported["pair"]))}
+            )
+            call = (sample, reported["timestep"])
+            want = eager(*call, more=more, scale=reported["scale"])
+            got = other(*call, more=more, scale=reported["scale"])
             kept.append((want, got, got["sample"].clone()))
         for want, got, was in kept:
             torch.testing.assert_close(got, want)
@@ -127,13 +129,13 @@ def test_a_unet_is_replayed_with_nested_conditions() -> None:
     assert (found.captured, found.eager.total()) == (4, 0)
 
 
-def told(module: torch.nn.Module, *args: Any, **kwargs: Any) -> str:
+def reported(module: torch.nn.Module, *args: Any, **kwargs: Any) -> str:
     """The one warning of a call that no graph answers."""
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")
         module(*args, **kwargs)
         module(*args, **kwargs)
-    (one,) = heard
+    (one,) = recorded
     return str(one.message)
 
 
@@ -143,19 +145,19 @@ X = torch.ones(2, 4)
 def test_gradients_are_eager() -> None:
     other = graphed(part())
     with torch.enable_grad():
-        assert "gradients" in told(other, X)
+        assert "gradients" in reported(other, X)
         other(X)["sample"].sum().backward()  # and flow
     assert other.inner.weight.grad is not None
 
 
 def test_training_mode_is_eager() -> None:
-    assert "training mode" in told(graphed(part()).train(), X)
+    assert "training mode" in reported(graphed(part()).train(), X)
 
 
 def test_autocast_is_eager() -> None:
     other = graphed(part())
     with torch.autocast("cpu", torch.bfloat16):
-        assert "autocast" in told(other, X)
+        assert "autocast" in reported(other, X)
 
 
 def test_a_captured_forward_has_the_signature_of_its_own() -> None:
@@ -166,7 +168,7 @@ def test_hooks_on_parts_run() -> None:
     eager, other = part(), graphed(part())
     other(X)
     handle = other.inner.register_forward_hook(lambda module, args, output: output + 1)
-    assert "hooks" in told(other, X)
+    assert "hooks" in reported(other, X)
     eager.inner.register_forward_hook(lambda module, args, output: output + 1)
     torch.testing.assert_close(other(X), eager(X))
     handle.remove()
@@ -177,16 +179,16 @@ def test_hooks_on_parts_run() -> None:
 
 
 def test_hooks_on_the_module_itself_run_around_replays() -> None:
-    other, heard = graphed(part()), []
-    other.register_forward_pre_hook(lambda module, args: heard.append(1))
+    other, recorded = graphed(part()), []
+    other.register_forward_pre_hook(lambda module, args: recorded.append(1))
     other(X)
     other(X)
-    assert heard == [1, 1]
+    assert recorded == [1, 1]
     assert str(ran(other)) == "2 calls from 1 CUDA graphs, 0 eager"
 
 
 def test_what_may_change_unseen_is_eager() -> None:
-    assert "`more.pair` is a set" in told(graphed(part()), X, more={"pair": {1.0}}).replace("a value.", "")
+    assert "`more.pair` is a set" in reported(graphed(part()), X, more={"pair": {1.0}}).replace("a value.", "")
 
 
 def test_a_call_that_needs_numbers_on_the_way_is_eager() -> None:
@@ -194,9 +196,9 @@ def test_a_call_that_needs_numbers_on_the_way_is_eager() -> None:
         def forward(self, sample: torch.Tensor, *rest: Any, **more: Any) -> Any:
             return self.inner(sample) * (1 if sample.sum() > 0 else 2)
 
-    said = told(graphed(Reads().eval()), X)
+    message = reported(graphed(Reads().eval()), X)
     assert (
-        said
+        message
         == "Reads is called without a CUDA graph: it cannot be captured: CUDA error: operation not permitted when stream is capturing"
     )
 
@@ -213,7 +215,7 @@ def test_what_cannot_be_captured_is_not_tried_for_ever() -> None:
         warnings.simplefilter("ignore")
         for rows in range(1, KEPT + 5):
             torch.testing.assert_close(other(torch.ones(rows, 4)), other.forward.eager(torch.ones(rows, 4)))
-    assert tries.count(KEPT + 1) == 2  # the call and the one it is held against
+    assert tries.count(KEPT + 1) == 2  # the call and the one it is compared with
 
 
 def test_a_call_that_writes_into_its_inputs_is_eager() -> None:
@@ -221,14 +223,14 @@ def test_a_call_that_writes_into_its_inputs_is_eager() -> None:
         def forward(self, sample: torch.Tensor, *rest: Any, **more: Any) -> Any:
             return self.inner(sample.add_(1))
 
-    assert "writes into what it is given" in told(graphed(Writes().eval()), X.clone())
+    assert "writes into what it is given" in reported(graphed(Writes().eval()), X.clone())
 
 
 def test_more_signatures_than_are_kept_are_eager() -> None:
     other = graphed(part())
     for rows in range(1, KEPT + 1):
         other(torch.ones(rows, 4))
-    assert f"more than {KEPT} ways" in told(other, torch.ones(KEPT + 1, 4))
+    assert f"more than {KEPT} ways" in reported(other, torch.ones(KEPT + 1, 4))
     other(torch.ones(1, 4))  # those before are still answered
     found = ran(other).calls
     assert found is not None
@@ -278,12 +280,12 @@ def test_weights_changed_in_place_need_no_new_graph() -> None:
 
 def test_weights_that_move_at_every_call_end_in_eager_calls() -> None:
     other = graphed(part())
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")
         for _ in range(MOVES + 4):
             other(X)
             other.inner.weight.data = other.inner.weight.data.clone()
-    assert [str(one.message) for one in heard] == [
+    assert [str(one.message) for one in recorded] == [
         "Part is called without a CUDA graph: its weights are moved or exchanged between calls"
     ]
 

@@ -1,4 +1,4 @@
-"""How a pipeline is guided, told from its class, its config and its own call, and what a stage that is told a scale makes of it."""
+"""How a pipeline is guided, read from its class, its config and its own call, and what a stage that is reported a scale makes of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.pipelines.call_arguments import call_faults
 from tests.fakes import pipeline
 
 
-def painter(folder: Path, kind: str = "StableDiffusionPipeline", embeds: bool = False, **call: Any) -> Artifact:
+def generator(folder: Path, kind: str = "StableDiffusionPipeline", embeds: bool = False, **call: Any) -> Artifact:
     pipeline(folder)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": kind}))
@@ -42,7 +42,7 @@ def test_a_scale_is_given_to_the_argument_that_guides(
     kind: str, embeds: bool, own: dict[str, Any], scale: float | None, asked: dict[str, Any], tmp_path: Path
 ) -> None:
     """A pipeline that is guided truly leads away from its own negative prompt, or from nothing."""
-    how = guiding(painter(tmp_path, kind, embeds, **own))
+    how = guiding(generator(tmp_path, kind, embeds, **own))
     assert how.scale == scale
     assert how.call(3.0) == asked
     assert how.call(None) == {}
@@ -52,15 +52,15 @@ def test_a_scale_is_given_to_the_argument_that_guides(
 @pytest.mark.parametrize("name", ["distill.steps", "distill.guidance"])
 def test_a_negative_prompt_of_the_models_own_is_taught_and_asked_for_no_more(name: str, tmp_path: Path) -> None:
     """Evaluating the student would be refused: without guidance nothing leads away from it."""
-    source, stage = painter(tmp_path, guidance_scale=7.0, negative_prompt="ugly"), find_stage(name)
-    told = stage.foresee(source, stage.params(**({"steps": 2} if name == "distill.steps" else {})))
-    assert told.settings is not None
-    assert told.settings.call["negative_prompt"] is None
-    assert not list(call_faults(replace(source, settings=told.settings), told.settings.call))
+    source, stage = generator(tmp_path, guidance_scale=7.0, negative_prompt="ugly"), find_stage(name)
+    reported = stage.forecast(source, stage.params(**({"steps": 2} if name == "distill.steps" else {})))
+    assert reported.settings is not None
+    assert reported.settings.call["negative_prompt"] is None
+    assert not list(call_faults(replace(source, settings=reported.settings), reported.settings.call))
 
 
 def test_a_pipeline_that_is_not_guided_by_itself_has_no_guidance_to_teach(tmp_path: Path) -> None:
-    stage, source = find_stage("distill.guidance"), painter(tmp_path, "FluxPipeline")
+    stage, source = find_stage("distill.guidance"), generator(tmp_path, "FluxPipeline")
     assert "called without guidance (true_cfg_scale 1)" in stage.refuse(source, stage.params())
     assert "called without guidance" not in stage.refuse(source, stage.params(guidance=3.0))
 
@@ -74,10 +74,10 @@ def test_a_pipeline_that_is_not_guided_by_itself_has_no_guidance_to_teach(tmp_pa
         ({}, 3.0, ""),
     ],
 )
-def test_a_model_whose_guidance_is_folded_in_is_not_painted_with_more(
+def test_a_model_whose_guidance_is_folded_in_is_not_generated_with_more(
     call: dict[str, Any], guidance: float | None, why: str, tmp_path: Path
 ) -> None:
-    source = painter(tmp_path, **call)
+    source = generator(tmp_path, **call)
     features, decoder = find_stage("distill.features"), find_stage("distill.decoder")
     misfits = list(features.unfit(source, features.params(guidance=guidance), {"teacher": source}))
     refused = decoder.refuse(source, decoder.params(guidance=guidance, kind="own"))

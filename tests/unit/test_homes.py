@@ -20,12 +20,12 @@ RECIPE = "schema: 1\nname: t\nmodel: {model}\ndata: {{evaluate: {data}}}\nevalua
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     language_model(tmp_path / "model")
-    pipeline(tmp_path / "painter", unet=(2, 3), vae=(2, 3))
+    pipeline(tmp_path / "generator", unet=(2, 3), vae=(2, 3))
     return tmp_path
 
 
-def written(here: Path, **said: str) -> Path:
-    given = {"model": "./model", "data": "texts.txt", "metric": "size"} | said
+def written(here: Path, **message: str) -> Path:
+    given = {"model": "./model", "data": "texts.txt", "metric": "size"} | message
     (here / "texts.txt").write_text("one\n\ntwo\n")
     (here / "r.yaml").write_text(RECIPE.format(**given))
     return here / "r.yaml"
@@ -36,13 +36,13 @@ def written(here: Path, **said: str) -> Path:
     [
         {"model": f"./{NOBODY}"},
         {"data": f"{NOBODY}/texts.txt"},
-        {"model": "./painter", "data": "zoo://digits/test", "metric": f"kid: {{reference: {NOBODY}}}"},
-        {"model": "./painter", "data": "zoo://digits/test", "metric": f"kid: {{features: {NOBODY}}}"},
+        {"model": "./generator", "data": "zoo://digits/test", "metric": f"kid: {{reference: {NOBODY}}}"},
+        {"model": "./generator", "data": "zoo://digits/test", "metric": f"kid: {{features: {NOBODY}}}"},
     ],
 )
-def test_a_recipe_that_names_what_is_not_there_is_refused_by_that_name(said: dict[str, str], here: Path) -> None:
+def test_a_recipe_that_names_what_is_not_there_is_refused_by_that_name(message: dict[str, str], here: Path) -> None:
     with pytest.raises(UserError, match=NOBODY):
-        compress.check(written(here, **said), cache=here / "cache")
+        compress.check(written(here, **message), cache=here / "cache")
 
 
 def test_so_are_the_sides_of_a_comparison(here: Path) -> None:

@@ -32,7 +32,7 @@ CUT: dict[str, dict[str, Any]] = {"prune.width": {"ratio": 0.5}}
 
 
 def problems_of(model: Path, steps: Steps, folder: Path, device: str = "cuda:0") -> tuple[Problem, ...]:
-    """What a plan tells, on a machine that is said to have the device."""
+    """What a plan tells, on a machine that is stated to have the device."""
     file = folder / "recipe.yaml"
     file.write_text(json.dumps({"schema": 1, "name": "x", "model": str(model), "stages": list(steps)}))
     try:
@@ -44,8 +44,8 @@ def problems_of(model: Path, steps: Steps, folder: Path, device: str = "cuda:0")
 
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_diffusion(tmp_path_factory.mktemp("painter"))
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_diffusion(tmp_path_factory.mktemp("generator"))
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +54,8 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", APPLIED)
-def test_files_stay_as_they_are_and_the_manifest_says_the_rest(name: str, painter: Path, tmp_path: Path) -> None:
-    before = describe(painter)
+def test_files_stay_as_they_are_and_the_manifest_says_the_rest(name: str, generator: Path, tmp_path: Path) -> None:
+    before = describe(generator)
     made, _ = apply(name, before, tmp_path / "out")
     assert made.settings.hook == (Setting(name, "unet"),)
     assert made.settings.needs_pare
@@ -65,7 +65,7 @@ def test_files_stay_as_they_are_and_the_manifest_says_the_rest(name: str, painte
 
 
 def test_on_a_gpu_both_can_be_planned(tmp_path: Path) -> None:
-    for model in (language_model(tmp_path / "llama"), pipeline(tmp_path / "painter")):
+    for model in (language_model(tmp_path / "llama"), pipeline(tmp_path / "generator")):
         assert problems_of(model, [{COMPILE: {}}, {GRAPH: {}}], tmp_path) == ()
 
 
@@ -152,13 +152,13 @@ def on_a_gpu() -> Any:
 
 
 @pytest.mark.usefixtures("on_a_gpu")
-def test_a_painter_paints_the_same_pictures(painter: Path) -> None:
-    plain, opened = open_images(describe(painter)), open_images(meant(painter, GRAPH, COMPILE))
+def test_a_generator_generates_the_same_images(generator: Path) -> None:
+    plain, opened = open_images(describe(generator)), open_images(meant(generator, GRAPH, COMPILE))
     items = plain.examples[:2]
     call = {"num_inference_steps": 3, "guidance_scale": 2.0}
-    want, _ = plain.pictures(items, 0, **call)
-    for _ in range(2):  # pictures come with the VAE listened to, and calls of the UNet counted
-        found, _ = opened.pictures(items, 0, **call)
+    want, _ = plain.images(items, 0, **call)
+    for _ in range(2):  # images come with the VAE listened to, and calls of the UNet counted
+        found, _ = opened.images(items, 0, **call)
         assert np.abs(found.astype(int) - want.astype(int)).max() <= 1
     assert len(list(opened.calls_of(["unet"], items, 0, **call))) == 3  # listening leaves graphs where they were
     assert "from 1 CUDA graphs, 0 eager" in ran_inside(opened)

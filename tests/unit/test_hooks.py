@@ -17,21 +17,23 @@ def hooks_of(module: nn.Module) -> int:
     return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in module.modules())
 
 
-def test_every_call_of_the_named_layers_is_told_in_order() -> None:
-    module, heard = layers(), list[str]()
-    with hearing(module, ("2", "0"), lambda name, args, named, output: heard.append(f"{name} {tuple(output.shape)}")):
+def test_every_call_of_the_named_layers_is_reported_in_order() -> None:
+    module, recorded = layers(), list[str]()
+    with hearing(
+        module, ("2", "0"), lambda name, args, named, output: recorded.append(f"{name} {tuple(output.shape)}")
+    ):
         module(torch.ones(1, 2))
         module(torch.ones(4, 2))
-    assert heard == ["0 (1, 3)", "2 (1, 2)", "0 (4, 3)", "2 (4, 2)"]
+    assert recorded == ["0 (1, 3)", "2 (1, 2)", "0 (4, 3)", "2 (4, 2)"]
     assert hooks_of(module) == 0
 
 
 def test_arguments_come_as_they_were_given() -> None:
-    module, heard = nn.Bilinear(2, 2, 1), list[object]()
+    module, recorded = nn.Bilinear(2, 2, 1), list[object]()
     one, two = torch.ones(1, 2), torch.zeros(1, 2)
-    with hearing(module, ("",), lambda name, args, named, output: heard.extend((args, dict(named)))):
+    with hearing(module, ("",), lambda name, args, named, output: recorded.extend((args, dict(named)))):
         module(one, input2=two)
-    assert heard == [(one,), {"input2": two}]
+    assert recorded == [(one,), {"input2": two}]
 
 
 def test_a_call_that_fails_leaves_no_hook_behind() -> None:

@@ -1,4 +1,4 @@
-"""A pipeline whose index and folders disagree is told when planning: parts that are not there, and parts of another make."""
+"""A pipeline whose index and folders disagree is reported when planning: parts that are not there, and parts of another make."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.model.describing import describe
 from compress.pipelines.index import INDEX
 from compress.pipelines.index_checks import part_problems, sampled_otherwise
 from tests.fakes import pipeline, recipe
-from tests.families import tiny_picture
+from tests.families import tiny_image
 from tests.tiny import tiny_diffusion
 
 
@@ -31,7 +31,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "sdxl"))
 
 
-def told(folder: Path) -> list[str]:
+def reported(folder: Path) -> list[str]:
     return [problem.message for problem in part_problems(describe(folder), read_json(folder / INDEX))]
 
 
@@ -54,9 +54,9 @@ GONE = {
 
 @pytest.mark.parametrize("name", GONE)
 def test_a_part_that_is_not_there(name: str, folder: Path) -> None:
-    assert told(folder) == []
+    assert reported(folder) == []
     without(name)(folder)
-    assert told(folder) == [GONE[name]]
+    assert reported(folder) == [GONE[name]]
 
 
 def test_every_part_that_is_not_there_at_once_and_by_check(folder: Path) -> None:
@@ -72,16 +72,16 @@ def test_every_part_that_is_not_there_at_once_and_by_check(folder: Path) -> None
 
 def test_parts_left_out_or_null_need_no_folder(folder: Path) -> None:
     changed(folder / INDEX, safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"], other=[1, None])
-    assert told(folder) == []
+    assert reported(folder) == []
 
 
 def test_what_a_pipeline_can_do_without_may_be_null(tmp_path: Path) -> None:
-    folder = tiny_picture(tmp_path, "sd3")
+    folder = tiny_image(tmp_path, "sd3")
     without("tokenizer_3")(folder)
     (found,) = part_problems(describe(folder), read_json(folder / INDEX))
     assert '"tokenizer_3": [null, null]' in found.fix
     changed(folder / INDEX, tokenizer_3=[None, None])
-    assert told(folder) == []
+    assert reported(folder) == []
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_what_a_pipeline_can_do_without_may_be_null(tmp_path: Path) -> None:
 def test_a_part_of_another_make(name: str, config: dict[str, Any], fits: bool, tmp_path: Path) -> None:
     folder = pipeline(tmp_path / "sd")
     changed(folder / name / "config.json", **config)
-    assert (told(folder) == []) == fits
+    assert (reported(folder) == []) == fits
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_a_text_encoder_as_its_trainers_saved_it(kind: str, config: dict[str, An
     folder = pipeline(tmp_path / "sd")
     changed(folder / INDEX, text_encoder=["transformers", kind])
     changed(folder / "text_encoder" / "config.json", **config)
-    assert (told(folder) == []) == fits
+    assert (reported(folder) == []) == fits
 
 
 def test_a_transformer_may_have_diffusers_former_name(tmp_path: Path) -> None:
-    folder = tiny_picture(tmp_path, "pixart-alpha")
+    folder = tiny_image(tmp_path, "pixart-alpha")
     changed(folder / "transformer" / "config.json", _class_name="Transformer2DModel")
-    assert told(folder) == []
+    assert reported(folder) == []
 
 
 def test_a_scheduler_with_the_settings_of_another(folder: Path) -> None:
@@ -133,19 +133,19 @@ def test_a_scheduler_with_the_settings_of_another(folder: Path) -> None:
     (found,) = part_problems(describe(folder), read_json(folder / INDEX))
     assert found.message.startswith("holds the settings of FlowMatchEulerDiscreteScheduler, and model_index.json names")
     changed(folder / INDEX, scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
-    assert told(folder) == []
+    assert reported(folder) == []
 
 
 def test_another_class_of_diffusion_in_the_index_alone_is_meant_and_what_it_drops_is_warned_of(folder: Path) -> None:
     file = folder / "scheduler/scheduler_config.json"
     changed(file, _class_name="PNDMScheduler", skip_prk_steps=True)
-    assert told(folder) == []
-    said = sampled_otherwise(describe(folder))
-    assert said.startswith(
+    assert reported(folder) == []
+    message = sampled_otherwise(describe(folder))
+    assert message.startswith(
         "model_index.json names DDIMScheduler, and scheduler/scheduler_config.json holds the settings"
     )
-    assert "of which it takes no skip_prk_steps" in said
-    assert [*compress.plan(recipe(folder), cache=folder.parent / "cache").warnings] == [said]
+    assert "of which it takes no skip_prk_steps" in message
+    assert [*compress.plan(recipe(folder), cache=folder.parent / "cache").warnings] == [message]
     changed(file, skip_prk_steps=False)  # as both classes have it: nothing is dropped
     assert sampled_otherwise(describe(folder)) == ""
     changed(file, _class_name="DDIMScheduler", skip_prk_steps=True)

@@ -18,7 +18,7 @@ EVENT = Event("note", "here")
 
 
 @pytest.fixture(autouse=True)
-def heard_here() -> Iterator[None]:
+def recorded_here() -> Iterator[None]:
     """Interrupts as at a terminal: a shell starts what runs in the background with them ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -26,15 +26,15 @@ def heard_here() -> Iterator[None]:
 
 
 def test_an_interrupt_that_was_swallowed_stops_at_the_next_event() -> None:
-    heard: list[Event] = []
-    with heeding(heard.append) as emit:
+    recorded: list[Event] = []
+    with heeding(recorded.append) as emit:
         emit(EVENT)
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             emit(EVENT)
         emit(EVENT)  # what cleans up may say so
-    assert heard == [EVENT, EVENT]
+    assert recorded == [EVENT, EVENT]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -61,15 +61,15 @@ def test_an_error_without_an_interrupt_stays_what_it_is() -> None:
 
 
 def test_who_ignores_interrupts_goes_on_ignoring_them() -> None:
-    heard: list[Event] = []
+    recorded: list[Event] = []
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in the background
     try:
-        with heeding(heard.append) as emit:
+        with heeding(recorded.append) as emit:
             signal.raise_signal(signal.SIGINT)
             emit(EVENT)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert heard == [EVENT]
+    assert recorded == [EVENT]
 
 
 IMPATIENT = """
@@ -84,7 +84,7 @@ def interrupt(*_):
 class Impatient:
     "Standard error, at which somebody presses Ctrl-C whenever something is written."
     def write(self, text):
-        with open("said", "a") as file:
+        with open("stated", "a") as file:
             file.write(text)
         interrupt()
     def flush(self):

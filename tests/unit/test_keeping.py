@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import compress
-from compress.catalogue import Foresight, Stage
+from compress.catalogue import Forecast, Stage
 from compress.errors import RecipeError
 from compress.events import Event, silent
 from compress.execution import keep
@@ -120,7 +120,7 @@ def test_what_is_kept_lies_wholly_above_the_noise_and_the_clock_has_no_say(
     assert found.why.startswith("kept: " if found.kept else "not kept: ")
 
 
-def test_a_gain_within_the_noise_counts_as_none_and_is_said() -> None:
+def test_a_gain_within_the_noise_counts_as_none_and_is_message() -> None:
     found = decided(times(1.02, scatter=0.05))
     assert not found.kept
     assert f"which is not above the noise of {found.floor:.3f}×" in found.why
@@ -133,14 +133,14 @@ def test_a_gain_within_the_noise_counts_as_none_and_is_said() -> None:
 @pytest.mark.parametrize(
     ("unsettled", "tries", "warned"), [(["busy", ""], 2, False), (["busy"], 2, True), ([""], 1, False)]
 )
-def test_a_busy_machine_is_asked_again_and_then_told_of(
+def test_a_busy_machine_is_asked_again_and_then_reported_of(
     unsettled: list[str], tries: int, warned: bool, cache: Cache, llama: Path, trusting: Trusting, timed: Any
 ) -> None:
     asked = timed(*(times(1.5, unsettled=why) for why in unsettled))
     (done,) = run(cache, llama, (WORKING, if_faster(WORKING)))
     assert len(asked) == tries
-    said = "decided while the machine was not at rest: busy; this decision stands until another evaluate.timing_blocks asks anew"
-    assert done.facts.get("warnings", []) == [said] * warned
+    message = "decided while the machine was not at rest: busy; this decision stands until another evaluate.timing_blocks asks anew"
+    assert done.facts.get("warnings", []) == [message] * warned
 
 
 # What a plan says
@@ -189,19 +189,19 @@ def refused(cache: Cache, model: Path, *pairs: tuple[Stage, StepSpec], place: Ma
 
 
 def test_a_stage_that_changes_formats_is_refused_at_the_key(cache: Cache, llama: Path) -> None:
-    said = refused(cache, llama, (BUILD, if_faster(BUILD)), place={"stages.0.keep": "r.yaml:9:11"})
-    assert said.startswith(
+    message = refused(cache, llama, (BUILD, if_faster(BUILD)), place={"stages.0.keep": "r.yaml:9:11"})
+    assert message.startswith(
         "r.yaml:9:11 demo.build makes another format of `model`, and keep: if_faster is for stages that keep"
     )
-    assert "remove `keep`" in said
+    assert "remove `keep`" in message
 
 
 def test_what_cannot_run_here_cannot_be_timed_here(cache: Cache, llama: Path) -> None:
-    away = replace(BUILD, idle_here=lambda params: "there is no such GPU here")
+    away = replace(BUILD, unavailable_here=lambda params: "there is no such GPU here")
     tune = replace(TUNE, formats={})
     pairs = ((away, step(away)), (tune, if_faster(tune, after="demo.build")))
-    said = refused(cache, llama, *pairs)
-    assert "keep: if_faster has to run what demo.tune leaves, and there is no such GPU here" in said
+    message = refused(cache, llama, *pairs)
+    assert "keep: if_faster has to run what demo.tune leaves, and there is no such GPU here" in message
     assert planned(cache, llama, pairs[0], (tune, step(tune, after="demo.build"))).nodes[1].made == ""
 
 
@@ -211,9 +211,9 @@ def halving(name: str, **more: Any) -> Stage:
     def refuse(artifact: Any, params: Any) -> str:
         return "the layers are odd" if artifact.config("model")["num_hidden_layers"] % 2 else ""
 
-    def foresee(artifact: Any, params: Any) -> Foresight:
+    def forecast(artifact: Any, params: Any) -> Forecast:
         config = dict(artifact.config("model"))
-        return Foresight({"model": {**config, "num_hidden_layers": config["num_hidden_layers"] // 2}}, told="halved")
+        return Forecast({"model": {**config, "num_hidden_layers": config["num_hidden_layers"] // 2}}, reported="halved")
 
     def work(artifact: Any, params: Any, context: Any) -> None:
         rewriting(add_one)(artifact, params, context)
@@ -223,7 +223,7 @@ def halving(name: str, **more: Any) -> Stage:
             json.dumps({**config, "num_hidden_layers": config["num_hidden_layers"] // 2})
         )
 
-    return replace(CUT, name=name, refuse=refuse, foresee=foresee, run=work, **more)
+    return replace(CUT, name=name, refuse=refuse, forecast=forecast, run=work, **more)
 
 
 def layered(folder: Path, layers: int) -> Path:
@@ -242,8 +242,8 @@ def test_a_later_step_must_work_on_either_outcome(cache: Cache, tmp_path: Path) 
     picky = replace(TUNE, refuse=third)
     kept, later = if_faster(first), step(picky, after="demo.half")
     model = layered(tmp_path / "eight", 8)
-    said = refused(cache, model, (first, kept), (picky, later))
-    assert "eight layers are too many, where a step before it is not kept" in said
+    message = refused(cache, model, (first, kept), (picky, later))
+    assert "eight layers are too many, where a step before it is not kept" in message
     assert not planned(cache, model, (first, step(first)), (picky, later)).nodes[1].undecided
     nodes = planned(cache, model, (first, kept), (second, step(second, after="demo.half"))).nodes
     assert [node.undecided for node in nodes] == [False, True]
@@ -264,10 +264,10 @@ def test_the_calls_that_decide_are_held_against_the_model_too(cache: Cache, llam
 def naming(name: str) -> Stage:
     """A stage that writes its name into the config."""
 
-    def foresee(artifact: Any, params: Any) -> Foresight:
-        return Foresight({"model": {**artifact.config("model"), name: 1}})
+    def forecast(artifact: Any, params: Any) -> Forecast:
+        return Forecast({"model": {**artifact.config("model"), name: 1}})
 
-    return replace(CUT, name=name, foresee=foresee)
+    return replace(CUT, name=name, forecast=forecast)
 
 
 @pytest.mark.parametrize(("count", "many"), [(5, False), (6, True), (40, True)])
@@ -294,19 +294,19 @@ def test_what_stays_is_the_stages_work_or_what_it_was_given_to_the_byte(
     alone = run(
         Cache(cache.root.parent / "other"), llama, (TUNING, step(TUNING)), (WORKING, step(WORKING, after="demo.tune"))
     )
-    heard: list[Event] = []
+    recorded: list[Event] = []
     pairs = ((TUNING, step(TUNING)), (WORKING, if_faster(WORKING, after="demo.tune")))
-    given, done = run(cache, llama, *pairs, emit=heard.append)
+    given, done = run(cache, llama, *pairs, emit=recorded.append)
     kept = faster > 1.1
     assert asked == [(given.artifact.digest, alone[1].artifact.digest)]
     assert done.artifact.digest == (alone[1] if kept else given).artifact.digest
     assert [p.stage for p in done.artifact.lineage] == ["demo.tune", *["demo.cut"] * kept]
     assert done.facts["kept"] == kept
-    assert [e.kind for e in heard if e.what == "demo.cut" and e.kind in ("started", "finished")] == [
+    assert [e.kind for e in recorded if e.what == "demo.cut" and e.kind in ("started", "finished")] == [
         "started",
         "finished",
     ]
-    assert any(e.message == done.facts["decision"] for e in heard)
+    assert any(e.message == done.facts["decision"] for e in recorded)
     again = run(cache, llama, *pairs)[1]
     assert (again.cached, again.facts, len(asked)) == (True, done.facts, 1)
     plain = run(cache, llama, pairs[0], (WORKING, step(WORKING, after="demo.tune")))[
@@ -327,7 +327,7 @@ def test_a_source_that_is_passed_on_is_copied_and_stays_whole(
     assert done.artifact.lineage == ()
 
 
-def test_what_a_stage_says_of_work_that_did_not_stay_is_not_told(
+def test_what_a_stage_says_of_work_that_did_not_stay_is_not_reported(
     cache: Cache, llama: Path, trusting: Trusting, timed: Any
 ) -> None:
     def work(artifact: Any, params: Any, context: Any) -> None:
@@ -336,13 +336,13 @@ def test_what_a_stage_says_of_work_that_did_not_stay_is_not_told(
         context.emit(Event("warning", context.node, "it grew"))
 
     noting = replace(CUT, run=work)
-    for faster, told in ((0.5, False), (2.0, True)):
+    for faster, reported in ((0.5, False), (2.0, True)):
         timed(times(faster))
-        heard: list[Event] = []
+        recorded: list[Event] = []
         store = Cache(cache.root.parent / str(faster))
-        (done,) = run(store, llama, (noting, if_faster(noting)), emit=heard.append)
-        assert ("widths" in done.facts, done.facts.get("warnings", [])) == (told, ["it grew"] * told)
-        assert sum(event.message == "it grew" for event in heard) == told
+        (done,) = run(store, llama, (noting, if_faster(noting)), emit=recorded.append)
+        assert ("widths" in done.facts, done.facts.get("warnings", [])) == (reported, ["it grew"] * reported)
+        assert sum(event.message == "it grew" for event in recorded) == reported
         (again,) = run(store, llama, (noting, if_faster(noting)))
         assert again.facts == done.facts
 
@@ -442,11 +442,11 @@ def test_it_stands_beside_the_name_or_among_the_parameters() -> None:
         ("always", "if_faster", "here are 2 keys: `demo.cut`, `keep`"),
     ],
 )
-def test_what_it_cannot_say_is_one_located_mistake(inside: str, beside: str, said: str) -> None:
+def test_what_it_cannot_say_is_one_located_mistake(inside: str, beside: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         read(text(inside, beside))
     (problem,) = caught.value.problems
-    assert said in problem.message
+    assert message in problem.message
     assert problem.place.startswith("r.yaml:6:" if not beside or inside else "r.yaml:7:")
 
 

@@ -1,4 +1,4 @@
-"""A config that says another number of layers than there are weights of is told when planning, and no layout that loads is refused."""
+"""A config that says another number of layers than there are weights of is reported when planning, and no layout that loads is refused."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from compress.model.families import FAMILIES
 from compress.model.layer_counts import layer_problems, layers
 from compress.zoo import zoo_model
 from tests.fakes import language_model, write_headers
-from tests.families import TEXT, tiny_picture, tiny_text
+from tests.families import TEXT, tiny_image, tiny_text
 from tests.tiny import tiny_diffusion
 
 FITTING = ("qwen3", "gpt2", "opt", "gemma3", "bert", "phi3")
 
 
-def told(folder: Path) -> list[str]:
+def reported(folder: Path) -> list[str]:
     return [problem.message for problem in layer_problems(describe(folder))]
 
 
@@ -35,11 +35,11 @@ def changed(file: Path, **fields: object) -> None:
 @pytest.mark.parametrize("family", FITTING)
 def test_a_language_model_of_more_or_fewer_layers(family: str, tmp_path: Path) -> None:
     folder = tiny_text(tmp_path, family)
-    assert told(folder) == []
+    assert reported(folder) == []
     (stack,) = FAMILIES[TEXT[family][0]].stacks
     for count, then in ((3, "random"), (1, "left out")):
         changed(folder / "config.json", **{stack.field: count})
-        assert told(folder) == [
+        assert reported(folder) == [
             f"the model has weights of 2 layers ({stack.path}), and its config says {count} ({stack.field}): "
             f"the rest would be {then}"
         ]
@@ -47,26 +47,26 @@ def test_a_language_model_of_more_or_fewer_layers(family: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("family", ["sd3", "pixart-alpha", "sana", "flux"])
 def test_so_does_each_stack_of_a_denoiser(family: str, tmp_path: Path) -> None:
-    folder = tiny_picture(tmp_path, family)
-    assert told(folder) == []
+    folder = tiny_image(tmp_path, family)
+    assert reported(folder) == []
     stacks = FAMILIES[describe(folder).components["transformer"].kind].stacks
     changed(folder / "transformer/config.json", **{stack.field: 3 for stack in stacks})
-    found = told(folder)
+    found = reported(folder)
     assert len(found) == len(stacks)
     assert all(
-        f"({stack.path}), and its config says 3 ({stack.field})" in said
-        for stack, said in zip(stacks, found, strict=True)
+        f"({stack.path}), and its config says 3 ({stack.field})" in message
+        for stack, message in zip(stacks, found, strict=True)
     )
 
 
 def test_text_encoders_under_former_names_and_models_of_the_zoo(tmp_path: Path) -> None:
     for folder in (tiny_diffusion(tmp_path, xl=True), zoo_model("docs-llama"), zoo_model("digits-diffusion")):
-        assert told(folder) == []
+        assert reported(folder) == []
     names = {f"text_model.encoder.layers.{i}.w": (1,) for i in range(2)} | {"vision_model.encoder.layers.5.w": (1,)}
     write_headers(tmp_path / "model/text_encoder/model.safetensors", names)
-    assert told(tmp_path / "model") == []
+    assert reported(tmp_path / "model") == []
     changed(tmp_path / "model/text_encoder/config.json", num_hidden_layers=12)
-    (found,) = told(tmp_path / "model")
+    (found,) = reported(tmp_path / "model")
     assert "`text_encoder` has weights of 2 layers" in found
 
 
@@ -83,8 +83,8 @@ def test_what_names_tell(names: list[str], says: str, tmp_path: Path) -> None:
     folder = language_model(tmp_path / "llama")
     changed(folder / "config.json", num_hidden_layers=3)
     write_headers(folder / "model.safetensors", dict.fromkeys(names, (1,)))
-    assert bool(told(folder)) == bool(says)
-    assert all(says in found for found in told(folder))
+    assert bool(reported(folder)) == bool(says)
+    assert all(says in found for found in reported(folder))
 
 
 def test_shards_are_counted_together_and_check_tells(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_shards_are_counted_together_and_check_tells(tmp_path: Path) -> None:
         write_headers(folder / file, {name: (1,)})
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     changed(folder / "config.json", num_hidden_layers=2)
-    assert told(folder) == []
+    assert reported(folder) == []
     changed(folder / "config.json", num_hidden_layers=4)
     (tmp_path / "recipe.yaml").write_text("schema: 1\nname: x\nmodel: ./llama\nevaluate: {metrics: [size]}\n")
     with pytest.raises(RecipeError, match=r"weights of 2 layers .* its config says 4") as caught:
@@ -103,11 +103,11 @@ def test_shards_are_counted_together_and_check_tells(tmp_path: Path) -> None:
     assert "set num_hidden_layers back to 2" in caught.value.problems[0].fix
 
 
-def test_weights_that_do_not_read_are_told(tmp_path: Path) -> None:
+def test_weights_that_do_not_read_are_reported(tmp_path: Path) -> None:
     folder = language_model(tmp_path / "llama")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-1])
-    (found,) = told(folder)
+    (found,) = reported(folder)
     assert "truncated or broken safetensors" in found
 
 

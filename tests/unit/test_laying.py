@@ -64,7 +64,7 @@ def test_a_bound_takes_another_s_place_where_that_is_taken_away(over: Any) -> No
     assert "is taken away by `null`" in caught.value.problems[0].fix
 
 
-def test_a_gate_whose_metric_was_taken_away_is_told_both_remedies(over: Any) -> None:
+def test_a_gate_whose_metric_was_taken_away_is_reported_both_remedies(over: Any) -> None:
     with pytest.raises(RecipeError, match=r"gates\.latency: this metric is not in evaluate\.metrics") as caught:
         over(evaluate={"metrics": {"latency": None}})
     assert caught.value.problems[0].fix.endswith("or take the gate away: gates: {latency: null}")

@@ -97,7 +97,7 @@ def test_latents_are_scaled_back_to_the_bit(scaling: float, shift: float) -> Non
     assert torch.equal(tensor_of(lean(z) / scaling + shift), (z / scaling) + shift)
 
 
-def test_a_picture_is_what_diffusers_makes_of_it() -> None:
+def test_a_image_is_what_diffusers_makes_of_it() -> None:
     processor, image = VaeImageProcessor(), 2 * noise(5, torch.float32)[:, :3]
     wanted = processor.postprocess(image, output_type="np", do_denormalize=[True] * len(image))
     assert np.array_equal(seen(image), wanted)

@@ -12,22 +12,24 @@ from hypothesis import strategies as st
 
 from compress.events import Event
 from evaluation.observe import load, timing
-from evaluation.observe.load import BUSY, Reading, Watch, share_of_others, told
+from evaluation.observe.load import BUSY, Reading, Watch, reported, share_of_others
 
 SECONDS = st.floats(0.5, 1e5)
 
 
 @given(SECONDS, st.floats(0, 1), st.floats(0, 1), st.integers(1, 128))
-def test_what_is_neither_idle_nor_ours_is_others(wall: float, own: float, others: float, processors: int) -> None:
+def test_what_is_neither_unavailable_nor_ours_is_others(
+    wall: float, own: float, others: float, processors: int
+) -> None:
     room = wall * processors
     before, after = Reading(7, 11, 3), Reading(7 + wall, 11 + room * (own + others), 3 + room * own)
     found = share_of_others(before, after, processors)
     assert found == pytest.approx(min(1.0, others), abs=1e-6)
 
 
-def test_of_a_moment_nothing_is_said() -> None:
+def test_of_a_moment_nothing_is_message() -> None:
     assert share_of_others(Reading(0, 0, 0), Reading(0.1, 0.2, 0), 2) is None
-    assert told(None) == told(BUSY) == told(0) == ""
+    assert reported(None) == reported(BUSY) == reported(0) == ""
 
 
 def test_a_counter_that_runs_behind_is_no_negative_load() -> None:
@@ -43,14 +45,14 @@ def test_a_process_beside_is_seen_and_our_own_work_is_none_of_it() -> None:
     assert watch.share * len(load._allowed()) > 0.5  # of a processor, however many there are
 
 
-def test_a_busy_machine_is_told_in_words() -> None:
-    assert told(0.46).startswith("other processes took 46% of the processors meanwhile")
+def test_a_busy_machine_is_reported_in_words() -> None:
+    assert reported(0.46).startswith("other processes took 46% of the processors meanwhile")
 
 
 def test_a_speed_under_load_is_never_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "share_of_others", lambda *readings: 0.46)
-    heard: list[Event] = []
-    timed = timing.time_pair(lambda: (0.4, 0.0), lambda: (0.1, 0.0), (1, 1), 1, 20, 0, heard.append)
+    recorded: list[Event] = []
+    timed = timing.time_pair(lambda: (0.4, 0.0), lambda: (0.1, 0.0), (1, 1), 1, 20, 0, recorded.append)
     assert timed.others == 0.46
     assert timed.unsettled.startswith("other processes took 46% of the processors")
-    assert [event.message for event in heard if event.kind == "warning"] == [timed.unsettled]
+    assert [event.message for event in recorded if event.kind == "warning"] == [timed.unsettled]

@@ -42,8 +42,8 @@ def test_the_relative_error_is_worked_out_in_float32() -> None:
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
 def test_the_tempered_kl_is_torchs_own_divergence(temperature: float) -> None:
     ours, theirs = random(2, 5, 11), random(2, 5, 11, seed=1)
-    said, taught = (Categorical(logits=logits / temperature) for logits in (ours, theirs))
-    wanted = kl_divergence(taught, said).mean() * temperature**2  # the teacher's expectation, over all ten positions
+    message, taught = (Categorical(logits=logits / temperature) for logits in (ours, theirs))
+    wanted = kl_divergence(taught, message).mean() * temperature**2  # the teacher's expectation, over all ten positions
     assert torch.allclose(tempered_kl(ours, theirs, temperature), wanted, rtol=1e-5)
     assert not torch.allclose(tempered_kl(theirs, ours, temperature), wanted, rtol=1e-2)  # it has a direction
 
@@ -113,7 +113,7 @@ def test_a_projection_learns_a_linear_teacher() -> None:
 
 
 class Streams(nn.Module):
-    """A block that gives the text's stream before the picture's."""
+    """A block that gives the text's stream before the image's."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x + 1, x + 2
@@ -121,12 +121,12 @@ class Streams(nn.Module):
 
 def test_listening_hears_the_last_stream_with_channels_last_and_only_within() -> None:
     module = nn.Sequential(nn.Conv2d(3, 5, 1), Streams())
-    with listening(module, ["0", "1"]) as heard:
+    with listening(module, ["0", "1"]) as recorded:
         out = module(random(2, 3, 4, 4))
-    assert heard["0"].shape == (2, 4, 4, 5)
-    assert torch.equal(heard["1"], out[1].movedim(1, -1))
+    assert recorded["0"].shape == (2, 4, 4, 5)
+    assert torch.equal(recorded["1"], out[1].movedim(1, -1))
     module(random(2, 3, 8, 8))
-    assert heard["0"].shape == (2, 4, 4, 5)  # nothing is heard any more
+    assert recorded["0"].shape == (2, 4, 4, 5)  # nothing is recorded any more
 
 
 def test_listening_ends_with_an_error_too() -> None:

@@ -1,4 +1,4 @@
-"""One mistake is told once, at its place, with a remedy that can be followed: what reading and planning say, and no run."""
+"""One mistake is reported once, at its place, with a remedy that can be followed: what reading and planning say, and no run."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from compress.sources.data import open_data
 from tests.fakes import language_model
 
 TEXT = "schema: 1\nname: t\nmodel: zoo://docs-llama\n"
-PICTURES = "schema: 1\nname: t\nmodel: zoo://digits-diffusion\n"
+IMAGES = "schema: 1\nname: t\nmodel: zoo://digits-diffusion\n"
 
 
-def told(folder: Path, text: str, *sets: str) -> list[Problem]:
+def reported(folder: Path, text: str, *sets: str) -> list[Problem]:
     """What is wrong with a recipe that lies in a folder, below which the places start."""
     (folder / "r.yaml").write_text(text)
     with pytest.raises(RecipeError) as caught:
@@ -34,13 +34,13 @@ def only(found: list[Problem]) -> Problem:
 
 @pytest.mark.parametrize("section", ["data", "evaluate"])
 def test_a_section_of_nothing_may_be_left_out(tmp_path: Path, section: str) -> None:
-    problem = only(told(tmp_path, f"{TEXT}{section}: null\n"))
+    problem = only(reported(tmp_path, f"{TEXT}{section}: null\n"))
     assert problem.message == f"{section} must be a mapping, not nothing"
     assert f"leave `{section}:` out" in problem.fix
 
 
 def test_a_value_of_nothing_may_be_left_out_where_it_has_a_default(tmp_path: Path) -> None:
-    seed, name = told(tmp_path, TEXT.replace("name: t", "name: null") + "seed: null\n")
+    seed, name = reported(tmp_path, TEXT.replace("name: t", "name: null") + "seed: null\n")
     if "seed" not in seed.message:
         seed, name = name, seed
     assert seed.fix.endswith("; or leave `seed:` out")
@@ -56,11 +56,11 @@ def test_a_value_of_nothing_may_be_left_out_where_it_has_a_default(tmp_path: Pat
         ("[size]", "{perplexity: {within: 1%}}", 1),
     ],
 )
-def test_a_misspelt_metric_is_told_once_though_it_is_gated(
+def test_a_misspelt_metric_is_reported_once_though_it_is_gated(
     tmp_path: Path, metrics: str, gates: str, count: int
 ) -> None:
     asked = f"{TEXT}data: {{evaluate: zoo://docstrings/test}}\nevaluate: {{metrics: {metrics}}}\ngates: {gates}\n"
-    assert len(told(tmp_path, asked)) == count
+    assert len(reported(tmp_path, asked)) == count
 
 
 @pytest.mark.parametrize(
@@ -72,51 +72,51 @@ def test_a_misspelt_metric_is_told_once_though_it_is_gated(
         ('"${nope}"', "no variable is called `nope`", "`x`"),
     ],
 )
-def test_a_variable_in_the_name_of_a_stage_is_told_at_its_place(
+def test_a_variable_in_the_name_of_a_stage_is_reported_at_its_place(
     tmp_path: Path, stage: str, says: str, fix: str
 ) -> None:
-    problem = only(told(tmp_path, f"{TEXT}vars: {{x: prune.depth}}\nstages:\n  - {stage}\n"))
+    problem = only(reported(tmp_path, f"{TEXT}vars: {{x: prune.depth}}\nstages:\n  - {stage}\n"))
     assert (problem.place, problem.message) == (f"{tmp_path / 'r.yaml'}:6:5", says)
     assert fix in problem.fix
 
 
 def test_the_name_of_a_stage_may_be_a_variable(tmp_path: Path) -> None:
-    problems = told(tmp_path, f'{TEXT}vars: {{x: quantize.nncf}}\nstages: ["${{x}}"]\n')
+    problems = reported(tmp_path, f'{TEXT}vars: {{x: quantize.nncf}}\nstages: ["${{x}}"]\n')
     assert all("quantize.nncf" in problem.message for problem in problems)
 
 
 def test_each_override_names_itself_as_the_place(tmp_path: Path) -> None:
     sets = ("stages.0.ratio=7", "seed=a", "stages.9.x=1", "odd:1:2=3", "seed")
     asked = f"{TEXT}stages: [prune.depth: {{ratio: 0.3}}]\n"
-    places = {problem.place for problem in told(tmp_path, asked, *sets)}
+    places = {problem.place for problem in reported(tmp_path, asked, *sets)}
     assert places == {"--set stages.0.ratio", "--set seed", "--set stages.9.x", "--set"}
 
 
 def test_a_place_within_a_place_ends_in_a_colon(tmp_path: Path) -> None:
     for line, name in (("adapter: ./nope", "nope"), ("data: {evaluate: ./odd.jsonl}", "odd.jsonl:1")):
         (tmp_path / "odd.jsonl").write_text("3\n")
-        assert only(told(tmp_path, f"{TEXT}{line}\n")).message.startswith(f"{tmp_path / name}: ")
+        assert only(reported(tmp_path, f"{TEXT}{line}\n")).message.startswith(f"{tmp_path / name}: ")
 
 
-def test_an_array_of_strings_is_told_what_to_make_of_each(tmp_path: Path) -> None:
+def test_an_array_of_strings_is_reported_what_to_make_of_each(tmp_path: Path) -> None:
     (tmp_path / "texts.json").write_text(json.dumps(["one", "two"]))
-    problem = only(told(tmp_path, f"{TEXT}data: {{evaluate: ./texts.json}}\n"))
+    problem = only(reported(tmp_path, f"{TEXT}data: {{evaluate: ./texts.json}}\n"))
     assert problem.message.endswith("texts.json:1: is a string, and no JSON object")
     assert '{"text": "…"}' in problem.fix
 
 
 def test_prompts_alone_are_refused_once_with_what_to_give(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
-    asked = f"{PICTURES}data: {{evaluate: ./prompts.txt}}\nevaluate: {{metrics: [kid, lpips, clip_score]}}\n"
-    problem = only(told(tmp_path, asked))
-    assert problem.message == "./prompts.txt holds texts, and this model needs pictures with captions"
+    asked = f"{IMAGES}data: {{evaluate: ./prompts.txt}}\nevaluate: {{metrics: [kid, lpips, clip_score]}}\n"
+    problem = only(reported(tmp_path, asked))
+    assert problem.message == "./prompts.txt holds texts, and this model needs images with captions"
     assert "metadata.jsonl" in problem.fix
 
 
 def test_an_evaluation_refuses_them_too(tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
     model = "zoo://digits-diffusion"
-    with pytest.raises(UserError, match="needs pictures with captions"):
+    with pytest.raises(UserError, match="needs images with captions"):
         compress.evaluate(model, model, metrics=["lpips"], data=str(tmp_path / "prompts.txt"), cache=tmp_path / "cache")
 
 
@@ -126,9 +126,9 @@ def test_packed_weights_that_a_stage_would_change_have_one_remedy(tmp_path: Path
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (model / "config.json").write_text(json.dumps(config))
     asked = TEXT.replace("zoo://docs-llama", str(model))
-    alone = [p for p in told(tmp_path, asked) if "gptq" in p.message]
+    alone = [p for p in reported(tmp_path, asked) if "gptq" in p.message]
     assert [p.fix for p in alone] == ["pip install gptqmodel, or give the unquantized checkpoint"]
-    both = [p for p in told(tmp_path, f"{asked}stages: [prune.depth: {{ratio: 0.5}}]\n") if "gptq" in p.message]
+    both = [p for p in reported(tmp_path, f"{asked}stages: [prune.depth: {{ratio: 0.5}}]\n") if "gptq" in p.message]
     assert len(both) == 2
     assert all(p.fix.startswith("give the unquantized checkpoint") for p in both)
     assert not any("pip install" in p.fix for p in both)
@@ -138,10 +138,10 @@ def test_packed_weights_that_a_stage_would_change_have_one_remedy(tmp_path: Path
 
 
 def of_data(folder: Path, source: str) -> Problem:
-    return only(told(folder, f"{TEXT}data: {{evaluate: {source}}}\n"))
+    return only(reported(folder, f"{TEXT}data: {{evaluate: {source}}}\n"))
 
 
-def test_a_folder_of_texts_is_told_how_texts_are_given(tmp_path: Path) -> None:
+def test_a_folder_of_texts_is_reported_how_texts_are_given(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/a.txt").write_text("one\n\ntwo")
     one = of_data(tmp_path, "./texts")
@@ -154,7 +154,7 @@ def test_a_folder_of_texts_is_told_how_texts_are_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["odd.jsonl", "odd.json"])
-def test_rows_under_another_key_are_told_which_and_the_line_that_renames_it(tmp_path: Path, name: str) -> None:
+def test_rows_under_another_key_are_reported_which_and_the_line_that_renames_it(tmp_path: Path, name: str) -> None:
     rows = [{"id": "a", "content": 'it is Åse\'s "text"'}, {"id": "b", "content": "another"}]
     lines = json.dumps(rows) if name.endswith(".json") else "\n".join(map(json.dumps, rows)) + "\n\n"
     (tmp_path / name).write_text(lines)
@@ -169,14 +169,14 @@ def test_rows_under_another_key_are_told_which_and_the_line_that_renames_it(tmp_
 @pytest.mark.parametrize(
     ("row", "said"), [({"text": 5}, "a int"), ({"text": None}, "none"), ({"messages": []}, "`messages`")]
 )
-def test_a_row_without_a_text_to_take_is_told_how_one_looks(tmp_path: Path, row: object, said: str) -> None:
+def test_a_row_without_a_text_to_take_is_reported_how_one_looks(tmp_path: Path, row: object, message: str) -> None:
     (tmp_path / "odd.jsonl").write_text(json.dumps(row))
     problem = of_data(tmp_path, "./odd.jsonl")
-    assert problem.message.endswith(f"needs a `text` string, and has {said}")
+    assert problem.message.endswith(f"needs a `text` string, and has {message}")
     assert problem.fix == '{"text": "…"} in every row'
 
 
-def test_data_that_are_not_there_are_told_where_they_were_looked_for_and_what_comes_near(tmp_path: Path) -> None:
+def test_data_that_are_not_there_are_reported_where_they_were_looked_for_and_what_comes_near(tmp_path: Path) -> None:
     (tmp_path / "eval.txt").write_text("one")
     (tmp_path / "evals.txt").mkdir()
     problem = of_data(tmp_path, "./evall.txt")
@@ -185,20 +185,20 @@ def test_data_that_are_not_there_are_told_where_they_were_looked_for_and_what_co
     far = of_data(tmp_path, "./nowhere")
     assert "zoo://docstrings/test" in far.fix
     assert "digits" not in far.fix
-    pictures = only(told(tmp_path, f"{PICTURES}data: {{evaluate: ./nowhere}}\n"))
-    assert "zoo://digits/test" in pictures.fix
-    assert "docstrings" not in pictures.fix
+    images = only(reported(tmp_path, f"{IMAGES}data: {{evaluate: ./nowhere}}\n"))
+    assert "zoo://digits/test" in images.fix
+    assert "docstrings" not in images.fix
 
 
-# What is no recipe, and what is told beside another mistake
+# What is no recipe, and what is reported beside another mistake
 
 
-def test_a_folder_that_is_no_recipe_is_told_what_it_is(tmp_path: Path) -> None:
-    for folder, said, fix in (
+def test_a_folder_that_is_no_recipe_is_reported_what_it_is(tmp_path: Path) -> None:
+    for folder, message, fix in (
         (language_model(tmp_path / "model"), "is a model's folder, and no recipe", "write a recipe with model: "),
         (tmp_path, "is a folder, and no recipe", "tells how one is written"),
     ):
-        with pytest.raises(RecipeError, match=said) as caught:
+        with pytest.raises(RecipeError, match=message) as caught:
             compress.check(folder, cache=tmp_path / "cache")
         assert fix in caught.value.problems[0].fix
     (tmp_path / "r.yaml").write_text(TEXT)
@@ -207,15 +207,15 @@ def test_a_folder_that_is_no_recipe_is_told_what_it_is(tmp_path: Path) -> None:
     assert caught.value.problems[0].fix == f"name the file: {tmp_path / 'r.yaml'}"
 
 
-def test_a_gate_that_cannot_be_is_told_one_that_can(tmp_path: Path) -> None:
+def test_a_gate_that_cannot_be_is_reported_one_that_can(tmp_path: Path) -> None:
     asked = f"{TEXT}evaluate: {{metrics: [size]}}\ngates: {{size: {{within: x}}}}\n"
-    problem = only(told(tmp_path, asked))
+    problem = only(reported(tmp_path, asked))
     assert problem.fix.startswith("write for instance gates: {size: {smaller: 2}}; `pare explain size`")
 
 
 def test_a_metric_that_is_named_twice_hides_no_gate(tmp_path: Path) -> None:
     gates = "{size: {within: x}, kid: {within: 1}, latency: {within: 1, faster: 2}}"
-    found = told(tmp_path, f"{TEXT}evaluate: {{metrics: [size, size, latency]}}\ngates: {gates}\n")
+    found = reported(tmp_path, f"{TEXT}evaluate: {{metrics: [size, size, latency]}}\ngates: {gates}\n")
     assert [problem.message.partition(" ")[0] for problem in found] == [
         "metric",
         "gate",
@@ -224,9 +224,9 @@ def test_a_metric_that_is_named_twice_hides_no_gate(tmp_path: Path) -> None:
     ]
 
 
-def test_an_unknown_teacher_is_told_once(tmp_path: Path) -> None:
+def test_an_unknown_teacher_is_reported_once(tmp_path: Path) -> None:
     stage = "distill.logits: {teacher: nosuch}"
-    found = told(tmp_path, f"{TEXT}data: {{train: zoo://docstrings/train}}\nstages: [{stage}]\n")
+    found = reported(tmp_path, f"{TEXT}data: {{train: zoo://docstrings/train}}\nstages: [{stage}]\n")
     assert only(found).message == 'teacher: no earlier step is called "nosuch"'
 
 
@@ -237,5 +237,5 @@ def test_weights_that_a_stage_has_packed_and_those_that_come_so_have_their_own_r
         json.dumps({**config, "quantization_config": {"quant_method": "gptq", "bits": 4}})
     )
     asked = TEXT.replace("zoo://docs-llama", str(model)) + "stages: [prune.depth: {ratio: 0.5}]\n"
-    (problem,) = (p for p in told(tmp_path, asked) if "already" in p.message)
+    (problem,) = (p for p in reported(tmp_path, asked) if "already" in p.message)
     assert problem.fix == "give the unquantized checkpoint, or leave this stage out"

@@ -20,7 +20,7 @@ def test_metrics_take_their_parameters_by_name_and_type() -> None:
     assert list(found) == ["fid", "kid"]
 
 
-def test_gates_gather_what_is_said_of_a_metric() -> None:
+def test_gates_gather_what_is_message_of_a_metric() -> None:
     found = read_gates(["kid.worse_by=0.002", "clip_score.within=1%", "clip_score.two_sided=false"])
     assert found == {"kid": Gate(worse_by=0.002), "clip_score": Gate(within="1%", two_sided=False)}
 
@@ -41,15 +41,15 @@ def test_what_is_no_setting_is_shown_how_to_write_one(text: str) -> None:
         ("kid.within=[1]", "kid.within must be text or a number, not a list", "give text or a number"),
     ],
 )
-def test_a_bound_that_there_is_not_is_named(given: str, said: str, fix: str) -> None:
+def test_a_bound_that_there_is_not_is_named(given: str, message: str, fix: str) -> None:
     with pytest.raises(UserError) as caught:
         read_gates([given])
     (problem,) = caught.value.problems
-    assert (problem.place, problem.message) == ("--gate", said)
+    assert (problem.place, problem.message) == ("--gate", message)
     assert problem.fix.startswith(fix)
 
 
-def test_every_wrong_bound_is_told_at_once() -> None:
+def test_every_wrong_bound_is_reported_at_once() -> None:
     with pytest.raises(UserError) as caught:
         read_gates(["kid.worse=1", "kid.speedup=-1", "fid.within=true", "size.within=1%"])
     assert len(caught.value.problems) == 3

@@ -19,15 +19,15 @@ from tests.outputs import (
     digests_below,
     evidence_cases,
     evidence_in,
+    image_cases,
     make_fixtures,
-    picture_cases,
     recipe_of,
     text_cases,
     try_case,
     uncovered,
 )
 
-CASES = [*text_cases(), *picture_cases(), *evidence_cases()]
+CASES = [*text_cases(), *image_cases(), *evidence_cases()]
 FOUND: dict[str, Any] = {
     "one": {"keys": ["k"], "digests": ["d"], "files": {"a": "1", "b": "2"}},
     "two": {"keys": ["l"]},
@@ -98,16 +98,18 @@ def _lose_a_case(found: dict[str, Any]) -> None:
         (_lose_a_case, ["two: only in the first"]),
     ],
 )
-def test_a_difference_is_told(change: Callable[[dict[str, Any]], None], told: list[str], tmp_path: Path) -> None:
+def test_a_difference_is_reported(
+    change: Callable[[dict[str, Any]], None], reported: list[str], tmp_path: Path
+) -> None:
     other = json.loads(json.dumps(FOUND))
     assert differences(FOUND, other) == []
     change(other)
-    assert differences(FOUND, other) == told
+    assert differences(FOUND, other) == reported
     for name, found in (("a", FOUND), ("b", other)):
         (tmp_path / name).write_text(json.dumps(found))
     command = [sys.executable, "-m", "tests.outputs", "--compare"]
     done = subprocess.run([*command, tmp_path / "a", tmp_path / "b"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.splitlines()) == (1, told)
+    assert (done.returncode, done.stdout.splitlines()) == (1, reported)
     assert subprocess.run([*command, tmp_path / "a", tmp_path / "a"], capture_output=True, check=False).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""Two folders of pictures are paired by file name: what is not alike in them is told."""
+"""Two folders of images are paired by file name: what is not alike in them is reported."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from compress.store.cache import Cache
 from evaluation.request.image_folders import ill_paired
 
 
-def pictures(folder: Path, captions: Mapping[str, str], *, told: bool = True) -> Path:
+def images(folder: Path, captions: Mapping[str, str], *, reported: bool = True) -> Path:
     folder.mkdir()
     for number, name in enumerate(captions):
         Image.effect_noise((8, 8), 20 + number).save(folder / name)
     rows = [{"file_name": name, "text": text} for name, text in captions.items()]
-    if told:
+    if reported:
         (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
@@ -38,22 +38,24 @@ ONE = {"0.png": "a cat", "1.png": "a dog"}
         ({**ONE, "1.png": "a tree", "2.png": ""}, ("they hold 2 and 3", "1 of 2 have other captions")),
     ],
 )
-def test_what_is_not_alike_in_two_folders_is_told(other: dict[str, str], said: tuple[str, ...], tmp_path: Path) -> None:
-    found = ill_paired(pictures(tmp_path / "a", ONE), pictures(tmp_path / "b", other))
-    assert bool(found) == bool(said)
-    assert found.startswith("the pictures of two folders are paired by file name, and ") == bool(said)
-    assert all(part in found for part in said)
+def test_what_is_not_alike_in_two_folders_is_reported(
+    other: dict[str, str], message: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = ill_paired(images(tmp_path / "a", ONE), images(tmp_path / "b", other))
+    assert bool(found) == bool(message)
+    assert found.startswith("the images of two folders are paired by file name, and ") == bool(message)
+    assert all(part in found for part in message)
 
 
 def test_folders_without_captions_are_held_against_each_other_by_name(tmp_path: Path) -> None:
-    folders = [pictures(tmp_path / name, ONE, told=False) for name in "ab"]
+    folders = [images(tmp_path / name, ONE, reported=False) for name in "ab"]
     assert ill_paired(*folders) == ""
 
 
 def test_an_evaluation_warns_of_it(tmp_path: Path) -> None:
-    one, other = pictures(tmp_path / "a", ONE), pictures(tmp_path / "b", {**ONE, "1.png": "a boat"})
-    heard: list[Event] = []
+    one, other = images(tmp_path / "a", ONE), images(tmp_path / "b", {**ONE, "1.png": "a boat"})
+    recorded: list[Event] = []
     wanted = Wanted({"ssim": {}})
-    request = prepare(str(other), str(one), wanted, Cache(tmp_path / "cache"), tmp_path / "out", heard.append)
+    request = prepare(str(other), str(one), wanted, Cache(tmp_path / "cache"), tmp_path / "out", recorded.append)
     assert len(request.warnings) == 1
-    assert [(e.kind, e.what) for e in heard if e.kind == "warning"] == [("warning", str(other))]
+    assert [(e.kind, e.what) for e in recorded if e.kind == "warning"] == [("warning", str(other))]

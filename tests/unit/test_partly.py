@@ -1,4 +1,4 @@
-"""A recipe with a mistake in its text is looked at as far as it goes: all that is wrong is told at once, and nothing that is not."""
+"""A recipe with a mistake in its text is looked at as far as it goes: all that is wrong is reported at once, and nothing that is not."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ GOOD = {
 }
 
 
-def told(place: Path, **changes: str) -> list[str]:
-    """What is said of the recipe, its model and texts there, with some lines changed."""
+def reported(place: Path, **changes: str) -> list[str]:
+    """What is stated of the recipe, its model and texts there, with some lines changed."""
     if not (place / "model").exists():
         language_model(place / "model")
         (place / "texts.txt").write_text("one\n\ntwo\n")
@@ -33,7 +33,7 @@ def told(place: Path, **changes: str) -> list[str]:
 
 
 def test_a_value_out_of_range_hides_no_missing_model(tmp_path: Path) -> None:
-    found = told(tmp_path, evaluate="{timing_blocks: 2, metrics: [size]}", model="./nowhere")
+    found = reported(tmp_path, evaluate="{timing_blocks: 2, metrics: [size]}", model="./nowhere")
     assert len(found) == 2
     assert "nowhere" in found[0]
     assert "timing_blocks" in found[1]
@@ -41,14 +41,14 @@ def test_a_value_out_of_range_hides_no_missing_model(tmp_path: Path) -> None:
 
 def test_a_wrong_stage_hides_no_missing_data_and_makes_no_further_stage_wrong(tmp_path: Path) -> None:
     stages = "[{build.openvino: {precision: int3}}, {quantize.nncf: {mode: int4_weights}}]"
-    found = told(tmp_path, stages=stages, data="{evaluate: nowhere.txt}")
+    found = reported(tmp_path, stages=stages, data="{evaluate: nowhere.txt}")
     assert len(found) == 2
     assert "nowhere.txt" in found[0]
     assert "precision" in found[1]
 
 
 def test_wrong_data_makes_no_metric_and_no_stage_lack_some(tmp_path: Path) -> None:
-    (found,) = told(tmp_path, data="{evaluat: texts.txt}", stages="[distill.logits: {}]")
+    (found,) = reported(tmp_path, data="{evaluat: texts.txt}", stages="[distill.logits: {}]")
     assert "evaluat" in found
 
 
@@ -63,14 +63,14 @@ def test_wrong_data_makes_no_metric_and_no_stage_lack_some(tmp_path: Path) -> No
 def test_mistakes_beside_them_hide_no_gate_that_cannot_be_judged(
     changes: dict[str, str], mistake: str, tmp_path: Path
 ) -> None:
-    found = told(tmp_path, gates="{size: {within: one}}", **changes)
+    found = reported(tmp_path, gates="{size: {within: one}}", **changes)
     assert len(found) == 2
-    assert any(said.startswith("gate size: ") for said in found)
-    assert any(mistake in said for said in found)
+    assert any(message.startswith("gate size: ") for message in found)
+    assert any(mistake in message for message in found)
 
 
-def test_a_metric_of_another_task_is_told_beside_an_unknown_key(tmp_path: Path) -> None:
-    found = told(tmp_path, evaluate="{metrics: [size, kid]}", seeds="1", gates="{}")
+def test_a_metric_of_another_task_is_reported_beside_an_unknown_key(tmp_path: Path) -> None:
+    found = reported(tmp_path, evaluate="{metrics: [size, kid]}", seeds="1", gates="{}")
     assert len(found) == 2
     assert "kid measures" in found[0]
     assert "seeds" in found[1]
@@ -83,19 +83,21 @@ def test_a_wrong_seed_forgets_nothing_else_of_the_head(tmp_path: Path) -> None:
     )
     (tmp_path / "model" / "own.py").touch()
     (tmp_path / "texts.txt").write_text("one\n\ntwo\n")
-    (found,) = told(tmp_path, seed="many", trust_remote_code="true")
+    (found,) = reported(tmp_path, seed="many", trust_remote_code="true")
     assert "seed" in found
 
 
 def test_a_wrong_value_hides_no_missing_adapter_and_no_stage_that_cannot_work(tmp_path: Path) -> None:
-    found = told(tmp_path, evaluate="{timing_blocks: 2}", gates="{}", adapter="./nope", stages="[quantize.nncf: {}]")
+    found = reported(
+        tmp_path, evaluate="{timing_blocks: 2}", gates="{}", adapter="./nope", stages="[quantize.nncf: {}]"
+    )
     assert len(found) == 4  # it lacks its data too
     assert "nope" in " ".join(found)
     assert "quantize.nncf takes openvino" in " ".join(found)
 
 
 def test_a_stage_behind_one_with_a_mistake_is_left_alone(tmp_path: Path) -> None:
-    (found,) = told(tmp_path, stages="[build.openvino: {precision: int3}, quantize.nncf: {mode: int8_weights}]")
+    (found,) = reported(tmp_path, stages="[build.openvino: {precision: int3}, quantize.nncf: {mode: int8_weights}]")
     assert "precision" in found
 
 
@@ -103,18 +105,18 @@ def test_a_recipe_without_a_name_is_looked_at_too(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("schema: 1\nmodel: ./nowhere\n")
     with pytest.raises(RecipeError) as caught:
         compress.check(tmp_path / "r.yaml", cache=tmp_path / "cache")
-    said = [problem.message for problem in caught.value.problems]
-    assert len(said) == 2
-    assert any("name" in message for message in said)
-    assert any("nowhere" in message for message in said)
+    sentence = [problem.message for problem in caught.value.problems]
+    assert len(sentence) == 2
+    assert any("name" in message for message in sentence)
+    assert any("nowhere" in message for message in sentence)
 
 
 def test_a_model_whose_name_is_wrong_is_not_looked_for(tmp_path: Path) -> None:
-    (found,) = told(tmp_path, model="model")
+    (found,) = reported(tmp_path, model="model")
     assert "neither a zoo model" in found
 
 
 def test_nothing_is_fetched_for_a_recipe_that_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compress.sources.models.fetch_hub", lambda *a, **k: pytest.fail("fetched"))
-    (found,) = told(tmp_path, model="hf://org/name@" + "0" * 40, seed="many")
+    (found,) = reported(tmp_path, model="hf://org/name@" + "0" * 40, seed="many")
     assert "seed" in found

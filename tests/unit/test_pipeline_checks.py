@@ -1,4 +1,4 @@
-"""Parts of a pipeline that do not fit each other are told when planning, and no model that works is refused."""
+"""Parts of a pipeline that do not fit each other are reported when planning, and no model that works is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress.model.describing import describe
 from compress.pipelines.part_checks import POOLED, READS, pipeline_problems
 from compress.zoo import zoo_model
 from tests.fakes import PARTS, pipeline
-from tests.families import PICTURES, tiny_picture
+from tests.families import IMAGES, tiny_image
 from tests.tiny import tiny_diffusion
 
 CLASSES = {
@@ -28,7 +28,7 @@ CLASSES = {
 
 
 @pytest.fixture
-def painter(tmp_path: Path) -> Path:
+def generator(tmp_path: Path) -> Path:
     """A pipeline whose parts fit."""
     folder = pipeline(tmp_path / "sd")
     configs = {"unet": {"in_channels": 4, "cross_attention_dim": 32}, "vae": {"latent_channels": 4}}
@@ -48,17 +48,17 @@ def changed(file: Path, **fields: object) -> None:
     write(file, {**read_json(file), **fields})
 
 
-def told(folder: Path) -> list[str]:
+def reported(folder: Path) -> list[str]:
     return [problem.message for problem in pipeline_problems(describe(folder))]
 
 
-def test_parts_that_fit_are_no_problem(painter: Path) -> None:
-    assert told(painter) == []
+def test_parts_that_fit_are_no_problem(generator: Path) -> None:
+    assert reported(generator) == []
 
 
-@pytest.mark.parametrize("family", PICTURES)
-def test_no_family_that_pare_paints_with_is_refused(family: str, tmp_path: Path) -> None:
-    assert told(tiny_picture(tmp_path, family)) == []
+@pytest.mark.parametrize("family", IMAGES)
+def test_no_family_that_pare_generates_with_is_refused(family: str, tmp_path: Path) -> None:
+    assert reported(tiny_image(tmp_path, family)) == []
 
 
 def test_nor_is_the_zoos_or_a_stable_diffusion(tmp_path: Path) -> None:
@@ -68,11 +68,11 @@ def test_nor_is_the_zoos_or_a_stable_diffusion(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "hint"), [(9, "given a picture beside"), (8, "given a picture"), (5, "different models")]
+    ("channels", "hint"), [(9, "given an image beside"), (8, "given an image"), (5, "different models")]
 )
-def test_a_denoiser_of_other_channels_than_the_vae(painter: Path, channels: int, hint: str) -> None:
-    changed(painter / "unet" / "config.json", in_channels=channels)
-    (found,) = pipeline_problems(describe(painter))
+def test_a_denoiser_of_other_channels_than_the_vae(generator: Path, channels: int, hint: str) -> None:
+    changed(generator / "unet" / "config.json", in_channels=channels)
+    (found,) = pipeline_problems(describe(generator))
     assert (
         found.message
         == f"`unet` takes {channels} channels (in_channels), and the VAE makes latents of 4 (latent_channels)"
@@ -81,15 +81,15 @@ def test_a_denoiser_of_other_channels_than_the_vae(painter: Path, channels: int,
 
 
 @pytest.mark.parametrize(("field", "channels"), [("in_channels", 16), ("out_channels", 16), ("out_channels", 5)])
-def test_no_unet_lays_latents_two_by_two(painter: Path, field: str, channels: int) -> None:
-    changed(painter / "unet" / "config.json", **{field: channels})
-    (found,) = told(painter)
+def test_no_unet_lays_latents_two_by_two(generator: Path, field: str, channels: int) -> None:
+    changed(generator / "unet" / "config.json", **{field: channels})
+    (found,) = reported(generator)
     assert f"{channels} channels ({field})" in found
 
 
-def test_a_denoiser_may_say_how_sure_it_is(painter: Path) -> None:
-    changed(painter / "unet" / "config.json", out_channels=8)
-    assert told(painter) == []
+def test_a_denoiser_may_say_how_sure_it_is(generator: Path) -> None:
+    changed(generator / "unet" / "config.json", out_channels=8)
+    assert reported(generator) == []
 
 
 @pytest.mark.parametrize(("family", "part", "field", "wrong", "said"), [
@@ -102,19 +102,19 @@ def test_a_denoiser_may_say_how_sure_it_is(painter: Path) -> None:
     ("sana", "transformer", "caption_channels", 64, "text_encoder write 32"),
 ])  # fmt: skip
 def test_each_width_that_families_share_is_held_against_its_encoders(
-    family: str, part: str, field: str, wrong: int, said: str, tmp_path: Path
+    family: str, part: str, field: str, wrong: int, message: str, tmp_path: Path
 ) -> None:
-    folder = tiny_diffusion(tmp_path, xl=True) if family == "sdxl" else tiny_picture(tmp_path, family)
+    folder = tiny_diffusion(tmp_path, xl=True) if family == "sdxl" else tiny_image(tmp_path, family)
     changed(folder / part / "config.json", **{field: wrong})
-    (found,) = told(folder)
-    assert said in found
+    (found,) = reported(folder)
+    assert message in found
 
 
-def test_a_text_encoder_of_another_width(painter: Path) -> None:
-    changed(painter / "text_encoder" / "config.json", hidden_size=64)
-    assert told(painter) == ["`unet` reads texts 32 wide (cross_attention_dim), and text_encoder write 64"]
-    changed(painter / "unet" / "config.json", encoder_hid_dim=64)  # a projection of the denoiser's own
-    assert told(painter) == []
+def test_a_text_encoder_of_another_width(generator: Path) -> None:
+    changed(generator / "text_encoder" / "config.json", hidden_size=64)
+    assert reported(generator) == ["`unet` reads texts 32 wide (cross_attention_dim), and text_encoder write 64"]
+    changed(generator / "unet" / "config.json", encoder_hid_dim=64)  # a projection of the denoiser's own
+    assert reported(generator) == []
 
 
 @pytest.mark.parametrize("kind", [*READS, *POOLED])
@@ -126,18 +126,18 @@ def test_every_class_of_the_table_is_one_of_diffusers(kind: str) -> None:
     ("SomethingUnknown", "diffusers has no pipeline SomethingUnknown"),
     (["my_pipe", "MyPipeline"], "the pipeline is Python code of its own (my_pipe.MyPipeline)"),
 ])  # fmt: skip
-def test_a_pipeline_of_an_unknown_class(painter: Path, kind: object, message: str) -> None:
-    changed(painter / "model_index.json", _class_name=kind)
-    assert told(painter) == [message]
+def test_a_pipeline_of_an_unknown_class(generator: Path, kind: object, message: str) -> None:
+    changed(generator / "model_index.json", _class_name=kind)
+    assert reported(generator) == [message]
 
 
 @pytest.mark.parametrize(("entry", "message"), [
     (["my_unet", "MyUNet"], "`unet` is of a class my_unet.MyUNet, which is Python code of its own"),
     (["diffusers", "UNet9D"], "`unet` is of a class diffusers.UNet9D, which diffusers does not have"),
 ])  # fmt: skip
-def test_a_component_of_an_unknown_class(painter: Path, entry: list[str], message: str) -> None:
-    changed(painter / "model_index.json", unet=entry)
-    assert told(painter) == [message]
+def test_a_component_of_an_unknown_class(generator: Path, entry: list[str], message: str) -> None:
+    changed(generator / "model_index.json", unet=entry)
+    assert reported(generator) == [message]
 
 
 @pytest.mark.parametrize(("kind", "library"), [*CLASSES.items(), *((k, lib) for lib, k, _ in PARTS.values())])
@@ -151,23 +151,23 @@ def test_a_class_that_pipelines_bring_is_looked_up_among_them() -> None:
     assert not has_class("StableDiffusionSafetyChecker", "no_such_pipelines")
 
 
-def test_a_schedule_that_ends_in_noise_alone_needs_velocity(painter: Path) -> None:
-    file = painter / "scheduler" / "scheduler_config.json"
+def test_a_schedule_that_ends_in_noise_alone_needs_velocity(generator: Path) -> None:
+    file = generator / "scheduler" / "scheduler_config.json"
     changed(file, rescale_betas_zero_snr=True, prediction_type="epsilon", timestep_spacing="trailing")
-    (found,) = told(painter)
+    (found,) = reported(generator)
     assert "divides by zero" in found
     changed(file, prediction_type="v_prediction")
-    assert told(painter) == []
+    assert reported(generator) == []
 
 
-def test_a_plan_tells_all_of_it_at_once(painter: Path, tmp_path: Path) -> None:
-    changed(painter / "unet" / "config.json", in_channels=9)
-    changed(painter / "model_index.json", vae=["diffusers", "NoVAE"])
-    (painter / "text_encoder" / "model.safetensors").unlink()
+def test_a_plan_tells_all_of_it_at_once(generator: Path, tmp_path: Path) -> None:
+    changed(generator / "unet" / "config.json", in_channels=9)
+    changed(generator / "model_index.json", vae=["diffusers", "NoVAE"])
+    (generator / "text_encoder" / "model.safetensors").unlink()
     (tmp_path / "recipe.yaml").write_text("schema: 1\nname: x\nmodel: ./sd\nevaluate: {metrics: [size]}\n")
     with pytest.raises(RecipeError) as caught:
         compress.plan(tmp_path / "recipe.yaml", cache=tmp_path / "cache")
-    said = "\n".join(problem.message for problem in caught.value.problems)
-    assert "no weights" in said
-    assert "takes 9 channels" in said
-    assert "NoVAE" in said
+    message = "\n".join(problem.message for problem in caught.value.problems)
+    assert "no weights" in message
+    assert "takes 9 channels" in message
+    assert "NoVAE" in message

@@ -15,7 +15,7 @@ from compress.errors import RecipeError, UserError
 from compress.params import placed
 from compress.recipe.values import started
 from evaluation.features.dinov2 import KINDS
-from evaluation.request.paths import TYPES, of_clip, of_each_picture, of_features, of_layers, of_real_pictures
+from evaluation.request.paths import TYPES, of_clip, of_each_image, of_features, of_layers, of_real_images
 from tests.fakes import language_model, pipeline
 
 RECIPE = """schema: 1
@@ -34,7 +34,7 @@ def folder(path: Path, **config: str) -> str:
     return str(path)
 
 
-def picture(path: Path) -> str:
+def image(path: Path) -> str:
     path.mkdir(parents=True)
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(path / "a.png")
     return str(path)
@@ -46,13 +46,13 @@ def check(place: Path, metric: str, field: str, value: str) -> None:
     compress.check(place / "r.yaml", cache=place / "cache")
 
 
-def test_every_parameter_that_names_features_or_real_pictures_is_looked_at() -> None:
+def test_every_parameter_that_names_features_or_real_images_is_looked_at() -> None:
     for name in metric_names():
         fields = set(find_metric(name).params.model_fields) & {"features", "reference"}
         assert set(placed(find_metric(name).params)) == fields, name
 
 
-def test_extractors_are_told_by_what_lies_there(tmp_path: Path) -> None:
+def test_extractors_are_reported_by_what_lies_there(tmp_path: Path) -> None:
     assert of_features("zoo://digits-clip") is of_clip("zoo://digits-clip") is of_layers("zoo://digits-clip") is None
     assert of_features(folder(tmp_path / "dino", model_type="dinov2")) is None
     assert {"clip", *KINDS} == set(TYPES)
@@ -71,12 +71,12 @@ def test_extractors_are_told_by_what_lies_there(tmp_path: Path) -> None:
         (lambda at: folder(at / "list", model_type="clip") + "/config.json", "no file of weights"),
     ],
 )
-def test_what_is_no_extractor_is_told_with_a_remedy(make: object, said: str, tmp_path: Path) -> None:
+def test_what_is_no_extractor_is_reported_with_a_remedy(make: object, message: str, tmp_path: Path) -> None:
     named = make(tmp_path)  # type: ignore[operator]
     for look in (of_features, of_clip):
         found = look(named)
         assert found is not None
-        assert said in found.said
+        assert message in found.message
         assert found.fix
 
 
@@ -87,32 +87,32 @@ def test_captions_need_a_clip_with_its_tokenizer(tmp_path: Path) -> None:
     assert of_clip(str(tmp_path / "bare")) is None
 
 
-def test_real_pictures_are_a_folder_of_them_or_their_statistics(tmp_path: Path) -> None:
+def test_real_images_are_a_folder_of_them_or_their_statistics(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", mu=np.zeros(2), sigma=np.eye(2))
     np.savez(tmp_path / "b.npz", mu=np.zeros(2), other=np.eye(2))
     (tmp_path / "c.npz").write_bytes(b"no archive")
     (tmp_path / "a.txt").touch()
     (tmp_path / "empty").mkdir()
-    assert of_real_pictures("") is of_real_pictures(str(tmp_path / "a.npz")) is None
-    assert of_real_pictures(picture(tmp_path / "real")) is None
-    picture(tmp_path / "hidden" / ".thumbnails")  # which nobody reads either
-    for name, said in (
+    assert of_real_images("") is of_real_images(str(tmp_path / "a.npz")) is None
+    assert of_real_images(image(tmp_path / "real")) is None
+    image(tmp_path / "hidden" / ".thumbnails")  # which nobody reads either
+    for name, message in (
         ("a.txt", "no .npz"),
-        ("empty", "no pictures"),
-        ("hidden", "no pictures"),
+        ("empty", "no images"),
+        ("hidden", "no images"),
         ("nowhere", "no such folder"),
         ("b.npz", "holds no sigma"),
         ("c.npz", "is no .npz of mu and sigma"),
     ):
-        for look in (of_real_pictures, of_each_picture):
+        for look in (of_real_images, of_each_image):
             found = look(str(tmp_path / name))
             assert found is not None
-            assert said in found.said
+            assert message in found.message
             assert found.fix
-    assert of_each_picture("") is of_each_picture(str(tmp_path / "real")) is None
+    assert of_each_image("") is of_each_image(str(tmp_path / "real")) is None
 
 
-def test_a_metric_of_each_real_picture_is_refused_their_statistics_when_planning(tmp_path: Path) -> None:
+def test_a_metric_of_each_real_image_is_refused_their_statistics_when_planning(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", mu=np.zeros(64), sigma=np.eye(64))
     metrics = ["fid", "kid", "precision", "recall", "cmmd", "fid_infinity"]
     (tmp_path / "r.yaml").write_text(
@@ -121,8 +121,8 @@ def test_a_metric_of_each_real_picture_is_refused_their_statistics_when_planning
     )
     with pytest.raises(RecipeError) as caught:
         compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
-    told = [p.message for p in caught.value.problems]
-    assert [m.split(".")[0] for m in told if "holds their mean and covariance" in m] == [
+    reported = [p.message for p in caught.value.problems]
+    assert [m.split(".")[0] for m in reported if "holds their mean and covariance" in m] == [
         "kid",
         "precision",
         "recall",
@@ -131,7 +131,7 @@ def test_a_metric_of_each_real_picture_is_refused_their_statistics_when_planning
     assert all(
         p.place.startswith(f"{tmp_path / 'r.yaml'}:5:") and "measure fid" in p.fix for p in caught.value.problems
     )
-    with pytest.raises(UserError, match=r"kid.reference: this needs the features of each real picture"):
+    with pytest.raises(UserError, match=r"kid.reference: this needs the features of each real image"):
         compress.evaluate(
             tmp_path / "model",
             tmp_path / "model",
@@ -154,7 +154,7 @@ def test_a_plan_refuses_what_is_not_there_at_its_line(metric: str, field: str, t
 
 
 def test_a_path_starts_at_the_recipe_that_it_is_written_in(tmp_path: Path) -> None:
-    picture(tmp_path / "real")
+    image(tmp_path / "real")
     check(tmp_path, "kid", "reference", "real")
     assert started("a/b", "x/r.yaml:3:4") == "x/a/b"
     for path in ("", "/a", "~/a", "zoo://a"):
@@ -162,9 +162,9 @@ def test_a_path_starts_at_the_recipe_that_it_is_written_in(tmp_path: Path) -> No
     assert started("a", "--set") == "a"
 
 
-def test_a_path_with_nothing_there_is_told_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_path_with_nothing_there_is_reported_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    for found in (of_real_pictures("nope"), of_layers("nope.safetensors")):
+    for found in (of_real_images("nope"), of_layers("nope.safetensors")):
         assert found is not None
         assert found.fix.startswith(f"check the path: {tmp_path}/nope")
         assert "recipe" not in found.fix
@@ -175,6 +175,6 @@ def test_eval_refuses_it_too(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("a\n\nb\n")
     with pytest.raises(UserError, match=r"no_such|measures"):
         compress.evaluate(*sides, metrics={"kid": {"features": "no_such"}}, cache=tmp_path / "cache")
-    shown = picture(tmp_path / "shown")
+    shown = image(tmp_path / "shown")
     with pytest.raises(UserError, match=r"kid\.features: no feature extractor lies there: no_such"):
         compress.evaluate(shown, shown, metrics={"kid": {"features": "no_such"}}, cache=tmp_path / "cache")

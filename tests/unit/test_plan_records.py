@@ -12,7 +12,7 @@ import pytest
 from pydantic import Field
 
 from compress.artifact import Quantization, Setting, Settings
-from compress.catalogue import Foresight, Stage, find_stage
+from compress.catalogue import Forecast, Stage, find_stage
 from compress.errors import Problem, RecipeError
 from compress.machine.gpus import Gpu
 from compress.params import Params
@@ -39,8 +39,8 @@ def llama(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def painter(tmp_path: Path) -> Path:
-    return pipeline(tmp_path / "painter")
+def generator(tmp_path: Path) -> Path:
+    return pipeline(tmp_path / "generator")
 
 
 def refused(wanted: Recipe, cache: Cache, *stages: Stage) -> tuple[Problem, ...]:
@@ -94,10 +94,10 @@ def test_packed_weights_are_no_matter_to_settings_and_to_a_stage_that_takes_them
 
 
 def test_weights_that_are_only_planned_to_be_packed_are_refused_too(llama: Path, cache: Cache) -> None:
-    def foresee(artifact: Any, params: Any) -> Foresight:
-        return Foresight(quantization={"model": Quantization("nf4", 4, "bitsandbytes")})
+    def forecast(artifact: Any, params: Any) -> Forecast:
+        return Forecast(quantization={"model": Quantization("nf4", 4, "bitsandbytes")})
 
-    packing = replace(CUT, foresee=foresee)
+    packing = replace(CUT, forecast=forecast)
     steps = (step(CUT), step(BUILD, after="demo.cut"))
     problem = only(refused(recipe(llama, *steps), cache, packing, BUILD))
     assert "are nf4 already, and demo.build cannot" in problem.message
@@ -106,7 +106,7 @@ def test_weights_that_are_only_planned_to_be_packed_are_refused_too(llama: Path,
     assert found.nodes[-1].expected.components["model"].quantization == Quantization("nf4", 4, "bitsandbytes")
 
 
-def test_packed_weights_whose_library_is_not_there_are_told_with_its_name(llama: Path, cache: Cache) -> None:
+def test_packed_weights_whose_library_is_not_there_are_reported_with_its_name(llama: Path, cache: Cache) -> None:
     problem = only(refused(recipe(packed(llama, "gptq")), cache))
     assert problem.message == "the weights of `model` are gptq, which gptqmodel opens, and it is not installed"
     assert problem.fix == "pip install gptqmodel, or give the unquantized checkpoint"
@@ -115,7 +115,7 @@ def test_packed_weights_whose_library_is_not_there_are_told_with_its_name(llama:
 def hooking(component: str) -> Stage:
     """A stage that leaves a cache hooked into a component's blocks."""
     hooked = Settings(hook=(Setting("block_cache", component),))
-    return replace(TUNE, foresee=lambda artifact, params: Foresight(settings=hooked))
+    return replace(TUNE, forecast=lambda artifact, params: Forecast(settings=hooked))
 
 
 def test_a_hook_in_front_of_an_engine_is_refused(llama: Path, cache: Cache) -> None:
@@ -163,26 +163,26 @@ def test_a_device_that_is_not_there_is_one_problem_at_its_place(llama: Path, cac
     ],
 )
 def test_a_setting_of_another_task_is_refused_at_its_place(
-    llama: Path, painter: Path, cache: Cache, words: bool, spec: EvalSpec, name: str
+    llama: Path, generator: Path, cache: Cache, words: bool, spec: EvalSpec, name: str
 ) -> None:
-    asked = recipe(llama if words else painter, evaluate=spec, place={name: "r.yaml:9:3"})
+    asked = recipe(llama if words else generator, evaluate=spec, place={name: "r.yaml:9:3"})
     problem = only(refused(asked, cache))
     assert problem.place == "r.yaml:9:3"
     owner = "text_to_image" if words else "text_generation"
-    said, _, model = problem.message.partition(", and this model does ")
-    assert said.startswith(f"{name} is a setting of ")
-    assert owner in said
+    message, _, model = problem.message.partition(", and this model does ")
+    assert message.startswith(f"{name} is a setting of ")
+    assert owner in message
     assert model == ("text_generation" if words else "text_to_image")
 
 
-def test_the_same_build_again_takes_what_is_left_and_refuses_where_nothing_is(painter: Path, cache: Cache) -> None:
+def test_the_same_build_again_takes_what_is_left_and_refuses_where_nothing_is(generator: Path, cache: Cache) -> None:
     building = replace(BUILD, params=Either)
     rest = step(building, id="rest", after="demo.build")
     with knowing(building):
-        found = make_plan(recipe(painter, step(building, components=("vae",)), rest), cache)
+        found = make_plan(recipe(generator, step(building, components=("vae",)), rest), cache)
     assert found.nodes[0].components == ("vae",)
     assert set(found.nodes[1].components) == {"unet", "text_encoder"}
-    problem = only(refused(recipe(painter, step(building), rest), cache, building))
+    problem = only(refused(recipe(generator, step(building), rest), cache, building))
     assert problem.message == "demo.build takes torch, and nothing is left: all is openvino"
 
 

@@ -1,4 +1,4 @@
-"""Remedies that work: a bound is told whole, each stage that cannot work on a family is named, each refusal has its fix."""
+"""Remedies that work: a bound is reported whole, each stage that cannot work on a family is named, each refusal has its fix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Bounded(Params):
     share: float | None = Field(None, gt=0, le=1, description="a share")
 
 
-def test_a_number_that_is_no_multiple_is_told_of_which() -> None:
+def test_a_number_that_is_no_multiple_is_reported_of_which() -> None:
     problems: list[Problem] = []
     assert check_values(Bounded, {"prompts": 4}, "demo", "", problems) is None
     (problem,) = problems
@@ -58,8 +58,8 @@ def test_every_stage_that_cannot_work_on_a_family_is_named(tmp_path: Path) -> No
     model = of_class(tmp_path / "model", "Kandinsky3UNet")
     with pytest.raises(RecipeError) as caught:
         make_plan(recipe(model, *steps, data=data), Cache(tmp_path / "cache"))
-    told = [p for p in caught.value.problems if "pare does not know their family" in p.message]
-    assert [p.place for p in told] == list(names)
+    reported = [p for p in caught.value.problems if "pare does not know their family" in p.message]
+    assert [p.place for p in reported] == list(names)
     assert all(p.fix for p in caught.value.problems)
 
 
@@ -73,7 +73,7 @@ def test_a_unet_that_is_not_as_deep_both_ways_is_refused_with_what_to_use() -> N
 def test_one_remedy_for_several_in_a_row_stands_once(capsys: pytest.CaptureFixture[str]) -> None:
     def fails(name: str) -> None:
         raise RecipeError(
-            tuple(Problem("", said, fix) for said, fix in (("a", "x"), ("b", "x"), ("c", "y"), ("d", "x")))
+            tuple(Problem("", message, fix) for message, fix in (("a", "x"), ("b", "x"), ("c", "y"), ("d", "x")))
         )
 
     app = typer.Typer()
@@ -82,9 +82,9 @@ def test_one_remedy_for_several_in_a_row_stands_once(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "a\nb\n  fix: x\nc\n  fix: y\nd\n  fix: x\n4 problems\n"
 
 
-def test_a_model_that_is_named_without_its_place_is_told_how_to_write_it(tmp_path: Path) -> None:
+def test_a_model_that_is_named_without_its_place_is_reported_how_to_write_it(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("schema: 1\nname: a\nmodel: models/sd21\n")
     with pytest.raises(RecipeError) as caught:
         read_recipes(tmp_path / "r.yaml")
-    told = next(p for p in caught.value.problems if "neither a zoo model" in p.message)
-    assert told.fix.startswith("a folder is ./models/sd21, a model of the hub hf://models/sd21@")
+    reported = next(p for p in caught.value.problems if "neither a zoo model" in p.message)
+    assert reported.fix.startswith("a folder is ./models/sd21, a model of the hub hf://models/sd21@")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from compress.artifact import derive, write_manifest
-from compress.catalogue import Foresight, Stage, find_metric, tasks_for
+from compress.catalogue import Forecast, Stage, find_metric, tasks_for
 from compress.errors import Problem, RecipeError, UserError
 from compress.files.hashing import list_files
 from compress.model.describing import describe
@@ -44,8 +44,8 @@ def llama(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def painter(tmp_path: Path) -> Path:
-    return pipeline(tmp_path / "painter", unet=(100, 100), vae=(50, 50))
+def generator(tmp_path: Path) -> Path:
+    return pipeline(tmp_path / "generator", unet=(100, 100), vae=(50, 50))
 
 
 def plan(wanted: Recipe, cache: Cache, *stages: Stage) -> Plan:
@@ -83,16 +83,16 @@ def test_a_recipe_without_stages_is_a_plan_that_only_measures(llama: Path, cache
     assert found.source.artifact.path == llama
 
 
-def test_a_step_works_on_the_denoiser_unless_it_names_other_components(painter: Path, cache: Cache) -> None:
+def test_a_step_works_on_the_denoiser_unless_it_names_other_components(generator: Path, cache: Cache) -> None:
     steps = (step(CUT), step(CUT, id="both", components=("vae", "text_encoder")))
-    assert [node.components for node in plan(recipe(painter, *steps), cache).nodes] == [
+    assert [node.components for node in plan(recipe(generator, *steps), cache).nodes] == [
         ("unet",),
         ("vae", "text_encoder"),
     ]
 
 
-def test_a_build_changes_the_format_of_what_it_touches_alone(painter: Path, cache: Cache) -> None:
-    (node,) = plan(recipe(painter, step(BUILD, components=("vae",))), cache).nodes
+def test_a_build_changes_the_format_of_what_it_touches_alone(generator: Path, cache: Cache) -> None:
+    (node,) = plan(recipe(generator, step(BUILD, components=("vae",))), cache).nodes
     formats = {name: part.format for name, part in node.expected.components.items()}
     assert formats == {"unet": "torch", "vae": "openvino", "text_encoder": "torch"}
 
@@ -243,8 +243,8 @@ def test_a_time_goes_with_the_work_and_is_held_back_for_other_sizes(work: int, s
 # What cannot work
 
 
-def test_an_unknown_component_is_refused_with_those_there_are(painter: Path, cache: Cache) -> None:
-    wanted = recipe(painter, step(CUT, components=("transformer",), place="r.yaml:5:3"))
+def test_an_unknown_component_is_refused_with_those_there_are(generator: Path, cache: Cache) -> None:
+    wanted = recipe(generator, step(CUT, components=("transformer",), place="r.yaml:5:3"))
     problem = only(refused(wanted, cache))
     assert problem.place == "r.yaml:5:3"
     assert "no component `transformer`" in problem.message
@@ -267,14 +267,14 @@ def test_what_follows_a_refused_step_is_not_blamed_for_it(llama: Path, cache: Ca
 
 
 def test_a_stage_for_another_task_is_refused(llama: Path, cache: Cache) -> None:
-    pictures = replace(CUT, needs=frozenset({"denoising"}))
-    problem = only(refused(recipe(llama, step(CUT)), cache, pictures))
-    fits = ", ".join(tasks_for(pictures.needs))
+    images = replace(CUT, needs=frozenset({"denoising"}))
+    problem = only(refused(recipe(llama, step(CUT)), cache, images))
+    fits = ", ".join(tasks_for(images.needs))
     assert "text_to_image" in fits
     assert problem.message == f"demo.cut works on {fits}, and this model does text_generation"
 
 
-def test_a_stage_may_refuse_a_model_and_its_reason_is_told(llama: Path, cache: Cache) -> None:
+def test_a_stage_may_refuse_a_model_and_its_reason_is_reported(llama: Path, cache: Cache) -> None:
     problem = only(refused(recipe(llama, step(CUT)), cache, refusing(CUT, "heads come in pairs")))
     assert problem.message == "demo.cut: heads come in pairs"
     assert "pare explain demo.cut" in problem.fix
@@ -289,7 +289,7 @@ def test_missing_data_names_its_role(llama: Path, cache: Cache) -> None:
 @pytest.mark.parametrize(
     ("extra", "command"), [("", "pip install absent_library"), ("gptq", "pip install 'pare[gptq]'")]
 )
-def test_a_missing_library_is_told_with_the_command_that_installs_it(
+def test_a_missing_library_is_reported_with_the_command_that_installs_it(
     llama: Path, cache: Cache, extra: str, command: str
 ) -> None:
     needy = replace(CUT, libraries=("numpy", "absent_library"), extra=extra)
@@ -310,28 +310,28 @@ def test_an_input_that_a_stage_does_not_take_is_refused(llama: Path, cache: Cach
     assert (problem.message, problem.fix) == ("demo.cut takes no teacher", "remove it")
 
 
-def test_what_a_stage_foresees_is_told_and_reaches_the_next_stages_plan(llama: Path, cache: Cache) -> None:
+def test_what_a_stage_forecasts_is_reported_and_reaches_the_next_stages_plan(llama: Path, cache: Cache) -> None:
     seen: list[Any] = []
 
-    def foresee(artifact: Any, params: Any) -> Foresight:
+    def forecast(artifact: Any, params: Any) -> Forecast:
         seen.append(artifact.config("model").get("num_hidden_layers", 2))
-        return Foresight({"model": {"num_hidden_layers": seen[-1] - 1}}, "one layer less", scratch_bytes=5_000_000)
+        return Forecast({"model": {"num_hidden_layers": seen[-1] - 1}}, "one layer less", scratch_bytes=5_000_000)
 
-    cutting = replace(CUT, foresee=foresee)
+    cutting = replace(CUT, forecast=forecast)
     with knowing(cutting):
         found = make_plan(recipe(llama, step(CUT), step(CUT, id="again", after="demo.cut")), cache)
     assert seen == [2, 1]
-    assert [node.told for node in found.nodes] == ["one layer less"] * 2
+    assert [node.reported for node in found.nodes] == ["one layer less"] * 2
     with knowing(CUT):
         plain = make_plan(recipe(llama, step(CUT)), cache)
     assert found.nodes[0].disk_bytes == plain.nodes[0].disk_bytes + 5_000_000
 
 
-def test_what_a_stage_foresees_to_fail_is_a_problem_with_its_place(llama: Path, cache: Cache) -> None:
-    def foresee(artifact: Any, params: Any) -> Foresight:
+def test_what_a_stage_forecasts_to_fail_is_a_problem_with_its_place(llama: Path, cache: Cache) -> None:
+    def forecast(artifact: Any, params: Any) -> Forecast:
         raise UserError("no such width", fix="use prune.depth")
 
-    problem = only(refused(recipe(llama, step(CUT, place="r.yaml:3:5")), cache, replace(CUT, foresee=foresee)))
+    problem = only(refused(recipe(llama, step(CUT, place="r.yaml:3:5")), cache, replace(CUT, forecast=forecast)))
     assert (problem.place, problem.message, problem.fix) == (
         "r.yaml:3:5",
         "demo.cut: no such width",
@@ -359,15 +359,15 @@ def test_data_that_overlaps_the_evaluation_is_refused_with_how_much(
         assert set(plan(wanted, cache).data) == {role, "evaluate"}
 
 
-def test_the_same_zoo_split_twice_is_an_overlap_and_two_splits_are_none(painter: Path, cache: Cache) -> None:
+def test_the_same_zoo_split_twice_is_an_overlap_and_two_splits_are_none(generator: Path, cache: Cache) -> None:
     data = {"calibration": "zoo://digits/test", "evaluate": "zoo://digits/test"}
-    assert "every item" in only(refused(recipe(painter, data=data), cache)).message
-    assert plan(recipe(painter, data=data | {"calibration": "zoo://digits/validation"}), cache).data
+    assert "every item" in only(refused(recipe(generator, data=data), cache)).message
+    assert plan(recipe(generator, data=data | {"calibration": "zoo://digits/validation"}), cache).data
 
 
 def test_data_of_another_kind_than_the_model_reads_is_refused(llama: Path, cache: Cache) -> None:
     problem = only(refused(recipe(llama, data={"evaluate": "zoo://digits/test"}), cache))
-    assert problem.message == "zoo://digits/test holds pictures with captions, and this model needs texts"
+    assert problem.message == "zoo://digits/test holds images with captions, and this model needs texts"
 
 
 def test_a_metric_of_another_task_and_one_without_data_are_refused_where_they_stand(llama: Path, cache: Cache) -> None:
@@ -385,7 +385,7 @@ def test_a_gate_that_its_metric_cannot_answer_is_refused_before_anything_runs(ll
     assert only(refused(wanted, cache)).message.startswith("gate size: ")
 
 
-def test_a_model_that_is_none_and_data_that_is_none_are_told_in_one_go(tmp_path: Path, cache: Cache) -> None:
+def test_a_model_that_is_none_and_data_that_is_none_are_reported_in_one_go(tmp_path: Path, cache: Cache) -> None:
     place = {"model": "r.yaml:3:8", "data.evaluate": "r.yaml:4:18"}
     wanted = recipe(tmp_path / "nowhere", step(CUT), data={"evaluate": "nowhere.txt"}, place=place)
     problems = refused(wanted, cache)
@@ -394,15 +394,15 @@ def test_a_model_that_is_none_and_data_that_is_none_are_told_in_one_go(tmp_path:
     assert all(p.fix for p in problems)
 
 
-def test_every_problem_of_every_step_is_told_at_once(painter: Path, cache: Cache) -> None:
+def test_every_problem_of_every_step_is_reported_at_once(generator: Path, cache: Cache) -> None:
     steps = (
         step(CUT, id="a", components=("nose",)),
         step(CUT, id="b", components=("ear",)),
         step(BUILD, id="c"),
         step(CUT, id="d", after="c"),
     )
-    said = " ".join(p.message for p in refused(recipe(painter, *steps), cache))
-    assert all(word in said for word in ("`nose`", "`ear`", "openvino after `c`"))
+    message = " ".join(p.message for p in refused(recipe(generator, *steps), cache))
+    assert all(word in message for word in ("`nose`", "`ear`", "openvino after `c`"))
 
 
 # Room
@@ -428,8 +428,8 @@ def test_the_disk_estimate_is_an_upper_bound_of_what_a_step_after_the_source_wri
     assert written_bytes(out) <= node.disk_bytes
 
 
-def test_settings_behind_another_step_link_its_files_and_take_next_to_nothing(painter: Path, cache: Cache) -> None:
-    first, second = plan(recipe(painter, step(CUT), step(TUNE, after="demo.cut")), cache).nodes
+def test_settings_behind_another_step_link_its_files_and_take_next_to_nothing(generator: Path, cache: Cache) -> None:
+    first, second = plan(recipe(generator, step(CUT), step(TUNE, after="demo.cut")), cache).nodes
     assert second.disk_bytes <= 1_000_000 < first.disk_bytes
 
 
@@ -533,7 +533,7 @@ def test_what_holds_few_bits_already_is_not_quantized_again(stages: str, llama: 
     ],
 )
 def test_more_tokens_than_a_table_of_positions_holds_are_refused(
-    metrics: list[str], tokens: tuple[int, int], said: str, llama: Path, tmp_path: Path
+    metrics: list[str], tokens: tuple[int, int], message: str, llama: Path, tmp_path: Path
 ) -> None:
     from compress import api
 
@@ -546,16 +546,16 @@ def test_more_tokens_than_a_table_of_positions_holds_are_refused(
         f"schema: 1\nname: r\nmodel: {llama}\ndata: {{evaluate: t.txt}}\n"
         f"evaluate: {{metrics: {metrics}, prompt_tokens: {prompt}, new_tokens: {new}}}\n"
     )
-    if not said:
+    if not message:
         api.plan(file, cache=tmp_path / "cache")
         return
-    with pytest.raises(RecipeError, match=said) as caught:
+    with pytest.raises(RecipeError, match=message) as caught:
         api.plan(file, cache=tmp_path / "cache")
     assert caught.value.problems[0].place.startswith(f"{file}:5:")
     config |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 64}
     (llama / "config.json").write_text(json.dumps(config))
     (warned,) = api.plan(file, cache=tmp_path / "cache").warnings  # which computes its positions
-    assert said in warned
+    assert message in warned
     assert "ask for fewer" in warned
     config["max_position_embeddings"] = 68
     (llama / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""Files that Git LFS never fetched are told as such, wherever they stand, with what fetches them."""
+"""Files that Git LFS never fetched are reported as such, wherever they stand, with what fetches them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FETCH = "is a pointer of Git LFS: its content was never fetched"
 @pytest.mark.parametrize(
     "name", ["texts.txt", "texts.jsonl", "texts.json", "pictures/metadata.jsonl", "pictures/0.png"]
 )
-def test_a_pointer_of_git_lfs_among_the_data_is_told(tmp_path: Path, name: str) -> None:
-    folder = tmp_path / "pictures"
+def test_a_pointer_of_git_lfs_among_the_data_is_reported(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "images"
     folder.mkdir()
     (folder / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "a cat"}))
@@ -35,7 +35,7 @@ def test_a_pointer_of_git_lfs_among_the_data_is_told(tmp_path: Path, name: str) 
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-def test_a_pointer_of_git_lfs_in_a_model_is_told(tmp_path: Path, name: str) -> None:
+def test_a_pointer_of_git_lfs_in_a_model_is_reported(tmp_path: Path, name: str) -> None:
     model = language_model(tmp_path / "model")
     (model / name).write_text(POINTER)
     (tmp_path / "r.yaml").write_text(f"schema: 1\nname: t\nmodel: {model}\n")

@@ -36,21 +36,21 @@ LINES = [
 
 
 def test_piped_a_long_stage_says_that_it_is_at_work(capsys: pytest.CaptureFixture[str]) -> None:
-    said = ""
+    message = ""
     with Progress(quiet=True, beat=0.01) as listen:
         listen(Event("started", "build.openvino"))
-        while "at work" not in said:  # or the test hangs, and is stopped
-            said += capsys.readouterr().err
+        while "at work" not in message:  # or the test hangs, and is stopped
+            message += capsys.readouterr().err
         listen(Event("finished", "build.openvino"))
         capsys.readouterr()
-    assert said.startswith("build.openvino …\nbuild.openvino: at work for 0 s\n")
+    assert message.startswith("build.openvino …\nbuild.openvino: at work for 0 s\n")
     with Progress(quiet=True, beat=0.01) as listen:
         time.sleep(0.1)
     assert capsys.readouterr().err == ""
 
 
 class Terminal:
-    """A terminal to draw on, and a clock that moves when told."""
+    """A terminal to draw on, and a clock that moves when reported."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.text, self.now = io.StringIO(), 100.0
@@ -165,42 +165,42 @@ def test_an_error_leaves_the_terminal_as_it_was(terminal: Terminal) -> None:
 
 
 def collect() -> tuple[list[Event], Callable[[Event], None]]:
-    heard: list[Event] = []
-    return heard, heard.append
+    recorded: list[Event] = []
+    return recorded, recorded.append
 
 
-def test_what_happens_in_one_run_of_many_is_told_with_its_name() -> None:
-    heard: list[Event] = []
-    tell = named(heard.append, "digits-bits-8")
+def test_what_happens_in_one_run_of_many_is_reported_with_its_name() -> None:
+    recorded: list[Event] = []
+    tell = named(recorded.append, "digits-bits-8")
     tell(Event("finished", "build.openvino", facts={"seconds": 1}))
     tell(Event("warning", "", "the disk is nearly full"))
-    assert [event.what for event in heard] == ["digits-bits-8: build.openvino", "digits-bits-8"]
-    assert heard[0].facts == {"seconds": 1}
+    assert [event.what for event in recorded] == ["digits-bits-8: build.openvino", "digits-bits-8"]
+    assert recorded[0].facts == {"seconds": 1}
 
 
 def test_tracking_yields_every_item_and_counts_each_once_it_is_dealt_with() -> None:
-    heard, emit = collect()
+    recorded, emit = collect()
     seen = []
     for item in track("abc", emit, "letters", 3):
-        seen.append((item, heard[-1].done))  # noqa: PERF401 (the count at that moment is what is tested)
+        seen.append((item, recorded[-1].done))  # noqa: PERF401 (the count at that moment is what is tested)
     assert seen == [("a", 0), ("b", 1), ("c", 2)]
-    assert [(e.kind, e.what, e.done, e.total) for e in heard][-1] == ("progress", "letters", 3, 3)
+    assert [(e.kind, e.what, e.done, e.total) for e in recorded][-1] == ("progress", "letters", 3, 3)
 
 
 def test_tracking_reads_no_further_than_its_reader() -> None:
-    heard, emit = collect()
+    recorded, emit = collect()
     numbers = iter(range(10))
     for item in track(numbers, emit, "numbers", 10):
         if item == 2:
             break
     assert next(numbers) == 3
-    assert heard[-1].done == 2
+    assert recorded[-1].done == 2
 
 
 def test_tracking_nothing_is_one_event() -> None:
-    heard, emit = collect()
+    recorded, emit = collect()
     assert list(track([], emit, "nothing", 0)) == []
-    assert [(e.done, e.total) for e in heard] == [(0, 0)]
+    assert [(e.done, e.total) for e in recorded] == [(0, 0)]
 
 
 def test_an_error_among_the_items_passes_through() -> None:
@@ -208,7 +208,7 @@ def test_an_error_among_the_items_passes_through() -> None:
         yield 1
         raise ValueError("item two")
 
-    heard, emit = collect()
+    recorded, emit = collect()
     with pytest.raises(ValueError, match="item two"):
         list(track(broken(), emit, "items", 2))  # type: ignore[arg-type]
-    assert heard[-1].done == 1
+    assert recorded[-1].done == 1

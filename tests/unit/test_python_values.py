@@ -66,10 +66,10 @@ def test_what_python_has_beside_yaml_becomes_what_yaml_has() -> None:
         (b"x", "no recipe can hold a bytes"),
     ],
 )
-def test_what_no_recipe_can_hold_is_told_with_its_place(value: object, said: str) -> None:
+def test_what_no_recipe_can_hold_is_reported_with_its_place(value: object, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         tree_of(value, "here")
     (problem,) = caught.value.problems
     assert problem.place == "here"
-    assert said in problem.message
+    assert message in problem.message
     assert problem.fix

@@ -19,16 +19,16 @@ def held_out() -> tuple[list[scenes.Scene], np.ndarray]:
 
 
 def test_unseen_scans_are_read(held_out):
-    found, pictures = held_out
-    digits, inks = marks([s.caption for s in found], pictures)
+    found, images = held_out
+    digits, inks = marks([s.caption for s in found], images)
     assert digits.shape == inks.shape == (300,)
     assert digits.mean() >= 0.95
     assert inks.mean() >= 0.98
 
 
 def test_empty_slots_are_read_as_empty(held_out):
-    found, pictures = held_out
-    digits, inks = load_reader().read(pictures)
+    found, images = held_out
+    digits, inks = load_reader().read(images)
     assert digits.shape == inks.shape == (300, len(scenes.SLOTS))
     taken = np.array([[slot in scenes.PLACES[s.layout] for slot in scenes.SLOTS] for s in found])
     assert ((digits == NOTHING_DIGIT) != taken).mean() > 0.98
@@ -37,9 +37,9 @@ def test_empty_slots_are_read_as_empty(held_out):
 
 def test_swapped_digits_and_inks_earn_nothing():
     pair = next(s for i in range(1000) if (s := scenes.scene("test", i)).layout == "left" and _differ(s))
-    picture = scenes.render(pair)[None]
+    image = scenes.render(pair)[None]
     one, other = ((d.value, d.ink) for d in pair.digits)
-    right, swapped = marks([pair.caption], picture), marks([scenes.describe("left", (other, one), pair.paper)], picture)
+    right, swapped = marks([pair.caption], image), marks([scenes.describe("left", (other, one), pair.paper)], image)
     assert (right[0][0], right[1][0]) == (1.0, 1.0)
     assert (swapped[0][0], swapped[1][0]) == (0.0, 0.0)
 
@@ -47,8 +47,8 @@ def test_swapped_digits_and_inks_earn_nothing():
 def test_one_wrong_ink_of_two_is_half_right():
     pair = next(s for i in range(1000) if (s := scenes.scene("test", i)).layout == "above" and _differ(s))
     inks = [ink for ink in scenes.INKS if ink not in {d.ink for d in pair.digits}]
-    repainted = replace(pair, digits=(replace(pair.digits[0], ink=inks[0]), pair.digits[1]))
-    digits, ink_marks = marks([pair.caption], scenes.render(repainted)[None])
+    regenerated = replace(pair, digits=(replace(pair.digits[0], ink=inks[0]), pair.digits[1]))
+    digits, ink_marks = marks([pair.caption], scenes.render(regenerated)[None])
     assert (digits[0], ink_marks[0]) == (1.0, 0.5)
 
 
@@ -67,9 +67,9 @@ def test_blank_paper_earns_nothing():
 
 
 def test_a_reading_does_not_depend_on_its_batch(held_out):
-    _, pictures = held_out
-    together = load_reader().read(pictures[:70])
-    alone = [load_reader().read(pictures[i : i + 1]) for i in range(70)]
+    _, images = held_out
+    together = load_reader().read(images[:70])
+    alone = [load_reader().read(images[i : i + 1]) for i in range(70)]
     assert np.array_equal(together[0], np.concatenate([a[0] for a in alone]))
     assert np.array_equal(together[1], np.concatenate([a[1] for a in alone]))
 

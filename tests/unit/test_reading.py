@@ -314,12 +314,12 @@ gates:
 
 
 def test_error_texts_are_the_golden_ones(golden: Any) -> None:
-    said = []
+    message = []
     for name, text in BAD.items():
         with pytest.raises(RecipeError) as caught:
             read_text(text, f"{name}.yaml")
-        said.append(str(caught.value.args[0]))
-    found = "\n\n".join(said) + "\n"
+        message.append(str(caught.value.args[0]))
+    found = "\n\n".join(message) + "\n"
     assert found == golden("recipe_errors.txt", found)
 
 

@@ -1,4 +1,4 @@
-"""Every recipe that ships reads, and holds against the published schema; nobody lists them."""
+"""Every recipe that ships reads, and compares with the published schema; nobody lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several pictures a prompt: the prompt stays the unit, its first picture is the one that it has alone, and copies change nothing."""
+"""Several images a prompt: the prompt stays the unit, its first image is the one that it has alone, and copies change nothing."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ ITEMS = tuple(Item(f"{i}.png", f"caption {i}") for i in range(PROMPTS))
 
 
 def drawn(seed: int, each: int, spread: float = 0.0) -> Sample:
-    """Features of pictures, `each` of a prompt with `spread` between them, and of the items' real ones."""
+    """Features of images, `each` of a prompt with `spread` between them, and of the items' real ones."""
     draw = np.random.default_rng(seed)
     prompts, real = draw.standard_normal((2, PROMPTS, FEATURES))
-    painted = np.repeat(prompts + 0.3, each, axis=0) + spread * draw.standard_normal((PROMPTS * each, FEATURES))
+    generated = np.repeat(prompts + 0.3, each, axis=0) + spread * draw.standard_normal((PROMPTS * each, FEATURES))
     protocol: dict[str, Any] = {"paired": "by item"} | ({EACH: each} if each > 1 else {})
-    return Sample(tuple(i.id for i in ITEMS), painted, np.repeat(real, each, axis=0), protocol=protocol)
+    return Sample(tuple(i.id for i in ITEMS), generated, np.repeat(real, each, axis=0), protocol=protocol)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_copies_of_each_picture_change_no_number_no_interval_and_no_n(name: str) -> None:
+def test_copies_of_each_image_change_no_number_no_interval_and_no_n(name: str) -> None:
     metric, one, two = find_metric(name), [drawn(s, 1) for s in (0, 1)], [drawn(s, 3) for s in (0, 1)]
     for found, copied in ((metric.score(one[0]), metric.score(two[0])), (metric.contrast(*one), metric.contrast(*two))):
         assert (copied.value, copied.low, copied.high) == pytest.approx((found.value, found.low, found.high))
@@ -59,7 +59,7 @@ def test_more_noises_say_more_of_the_same_number(name: str) -> None:
     assert found.high - found.low <= max(part.high - part.low for part in each)
 
 
-def test_a_noise_is_one_picture_of_each_prompt() -> None:
+def test_a_noise_is_one_image_of_each_prompt() -> None:
     sample = drawn(0, 3)
     assert units_of(sample) == PROMPTS
     assert [part.values.tolist() for part in noises(sample)] == [sample.values[j::3].tolist() for j in range(3)]
@@ -70,16 +70,16 @@ def test_a_noise_is_one_picture_of_each_prompt() -> None:
 
 
 def observed(each: int, score: Callable[[int], float]) -> Any:
-    """A side whose pictures have these scores, and a metric that tells them."""
+    """A side whose images have these scores, and a metric that tells them."""
     evidence = Evidence(Artifact(Path(), "text_to_image", {}), repeated(ITEMS[:4], each), each=each)
     metric = find_metric("psnr")
-    told = replace(
+    reported = replace(
         metric, measure=lambda side, params: Sample(side.unit_ids, np.array([score(i) for i in range(len(side.items))]))
     )
-    return evidence, measured(told, evidence, metric.params())
+    return evidence, measured(reported, evidence, metric.params())
 
 
-def test_a_score_of_each_picture_becomes_one_of_each_prompt() -> None:
+def test_a_score_of_each_image_becomes_one_of_each_prompt() -> None:
     evidence, found = observed(2, float)
     assert found.unit_ids == evidence.unit_ids == tuple(item.id for item in ITEMS[:4])
     assert found.values.tolist() == [0.5, 2.5, 4.5, 6.5]
@@ -91,7 +91,7 @@ def test_a_score_of_each_picture_becomes_one_of_each_prompt() -> None:
     assert evidence.first(3).protocol["samples"] == 3
 
 
-def test_the_first_picture_of_a_prompt_is_the_one_it_has_alone() -> None:
+def test_the_first_image_of_a_prompt_is_the_one_it_has_alone() -> None:
     found = repeated(ITEMS[:2], 3)
     assert [item.id for item in found] == ["0.png", "0.png#2", "0.png#3", "1.png", "1.png#2", "1.png#3"]
     assert repeated(ITEMS, 1) == ITEMS
@@ -103,7 +103,7 @@ def test_no_two_prompts_share_a_noise_whatever_they_are_called() -> None:
 
 
 @given(st.sets(st.text("a#2'", max_size=5), max_size=9), st.integers(1, 4))
-def test_each_picture_has_a_noise_of_its_own(ids: set[str], each: int) -> None:
+def test_each_image_has_a_noise_of_its_own(ids: set[str], each: int) -> None:
     found = repeated([Item(id, "") for id in ids], each)
     assert len({item.id for item in found}) == len(ids) * each
     assert [item.id for item in found[::each]] == list(ids)
@@ -125,21 +125,21 @@ def view_of(request: Request) -> Viewpoint:
     return replace(viewpoints(request)[0], opening=AS_STORED)
 
 
-def test_pictures_are_kept_apart_by_how_many_a_prompt_has(request_of: Callable[[int], Request], tmp_path: Path) -> None:
+def test_images_are_kept_apart_by_how_many_a_prompt_has(request_of: Callable[[int], Request], tmp_path: Path) -> None:
     one, two = view_of(request_of(1)), view_of(request_of(2))
-    assert (one.evidence, two.evidence) == ({"pictures": ()}, {"pictures": (2,)})
+    assert (one.evidence, two.evidence) == ({"images": ()}, {"images": (2,)})
     six = replace(one, items=two.items)
-    assert len({view.key("pictures") for view in (one, two, six)}) == 3
+    assert len({view.key("images") for view in (one, two, six)}) == 3
     found = [collect(view, (tmp_path / "evidence",), "side", lambda event: None) for view in (one, two)]
     assert [side.protocol["samples"] for side in found] == [3, 3]
     assert found[1].unit_ids == found[0].unit_ids
     assert found[0].data_key != found[1].data_key
-    alone, both = ([side.pictures(i, i + 1)[0] for i in range(len(side.items))] for side in found)
+    alone, both = ([side.images(i, i + 1)[0] for i in range(len(side.items))] for side in found)
     assert all(np.array_equal(one, other) for one, other in zip(alone, both[::2], strict=True))
     assert not any(np.array_equal(one, other) for one, other in zip(alone, both[1::2], strict=True))
 
 
-def test_calls_count_pictures(request_of: Callable[[int], Request]) -> None:
+def test_calls_count_images(request_of: Callable[[int], Request]) -> None:
     request = request_of(7)
     sizes = _sizes(request.spec, request.baseline)
-    assert (sizes["batch"].count, sizes["samples"].count) == (16, 5)  # 21 pictures
+    assert (sizes["batch"].count, sizes["samples"].count) == (16, 5)  # 21 images

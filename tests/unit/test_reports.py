@@ -25,7 +25,7 @@ from evaluation.comparison.control_rows import Beside, Control
 from evaluation.judge.gates import allowed_of, judge
 from evaluation.report import html, junit, many, markdown, plots, result, terminal, words, write
 from evaluation.report.questions import questions
-from evaluation.values import PICTURES, Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
+from evaluation.values import IMAGES, Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
 from tests.unit.comparisons import exact, image, latency, staged, text
 
 
@@ -150,13 +150,13 @@ def test_machine_leaves_out_what_is_unknown() -> None:
     assert words.machine(replace(image(), machine={})) == "not recorded"
 
 
-def test_a_side_tells_the_adapters_in_it_and_a_folder_of_pictures_no_steps() -> None:
+def test_a_side_tells_the_adapters_in_it_and_a_folder_of_images_no_steps() -> None:
     made = {"stage": "adapter", "params": {"adapters": [{"digest": "a", "scale": 0.5}, {"digest": "b", "scale": 1}]}}
     comparison = image()
     side = replace(comparison.baseline, lineage=(made,))
     assert "with an adapter in it (scale 0.5), with an adapter in it (scale 1)" in words.runs(comparison, side)
     assert "adapter" not in words.runs(comparison, comparison.baseline)
-    assert words.runs(comparison, replace(side, engine=PICTURES)) == "a folder of pictures"
+    assert words.runs(comparison, replace(side, engine=IMAGES)) == "a folder of images"
 
 
 @pytest.mark.parametrize("make", [image, text, staged])
@@ -166,7 +166,7 @@ def test_result_validates_and_comes_back(make: Any) -> None:
     jsonschema.Draft202012Validator.check_schema(result.schema())
     jsonschema.validate(data, result.schema())
     assert (data["schema_version"], data["status"], data["exit_code"]) == (3, comparison.status, comparison.exit_code)
-    assert result.from_dict(data) == replace(comparison, pictures=())
+    assert result.from_dict(data) == replace(comparison, images=())
 
 
 def test_result_is_json_safe_whatever_it_holds() -> None:
@@ -235,10 +235,10 @@ def chosen(why: str = "differs from torch by more than allowed") -> Comparison:
 
 
 def test_the_engines_that_a_stage_tried_have_a_table_in_both_reports() -> None:
-    told = markdown.render(chosen())
-    assert "| engine of unet | time a call | × torch | noise | difference to torch |  |" in told
-    assert "| x float32 | 2.50 ms | 4.00× | ±1.1% | 2.0e−06 | kept |" in told
-    assert "| x int8 | – | – | – | 2.0e−06 | differs from torch by more than allowed |" in told
+    reported = markdown.render(chosen())
+    assert "| engine of unet | time a call | × torch | noise | difference to torch |  |" in reported
+    assert "| x float32 | 2.50 ms | 4.00× | ±1.1% | 2.0e−06 | kept |" in reported
+    assert "| x int8 | – | – | – | 2.0e−06 | differs from torch by more than allowed |" in reported
     source = html.render(chosen())
     assert "unet: kept x float32." in source
     assert "milliseconds" not in source
@@ -330,7 +330,7 @@ def test_a_gate_on_the_candidates_own_value_is_drawn_where_its_difference_reache
     assert allowed_of(replace(time, gate=Gate(at_most=25))) == (2.0, math.inf)
 
 
-def test_forest_draws_rows_with_an_interval_inside_the_picture() -> None:
+def test_forest_draws_rows_with_an_interval_inside_the_image() -> None:
     odd = (difference(Estimate(math.nan, math.nan, math.nan, 0)), latency(Estimate(0.0, 0.0, 0.0, 1)))
     drawn = plots.forest(replace(text(), rows=text().rows + odd))
     assert drawn.count("<svg") == 3
@@ -338,7 +338,7 @@ def test_forest_draws_rows_with_an_interval_inside_the_picture() -> None:
     assert all(0 <= float(at) <= 100 for at in re.findall(r'(?:x1|x2|cx|x|width)="([-\d.]+)%"', drawn))
 
 
-def test_difference_of_pictures_is_absolute() -> None:
+def test_difference_of_images_is_absolute() -> None:
     one, other = np.array([[[10, 200, 0]]], np.uint8), np.array([[[250, 100, 0]]], np.uint8)
     assert plots.difference(one, other).tolist() == [[[240, 100, 0]]]
 
@@ -355,10 +355,10 @@ def test_html_stands_alone_and_says_the_verdict_first() -> None:
     assert source.count('class="small"') == 9
 
 
-def test_html_enlarges_only_small_pictures_by_pixels_and_leaves_out_impossible_differences() -> None:
-    picture = image().pictures[0]
-    large = replace(picture, baseline=np.zeros((300, 300, 3), np.uint8))
-    source = html.render(replace(image(), pictures=(large,)))
+def test_html_enlarges_only_small_images_by_pixels_and_leaves_out_impossible_differences() -> None:
+    shown = image().images[0]
+    large = replace(shown, baseline=np.zeros((300, 300, 3), np.uint8))
+    source = html.render(replace(image(), images=(large,)))
     assert source.count("<img") == 2
     assert 'class="small"' not in source
 
@@ -366,15 +366,15 @@ def test_html_enlarges_only_small_pictures_by_pixels_and_leaves_out_impossible_d
 def test_html_brightens_all_differences_by_one_stated_factor() -> None:
     black = np.zeros((4, 4, 3), np.uint8)
     faint, strong = black + np.uint8(5), black + np.uint8(50)
-    pictures = (
-        replace(image().pictures[0], unit_id="a", baseline=black, candidate=faint),
-        replace(image().pictures[0], unit_id="b", baseline=black, candidate=strong),
+    images = (
+        replace(image().images[0], unit_id="a", baseline=black, candidate=faint),
+        replace(image().images[0], unit_id="b", baseline=black, candidate=strong),
     )
-    source = html.render(replace(image(), pictures=pictures))
+    source = html.render(replace(image(), images=images))
     assert source.count(">difference ×5<") == 2
     assert plots.data_uri(black + np.uint8(25)) in source
     assert plots.data_uri(black + np.uint8(250)) in source
-    same = html.render(replace(image(), pictures=(replace(pictures[0], candidate=black),)))
+    same = html.render(replace(image(), images=(replace(images[0], candidate=black),)))
     assert plots.data_uri(black) in same
 
 
@@ -409,7 +409,7 @@ def hostile(value: str) -> Comparison:
         steps=(Step("", 9), Step(value, 8, contrast, (contrast,), value)),
         name=value, rows=(row, replace(row, compared="difference")), recipe=value, warnings=(value,), machine={"processor": value, "libraries": {value: value}},
         stages=({**image().stages[0], "id": value, "facts": {value: value, f"{value} loss": [[1, 2.0], [2, 1.0]]}},),
-        pictures=(replace(image().pictures[0], caption=value),),
+        images=(replace(image().images[0], caption=value),),
         completions=(Completion(value, value, value + "a", value + "b", 1),),
         baseline=Side(value, value, value, {value: value}),
         controls=(Control(value, Side(value, value, value), (beside,)),),
@@ -474,7 +474,7 @@ def test_a_table_of_runs_shows_every_quality_metric_the_gated_ones_first() -> No
     assert cells[0][5].endswith("–")  # and no verdict
 
 
-def test_runs_of_one_recipe_are_told_apart_by_their_folders() -> None:
+def test_runs_of_one_recipe_are_reported_apart_by_their_folders() -> None:
     one, other = (replace(text(), directory=f"runs/{name}") for name in ("a", "b"))
     alone = replace(text(), name="alone", directory="runs/c")
     assert many.labels([one, other, alone]) == [f"{one.name} (a)", f"{one.name} (b)", "alone"]

@@ -1,4 +1,4 @@
-"""`--save FOLDER`: the candidate as plain files of its own; what stands in the way is told before anything runs."""
+"""`--save FOLDER`: the candidate as plain files of its own; what stands in the way is known before anything runs."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def test_a_folder_that_is_taken_is_refused_each_at_once(tmp_path: Path) -> None:
         ("nowhere", "leads nowhere"),
     ],
 )
-def test_a_place_that_cannot_hold_a_model_is_refused(place: str, said: str, tmp_path: Path) -> None:
+def test_a_place_that_cannot_hold_a_model_is_refused(place: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
-    with pytest.raises(ManyProblems, match=said):
+    with pytest.raises(ManyProblems, match=message):
         folders(tmp_path / place, [plan()], tmp_path / "cache")
 
 

@@ -1,4 +1,4 @@
-"""The digits scenes: what a caption says is what is painted, and no split has seen another's scans."""
+"""The digits scenes: what a caption says is what is generated, and no split has seen another's scans."""
 
 from __future__ import annotations
 
@@ -115,25 +115,23 @@ def test_about_half_the_scenes_hold_one_digit():
     assert 0.45 < share < 0.55
 
 
-def test_a_picture_is_64_by_64_bytes_in_the_papers_colour_at_its_corner():
+def test_a_image_is_64_by_64_bytes_in_the_papers_colour_at_its_corner():
     for index in range(50):
         scene = scenes.scene("train", index)
-        picture = scenes.render(scene)
-        assert picture.shape == (64, 64, 3)
-        assert picture.dtype == np.uint8
-        corner, paper = picture[0, 0].astype(int), np.array(scenes.PAPERS[scene.paper])
+        image = scenes.render(scene)
+        assert image.shape == (64, 64, 3)
+        assert image.dtype == np.uint8
+        corner, paper = image[0, 0].astype(int), np.array(scenes.PAPERS[scene.paper])
         assert np.abs(corner - paper).max() <= 8
 
 
 def test_each_digit_leaves_its_ink_in_its_own_place():
     for index in range(100):
         scene = scenes.scene("validation", index)
-        picture = scenes.render(scene).astype(int)
+        image = scenes.render(scene).astype(int)
         for digit in scene.digits:
             half = digit.size // 2
-            box = picture[
-                max(digit.row - half, 0) : digit.row + half, max(digit.column - half, 0) : digit.column + half
-            ]
+            box = image[max(digit.row - half, 0) : digit.row + half, max(digit.column - half, 0) : digit.column + half]
             near = np.abs(box - np.array(scenes.INKS[digit.ink])).max(axis=-1) <= 9
             assert near.sum() >= 8
 

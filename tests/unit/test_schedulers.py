@@ -1,4 +1,4 @@
-"""What is told of schedulers from their configs is what diffusers' own classes do: no more is refused, and no less."""
+"""What is reported of schedulers from their configs is what diffusers' own classes do: no more is refused, and no less."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from compress.pipelines.schedulers import NAMED, changes, faults, left_out, read
 from compress.planning.step_checks import source_problems
 from compress.stages.accelerate.steps import _walked
 from tests.fakes import pipeline, scheduled
-from tests.families import tiny_picture
-from tests.stages import apply, foresee
+from tests.families import tiny_image
+from tests.stages import apply, forecast
 
 BASE = {"beta_schedule": "scaled_linear", "clip_sample": False}
 STAGE = find_stage("accelerate.steps")
@@ -99,7 +99,7 @@ def test_a_schedule_longer_than_the_training_is_refused() -> None:
     assert list(faults(config, "", 10)) == []
 
 
-def test_of_a_class_that_is_not_there_nothing_is_told() -> None:
+def test_of_a_class_that_is_not_there_nothing_is_reported() -> None:
     assert read_class("NoSuchScheduler") is None
     assert list(faults({"_class_name": "NoSuchScheduler"}, "", 4)) == []
 
@@ -150,11 +150,11 @@ def test_what_another_scheduler_does_not_take_is_named(tmp_path: Path) -> None:
     own = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "timestep_spacing": "trailing"}
     source = scheduled(tmp_path / "m", **saved("DDIMScheduler", **own))
     assert left_out(source.config("scheduler"), "HeunDiscreteScheduler") == ("rescale_betas_zero_snr",)
-    told = foresee("accelerate.steps", source, steps=4, scheduler="heun").told
-    assert told.startswith("4 steps of HeunDiscreteScheduler; it takes no rescale_betas_zero_snr")
-    told = foresee("accelerate.steps", source, steps=4, scheduler="euler", spacing="leading").told
-    assert told == "4 steps of EulerDiscreteScheduler (timestep_spacing leading)"
-    assert foresee("accelerate.steps", source, steps=4).told == "4 steps of DDIMScheduler"
+    reported = forecast("accelerate.steps", source, steps=4, scheduler="heun").reported
+    assert reported.startswith("4 steps of HeunDiscreteScheduler; it takes no rescale_betas_zero_snr")
+    reported = forecast("accelerate.steps", source, steps=4, scheduler="euler", spacing="leading").reported
+    assert reported == "4 steps of EulerDiscreteScheduler (timestep_spacing leading)"
+    assert forecast("accelerate.steps", source, steps=4).reported == "4 steps of DDIMScheduler"
 
 
 ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "epsilon", "timestep_spacing": "leading"}
@@ -167,14 +167,14 @@ def test_a_spacing_that_reaches_the_noise_is_refused_of_a_schedule_without_signa
     assert STAGE.refuse(source, STAGE.params(steps=4, spacing="trailing", scheduler="euler")) == ""  # which clips it
 
 
-def test_a_fault_of_the_model_is_told_once(tmp_path: Path) -> None:
+def test_a_fault_of_the_model_is_reported_once(tmp_path: Path) -> None:
     source = scheduled(tmp_path / "m", _class_name="DDIMScheduler", **{**ZERO_SNR, "timestep_spacing": "trailing"})
     assert [p.message for p in pipeline_problems(replace(source, components={})) if "divides by zero" in p.message]
     assert STAGE.refuse(source, STAGE.params(steps=4)) == ""
 
 
 @pytest.fixture
-def painter(tmp_path: Path) -> Path:
+def generator(tmp_path: Path) -> Path:
     folder = pipeline(tmp_path / "sd")
     for name in ("unet", "vae", "text_encoder"):
         (folder / name / "config.json").write_text("{}")
@@ -191,67 +191,67 @@ def planned(folder: Path, *steps: str) -> compress.Plan:
     return compress.plan(file, cache=folder.parent / "cache")
 
 
-def test_a_second_step_is_planned_on_the_scheduler_of_the_first(painter: Path) -> None:
-    found = planned(painter, "{steps: 20, scheduler: lcm}", "{steps: 4, id: again}")
-    assert [node.told for node in found.nodes] == ["20 steps of LCMScheduler", "4 steps of LCMScheduler"]
+def test_a_second_step_is_planned_on_the_scheduler_of_the_first(generator: Path) -> None:
+    found = planned(generator, "{steps: 20, scheduler: lcm}", "{steps: 4, id: again}")
+    assert [node.reported for node in found.nodes] == ["20 steps of LCMScheduler", "4 steps of LCMScheduler"]
     with pytest.raises(RecipeError, match="LCMScheduler cannot do 60 steps: at most 50"):
-        planned(painter, "{steps: 20, scheduler: lcm}", "{steps: 60, id: again}")
+        planned(generator, "{steps: 20, scheduler: lcm}", "{steps: 60, id: again}")
 
 
-def test_a_models_own_scheduler_is_held_to_its_own_call(painter: Path) -> None:
-    (painter / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "LCMScheduler"}')
-    index = json.loads((painter / "model_index.json").read_text())
-    (painter / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "LCMScheduler"]}))
-    assert list(pipeline_problems(describe(painter))) == []
-    (found,) = source_problems(describe(painter).calling(num_inference_steps=80), AS_STORED, "", fetched=False)
+def test_a_models_own_scheduler_is_held_to_its_own_call(generator: Path) -> None:
+    (generator / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "LCMScheduler"}')
+    index = json.loads((generator / "model_index.json").read_text())
+    (generator / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "LCMScheduler"]}))
+    assert list(pipeline_problems(describe(generator))) == []
+    (found,) = source_problems(describe(generator).calling(num_inference_steps=80), AS_STORED, "", fetched=False)
     assert "cannot do 80 steps" in found.message
 
 
-def own(painter: Path, **config: Any) -> list[str]:
-    """What is told of a model whose own scheduler this is, in two steps and in one."""
-    (painter / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
-    index = json.loads((painter / "model_index.json").read_text())
+def own(generator: Path, **config: Any) -> list[str]:
+    """What is reported of a model whose own scheduler this is, in two steps and in one."""
+    (generator / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    index = json.loads((generator / "model_index.json").read_text())
     named = {**index, "scheduler": ["diffusers", config["_class_name"]]}
-    (painter / "model_index.json").write_text(json.dumps(named))
+    (generator / "model_index.json").write_text(json.dumps(named))
     calls = [{}, {"num_inference_steps": 1}]
-    found = [source_problems(describe(painter), AS_STORED, "", fetched=False, call=call) for call in calls]
+    found = [source_problems(describe(generator), AS_STORED, "", fetched=False, call=call) for call in calls]
     return ["; ".join(f"{p.message}: {p.fix}" for p in problems) for problems in found]
 
 
 @pytest.mark.parametrize("kind", ["PNDMScheduler", "EulerAncestralDiscreteScheduler"])
-def test_a_models_own_scheduler_that_takes_no_such_prediction_is_told(kind: str, painter: Path) -> None:
-    for said in own(painter, _class_name=kind, prediction_type="sample", skip_prk_steps=True):
-        assert said.startswith(
+def test_a_models_own_scheduler_that_takes_no_such_prediction_is_reported(kind: str, generator: Path) -> None:
+    for message in own(generator, _class_name=kind, prediction_type="sample", skip_prk_steps=True):
+        assert message.startswith(
             f"{kind} takes no prediction_type sample: it takes epsilon, v_prediction: give the model"
         )
-        assert "DDIMScheduler" in said
+        assert "DDIMScheduler" in message
 
 
-def test_one_step_of_unipc_needs_no_lower_order_at_its_end(painter: Path) -> None:
-    several, one = own(painter, _class_name="UniPCMultistepScheduler", lower_order_final=False)
+def test_one_step_of_unipc_needs_no_lower_order_at_its_end(generator: Path) -> None:
+    several, one = own(generator, _class_name="UniPCMultistepScheduler", lower_order_final=False)
     assert "without lower_order_final" in several
     assert one == ""
 
 
-def test_a_scheduler_of_an_unknown_class_is_told(painter: Path) -> None:
-    index = json.loads((painter / "model_index.json").read_text())
-    (painter / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "MyScheduler"]}))
-    (found,) = pipeline_problems(describe(painter))
+def test_a_scheduler_of_an_unknown_class_is_reported(generator: Path) -> None:
+    index = json.loads((generator / "model_index.json").read_text())
+    (generator / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "MyScheduler"]}))
+    (found,) = pipeline_problems(describe(generator))
     assert found.message == "`scheduler` is of a class diffusers.MyScheduler, which diffusers does not have"
 
 
 @pytest.mark.parametrize(
-    ("kind", "foresees"), [("DDIMScheduler", True), ("LCMScheduler", True), ("PNDMScheduler", False)]
+    ("kind", "forecasts"), [("DDIMScheduler", True), ("LCMScheduler", True), ("PNDMScheduler", False)]
 )
-def test_one_step_of_pixart_needs_a_scheduler_that_tells_its_end(kind: str, foresees: bool) -> None:
+def test_one_step_of_pixart_needs_a_scheduler_that_tells_its_end(kind: str, forecasts: bool) -> None:
     found = [p.message for p in faults({"_class_name": kind, "skip_prk_steps": True}, "", 1, "PixArtAlphaPipeline")]
-    assert bool(found) is not foresees
+    assert bool(found) is not forecasts
     assert list(faults({"_class_name": kind, "skip_prk_steps": True}, "", 1, "PixArtSigmaPipeline")) == []
 
 
 def test_of_pixarts_own_scheduler_one_step_is_refused(tmp_path: Path) -> None:
-    source = describe(tiny_picture(tmp_path, "pixart-alpha"))
-    assert "paints one step only with" in STAGE.refuse(source, STAGE.params(steps=1))
+    source = describe(tiny_image(tmp_path, "pixart-alpha"))
+    assert "generates one step only with" in STAGE.refuse(source, STAGE.params(steps=1))
     assert STAGE.refuse(source, STAGE.params(steps=1, scheduler="lcm")) == ""
     assert STAGE.refuse(source, STAGE.params(steps=2)) == ""
 

@@ -1,4 +1,4 @@
-"""Weights of other shapes than their config says are told when planning, by tensor, shapes and field; no layout that loads is refused."""
+"""Weights of other shapes than their config says are reported when planning, by tensor, shapes and field; no layout that loads is refused."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from compress.errors import ModelError, RecipeError
 from compress.model.describing import describe
 from compress.model.shapes import shape_problems
 from compress.zoo import zoo_model
-from tests.families import PICTURES, TEXT, tiny_picture, tiny_text
+from tests.families import IMAGES, TEXT, tiny_image, tiny_text
 from tests.tiny import tiny_diffusion, tiny_llama
 
 
-def told(folder: Path) -> list[str]:
+def reported(folder: Path) -> list[str]:
     return [problem.message for problem in shape_problems(describe(folder))]
 
 
@@ -25,12 +25,12 @@ def changed(file: Path, **fields: object) -> None:
     file.write_text(json.dumps({**read_json(file), **fields}))
 
 
-def test_a_width_is_told_once_by_the_first_tensor(tmp_path: Path) -> None:
+def test_a_width_is_reported_once_by_the_first_tensor(tmp_path: Path) -> None:
     tiny_llama(tmp_path)
     config = read_json(tmp_path / "config.json")
     rows, hidden, inner = config["vocab_size"], config["hidden_size"], config["intermediate_size"]
     changed(tmp_path / "config.json", hidden_size=2 * hidden, intermediate_size=inner + 1)
-    first, second = told(tmp_path)
+    first, second = reported(tmp_path)
     assert first == (
         f"`model.embed_tokens.weight` is {rows}×{hidden}, and by this config {rows}×{2 * hidden} (hidden_size {2 * hidden})"
     )
@@ -41,7 +41,7 @@ def test_a_width_is_told_once_by_the_first_tensor(tmp_path: Path) -> None:
 def test_so_are_rows_and_heads(fields: dict[str, int], tmp_path: Path) -> None:
     tiny_llama(tmp_path)
     changed(tmp_path / "config.json", head_dim=read_json(tmp_path / "config.json")["head_dim"], **fields)
-    assert len(told(tmp_path)) == len(fields)
+    assert len(reported(tmp_path)) == len(fields)
 
 
 def test_check_and_load_refuse_it_with_the_place_of_the_config(tmp_path: Path) -> None:
@@ -55,25 +55,25 @@ def test_check_and_load_refuse_it_with_the_place_of_the_config(tmp_path: Path) -
 
 @pytest.mark.parametrize("family", TEXT)
 def test_every_language_model_that_loads_fits(family: str, tmp_path: Path) -> None:
-    assert told(tiny_text(tmp_path, family)) == []
+    assert reported(tiny_text(tmp_path, family)) == []
 
 
-@pytest.mark.parametrize("family", PICTURES)
+@pytest.mark.parametrize("family", IMAGES)
 def test_so_does_every_pipeline(family: str, tmp_path: Path) -> None:
-    assert told(tiny_picture(tmp_path, family)) == []
+    assert reported(tiny_image(tmp_path, family)) == []
 
 
 def test_so_do_those_of_the_zoo(tmp_path: Path) -> None:
     for name in ("digits-diffusion", "docs-llama"):
-        assert told(zoo_model(name)) == []
+        assert reported(zoo_model(name)) == []
 
 
 def test_the_parts_of_a_pipeline(tmp_path: Path) -> None:
     folder = tiny_diffusion(tmp_path)
-    assert told(folder) == []
+    assert reported(folder) == []
     channels = read_json(folder / "unet/config.json")["block_out_channels"]
     changed(folder / "unet/config.json", in_channels=9, block_out_channels=[2 * channels[0], *channels[1:]])
-    first, second = told(folder)
+    first, second = reported(folder)
     assert first.startswith("`conv_in.weight` of `unet` is ")
     assert first.endswith(f"(block_out_channels[0] {2 * channels[0]})")
     assert second.endswith("(in_channels 9)")
@@ -89,15 +89,15 @@ def test_a_whole_clip_is_a_text_encoder_too(tmp_path: Path) -> None:
     CLIPModel(CLIPConfig(text_config=text, vision_config=seeing | {"image_size": 16, "patch_size": 8})).save_pretrained(
         folder / "text_encoder"
     )
-    assert told(folder) == []
+    assert reported(folder) == []
     whole = read_json(folder / "text_encoder/config.json")
     changed(folder / "text_encoder/config.json", text_config={**whole["text_config"], "intermediate_size": 7})
-    (said,) = told(folder)
-    assert said.startswith("`text_model.")
-    assert said.endswith("(intermediate_size 7)")
+    (message,) = reported(folder)
+    assert message.startswith("`text_model.")
+    assert message.endswith("(intermediate_size 7)")
 
 
-def test_a_model_that_no_rule_knows_is_told_by_its_library(tmp_path: Path) -> None:
+def test_a_model_that_no_rule_knows_is_reported_by_its_library(tmp_path: Path) -> None:
     from compress.engines.torch.runtime import load_language_model
     from compress.machine.devices import AS_STORED
 

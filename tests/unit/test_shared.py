@@ -64,7 +64,7 @@ def test_changing_it_changes_every_metric_that_left_it_open() -> None:
 
 
 @pytest.mark.parametrize("metrics", ["[kidd]", "[{kid: 3}]", "[{kid: {}, fid: {}}]", "[3]", "3", "{}", ""])
-def test_whatever_is_wrong_with_metrics_is_told_as_without_it(metrics: str) -> None:
+def test_whatever_is_wrong_with_metrics_is_reported_as_without_it(metrics: str) -> None:
     def problems(evaluate: str) -> set[str]:
         try:
             read(evaluate)
@@ -94,7 +94,7 @@ def wanted(metrics: dict[str, Any], tmp_path: Path, **shared: str) -> Any:
 
 def test_eval_gives_them_to_its_metrics(tmp_path: Path) -> None:
     real, own = (str(tmp_path / name) for name in ("real", "own.npz"))
-    Path(real).mkdir()  # kid needs each picture
+    Path(real).mkdir()  # kid needs each image
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(Path(real) / "0.png")
     np.savez(own, mu=np.zeros(2), sigma=np.eye(2))
     found = wanted({"kid": {}, "fid": {"reference": own}, "psnr": {}}, tmp_path, reference=real)

@@ -73,9 +73,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(place: Path, *overrides: str) -> tuple[Any, list[Event]]:
-    heard: list[Event] = []
-    found = compress.run(place / "recipe.yaml", overrides, cache=place / "cache", out=place / "out", emit=heard.append)
-    return found, heard
+    recorded: list[Event] = []
+    found = compress.run(
+        place / "recipe.yaml", overrides, cache=place / "cache", out=place / "out", emit=recorded.append
+    )
+    return found, recorded
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -90,11 +92,11 @@ def test_one_entry_a_kind_lies_beside_the_recipe_and_nothing_else(shipped: Path)
 
 
 def test_a_users_run_finds_it_and_reads_nothing_again(place: Path, read: list[str]) -> None:
-    found, heard = run(place)
+    found, recorded = run(place)
     assert read == []
     assert found.rows[0].baseline.n == 5
-    # An untrained model fits no text, which is told; that evidence is lacking or of other content would be told too.
-    assert [e.what for e in heard if e.kind == "warning"] == ["baseline"]
+    # An untrained model fits no text, which is reported; that evidence is lacking or of other content would be reported too.
+    assert [e.what for e in recorded if e.kind == "warning"] == ["baseline"]
 
 
 def test_a_users_run_writes_nothing_into_it(place: Path) -> None:

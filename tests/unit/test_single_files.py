@@ -1,4 +1,4 @@
-"""A file in place of a model's folder is told what it is, and what to give instead."""
+"""A file in place of a model's folder is reported what it is, and what to give instead."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def told(file: Path) -> str:
+def reported(file: Path) -> str:
     with pytest.raises(ModelError, match="is one file, and pare opens folders") as caught:
         describe(file)
     return caught.value.problems[0].fix
@@ -45,31 +45,33 @@ def test_a_whole_pipelines_checkpoint_is_saved_as_a_folder_by_its_own_class(
     if kept == "ckpt":
         torch.save({"state_dict": {name: torch.zeros(2).half() for name in names}}, file)
     line = f'{kind}.from_single_file("models/v1.5.{kept}", dtype=torch.float16).save_pretrained("models/v1.5")'
-    assert told(file) == f"save it as a folder and give that: import torch; from diffusers import {kind}; {line}"
+    assert reported(file) == f"save it as a folder and give that: import torch; from diffusers import {kind}; {line}"
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "pytorch_model.bin"])
 def test_a_file_of_a_models_folder_names_the_folder(here: Path, file: str) -> None:
     folder = language_model(here / "lm")
     (folder / file).touch()
-    assert told(folder / file) == "it is part of the model in lm: give that"
+    assert reported(folder / file) == "it is part of the model in lm: give that"
 
 
 @pytest.mark.parametrize("file", ["unet/diffusion_pytorch_model.safetensors", "model_index.json", "whole.safetensors"])
 def test_a_file_of_a_pipeline_names_the_pipeline(here: Path, file: str) -> None:
     folder = pipeline(here / "sd")
     write_headers(folder / "whole.safetensors", {UNET: (2,)})
-    assert told(folder / file) == "it is part of the model in sd: give that"
+    assert reported(folder / file) == "it is part of the model in sd: give that"
 
 
 def test_pare_makes_gguf_and_starts_from_torch(here: Path) -> None:
     (here / "x.gguf").write_bytes(b"GGUF")
-    assert told(here / "x.gguf").endswith("build.gguf makes such a file of it: give the model that it was made from")
+    assert reported(here / "x.gguf").endswith(
+        "build.gguf makes such a file of it: give the model that it was made from"
+    )
     folder = language_model(here / "lm")
     (here / "x.gguf").rename(folder / "x.gguf")
-    assert told(folder / "x.gguf").endswith(": give lm")
+    assert reported(folder / "x.gguf").endswith(": give lm")
     (folder / "model.safetensors").unlink()  # a folder of such files alone
-    assert told(folder / "x.gguf").endswith(": give the model that it was made from")
+    assert reported(folder / "x.gguf").endswith(": give the model that it was made from")
 
 
 PARTS = {
@@ -81,12 +83,12 @@ PARTS = {
 
 
 @pytest.mark.parametrize(("name", "words"), PARTS.items())
-def test_weights_by_themselves_are_told_what_they_lack(here: Path, name: str, words: str) -> None:
-    assert words in told(write_headers(here / "x.safetensors", {name: (2, 2)}))
+def test_weights_by_themselves_are_reported_what_they_lack(here: Path, name: str, words: str) -> None:
+    assert words in reported(write_headers(here / "x.safetensors", {name: (2, 2)}))
 
 
 @pytest.mark.parametrize("file", ["x.safetensors", "x.ckpt", "x.pt", "recipe.yaml", "x"])
 @pytest.mark.parametrize("content", [b"", b"w: 1", b"PK\x03\x04", b"\xff" * 100])
 def test_whatever_else_a_file_is(here: Path, file: str, content: bytes) -> None:
     (here / file).write_bytes(content)
-    assert told(here / file) == ELSE
+    assert reported(here / file) == ELSE

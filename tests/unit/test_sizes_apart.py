@@ -1,4 +1,4 @@
-"""Pictures of another size: whether they save anything, and whether both sides paint it."""
+"""Images of another size: whether they save anything, and whether both sides generate it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes import pipeline, recipe, step
 
 
 def sized(folder: Path, kind: str, **asked: int) -> tuple[str, ...]:
-    """What a plan warns of where a pipeline of this class is to paint another size."""
+    """What a plan warns of where a pipeline of this class is to generate another size."""
     made = pipeline(folder)
     index = json.loads((made / "model_index.json").read_text())
     (made / "model_index.json").write_text(json.dumps({**index, "_class_name": kind}))
@@ -26,13 +26,13 @@ def sized(folder: Path, kind: str, **asked: int) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(("kind", "binned"), [("PixArtSigmaPipeline", True), ("StableDiffusionPipeline", False)])
-def test_fewer_pixels_that_are_painted_all_the_same_are_warned_of(kind: str, binned: bool, tmp_path: Path) -> None:
+def test_fewer_pixels_that_are_generated_all_the_same_are_warned_of(kind: str, binned: bool, tmp_path: Path) -> None:
     warnings = sized(tmp_path / "model", kind, height=512, width=512)
-    assert any(IDLE in said for said in warnings) == binned
-    assert any("the baseline paints pictures 1024 wide and 1024 high, and the candidate 512" in w for w in warnings)
+    assert any(IDLE in message for message in warnings) == binned
+    assert any("the baseline generates images 1024 wide and 1024 high, and the candidate 512" in w for w in warnings)
 
 
-def test_a_size_that_both_sides_paint_is_no_matter(tmp_path: Path) -> None:
+def test_a_size_that_both_sides_generate_is_no_matter(tmp_path: Path) -> None:
     assert sized(tmp_path / "model", "PixArtSigmaPipeline", height=1024, width=1024) == ()
 
 
@@ -47,8 +47,8 @@ def test_a_size_that_both_sides_paint_is_no_matter(tmp_path: Path) -> None:
         ("SanaPipeline", (2048, 2048), True),
     ],
 )
-def test_a_size_that_a_pipeline_knows_is_painted_as_it_is(
-    kind: str, size: tuple[int, int], idle: bool, tmp_path: Path
+def test_a_size_that_a_pipeline_knows_is_generated_as_it_is(
+    kind: str, size: tuple[int, int], unavailable: bool, tmp_path: Path
 ) -> None:
     warnings = sized(tmp_path / "model", kind, height=size[0], width=size[1])
-    assert any(IDLE in said for said in warnings) == idle
+    assert any(IDLE in message for message in warnings) == unavailable

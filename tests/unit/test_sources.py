@@ -271,7 +271,7 @@ def write_recipe(folder: Path, model: str = PINNED) -> Path:
 
 
 def one_error(done: subprocess.CompletedProcess[str]) -> str:
-    """What it said: one problem with its fix, after the hub's own lines about trying again; exit 2."""
+    """What it stated: one problem with its fix, after the hub's own lines about trying again; exit 2."""
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if not ("etry" in line or "while requesting" in line)]
@@ -317,12 +317,12 @@ def test_what_was_fetched_once_needs_no_network(hub: Hub, tmp_path: Path) -> Non
 def test_a_gated_model_names_its_licence_page_and_the_token(hub: Hub, tmp_path: Path) -> None:
     write_recipe(tmp_path)
     hub.mood = "gated"
-    said = one_error(pare(hub, tmp_path, "check", "recipe.yaml"))
-    assert "recipe.yaml:3:8" in said
-    assert "is gated" in said
-    assert "licence" in said
-    assert f"{hub.url}/{REPO}" in said
-    assert "HF_TOKEN" in said
+    message = one_error(pare(hub, tmp_path, "check", "recipe.yaml"))
+    assert "recipe.yaml:3:8" in message
+    assert "is gated" in message
+    assert "licence" in message
+    assert f"{hub.url}/{REPO}" in message
+    assert "HF_TOKEN" in message
 
 
 def test_the_token_goes_to_the_hub_and_nowhere_else(hub: Hub, tmp_path: Path) -> None:
@@ -338,9 +338,9 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub: Hub, tmp_path: Path) ->
 def test_a_model_that_does_not_exist_is_one_error(hub: Hub, tmp_path: Path) -> None:
     write_recipe(tmp_path)
     hub.mood = "missing"
-    said = one_error(pare(hub, tmp_path, "check", "recipe.yaml"))
-    assert "does not exist, or is private" in said
-    assert PINNED in said
+    message = one_error(pare(hub, tmp_path, "check", "recipe.yaml"))
+    assert "does not exist, or is private" in message
+    assert PINNED in message
 
 
 @pytest.mark.parametrize("mood", ["broken", "down"])
@@ -348,9 +348,9 @@ def test_a_hub_out_of_reach_is_one_error(hub: Hub, tmp_path: Path, mood: str) ->
     write_recipe(tmp_path)
     hub.mood = mood
     hub.url = "http://127.0.0.1:9" if mood == "down" else hub.url  # nobody listens there
-    said = one_error(pare(hub, tmp_path, "check", "recipe.yaml"))
-    assert "cannot be fetched" in said
-    assert "go online once" in said
+    message = one_error(pare(hub, tmp_path, "check", "recipe.yaml"))
+    assert "cannot be fetched" in message
+    assert "go online once" in message
 
 
 def test_a_commit_the_repository_does_not_have_is_one_error(hub: Hub, tmp_path: Path) -> None:
@@ -360,9 +360,9 @@ def test_a_commit_the_repository_does_not_have_is_one_error(hub: Hub, tmp_path: 
 
 def test_a_floating_revision_is_refused_without_asking_the_hub(hub: Hub, tmp_path: Path) -> None:
     write_recipe(tmp_path, f"hf://{REPO}@main")
-    said = one_error(pare(hub, tmp_path, "check", "recipe.yaml"))
-    assert "not pinned" in said
-    assert "--pin" in said
+    message = one_error(pare(hub, tmp_path, "check", "recipe.yaml"))
+    assert "not pinned" in message
+    assert "--pin" in message
     assert hub.asked == []
 
 
@@ -403,7 +403,7 @@ def test_what_cannot_be_pinned_is_one_error_and_leaves_the_recipe(
     ("reference", "said"),
     [("zoo://docs-llama", "is no hub model"), ("hf://name", "is no hub model"), ("hf://org/--odd", "cannot be")],
 )
-def test_what_is_no_name_on_the_hub_is_refused_before_anybody_is_asked(reference: str, said: str) -> None:
-    with pytest.raises(ModelError, match=said) as caught:
+def test_what_is_no_name_on_the_hub_is_refused_before_anybody_is_asked(reference: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
         pin_hub(reference)
     assert caught.value.problems[0].fix

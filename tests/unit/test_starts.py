@@ -95,7 +95,7 @@ def test_sides_take_turns_and_each_ones_first_start_is_thrown_away(
 
     def start(which: Viewpoint) -> Start:
         seen.append(which.opening.dtype)
-        return Start(1000 * len(seen), float(len(seen)))  # told apart by when they came
+        return Start(1000 * len(seen), float(len(seen)))  # kept apart by when they came
 
     monkeypatch.setattr(cold_starts, "start", start)
     one, other = start_both((view, replace(view, opening=Opening("bfloat16"))), 3, silent)
@@ -106,10 +106,10 @@ def test_sides_take_turns_and_each_ones_first_start_is_thrown_away(
 
 
 def test_starts_are_counted_as_progress(view: Viewpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[Event] = []
+    recorded: list[Event] = []
     monkeypatch.setattr(cold_starts, "start", lambda which: Start(1, 1.0))
-    start_both((view, view), 2, heard.append)
-    assert [(e.done, e.total) for e in heard] == [(n, 6) for n in range(7)]
+    start_both((view, view), 2, recorded.append)
+    assert [(e.done, e.total) for e in recorded] == [(n, 6) for n in range(7)]
 
 
 def test_a_model_that_does_not_load_says_which_and_why(view: Viewpoint) -> None:

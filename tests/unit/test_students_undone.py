@@ -1,4 +1,4 @@
-"""A student of few steps, and what stages behind its teaching would undo: told by the plan, planned or saved."""
+"""A student of few steps, and what stages behind its teaching would undo: known from the plan, planned or saved."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def refusal(model: Path, *asked: Asked) -> str:
     ],
 )
 def test_a_call_that_a_student_was_not_taught_for_is_warned_of(
-    student: Asked, then: dict[str, Any], said: Sequence[str], model: Path
+    student: Asked, then: dict[str, Any], message: Sequence[str], model: Path
 ) -> None:
     warnings = [w for w in plan(model, student, ("accelerate.steps", then)).warnings if "undo" in w]
-    assert len(warnings) == bool(said)
-    assert all(part in warnings[0] for part in said)
+    assert len(warnings) == bool(message)
+    assert all(part in warnings[0] for part in message)
 
 
 def test_a_student_that_lies_on_disk_is_known_as_one(model: Path) -> None:
@@ -90,7 +90,7 @@ def test_guidance_is_folded_in_once(model: Path) -> None:
 
 
 @pytest.mark.parametrize(("mean", "latents"), [([0.0], "pictures"), ([0.0], "auto"), (None, "pictures")])
-def test_pictures_of_which_a_vae_makes_latents_of_its_own_are_not_asked_for(
+def test_images_of_which_a_vae_makes_latents_of_its_own_are_not_asked_for(
     mean: list[float] | None, latents: str, model: Path
 ) -> None:
     (model / "vae/config.json").write_text(json.dumps({"latents_mean": mean}))
@@ -143,7 +143,7 @@ def test_a_course_has_no_more_parts_than_the_training_schedule_has_levels(
         assert plan(model, asked).nodes
 
 
-def test_a_student_that_is_its_own_teacher_learns_more_slowly_unless_it_is_told_otherwise() -> None:
+def test_a_student_that_is_its_own_teacher_learns_more_slowly_unless_it_is_reported_otherwise() -> None:
     consistent = DistillSteps.model_validate({"steps": 4, "method": "consistency"})
     assert consistent.learning_rate == CONSISTENCY_RATE < RATE == DistillSteps(steps=4).learning_rate
     assert DistillSteps(steps=4, method="consistency", learning_rate=1e-4).learning_rate == 1e-4

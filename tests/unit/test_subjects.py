@@ -19,18 +19,18 @@ from compress.sources.data import LAYOUTS, open_data
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def test_every_layout_is_told_and_opens_what_it_says(tmp_path: Path) -> None:
-    pictures, rows, text = (tmp_path / name for name in ("pictures", "rows.jsonl", "prose.md"))
-    pictures.mkdir()
-    (pictures / "0.png").write_bytes(PNG)
-    (pictures / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "a cat"}))
+def test_every_layout_is_reported_and_opens_what_it_says(tmp_path: Path) -> None:
+    images, rows, text = (tmp_path / name for name in ("images", "rows.jsonl", "prose.md"))
+    images.mkdir()
+    (images / "0.png").write_bytes(PNG)
+    (images / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "a cat"}))
     rows.write_text(json.dumps({"text": "a cat"}))
     text.write_text("a cat\n\na dog")
-    assert [open_data(str(path), tmp_path).kind for path in (pictures, rows, text)] == [one.kind for one in LAYOUTS]
+    assert [open_data(str(path), tmp_path).kind for path in (images, rows, text)] == [one.kind for one in LAYOUTS]
     assert all(layout.title in explain("data") for layout in LAYOUTS)
 
 
-def test_a_layout_that_is_added_is_opened_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layout_that_is_added_is_opened_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = replace(LAYOUTS[-1], title="a roll of parchment", holds=lambda path: path.suffix == ".scroll")
     monkeypatch.setattr(data, "LAYOUTS", (odd, *LAYOUTS))
     monkeypatch.setattr(subjects, "LAYOUTS", (odd, *LAYOUTS))
@@ -40,25 +40,25 @@ def test_a_layout_that_is_added_is_opened_and_told(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("name", task_names())
-def test_every_metric_of_a_task_is_told_with_what_it_needs(name: str) -> None:
-    task, told = find_task(name), explain("data").partition(f"\n{name}: ")[2].partition("\n\n")[0]
-    words = told.replace(",", " ").split()
+def test_every_metric_of_a_task_is_reported_with_what_it_needs(name: str) -> None:
+    task, reported = find_task(name), explain("data").partition(f"\n{name}: ")[2].partition("\n\n")[0]
+    words = reported.replace(",", " ").split()
     fitting = {m for m in metric_names() if not task.fits(find_metric(m).needs, ("captions", "scenes"))}
     assert {m for m in metric_names() if m in words} >= fitting
-    free = told.partition("measured without any\n")[2].partition("  measured on")[0]
+    free = reported.partition("measured without any\n")[2].partition("  measured on")[0]
     assert "latency" in free
     assert not any(m in free.replace(",", " ").split() for m in fitting if find_metric(m).needs_data)
 
 
-def test_every_family_and_every_build_is_told() -> None:
-    told = explain("models")
-    assert all(kind in told for kind in FAMILIES)
-    assert all(stage.name in told for stage in builders())
-    assert all(why in told for why in NO_GRAPH.values())
+def test_every_family_and_every_build_is_reported() -> None:
+    reported = explain("models")
+    assert all(kind in reported for kind in FAMILIES)
+    assert all(stage.name in reported for stage in builders())
+    assert all(why in reported for why in NO_GRAPH.values())
 
 
-def test_a_family_that_is_added_is_told_with_what_can_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Family({"ffn": Width(("wide",))}, (Stack("layers", "deep"),))
-    monkeypatch.setattr(subjects, "FAMILIES", {**FAMILIES, "OwlForCausalLM": told})
+def test_a_family_that_is_added_is_reported_with_what_can_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported = Family({"ffn": Width(("wide",))}, (Stack("layers", "deep"),))
+    monkeypatch.setattr(subjects, "FAMILIES", {**FAMILIES, "OwlForCausalLM": reported})
     line = next(line for line in explain("models").splitlines() if "OwlForCausalLM" in line)
     assert line.split() == ["Owl", "OwlForCausalLM", "width:", "ffn;", "depth:", "deep"]

@@ -1,4 +1,4 @@
-"""A teacher that is a model of its own: found, checked and counted as a recipe's model is, and held against its student."""
+"""A teacher that is a model of its own: found, checked and counted as a recipe's model is, and compared with its student."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import compress
 from compress.catalogue import find_stage
 from compress.cli import main
 from compress.commands.run import with_weights
-from compress.distillation.compatibility import told_misfits, trajectory_misfits
+from compress.distillation.compatibility import reported_misfits, trajectory_misfits
 from compress.distillation.few_steps import FewSteps
 from compress.errors import ModelError, RecipeError
 from compress.events import silent
@@ -35,8 +35,8 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
 def llama(folder: Path, vocabulary: str = "abc", **config: Any) -> Path:
     """A Llama as far as plans look."""
     language_model(folder)
-    said = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": len(vocabulary)}
-    (folder / "config.json").write_text(json.dumps({**said, "num_hidden_layers": 0, **config}))
+    message = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": len(vocabulary)}
+    (folder / "config.json").write_text(json.dumps({**message, "num_hidden_layers": 0, **config}))
     tokens = {"model": {"vocab": {token: n for n, token in enumerate(vocabulary)}}, "added_tokens": []}
     (folder / "tokenizer.json").write_text(json.dumps(tokens))
     return folder
@@ -56,7 +56,7 @@ def plan(place: Path, text: str, *overrides: str) -> Plan:
     return compress.plan(place / "r.yaml", overrides, cache=place / "cache")
 
 
-def told(place: Path, text: str, *overrides: str) -> list[str]:
+def reported(place: Path, text: str, *overrides: str) -> list[str]:
     """Every problem, with its place and its remedy."""
     with pytest.raises(RecipeError) as caught:
         plan(place, text, *overrides)
@@ -92,8 +92,8 @@ def test_an_id_is_an_id_whatever_folder_has_its_name(place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["largr", "larger", "models/larger"])
-def test_a_word_that_is_no_id_is_told_of_both_possibilities(place: Path, name: str) -> None:
-    (problem,) = told(place, TAUGHT % name)
+def test_a_word_that_is_no_id_is_reported_of_both_possibilities(place: Path, name: str) -> None:
+    (problem,) = reported(place, TAUGHT % name)
     assert problem.startswith(f'r.yaml:6:31 teacher: no earlier step is called "{name}"')
     assert "known: `source`; or a model of its own: zoo://NAME, a folder as ./folder, or hf://" in problem
 
@@ -109,17 +109,17 @@ def test_a_word_that_is_no_id_is_told_of_both_possibilities(place: Path, name: s
         ("3", "no earlier step is called 3"),
     ],
 )
-def test_what_is_no_model_is_told_where_it_is_named(place: Path, name: str, why: str) -> None:
-    (problem,) = told(place, TAUGHT % name)
+def test_what_is_no_model_is_reported_where_it_is_named(place: Path, name: str, why: str) -> None:
+    (problem,) = reported(place, TAUGHT % name)
     assert problem.startswith("r.yaml:6:31 ")
     assert why in problem
 
 
-def test_all_is_told_at_once_also_of_a_recipe_that_does_not_read(place: Path) -> None:
+def test_all_is_reported_at_once_also_of_a_recipe_that_does_not_read(place: Path) -> None:
     (place / "larger/model.safetensors").write_bytes(b"short")
     broken = TAUGHT % "./larger" + "  - distill.logits: {teacher: ./none, tokens: 8}\n"
-    assert [problem.split()[0] for problem in told(place, broken)] == ["r.yaml:6:31", "r.yaml:7:31"]
-    both = told(place, broken.replace("name: r", "name: a b"))
+    assert [problem.split()[0] for problem in reported(place, broken)] == ["r.yaml:6:31", "r.yaml:7:31"]
+    both = reported(place, broken.replace("name: r", "name: a b"))
     assert ["no such model folder" in problem for problem in both].count(True) == 1
     assert any(problem.startswith("r.yaml:2:7") for problem in both)
 
@@ -162,7 +162,7 @@ def test_a_teacher_is_checked_as_a_model_is(place: Path) -> None:
     (teacher / "config.json").write_text(json.dumps({**config, "vocab_size": 3}))
     (teacher / "own.py").touch()
     as_model, as_teacher = (
-        {problem.partition(" ")[2] for problem in told(place, text)}
+        {problem.partition(" ")[2] for problem in reported(place, text)}
         for text in (TEXT.replace("student", "larger"), TAUGHT % "./larger")
     )
     assert len(as_model) > 1
@@ -170,7 +170,7 @@ def test_a_teacher_is_checked_as_a_model_is(place: Path) -> None:
 
 
 def test_one_of_another_task_packed_or_an_engine_is_refused(place: Path) -> None:
-    pipeline(place / "painter")
+    pipeline(place / "generator")
     llama(place / "packed", quantization_config={"quant_method": "compressed-tensors", "num_bits": 8})
     engine = {"model": {"format": "openvino", "path": "", "kind": "LlamaForCausalLM"}}
     llama(place / "engine")
@@ -182,11 +182,11 @@ def test_one_of_another_task_packed_or_an_engine_is_refused(place: Path) -> None
     }
     (place / "engine/pare.json").write_text(json.dumps({**manifest, "lineage": []}))
     for name, why in (
-        ("painter", "does text_to_image, and this model does text_generation"),
+        ("generator", "does text_to_image, and this model does text_generation"),
         ("packed", "is packed: the weights of `model` are compressed-tensors"),
         ("engine", "is an engine there | give the torch model"),
     ):
-        found = told(place, TAUGHT % f"./{name}")
+        found = reported(place, TAUGHT % f"./{name}")
         assert any(why in problem and problem.startswith("r.yaml:6:31") for problem in found), found
 
 
@@ -216,7 +216,7 @@ def test_its_weights_take_memory(place: Path) -> None:
 )
 def test_a_teacher_of_texts_has_the_students_tokens(place: Path, vocabulary: str, why: str) -> None:
     llama(place / "other", vocabulary)
-    found = told(place, TAUGHT % "./other")
+    found = reported(place, TAUGHT % "./other")
     assert any(why in problem and "vocab_size" in problem.partition("|")[2] for problem in found), found
 
 
@@ -230,7 +230,7 @@ def test_an_added_token_may_be_there_in_one_alone_and_means_one_thing(place: Pat
     adding("larger", "<user>", 3)
     assert plan(place, TAUGHT % "./larger").nodes
     adding("student", "<system>", 3)
-    assert "token 3 is '<user>', and '<system>' in the student's" in told(place, TAUGHT % "./larger")[0]
+    assert "token 3 is '<user>', and '<system>' in the student's" in reported(place, TAUGHT % "./larger")[0]
 
 
 def test_a_teacher_that_learned_fewer_positions_is_refused(place: Path) -> None:
@@ -244,20 +244,20 @@ def test_a_teacher_that_learned_fewer_positions_is_refused(place: Path) -> None:
         n_head=2,
     )
     assert any(
-        "it has 4 positions, and the rows have 8 tokens | tokens: 4" in p for p in told(place, TAUGHT % "./gpt2")
+        "it has 4 positions, and the rows have 8 tokens | tokens: 4" in p for p in reported(place, TAUGHT % "./gpt2")
     )
 
 
-PAINTER = {
+GENERATOR = {
     "unet": {"in_channels": 4, "sample_size": 8, "cross_attention_dim": 32, "block_out_channels": [8, 16], "addition_embed_type": None},
     "vae": {"latent_channels": 4, "scaling_factor": 0.18},
     "scheduler": {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 1e-4, "prediction_type": "epsilon"},
 }  # fmt: skip
 
 
-def painter(folder: Path, **changes: dict[str, Any]) -> Any:
+def generator(folder: Path, **changes: dict[str, Any]) -> Any:
     pipeline(folder)
-    for part, config in PAINTER.items():
+    for part, config in GENERATOR.items():
         file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
         file.write_text(json.dumps({**config, **changes.get(part, {})}))
     return describe(folder)
@@ -278,20 +278,20 @@ def painter(folder: Path, **changes: dict[str, Any]) -> Any:
         ({"unet": {"block_out_channels": [8, 16, 16]}}, "it has 7 stacks of blocks, and the student 5", True),
     ],
 )
-def test_a_teacher_of_pictures_has_the_students_latents(
+def test_a_teacher_of_images_has_the_students_latents(
     tmp_path: Path, changes: dict[str, dict[str, Any]], why: str, alone: bool
 ) -> None:
     """alone: for those that are given the teacher's very calls; along trajectories each has its own."""
-    student, teacher = painter(tmp_path / "student"), painter(tmp_path / "teacher", **changes)
-    assert any(why in found.message and found.fix for found in told_misfits(student, teacher, None))
+    student, teacher = generator(tmp_path / "student"), generator(tmp_path / "teacher", **changes)
+    assert any(why in found.message and found.fix for found in reported_misfits(student, teacher, None))
     walked = [found.message for found in trajectory_misfits(student, teacher, FewSteps())]
-    assert any(why in said for said in walked) != alone
+    assert any(why in message for message in walked) != alone
 
 
-def test_a_teacher_of_pictures_may_be_larger_and_its_size_be_said_twice(tmp_path: Path) -> None:
+def test_a_teacher_of_images_may_be_larger_and_its_size_be_message_twice(tmp_path: Path) -> None:
     wide = {"sample_size": [8, 8], "block_out_channels": [32, 64], "cross_attention_dim": [32, 32]}
-    student, teacher = painter(tmp_path / "student"), painter(tmp_path / "teacher", unet=wide)
-    assert not [*told_misfits(student, teacher, 3.0), *trajectory_misfits(student, teacher, FewSteps(guidance=3.0))]
+    student, teacher = generator(tmp_path / "student"), generator(tmp_path / "teacher", unet=wide)
+    assert not [*reported_misfits(student, teacher, 3.0), *trajectory_misfits(student, teacher, FewSteps(guidance=3.0))]
 
 
 @pytest.mark.parametrize(
@@ -309,13 +309,13 @@ def test_a_teacher_of_pictures_may_be_larger_and_its_size_be_said_twice(tmp_path
 def test_the_teacher_of_a_decoder_decodes_the_students_latents(
     kind: str, vae: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
-    sides = [painter(tmp_path / n, vae={"block_out_channels": [8, 8], **more}) for n, more in (("a", {}), ("b", vae))]
+    sides = [generator(tmp_path / n, vae={"block_out_channels": [8, 8], **more}) for n, more in (("a", {}), ("b", vae))]
     student, teacher = sides[0], sides[1].becoming({"vae": kind}) if kind else sides[1]
     if not kind:
         teacher = replace(teacher, components={n: c for n, c in teacher.components.items() if n != "vae"})
     stage = find_stage("distill.decoder")
     found = [one.message for one in stage.unfit(student, stage.params(), {"teacher": teacher})]
-    assert [why in said for said in found] == [True] * bool(why)
+    assert [why in message for message in found] == [True] * bool(why)
     assert not list(stage.unfit(student, stage.params(), {"teacher": student}))
 
 
@@ -333,19 +333,19 @@ def test_the_teacher_of_a_decoder_decodes_the_students_latents(
 def test_guidance_that_is_folded_in_already_is_not_asked_for_again(
     tmp_path: Path, own: float | None, asked: dict[str, Any], why: str
 ) -> None:
-    source = painter(tmp_path / "model")
+    source = generator(tmp_path / "model")
     teacher = source if own is None else source.calling(guidance_scale=own)
     for name, needed in (("distill.steps", {"steps": 2}), ("distill.guidance", {})):
         stage = find_stage(name)
         found = [one.message for one in stage.unfit(source, stage.params(**needed, **asked), {"teacher": teacher})]
-        assert [why in said for said in found] == [True] * bool(why)
+        assert [why in message for message in found] == [True] * bool(why)
 
 
 def test_a_student_of_one_step_teaches_no_guidance_to_the_next(tmp_path: Path) -> None:
     steps = "  - distill.steps: {steps: 4, guidance: 3.0}\n  - distill.steps: {steps: 2, guidance: 3.0, teacher: %s}\n"
     data = "schema: 1\nname: r\nmodel: zoo://digits-diffusion\ndata: {train: zoo://digits/train}\nstages:\n"
     assert len(plan(tmp_path, data + steps % "source").nodes) == 2
-    (problem,) = told(tmp_path, data + steps % "distill.steps")
+    (problem,) = reported(tmp_path, data + steps % "distill.steps")
     assert problem.startswith("r.yaml:7:55 distill.steps: its teacher: its guidance is folded in already")
     assert problem.endswith("leave `guidance` out, or give a teacher that is still guided")
 

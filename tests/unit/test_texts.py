@@ -75,11 +75,11 @@ def test_other_formats_are_no_prose(suffix: str, tmp_path: Path) -> None:
     ("start", "said"),
     [(b"%PDF-1.7\n", ".pdf"), (b"{\\rtf1 text}", ".rtf"), (b"\x1f\x8b\x08", ".gz"), (b"PK\x03\x04", ".zip")],
 )
-def test_other_formats_are_told_by_their_start_whatever_they_are_called(
-    start: bytes, said: str, tmp_path: Path
+def test_other_formats_are_reported_by_their_start_whatever_they_are_called(
+    start: bytes, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_bytes(start + b"plain words")
-    with pytest.raises(DataError, match=rf"\{said}"):
+    with pytest.raises(DataError, match=rf"\{message}"):
         open_data("a.txt", tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_lines_of_json_are_rows_under_each_of_their_names(name: str, tmp_path: P
     assert caught.value.problems[0].place.endswith(f"{name}:2")
 
 
-def test_a_broken_array_is_told_as_one(tmp_path: Path) -> None:
+def test_a_broken_array_is_reported_as_one(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"text": "one"}\n{"text": "two"}]')
     with pytest.raises(DataError, match="no JSON: Expecting ',' delimiter: line 2") as caught:
         open_data("a.json", tmp_path)
@@ -114,9 +114,9 @@ def test_broken_utf_16_and_32_are_not_taken_for_latin(name: str, raw: bytes, tmp
     ('{"text": "a", "id": "\\udc00x"}', r"'id' holds half a character, \\udc00"),
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
-def test_half_a_character_is_told_with_its_line(name: str, row: str, said: str, tmp_path: Path) -> None:
+def test_half_a_character_is_reported_with_its_line(name: str, row: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text('{"text": "whole \\ud83d\\ude00"}\n' + row)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         open_data(name, tmp_path)
     assert caught.value.problems[0].place.endswith(f"{name}:2")
 
@@ -133,10 +133,10 @@ def test_binary_is_no_prose(tmp_path: Path) -> None:
     ({"file_name": "0.png"}, "needs one text, and has none"),
     ({"file_name": 3, "text": "a"}, "needs file_name"),
     ({"file_name": "nowhere.png", "text": "a"}, "needs file_name"),
-    ({"file_name": "metadata.jsonl", "text": "a"}, "metadata.jsonl is no picture"),
+    ({"file_name": "metadata.jsonl", "text": "a"}, "metadata.jsonl is no image"),
 ])  # fmt: skip
-def test_a_row_of_metadata_that_is_none_is_told_with_its_line(
-    row: dict[str, object], said: str, tmp_path: Path
+def test_a_row_of_metadata_that_is_none_is_reported_with_its_line(
+    row: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     lines = ["", json.dumps({"file_name": "0.png", "text": "good"}), json.dumps(row)]
@@ -144,5 +144,5 @@ def test_a_row_of_metadata_that_is_none_is_told_with_its_line(
     with pytest.raises(DataError) as caught:
         open_data(".", tmp_path)
     (problem,) = caught.value.problems
-    assert said in problem.message
+    assert message in problem.message
     assert problem.place.endswith("metadata.jsonl:3")

@@ -1,4 +1,4 @@
-"""The measured ratio beside the theoretical one: which rows make a pair, and what is said of it."""
+"""The measured ratio beside the theoretical one: which rows make a pair, and what is stated of it."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def test_text_is_held_against_the_bytes_that_a_token_reads() -> None:
     assert faster.sentence.endswith("so engine or fewer operations gave the rest")
 
 
-def test_pictures_a_second_stand_for_a_latency_that_was_not_asked_for() -> None:
-    found = realised((row("throughput", 2.0, 0.0, "higher", counts="pictures"), row("flops", 2.0)))
+def test_images_a_second_stand_for_a_latency_that_was_not_asked_for() -> None:
+    found = realised((row("throughput", 2.0, 0.0, "higher", counts="images"), row("flops", 2.0)))
     assert found is not None
     assert found.share == 1
 
@@ -106,14 +106,14 @@ def measured(metric: str, value: float, **protocol: str | int) -> Row:
 @pytest.mark.parametrize(("batch", "share"), [(1, 50), (4, 12)])
 def test_decoding_is_held_against_what_memory_allows(batch: int, share: int) -> None:
     rows = (measured("throughput", 100.0, counts="decoded tokens", batch=batch),)
-    said = roof(compared(rows, (1, 50_000_000), read_gb_s=10.0))
-    assert f"{share}% of the 10 GB/s that this machine reads" in said
+    message = roof(compared(rows, (1, 50_000_000), read_gb_s=10.0))
+    assert f"{share}% of the 10 GB/s that this machine reads" in message
 
 
-def test_pictures_and_unknown_machines_have_no_roof() -> None:
+def test_images_and_unknown_machines_have_no_roof() -> None:
     read = (50_000_000, 50_000_000)
-    pictures = (measured("throughput", 100.0, counts="pictures", batch=1),)
-    assert roof(compared(pictures, read, read_gb_s=10.0)) == ""
+    images = (measured("throughput", 100.0, counts="images", batch=1),)
+    assert roof(compared(images, read, read_gb_s=10.0)) == ""
     text = (measured("throughput", 100.0, counts="decoded tokens", batch=1),)
     assert roof(compared(text, read)) == ""
     assert roof(compared(text, read_gb_s=10.0)) == ""

@@ -48,7 +48,7 @@ def test_the_ratio_is_that_of_the_calls_and_the_baseline_differs_from_itself_by_
     assert np.array_equal(found.again.seconds, found.baseline.seconds)
     assert found.again.work == found.baseline.work
     assert (found.baseline.work, found.candidate.work) == (20, 8)
-    assert len(found.baseline.first) == 0  # pictures have no first token
+    assert len(found.baseline.first) == 0  # images have no first token
 
 
 def test_every_block_holds_each_side_in_an_order_that_changes_but_is_seeded() -> None:
@@ -97,9 +97,9 @@ def test_the_collector_rests_while_timing_and_comes_back_even_after_a_failure() 
 
 
 def test_progress_counts_the_blocks() -> None:
-    heard: list[Event] = []
-    interleave([_call(1, [], "b")], 5, 0, heard.append)
-    assert [e.done for e in heard] == [0, 1, 2, 3, 4, 5]
+    recorded: list[Event] = []
+    interleave([_call(1, [], "b")], 5, 0, recorded.append)
+    assert [e.done for e in recorded] == [0, 1, 2, 3, 4, 5]
 
 
 # ---------------------------------------------------------------- warm-up
@@ -152,14 +152,14 @@ def test_the_baseline_is_warmed_up_once_though_it_is_called_twice_a_block() -> N
     assert (log.count("b"), log.count("c")) == (WARM_UP + 2 * BLOCKS, WARM_UP + BLOCKS)
 
 
-def test_a_baseline_that_was_not_warmed_up_is_told_and_warned_of() -> None:
-    heard: list[Event] = []
+def test_a_baseline_that_was_not_warmed_up_is_reported_and_warned_of() -> None:
+    recorded: list[Event] = []
     steady = _slow_at_first(0)
     slow = _slow_at_first(WARM_UP + 2 * 5)  # of the blocks the first five, for it is called twice in each
-    found = time_pair(slow, steady, (1, 1), 1, BLOCKS, 0, heard.append)
+    found = time_pair(slow, steady, (1, 1), 1, BLOCKS, 0, recorded.append)
     assert found.unsettled.startswith("the baseline's first 5 blocks took 1.6")
     assert found.unsettled.endswith("it was not warmed up, or the machine changed meanwhile")
-    assert [e.message for e in heard if e.kind == "warning"] == [found.unsettled]
+    assert [e.message for e in recorded if e.kind == "warning"] == [found.unsettled]
 
 
 def test_so_is_a_candidate_and_a_side_that_is_slow_for_half_the_blocks() -> None:
@@ -236,7 +236,7 @@ def test_time_to_the_first_token_and_from_one_to_the_next() -> None:
     assert later.values == pytest.approx([10, 20])  # milliseconds, 63 tokens after the first
 
 
-def test_pictures_have_no_first_token() -> None:
+def test_images_have_no_first_token() -> None:
     timings = Timings(np.ones(2), np.empty(0), 20, 1)
     evidence = Evidence(Artifact(Path(), "text_generation", {}), timings=timings)
     for metric in (time_to_first_token.measure, time_per_output_token.measure):

@@ -1,4 +1,4 @@
-"""A tokenizer without its vocabulary opens in silence and reads every word as unknown: it is told when planning."""
+"""A tokenizer without its vocabulary opens in silence and reads every word as unknown: it is reported when planning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "sd"))
 
 
-def told(folder: Path) -> list[str]:
+def reported(folder: Path) -> list[str]:
     return [problem.message for problem in tokenizer_problems(describe(folder))]
 
 
@@ -38,18 +38,18 @@ BROKEN = {
 
 @pytest.mark.parametrize("text", BROKEN)
 def test_a_tokenizer_that_is_none(text: str, folder: Path, tmp_path: Path) -> None:
-    assert told(folder) == []
+    assert reported(folder) == []
     (folder / "tokenizer" / "tokenizer.json").write_text(text)
-    assert told(folder) == [BROKEN[text]]
+    assert reported(folder) == [BROKEN[text]]
     model = language_model(tmp_path / "llama")
-    assert told(model) == []
+    assert reported(model) == []
     (model / "tokenizer.json").write_text(text)
-    assert told(model) == [BROKEN[text]]
+    assert reported(model) == [BROKEN[text]]
 
 
 def test_a_folder_without_a_vocabulary(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").unlink()
-    assert told(folder) == ["`tokenizer` holds no vocabulary, and CLIPTokenizer would read every word as unknown"]
+    assert reported(folder) == ["`tokenizer` holds no vocabulary, and CLIPTokenizer would read every word as unknown"]
 
 
 def test_one_that_reads_bytes_needs_none(folder: Path) -> None:
@@ -57,7 +57,7 @@ def test_one_that_reads_bytes_needs_none(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     index["tokenizer"] = ["transformers", "ByT5Tokenizer"]
     (folder / "model_index.json").write_text(json.dumps(index))
-    assert told(folder) == []
+    assert reported(folder) == []
 
 
 @pytest.mark.parametrize(("gone", "kept"), [("merges.txt", "vocab.json"), ("vocab.json", "merges.txt")])
@@ -65,9 +65,9 @@ def test_a_slow_tokenizer_is_two_files(gone: str, kept: str, made: Path, folder:
     (folder / "tokenizer" / "tokenizer.json").unlink()
     for file in ("vocab.json", "merges.txt"):
         shutil.copy(made.parent / "vocabulary" / file, folder / "tokenizer")
-    assert told(folder) == []
+    assert reported(folder) == []
     (folder / "tokenizer" / gone).unlink()
-    (found,) = told(folder)
+    (found,) = reported(folder)
     assert "holds no vocabulary" in found or found == f"has {kept} and no {gone}, and a tokenizer needs both"
 
 
@@ -75,7 +75,7 @@ def test_an_empty_slow_vocabulary(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").unlink()
     (folder / "tokenizer" / "vocab.json").write_text("{}")
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    assert told(folder) == ["is an empty vocabulary"]
+    assert reported(folder) == ["is an empty vocabulary"]
 
 
 @pytest.mark.parametrize(
@@ -89,4 +89,4 @@ def test_clip_asks_its_tokenizer_how_long_a_text_may_be(text: str, says: str, fo
     )
     assert found.fix == f'write "model_max_length": {TOKENS} into it'
     (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"model_max_length": TOKENS}))
-    assert told(folder) == []
+    assert reported(folder) == []

@@ -60,7 +60,7 @@ def test_the_example_of_gates_can_be_judged() -> None:
     assert [problems(Gate(**gate), find_metric(name)) for name, gate in gates.items()] == [""] * 5
 
 
-def test_every_key_of_a_recipe_and_of_a_gate_is_told() -> None:
+def test_every_key_of_a_recipe_and_of_a_gate_is_reported() -> None:
     fields = [name for kind in EvalSpec.mro() if kind is not Params for name in getattr(kind, "model_fields", ())]
     assert {*TOP_KEYS, *fields} <= keys(explain("recipe"))
     assert {*Bounds.model_fields, "two_sided", *metric_names()} <= {*keys(explain("gates")), *metric_names()}
@@ -68,30 +68,30 @@ def test_every_key_of_a_recipe_and_of_a_gate_is_told() -> None:
 
 
 @pytest.mark.parametrize("name", stage_names())
-def test_a_stage_is_told_with_all_that_may_stand_beside_its_parameters(name: str) -> None:
+def test_a_stage_is_reported_with_all_that_may_stand_beside_its_parameters(name: str) -> None:
     stage = find_stage(name)
     assert {*stage.params.model_fields, "id", "from", *stage.inputs} <= keys(explain(name))
 
 
 @pytest.mark.parametrize("name", task_names())
 def test_a_task_tells_its_settings_and_what_fits_it(name: str) -> None:
-    task, said = find_task(name), explain(name)
-    assert {*task.settings.model_fields, *task.baseline.model_fields} <= keys(said)
-    assert task.title in said
-    words = set(re.split(r"[,\s]+", said))
+    task, message = find_task(name), explain(name)
+    assert {*task.settings.model_fields, *task.baseline.model_fields} <= keys(message)
+    assert task.title in message
+    words = set(re.split(r"[,\s]+", message))
     assert {"latency", "size"} <= words
     assert {stage for stage in stage_names() if find_stage(stage).works_on(task)} <= words
 
 
 @pytest.mark.parametrize("name", engine_names())
 def test_an_engine_tells_where_it_runs_and_in_what(name: str) -> None:
-    said = explain(name)
-    assert find_engine(name).title in said
-    assert all(word in said for word in (*find_engine(name).precisions, *find_engine(name).devices))
-    assert name == "torch" or "build." in said
+    message = explain(name)
+    assert find_engine(name).title in message
+    assert all(word in message for word in (*find_engine(name).precisions, *find_engine(name).devices))
+    assert name == "torch" or "build." in message
 
 
-def test_a_name_that_is_none_is_told_with_what_comes_near() -> None:
+def test_a_name_that_is_none_is_reported_with_what_comes_near() -> None:
     with pytest.raises(UserError, match="no stage, metric, task or engine is called `openvin`") as caught:
         explain("openvin")
     assert "openvino" in caught.value.problems[0].fix
@@ -106,7 +106,7 @@ def test_nothing_asked_for_lists_all_that_can_be(capsys: pytest.CaptureFixture[s
 
 
 def test_adapters_are_a_subject_of_their_own() -> None:
-    said = explain("adapter")
-    assert "LoRA that peft, diffusers or kohya's trainers saved" in said
-    assert {"path", "scale"} <= keys(said)
+    message = explain("adapter")
+    assert "LoRA that peft, diffusers or kohya's trainers saved" in message
+    assert {"path", "scale"} <= keys(message)
     assert "{ADAPTERS}" not in explain("recipe")

@@ -98,11 +98,11 @@ def test_a_part_of_a_pipeline_without_some_weights_is_refused_too(part: str, tmp
         load_component(folder / part, library, kind, AS_STORED)
 
 
-def test_a_language_model_is_loaded_as_its_library_is_told_further(tmp_path: Path) -> None:
+def test_a_language_model_is_loaded_as_its_library_is_reported_further(tmp_path: Path) -> None:
     folder = tiny_llama(tmp_path)
-    for told in ("eager", "sdpa"):
-        model = load_language_model(folder, "LlamaForCausalLM", AS_STORED, attn_implementation=told)
-        assert model.config._attn_implementation == told  # type: ignore[union-attr]
+    for reported in ("eager", "sdpa"):
+        model = load_language_model(folder, "LlamaForCausalLM", AS_STORED, attn_implementation=reported)
+        assert model.config._attn_implementation == reported  # type: ignore[union-attr]
 
 
 KERNELS = """

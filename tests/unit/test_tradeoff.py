@@ -56,7 +56,7 @@ def test_there_is_one_plot_a_gated_quality_metric_and_none_without_a_speed() -> 
     assert tradeoff.plot(image()) == tradeoff.plot(text()) == ""
 
 
-def test_everything_lies_inside_the_picture() -> None:
+def test_everything_lies_inside_the_image() -> None:
     drawn = tradeoff.plot(staged())
     assert all(0 <= float(at) <= 100 for at in PERCENT.findall(drawn))
     heights = [float(y) for y in re.findall(r'(?:y1|y2|cy|y|height)="([-\d.]+)"', drawn)]
@@ -96,7 +96,7 @@ def test_up_is_better(better: Any, above: bool) -> None:
     assert (places[-1] < places[0]) == above
 
 
-def test_the_plot_is_told_in_words_and_escaped() -> None:
+def test_the_plot_is_reported_in_words_and_escaped() -> None:
     drawn = tradeoff.plot(with_rows(digits_read=replace(row("digits_read"), title='<b>"digits"')))
     assert (
         "&lt;b&gt;&quot;digits&quot;: baseline 1.00×, 0; fuse 1.500× [1.425, 1.590], −0.004 [−0.024, 0.016]; "
@@ -149,7 +149,7 @@ SPOTS = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(SPOTS)
-def test_names_do_not_collide_and_stay_in_the_picture_on_a_phone_and_on_a_desk(spots: list[Spot]) -> None:
+def test_names_do_not_collide_and_stay_in_the_image_on_a_phone_and_on_a_desk(spots: list[Spot]) -> None:
     names = place(spots, HEIGHT)
     assert len(names) == len(spots)
     for width in (WIDTHS[0], 394.0, 640.0, WIDTHS[1]):
@@ -158,7 +158,7 @@ def test_names_do_not_collide_and_stay_in_the_picture_on_a_phone_and_on_a_desk(s
         assert not [(i, j) for i, one in enumerate(boxes) for j in range(i) if overlap(one, boxes[j])]
 
 
-def test_a_long_name_is_cut_and_said_whole_in_words() -> None:
+def test_a_long_name_is_cut_and_message_whole_in_words() -> None:
     found = staged()
     long = replace(found.steps[1], stage="distill.features-with-a-very-long-id")
     drawn = tradeoff.plot(replace(found, steps=(found.steps[0], long, *found.steps[2:])))
@@ -232,8 +232,8 @@ def test_beside_each_bar_stands_what_the_stage_gave_and_cost() -> None:
     assert "weights 1.31 GB → 900 MB" in two
     assert "digits read" not in two
     assert "so far 4.30× [4.08, 4.56]" in three
-    assert "digits read –" in three  # the stage before has nothing to be held against
-    assert "it painted a constant picture" in drawn
+    assert "digits read –" in three  # the stage before has nothing to be compared with
+    assert "it generated a constant image" in drawn
 
 
 def test_stages_that_were_not_timed_still_tell_size_and_quality() -> None:
@@ -283,7 +283,7 @@ def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     assert (points[0], points[-1]) == ("0.0,40.0", "200.0,0.0")
 
 
-def test_too_short_or_flat_curves_are_told_and_not_broken() -> None:
+def test_too_short_or_flat_curves_are_reported_and_not_broken() -> None:
     assert "<svg" not in curve.draw("loss", [(7, 0.5)])
     assert "0.500 at step 7" in curve.draw("loss", [(7, 0.5)])
     assert curve.draw("<loss", []) == "<small>&lt;loss: no finite value</small>"

@@ -74,9 +74,9 @@ def task(module: torch.nn.Module, size: int = 32, **stops: BaseException) -> Cal
         if error := stops.get(f"at_{batch}"):
             raise error
         draw = torch.from_numpy(np.random.default_rng(batch).integers(len(PIXELS), size=size))
-        said = module(PIXELS[draw])
-        cross = torch.nn.functional.cross_entropy(said.float(), VALUES[draw])
-        return {"cross_entropy": cross, "size": 1e-4 * said.float().square().mean()}
+        message = module(PIXELS[draw])
+        cross = torch.nn.functional.cross_entropy(message.float(), VALUES[draw])
+        return {"cross_entropy": cross, "size": 1e-4 * message.float().square().mean()}
 
     return loss_at
 
@@ -175,8 +175,8 @@ def test_without_an_average_the_last_weights_are_kept(tmp_path: Path) -> None:
 def test_which_weights_are_kept_is_for_what_was_held_back_to_say(
     losses: list[float], kept: str, tmp_path: Path
 ) -> None:
-    """Asked with the last weights first and with the averaged ones then, in evaluation mode; the choice is said."""
-    module, asked, heard = Reader(), list(losses), list[Event]()
+    """Asked with the last weights first and with the averaged ones then, in evaluation mode; the choice is stated."""
+    module, asked, recorded = Reader(), list(losses), list[Event]()
     seen: list[torch.Tensor] = []
 
     def held_back() -> float:
@@ -184,26 +184,26 @@ def test_which_weights_are_kept_is_for_what_was_held_back_to_say(
         seen.append(module.layers[0].weight.detach().clone())
         return asked.pop(0)
 
-    train(module, task(module), changed(steps=10), folder=tmp_path, seed=0, held_back=held_back, emit=heard.append)
+    train(module, task(module), changed(steps=10), folder=tmp_path, seed=0, held_back=held_back, emit=recorded.append)
     stored = load_file(tmp_path / "state-10.safetensors")
     assert torch.equal(module.layers[0].weight, stored[f"{kept}/layers.0.weight"])
     assert torch.equal(seen[0], stored["weight/layers.0.weight"])
     assert torch.equal(seen[1], stored["average/layers.0.weight"])
-    assert [e.facts for e in heard if e.kind == "note"] == [{"averaged": losses[1], "last": losses[0]}]
+    assert [e.facts for e in recorded if e.kind == "note"] == [{"averaged": losses[1], "last": losses[0]}]
 
 
 def test_the_average_is_judged_by_its_own_weights_in_half_precision_too(tmp_path: Path) -> None:
     """Autocast keeps the copies that it made of weights, also of those that were changed since."""
-    module, said = Reader(), list[torch.Tensor]()
+    module, message = Reader(), list[torch.Tensor]()
 
     def held_back() -> float:
         with torch.no_grad():
-            said.append(module(PIXELS[:8]))
+            message.append(module(PIXELS[:8]))
         return 0.0
 
     train(module, task(module), changed(steps=10, precision="bfloat16"), folder=tmp_path, seed=0, held_back=held_back)
-    assert said[0].dtype == torch.bfloat16
-    assert not torch.equal(*said)
+    assert message[0].dtype == torch.bfloat16
+    assert not torch.equal(*message)
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -251,9 +251,9 @@ def test_two_precisions_follow_each_other_in_one_process(tmp_path: Path) -> None
         module = Reader()
 
         def loss_at(batch: int, module: Reader = module) -> Losses:
-            said = module(PIXELS[:16])
-            seen.append(said.dtype)
-            return {"loss": torch.nn.functional.cross_entropy(said.float(), VALUES[:16])}
+            message = module(PIXELS[:16])
+            seen.append(message.dtype)
+            return {"loss": torch.nn.functional.cross_entropy(message.float(), VALUES[:16])}
 
         train(module, loss_at, changed(steps=1, precision=precision), folder=tmp_path / str(number), seed=0)
         assert all(p.dtype == torch.float32 for p in module.parameters())
@@ -427,14 +427,14 @@ def swap(folder: Path) -> None:
 
 
 def strip(folder: Path) -> None:
-    told = facts(folder)
-    told.pop("recent")
-    told.pop("settings")
-    (folder / "state.json").write_text(json.dumps(told))
+    reported = facts(folder)
+    reported.pop("recent")
+    reported.pop("settings")
+    (folder / "state.json").write_text(json.dumps(reported))
 
 
 @pytest.mark.parametrize("damage", [cut, flip, lose, garble, swap, strip])
-def test_a_corrupt_checkpoint_is_told_and_training_starts_anew(
+def test_a_corrupt_checkpoint_is_reported_and_training_starts_anew(
     damage: Callable[[Path], None], whole: tuple[Reader, training.Curve], tmp_path: Path
 ) -> None:
     module = Reader()
@@ -512,7 +512,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
             train(Reader(), task(module), HOW, folder=tmp_path, seed=0, device="cuda")
 
 
-# ---------------------------------------------------------------- what is told on the way
+# ---------------------------------------------------------------- what is reported on the way
 
 
 def test_each_step_moves_the_bar_and_each_point_tells_its_losses(tmp_path: Path) -> None:
@@ -521,11 +521,11 @@ def test_each_step_moves_the_bar_and_each_point_tells_its_losses(tmp_path: Path)
     bar = [(e.done, e.total) for e in events if e.kind == "progress"]
     assert bar == [(step, 250) for step in range(251)]
     assert {e.what for e in events if e.kind == "progress"} == {"distill.logits training"}
-    told = [e.facts for e in events if e.kind == "loss"]
-    assert [(f["step"], f["loss"]) for f in told] == list(curve)
+    reported = [e.facts for e in events if e.kind == "loss"]
+    assert [(f["step"], f["loss"]) for f in reported] == list(curve)
     assert [step for step, _ in curve] == [*range(3, 250, 3), 250]
-    assert all(f["cross_entropy"] + f["size"] == pytest.approx(f["loss"], rel=1e-4) for f in told)
-    assert all(json.loads(json.dumps(f)) == f for f in told)
+    assert all(f["cross_entropy"] + f["size"] == pytest.approx(f["loss"], rel=1e-4) for f in reported)
+    assert all(json.loads(json.dumps(f)) == f for f in reported)
 
 
 def test_the_bar_shows_the_last_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -709,10 +709,10 @@ def test_a_checkpoint_of_the_zoo_s_former_loop_still_opens(seconds: list[float])
     expected, curve = zoo("whole", seconds, 60)
     zoo("old", seconds, 0.51)  # an odd number of steps: one loss waits for its point
     path = loop.CHECKPOINTS / "old" / "state.json"
-    told = facts(path.parent)
-    loss = told["recent"][0]["loss"]
-    told = {key: told[key] for key in ("step", "curve", "seconds")}
-    path.write_text(json.dumps({**told, "recent": [loss]}))
+    reported = facts(path.parent)
+    loss = reported["recent"][0]["loss"]
+    reported = {key: reported[key] for key in ("step", "curve", "seconds")}
+    path.write_text(json.dumps({**reported, "recent": [loss]}))
     stored = load_file(path.parent / "state-31.safetensors")
     kept = {k: v for k, v in stored.items() if not k.startswith("step/")}
     save_file(kept, path.parent / "state-31.safetensors")
@@ -725,7 +725,7 @@ def test_the_zoo_prints_its_losses(seconds: list[float], capsys: pytest.CaptureF
     zoo("told", seconds, 0.5)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 15
-    assert lines[-1].startswith("told: step 30/120 loss ")
+    assert lines[-1].startswith("reported: step 30/120 loss ")
 
 
 def test_attention_whose_gradients_may_be_no_numbers_is_left_alone_while_it_trains(tmp_path: Path) -> None:

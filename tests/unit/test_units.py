@@ -24,7 +24,7 @@ from compress.sources.data import open_data
 from compress.sources.units import distinct, open_units, overlap
 from compress.store.cache import Cache
 from evaluation.comparison.viewpoints import viewpoints
-from evaluation.request.image_folders import captions_of, describe_painted, pictures_for
+from evaluation.request.image_folders import captions_of, describe_generated, images_for
 from tests.fakes import knowing, language_model, pipeline, recipe
 
 
@@ -37,13 +37,13 @@ def texts(path: Path, *found: str) -> str:
     return lines(path, [{"text": text} for text in found])
 
 
-def pictures(folder: Path, *found: tuple[int, str]) -> str:
-    """A folder of plain pictures of these shades, with these captions."""
+def images(folder: Path, *found: tuple[int, str]) -> str:
+    """A folder of plain images of these shades, with these captions."""
     folder.mkdir()
     for index, (shade, _) in enumerate(found):
-        picture = np.full((4, 5, 3), shade, dtype=np.uint8)
-        picture[0, 0] = shade - 1 if shade else 1  # a picture of one colour alone would be refused
-        Image.fromarray(picture).save(folder / f"{index}.png")
+        image = np.full((4, 5, 3), shade, dtype=np.uint8)
+        image[0, 0] = shade - 1 if shade else 1  # an image of one colour alone would be refused
+        Image.fromarray(image).save(folder / f"{index}.png")
     lines(
         folder / "metadata.jsonl", [{"file_name": f"{i}.png", "text": caption} for i, (_, caption) in enumerate(found)]
     )
@@ -53,7 +53,7 @@ def pictures(folder: Path, *found: tuple[int, str]) -> str:
 # Each item once
 
 
-def test_copies_and_empty_texts_are_left_out_and_told(tmp_path: Path) -> None:
+def test_copies_and_empty_texts_are_left_out_and_reported(tmp_path: Path) -> None:
     source = texts(tmp_path / "a.jsonl", "one", "", "two", "one", "", "one")
     found = open_units(source, tmp_path)
     assert [(i.id, i.text) for i in found.first(9)] == [("0", "one"), ("2", "two")]
@@ -63,8 +63,8 @@ def test_copies_and_empty_texts_are_left_out_and_told(tmp_path: Path) -> None:
     assert open_data(source, tmp_path).count == 6  # what is learnt from stays as it was given
 
 
-def test_a_picture_with_the_same_caption_counts_once_and_with_another_twice(tmp_path: Path) -> None:
-    source = pictures(tmp_path / "set", (1, "a"), (1, "a"), (2, "a"), (1, "b"), (3, ""), (4, ""))
+def test_a_image_with_the_same_caption_counts_once_and_with_another_twice(tmp_path: Path) -> None:
+    source = images(tmp_path / "set", (1, "a"), (1, "a"), (2, "a"), (1, "b"), (3, ""), (4, ""))
     found = open_units(source, tmp_path)
     assert [(i.id, i.text) for i in found.first(9)] == [
         ("0.png", "a"),
@@ -74,13 +74,13 @@ def test_a_picture_with_the_same_caption_counts_once_and_with_another_twice(tmp_
         ("5.png", ""),
     ]
     assert found.left_out == f"5 of 6 items of {source} count: 1 is a copy of others"
-    shown = found.first(9)[1].picture
+    shown = found.first(9)[1].image
     assert shown is not None
     assert shown().max() == 2
 
 
 def test_without_copies_nothing_changes(tmp_path: Path) -> None:
-    for source in (texts(tmp_path / "a.jsonl", "one", "two"), pictures(tmp_path / "set", (1, "a"), (2, "a"))):
+    for source in (texts(tmp_path / "a.jsonl", "one", "two"), images(tmp_path / "set", (1, "a"), (2, "a"))):
         plain, units = open_data(source, tmp_path), open_units(source, tmp_path)
         assert (units.digest, units.count, units.left_out) == (plain.digest, 2, "")
     assert (
@@ -149,8 +149,8 @@ def captioned(folder: Path, *found: tuple[str, str]) -> str:
     return str(folder)
 
 
-def test_each_caption_of_a_picture_is_an_item(tmp_path: Path) -> None:
-    folder = Path(pictures(tmp_path / "set", (1, "a"), (2, "b")))
+def test_each_caption_of_a_image_is_an_item(tmp_path: Path) -> None:
+    folder = Path(images(tmp_path / "set", (1, "a"), (2, "b")))
     plain = open_units(str(folder), tmp_path)
     rows = [("0.png", "a"), ("0.png", "b"), ("1.png", "a"), ("0.png", "b"), ("0.png", "c")]
     found = open_units(captioned(folder, *rows), tmp_path)
@@ -166,18 +166,18 @@ def test_each_caption_of_a_picture_is_an_item(tmp_path: Path) -> None:
     assert open_data(str(folder), tmp_path).first(2)[1].id == "0.png"  # what is learnt from stays as it was
 
 
-def test_a_folder_of_pictures_with_several_captions_is_looked_at_by_its_files(tmp_path: Path) -> None:
-    one, other = (Path(pictures(tmp_path / name, (1, "a"), (2, "b"))) for name in ("one", "other"))
+def test_a_folder_of_images_with_several_captions_is_looked_at_by_its_files(tmp_path: Path) -> None:
+    one, other = (Path(images(tmp_path / name, (1, "a"), (2, "b"))) for name in ("one", "other"))
     rows = [("0.png", "a"), ("0.png", "b"), ("1.png", "a")]
     ids, _ = seen(tmp_path, captioned(one, *rows), captioned(other, *rows))
     assert ids == ("0.png", "0.png (2)", "1.png")
     own = distinct(captions_of(one)).first(9)
-    assert [file.name for file in pictures_for(one, own)] == ["0.png", "0.png", "1.png"]
-    asked = open_units(str(one), tmp_path).first(9)  # painted for captions of another set, each has a file
-    with pytest.raises(DataError, match=r"no picture for '0\.png \(2\)'"):
-        pictures_for(other, asked)
+    assert [file.name for file in images_for(one, own)] == ["0.png", "0.png", "1.png"]
+    asked = open_units(str(one), tmp_path).first(9)  # generated for captions of another set, each has a file
+    with pytest.raises(DataError, match=r"no image for '0\.png \(2\)'"):
+        images_for(other, asked)
     shutil.copy(other / "0.png", other / "0.png (2).png")
-    assert [file.name for file in pictures_for(other, asked)] == ["0.png", "0.png (2).png", "1.png"]
+    assert [file.name for file in images_for(other, asked)] == ["0.png", "0.png (2).png", "1.png"]
 
 
 def test_rows_whose_id_is_null_have_none(tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_a_plan_tells_what_does_not_count(tmp_path: Path, cache: Cache) -> None:
     source = texts(tmp_path / "a.jsonl", "one", "one", "two")
     with knowing():
         found = make_plan(recipe(language_model(tmp_path / "llama"), data={"evaluate": source}), cache)
-    said = f"2 of 3 items of {source} count: 1 is a copy of others"
-    assert plan_text(found).splitlines()[-1].strip() == f"warning: {said}"
-    assert plan_dict(found)["left_out"] == {"evaluate": said}
+    message = f"2 of 3 items of {source} count: 1 is a copy of others"
+    assert plan_text(found).splitlines()[-1].strip() == f"warning: {message}"
+    assert plan_dict(found)["left_out"] == {"evaluate": message}
 
 
 def test_a_plan_and_an_eval_refuse_alike(tmp_path: Path, cache: Cache) -> None:
@@ -225,7 +225,7 @@ def shared(tmp_path: Path, cache: Cache, model: Path, mine: str, evaluated: str)
     return ""
 
 
-def test_texts_in_two_splits_are_told_with_the_first(tmp_path: Path, cache: Cache) -> None:
+def test_texts_in_two_splits_are_reported_with_the_first(tmp_path: Path, cache: Cache) -> None:
     model = language_model(tmp_path / "llama")
     evaluated = texts(tmp_path / "e.jsonl", "", "z", "b", "b", "c")
     mine = texts(tmp_path / "m.jsonl", "", "x", "c", "b", "b")
@@ -240,14 +240,16 @@ def test_texts_in_two_splits_are_told_with_the_first(tmp_path: Path, cache: Cach
     )
 
 
-def test_a_picture_in_two_splits_is_told_whatever_it_is_called_and_said_to_show(tmp_path: Path, cache: Cache) -> None:
-    model = pipeline(tmp_path / "painter", unet=(100,))
-    evaluated = pictures(tmp_path / "e", (1, "a"), (2, "b"))
-    mine = pictures(tmp_path / "m", (3, "a"), (4, "b"), (2, "a shade"))
+def test_a_image_in_two_splits_is_reported_whatever_it_is_called_and_message_to_show(
+    tmp_path: Path, cache: Cache
+) -> None:
+    model = pipeline(tmp_path / "generator", unet=(100,))
+    evaluated = images(tmp_path / "e", (1, "a"), (2, "b"))
+    mine = images(tmp_path / "m", (3, "a"), (4, "b"), (2, "a shade"))
     assert shared(tmp_path, cache, model, mine, evaluated) == (
         "data.calibration shares 1 item with data.evaluate: the first stands at m/metadata.jsonl:3 and at e/metadata.jsonl:2"
     )
-    assert shared(tmp_path, cache, model, pictures(tmp_path / "o", (3, "a")), evaluated) == ""
+    assert shared(tmp_path, cache, model, images(tmp_path / "o", (3, "a")), evaluated) == ""
 
 
 def test_large_splits_are_compared_with_one_look_at_each_item(tmp_path: Path) -> None:
@@ -260,7 +262,7 @@ def test_large_splits_are_compared_with_one_look_at_each_item(tmp_path: Path) ->
     assert found.startswith("data.train shares 1 item with data.evaluate")
 
 
-# Folders of pictures
+# Folders of images
 
 
 def seen(tmp_path: Path, one: str, other: str, samples: int = 64) -> tuple[tuple[str, ...], str]:
@@ -271,22 +273,22 @@ def seen(tmp_path: Path, one: str, other: str, samples: int = 64) -> tuple[tuple
     return tuple(item.id for item in views[0].items), views[0].left_out
 
 
-def test_pictures_that_neither_folder_tells_apart_count_once(tmp_path: Path) -> None:
-    one = pictures(tmp_path / "one", (1, "a"), (1, "a"), (1, "a"), (2, "a"), (1, "b"))
-    other = pictures(tmp_path / "other", (5, "a"), (5, "a"), (6, "a"), (5, "a"), (5, "b"))
-    ids, said = seen(tmp_path, one, other)
+def test_images_that_neither_folder_tells_apart_count_once(tmp_path: Path) -> None:
+    one = images(tmp_path / "one", (1, "a"), (1, "a"), (1, "a"), (2, "a"), (1, "b"))
+    other = images(tmp_path / "other", (5, "a"), (5, "a"), (6, "a"), (5, "a"), (5, "b"))
+    ids, message = seen(tmp_path, one, other)
     assert ids == ("0.png", "2.png", "3.png", "4.png")
-    assert "4 of 5 items" in said
+    assert "4 of 5 items" in message
     for folder in (one, other):
         (Path(folder) / "metadata.jsonl").unlink()
-    ids, said = seen(tmp_path, one, other)
+    ids, message = seen(tmp_path, one, other)
     assert ids == ("0.png", "2.png", "3.png")
-    assert "2 are copies of others" in said
+    assert "2 are copies of others" in message
 
 
 def test_folders_without_copies_are_seen_as_before(tmp_path: Path) -> None:
-    one, other = (pictures(tmp_path / name, (1, ""), (2, "")) for name in ("one", "other"))
-    digest = describe_painted(Path(one), "text_to_image").digest
+    one, other = (images(tmp_path / name, (1, ""), (2, "")) for name in ("one", "other"))
+    digest = describe_generated(Path(one), "text_to_image").digest
     (Path(one) / "metadata.jsonl").unlink()
     shutil.rmtree(other)
     shutil.copytree(one, other)

@@ -1,4 +1,4 @@
-"""A tokenizer with more tokens than the model has embeddings for is told when planning, with both numbers."""
+"""A tokenizer with more tokens than the model has embeddings for is reported when planning, with both numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILES: dict[str, tuple[str, Any]] = {
     "pieces": ("tokenizer.json", {"model": {"vocab": [["x", -1.0]] * 514}}),
     "slow": ("vocab.json", {"a": 0, "b": 513}),
 }
-# Where tokens beside the vocabulary are kept: one for pictures, for padding, for a conversation's turn.
+# Where tokens beside the vocabulary are kept: one for images, for padding, for a conversation's turn.
 ADDED: dict[str, tuple[str, Any]] = {
     "added": ("tokenizer.json", {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 513, "content": "<x>"}]}),
     "in the vocabulary": (
@@ -132,10 +132,10 @@ def test_so_is_a_caption(tmp_path: Path) -> None:
     assert list(vocabulary_problems(describe(folder))) == []
     task = open_images(describe(folder))
     call: dict[str, Any] = {"num_inference_steps": 1, "height": 16, "width": 16}
-    task.pictures([Item("0", "a red cat")], 0, **call)
-    for said in ({}, {"negative_prompt": "no <concept>"}):
+    task.images([Item("0", "a red cat")], 0, **call)
+    for message in ({}, {"negative_prompt": "no <concept>"}):
         with pytest.raises(DataError, match=r"has the token '<concept>' .* and `text_encoder` has embeddings for"):
-            task.pictures([Item("0", "a red cat" if said else "a <concept>")], 0, **call, **said)
+            task.images([Item("0", "a red cat" if message else "a <concept>")], 0, **call, **message)
 
 
 def test_a_plan_tells_it(model: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_plan_tells_it(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", OBJECTS)
 @pytest.mark.parametrize("text", ["[]", "{", "", "3"])
-def test_a_file_that_is_no_object_is_told_by_its_name(file: str, text: str, model: Path) -> None:
+def test_a_file_that_is_no_object_is_reported_by_its_name(file: str, text: str, model: Path) -> None:
     (model / file).write_text(text)
     (found,) = vocabulary_problems(describe(model))
     assert file in found.place

@@ -58,9 +58,9 @@ def chain(stand: Stand) -> Any:
 
 @pytest.fixture(scope="module")
 def found(writers: Stand) -> tuple[Comparison, list[Event]]:
-    heard: list[Event] = []
+    recorded: list[Event] = []
     request = writers.request(writers.folder / "out", METRICS, GATES, chain=chain(writers))
-    return compare(request, heard.append), heard
+    return compare(request, recorded.append), recorded
 
 
 def quality(step: Step) -> Any:
@@ -152,7 +152,7 @@ def test_a_stage_that_cannot_be_scored_or_timed_says_so_and_ends_no_run(
     writers: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: Any) -> Any:
-        raise StageFailed("it painted a constant picture", fix="look at the last stage")
+        raise StageFailed("it generated a constant image", fix="look at the last stage")
 
     def out_of_luck(*args: Any) -> Any:
         raise RuntimeError("out of luck")
@@ -163,7 +163,7 @@ def test_a_stage_that_cannot_be_scored_or_timed_says_so_and_ends_no_run(
     _, cut, heal = compare(request, silent).steps
     assert (cut.speed, cut.quality) == (None, ())
     assert cut.note == (
-        "quality not measured: it painted a constant picture; speed not measured: RuntimeError: out of luck"
+        "quality not measured: it generated a constant image; speed not measured: RuntimeError: out of luck"
     )
     assert heal.speed.marginal is None
     assert quality(heal).marginal is None
@@ -172,7 +172,7 @@ def test_a_stage_that_cannot_be_scored_or_timed_says_so_and_ends_no_run(
 
 
 def test_a_stage_that_only_changes_the_call_counts_as_one(tmp_path: Path) -> None:
-    """Two steps instead of four, on the same weights: less work, other pictures."""
+    """Two steps instead of four, on the same weights: less work, other images."""
     one = replace(describe(tiny_diffusion(tmp_path / "model")), digest="unet")
     quick = one.calling(num_inference_steps=2)
     spec = SPEC.model_copy(update={"baseline": BaselineSpec(steps=4), "stage_samples": 4})

@@ -1,4 +1,4 @@
-"""Weights that a loader would not find are told when planning, from file names and an index alone, with what mends it."""
+"""Weights that a loader would not find are reported when planning, from file names and an index alone, with what mends it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fakes import PARTS, language_model, pipeline, write_headers, write_sa
 from tests.tiny import tiny_diffusion, tiny_llama
 
 
-def told(folder: Path) -> list[str]:
+def reported(folder: Path) -> list[str]:
     return [f"{p.message} | {p.fix}" for p in weight_problems(describe(folder), "recipe.yaml:3")]
 
 
@@ -33,7 +33,7 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def painter(tmp_path: Path) -> Path:
+def generator(tmp_path: Path) -> Path:
     return pipeline(tmp_path / "sd")
 
 
@@ -47,26 +47,26 @@ def sharded(folder: Path, count: int, stem: str = "model") -> None:
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
 
 
-def test_weights_that_are_there_are_no_problem(text: Path, painter: Path) -> None:
-    assert told(text) == told(painter) == []
+def test_weights_that_are_there_are_no_problem(text: Path, generator: Path) -> None:
+    assert reported(text) == reported(generator) == []
     sharded(text, 3)
-    sharded(painter / "unet", 2, "diffusion_pytorch_model")
-    assert told(text) == told(painter) == []
+    sharded(generator / "unet", 2, "diffusion_pytorch_model")
+    assert reported(text) == reported(generator) == []
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_variant_alone_is_told_with_the_line_that_saves_it_plainly(
-    painter: Path, part: str, monkeypatch: pytest.MonkeyPatch
+def test_a_variant_alone_is_reported_with_the_line_that_saves_it_plainly(
+    generator: Path, part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(painter.parent.parent)
+    monkeypatch.chdir(generator.parent.parent)
     stem = PARTS[part][2]
-    (painter / part / f"{stem}.safetensors").rename(painter / part / f"{stem}.fp16.safetensors")
-    (found,) = told(painter)
+    (generator / part / f"{stem}.safetensors").rename(generator / part / f"{stem}.fp16.safetensors")
+    (found,) = reported(generator)
     assert f"`{part}` has weights as variant fp16 alone" in found
-    where = f"{painter.parent.name}/sd"
+    where = f"{generator.parent.name}/sd"
     assert f'from_pretrained("{where}", variant="fp16", dtype=torch.float32).save_pretrained("{where}-plain")' in found
-    write_headers(painter / part / f"{stem}.fp16.safetensors", {"w": (2, 3)}, "F16")
-    assert f'dtype={{"default": torch.float32, "{part}": torch.float16}}' in told(painter)[0]
+    write_headers(generator / part / f"{stem}.fp16.safetensors", {"w": (2, 3)}, "F16")
+    assert f'dtype={{"default": torch.float32, "{part}": torch.float16}}' in reported(generator)[0]
 
 
 TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -91,11 +91,11 @@ def test_the_line_gives_a_pipeline_that_opens_and_is_no_larger(
     whole.save_pretrained("models/sd", variant="fp16", safe_serialization=True)
     if not safe:
         pickle(tmp_path / "models/sd")
-    found = told(tmp_path / "models/sd")
+    found = reported(tmp_path / "models/sd")
     assert len(found) == 3
     followed(found[0])
     plain = tmp_path / "models/sd-plain"
-    assert told(plain) == []
+    assert reported(plain) == []
     for part in describe(plain).components:
         assert widest(plain.joinpath(part).glob("*.safetensors")) == str(dtype).removeprefix("torch.")
 
@@ -112,9 +112,9 @@ def test_the_line_gives_a_language_model_that_opens_and_is_no_larger(
         torch.save(held, folder / form)
     else:
         save_file(held, folder / form, {"format": "pt"})
-    (found,) = told(folder)
+    (found,) = reported(folder)
     followed(found)
-    assert told(describe(folder).path.with_name("llama-plain")) == []
+    assert reported(describe(folder).path.with_name("llama-plain")) == []
     assert widest([tmp_path / "llama-plain/model.safetensors"]) == "float16"
 
 
@@ -151,9 +151,9 @@ def test_a_path_is_named_from_where_the_user_is(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("file", ["tf_model.h5", "consolidated.00.pth", "training_args.bin", "flax_model.msgpack"])
-def test_what_no_library_reads_is_not_told_to_be_loaded(text: Path, file: str) -> None:
+def test_what_no_library_reads_is_not_reported_to_be_loaded(text: Path, file: str) -> None:
     (text / "model.safetensors").rename(text / file)
-    (found,) = told(text)
+    (found,) = reported(text)
     assert f"pickled weights alone ({file})" in found
     assert "from_pretrained" not in found
 
@@ -161,7 +161,7 @@ def test_what_no_library_reads_is_not_told_to_be_loaded(text: Path, file: str) -
 def test_the_shards_of_a_variant_are_that_variant(text: Path) -> None:
     (text / "model.safetensors").rename(text / "model.bf16-00001-of-00001.safetensors")
     (text / "model.safetensors.index.bf16.json").write_text("{}")
-    (found,) = told(text)
+    (found,) = reported(text)
     assert "as variant bf16 alone" in found
     assert "AutoModelForCausalLM" in found
 
@@ -171,7 +171,7 @@ def test_shards_that_the_index_names_and_nobody_fetched(text: Path, gone: list[i
     sharded(text, 3)
     for number in gone:
         (text / f"model-0000{number}-of-00003.safetensors").unlink()
-    (found,) = told(text)
+    (found,) = reported(text)
     assert f"lacks {len(gone)} of the 3 files" in found
     assert f"model-0000{gone[0]}-of-00003.safetensors" in found
 
@@ -179,7 +179,7 @@ def test_shards_that_the_index_names_and_nobody_fetched(text: Path, gone: list[i
 def test_shards_without_their_index(text: Path) -> None:
     sharded(text, 2)
     (text / "model.safetensors.index.json").unlink()
-    (found,) = told(text)
+    (found,) = reported(text)
     assert "no index of shards" in found
     assert "fetch model.safetensors.index.json too" in found
 
@@ -188,33 +188,33 @@ def test_shards_without_their_index(text: Path) -> None:
 def test_an_index_that_names_nothing_is_one_problem(text: Path, body: str) -> None:
     sharded(text, 2)
     (text / "model.safetensors.index.json").write_text(body)
-    assert len(told(text)) == 1
+    assert len(reported(text)) == 1
 
 
 def test_pickled_weights_are_refused_with_the_conversion(text: Path) -> None:
     (text / "model.safetensors").rename(text / "pytorch_model.bin")
-    (found,) = told(text)
+    (found,) = reported(text)
     assert "pickled weights alone (pytorch_model.bin)" in found
     assert f'AutoModelForCausalLM.from_pretrained("{text}").save_pretrained("{text}-plain")' in found
 
 
 def test_pickled_weights_beside_plain_ones_are_nobodys_business(text: Path) -> None:
     (text / "pytorch_model.bin").write_bytes(b"pickle")
-    assert told(text) == []
+    assert reported(text) == []
 
 
-def test_no_weights_at_all(text: Path, painter: Path) -> None:
+def test_no_weights_at_all(text: Path, generator: Path) -> None:
     (text / "model.safetensors").unlink()
-    (painter / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    assert "the model has no weights" in told(text)[0]
-    assert "`vae` has no weights" in told(painter)[0]
+    (generator / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    assert "the model has no weights" in reported(text)[0]
+    assert "`vae` has no weights" in reported(generator)[0]
 
 
 @pytest.mark.parametrize("file", ADAPTERS)
-def test_an_adapter_beside_a_model_is_never_left_out_in_silence(text: Path, painter: Path, file: str) -> None:
-    for folder in (text, painter):
+def test_an_adapter_beside_a_model_is_never_left_out_in_silence(text: Path, generator: Path, file: str) -> None:
+    for folder in (text, generator):
         write_safetensors(folder / file)
-        (found,) = told(folder)
+        (found,) = reported(folder)
         assert f"{file} is an adapter beside the model" in found
 
 
@@ -227,13 +227,13 @@ def test_an_adapter_by_itself_is_named_with_the_model_it_is_for(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_an_adapter_of_diffusers_or_kohya_is_told_to_be_one(tmp_path: Path, whole: bool) -> None:
+def test_an_adapter_of_diffusers_or_kohya_is_reported_to_be_one(tmp_path: Path, whole: bool) -> None:
     file = write_headers(tmp_path / "pytorch_lora_weights.safetensors", {"unet.to_q.lora_A.weight": (1, 3)})
     with pytest.raises(ModelError, match="is an adapter"):
         describe(tmp_path if whole else file)
 
 
-def test_of_a_model_whose_weights_are_still_to_be_fetched_nothing_is_said(text: Path) -> None:
+def test_of_a_model_whose_weights_are_still_to_be_fetched_nothing_is_message(text: Path) -> None:
     (text / "model.safetensors").unlink()
     artifact: Artifact = describe(text)
     assert list(source_problems(artifact, AS_STORED, "", fetched=False)) == []
@@ -260,13 +260,13 @@ def test_every_verb_tells_it(text: Path, tmp_path: Path, verb: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["", "pytorch_model.bin"])
-def test_a_part_that_is_never_opened_may_have_any_weights_or_none(painter: Path, file: str) -> None:
-    index = read_json(painter / "model_index.json")
+def test_a_part_that_is_never_opened_may_have_any_weights_or_none(generator: Path, file: str) -> None:
+    index = read_json(generator / "model_index.json")
     index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
-    (painter / "model_index.json").write_text(json.dumps(index))
-    (painter / "safety_checker").mkdir()
-    (painter / "safety_checker" / "config.json").write_text("{}")
+    (generator / "model_index.json").write_text(json.dumps(index))
+    (generator / "safety_checker").mkdir()
+    (generator / "safety_checker" / "config.json").write_text("{}")
     if file:
-        (painter / "safety_checker" / file).write_bytes(b"pickle")
-    assert "safety_checker" in describe(painter).components
-    assert told(painter) == []
+        (generator / "safety_checker" / file).write_bytes(b"pickle")
+    assert "safety_checker" in describe(generator).components
+    assert reported(generator) == []

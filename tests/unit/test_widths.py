@@ -1,4 +1,4 @@
-"""How wide the weights of a component are is counted in its files; what a quantizer passed over, or made larger, is told."""
+"""How wide the weights of a component are is counted in its files; what a quantizer passed over, or made larger, is reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_safetensors_are_counted_by_their_headers(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors")
     assert in_torch(tmp_path) == {"float32": 32, "bfloat16": 16}
     found = weight_widths.shares(artifact(tmp_path, "torch"), "model")
-    assert weight_widths.told(found) == "66.7% float32, 33.3% bfloat16"
+    assert weight_widths.reported(found) == "66.7% float32, 33.3% bfloat16"
     assert weight_widths.shares(artifact(tmp_path, "torch", Quantization("nf4", 4, "bitsandbytes")), "model") == {}
 
 
@@ -101,7 +101,7 @@ def test_what_was_passed_over_and_what_grew_is_warned_of(
     counts: dict[str, int],
     before: int,
     after: int,
-    said: tuple[str, ...],
+    message: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -112,8 +112,8 @@ def test_what_was_passed_over_and_what_grew_is_warned_of(
         (tmp_path / name / find_engine(format).files[0].replace("*", "w")).write_bytes(b"\0" * size)
         sides.append(artifact(tmp_path / name, format, packed))
     found = list(weight_widths.warnings(*sides, "model"))
-    assert len(found) == len(said)
-    assert all(words in line for words, line in zip(said, found, strict=True))
+    assert len(found) == len(message)
+    assert all(words in line for words, line in zip(message, found, strict=True))
     assert list(weight_widths.warnings(sides[0], artifact(tmp_path / "b", "onnx"), "model")) == []
 
 

@@ -192,7 +192,7 @@ def test_the_same_key_in_two_mappings_is_no_repetition() -> None:
     assert plain("a: {x: 1}\nb: {x: 1}\n") == {"a": {"x": 1}, "b": {"x": 1}}
 
 
-def test_every_tag_repetition_and_merge_key_is_told_in_one_go() -> None:
+def test_every_tag_repetition_and_merge_key_is_reported_in_one_go() -> None:
     problems = refused("a: !!python/object:os.system ls\nb: !x [1]\na: 2\nc: {<<: 1}\n")
     assert [p.place for p in problems] == ["r.yaml:1:4", "r.yaml:2:4", "r.yaml:3:1", "r.yaml:4:5"]
 

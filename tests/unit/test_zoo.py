@@ -1,4 +1,4 @@
-"""What every shipped model must be, whichever training its weights come from: stock, small, and told about."""
+"""What every shipped model must be, whichever training its weights come from: stock, small, and reported about."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compress.zoo.training import captions, digits_dit
 LARGEST_FILE = 15_000_000
 NAMES = tuple(sorted(p.name for p in MODELS.iterdir() if p.is_dir()))
 STOCK = ("digits-clip", "digits-diffusion", "digits-dit", "docs-llama")
-PAINTERS = {"digits-diffusion": {}, "digits-dit": digits_dit.CALL}  # and how each is called
+GENERATORS = {"digits-diffusion": {}, "digits-dit": digits_dit.CALL}  # and how each is called
 
 
 def weights() -> Iterator[Path]:
@@ -76,7 +76,7 @@ def stock_pipeline(name: str) -> Any:
 def stock_modules(name: str) -> list[torch.nn.Module]:
     from transformers import AutoModel, AutoModelForCausalLM
 
-    if name in PAINTERS:
+    if name in GENERATORS:
         return [part for part in stock_pipeline(name).components.values() if isinstance(part, torch.nn.Module)]
     kind = AutoModelForCausalLM if name == "docs-llama" else AutoModel
     return [kind.from_pretrained(MODELS / name)]
@@ -95,17 +95,17 @@ def test_a_model_opens_by_the_librarys_automatic_class_as_one_of_its_own(name: s
         assert sum(p.numel() for m in modules for p in m.parameters()) == pytest.approx(stored, rel=0.01)
 
 
-@pytest.mark.parametrize("name", PAINTERS)
-def test_the_pipeline_paints_by_itself_and_hears_its_prompt(name: str) -> None:
-    pipeline, asked = stock_pipeline(name), {**PAINTERS[name], "num_inference_steps": 3, "output_type": "np"}
-    pictures = [
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_pipeline_generates_by_itself_and_hears_its_prompt(name: str) -> None:
+    pipeline, asked = stock_pipeline(name), {**GENERATORS[name], "num_inference_steps": 3, "output_type": "np"}
+    images = [
         pipeline(caption, **asked, generator=torch.Generator().manual_seed(0)).images[0]
         for caption in ("a red three on white paper", "a blue seven on yellow paper")
     ]
-    assert pictures[0].shape == (scenes.SIZE, scenes.SIZE, 3)
-    assert np.isfinite(pictures[0]).all()
-    assert pictures[0].std() > 0.01
-    assert np.abs(pictures[0] - pictures[1]).mean() > 0.02
+    assert images[0].shape == (scenes.SIZE, scenes.SIZE, 3)
+    assert np.isfinite(images[0]).all()
+    assert images[0].std() > 0.01
+    assert np.abs(images[0] - images[1]).mean() > 0.02
 
 
 def test_the_language_model_writes_text_by_itself() -> None:
@@ -166,16 +166,16 @@ def test_an_export_forgets_the_place_its_autoencoder_was_loaded_from(tmp_path: P
     assert [f for f in configs if "vae-trained" in f.read_text()] == []
 
 
-# ---------------------------------------------------------------- what is told
+# ---------------------------------------------------------------- what is reported
 
 
 @pytest.fixture(params=NAMES)
-def told(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+def reported(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return request.param, json.loads((MODELS / request.param / "training.json").read_text())
 
 
-def test_training_json_tells_steps_seconds_and_a_curve_that_falls(told: tuple[str, dict[str, Any]]) -> None:
-    name, facts = told
+def test_training_json_tells_steps_seconds_and_a_curve_that_falls(reported: tuple[str, dict[str, Any]]) -> None:
+    name, facts = reported
     assert facts["steps"] > 100
     assert facts["seconds"] > 10
     if name == "docs-llama":
@@ -190,8 +190,8 @@ def test_training_json_tells_steps_seconds_and_a_curve_that_falls(told: tuple[st
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_training_json_tells_numbers_on_held_out_data(told: tuple[str, dict[str, Any]]) -> None:
-    name, facts = told
+def test_training_json_tells_numbers_on_held_out_data(reported: tuple[str, dict[str, Any]]) -> None:
+    name, facts = reported
     if name == "docs-llama":
         test = facts["bits_per_byte"]["test"]
         assert 0 < test["docs_llama"] < test["five_gram"] < 8
@@ -200,7 +200,7 @@ def test_training_json_tells_numbers_on_held_out_data(told: tuple[str, dict[str,
         "digits-clip": lambda: [facts["test_top1_of_64"]],
         "digits-reader": lambda: [facts["digits_right"], facts["inks_right"]],
         **dict.fromkeys(
-            PAINTERS,
+            GENERATORS,
             lambda: [
                 facts["test"][kind][mark]
                 for kind in ("one_digit", "two_digits")
@@ -211,8 +211,8 @@ def test_training_json_tells_numbers_on_held_out_data(told: tuple[str, dict[str,
     assert all(0.5 < share <= 1 for share in shares)
 
 
-@pytest.mark.parametrize("name", PAINTERS)
-def test_the_painters_numbers_say_how_they_were_measured(name: str) -> None:
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_generators_numbers_say_how_they_were_measured(name: str) -> None:
     test = json.loads((MODELS / name / "training.json").read_text())["test"]
     assert test["steps"] > 0
     assert test["guidance"] > 0
@@ -255,7 +255,7 @@ def test_an_unknown_set_or_split_is_refused_with_a_remedy(source: str) -> None:
     assert "/test" in fix or "did you mean" in fix
 
 
-def test_digits_are_as_many_as_wanted_with_pictures_made_when_asked_for() -> None:
+def test_digits_are_as_many_as_wanted_with_images_made_when_asked_for() -> None:
     data = open_zoo_data("zoo://digits/test")
     items = data.first(5)
     assert data.count == -1
@@ -263,8 +263,8 @@ def test_digits_are_as_many_as_wanted_with_pictures_made_when_asked_for() -> Non
     for index, item in enumerate(items):
         scene = scenes.scene("test", index)
         assert item.text == scene.caption
-        assert item.picture is not None
-        assert np.array_equal(item.picture(), scenes.render(scene))
+        assert item.image is not None
+        assert np.array_equal(item.image(), scenes.render(scene))
 
 
 @pytest.mark.parametrize("kind", ["digits", "docstrings"])
@@ -294,7 +294,7 @@ def test_training_documents_are_known_by_versions_and_read_when_asked_for(monkey
     assert open_zoo_data("zoo://docstrings/train").digest != data.digest
 
 
-def test_a_package_that_the_training_documents_lack_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_the_training_documents_lack_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(docstrings.PACKAGES, "nowhere", "no-such-distribution")
     with pytest.raises(DataError, match="reads nowhere, which is not installed") as caught:
         open_zoo_data("zoo://docstrings/train")

@@ -83,7 +83,7 @@ class CompiledBuilder(Builder):
         return found
 
     def _cast(self, module: torch.nn.Module) -> torch.nn.Module:
-        """The module in this precision; a copy, where rounding its weights would change what parity holds the engine against."""
+        """The module in this precision; a copy, where rounding its weights would change what parity compares the engine with."""
         exact = self.precision == "float32"
         return module.float() if exact else copy.deepcopy(module).to(self._dtype)
 

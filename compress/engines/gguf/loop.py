@@ -124,9 +124,9 @@ def plain_loop(model: LlamaModel, prompt: torch.Tensor, plain: Plain, mask: torc
     rows, length = prompt.shape
     written = torch.cat([prompt, prompt.new_zeros(rows, max(0, plain.most - length))], 1)
     numbers = written.numpy()
-    said = model(prompt, attention_mask=mask, logits_to_keep=1)
-    past, following = said.past_key_values, model.decoder.following
-    logits = said.logits[:, -1].numpy()
+    message = model(prompt, attention_mask=mask, logits_to_keep=1)
+    past, following = message.past_key_values, model.decoder.following
+    logits = message.logits[:, -1].numpy()
     going: NDArray[np.bool_] | None = None  # which rows are not at their end; None as long as all are not
     while True:
         chosen = plain.choose(logits, written, length)

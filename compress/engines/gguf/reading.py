@@ -1,4 +1,4 @@
-"""A GGUF file as transformers reads it: every weight back in float32. What is held against torch where llama.cpp is not
+"""A GGUF file as transformers reads it: every weight back in float32. What is compared with torch where llama.cpp is not
 installed, and where a layer must be looked at."""
 
 from __future__ import annotations

@@ -62,12 +62,12 @@ class Weights:
         if (speaker := logging.getLogger("llama-cpp-python")).level == logging.NOTSET:
             speaker.setLevel(logging.ERROR)  # unless somebody wants to hear all that llama.cpp has to say
         self.library.llama_backend_init()
-        with heard(self.library) as said:
+        with recorded(self.library) as message:
             found = self.library.llama_model_load_from_file(
                 str(folder / MODEL).encode(), self.library.llama_model_default_params()
             )
         if not found:
-            raise unreadable(folder, " ".join(said[:2]) or "llama.cpp does not say why")
+            raise unreadable(folder, " ".join(message[:2]) or "llama.cpp does not say why")
         self.pointer = found
         weakref.finalize(self, self.library.llama_model_free, found)
         vocabulary = self.library.llama_model_get_vocab(found)
@@ -95,11 +95,11 @@ class Context:
         if exact:  # flash attention keeps its sums in float16 whatever the keys are
             options.type_k = options.type_v = library.GGML_TYPE_F32
             options.flash_attn_type = library.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        with heard(library) as said:
+        with recorded(library) as message:
             self.pointer = library.llama_init_from_model(weights.pointer, options)
         if not self.pointer:
             raise UserError(
-                f"llama.cpp has no memory for {rows} texts of {room} tokens: {' '.join(said[:2])}",
+                f"llama.cpp has no memory for {rows} texts of {room} tokens: {' '.join(message[:2])}",
                 fix="use a smaller batch",
             )
         weakref.finalize(self, library.llama_free, self.pointer)
@@ -300,18 +300,18 @@ _LISTENING = threading.Lock()
 
 
 @contextlib.contextmanager
-def heard(library: ModuleType) -> Iterator[list[str]]:
+def recorded(library: ModuleType) -> Iterator[list[str]]:
     """What llama.cpp says went wrong, instead of all that it says on standard error."""
-    said: list[str] = []
+    message: list[str] = []
 
     @library.llama_log_callback  # type: ignore[untyped-decorator]
     def hear(level: int, text: bytes, data: object) -> None:
         if level == ERROR:
-            said.append(text.decode(errors="replace").strip())
+            message.append(text.decode(errors="replace").strip())
 
     with _LISTENING:
         library.llama_log_set(hear, None)
         try:
-            yield said
+            yield message
         finally:
             library.llama_log_set(library._logger.llama_log_callback, None)

@@ -98,7 +98,7 @@ def _export(module: torch.nn.Module, inputs: dict[str, Any], **options: object) 
     # torch.onnx prints each of its phases.
     with quiet_export(), _small_terms_kept(), contextlib.redirect_stdout(io.StringIO()):
         graph, _ = OnnxExporter().export_program(module, inputs, OnnxConfig(**options))
-    _drop_idle_squeezes(graph)
+    _drop_unavailable_squeezes(graph)
     _forget_origins(graph)
     return graph
 
@@ -119,7 +119,7 @@ def _small_terms_kept() -> Iterator[None]:
             constant._abs_tol = tolerance
 
 
-def _drop_idle_squeezes(model: onnx_ir.Model) -> None:
+def _drop_unavailable_squeezes(model: onnx_ir.Model) -> None:
     """Torch lets an axis that is longer than one stand, PixArt counts on it, and ONNX calls that an error."""
     for node in list(model.graph.all_nodes()):
         if node.op_type != "Squeeze" or len(node.inputs) != 2 or node.inputs[1].const_value is None:

@@ -42,7 +42,7 @@ _DTYPES = {
     "tensor(int32)": torch.int32,
     "tensor(bool)": torch.bool,
 }
-# Processors without VNNI sum two products of bytes in 16 bits, which overflow, unless ONNX Runtime is told to be precise.
+# Processors without VNNI sum two products of bytes in 16 bits, which overflow, unless ONNX Runtime is reported to be precise.
 _SUMS_BYTES = ("int8", "int8_dynamic")
 # Workers wait for the next operation without sleeping. By default they go on so long after a call that whatever runs next, such as
 # another session, has one core less: a third slower (101 ms instead of 75). So much is enough between operations and tokens.

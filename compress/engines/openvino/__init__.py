@@ -1,4 +1,4 @@
-"""OpenVINO: a graph compiled for the processor at hand."""
+"""OpenVINO: a graph compiled for the processor available here."""
 
 from __future__ import annotations
 

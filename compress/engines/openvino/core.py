@@ -1,4 +1,4 @@
-"""The one OpenVINO core of a process, and the stack on which signals are heard.
+"""The one OpenVINO core of a process, and the stack on which signals are received.
 
 A core's processor plugin gives the thread that opens it a signal stack, and gives back the one before when it goes. Where two go in
 another order than they came in, what is given back is no more, and the next signal, such as Ctrl-C, is the end of the process.
@@ -28,7 +28,7 @@ class _Stack(ctypes.Structure):
 
 
 @contextmanager
-def signals_heard() -> Iterator[None]:
+def signals_recorded() -> Iterator[None]:
     """Around a library that opens cores of its own: afterwards this thread hears signals where it did before."""
     if sys.platform != "linux":
         yield

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from compress.engines.module import ENGINE
 from compress.engines.openvino import MODEL
-from compress.engines.openvino.core import signals_heard
+from compress.engines.openvino.core import signals_recorded
 from compress.engines.openvino.runtime import save_graph
 from compress.machine.deps import installed, need
 from compress.machine.facts import machine_fact
@@ -103,7 +103,7 @@ def _quiet_nncf() -> Iterator[Any]:
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), signals_heard():
+        with contextlib.redirect_stdout(io.StringIO()), signals_recorded():
             yield need("nncf")
     finally:
         logging.disable(before)

@@ -217,7 +217,7 @@ class Graph:
         return self._ports
 
     def _refuse_foreign(self, shapes: Shapes) -> None:
-        """A graph made over for another size of picture would compute something, and nobody has held that against torch."""
+        """A graph made over for another size of image would compute something, and nobody has held that against torch."""
         for (name, _), taken, given in zip(self.inputs, self._read_ports().shapes, shapes, strict=shapes != ANY_SHAPES):
             if not taken.compatible(openvino.PartialShape(list(given))):
                 raise UserError(

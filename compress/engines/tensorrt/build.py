@@ -30,7 +30,7 @@ from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, in_float32, split
 from compress.files.hashing import digest_file
 from compress.machine.devices import AS_STORED
-from compress.machine.gpus import Library, gpu_here, why_idle
+from compress.machine.gpus import Library, gpu_here, why_unavailable
 from compress.model.graphs import Profile
 
 GUIDED = 2  # rows of a denoiser for each prompt, where guidance is on
@@ -62,9 +62,9 @@ class TensorRTBuilder(Builder):
 
     @property
     def here(self) -> tuple[str, ...]:
-        """The target whose engine can be held against torch on this machine; none without such a GPU."""
+        """The target whose engine can be compared with torch on this machine; none without such a GPU."""
         gpu = gpu_here()
-        runs = gpu and gpu.target in self.targets and not why_idle(self.library, self.targets)
+        runs = gpu and gpu.target in self.targets and not why_unavailable(self.library, self.targets)
         return (gpu.target,) if gpu and runs else ()
 
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
@@ -79,7 +79,7 @@ class TensorRTBuilder(Builder):
         self._build(folder, _texts(model.config, self.profile), False, positions=positions_of(model))
 
     def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
-        """The engine, where a GPU it was built for is at hand, else the ONNX it was built from, in ONNX Runtime."""
+        """The engine, where a GPU it was built for is available here, else the ONNX it was built from, in ONNX Runtime."""
         if self.here:
             return tensorrt.load_component(folder, library, kind, AS_STORED)
         return onnx.load_component(self._runnable(folder), library, kind, AS_STORED)

@@ -32,11 +32,11 @@ class Network:
     def __init__(self, folder: Path, library: Library) -> None:
         self.library = library
         self.trt = importlib.import_module(library.module)
-        self._heard = _listener(self.trt)
-        self._builder = self.trt.Builder(self._heard)
+        self._recorded = _listener(self.trt)
+        self._builder = self.trt.Builder(self._recorded)
         typed = 1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network = self._builder.create_network(typed)
-        self._parser = self.trt.OnnxParser(self._network, self._heard)
+        self._parser = self.trt.OnnxParser(self._network, self._recorded)
         if not self._parser.parse_from_file(str(folder / GRAPH)):
             raise self._unparsed(folder)
 
@@ -64,10 +64,10 @@ class Network:
                 has none, for it times nothing.
 
         Raises:
-            StageFailed: TensorRT makes no engine of it; the message says what it said.
+            StageFailed: TensorRT makes no engine of it; the message says what it stated.
         """
         config = self._builder.create_builder_config()
-        if self.library is RTX:  # the other library builds for the GPU at hand, and has no such setting
+        if self.library is RTX:  # the other library builds for the GPU available here, and has no such setting
             config.num_compute_capabilities = 1
             config.set_compute_capability(self.trt.ComputeCapability.__members__[gpu], 0)
         sizes = self._builder.create_optimization_profile()
@@ -78,7 +78,7 @@ class Network:
         if timings:
             known = timings.read_bytes() if timings.is_file() else b""
             config.set_timing_cache(config.create_timing_cache(known), False)
-        self._heard.errors.clear()
+        self._recorded.errors.clear()
         engine = self._builder.build_serialized_network(self._network, config)
         if engine is None:
             raise self._failed(gpu)
@@ -89,17 +89,17 @@ class Network:
     def _unparsed(self, folder: Path) -> StageFailed:
         errors = [self._parser.get_error(i) for i in range(self._parser.num_errors)]
         named = [f"the operator {e.node_operator()} of the node `{e.node_name()}`" for e in errors if e.node_operator()]
-        said = ", ".join(dict.fromkeys(named)) or "; ".join(e.desc() for e in errors) or "the graph"
+        message = ", ".join(dict.fromkeys(named)) or "; ".join(e.desc() for e in errors) or "the graph"
         return StageFailed(
-            f"{self.library.name} {self.library.version} cannot read {said}",
+            f"{self.library.name} {self.library.version} cannot read {message}",
             place=str(folder / GRAPH),
             fix="leave this component out of `components`, or try another version of the library",
         )
 
     def _failed(self, gpu: str) -> StageFailed:
-        said = self._heard.errors[-1] if self._heard.errors else "it does not say why"
+        message = self._recorded.errors[-1] if self._recorded.errors else "it does not say why"
         return StageFailed(
-            f"{self.library.name} {self.library.version} made no engine for {gpu}: {said}",
+            f"{self.library.name} {self.library.version} made no engine for {gpu}: {message}",
             fix="narrow the profile, choose another precision, or leave this component out of `components`",
         )
 

@@ -1,5 +1,5 @@
 """What is known of a TensorRT engine without opening it, which takes the very GPU it was built for: everything is written
-down while it is built, and held against its ONNX and the machine before it is used."""
+down while it is built, and compared with its ONNX and the machine before it is used."""
 
 from __future__ import annotations
 

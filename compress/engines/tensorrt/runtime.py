@@ -78,7 +78,7 @@ def read_records(folder: Path) -> tuple[Record, ...]:
 
 
 def target_here(folder: Path, records: Sequence[Record]) -> Target:
-    """The GPU at hand with the library that built these engines.
+    """The GPU available here with the library that built these engines.
 
     Raises:
         UserError: there is no GPU here, or not that library, or one that the library or torch does not know.
@@ -128,7 +128,7 @@ def fitting(
 
 
 class Engine:
-    """An engine, opened at its first use. It computes on the GPU at hand, and gives its values on the device of its caller."""
+    """An engine, opened at its first use. It computes on the GPU available here, and gives its values on the device of its caller."""
 
     def __init__(self, folder: Path, home: torch.device) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""torch: the component as its own library saved it. What every other engine is held against."""
+"""torch: the component as its own library saved it. What every other engine is compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The torch engine: the component as its own library loads it. Every other engine is held against this one."""
+"""The torch engine: the component as its own library loads it. Every other engine is compared with this one."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def save_component(module: torch.nn.Module, before: Path, folder: Path) -> None:
     """Save a changed component as its library does, in the number type it was stored in, or packed as it is.
 
     Args:
-        before: where the unchanged one lies: what it says of number types, and of how to generate, stays said.
+        before: where the unchanged one lies: what it says of number types, and of how to generate, stays stated.
         folder: holds neither weights nor config.json yet.
     """
     with silent_libraries():  # diffusers warns of any cast, be there a part that is to stay as it is or none
@@ -204,7 +204,7 @@ def _load(
 ) -> torch.nn.Module:
     try:
         with silent_libraries():
-            model, told = kind.from_pretrained(str(folder), **options, output_loading_info=True)
+            model, reported = kind.from_pretrained(str(folder), **options, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         if odd := _misshapen(error, kind, folder, options):
             fix = "set config.json back to what the weights have, or fetch the weights that belong to it"
@@ -212,7 +212,7 @@ def _load(
         raise ModelError(
             f"{name or kind.__name__} does not load: {error}", place=str(folder), fix="save the model again"
         ) from error
-    if lacking := sorted(told["missing_keys"]):  # in whose place the library puts random ones
+    if lacking := sorted(reported["missing_keys"]):  # in whose place the library puts random ones
         some = ", ".join(f"`{key}`" for key in lacking[:3]) + (" …" if len(lacking) > 3 else "")
         raise ModelError(
             f"{len(lacking)} of {name or kind.__name__}'s weights are not in its files: {some}",
@@ -230,13 +230,13 @@ def _misshapen(error: Exception, kind: Any, folder: Path, options: Mapping[str, 
         return ""
     try:
         with silent_libraries():
-            _, told = kind.from_pretrained(
+            _, reported = kind.from_pretrained(
                 str(folder), **options, output_loading_info=True, ignore_mismatched_sizes=True
             )
     except (OSError, ValueError, RuntimeError, ImportError):
         return ""
     found = [
-        f"`{one[0]}` is {list(one[1])}, and by its config {list(one[2])}" for one in sorted(told["mismatched_keys"])
+        f"`{one[0]}` is {list(one[1])}, and by its config {list(one[2])}" for one in sorted(reported["mismatched_keys"])
     ]
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return f"its weights have other shapes than its config says: {'; '.join(found[:3])}{more}" if found else ""

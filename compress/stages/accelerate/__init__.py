@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from compress.artifact import Artifact, derive, write_manifest
-from compress.catalogue import Foresight, Stage, stage
+from compress.catalogue import Forecast, Stage, stage
 from compress.context import Context
 from compress.model.hook_settings import hooked, unhookable
 from compress.params import Params
@@ -15,7 +15,7 @@ P = TypeVar("P", bound=Params)
 
 
 def call_stage(
-    *, version: int, params: type[P], refuse: Callable[[Artifact, P], str], foresee: Callable[[Artifact, P], Foresight]
+    *, version: int, params: type[P], refuse: Callable[[Artifact, P], str], forecast: Callable[[Artifact, P], Forecast]
 ) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
     """The record of a stage that leaves a pipeline's settings and its scheduler otherwise, and none of its weights."""
     return stage(
@@ -26,20 +26,22 @@ def call_stage(
         reproducible="bytes",
         libraries=("diffusers",),
         refuse=refuse,
-        foresee=foresee,
+        forecast=forecast,
     )
 
 
 def hook_stage(
-    *, version: int, params: type[P], name: str, told: str, elsewhere: Callable[[str], str]
+    *, version: int, params: type[P], name: str, reported: str, elsewhere: Callable[[str], str]
 ) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
     """The record of a stage that leaves all files as they are, and a hook for the main component's torch module."""
 
     def refuse(artifact: Artifact, given: P) -> str:
         return unhookable(artifact, name)
 
-    def foresee(artifact: Artifact, given: P) -> Foresight:
-        return Foresight(settings=hooked(artifact, name).settings, told=f"`{artifact.main}`: {told}; that needs pare")
+    def forecast(artifact: Artifact, given: P) -> Forecast:
+        return Forecast(
+            settings=hooked(artifact, name).settings, reported=f"`{artifact.main}`: {reported}; that needs pare"
+        )
 
     return stage(
         version=version,
@@ -49,7 +51,7 @@ def hook_stage(
         reproducible="bytes",
         libraries=("transformers",),
         refuse=refuse,
-        foresee=foresee,
+        forecast=forecast,
         elsewhere=elsewhere,
     )
 

@@ -1,7 +1,7 @@
-"""Paint through the lean call: the stock pipeline's very pictures, without most of the Python around its components.
+"""Generate through the lean call: the stock pipeline's very images, without most of the Python around its components.
 
 A stock call of diffusers takes some milliseconds beside its components: it looks for hooks and devices in every module, makes its schedule
-anew, tokenizes each prompt twice. That is a large share of a picture once a student paints it in two steps behind an engine, and nothing of
+anew, tokenizes each prompt twice. That is a large share of an image once a student generates it in two steps behind an engine, and nothing of
 one that takes a second. The model's files stay as they are; with another caller than pare it is the stock pipeline. Put it last.
 Source: the calls of diffusers' pipelines, whose arithmetic the lean call repeats operation by operation.
 
@@ -11,13 +11,13 @@ Source: the calls of diffusers' pipelines, whose arithmetic the lean call repeat
 from __future__ import annotations
 
 from compress.artifact import Artifact, derive, write_manifest
-from compress.catalogue import Foresight
+from compress.catalogue import Forecast
 from compress.context import Context
 from compress.params import Params
 from compress.pipelines.lean import without_lean_call
 from compress.stages.accelerate import call_stage
 
-TOLD = "call path: stock → lean; the pictures are the same, and calling it so needs pare"
+TOLD = "call path: stock → lean; the images are the same, and calling it so needs pare"
 
 
 class Call(Params):
@@ -30,11 +30,11 @@ def refuse(artifact: Artifact, params: Call) -> str:
     return without_lean_call(artifact, artifact.settings.call)
 
 
-def foresee(artifact: Artifact, params: Call) -> Foresight:
-    return Foresight(settings=artifact.calling_lean().settings, told=TOLD)
+def forecast(artifact: Artifact, params: Call) -> Forecast:
+    return Forecast(settings=artifact.calling_lean().settings, reported=TOLD)
 
 
-@call_stage(version=1, params=Call, refuse=refuse, foresee=foresee)
+@call_stage(version=1, params=Call, refuse=refuse, forecast=forecast)
 def run(artifact: Artifact, params: Call, context: Context) -> None:
     made = derive(artifact, context.out, link=context.link)
     context.note(TOLD)

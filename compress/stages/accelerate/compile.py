@@ -31,7 +31,7 @@ def elsewhere(device: str) -> str:
 
 
 @hook_stage(
-    version=1, params=Compile, name=COMPILE, told="blocks are compiled at their first call", elsewhere=elsewhere
+    version=1, params=Compile, name=COMPILE, reported="blocks are compiled at their first call", elsewhere=elsewhere
 )
 def run(artifact: Artifact, params: Compile, context: Context) -> None:
     leave_hooked(artifact, COMPILE, context)

@@ -27,6 +27,8 @@ def elsewhere(device: str) -> str:
     return "" if device == "cuda" else f"a CUDA graph is taken on an NVIDIA GPU, and the device is {device}"
 
 
-@hook_stage(version=1, params=CudaGraph, name=GRAPH, told="calls are replayed from CUDA graphs", elsewhere=elsewhere)
+@hook_stage(
+    version=1, params=CudaGraph, name=GRAPH, reported="calls are replayed from CUDA graphs", elsewhere=elsewhere
+)
 def run(artifact: Artifact, params: CudaGraph, context: Context) -> None:
     leave_hooked(artifact, GRAPH, context)

@@ -1,8 +1,8 @@
-"""Paint pictures of a stated size, in every stage that follows and when the model is used.
+"""Generate images of a stated size, in every stage that follows and when the model is used.
 
 Put it in front of a stage that builds engines: each is built for one size, the model's own unless this one says another. Fewer pixels
 are also the plainest way to a faster model; give the baseline the same `height` and `width` (evaluate.baseline) to compare like with
-like. A size far from the one that a model was trained on paints worse.
+like. A size far from the one that a model was trained on generates worse.
 Source: how pipelines of diffusers take `height` and `width`.
 
     - accelerate.size: {height: 512, width: 512}
@@ -13,7 +13,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from compress.artifact import Artifact, derive, write_manifest
-from compress.catalogue import Foresight
+from compress.catalogue import Forecast
 from compress.context import Context
 from compress.params import Params
 from compress.pipelines.call_arguments import call_faults
@@ -21,14 +21,14 @@ from compress.pipelines.image_sizes import BINNED, resized
 from compress.stages.accelerate import call_stage
 
 IDLE = (
-    f"its pipeline paints the nearest size that it was trained on and resizes that, so that fewer pixels save no time: write "
-    f'"{BINNED}": false among the arguments of the model\'s call, in its pare.json, to paint fewer pixels'
+    f"its pipeline generates the nearest size that it was trained on and resizes that, so that fewer pixels save no time: write "
+    f'"{BINNED}": false among the arguments of the model\'s call, in its pare.json, to generate fewer pixels'
 )
 
 
 class Size(Params):
-    height: int = Field(ge=1, description="pixels of each picture, from top to bottom")
-    width: int = Field(ge=1, description="pixels of each picture, from side to side")
+    height: int = Field(ge=1, description="pixels of each image, from top to bottom")
+    width: int = Field(ge=1, description="pixels of each image, from side to side")
 
 
 def refuse(artifact: Artifact, params: Size) -> str:
@@ -38,16 +38,16 @@ def refuse(artifact: Artifact, params: Size) -> str:
     return next((f"{fault.message}; {fault.fix}" for fault in found if fault.argument in asked), "")
 
 
-def foresee(artifact: Artifact, params: Size) -> Foresight:
+def forecast(artifact: Artifact, params: Size) -> Forecast:
     made = artifact.calling(height=params.height, width=params.width)
     warnings = (IDLE,) if resized(artifact, params.height, params.width) else ()
-    return Foresight(
-        settings=made.settings, told=f"pictures {params.width} wide and {params.height} high", warnings=warnings
+    return Forecast(
+        settings=made.settings, reported=f"images {params.width} wide and {params.height} high", warnings=warnings
     )
 
 
-@call_stage(version=1, params=Size, refuse=refuse, foresee=foresee)
+@call_stage(version=1, params=Size, refuse=refuse, forecast=forecast)
 def run(artifact: Artifact, params: Size, context: Context) -> None:
     made = derive(artifact, context.out, link=context.link)
-    context.note(f"pictures {params.width} wide and {params.height} high")
+    context.note(f"images {params.width} wide and {params.height} high")
     write_manifest(made.calling(height=params.height, width=params.width))

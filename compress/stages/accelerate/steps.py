@@ -1,4 +1,4 @@
-"""Paint in fewer denoising steps, if need be with a scheduler that makes more of each.
+"""Generate in fewer denoising steps, if need be with a scheduler that makes more of each.
 
 Use it first: it costs no training, multiplies with every other saving, and is the control that any cleverer method must beat.
 Source: the schedulers of diffusers; Song et al., "Denoising Diffusion Implicit Models" (2020); Lu et al., "DPM-Solver++" (2022);
@@ -16,13 +16,23 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, derive, write_manifest
-from compress.catalogue import Foresight
+from compress.catalogue import Forecast
 from compress.context import Context
 from compress.distillation.students import undone
 from compress.errors import StageFailed
 from compress.params import Params
 from compress.pipelines.index import class_of
-from compress.pipelines.schedulers import NAMED, Named, changes, config_of, faults, foreign, left_out, read_class, told
+from compress.pipelines.schedulers import (
+    NAMED,
+    Named,
+    changes,
+    config_of,
+    faults,
+    foreign,
+    left_out,
+    read_class,
+    reported,
+)
 from compress.stages.accelerate import call_stage
 
 if TYPE_CHECKING:
@@ -31,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Steps(Params):
-    steps: int = Field(ge=1, le=1000, description="denoising steps of each picture")
+    steps: int = Field(ge=1, le=1000, description="denoising steps of each image")
     scheduler: Named | None = Field(None, description="the scheduler to use instead of the model's own")
     spacing: Literal["leading", "linspace", "trailing"] | None = Field(
         None,
@@ -70,22 +80,22 @@ def changed_by(config: Mapping[str, Any], params: Steps) -> dict[str, Any]:
     return changes(config, params.scheduler) | ({"timestep_spacing": params.spacing} if params.spacing else {})
 
 
-def foresee(artifact: Artifact, params: Steps) -> Foresight:
+def forecast(artifact: Artifact, params: Steps) -> Forecast:
     config, settings = config_of(artifact), artifact.calling(num_inference_steps=params.steps).settings
     lost = undone(artifact, params.steps, params.scheduler, params.spacing)
     warnings = (lost,) if lost else ()
     if not config:
-        return Foresight(settings=settings, warnings=warnings)
+        return Forecast(settings=settings, warnings=warnings)
     changed = changed_by(config, params)
-    told = _told(config, params)
-    return Foresight(configs={SCHEDULER: {**config, **changed}}, told=told, settings=settings, warnings=warnings)
+    reported = _reported(config, params)
+    return Forecast(configs={SCHEDULER: {**config, **changed}}, reported=reported, settings=settings, warnings=warnings)
 
 
-def _told(config: Mapping[str, Any], params: Steps) -> str:
-    return f"{params.steps} step{'s' * (params.steps > 1)} of {told(config, changed_by(config, params))}"
+def _reported(config: Mapping[str, Any], params: Steps) -> str:
+    return f"{params.steps} step{'s' * (params.steps > 1)} of {reported(config, changed_by(config, params))}"
 
 
-@call_stage(version=2, params=Steps, refuse=refuse, foresee=foresee)
+@call_stage(version=2, params=Steps, refuse=refuse, forecast=forecast)
 def run(artifact: Artifact, params: Steps, context: Context) -> None:
     from compress.engines.torch.runtime import silent_libraries
     from compress.opening.schedulers import made, put
@@ -98,16 +108,16 @@ def run(artifact: Artifact, params: Steps, context: Context) -> None:
         _try_steps(scheduler, params.steps)
     put(scheduler, context.out)
     kind = changed.pop("_class_name")
-    context.note(_told(config, params), scheduler=kind, settings=changed, left_out=list(left_out(config, kind)))
+    context.note(_reported(config, params), scheduler=kind, settings=changed, left_out=list(left_out(config, kind)))
     write_manifest(left.calling(num_inference_steps=params.steps))
 
 
 def _try_steps(scheduler: diffusers.SchedulerMixin, steps: int) -> None:
-    """Walk the whole schedule once, on a latent of four numbers: what fails here would fail at each picture."""
+    """Walk the whole schedule once, on a latent of four numbers: what fails here would fail at each image."""
     import torch
 
     kind = type(scheduler).__name__
-    # FLUX shifts its schedule by the picture's size, which the pipeline tells at each call; any size will do here.
+    # FLUX shifts its schedule by the image's size, which the pipeline tells at each call; any size will do here.
     shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
     try:
         scheduler.set_timesteps(steps, **shift)

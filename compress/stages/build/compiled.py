@@ -1,9 +1,9 @@
-"""Compile a model's components to native code for this processor, each held against torch on real inputs before it is kept.
+"""Compile a model's components to native code for this processor, each compared with torch on real inputs before it is kept.
 
 Use it after everything that changes torch weights, where the model stays on machines like this one: torch's compiler fuses a
 graph's operations into C++ and builds that into one package, which needs torch and nothing else. The package runs under exactly
 the torch it was built with, on a processor with the same instructions; elsewhere the recipe builds it anew. It takes any batch
-that `profile` allows, texts of any length, and pictures of the size the pipeline was built at. A VAE's engine is its decoder.
+that `profile` allows, texts of any length, and images of the size the pipeline was built at. A VAE's engine is its decoder.
 `bfloat16` rounds weights and computes in it, fast where the processor has the instructions. Building needs a C++ compiler and
 about a minute a component. Source: AOTInductor (`torch._inductor.aoti_compile_and_package`), and the exporter of transformers.
 

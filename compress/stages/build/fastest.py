@@ -1,7 +1,7 @@
 """Try the engines and precisions of this machine on the model's own calls, and keep the fastest that agrees with torch.
 
 Use it when you do not know which engine suits a model on this machine. Every component is built with every engine that takes
-it, held against torch, and timed in turns with all others and with torch itself; of those within the bound the fastest stays,
+it, compared with torch, and timed in turns with all others and with torch itself; of those within the bound the fastest stays,
 and the report shows the whole table. What is fastest depends on the machine, so the choice belongs to it. Source: interleaved timing, as in Touati et al., "The
 Speedup-Test: A Statistical Methodology for Program Speedup Analysis and Computation" (2013).
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from compress.artifact import CHOSEN, Artifact
-from compress.catalogue import Foresight, Stage, builders, engine_names, find_engine, find_task, stage
+from compress.catalogue import Forecast, Stage, builders, engine_names, find_engine, find_task, stage
 from compress.context import Context
 from compress.machine import deps
 from compress.model.graphs import Components, Profile, refuse_components, wanted
@@ -40,7 +40,7 @@ class BuildFastest(Params):
         gt=0,
         description="largest accepted difference to torch: its root mean square over that of torch's own output",
     )
-    components: Components = Field("all", description="what to build; all: every component that paints or writes")
+    components: Components = Field("all", description="what to build; all: every component that generates or writes")
     batch: int = Field(1, ge=1, description="prompts or sequences of a timed call")
     prompt_tokens: int = Field(64, ge=1, description="tokens that a timed text begins with")
     new_tokens: int = Field(48, ge=1, description="tokens that a timed text is continued by")
@@ -79,14 +79,14 @@ def refuse(artifact: Artifact, params: BuildFastest) -> str:
     return ""
 
 
-def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
+def forecast(artifact: Artifact, params: BuildFastest) -> Forecast:
     names = wanted(artifact, params.components)
     each = [4 * parameter_count(artifact.folder(name)) for name in names]
     whole = 4 * sum(parameter_count(artifact.folder(name)) for name in artifact.components)
     stages = [s for s in tried(params) if s.works_on(find_task(artifact.task))]
     ways = len(stages) * len(params.precisions)
-    return Foresight(
-        told=f"tries {', '.join(map(_short, stages))} in {', '.join(params.precisions)}",
+    return Forecast(
+        reported=f"tries {', '.join(map(_short, stages))} in {', '.join(params.precisions)}",
         scratch_bytes=whole + ways * max(each) + sum(each),  # one being built, one component's trials, and the winners
         memory_bytes=(ways + 2) * max(each),
     )
@@ -102,7 +102,7 @@ def foresee(artifact: Artifact, params: BuildFastest) -> Foresight:
     calls=tried,
     libraries=("torch", "transformers", "diffusers"),
     refuse=refuse,
-    foresee=foresee,
+    forecast=forecast,
     data=lambda params: ("calibration",) if {"int8", "float8"} & set(params.precisions) else (),
 )
 def run(artifact: Artifact, params: BuildFastest, context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Write a language model as a GGUF file for llama.cpp, held against torch before it is kept.
+"""Write a language model as a GGUF file for llama.cpp, compared with torch before it is kept.
 
 Use it for generation on a processor, where llama.cpp is the engine to beat: `int4_weights` (its Q4_0) moves the fewest bytes
 a token. It reads models of Llama, Mistral, Qwen 2, Qwen 3, Gemma 2, Gemma 3 and GPT-2 whose tokenizer is a byte-level BPE or
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.gguf import ENGINE
 from compress.machine.deps import installed
@@ -40,12 +40,12 @@ def refuse(artifact: Artifact, params: BuildGGUF) -> str:
     return refuse_engine(artifact, "all", "gguf")
 
 
-def idle_here(params: BuildGGUF) -> str:
+def unavailable_here(params: BuildGGUF) -> str:
     return "" if installed("llama_cpp") else "llama-cpp-python is not installed: pip install 'pare[llama-cpp]'"
 
 
-def foresee(artifact: Artifact, params: BuildGGUF) -> Foresight:
-    return Foresight(quantization=packing((LANGUAGE_MODEL,), ENGINE.format, params.precision))
+def forecast(artifact: Artifact, params: BuildGGUF) -> Forecast:
+    return Forecast(quantization=packing((LANGUAGE_MODEL,), ENGINE.format, params.precision))
 
 
 @stage(
@@ -58,8 +58,8 @@ def foresee(artifact: Artifact, params: BuildGGUF) -> Foresight:
     libraries=("gguf", "transformers", "torch"),
     extra="gguf",
     refuse=refuse,
-    foresee=foresee,
-    idle_here=idle_here,
+    forecast=forecast,
+    unavailable_here=unavailable_here,
 )
 def run(artifact: Artifact, params: BuildGGUF, context: Context) -> None:
     from compress.building.build import build_engines

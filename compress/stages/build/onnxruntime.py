@@ -1,8 +1,8 @@
-"""Build ONNX Runtime engines of a model's components, each held against torch on real inputs before it is kept.
+"""Build ONNX Runtime engines of a model's components, each compared with torch on real inputs before it is kept.
 
 Use it where ONNX Runtime is what serves the model, and after everything that changes torch weights. Operators are fused into
-ones that only ONNX Runtime knows: `export.onnx` keeps to the standard's. The result takes any batch size, and pictures of the
-size the pipeline was built at; a VAE's engine is its decoder. `int8` is for pictures: its ranges are calibrated at real
+ones that only ONNX Runtime knows: `export.onnx` keeps to the standard's. The result takes any batch size, and images of the
+size the pipeline was built at; a VAE's engine is its decoder. `int8` is for images: its ranges are calibrated at real
 timesteps. `int8_dynamic` is for language models: ranges are taken at each call, and long prompts are read faster. Of the
 weights alone, `int8_weights` and `int4_weights` keep matrices in blocks of 32 and all others in 8 bits, and multiply in integers.
 There is no float16 or bfloat16: on a CPU the one was slower than float32 (21 ms instead of 14 ms for a small denoiser), and for
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress.artifact import Artifact
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.onnx import ENGINE
 from compress.model.graphs import Components, refuse_engine, wanted
@@ -34,7 +34,7 @@ else:
 class BuildOnnxRuntime(Params):
     precision: Precision = Field(
         "float32",
-        description="what the engine computes in; int8: weights and activations of 8 bits, of pictures, calibrated; int8_dynamic: "
+        description="what the engine computes in; int8: weights and activations of 8 bits, of images, calibrated; int8_dynamic: "
         "the same of a language model, without calibration",
     )
     components: Components = Field(
@@ -52,9 +52,9 @@ def refuse(artifact: Artifact, params: BuildOnnxRuntime) -> str:
     return refuse_engine(artifact, params.components, "onnx")
 
 
-def foresee(artifact: Artifact, params: BuildOnnxRuntime) -> Foresight:
+def forecast(artifact: Artifact, params: BuildOnnxRuntime) -> Forecast:
     names = wanted(artifact, params.components)
-    return Foresight(quantization=packing(names, ENGINE.format, params.precision))
+    return Forecast(quantization=packing(names, ENGINE.format, params.precision))
 
 
 @stage(
@@ -66,7 +66,7 @@ def foresee(artifact: Artifact, params: BuildOnnxRuntime) -> Foresight:
     libraries=("onnxruntime", "onnx", "onnxscript", "transformers", "torch", "diffusers"),
     extra="onnx",
     refuse=refuse,
-    foresee=foresee,
+    forecast=forecast,
     data=lambda params: ("calibration",) if params.precision == "int8" else (),
 )
 def run(artifact: Artifact, params: BuildOnnxRuntime, context: Context) -> None:

@@ -1,7 +1,7 @@
-"""Build OpenVINO engines of a model's components, each held against torch on real inputs before it is kept.
+"""Build OpenVINO engines of a model's components, each compared with torch on real inputs before it is kept.
 
 Use it after everything that changes torch weights: an engine is fast and cannot be trained or pruned any more. The result
-takes any batch size, and pictures of the size the pipeline was built at. A VAE's engine is its decoder: text-to-image needs
+takes any batch size, and images of the size the pipeline was built at. A VAE's engine is its decoder: text-to-image needs
 no encoder. `bfloat16` is a compile hint, fast where the processor has the instructions; the stored weights stay as they are.
 In fewer bits the graph is quantized by NNCF as `quantize.nncf` does it, which has more to set. Source: OpenVINO, and the
 exporter of transformers (`transformers.exporters`).
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compress.artifact import Artifact
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.openvino import ENGINE
 from compress.model.graphs import Components, refuse_engine, wanted
@@ -44,9 +44,9 @@ def refuse(artifact: Artifact, params: BuildOpenVINO) -> str:
     return refuse_engine(artifact, params.components, "openvino")
 
 
-def foresee(artifact: Artifact, params: BuildOpenVINO) -> Foresight:
+def forecast(artifact: Artifact, params: BuildOpenVINO) -> Forecast:
     names = wanted(artifact, params.components)
-    return Foresight(quantization=packing(names, ENGINE.format, params.precision))
+    return Forecast(quantization=packing(names, ENGINE.format, params.precision))
 
 
 @stage(
@@ -58,7 +58,7 @@ def foresee(artifact: Artifact, params: BuildOpenVINO) -> Foresight:
     bound_to=("isa",),  # in int8, weights use half their range where products of bytes overflow
     libraries=("openvino", "nncf", "transformers", "torch", "diffusers"),
     refuse=refuse,
-    foresee=foresee,
+    forecast=forecast,
     data=lambda params: ("calibration",) if params.precision == "int8" else (),
 )
 def run(artifact: Artifact, params: BuildOpenVINO, context: Context) -> None:

@@ -1,10 +1,10 @@
-"""Build TensorRT engines of a model's components for NVIDIA GPUs, those at hand or others.
+"""Build TensorRT engines of a model's components for NVIDIA GPUs, those available here or others.
 
 Use it last, for the GPU that the model will run on: an engine is fast there, opens nowhere else, and cannot be changed any more.
 With TensorRT-RTX it is built ahead of time on any machine, without a GPU; the data-centre library builds on the GPU itself. Beside
 the engines their ONNX is kept: a GPU or library version that none was built for gets one from it, in memory, when the model is
 opened. Networks are strongly typed: `float16` and `bfloat16` are cast in torch, so that what a model's authors compute in float32
-stays so. Where no GPU of a target is at hand, the ONNX is held against torch in place of the engine, through ONNX Runtime, and
+stays so. Where no GPU of a target is available here, the ONNX is compared with torch in place of the engine, through ONNX Runtime, and
 nothing but `size` can be measured. Source: NVIDIA TensorRT and TensorRT-RTX.
 
     - build.tensorrt: {targets: [SM86, SM89]}
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator
 
 from compress.artifact import Artifact
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.tensorrt import ENGINE
 from compress.errors import UserError
@@ -45,7 +45,7 @@ class BuildTensorRT(Params):
         "int8_weights, int4_weights: weights alone, in a float16 network",
     )
     targets: gpus.Targets = Field(
-        gpus.HERE, description="compute capabilities to build for, such as [SM86, SM89]; here: the GPU at hand"
+        gpus.HERE, description="compute capabilities to build for, such as [SM86, SM89]; here: the GPU available here"
     )
     library: Literal["auto", "tensorrt", "tensorrt-rtx"] = Field(
         "auto", description="what builds and runs; auto: tensorrt where it is installed and knows the targets, else RTX"
@@ -72,7 +72,7 @@ class BuildTensorRT(Params):
 
 def refuse(artifact: Artifact, params: BuildTensorRT) -> str:
     if params.precision in CALIBRATED and artifact.writes_text:
-        return f"{params.precision} is calibrated on pictures' components: a language model takes int8_weights or int4_weights"
+        return f"{params.precision} is calibrated on images' components: a language model takes int8_weights or int4_weights"
     return refuse_engine(artifact, params.components, "tensorrt")
 
 
@@ -91,22 +91,22 @@ def _choose(params: BuildTensorRT) -> tuple[gpus.Library, tuple[str, ...]]:
     return library, targets
 
 
-def foresee(artifact: Artifact, params: BuildTensorRT) -> Foresight:
+def forecast(artifact: Artifact, params: BuildTensorRT) -> Forecast:
     """Which library builds for what, and the memory that takes."""
     library, targets = _choose(params)
     names = wanted(artifact, params.components)
     weights = sum(4 * parameter_count(artifact.folder(name)) for name in names)
-    told = f"{library.name} {library.version} builds for {', '.join(targets)}"
-    return Foresight(
-        told=told,
+    reported = f"{library.name} {library.version} builds for {', '.join(targets)}"
+    return Forecast(
+        reported=reported,
         quantization=packing(names, ENGINE.format, params.precision),
         scratch_bytes=(weights + KERNEL_BYTES * len(names)) * len(targets),  # engines, beside the ONNX
         memory_bytes=WEIGHTS_AT_ONCE * weights + LIBRARY_BYTES,
     )
 
 
-def idle_here(params: BuildTensorRT) -> str:
-    return gpus.why_idle(*_choose(params))
+def unavailable_here(params: BuildTensorRT) -> str:
+    return gpus.why_unavailable(*_choose(params))
 
 
 @stage(
@@ -119,8 +119,8 @@ def idle_here(params: BuildTensorRT) -> str:
     libraries=("onnx", "onnxruntime", "onnxscript", "transformers", "torch", "diffusers"),
     extra="tensorrt",
     refuse=refuse,
-    foresee=foresee,
-    idle_here=idle_here,
+    forecast=forecast,
+    unavailable_here=unavailable_here,
     machine=gpus.abilities,
     data=lambda params: ("calibration",) if params.precision in CALIBRATED else (),
 )
@@ -134,8 +134,8 @@ def run(artifact: Artifact, params: BuildTensorRT, context: Context) -> None:
     build_engines(artifact, wanted(artifact, params.components), builder, context, samples)
     if not builder.here:
         context.note(
-            f"the ONNX was held against torch, through ONNX Runtime; the engines for {', '.join(targets)} were not run, "
-            "for no such GPU is at hand",
+            f"the ONNX was compared with torch, through ONNX Runtime; the engines for {', '.join(targets)} were not run, "
+            "for no such GPU is available here",
             compared="onnx",
             targets=list(targets),
         )

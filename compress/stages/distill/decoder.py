@@ -1,10 +1,10 @@
-"""Teach a small autoencoder to paint what a pipeline's own does: where few steps are left, decoding is most of an image's time.
+"""Teach a small autoencoder to generate what a pipeline's own does: where few steps are left, decoding is most of an image's time.
 
 `kind: tiny` puts a new AutoencoderTiny in the VAE's place, whose latents are the pipeline's own, unscaled; `kind: own` goes on with
-the VAE that the model has by then, such as one that `prune.width` made narrower. The pipeline paints the training captions as it will
+the VAE that the model has by then, such as one that `prune.width` made narrower. The pipeline generates the training captions as it will
 be called, and what it hands its VAE is written down with what the teacher's VAE makes of it: the decoder learns on the latents that it
-will meet, for any pipeline. The encoder, which painting from pictures and filling in call, learns the latents that the teacher has for
-those pictures. Errors are of pixels and, if asked for, of what the teacher's own encoder sees. Plain diffusers loads and calls what
+will meet, for any pipeline. The encoder, which generating from images and filling in call, learns the latents that the teacher has for
+those images. Errors are of pixels and, if asked for, of what the teacher's own encoder sees. Plain diffusers loads and calls what
 comes of it.
 Source: Bohan, "TAESD: Tiny AutoEncoder for Stable Diffusion" (2023); Johnson et al., "Perceptual Losses for Real-Time Style
 Transfer and Super-Resolution" (2016).
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from compress.artifact import Artifact, derive, rewritten, write_manifest
-from compress.catalogue import Foresight, Misfit, stage
+from compress.catalogue import Forecast, Misfit, stage
 from compress.context import Context
 from compress.distillation.compatibility import decoding_misfits
 from compress.distillation.few_steps import guiding, ill_guided
@@ -52,35 +52,39 @@ if TYPE_CHECKING:
     from compress.opening.models import OpenModel
 
 Count = Annotated[int, Field(ge=0)]
-Row = tuple[Path, int]  # where a picture's tensors are written down: the file, and the number in it
-PICTURES_A_BATCH = 4
+Row = tuple[Path, int]  # where an image's tensors are written down: the file, and the number in it
+IMAGES_A_BATCH = 4
 NEW = {"width", "blocks", "encoder_width", "encoder_blocks"}  # parameters of a new autoencoder alone
-HELD_OUT = 16  # of so many recorded pictures one is not learnt from: by those it is told how near the new decoder comes
+HELD_OUT = (
+    16  # of so many recorded images one is not learnt from: by those it is reported how near the new decoder comes
+)
 
 
 class DistillDecoder(Training):
     kind: Literal["tiny", "own"] = Field("tiny", description="a new AutoencoderTiny, or the VAE that the model has")
     steps: int = Field(1500, ge=1, description="optimiser steps")
     learning_rate: float = Field(1e-3, gt=0, description="peak of the learning rate, which then falls to a twentieth")
-    batch: int = Field(8, ge=1, description="pictures in a batch")
+    batch: int = Field(8, ge=1, description="images in a batch")
     width: int = Field(64, ge=1, description="channels of the new decoder, the same at each of its sizes")
     blocks: tuple[Count, ...] = Field(
-        (), description="its blocks at each size, from the latent's up; none named: three at each, one at the picture's"
+        (), description="its blocks at each size, from the latent's up; none named: three at each, one at the image's"
     )
     encoder_width: int = Field(32, ge=1, description="channels of the new encoder, the same at each of its sizes")
     encoder_blocks: tuple[Count, ...] = Field(
-        (), description="its blocks at each size, from the picture's down; none named: one at that, three at each other"
+        (), description="its blocks at each size, from the image's down; none named: one at that, three at each other"
     )
-    prompts: int = Field(512, ge=4, multiple_of=4, description="captions of the training data that are painted")
+    prompts: int = Field(512, ge=4, multiple_of=4, description="captions of the training data that are generated")
     denoising_steps: int | None = Field(
-        None, ge=1, le=1000, description="steps of each painting; default: as the model is meant to be called"
+        None, ge=1, le=1000, description="steps of each generating; default: as the model is meant to be called"
     )
-    guidance: float | None = Field(None, ge=0, description="guidance scale while painting; default: the pipeline's own")
+    guidance: float | None = Field(
+        None, ge=0, description="guidance scale while generating; default: the pipeline's own"
+    )
     pictures: int = Field(
-        512, ge=0, multiple_of=4, description="pictures of the training data that are learnt from too, where it has any"
+        512, ge=0, multiple_of=4, description="images of the training data that are learnt from too, where it has any"
     )
     crop: int = Field(
-        64, ge=8, description="side of what is decoded at a time in training, in latents; more of a picture is left out"
+        64, ge=8, description="side of what is decoded at a time in training, in latents; more of an image is left out"
     )
     feature_weight: float = Field(
         0.0,
@@ -123,8 +127,8 @@ def _config(artifact: Artifact, params: DistillDecoder) -> dict[str, Any]:
     return tiny_config(config, Shape(params.width, blocks, params.encoder_width, encoder_blocks))
 
 
-def foresee(artifact: Artifact, params: DistillDecoder) -> Foresight:
-    """Checkpoints hold the weights, their average and two moments, an old one too while the new one is written; a recorded picture
+def forecast(artifact: Artifact, params: DistillDecoder) -> Forecast:
+    """Checkpoints hold the weights, their average and two moments, an old one too while the new one is written; a recorded image
     is in half precision."""
     from compress.sources.models import parameter_count
 
@@ -135,10 +139,10 @@ def foresee(artifact: Artifact, params: DistillDecoder) -> Foresight:
     latent = int(config["latent_channels"]) * (side >> levels_of(config) - 1) ** 2
     each = {"prompts": 2 * (3 * side**2 + 3 * latent), "pictures": 2 * (2 * 3 * side**2 + 3 * latent)}
     instead = f" in place of {before / 1e6:.2f} M" if before else ""
-    return Foresight(
+    return Forecast(
         configs={VAE: config},
         kinds={VAE: TINY} if tiny else {},
-        told=f"{after / 1e6:.2f} M parameters{instead}" if tiny else "",
+        reported=f"{after / 1e6:.2f} M parameters{instead}" if tiny else "",
         scratch_bytes=2 * 4 * 4 * after + max(0, 4 * (after - before)),
         item_bytes=each,
         memory_bytes=4 * TRAINED * (before + after),
@@ -155,11 +159,11 @@ def foresee(artifact: Artifact, params: DistillDecoder) -> Foresight:
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),
-    pictures=lambda params: params.pictures,
+    images=lambda params: params.pictures,
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,
-    foresee=foresee,
+    forecast=forecast,
     unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillDecoder, context: Context) -> None:
@@ -177,7 +181,7 @@ def run(artifact: Artifact, params: DistillDecoder, context: Context) -> None:
     rows = _record(open_task(artifact, opening), teacher, params, context)
     held, learnt = rows[::HELD_OUT], [row for number, row in enumerate(rows) if number % HELD_OUT]
     student = _student(artifact, params, context)
-    curve = teach(student.vae, _lesson(student, teacher, learnt or rows, params, context), params, context)
+    curve = teach(student.vae, _target(student, teacher, learnt or rows, params, context), params, context)
     near = _nearness(student, held, context)
     made = derive(artifact, context.out, without=rewritten(artifact, (VAE,)), link=context.link)
     save_component(student.vae, artifact.folder(VAE), made.folder(VAE))
@@ -185,8 +189,8 @@ def run(artifact: Artifact, params: DistillDecoder, context: Context) -> None:
         made = made.becoming({VAE: TINY})
         name_part(made.path, VAE, TINY)
     write_manifest(made)
-    said = f"{near:.1f} dB from what the teacher's VAE paints, on {len(held)} pictures that were not learnt from"
-    context.note(said, component=VAE, loss=curve, psnr=near, pictures=len(rows))
+    message = f"{near:.1f} dB from what the teacher's VAE generates, on {len(held)} images that were not learnt from"
+    context.note(message, component=VAE, loss=curve, psnr=near, images=len(rows))
 
 
 def _student(artifact: Artifact, params: DistillDecoder, context: Context) -> Autoencoder:
@@ -209,24 +213,24 @@ def _student(artifact: Artifact, params: DistillDecoder, context: Context) -> Au
     return Autoencoder.of(made, UNSCALED, device)
 
 
-def _record(painter: OpenModel, teacher: Autoencoder, params: DistillDecoder, context: Context) -> list[Row]:
-    """Every picture that is learnt from, as the teacher's VAE has it; what a crashed run wrote down is kept."""
+def _record(generator: OpenModel, teacher: Autoencoder, params: DistillDecoder, context: Context) -> list[Row]:
+    """Every image that is learnt from, as the teacher's VAE has it; what a crashed run wrote down is kept."""
     from compress.algorithms.autoencoding import Autoencoder
     from compress.training.recordings import read_call
 
-    painting = Autoencoder.of(painter.component(VAE), scaling_of(painter.artifact), context.opening.device)
+    generating = Autoencoder.of(generator.component(VAE), scaling_of(generator.artifact), context.opening.device)
 
-    def painted(some: Sequence[Item]) -> Iterator[Mapping[str, torch.Tensor]]:
-        return _rows(teacher, painting.unscaled(_handed(painter, some, params, context)))
+    def generated(some: Sequence[Item]) -> Iterator[Mapping[str, torch.Tensor]]:
+        return _rows(teacher, generating.unscaled(_handed(generator, some, params, context)))
 
     def given(some: Sequence[Item]) -> Iterator[Mapping[str, torch.Tensor]]:
         seen = _fitted(some, size, context)
         return _rows(teacher, teacher.encode(seen)[:, : teacher.vae.config.latent_channels], seen)
 
     data = context.data["train"]
-    found = _write("painted", data.first(params.prompts), painted, context)
-    size = read_call(*found[0])["picture"].shape[-2:]
-    return found + _write("given", [item for item in data.first(params.pictures) if item.picture], given, context)
+    found = _write("generated", data.first(params.prompts), generated, context)
+    size = read_call(*found[0])["image"].shape[-2:]
+    return found + _write("given", [item for item in data.first(params.pictures) if item.image], given, context)
 
 
 def _write(
@@ -237,41 +241,41 @@ def _write(
 ) -> list[Row]:
     from compress.training.recordings import count_calls, write_calls
 
-    folder = context.scratch / "pictures"
+    folder = context.scratch / "images"
     folder.mkdir(exist_ok=True)
     found: list[Row] = []
-    starts = range(0, len(items), PICTURES_A_BATCH)
-    for start in context.progress(starts, f"recording {what} pictures", len(starts)):
+    starts = range(0, len(items), IMAGES_A_BATCH)
+    for start in context.progress(starts, f"recording {what} images", len(starts)):
         path = folder / f"{what}-{start:06d}.safetensors"
         if not count_calls(path):
-            write_calls(path, make(items[start : start + PICTURES_A_BATCH]))
+            write_calls(path, make(items[start : start + IMAGES_A_BATCH]))
         found += [(path, number) for number in range(count_calls(path))]
     return found
 
 
-def _handed(painter: OpenModel, some: Sequence[Item], params: DistillDecoder, context: Context) -> torch.Tensor:
-    """What the pipeline hands its VAE while it paints these captions."""
+def _handed(generator: OpenModel, some: Sequence[Item], params: DistillDecoder, context: Context) -> torch.Tensor:
+    """What the pipeline hands its VAE while it generates these captions."""
     import torch
 
-    call = guiding(painter.artifact).call(params.guidance)
+    call = guiding(generator.artifact).call(params.guidance)
     if params.denoising_steps is not None:
         call[STEPS] = params.denoising_steps
-    heard = painter.calls_of((VAE,), some, context.seed, batch=len(some), **call)
-    return torch.cat([next(iter(one.values())) for _, one in heard])  # latents are a decoder's first argument
+    recorded = generator.calls_of((VAE,), some, context.seed, batch=len(some), **call)
+    return torch.cat([next(iter(one.values())) for _, one in recorded])  # latents are a decoder's first argument
 
 
 def _fitted(some: Sequence[Item], size: Sequence[int], context: Context) -> torch.Tensor:
-    """The items' own pictures, scaled and cut at two sides to the size that the pipeline paints: [n, 3, height, width] in -1..1."""
+    """The items' own images, scaled and cut at two sides to the size that the pipeline generates: [n, 3, height, width] in -1..1."""
     import torch
     from torch.nn import functional
 
     found = []
     for item in some:
-        assert item.picture is not None
-        picture = torch.from_numpy(item.picture()).to(context.opening.device).permute(2, 0, 1)[None].float() / 127.5 - 1
-        share = max(want / have for want, have in zip(size, picture.shape[-2:], strict=True))
-        sides = [max(want, round(share * have)) for want, have in zip(size, picture.shape[-2:], strict=True)]
-        scaled = functional.interpolate(picture, sides, mode="bicubic", antialias=True).clamp(-1, 1)
+        assert item.image is not None
+        image = torch.from_numpy(item.image()).to(context.opening.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        share = max(want / have for want, have in zip(size, image.shape[-2:], strict=True))
+        sides = [max(want, round(share * have)) for want, have in zip(size, image.shape[-2:], strict=True)]
+        scaled = functional.interpolate(image, sides, mode="bicubic", antialias=True).clamp(-1, 1)
         top, left = ((have - want) // 2 for want, have in zip(size, sides, strict=True))
         found.append(scaled[..., top : top + size[0], left : left + size[1]])
     return torch.cat(found)
@@ -280,41 +284,41 @@ def _fitted(some: Sequence[Item], size: Sequence[int], context: Context) -> torc
 def _rows(
     teacher: Autoencoder, latents: torch.Tensor, seen: torch.Tensor | None = None
 ) -> Iterator[Mapping[str, torch.Tensor]]:
-    """One a picture: a latent, as the pipeline has it before it scales it, and the picture that the VAE makes of it; a picture, or
+    """One an image: a latent, as the pipeline has it before it scales it, and the image that the VAE makes of it; an image, or
     that one, and the latent that the VAE makes of it."""
     import torch
 
     from compress.algorithms.tensors import to_host
 
     with torch.no_grad():
-        pictures = teacher.decode(latents).clamp(-1, 1)
-        seen = pictures if seen is None else seen
-        columns = {"latent": latents, "picture": pictures, "seen": seen, "code": teacher.encode(seen)}
+        images = teacher.decode(latents).clamp(-1, 1)
+        seen = images if seen is None else seen
+        columns = {"latent": latents, "image": images, "seen": seen, "code": teacher.encode(seen)}
     half = {name: to_host(value, torch.float16) for name, value in columns.items()}
-    return ({name: value[row] for name, value in half.items()} for row in range(len(pictures)))
+    return ({name: value[row] for name, value in half.items()} for row in range(len(images)))
 
 
-def _lesson(
+def _target(
     student: Autoencoder, teacher: Autoencoder, rows: Sequence[Row], params: DistillDecoder, context: Context
 ) -> Callable[[int], Mapping[str, torch.Tensor]]:
     """A student's losses by the number of the batch."""
     import numpy as np
 
-    from compress.algorithms.autoencoding import draw_window, feature_errors, picture_errors
+    from compress.algorithms.autoencoding import draw_window, feature_errors, image_errors
     from compress.algorithms.losses import relative_error
 
     def loss_at(number: int) -> Mapping[str, torch.Tensor]:
         random = np.random.default_rng([context.seed, number])
         batch = _batch([rows[one] for one in random.integers(len(rows), size=params.batch)], context)
-        latents, scale = batch["latent"], batch["picture"].shape[-1] // batch["latent"].shape[-1]
+        latents, scale = batch["latent"], batch["image"].shape[-1] // batch["latent"].shape[-1]
         window = draw_window(latents.shape[2], latents.shape[3], params.crop, random.random(2).tolist())
-        painted = student.decode(window.of(latents, 1))
-        found, wanted = (window.judged(one, scale) for one in (painted, window.of(batch["picture"], scale)))
+        generated = student.decode(window.of(latents, 1))
+        found, wanted = (window.judged(one, scale) for one in (generated, window.of(batch["image"], scale)))
         coded = student.encode(window.of(batch["seen"], scale))
         ours, theirs = (window.judged(one, 1) for one in (coded, window.of(batch["code"], 1)))
         both = min(ours.shape[1], theirs.shape[1])  # an AutoencoderTiny tells no deviation
         losses = {
-            "pixels": picture_errors(found, wanted),
+            "pixels": image_errors(found, wanted),
             "latents": params.encoder_weight * relative_error(ours[:, :both], theirs[:, :both]),
         }
         if params.feature_weight:
@@ -336,7 +340,7 @@ def _batch(rows: Sequence[Row], context: Context) -> dict[str, torch.Tensor]:
 
 
 def _nearness(student: Autoencoder, rows: Sequence[Row], context: Context) -> float:
-    """Peak signal-to-noise ratio of what a decoder paints against what the teacher's does, dB, the mean over recorded pictures."""
+    """Peak signal-to-noise ratio of what a decoder generates against what the teacher's does, dB, the mean over recorded images."""
     import torch
 
     from compress.algorithms.autoencoding import peak_ratio
@@ -345,5 +349,5 @@ def _nearness(student: Autoencoder, rows: Sequence[Row], context: Context) -> fl
     for row in rows:
         batch = _batch([row], context)
         with torch.no_grad():
-            found.append(peak_ratio(student.decode(batch["latent"]), batch["picture"]))
+            found.append(peak_ratio(student.decode(batch["latent"]), batch["image"]))
     return sum(found) / len(found)

@@ -1,8 +1,8 @@
 """Teach a denoiser to do what its teacher does: give the same output, and the same features block by block.
 
-Use it after a cut. The teacher paints captions of the training data with step counts between a quarter and all of
+Use it after a cut. The teacher generates captions of the training data with step counts between a quarter and all of
 `denoising_steps`, and every call to its denoiser is written down: the student learns on the inputs, timesteps and guidance it
-will meet, for any pipeline, and no pictures are needed. Where guidance joins two rows into one, the joined output is held to
+will meet, for any pipeline, and no images are needed. Where guidance joins two rows into one, the joined output is held to
 the teacher's too, for guidance multiplies what they differ in. Where widths differ, a learned projection stands between. A teacher
 of its own is of the student's class, and has its latents, texts and noise.
 Source: Kim et al., "BK-SDM: A Lightweight, Fast, and Cheap Version of Stable Diffusion" (2023); Romero et al., "FitNets" (2015).
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from compress.artifact import Artifact, derive, rewritten, write_manifest
-from compress.catalogue import Foresight, Misfit, stage
+from compress.catalogue import Forecast, Misfit, stage
 from compress.context import Context
-from compress.distillation.compatibility import told_misfits
+from compress.distillation.compatibility import reported_misfits
 from compress.distillation.conditioning import caption_values
 from compress.distillation.few_steps import guiding
 from compress.errors import ModelError
@@ -35,19 +35,23 @@ if TYPE_CHECKING:
     from compress.algorithms.losses import Projections
     from compress.opening.models import OpenModel
 
-PICTURES_A_BATCH = 8
+IMAGES_A_BATCH = 8
 
 
 class DistillFeatures(Training):
     learning_rate: float = Field(5e-4, gt=0, description="peak of the learning rate, which then falls to a twentieth")
     accumulate: int = Field(4, ge=1, description="recorded calls whose gradients make one step; each is one timestep")
-    prompts: int = Field(512, ge=1, multiple_of=8, description="captions of the training data that the teacher paints")
-    denoising_steps: int = Field(20, ge=1, le=1000, description="steps of the finest painting that is recorded")
-    guidance: float | None = Field(None, ge=0, description="guidance scale while painting; default: the pipeline's own")
+    prompts: int = Field(
+        512, ge=1, multiple_of=8, description="captions of the training data that the teacher generates"
+    )
+    denoising_steps: int = Field(20, ge=1, le=1000, description="steps of the finest generating that is recorded")
+    guidance: float | None = Field(
+        None, ge=0, description="guidance scale while generating; default: the pipeline's own"
+    )
     block_weight: float = Field(0.5, ge=0, description="weight of the blocks' features beside the output's")
 
 
-def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
+def forecast(artifact: Artifact, params: DistillFeatures) -> Forecast:
     """Checkpoints hold the weights, their average and two moments; a recorded call its latents, each caption its embedding."""
     from compress.sources.models import parameter_count
 
@@ -57,11 +61,11 @@ def foresee(artifact: Artifact, params: DistillFeatures) -> Foresight:
     side = config.get("sample_size") or 128
     latent = config.get("in_channels", 4) * (side if isinstance(side, int) else max(side)) ** 2
     recorded = 2 * 4 * (latent * params.denoising_steps + caption_values(artifact))
-    return Foresight(scratch_bytes=checkpoints, item_bytes={"prompts": recorded}, memory_bytes=TRAINED * weights)
+    return Forecast(scratch_bytes=checkpoints, item_bytes={"prompts": recorded}, memory_bytes=TRAINED * weights)
 
 
 def unfit(artifact: Artifact, params: DistillFeatures, inputs: Mapping[str, Artifact]) -> Iterable[Misfit]:
-    return told_misfits(artifact, inputs["teacher"], params.guidance)
+    return reported_misfits(artifact, inputs["teacher"], params.guidance)
 
 
 @stage(
@@ -75,7 +79,7 @@ def unfit(artifact: Artifact, params: DistillFeatures, inputs: Mapping[str, Arti
     data=lambda params: ("train",),
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers", "diffusers"),
-    foresee=foresee,
+    forecast=forecast,
     unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
@@ -88,14 +92,14 @@ def run(artifact: Artifact, params: DistillFeatures, context: Context) -> None:
     if source.components.get(name, artifact.components[name]).format != "torch" or name not in source.components:
         raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
     opening = context.opening.of("float32")
-    painter = open_task(source, opening)
-    calls = _record(painter, name, params, context)
-    guidance = _guidance(painter, read_call(*calls[0]), params, context)
-    teacher = painter.component(name).requires_grad_(False)
-    del painter  # its text encoders and VAE need no memory from here on
+    generator = open_task(source, opening)
+    calls = _record(generator, name, params, context)
+    guidance = _guidance(generator, read_call(*calls[0]), params, context)
+    teacher = generator.component(name).requires_grad_(False)
+    del generator  # its text encoders and VAE need no memory from here on
     student = open_component(artifact, name, opening)
     stacks = _stacks(artifact, name), _stacks(source, name)
-    learner, loss_at = _lesson(student, teacher, stacks, calls, guidance, params, context)
+    learner, loss_at = _target(student, teacher, stacks, calls, guidance, params, context)
     curve = teach(learner, loss_at, params, context)
     made = derive(artifact, context.out, without=rewritten(artifact, (name,)), link=context.link)
     save_component(student, artifact.folder(name), made.folder(name))
@@ -109,7 +113,7 @@ def _stacks(artifact: Artifact, name: str) -> tuple[tuple[str, ...], ...]:
     return feature_stacks(artifact.components[name].kind, artifact.config(name))
 
 
-def _record(painter: OpenModel, name: str, params: DistillFeatures, context: Context) -> list[tuple[Path, int]]:
+def _record(generator: OpenModel, name: str, params: DistillFeatures, context: Context) -> list[tuple[Path, int]]:
     """(file, number) of every call, recorded batch by batch; a batch that a crashed run recorded is kept."""
     import numpy as np
 
@@ -118,39 +122,41 @@ def _record(painter: OpenModel, name: str, params: DistillFeatures, context: Con
     folder = context.scratch / "calls"
     folder.mkdir(exist_ok=True)
     items = context.data["train"].first(params.prompts)
-    guided = guiding(painter.artifact).call(params.guidance)
+    guided = guiding(generator.artifact).call(params.guidance)
     found = []
-    starts = range(0, len(items), PICTURES_A_BATCH)
+    starts = range(0, len(items), IMAGES_A_BATCH)
     for start in context.progress(starts, "recording the teacher", len(starts)):
         path = folder / f"{start:06d}.safetensors"
         if not count_calls(path):
             random = np.random.default_rng([context.seed, start])
             steps = int(random.integers(max(1, params.denoising_steps // 4), params.denoising_steps + 1))
-            some = items[start : start + PICTURES_A_BATCH]
-            heard = painter.calls_of((name,), some, context.seed, batch=len(some), num_inference_steps=steps, **guided)
-            write_calls(path, (call for _, call in heard))
+            some = items[start : start + IMAGES_A_BATCH]
+            recorded = generator.calls_of(
+                (name,), some, context.seed, batch=len(some), num_inference_steps=steps, **guided
+            )
+            write_calls(path, (call for _, call in recorded))
         found += [(path, number) for number in range(count_calls(path))]
     return found
 
 
-def _guidance(painter: OpenModel, call: Mapping[str, Any], params: DistillFeatures, context: Context) -> float:
+def _guidance(generator: OpenModel, call: Mapping[str, Any], params: DistillFeatures, context: Context) -> float:
     """The scale by which the pipeline joins the two halves of a call's rows, without and with the prompt; 0 if it does not.
 
     Read off a recorded call, not off the pipeline's state, which a resumed run does not have.
     """
     rows = len(next(call[n] for n in ("sample", "hidden_states") if n in call))
-    if rows != 2 * len(context.data["train"].first(min(PICTURES_A_BATCH, params.prompts))):
+    if rows != 2 * len(context.data["train"].first(min(IMAGES_A_BATCH, params.prompts))):
         return 0.0
-    scale = guiding(painter.artifact).scale if params.guidance is None else params.guidance
+    scale = guiding(generator.artifact).scale if params.guidance is None else params.guidance
     return scale or 0.0
 
 
 def _guided(output: torch.Tensor, scale: float) -> torch.Tensor:
-    without, told = output.chunk(2)
-    return without + scale * (told - without)
+    without, reported = output.chunk(2)
+    return without + scale * (reported - without)
 
 
-def _lesson(
+def _target(
     student: torch.nn.Module,
     teacher: torch.nn.Module,
     stacks: tuple[tuple[tuple[str, ...], ...], ...],

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from compress.artifact import Artifact
-from compress.catalogue import Foresight, Misfit, stage
+from compress.catalogue import Forecast, Misfit, stage
 from compress.context import Context
 from compress.distillation.compatibility import trajectory_misfits
-from compress.distillation.few_steps import FewSteps, foresee_taught, guiding, pictures_read, refusal
+from compress.distillation.few_steps import FewSteps, forecast_taught, guiding, images_read, refusal
 from compress.distillation.students import levels_of
 from compress.pipelines.index import class_of
 
@@ -41,8 +41,8 @@ def refuse(artifact: Artifact, params: DistillGuidance) -> str:
     return refusal(artifact, params, None, "progressive")
 
 
-def foresee(artifact: Artifact, params: DistillGuidance) -> Foresight:
-    return foresee_taught(artifact, params)
+def forecast(artifact: Artifact, params: DistillGuidance) -> Forecast:
+    return forecast_taught(artifact, params)
 
 
 def unfit(artifact: Artifact, params: DistillGuidance, inputs: Mapping[str, Artifact]) -> Iterable[Misfit]:
@@ -58,15 +58,15 @@ def unfit(artifact: Artifact, params: DistillGuidance, inputs: Mapping[str, Arti
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),
-    pictures=pictures_read,
+    images=images_read,
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,
-    foresee=foresee,
+    forecast=forecast,
     unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillGuidance, context: Context) -> None:
     from compress.training.trajectory_targets import imitate, leave_taught, teach_denoiser
 
     student = teach_denoiser(artifact, params, context, min(LEVELS, levels_of(artifact) or LEVELS), 1, imitate)
-    leave_taught(artifact, student, foresee(artifact, params).settings, context)
+    leave_taught(artifact, student, forecast(artifact, params).settings, context)

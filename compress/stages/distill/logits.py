@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, derive, rewritten, write_manifest
-from compress.catalogue import Foresight, Misfit, stage
+from compress.catalogue import Forecast, Misfit, stage
 from compress.context import Context
 from compress.distillation.compatibility import FAMILY, reading_misfits, stack_misfits
 from compress.errors import DataError, ModelError
@@ -42,7 +42,7 @@ class DistillLogits(Training):
     data_weight: float = Field(0.0, ge=0, description="weight of the text itself: cross-entropy of the real next token")
 
 
-def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
+def forecast(artifact: Artifact, params: DistillLogits) -> Forecast:
     """Checkpoints hold the weights, their average and two moments; an old one goes once the new one is whole."""
     from compress.sources.models import parameter_count
 
@@ -50,7 +50,7 @@ def foresee(artifact: Artifact, params: DistillLogits) -> Foresight:
         artifact.components[LANGUAGE_MODEL].kind, artifact.config(LANGUAGE_MODEL)
     )  # an unknown family is refused
     weights = 4 * parameter_count(artifact.folder(LANGUAGE_MODEL))
-    return Foresight(scratch_bytes=2 * 4 * weights, memory_bytes=TRAINED * weights)
+    return Forecast(scratch_bytes=2 * 4 * weights, memory_bytes=TRAINED * weights)
 
 
 def unfit(artifact: Artifact, params: DistillLogits, inputs: Mapping[str, Artifact]) -> Iterator[Misfit]:
@@ -69,7 +69,7 @@ def unfit(artifact: Artifact, params: DistillLogits, inputs: Mapping[str, Artifa
     data=lambda params: ("train",),
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers"),
-    foresee=foresee,
+    forecast=forecast,
     unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
@@ -82,7 +82,7 @@ def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
         raise ModelError("the teacher is an engine", place=str(source.path), fix="name an earlier step")
     teacher, task = (open_language(side, context.opening.of("float32")) for side in (source, artifact))
     rows = _rows(task, params, context)
-    learner, loss_at = _lesson(task, teacher, rows, params, context)
+    learner, loss_at = _target(task, teacher, rows, params, context)
     curve = teach(learner, loss_at, params, context)
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
     save_component(task.model, artifact.path, made.path)
@@ -114,7 +114,7 @@ def _rows(task: LanguageModel, params: DistillLogits, context: Context) -> torch
     return torch.tensor(stream[: count * length], device=CPU).view(count, length)
 
 
-def _lesson(
+def _target(
     task: LanguageModel, teacher: LanguageModel, rows: torch.Tensor, params: DistillLogits, context: Context
 ) -> tuple[Any, Callable[[int], Mapping[str, Any]]]:
     """What learns (the student and its projections), and its losses by the number of the batch."""

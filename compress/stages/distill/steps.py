@@ -5,7 +5,7 @@ of `steps` starts as what stands in front of it in the recipe, and learns to lan
 teacher lead; the teacher's guidance is taught as its own output, so that plain diffusers makes one pass a step. Rounds of half as
 many steps each, every one taught by the round before, are the classic ladder; a last round taught by the guided original itself
 mends what they lost. `method: consistency` teaches one student for several numbers of steps, sampled by LCMScheduler; it can
-keep less of a picture's variety. The latents are the training data's pictures, encoded, or what the teacher paints.
+keep less of an image's variety. The latents are the training data's images, encoded, or what the teacher generates.
 Source: Salimans & Ho, "Progressive Distillation for Fast Sampling of Diffusion Models" (2022); Meng et al., "On Distillation of
 Guided Diffusion Models" (2022); Luo et al., "Latent Consistency Models" (2023).
 
@@ -20,16 +20,16 @@ from collections.abc import Iterable, Mapping
 from pydantic import Field, model_validator
 
 from compress.artifact import Artifact
-from compress.catalogue import Foresight, Misfit, stage
+from compress.catalogue import Forecast, Misfit, stage
 from compress.context import Context
 from compress.distillation.compatibility import trajectory_misfits
 from compress.distillation.few_steps import (
     ORIGIN,
     FewSteps,
     Method,
-    foresee_sampled,
+    forecast_sampled,
+    images_read,
     last_level,
-    pictures_read,
     refusal,
     sampler,
 )
@@ -82,8 +82,8 @@ def refuse(artifact: Artifact, params: DistillSteps) -> str:
     return too_fine(artifact, params.steps * (params.substeps or SUBSTEPS), "`steps` times `substeps`")
 
 
-def foresee(artifact: Artifact, params: DistillSteps) -> Foresight:
-    return foresee_sampled(artifact, params, params.steps, params.method, _origin(params))
+def forecast(artifact: Artifact, params: DistillSteps) -> Forecast:
+    return forecast_sampled(artifact, params, params.steps, params.method, _origin(params))
 
 
 def unfit(artifact: Artifact, params: DistillSteps, inputs: Mapping[str, Artifact]) -> Iterable[Misfit]:
@@ -103,11 +103,11 @@ def _origin(params: DistillSteps) -> int:
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),
-    pictures=pictures_read,
+    images=images_read,
     inputs=("teacher",),
     libraries=("accelerate", "torch", "transformers", "diffusers"),
     refuse=refuse,
-    foresee=foresee,
+    forecast=forecast,
     unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillSteps, context: Context) -> None:
@@ -119,4 +119,4 @@ def run(artifact: Artifact, params: DistillSteps, context: Context) -> None:
     last = last_level(artifact, params.steps)
     student = teach_denoiser(artifact, params, context, steps, substeps, agree if consistent else halve, last)
     samples = made(config, sampler(config, params.method, _origin(params), last), artifact.path)
-    leave_taught(artifact, student, foresee(artifact, params).settings, context, samples)
+    leave_taught(artifact, student, forecast(artifact, params).settings, context, samples)

@@ -1,7 +1,7 @@
-"""Export a model's components to ONNX, in standard operators alone, each held against torch on real inputs before it is kept.
+"""Export a model's components to ONNX, in standard operators alone, each compared with torch on real inputs before it is kept.
 
 Use it to carry a model to another runtime: the files hold nothing that only one of them knows. To run it here, on a CPU,
-`build.onnxruntime` is faster, for it fuses operators into ONNX Runtime's own. The result takes any batch size, and pictures of
+`build.onnxruntime` is faster, for it fuses operators into ONNX Runtime's own. The result takes any batch size, and images of
 the size the pipeline was exported at; a language model's graph takes its KV cache as inputs and gives it back. A VAE's graph is
 its decoder. Source: the ONNX standard, and the exporter of transformers (`transformers.exporters`).
 

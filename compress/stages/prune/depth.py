@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from compress.artifact import Artifact, derive, rewritten, write_manifest
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.errors import DataError
 from compress.model.depths import Pool, Unit, cut_depth, depth_pools, least_missed, renamed, unsettled, without
@@ -34,19 +34,19 @@ class PruneDepth(Params):
     components: tuple[str, ...] = Field((), description="what to cut; none named: the denoiser, or the language model")
 
 
-def foresee(artifact: Artifact, params: PruneDepth) -> Foresight:
-    told, far, configs, open_ = [], [], {}, {}
+def forecast(artifact: Artifact, params: PruneDepth) -> Forecast:
+    reported, far, configs, open_ = [], [], {}, {}
     for name in artifact.choose(params.components, bool):
         granted = _granted(artifact, name, params)
         config = artifact.config(name)
         cut = Cut(config, granted)
-        told.append(f"{name}: {cut.told(params.ratio)}")
+        reported.append(f"{name}: {cut.reported(params.ratio)}")
         far += [f"{name}: {much}"] if (much := cut.far(params.ratio)) else []
         # Which blocks go is not known yet, how many is: any as many tell a later stage what it has to know.
         gone = (u for pool in depth_pools(artifact.components[name].kind, config) for u in _worst(pool, {}, params))
         configs[name] = without(config, tuple(gone))
         open_[name] = unsettled(artifact.components[name].kind, config)
-    return Foresight(configs, "; ".join(told), unsettled=open_, warnings=tuple(far))
+    return Forecast(configs, "; ".join(reported), unsettled=open_, warnings=tuple(far))
 
 
 @stage(
@@ -58,7 +58,7 @@ def foresee(artifact: Artifact, params: PruneDepth) -> Foresight:
     bound_to=("isa",),  # influence is a sum of rounded numbers: another processor may rank two blocks the other way
     libraries=("torch", "transformers", "diffusers"),
     data=lambda params: ("calibration",),
-    foresee=foresee,
+    forecast=forecast,
 )
 def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
     from compress.engines.torch.runtime import blank, save_component, shares_kept
@@ -76,11 +76,11 @@ def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
         shorter = blank(module, without(config, gone))
         names = {key: renamed(key, removed) for key in module.state_dict()}
         shorter.load_state_dict({new: v for k, v in module.state_dict().items() if (new := names[k])})
-        told = Cut(config, _granted(artifact, name, params)).told(params.ratio)
+        reported = Cut(config, _granted(artifact, name, params)).reported(params.ratio)
         context.note(
-            f"without {', '.join(sorted(removed))}; {told}",
+            f"without {', '.join(sorted(removed))}; {reported}",
             component=name,
-            granted=told,
+            granted=reported,
             removed=", ".join(sorted(removed)),
             **shares_kept(module, shorter, example),
         )

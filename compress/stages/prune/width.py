@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, derive, rewritten, write_manifest
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.machine.devices import CPU
 from compress.machine.library_classes import divisions_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from compress.data.items import Item
     from compress.opening.models import OpenModel
 
-NORM_ITEMS = 8  # calibration items on which norms are held against those of before
+NORM_ITEMS = 8  # calibration items on which norms are compared with those of before
 
 
 class PruneWidth(Params):
@@ -47,11 +47,11 @@ class PruneWidth(Params):
     components: tuple[str, ...] = Field((), description="what to cut; none named: the denoiser, or the language model")
 
 
-def foresee(artifact: Artifact, params: PruneWidth) -> Foresight:
+def forecast(artifact: Artifact, params: PruneWidth) -> Forecast:
     cuts = {name: _cut(artifact, name, params) for name in artifact.choose(params.components, bool)}
-    told = "; ".join(f"{name}: {cut.told(params.ratio)}" for name, cut in cuts.items())
+    reported = "; ".join(f"{name}: {cut.reported(params.ratio)}" for name, cut in cuts.items())
     far = tuple(f"{name}: {much}" for name, cut in cuts.items() if (much := cut.far(params.ratio)))
-    return Foresight({name: cut.config for name, cut in cuts.items()}, told=told, warnings=far)
+    return Forecast({name: cut.config for name, cut in cuts.items()}, reported=reported, warnings=far)
 
 
 @stage(
@@ -63,7 +63,7 @@ def foresee(artifact: Artifact, params: PruneWidth) -> Foresight:
     bound_to=("isa",),  # worth is a sum of rounded numbers: another processor may rank two channels the other way
     libraries=("torch_pruning", "torch", "transformers", "diffusers"),
     data=lambda params: () if params.importance == "magnitude" else ("calibration",),
-    foresee=foresee,
+    forecast=forecast,
 )
 def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
     from compress.algorithms.coupling import cut_state, find_groups, parameter_shapes
@@ -85,8 +85,10 @@ def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
         kept = [group.choose(of_units(group, saliency)) for group in groups]
         smaller.load_state_dict(cut_state(module.state_dict(), groups, kept))
         keep_statistics(module, smaller, groups, kept, _calls(task, name, params, context, NORM_ITEMS))
-        told = cut.told(params.ratio)
-        context.note(told, component=name, granted=told, groups=len(groups), **shares_kept(module, smaller, example))
+        reported = cut.reported(params.ratio)
+        context.note(
+            reported, component=name, granted=reported, groups=len(groups), **shares_kept(module, smaller, example)
+        )
         save_component(smaller, artifact.folder(name), made.folder(name))
     write_manifest(made)
 
@@ -99,18 +101,18 @@ def _cut(artifact: Artifact, name: str, params: PruneWidth) -> Cut:
 
 def _example(task: OpenModel, name: str) -> Mapping[str, Any]:
     """One call, to follow what feeds what: any would do."""
-    return next(_heard(task, name, task.examples[:1], 0))
+    return next(_recorded(task, name, task.examples[:1], 0))
 
 
 def _calls(task: OpenModel, name: str, params: PruneWidth, context: Context, count: int) -> Iterator[Mapping[str, Any]]:
     """What a component is given while the model runs on calibration items, or on examples where there is no such data."""
     asked = params.importance != "magnitude"
     items = context.data["calibration"].first(count) if asked else task.examples[:count]
-    return _heard(task, name, items, context.seed)
+    return _recorded(task, name, items, context.seed)
 
 
-def _heard(task: OpenModel, name: str, items: Sequence[Item], seed: int) -> Iterator[Mapping[str, Any]]:
-    """A component's calls, as its `forward` takes them: a VAE, of which a pipeline calls but one half, sees what that painted."""
+def _recorded(task: OpenModel, name: str, items: Sequence[Item], seed: int) -> Iterator[Mapping[str, Any]]:
+    """A component's calls, as its `forward` takes them: a VAE, of which a pipeline calls but one half, sees what that generated."""
     calls = (call for _, call in task.calls_of((name,), items, seed, **task.brief))
     if task.function_of(name) == "forward":
         return calls

@@ -1,7 +1,7 @@
 """Quantize engines to 8 or 4 bits, on the engine's own graph.
 
-Use `int8` after `build.openvino` for pictures: activations too are 8 bits wide, so the arithmetic itself gets faster. Its
-ranges are read while the pipeline paints the calibration prompts with its own steps and guidance, so every timestep is seen.
+Use `int8` after `build.openvino` for images: activations too are 8 bits wide, so the arithmetic itself gets faster. Its
+ranges are read while the pipeline generates the calibration prompts with its own steps and guidance, so every timestep is seen.
 Use `int8_weights` or `int4_weights` for language models, whose decoding waits for weights from memory.
 Source: NNCF; Nagel et al., "A White Paper on Neural Network Quantization" (2021).
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from compress.artifact import Artifact, derive, write_manifest
-from compress.catalogue import Foresight, stage
+from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.model.weight_widths import packing
@@ -52,8 +52,8 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
     return f"{', '.join(other)} is no OpenVINO engine: put build.openvino before it" if other else ""
 
 
-def foresee(artifact: Artifact, params: QuantizeNNCF) -> Foresight:
-    return Foresight(quantization=packing(_wanted(artifact, params), "openvino", params.mode))
+def forecast(artifact: Artifact, params: QuantizeNNCF) -> Forecast:
+    return Forecast(quantization=packing(_wanted(artifact, params), "openvino", params.mode))
 
 
 @stage(
@@ -65,7 +65,7 @@ def foresee(artifact: Artifact, params: QuantizeNNCF) -> Foresight:
     bound_to=("isa",),  # in int8, weights use half their range where products of bytes overflow
     libraries=("nncf", "openvino", "transformers", "diffusers"),
     refuse=refuse,
-    foresee=foresee,
+    forecast=forecast,
     data=lambda params: ("calibration",) if params.mode == "int8" else (),
 )
 def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
@@ -116,8 +116,8 @@ def _record(
     from compress.opening import open_language, open_task
 
     if not artifact.writes_text:
-        heard = calibration_calls(open_task(artifact, context.opening), wanted, params.samples, context)
-        return {name: [{n: to_array(v) for n, v in feed.items()} for feed in feeds] for name, feeds in heard.items()}
+        recorded = calibration_calls(open_task(artifact, context.opening), wanted, params.samples, context)
+        return {name: [{n: to_array(v) for n, v in feed.items()} for feed in feeds] for name, feeds in recorded.items()}
     task = open_language(artifact, context.opening)
     graph = task.model.decoder.graph
     texts = text_calls(task, params.samples, context)

@@ -16,7 +16,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 from compress.params import Training
 from compress.zoo import MODELS, scenes
 from compress.zoo.training.captions import LENGTH, new_tokenizer
-from compress.zoo.training.digits_vae import pictures
+from compress.zoo.training.digits_vae import images
 from compress.zoo.training.loop import spent, train
 
 BATCH = 96
@@ -33,7 +33,7 @@ def new_clip(tokens: int, end: int) -> CLIPModel:
 
 
 def top1(clip: CLIPModel, split: str, rounds: int = 8) -> float:
-    """Share of captions that find their own picture among 64 with 64 different captions."""
+    """Share of captions that find their own image among 64 with 64 different captions."""
     tokenizer, right = CLIPTokenizer.from_pretrained(FOLDER), 0
     for start in range(rounds):
         chosen: dict[str, int] = {}
@@ -42,7 +42,7 @@ def top1(clip: CLIPModel, split: str, rounds: int = 8) -> float:
             chosen.setdefault(scenes.scene(split, index).caption, index)
             index += 1
         words = tokenizer(list(chosen), padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-        pixels = torch.cat([pictures(split, i, 1) for i in chosen.values()])
+        pixels = torch.cat([images(split, i, 1) for i in chosen.values()])
         with torch.inference_mode():
             logits = clip(input_ids=words, pixel_values=pixels).logits_per_text
         right += int((logits.argmax(1) == torch.arange(64)).sum())
@@ -63,7 +63,7 @@ def main() -> None:
         first = 1_000_000 + step * BATCH
         captions = [scenes.scene("train", first + i).caption for i in range(BATCH)]
         words = tokenizer(captions, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-        logits = clip(input_ids=words, pixel_values=pictures("train", first, BATCH)).logits_per_text.float()
+        logits = clip(input_ids=words, pixel_values=images("train", first, BATCH)).logits_per_text.float()
         # Equal captions within a batch are each other's right answers.
         same = torch.tensor([[float(a == b) for b in captions] for a in captions])
         target = same / same.sum(1, keepdim=True)

@@ -84,7 +84,7 @@ def latents(vae: AutoencoderKL, count: int) -> tuple[torch.Tensor, torch.Tensor]
     codes, captions = [], []
     for start in range(0, count, 64):
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            codes.append(vae.encode(digits_vae.pictures("train", start, 64)).latent_dist.mean.float())
+            codes.append(vae.encode(digits_vae.images("train", start, 64)).latent_dist.mean.float())
         captions += [scenes.scene("train", start + i).caption for i in range(64)]
         if start % 4096 == 0:
             print(f"encoded {start}/{count}", flush=True)
@@ -110,8 +110,8 @@ def export(model: Denoiser, vae: AutoencoderKL, folder: Path, facts: dict[str, o
         requires_safety_checker=False,
     )
     pipeline.to(torch.bfloat16).save_pretrained(folder)
-    # Unless told a type, diffusers opens its parts in float32 but transformers in the type its config names, and a pipeline
-    # of two types cannot paint: so the config names float32. The weights stay bfloat16, and a type asked for wins.
+    # Unless asked a type, diffusers opens its parts in float32 but transformers in the type its config names, and a pipeline
+    # of two types cannot generate: so the config names float32. The weights stay bfloat16, and a type asked for wins.
     rewrite(folder / "text_encoder" / "config.json", dtype="float32")
     rewrite(folder / "vae" / "config.json")
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")

@@ -3,11 +3,11 @@
     python -m compress.zoo.training.digits_dit --minutes 60
 
 It goes on from the last checkpoint, else with `--from-shipped` from the shipped weights, else from nothing.
-Rectified flow: the denoiser learns the velocity noise − picture at (1 − t) picture + t noise (Liu et al., 2022), with half of
+Rectified flow: the denoiser learns the velocity noise − image at (1 − t) image + t noise (Liu et al., 2022), with half of
 the times uniform and half logit-normal (Esser et al., 2024). A tenth of the captions is dropped for classifier-free guidance.
 The autoencoder and the CLIP text encoder, whose end-of-text state is the pooled prompt, are the shipped ones and stay as they
 are. A small T5 encoder says the prompt word by word: it first learns which words belong to which place, and is then trained
-together with the denoiser. Without that, 4,700 steps taught which digits to paint, but not where.
+together with the denoiser. Without that, 4,700 steps taught which digits to generate, but not where.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def words(captions: list[str]) -> torch.Tensor:
 
 
 def places(caption: str) -> torch.Tensor:
-    """For each word of a caption, the place, digit and ink of what it is said of, int64 [LENGTH, 3]; 0 where that is nothing."""
+    """For each word of a caption, the place, digit and ink of what it is stated of, int64 [LENGTH, 3]; 0 where that is nothing."""
     layout, things, _ = scenes.parse(caption)
     inks, found = list(scenes.INKS), torch.zeros(LENGTH, 3, dtype=torch.int64)
     starts = [index for index, word in enumerate(caption.split()) if word in inks]
@@ -145,8 +145,8 @@ class Reader(torch.nn.Module):
 
     def loss(self, tokens: torch.Tensor, answers: torch.Tensor) -> torch.Tensor:
         """Mean cross entropy over the words and the three questions."""
-        told = self.text(tokens).last_hidden_state
-        asked = [question(told).flatten(0, 1) for question in self.questions]
+        reported = self.text(tokens).last_hidden_state
+        asked = [question(reported).flatten(0, 1) for question in self.questions]
         pairs = zip(asked, answers.flatten(0, 1).unbind(1), strict=True)
         return torch.stack([torch.nn.functional.cross_entropy(guess, answer) for guess, answer in pairs]).mean()
 

@@ -1,4 +1,4 @@
-"""Train `digits-reader`, the independent classifier of painted scenes, on the scans no other split holds.
+"""Train `digits-reader`, the independent classifier of generated scenes, on the scans no other split holds.
 
 python -m compress.zoo.training.digits_reader --minutes 6
 """
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from compress.params import Training
 from compress.zoo import scenes
 from compress.zoo.reader import FOLDER, NOTHING_DIGIT, NOTHING_INK, Network, load_reader, marks
-from compress.zoo.training.digits_vae import pictures
+from compress.zoo.training.digits_vae import images
 from compress.zoo.training.loop import spent, train
 
 BATCH = 48
@@ -44,13 +44,13 @@ def main() -> None:
     network = Network(WIDTH)
 
     def loss_at(step: int) -> torch.Tensor:
-        pixels = pictures("train", 100_000 + step * BATCH, BATCH)
+        pixels = images("train", 100_000 + step * BATCH, BATCH)
         pixels = (pixels + 0.1 * torch.randn_like(pixels) * torch.rand(BATCH, 1, 1, 1)).clamp(-1, 1)
         digits, inks = labels("train", 100_000 + step * BATCH, BATCH)
-        said_digits, said_inks = network(pixels)
+        message_digits, message_inks = network(pixels)
         cross = torch.nn.functional.cross_entropy
-        return cross(said_digits.float().flatten(0, 1), digits.flatten()) + 0.5 * cross(
-            said_inks.float().flatten(0, 1), inks.flatten()
+        return cross(message_digits.float().flatten(0, 1), digits.flatten()) + 0.5 * cross(
+            message_inks.float().flatten(0, 1), inks.flatten()
         )
 
     how = Training(steps=arguments.steps, learning_rate=3e-3, warmup=100, ema=0.995)

@@ -1,4 +1,4 @@
-"""Train the autoencoder of `zoo://digits-diffusion`: 64×64 pictures to 4×8×8 latents.
+"""Train the autoencoder of `zoo://digits-diffusion`: 64×64 images to 4×8×8 latents.
 
     python -m compress.zoo.training.digits_vae --minutes 12
 
@@ -35,7 +35,7 @@ def new_vae() -> AutoencoderKL:
     )
 
 
-def pictures(split: str, start: int, count: int) -> torch.Tensor:
+def images(split: str, start: int, count: int) -> torch.Tensor:
     """Scenes `start` to `start + count`, float [n, 3, 64, 64] in −1..1."""
     batch = np.stack([scenes.render(scenes.scene(split, start + i)) for i in range(count)])
     return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -47,12 +47,12 @@ def load(*, shipped: bool) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
 
 
-def distance(painted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def distance(generated: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Weighted absolute plus twice the squared error of float [n, 3, h, w], ink counting `INK_WEIGHT` times as much."""
     paper = target.flatten(2).median(-1).values[..., None, None]
     ink = (target - paper).abs().amax(1, keepdim=True) > 0.25
     weight = torch.where(ink, INK_WEIGHT, 1.0)
-    error = (painted.float() - target).abs()
+    error = (generated.float() - target).abs()
     return (weight * (error + 2 * error.square())).sum() / (3 * weight.sum())
 
 
@@ -70,20 +70,20 @@ def main() -> None:
     print(sum(p.numel() for p in vae.parameters()) / 1e6, "M parameters")
 
     def loss_at(step: int) -> torch.Tensor:
-        target = pictures("train", step * BATCH, BATCH)
+        target = images("train", step * BATCH, BATCH)
         posterior = vae.encode(target).latent_dist
-        painted = vae.decode(posterior.sample()).sample
-        return distance(painted, target) + 1e-4 * posterior.kl().mean() / 256
+        generated = vae.decode(posterior.sample()).sample
+        return distance(generated, target) + 1e-4 * posterior.kl().mean() / 256
 
     how = Training(steps=arguments.steps, learning_rate=arguments.rate, warmup=200, ema=0.995)
     train("digits-vae", vae, loss_at, how, arguments.minutes)
     with torch.no_grad():
-        held_out = pictures("validation", 0, 256)
+        held_out = images("validation", 0, 256)
         latents = vae.encode(held_out).latent_dist.mean
-        painted = vae.decode(latents).sample.clamp(-1, 1)
-        error = (painted - held_out).abs().mean()
+        generated = vae.decode(latents).sample.clamp(-1, 1)
+        error = (generated - held_out).abs().mean()
     captions = [scenes.scene("validation", i).caption for i in range(256)]
-    digits, inks = marks(captions, ((painted + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    digits, inks = marks(captions, ((generated + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
     vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
     vae.save_pretrained(FOLDER)
     print("held-out mean absolute error, of 255:", float(error) * 127.5, "scaling", vae.config.scaling_factor)

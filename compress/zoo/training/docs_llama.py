@@ -214,9 +214,9 @@ class Run:
 
     def _begin_at_shipped(self) -> None:
         """Take the shipped weights and what they cost for a checkpoint; the optimisers start anew."""
-        told = json.loads((SHIPPED / "training.json").read_text())
-        best = min(point["validation_bits_per_byte"] for point in told["curve"])
-        self.progress = Progress(told["steps"], told["seconds"], best, told["curve"])
+        reported = json.loads((SHIPPED / "training.json").read_text())
+        best = min(point["validation_bits_per_byte"] for point in reported["curve"])
+        self.progress = Progress(reported["steps"], reported["seconds"], best, reported["curve"])
         self.model.load_state_dict(LlamaForCausalLM.from_pretrained(SHIPPED, dtype=torch.float32).state_dict())
         self._save("best", dict(self.model.named_parameters()))
 
@@ -362,9 +362,9 @@ def main() -> None:
     run = Run(options.minutes, options.steps, options.from_shipped)
     run.go()
     ship(run.tokenizer)
-    told = report(run)
-    (SHIPPED / "training.json").write_text(json.dumps(told, indent=1) + "\n")
-    print(json.dumps(told["bits_per_byte"], indent=2))
+    reported = report(run)
+    (SHIPPED / "training.json").write_text(json.dumps(reported, indent=1) + "\n")
+    print(json.dumps(reported["bits_per_byte"], indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Read what a shipped painter of the zoo paints for held-out captions, opened by plain diffusers.
+"""Read what a shipped generator of the zoo generates for held-out captions, opened by plain diffusers.
 
     python -m compress.zoo.training.score --model digits-dit --prompts 96 --record
 
@@ -36,22 +36,22 @@ def held_out_captions(two_digits: bool, count: int) -> list[str]:
     return list(itertools.islice(fitting, count))
 
 
-def paint(
+def generate(
     pipeline: DiffusionPipeline, captions: list[str], steps: int = STEPS, call: Mapping[str, Any] | None = None
 ) -> NDArray[np.uint8]:
-    """uint8 [n, 64, 64, 3]; picture i starts from the noise of seed i, whatever the batch.
+    """uint8 [n, 64, 64, 3]; image i starts from the noise of seed i, whatever the batch.
 
     Args:
         call: what the model's own manifest says of its call; without it, guidance is asked for by its usual name.
     """
-    pictures, asked = [], {**(call or {"guidance_scale": GUIDANCE}), "num_inference_steps": steps}
+    images, asked = [], {**(call or {"guidance_scale": GUIDANCE}), "num_inference_steps": steps}
     for start in range(0, len(captions), BATCH):
         batch = captions[start : start + BATCH]
         seeds = [torch.Generator().manual_seed(start + i) for i in range(len(batch))]
         both = {"negative_prompt": [asked["negative_prompt"]] * len(batch)} if "negative_prompt" in asked else {}
-        painted = pipeline(batch, **{**asked, **both}, generator=seeds, output_type="np").images
-        pictures.append(np.round(painted * 255).astype(np.uint8))
-    return np.concatenate(pictures)
+        generated = pipeline(batch, **{**asked, **both}, generator=seeds, output_type="np").images
+        images.append(np.round(generated * 255).astype(np.uint8))
+    return np.concatenate(images)
 
 
 def score(
@@ -63,7 +63,7 @@ def score(
     found = {}
     for name, two_digits in (("one_digit", False), ("two_digits", True)):
         captions = held_out_captions(two_digits, count)
-        digits, inks = marks(captions, paint(pipeline, captions, steps, call))
+        digits, inks = marks(captions, generate(pipeline, captions, steps, call))
         found[name] = {
             "prompts": count,
             "digits_read": round(float(digits.mean()), 4),

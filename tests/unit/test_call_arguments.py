@@ -1,4 +1,4 @@
-"""How a pipeline is called when it is measured: what it cannot take, or would ignore, is told when planning; what it takes, both sides
+"""How a pipeline is called when it is measured: what it cannot take, or would ignore, is reported when planning; what it takes, both sides
 take alike."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from compress.pipelines.schedulers import NAMED
 from compress.planning.calls import call_beside, lineage_since
 from compress.recipe.values import BaselineSpec, EvalSpec
 from compress.tasks.text_to_image import Usage, usage
-from tests.families import CALLS, PICTURES, tiny_picture
+from tests.families import CALLS, IMAGES, tiny_image
 from tests.stages import DATA
 from tests.tiny import tiny_diffusion
 
@@ -34,14 +34,14 @@ LATENT = {"scheduler": "dpm-solver++", "num_inference_steps": 2}
 
 
 @pytest.fixture(scope="module")
-def painter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable Diffusion that paints 16 by 16 pixels."""
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable Diffusion that generates 16 by 16 pixels."""
     return tiny_diffusion(tmp_path_factory.mktemp("sd"))
 
 
 @pytest.fixture(scope="module")
-def opened(painter: Path) -> TextToImage:
-    return TextToImage(describe(painter))
+def opened(generator: Path) -> TextToImage:
+    return TextToImage(describe(generator))
 
 
 def named(folder: Path, kind: str, **config: Any) -> Artifact:
@@ -58,11 +58,11 @@ def faults(artifact: Artifact, **call: Any) -> list[str]:
 
 
 @pytest.fixture
-def plan(painter: Path, tmp_path: Path) -> Any:
-    """Plans a recipe of a baseline and stages on the painter."""
+def plan(generator: Path, tmp_path: Path) -> Any:
+    """Plans a recipe of a baseline and stages on the generator."""
 
     def made(baseline: dict[str, Any], *stages: Any) -> Any:
-        recipe = {"schema": 1, "name": "x", "model": str(painter), "stages": list(stages)}
+        recipe = {"schema": 1, "name": "x", "model": str(generator), "stages": list(stages)}
         recipe["evaluate"] = {"baseline": baseline, "metrics": ["size"]}
         (tmp_path / "r.yaml").write_text(json.dumps(recipe, indent=1))
         return compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
@@ -88,67 +88,69 @@ def plan(painter: Path, tmp_path: Path) -> Any:
         ("NoSuchPipeline", {}, ""),
     ],
 )
-def test_a_negative_prompt_is_never_ignored(tmp_path: Path, kind: str, call: dict[str, Any], said: str) -> None:
+def test_a_negative_prompt_is_never_ignored(tmp_path: Path, kind: str, call: dict[str, Any], message: str) -> None:
     found = faults(named(tmp_path, kind), negative_prompt="ugly", **call)
-    assert [said in one for one in found] == [True] * bool(said)
+    assert [message in one for one in found] == [True] * bool(message)
 
 
-def test_a_unet_that_is_told_its_guidance_ignores_a_negative_prompt(tmp_path: Path) -> None:
+def test_a_unet_that_is_reported_its_guidance_ignores_a_negative_prompt(tmp_path: Path) -> None:
     artifact = named(tmp_path, "StableDiffusionPipeline", time_cond_proj_dim=256)
     (found,) = faults(artifact, negative_prompt="ugly")
-    assert "told its guidance (time_cond_proj_dim)" in found
+    assert "reported its guidance (time_cond_proj_dim)" in found
 
 
-def test_an_argument_that_a_pipeline_does_not_take_is_told() -> None:
+def test_an_argument_that_a_pipeline_does_not_take_is_reported() -> None:
     assert call_arguments("NoSuchPipeline") is None
     assert "height" in (call_arguments("StableDiffusionPipeline") or ())
 
 
-def test_what_a_recipe_gives_is_told_at_its_line(plan: Any) -> None:
+def test_what_a_recipe_gives_is_reported_at_its_line(plan: Any) -> None:
     with pytest.raises(RecipeError) as caught:
         plan({"negative_prompt": "ugly", "guidance": 1.0, "height": 18, "scheduler": "lcm", "steps": 60})
     found = [(p.place.rsplit("r.yaml:")[1].split(":")[0], p.message) for p in caught.value.problems]
     assert found == [
         ("8", "StableDiffusionPipeline ignores a negative prompt unless guidance_scale is above 1, and it is 1"),
         ("11", "LCMScheduler cannot do 60 steps: at most 50 (original_inference_steps)"),
-        ("10", "height 18 cannot be painted: it is no multiple of 8"),
+        ("10", "height 18 cannot be generated: it is no multiple of 8"),
     ]
 
 
-def test_an_engine_is_built_for_one_size(plan: Any, painter: Path) -> None:
+def test_an_engine_is_built_for_one_size(plan: Any, generator: Path) -> None:
     size = {"height": 24, "width": 16}
-    assert own_size(describe(painter)) == 16
+    assert own_size(describe(generator)) == 16
     with pytest.raises(RecipeError) as caught:
         plan(size, {"build.openvino": {}})
     (found,) = caught.value.problems
-    assert found.message.endswith("height 24 is asked for, and the engine of `unet` is built for pictures of height 16")
+    assert found.message.endswith("height 24 is asked for, and the engine of `unet` is built for images of height 16")
     assert found.fix.startswith("put `- accelerate.size: {height: 24, width: 16}` in front")
     plan({"height": 16, "width": 16}, {"build.openvino": {}})
-    plan(size, {"build.openvino": {"components": ["text_encoder"]}})  # which sees no picture
+    plan(size, {"build.openvino": {"components": ["text_encoder"]}})  # which sees no image
     found = plan(size, {"accelerate.size": size}, {"build.openvino": {}})
-    assert found.nodes[0].told == "pictures 16 wide and 24 high"
-    with pytest.raises(RecipeError, match="is built for pictures of height 16"):
+    assert found.nodes[0].reported == "images 16 wide and 24 high"
+    with pytest.raises(RecipeError, match="is built for images of height 16"):
         plan({}, {"build.openvino": {}}, {"accelerate.size": size})
 
 
-@pytest.mark.parametrize("family", PICTURES)
-def test_the_size_that_a_family_paints_by_itself_is_known(family: str, tmp_path: Path) -> None:
-    artifact = describe(tiny_picture(tmp_path, family))
+@pytest.mark.parametrize("family", IMAGES)
+def test_the_size_that_a_family_generates_by_itself_is_known(family: str, tmp_path: Path) -> None:
+    artifact = describe(tiny_image(tmp_path, family))
     stock = TextToImage(artifact).stock
     stated = (call_arguments(type(stock).__name__) or {})["height"]
     latents = getattr(stock, "default_sample_size", artifact.config(artifact.main).get("sample_size"))
     assert stated or own_size(artifact) == latents * stock.vae_scale_factor
 
 
-@pytest.mark.parametrize("family", PICTURES)
+@pytest.mark.parametrize("family", IMAGES)
 def test_every_family_takes_a_negative_prompt_or_says_that_it_does_not(family: str, tmp_path: Path) -> None:
-    task = TextToImage(describe(tiny_picture(tmp_path, family)))
+    task = TextToImage(describe(tiny_image(tmp_path, family)))
     call = {**CALLS[family], "num_inference_steps": 2, "guidance_scale": 3.0}
-    told = faults(task.artifact, **call, negative_prompt="a blue seven")
-    said = {**call, "true_cfg_scale": 3.0} if told else call
-    assert [one for one in faults(task.artifact, **said, negative_prompt="a blue seven") if "ignores" in one] == []
-    painted = [task.paint_items(DATA.first(2), 0, **said, **more) for more in ({}, {"negative_prompt": "a blue seven"})]
-    assert not np.array_equal(*painted)
+    reported = faults(task.artifact, **call, negative_prompt="a blue seven")
+    message = {**call, "true_cfg_scale": 3.0} if reported else call
+    assert [one for one in faults(task.artifact, **message, negative_prompt="a blue seven") if "ignores" in one] == []
+    generated = [
+        task.generate_items(DATA.first(2), 0, **message, **more) for more in ({}, {"negative_prompt": "a blue seven"})
+    ]
+    assert not np.array_equal(*generated)
 
 
 def test_a_candidate_is_held_to_what_it_takes_over(plan: Any) -> None:
@@ -158,8 +160,8 @@ def test_a_candidate_is_held_to_what_it_takes_over(plan: Any) -> None:
     plan(taken, {"accelerate.steps": {"steps": 60, "scheduler": "ddim"}})
 
 
-def test_a_stage_that_names_a_scheduler_keeps_it(painter: Path) -> None:
-    base = describe(painter)
+def test_a_stage_that_names_a_scheduler_keeps_it(generator: Path) -> None:
+    base = describe(generator)
     call = {"scheduler": "unipc", "num_inference_steps": 20, "negative_prompt": "ugly"}
 
     def candidate(**params: Any) -> dict[str, Any]:
@@ -172,21 +174,21 @@ def test_a_stage_that_names_a_scheduler_keeps_it(painter: Path) -> None:
 
 
 def test_a_flow_is_integrated_by_its_own_scheduler(tmp_path: Path) -> None:
-    (found,) = faults(describe(tiny_picture(tmp_path, "sd3")), scheduler="ddim")
+    (found,) = faults(describe(tiny_image(tmp_path, "sd3")), scheduler="ddim")
     assert "integrates a flow" in found
     (found,) = faults(named(tmp_path, "StableDiffusionPipeline"), scheduler="ddim")
     assert "no scheduler of its own" in found
 
 
-def test_eval_asks_the_same(painter: Path, tmp_path: Path) -> None:
+def test_eval_asks_the_same(generator: Path, tmp_path: Path) -> None:
     spec = EvalSpec(baseline=BaselineSpec(negative_prompt="ugly", guidance=1.0))
     wanted = Wanted({"size": {}}, spec=spec)
     with pytest.raises(ManyProblems, match="ignores a negative prompt"):
-        prepare(str(painter), str(painter), wanted, open_cache(tmp_path / "cache"), tmp_path / "out")
+        prepare(str(generator), str(generator), wanted, open_cache(tmp_path / "cache"), tmp_path / "out")
 
 
-def painted(task: TextToImage, **call: Any) -> Any:
-    return task.paint_items(DATA.first(1), 0, **{"num_inference_steps": 2, **call})
+def generated(task: TextToImage, **call: Any) -> Any:
+    return task.generate_items(DATA.first(1), 0, **{"num_inference_steps": 2, **call})
 
 
 def test_captions_that_are_cut_are_counted_and_not_shouted(
@@ -201,45 +203,45 @@ def test_captions_that_are_cut_are_counted_and_not_shouted(
     opened.pipeline(prompt=long.text, num_inference_steps=1)
     assert "was truncated because" in caplog.text  # as the library does by itself
     caplog.clear()
-    opened.paint_items((long,), 0, num_inference_steps=1)
+    opened.generate_items((long,), 0, num_inference_steps=1)
     assert "was truncated because" not in caplog.text
 
 
-def test_each_setting_is_what_paints(opened: TextToImage) -> None:
-    plain = painted(opened)
-    assert painted(opened, height=24, width=32).shape == (1, 24, 32, 3)
-    assert not np.array_equal(plain, painted(opened, negative_prompt="a blue seven"))
-    assert not np.array_equal(plain, painted(opened, scheduler="dpm-solver++"))
-    assert np.array_equal(plain, painted(opened))  # the model's own scheduler is back
+def test_each_setting_is_what_generates(opened: TextToImage) -> None:
+    plain = generated(opened)
+    assert generated(opened, height=24, width=32).shape == (1, 24, 32, 3)
+    assert not np.array_equal(plain, generated(opened, negative_prompt="a blue seven"))
+    assert not np.array_equal(plain, generated(opened, scheduler="dpm-solver++"))
+    assert np.array_equal(plain, generated(opened))  # the model's own scheduler is back
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
-def test_a_named_scheduler_paints_as_the_stage_that_writes_it_does(
+def test_a_named_scheduler_generates_as_the_stage_that_writes_it_does(
     opened: TextToImage, tmp_path: Path, name: str
 ) -> None:
     from tests.stages import apply
 
     made, _ = apply("accelerate.steps", opened.artifact, tmp_path / "out", steps=4, scheduler=name)
     assert np.array_equal(
-        painted(opened, num_inference_steps=4, scheduler=name), TextToImage(made).paint_items(DATA.first(1), 0)
+        generated(opened, num_inference_steps=4, scheduler=name), TextToImage(made).generate_items(DATA.first(1), 0)
     )
 
 
-def test_what_a_named_scheduler_leaves_out_is_said(painter: Path) -> None:
-    assert lost_settings(describe(painter), {"scheduler": "ddim"}) == ""
-    assert "takes no clip_sample" in lost_settings(describe(painter), {"scheduler": "unipc"})
+def test_what_a_named_scheduler_leaves_out_is_message(generator: Path) -> None:
+    assert lost_settings(describe(generator), {"scheduler": "ddim"}) == ""
+    assert "takes no clip_sample" in lost_settings(describe(generator), {"scheduler": "unipc"})
 
 
-def test_the_lines_that_call_a_candidate_name_its_scheduler(opened: TextToImage, painter: Path) -> None:
-    lines = usage(Usage(str(painter), True, call={**LATENT, "negative_prompt": 'a "b"'}))
+def test_the_lines_that_call_a_candidate_name_its_scheduler(opened: TextToImage, generator: Path) -> None:
+    lines = usage(Usage(str(generator), True, call={**LATENT, "negative_prompt": 'a "b"'}))
     assert lines[2:4] == (
         "from diffusers import DPMSolverMultistepScheduler",
-        'paint.scheduler = DPMSolverMultistepScheduler.from_config(paint.scheduler.config, algorithm_type="dpmsolver++")',
+        'generate.scheduler = DPMSolverMultistepScheduler.from_config(generate.scheduler.config, algorithm_type="dpmsolver++")',
     )
     assert "scheduler=" not in lines[4]
     assert 'negative_prompt="a \\"b\\""' in lines[4]
-    paint: Any = opened.stock
-    own = paint.scheduler
-    exec("\n".join(lines[2:4]), {"paint": paint})
-    assert type(paint.scheduler).__name__ == "DPMSolverMultistepScheduler"
-    paint.scheduler = own
+    generate: Any = opened.stock
+    own = generate.scheduler
+    exec("\n".join(lines[2:4]), {"generate": generate})
+    assert type(generate.scheduler).__name__ == "DPMSolverMultistepScheduler"
+    generate.scheduler = own
