@@ -6,7 +6,7 @@ PareError
 │   ├── NotComparable    two runs of different protocols, baselines or machines
 │   ├── ModelError       a folder that is no model, weights that do not read
 │   ├── DataError        a data source that does not read
-│   │   └── DamagedPictures  every image of it that does not
+│   │   └── DamagedImages  every image of it that does not
 │   ├── CacheError       the cache folder is read-only or full
 │   └── MissingLibrary   an optional library is not installed; the fix is the install command
 └── StageFailed          exit 3: a stage, or the check after it, did not succeed

@@ -79,7 +79,7 @@ def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Images] =
         real: images that will be read, beside those that its stages learn from.
 
     Raises:
-        DamagedPictures: some do not read.
+        DamagedImages: some do not read.
         UserError: weights cannot be had, or are no numbers, of which no stage would make any.
     """
     from compress.adapters.fusing import ready

@@ -128,7 +128,7 @@ def choose(library: str, targets: Targets) -> tuple[Library, tuple[str, ...]]:
     if unknown := [t for t in asked if t not in known]:
         raise UserError(
             f"{found.name} {found.version} does not build for {', '.join(unknown)} here",
-            fix=f"targets it builds for: {', '.join(known) or 'none, for there is no GPU at hand'}",
+            fix=f"targets it builds for: {', '.join(known) or 'none, for no GPU is available here'}",
         )
     return found, asked
 

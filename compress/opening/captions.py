@@ -12,7 +12,7 @@ from compress.pipelines.call_arguments import call_arguments
 
 # What libraries say of every call: what is cut is counted once for all; both sides of a comparison are given their captions as they are
 # written, whether a package that cleans them is installed or not; and a VAE that a pipeline itself casts is its own affair.
-SAID = (
+KNOWN = (
     "was truncated because",
     "Token indices sequence length is longer",
     "clean_caption",
@@ -48,7 +48,7 @@ def uncounted(pipeline: Any) -> Iterator[None]:
 
     def others(record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        return not any(sentence in message for sentence in SAID)
+        return not any(sentence in message for sentence in KNOWN)
 
     for logger in loggers:
         logger.addFilter(others)

@@ -47,7 +47,7 @@ from compress.training.trajectories import (
     record,
 )
 
-Lesson: TypeAlias = Callable[["Classroom", Batch, torch.Tensor], Mapping[str, torch.Tensor]]
+Target: TypeAlias = Callable[["Classroom", Batch, torch.Tensor], Mapping[str, torch.Tensor]]
 LOOKS = 4  # draws of the batch that is held back; steps of a walk that is compared
 
 
@@ -59,7 +59,7 @@ class Classroom:
     teacher: Denoiser
     course: Course
     files: Sequence[Path]
-    target: Lesson
+    target: Target
     device: str
     seed: int
 
@@ -128,7 +128,7 @@ def teach_denoiser(
     context: Context,
     steps: int,
     substeps: int,
-    target: Lesson,
+    target: Target,
     last: float | None = None,
 ) -> torch.nn.Module:
     """Teach an artifact's denoiser along a course of `steps` steps, each of `substeps` of its teacher's.
@@ -165,7 +165,7 @@ def _classroom(
     params: FewSteps,
     context: Context,
     way: tuple[int, int, float | None],
-    target: Lesson,
+    target: Target,
 ) -> tuple[Classroom, str]:
     """Student and teacher with all that they are taught by; their pipelines' other parts need no memory from here on."""
     source, name, opening = context.inputs["teacher"], artifact.main, context.opening.of("float32")

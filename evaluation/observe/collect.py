@@ -35,7 +35,7 @@ FORMAT = 4
 MANIFEST = "evidence.json"
 CONTINUATIONS = "continuations"
 STORED_AS = {"images": "pictures"}  # what keys call a kind since before it had this name: evidence of then still counts
-SAID = "said.json"  # what a reader must know of generated images, where there is something
+NOTES = "said.json"  # what a reader must know of generated images, where there is something
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _generate(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
                 )
             Image.fromarray(image).save(folder / _name(start + offset))
     if message := task.cut_short(view.items, **view.call):
-        (folder / SAID).write_text(json.dumps(message))
+        (folder / NOTES).write_text(json.dumps(message))
     if latents:
         _save({"latents": np.stack(latents).astype(np.float16)}, folder / "latents.safetensors")
 
@@ -226,7 +226,7 @@ def _read_images(folder: Path, found: Evidence) -> Evidence:
         with safe_open(stored, framework="numpy") as tensors:
             return np.asarray(tensors.get_slice("latents")[index], dtype=np.float32)
 
-    message = (json.loads((folder / SAID).read_text()),) if (folder / SAID).is_file() else ()
+    message = (json.loads((folder / NOTES).read_text()),) if (folder / NOTES).is_file() else ()
     return replace(found, image=image, latent=latent if stored.is_file() else None, message=message)
 
 

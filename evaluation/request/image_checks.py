@@ -110,7 +110,7 @@ def refuse_damaged(found: Iterable[Images], memory: Path | None = None, emit: Em
         memory: the folder where it is noted that they read.
 
     Raises:
-        DamagedPictures: some do not read.
+        DamagedImages: some do not read.
     """
     problems: list[Problem] = []
     for images in found:

@@ -17,7 +17,7 @@ from compress.params import Params
 from compress.pipelines.lean import without_lean_call
 from compress.stages.accelerate import call_stage
 
-TOLD = "call path: stock → lean; the images are the same, and calling it so needs pare"
+SUMMARY = "call path: stock → lean; the images are the same, and calling it so needs pare"
 
 
 class Call(Params):
@@ -31,11 +31,11 @@ def refuse(artifact: Artifact, params: Call) -> str:
 
 
 def forecast(artifact: Artifact, params: Call) -> Forecast:
-    return Forecast(settings=artifact.calling_lean().settings, reported=TOLD)
+    return Forecast(settings=artifact.calling_lean().settings, reported=SUMMARY)
 
 
 @call_stage(version=1, params=Call, refuse=refuse, forecast=forecast)
 def run(artifact: Artifact, params: Call, context: Context) -> None:
     made = derive(artifact, context.out, link=context.link)
-    context.note(TOLD)
+    context.note(SUMMARY)
     write_manifest(made.calling_lean())

@@ -20,7 +20,7 @@ from compress.pipelines.call_arguments import call_faults
 from compress.pipelines.image_sizes import BINNED, resized
 from compress.stages.accelerate import call_stage
 
-IDLE = (
+WASTED = (
     f"its pipeline generates the nearest size that it was trained on and resizes that, so that fewer pixels save no time: write "
     f'"{BINNED}": false among the arguments of the model\'s call, in its pare.json, to generate fewer pixels'
 )
@@ -40,7 +40,7 @@ def refuse(artifact: Artifact, params: Size) -> str:
 
 def forecast(artifact: Artifact, params: Size) -> Forecast:
     made = artifact.calling(height=params.height, width=params.width)
-    warnings = (IDLE,) if resized(artifact, params.height, params.width) else ()
+    warnings = (WASTED,) if resized(artifact, params.height, params.width) else ()
     return Forecast(
         settings=made.settings, reported=f"images {params.width} wide and {params.height} high", warnings=warnings
     )
