@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,8 +15,11 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from compress.engines.decoding import decode, plain
-from compress.engines.module import CPU, config_of, read_settings
+from compress.engines.module import CPU, EngineModule, Runner, config_of, read_settings
 from compress.errors import UserError
+from compress.machine.devices import Opening
+
+R = TypeVar("R", bound=Runner)
 
 FORM = ("use_cache", "return_dict", "cache_position")  # how a call is made, not what it computes
 ONE_LENGTH = "give prompts of one length at a time"
@@ -199,3 +202,21 @@ class EngineLanguageModel(torch.nn.Module, GenerationMixin):  # type: ignore[mis
         # Padding behind a text is harmless, for no token looks ahead; before a token, it would shift its position.
         if mask.ndim != 2 or not bool(mask[:, : seen + 1].all()) or bool((mask[:, 1:] > mask[:, :-1]).any()):
             raise UserError("the engine takes no padding before a token", fix=ONE_LENGTH)
+
+
+def loading(
+    open_runner: Callable[[Path], R], decoder: Callable[[R], Decoder]
+) -> tuple[Callable[[Path, str, str, Opening], EngineModule], Callable[[Path, str, Opening], EngineLanguageModel]]:
+    """An engine's `load_component` and `load_language_model`, of what opens a folder and what decodes with that.
+
+    The first gives an engine component of a pipeline, the second a language model that transformers' `generate` runs as it runs a torch
+    one. The number type is the engine's own affair: it takes and gives float32. Both raise what `open_runner` does.
+    """
+
+    def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
+        return EngineModule(folder, library, kind, open_runner(folder))
+
+    def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
+        return EngineLanguageModel(folder, kind, decoder(open_runner(folder)))
+
+    return load_component, load_language_model

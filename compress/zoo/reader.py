@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from compress.errors import DataError
 from compress.files.hashing import digest_folder
 from compress.machine.devices import CPU
 from compress.zoo import MODELS, scenes
+from evaluation.values import Sample
 
 FOLDER = MODELS / "digits-reader"
 NOTHING_DIGIT, NOTHING_INK = len(scenes.WORDS), len(scenes.INKS)
@@ -36,6 +37,9 @@ class Generated(Protocol):
 
     @property
     def items(self) -> Sequence[object]: ...
+
+    @property
+    def unit_ids(self) -> tuple[str, ...]: ...
 
     def images(self, start: int, stop: int) -> NDArray[np.uint8]: ...
 
@@ -120,3 +124,14 @@ def marks_of(evidence: Generated) -> tuple[NDArray[np.float64], NDArray[np.float
         items = evidence.items[start : start + BATCH]
         parts.append(marks([item.text for item in items], evidence.images(start, start + BATCH)))  # type: ignore[attr-defined]
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+
+
+def share_read(evidence: Generated, which: Literal["digits", "inks"]) -> Sample:
+    """The share of an image's digits, or of its inks, that is right [units].
+
+    Raises:
+        DataError: a caption is not in the grammar of zoo://digits.
+    """
+    found = marks_of(evidence)[("digits", "inks").index(which)]
+    protocol = {"reader": "digits-reader", "weights": weights()}
+    return Sample(evidence.unit_ids, np.asarray(found, dtype=np.float64), protocol=protocol)

@@ -163,6 +163,22 @@ def median(values: Floats) -> Estimate:
     return bootstrap(lambda draw: np.median(values[draw], axis=1), len(values), float(np.median(values)))
 
 
+def _counted(sample: Sample) -> Estimate:
+    """Median of the processes; no number where there was nothing to count."""
+    return _uncounted(sample) or replace(median(sample.values), note=sample.note)
+
+
+def _counted_ratio(candidate: Sample, baseline: Sample) -> Estimate:
+    """Geometric mean of the processes' ratios baseline ÷ candidate."""
+    return _uncounted(candidate) or _uncounted(baseline) or geometric_ratio(baseline.values, candidate.values)
+
+
+def _uncounted(sample: Sample) -> Estimate | None:
+    """No number, and why; None where there is one."""
+    none = float("nan")
+    return Estimate(none, none, none, len(sample.values), sample.note) if np.isnan(sample.values).any() else None
+
+
 def exact(sample: Sample) -> Estimate:
     """The only unit's value, as it is."""
     value = float(sample.values[0])
@@ -210,4 +226,5 @@ PROPORTION = Statistic("difference", _noted_mean, _proportion_difference, spread
 TIME = Statistic("ratio", percentiles, lambda c, b: median_ratio(b.values, c.values))
 RATE = Statistic("ratio", lambda s: median(s.values), lambda c, b: median_ratio(c.values, b.values))
 RESOURCE = Statistic("ratio", lambda s: median(s.values), lambda c, b: geometric_ratio(b.values, c.values))
+RESOURCE_IF_COUNTED = Statistic("ratio", _counted, _counted_ratio)  # NaN where a side has none, and its note says why
 EXACT = Statistic("ratio", exact, _exact_ratio)

@@ -7,14 +7,12 @@ Source: torch.cuda.max_memory_allocated, torch.cuda.max_memory_reserved.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from compress.params import Params
 from evaluation.evidence import Evidence
 from evaluation.judge import statistics
-from evaluation.values import Estimate, Sample, Statistic, metric
+from evaluation.values import Sample, metric
 
 ABSENT = "the model runs on no GPU that counts its memory: set device: cuda"
 
@@ -23,31 +21,13 @@ class DeviceMemory(Params):
     """Nothing to set; `evaluate.starts` says how many processes a side."""
 
 
-def score(sample: Sample) -> Estimate:
-    """Median of the processes."""
-    return _unknown(sample) or replace(statistics.RESOURCE.score(sample), note=sample.note)
-
-
-def contrast(candidate: Sample, baseline: Sample) -> Estimate:
-    """Geometric mean of the processes' ratios baseline ÷ candidate."""
-    return _unknown(candidate) or _unknown(baseline) or statistics.RESOURCE.contrast(candidate, baseline)
-
-
-def _unknown(sample: Sample) -> Estimate | None:
-    """No number, and why; None where there is one."""
-    missing = float("nan")
-    return (
-        Estimate(missing, missing, missing, len(sample.values), sample.note) if np.isnan(sample.values).any() else None
-    )
-
-
 @metric(
     version=1,
     title="device memory",
     params=DeviceMemory,
     needs=("starts",),
     better="lower",
-    statistic=Statistic("ratio", score, contrast),
+    statistic=statistics.RESOURCE_IF_COUNTED,
     unit="MB",
 )
 def measure(evidence: Evidence, params: DeviceMemory) -> Sample:

@@ -5,8 +5,6 @@ Only for captions in the grammar of `zoo://digits`; the classifier was trained o
 
 from __future__ import annotations
 
-import numpy as np
-
 from compress.params import Params
 from evaluation.evidence import Evidence
 from evaluation.judge import statistics
@@ -27,10 +25,6 @@ class InksRight(Params):
     statistic=statistics.SHARE,
 )
 def measure(evidence: Evidence, params: InksRight) -> Sample:
-    from compress.zoo.reader import marks_of, weights
+    from compress.zoo.reader import share_read
 
-    return Sample(
-        evidence.unit_ids,
-        np.asarray(marks_of(evidence)[1], dtype=np.float64),
-        protocol={"reader": "digits-reader", "weights": weights()},
-    )
+    return share_read(evidence, "inks")

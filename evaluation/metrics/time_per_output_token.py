@@ -8,6 +8,7 @@ from __future__ import annotations
 from compress.params import Params
 from evaluation.evidence import Evidence
 from evaluation.judge import statistics
+from evaluation.observe.token_times import token_sample
 from evaluation.values import Sample, metric
 
 
@@ -25,11 +26,4 @@ class TimePerOutputToken(Params):
     unit="ms",
 )
 def measure(evidence: Evidence, params: TimePerOutputToken) -> Sample:
-    timings = evidence.timings
-    if timings is None or not len(timings.first):
-        raise ValueError("no first token was timed")
-    return Sample(
-        tuple(map(str, range(len(timings.first)))),
-        1000 * (timings.seconds - timings.first) / (timings.work - 1),
-        protocol=timings.protocol,
-    )
+    return token_sample(evidence, lambda timings: (timings.seconds - timings.first) / (timings.work - 1))

@@ -328,7 +328,7 @@ def test_the_layer_where_native_code_breaks_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "evaluate", "said"),
+    ("step", "evaluate", "message"),
     [
         ("{}", "metrics: [throughput], prompt_tokens: 800, new_tokens: 800", ""),
         ("{}", "metrics: [throughput], timing_batch: 17", r"timing_batch makes calls of 17, .* batch from 1 to 16"),

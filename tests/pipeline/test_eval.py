@@ -153,7 +153,7 @@ def test_a_metric_that_needs_a_model_is_refused_before_anything_is_read(places: 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--metrics", "clip_score"), "needs a caption for each image"),
         (("--metrics", "kid", "--gate", "kid.speedup=2"), "compared by its difference"),

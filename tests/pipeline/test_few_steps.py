@@ -254,7 +254,7 @@ def test_a_recipe_for_ones_own_pipeline_runs(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "method", "options", "said"),
+    ("family", "method", "options", "message"),
     [
         ("sd", "progressive", {"negative_prompt": "x", "guidance": 1.0}, "nothing leads away"),
         ("sd", "progressive", {"origin": 4}, "`origin` is of method: consistency"),

@@ -128,7 +128,7 @@ def test_rows_that_turn_together_stand_side_by_side() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "message"),
     [
         (
             {"model_type": "opt"},

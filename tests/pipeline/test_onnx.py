@@ -278,7 +278,7 @@ def broken(engine: Artifact, folder: Path, how: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("operator", "Marvel"),
         ("graph cut short", "cannot open the graph"),

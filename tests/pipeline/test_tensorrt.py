@@ -335,7 +335,7 @@ def recipe(folder: Path, model: Path, step: str, evaluate: str = "metrics: [size
 
 
 @pytest.mark.parametrize(
-    ("step", "evaluate", "said", "fix"),
+    ("step", "evaluate", "message", "fix"),
     [
         ("{}", "metrics: [size]", "no NVIDIA GPU available here to build for", "targets: [SM86, SM89]"),
         ("{targets: [SM90]}", "metrics: [size]", "does not build for SM90", "SM75, SM80, SM86"),

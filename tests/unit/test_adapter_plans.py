@@ -102,7 +102,7 @@ def test_without_an_adapter_keys_are_what_they_were(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "problem"),
+    ("message", "problem"),
     [
         ("3", "adapter must be a folder, not 3"),
         ("[./lora, 3]", "adapter.1 must be a folder, not 3"),
@@ -324,7 +324,7 @@ def test_padding_of_the_adapters_own_is_used_by_nothing(here: Path) -> None:
     assert "other tokens than the model's: '<|PAD_TOKEN|>' (8)" in refused(here)
 
 
-@pytest.mark.parametrize("said", [{}, {"added_tokens_decoder": {"1": {"content": "<s>"}}}, {"bos_token": "<s>"}])
+@pytest.mark.parametrize("message", [{}, {"added_tokens_decoder": {"1": {"content": "<s>"}}}, {"bos_token": "<s>"}])
 @pytest.mark.parametrize("form", ["tokenizer.json", "tokenizer_config.json"])
 def test_a_vocabulary_that_is_no_json_is_held_by_what_was_added_to_it(here: Path, form: str, message: object) -> None:
     (here / "base/tokenizer.json").unlink(missing_ok=True)

@@ -28,7 +28,7 @@ def setting(metric: str, needed: int, *, n: int = 64, seen: int = 64, held: int 
 
 
 @pytest.mark.parametrize(
-    ("metric", "more", "said"),
+    ("metric", "more", "message"),
     [
         ("kid", {}, "evaluate.samples: 517"),
         ("perplexity", {"n": 32}, "evaluate.samples: 1034"),  # half of the documents had a token to score
@@ -54,7 +54,7 @@ def test_a_decided_gate_needs_no_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("holds", "recipe", "said"),
+    ("holds", "recipe", "message"),
     [
         (0, "x", "about 1539 (evaluate.samples: 1539) an"),
         (1000, "x", "about 1539 (the evaluation data hold 1000) an"),

@@ -268,7 +268,7 @@ def test_two_folders_give_the_same_four_files_as_a_run(old: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "is no result"),
         ('{"schema_version": 1}', "schema 1"),

@@ -75,7 +75,7 @@ def test_every_mistake_is_reported_at_once_in_a_recipe_s_words(llama: Path, plan
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named", "said"),
+    ("arguments", "named", "message"),
     [
         (("demo.cat", "zoo://tiny"), {}, "no stage is called `demo.cat`"),
         (("demo.cut", "nowhere"), {}, 'model "nowhere" is neither'),

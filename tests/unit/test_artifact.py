@@ -99,7 +99,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"task": None}, "its task None is none"),
         ({"task": ["text_generation"]}, "is none that this pare knows"),
@@ -250,7 +250,7 @@ NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": Fal
 
 
 @pytest.mark.parametrize(
-    ("said", "packed"),
+    ("message", "packed"),
     [
         (GPTQ, Quantization("gptq", 4, "gptqmodel")),
         (NF4, Quantization("bitsandbytes", 4, "bitsandbytes")),

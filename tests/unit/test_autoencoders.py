@@ -183,7 +183,7 @@ def test_flops_are_counted_of_what_is_planned(tmp_path: Path) -> None:
     assert sum(p.numel() for p in empty(becoming, "vae").parameters()) == tiny_parameters(config)
 
 
-@pytest.mark.parametrize(("params", "said"), [
+@pytest.mark.parametrize(("params", "message"), [
     ({"blocks": [1, 1, 1]}, "blocks has 3 numbers, and this VAE works at 2 sizes: give one for each"),
     ({"encoder_blocks": [1]}, "encoder_blocks has 1 numbers, and this VAE works at 2 sizes: give one for each"),
     ({"kind": "own", "width": 8, "blocks": [1, 1]}, "kind: own keeps the VAE's sizes: leave out blocks, width"),

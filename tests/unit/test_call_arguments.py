@@ -71,7 +71,7 @@ def plan(generator: Path, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "call", "said"),
+    ("kind", "call", "message"),
     [
         ("StableDiffusionPipeline", {}, ""),
         ("StableDiffusionPipeline", {"guidance_scale": 1.0}, "guidance_scale is above 1, and it is 1: leave negative_"),

@@ -314,7 +314,7 @@ def test_sizes_may_be_written_in_any_case_and_with_a_space(pare: Pare, filled: C
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "fix"),
+    ("arguments", "message", "fix"),
     [
         (("chek",), "No such command 'chek'. Did you mean 'check'", "pare --help"),
         (("plan",), "Missing argument 'RECIPE'", "pare plan --help"),

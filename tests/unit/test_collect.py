@@ -427,7 +427,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("component", "spoil", "said"), BROKEN)
+@pytest.mark.parametrize(("component", "spoil", "message"), BROKEN)
 def test_a_constant_image_or_one_of_no_numbers_is_an_error_that_names_the_prompt(
     component: str, spoil: Callable[[Any], None], message: str, images: Viewpoint, tmp_path: Path
 ) -> None:

@@ -378,7 +378,7 @@ def test_an_engine_is_named_component_by_component(writers: Stand, tmp_path: Pat
     assert found.candidate.engine == "model: openvino"
 
 
-@pytest.mark.parametrize(("samples", "said"), [(256, False), (300, True), (len(TEXTS), False)])
+@pytest.mark.parametrize(("samples", "message"), [(256, False), (300, True), (len(TEXTS), False)])
 def test_more_samples_than_the_data_hold_are_message_where_somebody_asked(
     samples: int, message: bool, writers: Stand, tmp_path: Path
 ) -> None:

@@ -68,7 +68,7 @@ def promising(*, leaves: Mapping[str, Any], name: str = "demo.cut", **forecast: 
 
 
 @pytest.mark.parametrize(
-    ("forecast", "leaves", "said"),
+    ("forecast", "leaves", "message"),
     [
         (
             {"num_hidden_layers": 3},

@@ -52,7 +52,7 @@ def test_the_digest_follows_the_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("a.jsonl", "{", "JSON"),
         ("a.jsonl", "[1]", "object"),

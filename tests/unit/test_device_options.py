@@ -70,7 +70,7 @@ def test_a_word_becomes_one_spelling_of_the_device(word: str, device: str, monke
 
 
 @pytest.mark.parametrize(
-    ("word", "found", "torch", "told"),
+    ("word", "found", "torch", "reported"),
     [
         ("cuda", (), "", NONE_HERE),
         ("cuda:1", (L4,), "", "device: cuda:1, and nvidia-smi finds 1 here, NVIDIA L4"),

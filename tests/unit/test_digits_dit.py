@@ -79,7 +79,7 @@ def test_every_word_of_the_grammar_is_one_piece_and_no_caption_is_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("caption", "said"),
+    ("caption", "message"),
     [
         ("a red three on white paper", {1: ("centre", 3, "red"), 2: ("centre", 3, "red")}),
         (

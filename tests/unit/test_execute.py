@@ -458,7 +458,7 @@ def blow_up(tensors: Tensors) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (zero_head, "the reloaded model gives a constant output"),
         (blow_up, "the reloaded model gives values that are not finite"),

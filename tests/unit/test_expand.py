@@ -187,7 +187,7 @@ def test_later_overrides_see_earlier_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("seed", "is not path=value"),
         ("=1", "is not path=value"),
@@ -288,7 +288,7 @@ def test_the_limit_on_recipes_holds_exactly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("x: ${a}\n", "r.yaml:1:4 no variable is called `a`"),
         ("vars: {ratio: 1}\nx: ${ration}\n", "r.yaml:2:4 no variable is called `ration`"),

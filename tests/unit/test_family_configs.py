@@ -94,7 +94,7 @@ def test_what_is_granted_is_reported_beside_what_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "ratio", "told"),
+    ("layers", "ratio", "reported"),
     [
         (2, 0.25, "requested −25.0%, granted num_hidden_layers 2 → 1 (−50.0%), and its config comes no nearer"),
         (8, 0.01, "requested −1.0%, granted num_hidden_layers 8 → 7 (−12.5%), and its config comes no nearer"),

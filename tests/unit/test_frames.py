@@ -73,7 +73,7 @@ def test_any_bytes_are_answered(start: bytes, more: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("role", "latents", "told"),
+    ("role", "latents", "reported"),
     [("train", "auto", True), ("train", "teacher", False), ("evaluate", "", True)],
 )
 def test_a_plan_names_them_where_they_will_be_read(role: str, latents: str, reported: bool, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_engines_are_unavailable_without_a_gpu_and_rebuilt_for_another_that_is_k
     assert why_unavailable(RTX, ("SM86",)).endswith(": its torch 2.13.0+cpu is built without CUDA")
 
 
-@pytest.mark.parametrize(("version", "told"), [("2.13.0+cpu", "2.13.0+cpu"), ("2.13.0+cu130", ""), ("2.13.0", "")])
+@pytest.mark.parametrize(("version", "reported"), [("2.13.0+cpu", "2.13.0+cpu"), ("2.13.0+cu130", ""), ("2.13.0", "")])
 def test_a_torch_without_cuda_is_reported_by_its_version(
     monkeypatch: pytest.MonkeyPatch, version: str, reported: str
 ) -> None:

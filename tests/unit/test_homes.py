@@ -32,7 +32,7 @@ def written(here: Path, **message: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         {"model": f"./{NOBODY}"},
         {"data": f"{NOBODY}/texts.txt"},

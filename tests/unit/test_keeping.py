@@ -435,7 +435,7 @@ def test_it_stands_beside_the_name_or_among_the_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inside", "beside", "said"),
+    ("inside", "beside", "message"),
     [
         ("sometimes", "", 'keep must be always or if_faster, not "sometimes"'),
         ("", "true", "keep must be always or if_faster, not true"),

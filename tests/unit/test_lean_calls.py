@@ -51,7 +51,7 @@ def test_a_plan_says_what_it_comes_to(generator: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stages", "baseline", "said"),
+    ("stages", "baseline", "message"),
     [
         ([{"accelerate.steps": {"steps": 2, "scheduler": "dpm-solver++"}}, CALL], {}, "DPMSolverMultistepScheduler"),
         ([CALL, {"accelerate.steps": {"steps": 2, "scheduler": "dpm-solver++"}}], {}, "DPMSolverMultistepScheduler"),

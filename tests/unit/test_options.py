@@ -34,7 +34,7 @@ def test_what_is_no_setting_is_shown_how_to_write_one(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said", "fix"),
+    ("given", "message", "fix"),
     [
         ("kid.worse=1", "kid.worse: unknown key", "did you mean `worse_by`?"),
         ("kid.speedup=-1", "kid.speedup must be greater than 0, not -1", "give a number greater than 0"),

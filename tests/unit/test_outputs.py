@@ -91,7 +91,7 @@ def _lose_a_case(found: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (_change, ["one: digests differ: ['d'] and ['e']"]),
         (_add_a_file, ["one: files of c differ"]),

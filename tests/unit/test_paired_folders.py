@@ -29,7 +29,7 @@ ONE = {"0.png": "a cat", "1.png": "a dog"}
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (ONE, ()),
         ({"0.png": "a cat ", "1.png": "a dog"}, ()),

@@ -92,7 +92,7 @@ def test_a_denoiser_may_say_how_sure_it_is(generator: Path) -> None:
     assert reported(generator) == []
 
 
-@pytest.mark.parametrize(("family", "part", "field", "wrong", "said"), [
+@pytest.mark.parametrize(("family", "part", "field", "wrong", "message"), [
     ("sdxl", "unet", "projection_class_embeddings_input_dim", 64, "reads texts 16 wide (projection_class_embeddings_input_dim)"),
     ("sdxl", "unet", "cross_attention_dim", 32, "text_encoder and text_encoder_2 write 32 + 32"),
     ("sd3", "transformer", "pooled_projection_dim", 32, "text_encoder and text_encoder_2 write 32 + 32"),

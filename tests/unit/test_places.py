@@ -63,7 +63,7 @@ def test_extractors_are_reported_by_what_lies_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda at: str(at / "clop"), "no feature extractor lies there"),
         (lambda at: "zoo://clop", "clop"),

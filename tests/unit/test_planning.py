@@ -524,7 +524,7 @@ def test_what_holds_few_bits_already_is_not_quantized_again(stages: str, llama: 
 
 
 @pytest.mark.parametrize(
-    ("metrics", "tokens", "said"),
+    ("metrics", "tokens", "message"),
     [
         (["latency"], (60, 8), "prompt_tokens and new_tokens are 68 together, and the model has 64 positions"),
         (["token_agreement"], (60, 8), "68 together"),

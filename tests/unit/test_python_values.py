@@ -58,7 +58,7 @@ def test_what_python_has_beside_yaml_becomes_what_yaml_has() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
         ({"a": [1, object()]}, "a.1: no recipe can hold a object"),
         ({"a": float("nan")}, "a: nan is not a finite number"),

@@ -103,7 +103,7 @@ def test_a_folder_that_is_taken_is_refused_each_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("place", "message"),
     [
         ("cache/mine", "lies in the cache"),
         ("file", "is a file"),

@@ -9,7 +9,7 @@ import pytest
 
 from compress.catalogue import find_stage
 from compress.planning.plan import make_plan
-from compress.stages.accelerate.size import IDLE
+from compress.stages.accelerate.size import WASTED
 from compress.store.cache import Cache
 from tests.fakes import pipeline, recipe, step
 
@@ -28,7 +28,7 @@ def sized(folder: Path, kind: str, **asked: int) -> tuple[str, ...]:
 @pytest.mark.parametrize(("kind", "binned"), [("PixArtSigmaPipeline", True), ("StableDiffusionPipeline", False)])
 def test_fewer_pixels_that_are_generated_all_the_same_are_warned_of(kind: str, binned: bool, tmp_path: Path) -> None:
     warnings = sized(tmp_path / "model", kind, height=512, width=512)
-    assert any(IDLE in message for message in warnings) == binned
+    assert any(WASTED in message for message in warnings) == binned
     assert any("the baseline generates images 1024 wide and 1024 high, and the candidate 512" in w for w in warnings)
 
 
@@ -37,7 +37,7 @@ def test_a_size_that_both_sides_generate_is_no_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "idle"),
+    ("kind", "size", "unavailable"),
     [
         ("HunyuanDiTPipeline", (1280, 1280), False),
         ("HunyuanDiTPipeline", (768, 1280), False),
@@ -51,4 +51,4 @@ def test_a_size_that_a_pipeline_knows_is_generated_as_it_is(
     kind: str, size: tuple[int, int], unavailable: bool, tmp_path: Path
 ) -> None:
     warnings = sized(tmp_path / "model", kind, height=size[0], width=size[1])
-    assert any(IDLE in message for message in warnings) == unavailable
+    assert any(WASTED in message for message in warnings) == unavailable

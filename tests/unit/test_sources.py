@@ -400,7 +400,7 @@ def test_what_cannot_be_pinned_is_one_error_and_leaves_the_recipe(
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "message"),
     [("zoo://docs-llama", "is no hub model"), ("hf://name", "is no hub model"), ("hf://org/--odd", "cannot be")],
 )
 def test_what_is_no_name_on_the_hub_is_refused_before_anybody_is_asked(reference: str, message: str) -> None:

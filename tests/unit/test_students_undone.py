@@ -52,7 +52,7 @@ def refusal(model: Path, *asked: Asked) -> str:
 
 
 @pytest.mark.parametrize(
-    ("student", "then", "said"),
+    ("student", "then", "message"),
     [
         (STUDENT, {"steps": 2}, ("2 steps undo", "it was taught 4 steps")),
         (STUDENT, {"steps": 8}, ("8 steps undo",)),

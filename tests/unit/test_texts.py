@@ -72,7 +72,7 @@ def test_other_formats_are_no_prose(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "said"),
+    ("start", "message"),
     [(b"%PDF-1.7\n", ".pdf"), (b"{\\rtf1 text}", ".rtf"), (b"\x1f\x8b\x08", ".gz"), (b"PK\x03\x04", ".zip")],
 )
 def test_other_formats_are_reported_by_their_start_whatever_they_are_called(
@@ -109,7 +109,7 @@ def test_broken_utf_16_and_32_are_not_taken_for_latin(name: str, raw: bytes, tmp
     assert "Latin" not in caught.value.problems[0].fix
 
 
-@pytest.mark.parametrize(("row", "said"), [
+@pytest.mark.parametrize(("row", "message"), [
     ('{"text": "broken \\ud800"}', r"'text' holds half a character, \\ud800"),
     ('{"text": "a", "id": "\\udc00x"}', r"'id' holds half a character, \\udc00"),
 ])  # fmt: skip
@@ -127,7 +127,7 @@ def test_binary_is_no_prose(tmp_path: Path) -> None:
         open_data("a.txt", tmp_path)
 
 
-@pytest.mark.parametrize(("row", "said"), [
+@pytest.mark.parametrize(("row", "message"), [
     ({"file_name": "0.png", "text": ["a", "b"]}, "needs one text, and has a list"),
     ({"file_name": "0.png", "text": None}, "needs one text, and has none"),
     ({"file_name": "0.png"}, "needs one text, and has none"),

@@ -89,7 +89,7 @@ def test_an_onnx_graph_is_counted_without_its_scales(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "before", "after", "said"),
+    ("counts", "before", "after", "message"),
     [
         ({"int4": 95, "float32": 5}, 100, 40, ()),
         ({"int4": 80, "float32": 20}, 100, 60, ("20% of its weights are float32",)),

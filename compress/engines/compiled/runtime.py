@@ -19,11 +19,11 @@ import torch
 
 from compress.artifact import MANIFEST, read_json
 from compress.engines.compiled import PACKAGE
-from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
-from compress.engines.module import EngineModule, read_settings
+from compress.engines.language import Past, TensorPast, foreign_cache, loading, step_inputs
+from compress.engines.module import read_settings
 from compress.errors import ModelError, UserError
 from compress.files.hashing import digest_file
-from compress.machine.devices import CPU, Opening
+from compress.machine.devices import CPU
 from compress.machine.facts import machine_fact
 
 Precision = Literal["float32", "bfloat16"]
@@ -34,26 +34,6 @@ AGAIN = "run the recipe again: it builds the engine anew"
 _ONE_CALL_AT_A_TIME = 1
 _opened: dict[str, Any] = {}  # by digest
 _lock = threading.Lock()
-
-
-def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
-    """An engine component of a pipeline. The number type is the engine's own affair: it takes and gives float32.
-
-    Raises:
-        ModelError: the folder holds no engine, or one that was not made by `build.compiled` for this machine and torch.
-    """
-    check_origin(folder)
-    return EngineModule(folder, library, kind, Package(folder))
-
-
-def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
-    """A language model that transformers' `generate` runs as it runs a torch one.
-
-    Raises:
-        ModelError: as `load_component`.
-    """
-    check_origin(folder)
-    return EngineLanguageModel(folder, kind, Cached(Package(folder)))
 
 
 def check_origin(folder: Path) -> None:
@@ -233,3 +213,12 @@ def _check_maker(folder: Path, settings: Mapping[str, Any]) -> None:
         raise ModelError(
             "is not the package that was built here: its digest differs", place=str(folder / PACKAGE), fix=AGAIN
         )
+
+
+def _checked(folder: Path) -> Package:
+    """The package in a component's folder, after a look where it comes from, before any of its code runs."""
+    check_origin(folder)
+    return Package(folder)
+
+
+load_component, load_language_model = loading(_checked, Cached)

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from compress.engines.language import EngineLanguageModel, Past, foreign_cache, step_inputs
-from compress.engines.module import SIZES, EngineModule, read_settings
+from compress.engines.language import Past, foreign_cache, loading, step_inputs
+from compress.engines.module import SIZES, read_settings
 from compress.engines.onnx import GRAPH, WEIGHTS
 from compress.errors import ModelError, UserError
-from compress.machine.devices import CPU, Opening
+from compress.machine.devices import CPU
 
 CACHE_IN, CACHE_OUT = "input.past_key_values.", "output.past_key_values."
 _UNREADABLE = (
@@ -48,24 +48,6 @@ _SUMS_BYTES = ("int8", "int8_dynamic")
 # another session, has one core less: a third slower (101 ms instead of 75). So much is enough between operations and tokens.
 _SPIN_MICROSECONDS = 500
 _QUIET = 3  # errors alone; they reach the caller as exceptions
-
-
-def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
-    """An engine component of a pipeline. The number type is the engine's own affair: it takes and gives float32.
-
-    Raises:
-        ModelError: the folder holds no engine.
-    """
-    return EngineModule(folder, library, kind, Graph(folder))
-
-
-def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
-    """A language model that transformers' `generate` runs as it runs a torch one.
-
-    Raises:
-        ModelError: the folder holds no engine.
-    """
-    return EngineLanguageModel(folder, kind, Decoder(Graph(folder)))
 
 
 class Graph:
@@ -208,3 +190,6 @@ def _first_line(error: Exception) -> str:
 
 def _again(settings: Mapping[str, Any]) -> str:
     return f"build it again with build.onnxruntime or export.onnx: it was made by {settings['engine']} {settings['version']}"
+
+
+load_component, load_language_model = loading(Graph, Decoder)

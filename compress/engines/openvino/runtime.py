@@ -17,12 +17,11 @@ import openvino
 import torch
 from numpy.typing import NDArray
 
-from compress.engines.language import EngineLanguageModel, Past, step_inputs
-from compress.engines.module import ENGINE, SIZES, EngineModule, read_settings
+from compress.engines.language import Past, loading, step_inputs
+from compress.engines.module import ENGINE, SIZES, read_settings
 from compress.engines.openvino import MODEL, WEIGHTS
 from compress.engines.openvino.core import core
 from compress.errors import ModelError, UserError
-from compress.machine.devices import Opening
 
 Precision = Literal["float32", "bfloat16"]
 FILES = (MODEL, WEIGHTS, ENGINE)
@@ -41,24 +40,6 @@ def save_graph(model: openvino.Model, folder: Path) -> None:
         if re.fullmatch(r"[A-Z]\w*_\d+", operation.get_friendly_name()):  # a folded constant keeps its source's kind
             operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
     openvino.save_model(model, str(folder / MODEL), compress_to_fp16=False)
-
-
-def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
-    """An engine component of a pipeline. The number type is the engine's own affair: it takes and gives float32.
-
-    Raises:
-        ModelError: the folder holds no engine.
-    """
-    return EngineModule(folder, library, kind, Graph(folder))
-
-
-def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
-    """A stateful language model that transformers' `generate` runs as it runs a torch one.
-
-    Raises:
-        ModelError: the folder holds no engine.
-    """
-    return EngineLanguageModel(folder, kind, Stateful(Graph(folder)))
 
 
 class Ports(NamedTuple):
@@ -316,3 +297,6 @@ def _last_line(error: Exception) -> str:
 def _torch_dtype(port: openvino.ConstOutput | openvino.Output) -> torch.dtype:
     found: torch.dtype = torch.from_numpy(np.empty(0, port.get_element_type().to_dtype())).dtype
     return found
+
+
+load_component, load_language_model = loading(Graph, Stateful)
