@@ -722,7 +722,7 @@ def test_a_checkpoint_of_the_zoo_s_former_loop_still_opens(seconds: list[float])
 
 
 def test_the_zoo_prints_its_losses(seconds: list[float], capsys: pytest.CaptureFixture[str]) -> None:
-    zoo("told", seconds, 0.5)
+    zoo("reported", seconds, 0.5)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 15
     assert lines[-1].startswith("reported: step 30/120 loss ")
