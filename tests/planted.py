@@ -116,7 +116,7 @@ METRIC = '''
 import numpy as np
 
 from compress.params import Params
-from evaluation import statistics
+from evaluation.judge import statistics
 from evaluation.values import Sample, metric
 
 

@@ -288,7 +288,7 @@ def test_a_control_is_called_as_it_is_meant_to_be(tmp_path: Path, monkeypatch: p
         seen.extend(views)
         return ()
 
-    monkeypatch.setattr(controls, "measure_control", measure)
+    monkeypatch.setattr(comparing, "measure_control", measure)
     model = replace(describe(pipeline(tmp_path / "generator")), digest="one")
     request = comparing.Request(
         "x", model.calling(num_inference_steps=2, guidance_scale=1.0), model, items(), spec(), {}, "", (), tmp_path, (),

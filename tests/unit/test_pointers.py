@@ -20,7 +20,7 @@ FETCH = "is a pointer of Git LFS: its content was never fetched"
 
 
 @pytest.mark.parametrize(
-    "name", ["texts.txt", "texts.jsonl", "texts.json", "pictures/metadata.jsonl", "pictures/0.png"]
+    "name", ["texts.txt", "texts.jsonl", "texts.json", "images/metadata.jsonl", "images/0.png"]
 )
 def test_a_pointer_of_git_lfs_among_the_data_is_reported(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "images"
