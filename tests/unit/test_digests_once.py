@@ -31,7 +31,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counted[path.name] += 1
         return digest_file(path)
 
-    for module in ("hashing", "cache", "contract"):
+    for module in ("files.hashing", "store.cache", "execution.contract"):
         monkeypatch.setattr(f"compress.{module}.digest_file", counting)
     return counted
 
