@@ -114,4 +114,4 @@ def test_however_often_it_is_pressed_a_run_ends_with_130_and_the_line_that_resum
     script = IMPATIENT.replace("LAST", last)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, check=False, timeout=60)
     assert done.returncode == 130, done.stderr
-    assert "resume with: pare" in (tmp_path / "said").read_text()
+    assert "resume with: pare" in (tmp_path / "stated").read_text()
