@@ -31,11 +31,15 @@ Run = Callable[..., None]
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a stage can tell before anything runs: its components' configs as they will be, how it packs their weights, the
-    settings it leaves, what it grants of what was asked, the disk it needs beside its result while it works, and the memory for
-    its weights, gradients and moments.
+    """What a stage can say before anything runs.
 
+    configs: by component, the config as it will be.
+    reported: what it grants of what was asked, in words.
+    scratch_bytes: the disk it needs beside its result while it works.
     item_bytes: by the parameter that says how many items of the training data are used at most, the further disk that each takes.
+    memory_bytes: for its weights, gradients and moments.
+    quantization: by component, how it packs the weights.
+    settings: those it leaves; None: those it was given.
     unsettled: by component, the fields of its config that may come out otherwise, for only the work decides them.
     warnings: what it grants that may not be what was meant, with what to do.
     kinds: the classes of components that become models of another.
@@ -47,7 +51,7 @@ class Forecast:
     item_bytes: Mapping[str, int] = field(default_factory=dict)
     memory_bytes: int = 0
     quantization: Mapping[str, Quantization] = field(default_factory=dict)
-    settings: Settings | None = None  # None: those it was given
+    settings: Settings | None = None
     unsettled: Mapping[str, frozenset[str]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
@@ -64,16 +68,31 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a recipe: what it takes, what it leaves behind, and what it is held to.
+    """One step of a recipe: what it takes, what it leaves behind, and what the contract check holds it to.
 
-    `needs` says what of a model it must be able to observe, which decides the tasks it works on; `formats` maps each component
-    format it takes to the one it leaves, and is empty for a stage that takes any and leaves it; `effects` and `reproducible` are
-    what the contract check enforces; `components` are those it works on, where its parameters do not say; `packed` says whether it takes weights that are quantized already; `bound_to` names what of the machine belongs into the key; `data` says which data roles ("train",
-    "calibration") it cannot do without, given its parameters; `images` how many of the training data's images it reads, of as many items; `calls` the stages it runs itself, which decide its result too; `inputs` the roles of further artifacts it is given ("teacher",
-    the source unless the recipe names another); `unfit` says what of these does not fit the artifact or the parameters; `refuse` looks at an artifact's description before anything runs and returns
-    why this stage cannot work on it ("" when it can); `forecast` says what will come of it, or raises a UserError; `idle_here` says
-    why what it leaves, and all that follows from it, cannot run on this machine ("" when it can); `elsewhere` says of a kind of
-    device why what it leaves does nothing there; `machine` tells a reader what this machine can do with the stage, and how to install what lacks.
+    name: its file's place below `compress/stages`, with dots.
+    version: of its result; another one is another key.
+    needs: what of a model must be observable, which decides the tasks it works on.
+    formats: by the component format it takes, the one it leaves; empty: any, and leaves it.
+    effects: what it changes: weights, format, settings.
+    reproducible: whether equal inputs give equal bytes, or equal behaviour.
+    run: does the work.
+    components: those it works on, where its parameters do not say.
+    packed: whether it takes weights that are quantized already.
+    bound_to: what of the machine belongs into its key.
+    data: from its parameters, the roles ("train", "calibration") it cannot do without.
+    images: from its parameters, how many images of the training data it reads, of as many items.
+    calls: from its parameters, the stages it runs itself, which decide its result too.
+    inputs: roles of further artifacts it is given ("teacher"), the source unless the recipe names another.
+    libraries: distributions whose versions belong into its key.
+    extra: what installs them, `pip install "pare[EXTRA]"`.
+    doc: its file's docstring.
+    refuse: why it cannot work on an artifact, read from the description alone; "" when it can.
+    forecast: what will come of it. Raises a UserError.
+    unfit: what of its inputs does not fit the artifact or the parameters.
+    unavailable_here: why what it leaves, and all that follows from it, cannot run on this machine; "" when it can.
+    elsewhere: why what it leaves does nothing on a kind of device; "" where it does something.
+    machine: what this machine can do with it, and how to install what lacks.
     """
 
     name: str

@@ -48,9 +48,14 @@ class Timings:
 
 @dataclass(frozen=True)
 class Start:
-    """One fresh process that loads the model and makes one call: its highest resident memory, bytes, and the seconds from
-    its libraries being imported to the call's end. On a GPU the most that torch allocated and reserved there, bytes; the seconds
-    of a later call, and of those the ones in which the GPU was at work, 0 where that was not traced."""
+    """One fresh process that loads the model and makes one call.
+
+    peak_bytes: its highest resident memory.
+    seconds: from its libraries being imported to the call's end.
+    device_bytes, reserved_bytes: on a GPU, the most that torch allocated and reserved there.
+    call_seconds: of a later call on a GPU.
+    device_seconds: of those, the ones in which the GPU was at work; 0 where that was not traced.
+    """
 
     peak_bytes: int
     seconds: float

@@ -119,13 +119,18 @@ ADAPTER = "adapter"  # what a lineage calls the fusing of adapters
 
 @dataclass(frozen=True)
 class Metric(Generic[P]):
-    """One metric. The name is its file's.
+    """One metric.
 
-    measure: one side's evidence (and parameters) to its Sample.
+    name: its file's. version: of its result. title: in words. unit: of its values; "" for a pure number.
+    params: what a recipe can set.
     needs: what of a side, or of its data, must be observed; it fits every task that yields that.
+    better: which direction is good, or that both are bad.
+    measure: one side's evidence (and parameters) to its Sample.
+    statistic: how Samples become numbers with intervals.
     ends: the lowest and the highest value that it can have.
     own: whether it compares a side with the original's own output, so that the baseline's number is that of no change.
     enough: why so many images give it no number; None where they do, as far as can be known before there are any.
+    doc: its file's docstring. libraries: that it imports. extra: what installs them.
     """
 
     name: str

@@ -19,9 +19,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 123
 FETCH = "is a pointer of Git LFS: its content was never fetched"
 
 
-@pytest.mark.parametrize(
-    "name", ["texts.txt", "texts.jsonl", "texts.json", "images/metadata.jsonl", "images/0.png"]
-)
+@pytest.mark.parametrize("name", ["texts.txt", "texts.jsonl", "texts.json", "images/metadata.jsonl", "images/0.png"])
 def test_a_pointer_of_git_lfs_among_the_data_is_reported(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
