@@ -189,7 +189,7 @@ def test_whatever_else_a_recipe_holds_is_read(tmp_path: Path) -> None:
     assert len(evidence_dirs(read, Cache(tmp_path / "cache"))) == 2  # by its file
     assert planned(read, tmp_path)[0].place == f"{tmp_path / 'r.yaml'}:3:8"  # by its places
     assert read.with_("seed=1").seed == 1  # by its origin
-    assert {"recipe.told", "recipe.gates"} <= set(reads(ROOT / "compress/commands/run.py"))
+    assert {"recipe.reported", "recipe.gates"} <= set(reads(ROOT / "compress/commands/run.py"))
     assert {f"recipe.{name}" for name in reported} <= set(
         reads(ROOT / "compress/execution/execute.py")
     )  # they make a reference
