@@ -32,19 +32,19 @@ slow: setup  ## what takes minutes, and the laws on examples that nobody has see
 	PARE_EXAMPLES="new examples" $(BIN)/python -m pytest tests/property
 
 bench: setup
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.programs.bench
 
 cuts: setup  ## the table of structured cuts, reports/cuts.md; an hour
-	$(BIN)/python -m tests.cuts
+	$(BIN)/python -m tests.programs.cuts
 
 engines: setup  ## every engine and precision of the zoo's language model, reports/engines.md; half an hour
-	$(BIN)/python -m tests.engines
+	$(BIN)/python -m tests.programs.engines
 
 gpu: setup  ## PART=a|b|c|d|e of what an NVIDIA GPU gives, four minutes each, reports/gpu.md
 	$(BIN)/python -m tests.gpu $(PART)
 
 calibration: setup  ## how often gates are wrong, on the units of the runs in reports/; five minutes
-	$(BIN)/python -m tests.calibration
+	$(BIN)/python -m tests.programs.calibration
 
 golden: setup  ## rewrite the golden files; review the diff
 	PARE_GOLDEN=rewrite $(BIN)/python -m pytest -m "not slow" tests/unit tests/contract

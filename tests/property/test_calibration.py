@@ -17,9 +17,9 @@ from compress.recipe.gates import Gate
 from evaluation.comparison.rows import row_of
 from evaluation.judge import gates
 from evaluation.values import Estimate, Verdict
-from tests import simulation
+from tests.programs import simulation
+from tests.programs.simulation import Case, advised_n, case_of, draw, enough, often, seldom, sides, simulate, together
 from tests.property.test_gate_laws import features, sample
-from tests.simulation import Case, advised_n, case_of, draw, enough, often, seldom, sides, simulate, together
 
 RUNS = 300
 

@@ -21,7 +21,7 @@ from evaluation.distances.frechet import Moments, distance
 from evaluation.features.inception import CLASSES, Inception
 from evaluation.features.opening import open_features
 from evaluation.features.resizing import resize, resize_mode
-from tests import other_libraries as inputs
+from tests.programs import other_libraries as inputs
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "reference_fid.json"
 MODES = ("pil", "mlperf", "tf1")

@@ -14,7 +14,7 @@ import yaml
 
 import compress
 from compress.catalogue import find_stage
-from tests.outputs import (
+from tests.programs.outputs import (
     differences,
     digests_below,
     evidence_cases,
@@ -107,7 +107,7 @@ def test_a_difference_is_reported(
     assert differences(FOUND, other) == reported
     for name, found in (("a", FOUND), ("b", other)):
         (tmp_path / name).write_text(json.dumps(found))
-    command = [sys.executable, "-m", "tests.outputs", "--compare"]
+    command = [sys.executable, "-m", "tests.programs.outputs", "--compare"]
     done = subprocess.run([*command, tmp_path / "a", tmp_path / "b"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.splitlines()) == (1, reported)
     assert subprocess.run([*command, tmp_path / "a", tmp_path / "a"], capture_output=True, check=False).returncode == 0

@@ -6,7 +6,7 @@ one at twice the margin fails four times in five. Here a run's own units are the
 as is wanted, and the evaluator's own intervals and verdicts look at units drawn from it. Writes `reports/calibration.md` and
 `reports/calibration.svg`.
 
-python -m tests.calibration [run folder ...]
+python -m tests.programs.calibration [run folder ...]
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from html import escape
 from pathlib import Path
 
 from evaluation.report.plots import tick
-from tests.simulation import CHANCE, CURVE, LARGE, MULTIPLES, Seen, Study, often, seldom, study
+from tests.programs.simulation import CHANCE, CURVE, LARGE, MULTIPLES, Seen, Study, often, seldom, study
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUNS = (ROOT / "reports/quickstart", ROOT / "reports/text-quickstart")
 STATUSES = ("pass", "fail", "inconclusive")
 
@@ -31,7 +31,7 @@ def main() -> None:
     absent = [str(folder) for folder in folders if not (folder / "result.json").is_file()]
     if absent:
         sys.exit(
-            f"no finished run in {', '.join(absent)}: name the folders of runs, python -m tests.calibration RUN ..."
+            f"no finished run in {', '.join(absent)}: name the folders of runs, python -m tests.programs.calibration RUN ..."
         )
     studies = [study(folder) for folder in folders]
     (ROOT / "reports/calibration.svg").write_text(image(studies))
@@ -82,7 +82,7 @@ evaluator's own `judge` see what was drawn, a relative margin being taken of the
 A curve's points rest on {curve} draws at the run's n, the second and third table on {large}. Units of a run stand for all units
 there are: what a population of a few blocks or documents does not hold, its draws do not show.
 
-To run it again: `make calibration`, or `python -m tests.calibration RUN ...` with the folders of runs.
+To run it again: `make calibration`, or `python -m tests.programs.calibration RUN ...` with the folders of runs.
 """
 
 

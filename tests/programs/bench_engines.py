@@ -9,7 +9,7 @@ before and after the other, and called in turns.
 `call`: one image of the zoo's denoiser in two steps without guidance, by the stock pipeline's call and by the lean one, on OpenVINO
 engines and on stubs in their place, which give the same tensors each time: what is left is the call itself.
 
-python -m tests.bench_engines overhead|decode|call
+python -m tests.programs.bench_engines overhead|decode|call
 """
 
 from __future__ import annotations

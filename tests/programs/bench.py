@@ -1,7 +1,7 @@
 """`make bench`: start-up as ratios to an empty interpreter, and FID of 512 images as a ratio to torchmetrics', each in one
 interleaved run. Never an assertion of seconds.
 
-python -m tests.bench
+python -m tests.programs.bench
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 ROUNDS = 10
 IMAGES, BATCH = 512, 32
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "pare --help": ["-m", "compress.cli", "--help"],

@@ -1,7 +1,7 @@
 """The same inputs through torch-fidelity and clean-fid, run as a script by another environment: it needs neither pare nor its
 tests. `tests/reference/test_other_libraries.py` makes that environment, and its own results from the same inputs.
 
-    python tests/other_libraries.py WEIGHTS.pth OUT.npz
+    python tests/programs/other_libraries.py WEIGHTS.pth OUT.npz
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 What a process loads first runs some percent slower: so the kept one is loaded twice, first and last.
 
-python -m tests.bench_choice
+python -m tests.programs.bench_choice
 """
 
 from __future__ import annotations

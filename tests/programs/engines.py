@@ -5,7 +5,7 @@ documents; decoding is measured interleaved with eager float32, 32 tokens of pro
 machine reads from memory: a token needs every weight once, and a model this small fits into the processor's caches. OpenVINO computes in
 float32 and keeps weights in the type they are stored in, bfloat16 here: hence the size of its float32.
 
-python -m tests.engines [folder]
+python -m tests.programs.engines [folder]
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from compress.zoo import zoo_model
 from evaluation.report import result, words
 from evaluation.values import Comparison
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 HEAD = (
     "engine",
     "precision",

@@ -4,9 +4,9 @@ Tiny models go through every stage on disk, through nothing but `compress.plan` 
 unchanged at commits whose modules lie elsewhere. Fixtures are made once, into a folder that all checkouts share. Of what is
 reproducible in behaviour alone the key is reported and nothing is built. Evidence is known from its folders' names, which are its keys.
 
-    python -m tests.outputs --fixtures DIR --out A.json                              every case, in a cache of its own
-    python -m tests.outputs --fixtures DIR --out B.json --cache OLD --expect-cached  exit 1 if anything was made anew
-    python -m tests.outputs --compare A.json B.json                                  exit 1 if any differ
+    python -m tests.programs.outputs --fixtures DIR --out A.json                              every case, in a cache of its own
+    python -m tests.programs.outputs --fixtures DIR --out B.json --cache OLD --expect-cached  exit 1 if anything was made anew
+    python -m tests.programs.outputs --compare A.json B.json                                  exit 1 if any differ
 """
 
 from __future__ import annotations

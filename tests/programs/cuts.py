@@ -5,7 +5,7 @@ leaves in its component; the fraction realised is what of that gain the whole mo
 it. More than all of it is realised where a block that goes takes calls with it that operations do not count; less where a narrower
 layer keeps its calls, or where other components take their share of the time. Quality is the difference from the uncut model.
 
-python -m tests.cuts [steps of distillation] [folder]
+python -m tests.programs.cuts [steps of distillation] [folder]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import compress
 from evaluation.report import result, words
 from evaluation.values import Comparison, Step
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RECIPES = ("image/narrow", "image/shallow", "text/narrow", "text/shallow")
 RATIOS = (0.25, 0.5)
 HEAD = (
