@@ -47,7 +47,7 @@ FACTORIES = frozenset(
 )
 OWN = (ROOT / "compress", ROOT / "evaluation")
 FREE = (
-    ROOT / "compress" / "opening" / "tensors.py",
+    ROOT / "compress" / "algorithms" / "tensors.py",
     *(ROOT / "compress" / "engines" / name for name in engine_names() if find_engine(name).devices == {"cpu"}),
 )
 
