@@ -9,9 +9,10 @@ import filecmp
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.artifact import LANGUAGE_MODEL, MANIFEST, Artifact
 from compress.catalogue import Misfit
-from compress.distillation.few_steps import FewSteps, flows, folded, guiding, ill_guided
+from compress.distillation.few_steps import FewSteps, flows, folded, guided_twice, guiding, ill_guided
+from compress.distillation.students import forgotten
 from compress.errors import UserError
 from compress.machine.library_classes import has_learned_positions
 from compress.model.families import feature_stacks
@@ -26,6 +27,8 @@ from compress.tokenizers.vocabulary import FILES, embeddings
 TEACHER = "teacher"
 FAMILY = "give a teacher of the student's own family, with the very same tokenizer and vocab_size"
 LIKE = "give a teacher that generates as the student does, such as the model it was made from, or a larger one of its family"
+BEFORE = "put this stage in front of that one, or give a teacher that was taught the same, such as that very step"
+OWN_CALL = f"take {NEGATIVE} out of the call in its {MANIFEST}, or give another teacher"
 # What of two configs must be the same: of the denoisers, for the latents; of the VAEs; of the schedulers, for the noise.
 LATENT = ("in_channels", "sample_size")
 VAE = ("latent_channels", "scaling_factor", "shift_factor", "latents_mean", "latents_std")
@@ -127,6 +130,8 @@ def trajectory_misfits(student: Artifact, teacher: Artifact, params: FewSteps) -
     if not _of_one_original(student, teacher):
         yield from _other_latents(student, teacher)
     yield from _misguided(teacher, params.guidance, params.negative_prompt)
+    if why := guided_twice(teacher):
+        yield Misfit(TEACHER, why, OWN_CALL)
 
 
 def reported_misfits(student: Artifact, teacher: Artifact, guidance: float | None) -> Iterator[Misfit]:
@@ -136,6 +141,8 @@ def reported_misfits(student: Artifact, teacher: Artifact, guidance: float | Non
         guidance: the scale by which the teacher is to generate; None for its own.
     """
     yield from _misguided(teacher, guidance, None)
+    if why := forgotten(student, teacher):
+        yield Misfit(TEACHER, why, BEFORE)
     if _of_one_original(student, teacher):
         return
     yield from _other_latents(student, teacher)

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import SCHEDULER, Artifact
+from compress.artifact import MANIFEST, SCHEDULER, Artifact
 from compress.catalogue import Forecast
 from compress.data.items import Data
 from compress.distillation.conditioning import caption_values
 from compress.machine.library_classes import source_of
 from compress.params import TRAINED, Optimising, Params, Training
-from compress.pipelines.call_arguments import GUIDANCE, NEGATIVE, STEPS, TRUE_GUIDANCE, call_arguments
+from compress.pipelines.call_arguments import GUIDANCE, NEGATIVE, STEPS, TRUE_GUIDANCE, call_arguments, tells_guidance
 from compress.pipelines.index import class_of
 from compress.pipelines.schedulers import config_of, faults, foreign, read_class
 from compress.sources.models import parameter_count
@@ -103,7 +103,7 @@ class Guiding:
 def guiding(artifact: Artifact) -> Guiding:
     """How a pipeline is guided, read from its class and its denoiser's config."""
     takes, own = call_arguments(class_of(artifact.path)) or {}, artifact.settings.call
-    reported = bool(artifact.known_config(artifact.main).get("guidance_embeds"))
+    reported = tells_guidance(artifact)
     argument = GUIDANCE if reported else next((name for name in (TRUE_GUIDANCE, GUIDANCE) if name in takes), "")
     scale = own.get(argument, takes.get(argument))
     number = float(scale) if isinstance(scale, int | float) else None
@@ -126,6 +126,16 @@ def ill_guided(artifact: Artifact, scale: float | None) -> str:
         return f"{class_of(artifact.path)} takes no guidance scale"
     called = folded(artifact) if scale > 1 else ""
     return f"{called}, and guidance {scale:g} would guide it once more" if called else ""
+
+
+def guided_twice(artifact: Artifact) -> str:
+    """Why no trajectories of a pipeline are followed whose denoiser is given a scale and which is guided truly beside that, by its own
+    call; or ""."""
+    how, own = guiding(artifact), artifact.settings.call
+    scale = own.get(TRUE_GUIDANCE, (call_arguments(class_of(artifact.path)) or {}).get(TRUE_GUIDANCE))
+    if how.folds or how.away is None or not isinstance(scale, int | float) or scale <= 1:
+        return ""
+    return f"its denoiser is given {how.argument}, and its own call guides it once more ({TRUE_GUIDANCE} {scale:g}), which is not taught"
 
 
 def flows(config: Mapping[str, Any]) -> bool:
@@ -194,6 +204,8 @@ def refusal(artifact: Artifact, params: FewSteps, steps: int | None, method: Met
         return "how its `vae` scales latents channel by channel (latents_mean) is not known here: set latents: teacher"
     if why := _unguided(artifact, params):
         return why
+    if why := guided_twice(artifact):
+        return f"{why}: take {NEGATIVE} out of the call in its {MANIFEST}"
     if steps is None:
         return ""
     changed = {**config, **sampler(config, method, origin, last_level(artifact, steps))}

@@ -1,11 +1,11 @@
-"""What a denoiser was taught to need few steps for, read from its lineage, and what a later stage would undo of it."""
+"""What a denoiser was taught about its calls, read from its lineage, and what a later stage would undo of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from compress.artifact import Artifact
-from compress.distillation.few_steps import ORIGIN, Method, flows
+from compress.distillation.few_steps import ORIGIN, Method, flows, folded
 from compress.pipelines.schedulers import changes, config_of, read_class
 
 
@@ -16,6 +16,16 @@ class Student:
     steps: int
     method: Method
     origin: int
+
+    def fits(self, steps: int) -> bool:
+        """Whether it was taught to be called in so many steps."""
+        return steps <= self.origin if self.method == "consistency" else steps == self.steps
+
+    def reported(self) -> str:
+        """What it was taught, in words."""
+        if self.method == "consistency":
+            return f"it was taught for up to {self.origin} steps of its own scheduler"
+        return f"it was taught {self.steps} steps of its own scheduler"
 
 
 def student_of(artifact: Artifact) -> Student | None:
@@ -31,17 +41,38 @@ def undone(artifact: Artifact, steps: int, scheduler: str | None, spacing: str |
     student = student_of(artifact)
     if student is None:
         return ""
-    taught = f"it was taught {student.steps} steps of its own scheduler"
-    if student.method == "consistency":
-        taught = f"it was taught for up to {student.origin} steps of its own scheduler"
-    fits = steps <= student.origin if student.method == "consistency" else steps == student.steps
     config = config_of(artifact)
     other = any(config.get(name) != value for name, value in (changes(config, scheduler) if scheduler else {}).items())
-    others = [f"{steps} steps"] * (not fits) + [f"scheduler {scheduler}"] * other
+    others = [f"{steps} steps"] * (not student.fits(steps)) + [f"scheduler {scheduler}"] * other
     others += [f"spacing {spacing}"] * (spacing is not None and spacing != config.get("timestep_spacing"))
     if not others:
         return ""
-    return f"{' and '.join(others)} undo what distill.steps taught: {taught}; leave this stage out, or teach it that"
+    return f"{' and '.join(others)} undo what distill.steps taught: {student.reported()}; leave this stage out, or teach it that"
+
+
+def forgotten(artifact: Artifact, teacher: Artifact) -> str:
+    """What a denoiser would unlearn that is held to what its teacher says at every step, and was taught by another stage what that
+    teacher was not; or ""."""
+    known = (p.stage for p in reversed(artifact.lineage) if p.stage in ("distill.steps", "distill.guidance"))
+    target = next(known, "")
+    if target == "distill.steps" and student_of(artifact) != student_of(teacher):
+        return "the student would unlearn what distill.steps taught it, the way it goes in few steps: this teacher goes another"
+    if target == "distill.guidance" and not folded(teacher):
+        return "the student would unlearn what distill.guidance taught it: this teacher's guidance is not folded in"
+    return ""
+
+
+def generated_otherwise(artifact: Artifact, steps: int | None) -> str:
+    """That a student of few steps would be shown generatings in more or fewer than it was taught, or "".
+
+    Args:
+        steps: `denoising_steps` of a stage that records generatings; None where those are as the model is meant to be called.
+    """
+    student = student_of(artifact)
+    if student is None or steps is None or student.fits(steps):
+        return ""
+    best = student.origin if student.method == "consistency" else student.steps
+    return f"generatings in {steps} steps are recorded, and the student's are others: {student.reported()}; set denoising_steps: {best}"
 
 
 def levels_of(artifact: Artifact) -> int | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from compress.artifact import SCHEDULER, Artifact
+from compress.artifact import MANIFEST, SCHEDULER, Artifact
 from compress.machine.library_classes import source_of
 from compress.pipelines.image_sizes import SIDES, own_size, size_faults
 from compress.pipelines.index import class_of
@@ -21,6 +21,10 @@ GUIDANCE = "guidance_scale"
 STEPS = "num_inference_steps"
 # As pipelines write it: `return self._guidance_scale > 1`, `do_classifier_free_guidance = guidance_scale > 1.0`.
 GUIDED = re.compile(r"(?:return self\._|do_classifier_free_guidance = )guidance_scale > (?P<above>\d+(?:\.\d+)?)")
+
+# Of pipelines that tell a denoiser the scale as an input, and of the denoisers that have one.
+GIVEN_SCALE = re.compile(r"guidance = torch\.full\(\[1\], guidance_scale\b")
+EMBEDS = re.compile(r"\bguidance_embeds: bool = (?P<default>True|False)")
 
 
 def call_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
@@ -36,6 +40,7 @@ def call_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
         asked = (n for n in call if n != SCHEDULER and n not in artifact.settings.call)
         yield from (_untaken(kind, name) for name in asked if name not in takes)
         yield from _ignored_prompt(kind, takes, artifact, call)
+        yield from _ignored_scale(kind, takes, artifact, call)
     steps = call.get(STEPS, (takes or {}).get(STEPS))
     yield from _scheduler_faults(kind, artifact, call, steps)
     sized = artifact.calling(**call)
@@ -84,6 +89,38 @@ def _ignored_prompt(
     elif artifact.main and artifact.known_config(artifact.main).get("time_cond_proj_dim"):
         message = f"`{artifact.main}` takes its guidance as an input (time_cond_proj_dim) and ignores a negative prompt"
         yield Fault(NEGATIVE, message, "leave negative_prompt out")
+
+
+def _ignored_scale(
+    kind: str, takes: Mapping[str, object], artifact: Artifact, call: Mapping[str, Any]
+) -> Iterator[Fault]:
+    """A scale that would be ignored in silence: the pipeline tells it to a denoiser which has no input for it."""
+    if call.get(GUIDANCE) is None or GUIDANCE in artifact.settings.call or not artifact.main:
+        return
+    if _tells(kind) and not tells_guidance(artifact):
+        message = f"{kind} ignores {GUIDANCE}: its `{artifact.main}` has no input for it (guidance_embeds)"
+        truly = f"; it sets {TRUE_GUIDANCE} of a model whose own call has that (`settings.call` in {MANIFEST})"
+        yield Fault(GUIDANCE, message, f"leave guidance out{truly if TRUE_GUIDANCE in takes else ''}")
+
+
+def tells_guidance(artifact: Artifact) -> bool:
+    """Whether a denoiser is given the scale of its guidance as an input: as its config says, or by default its class."""
+    message = artifact.known_config(artifact.main).get("guidance_embeds")
+    if message is None and artifact.main in artifact.components and _tells(class_of(artifact.path)):
+        return _embeds_guidance(artifact.components[artifact.main].kind)
+    return bool(message)
+
+
+def _tells(kind: str) -> bool:
+    """Whether a pipeline tells its denoiser the scale of its guidance."""
+    return bool(GIVEN_SCALE.search(source_of(kind, "pipelines"))) if kind else False
+
+
+@cache
+def _embeds_guidance(kind: str) -> bool:
+    """Whether a denoiser of this class is reported the scale of its guidance, where its config does not say."""
+    found = EMBEDS.search(source_of(kind, "models").partition(f"class {kind}(")[2]) if kind else None
+    return found is not None and found["default"] == "True"
 
 
 def _scheduler_faults(kind: str, artifact: Artifact, call: Mapping[str, Any], steps: object) -> Iterator[Fault]:

@@ -14,7 +14,7 @@ import pytest
 
 import compress
 from compress.api import open_cache
-from compress.artifact import Artifact, Component, Provenance
+from compress.artifact import Artifact, Component, Provenance, write_manifest
 from compress.commands.evaluate import Wanted, prepare
 from compress.data.items import Item
 from compress.errors import ManyProblems, RecipeError
@@ -96,7 +96,47 @@ def test_a_negative_prompt_is_never_ignored(tmp_path: Path, kind: str, call: dic
 def test_a_unet_that_is_reported_its_guidance_ignores_a_negative_prompt(tmp_path: Path) -> None:
     artifact = named(tmp_path, "StableDiffusionPipeline", time_cond_proj_dim=256)
     (found,) = faults(artifact, negative_prompt="ugly")
-    assert "reported its guidance (time_cond_proj_dim)" in found
+    assert "takes its guidance as an input (time_cond_proj_dim)" in found
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "ignored"),
+    [
+        ("FluxPipeline", {"guidance_embeds": False}, True),
+        ("FluxPipeline", {}, True),
+        ("FluxPipeline", {"guidance_embeds": True}, False),
+        ("QwenImagePipeline", {"guidance_embeds": False}, True),
+        ("ChromaPipeline", {}, False),
+        ("StableDiffusion3Pipeline", {}, False),
+    ],
+)
+def test_a_scale_is_never_ignored(tmp_path: Path, kind: str, config: dict[str, Any], ignored: bool) -> None:
+    artifact = named(tmp_path, kind, **config)
+    found = faults(artifact, guidance_scale=3.0)
+    assert [f"guidance_scale: {kind} ignores guidance_scale" in one for one in found] == [True] * ignored
+    assert not faults(artifact.calling(guidance_scale=0.0))  # its maker's own
+    assert not faults(artifact)
+
+
+def test_a_scale_that_a_pipeline_ignores_is_reported_where_it_is_given(tmp_path: Path) -> None:
+    """As the pipeline shows: whatever the scale, its images are the same."""
+    model = tiny_image(tmp_path / "model", "flux-schnell")
+    recipe = {"schema": 1, "name": "x", "model": str(model), "stages": []}
+    recipe["evaluate"] = {"baseline": {"guidance": 3.0}, "metrics": ["size"]}
+    (tmp_path / "r.yaml").write_text(json.dumps(recipe, indent=1))
+    with pytest.raises(RecipeError) as caught:
+        compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
+    (found,) = caught.value.problems
+    assert ":8:" in found.place
+    assert "has no input for it (guidance_embeds)" in found.message
+    assert (
+        found.fix
+        == "leave guidance out; it sets true_cfg_scale of a model whose own call has that (`settings.call` in pare.json)"
+    )
+    write_manifest(describe(model).calling(true_cfg_scale=2.0, negative_prompt=""))
+    assert compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache").warnings == ()
+    task = TextToImage(describe(model))
+    assert np.array_equal(generated(task), generated(task, guidance_scale=9.0))
 
 
 def test_an_argument_that_a_pipeline_does_not_take_is_reported() -> None:
@@ -146,7 +186,9 @@ def test_every_family_takes_a_negative_prompt_or_says_that_it_does_not(family: s
     call = {**CALLS[family], "num_inference_steps": 2, "guidance_scale": 3.0}
     reported = faults(task.artifact, **call, negative_prompt="a blue seven")
     message = {**call, "true_cfg_scale": 3.0} if reported else call
-    assert [one for one in faults(task.artifact, **message, negative_prompt="a blue seven") if "ignores" in one] == []
+    assert [
+        one for one in faults(task.artifact, **message, negative_prompt="a blue seven") if "ignores a negative" in one
+    ] == []
     generated = [
         task.generate_items(DATA.first(2), 0, **message, **more) for more in ({}, {"negative_prompt": "a blue seven"})
     ]

@@ -13,7 +13,7 @@ from compress.artifact import Artifact
 from compress.catalogue import find_stage
 from compress.distillation.few_steps import guiding
 from compress.model.describing import describe
-from compress.pipelines.call_arguments import call_faults
+from compress.pipelines.call_arguments import call_faults, tells_guidance
 from tests.fakes import pipeline
 
 
@@ -57,6 +57,47 @@ def test_a_negative_prompt_of_the_models_own_is_taught_and_asked_for_no_more(nam
     assert reported.settings is not None
     assert reported.settings.call["negative_prompt"] is None
     assert not list(call_faults(replace(source, settings=reported.settings), reported.settings.call))
+
+
+TWICE: dict[str, Any] = {"true_cfg_scale": 4.0, "negative_prompt": "ugly"}
+
+
+@pytest.mark.parametrize(
+    ("embeds", "own", "why"),
+    [
+        (True, TWICE, "guides it once more (true_cfg_scale 4)"),
+        (True, {**TWICE, "negative_prompt": ""}, "guides it once more"),  # away from nothing, but away
+        (True, {"true_cfg_scale": 4.0}, ""),  # which the pipeline ignores without a negative prompt
+        (True, {**TWICE, "true_cfg_scale": 1.0}, ""),
+        (True, {"negative_prompt": "ugly"}, ""),
+        (False, TWICE, ""),
+    ],
+)
+def test_a_model_that_is_guided_twice_is_not_taught_by_its_trajectories(
+    embeds: bool, own: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    """Reported when planned, of the student and of a teacher that is given beside it; other stages follow its calls as they are."""
+    plain = generator(tmp_path, "FluxPipeline", embeds)
+    source = plain.calling(**own)
+    for name, params in (("distill.steps", {"steps": 2, "guidance": 3.0}), ("distill.features", {"guidance": 3.0})):
+        stage = find_stage(name)
+        asked, fits = stage.params(**params), bool(why) and name == "distill.steps"
+        message = stage.refuse(source, asked)
+        assert why in message if fits else "once more" not in message
+        assert "take negative_prompt out of the call in its pare.json" in message or not fits
+        misfits = [one.message for one in stage.unfit(plain, asked, {"teacher": source})]
+        assert any("once more (true_cfg_scale" in one for one in misfits) == fits
+        assert "once more" not in stage.refuse(plain, asked)
+
+
+def test_a_denoiser_is_reported_its_guidance_where_its_class_is_by_default(tmp_path: Path) -> None:
+    for kind, denoiser, reported in (
+        ("Flux2Pipeline", "Flux2Transformer2DModel", True),
+        ("FluxPipeline", "FluxTransformer2DModel", False),
+        ("StableDiffusionPipeline", "UNet2DConditionModel", False),
+    ):
+        artifact = generator(tmp_path / kind, kind).becoming({"unet": denoiser})
+        assert tells_guidance(artifact) == reported
 
 
 def test_a_pipeline_that_is_not_guided_by_itself_has_no_guidance_to_teach(tmp_path: Path) -> None:

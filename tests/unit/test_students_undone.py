@@ -30,13 +30,15 @@ def model(tmp_path: Path) -> Path:
     made = pipeline(tmp_path / "model")
     scheduler = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
     (made / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler))
+    blocks = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2, "layers_per_block": 1}
+    (made / "unet/config.json").write_text(json.dumps({"block_out_channels": [8, 8], **blocks}))
     return made
 
 
 def plan(model: Path, *asked: Asked) -> Plan:
     steps, after = [], "source"
     for number, (name, given) in enumerate(asked):
-        params = {**({"captions": 8} if name.startswith("distill") else {}), **given}
+        params = {**({"captions": 8} if name in ("distill.steps", "distill.guidance") else {}), **given}
         steps.append(step(find_stage(name), id=f"{number}", after=after, place=f"r.yaml:{number}", **params))
         after = f"{number}"
     data = {"train": "zoo://digits/train"}
@@ -81,6 +83,74 @@ def test_a_student_that_lies_on_disk_is_known_as_one(model: Path) -> None:
     write_manifest(replace(source, lineage=(made,)))
     (warning,) = plan(model, ("accelerate.steps", {"steps": 2})).warnings
     assert "2 steps undo" in warning
+
+
+FEATURES: Asked = ("distill.features", {"prompts": 8})
+FOLDED: Asked = ("distill.guidance", {"guidance": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "steps", "message"),
+    [
+        (STUDENT, "source", 4, "unlearn what distill.steps taught"),
+        (CONSISTENT, "source", 8, "unlearn what distill.steps taught"),
+        (FOLDED, "source", 20, "unlearn what distill.guidance taught"),
+        (STUDENT, "0", 4, ""),
+        (CONSISTENT, "0", 8, ""),
+        (FOLDED, "0", 20, ""),
+    ],
+)
+def test_what_a_student_was_taught_is_not_unlearnt_from_another_teacher(
+    student: Asked, teacher: str, steps: int, message: str, model: Path
+) -> None:
+    """Between the two may stand what makes the student smaller: it learns again from the step that taught it."""
+    again = ("distill.features", {"prompts": 8, "denoising_steps": steps, "inputs": {"teacher": teacher}})
+    for chain in ((student, again), (student, ("accelerate.size", {"height": 64, "width": 64}), again)):
+        if not message:
+            assert plan(model, *chain).warnings == ()
+            continue
+        with pytest.raises(RecipeError) as caught:
+            plan(model, *chain)
+        (problem,) = caught.value.problems
+        assert problem.place == f"r.yaml:{len(chain) - 1}"
+        assert message in problem.message
+        assert "put this stage in front of that one" in problem.fix
+    assert plan(model, FEATURES, student).nodes  # which is the remedy
+
+
+def test_a_student_that_lies_on_disk_learns_nothing_from_what_was_not_taught(model: Path) -> None:
+    original = describe(model)
+    made = Provenance("distill.steps", 1, {"steps": 4, "method": "progressive", "origin": None}, "key")
+    student, stage = replace(original, lineage=(made,)), find_stage("distill.features")
+    other = replace(student, lineage=(replace(made, params={**made.params, "steps": 8}),))
+    for teacher, message in ((original, True), (other, True), (student, False)):
+        found = [one.message for one in stage.unfit(student, stage.params(), {"teacher": teacher})]
+        assert any("unlearn" in one for one in found) == message
+
+
+@pytest.mark.parametrize(
+    ("student", "asked", "best"),
+    [
+        (STUDENT, None, 4),
+        (STUDENT, 8, 4),
+        (CONSISTENT, None, 8),
+        (CONSISTENT, 5, 0),
+        (STUDENT, 4, 0),
+        (FOLDED, None, 0),
+    ],
+)
+@pytest.mark.parametrize("name", ["distill.features", "distill.decoder"])
+def test_generatings_are_recorded_in_the_steps_that_a_student_was_taught(
+    name: str, student: Asked, asked: int | None, best: int, model: Path
+) -> None:
+    """Reported nothing, distill.features records up to 20 steps, and distill.decoder as many as the student is called with."""
+    (model / "vae/config.json").write_text(json.dumps({"block_out_channels": [8, 8], "latent_channels": 4}))
+    given = {"denoising_steps": asked} if asked else {}
+    inputs = {"teacher": "0"} if name == "distill.features" else {}
+    last = (name, {"prompts": 8, **given, **({"inputs": inputs} if inputs else {})})
+    found = [w for w in plan(model, student, last).warnings if "set denoising_steps" in w]
+    wanted = best if name == "distill.features" or asked else 0
+    assert [f"set denoising_steps: {wanted}" in one for one in found] == [True] * bool(wanted)
 
 
 def test_guidance_is_folded_in_once(model: Path) -> None:

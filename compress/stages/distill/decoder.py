@@ -25,6 +25,7 @@ from compress.catalogue import Forecast, Misfit, stage
 from compress.context import Context
 from compress.distillation.compatibility import decoding_misfits
 from compress.distillation.few_steps import guiding, ill_guided
+from compress.distillation.students import generated_otherwise
 from compress.errors import ModelError
 from compress.params import TRAINED, Training
 from compress.pipelines.autoencoders import (
@@ -139,6 +140,7 @@ def forecast(artifact: Artifact, params: DistillDecoder) -> Forecast:
     latent = int(config["latent_channels"]) * (side >> levels_of(config) - 1) ** 2
     each = {"prompts": 2 * (3 * side**2 + 3 * latent), "pictures": 2 * (2 * 3 * side**2 + 3 * latent)}
     instead = f" in place of {before / 1e6:.2f} M" if before else ""
+    otherwise = generated_otherwise(artifact, params.denoising_steps)
     return Forecast(
         configs={VAE: config},
         kinds={VAE: TINY} if tiny else {},
@@ -146,6 +148,7 @@ def forecast(artifact: Artifact, params: DistillDecoder) -> Forecast:
         scratch_bytes=2 * 4 * 4 * after + max(0, 4 * (after - before)),
         item_bytes=each,
         memory_bytes=4 * TRAINED * (before + after),
+        warnings=(otherwise,) if otherwise else (),
     )
 
 

@@ -25,6 +25,7 @@ from compress.context import Context
 from compress.distillation.compatibility import reported_misfits
 from compress.distillation.conditioning import caption_values
 from compress.distillation.few_steps import guiding
+from compress.distillation.students import generated_otherwise
 from compress.errors import ModelError
 from compress.model.families import feature_stacks
 from compress.params import TRAINED, Training
@@ -61,7 +62,13 @@ def forecast(artifact: Artifact, params: DistillFeatures) -> Forecast:
     side = config.get("sample_size") or 128
     latent = config.get("in_channels", 4) * (side if isinstance(side, int) else max(side)) ** 2
     recorded = 2 * 4 * (latent * params.denoising_steps + caption_values(artifact))
-    return Forecast(scratch_bytes=checkpoints, item_bytes={"prompts": recorded}, memory_bytes=TRAINED * weights)
+    otherwise = generated_otherwise(artifact, params.denoising_steps)
+    return Forecast(
+        scratch_bytes=checkpoints,
+        item_bytes={"prompts": recorded},
+        memory_bytes=TRAINED * weights,
+        warnings=(otherwise,) if otherwise else (),
+    )
 
 
 def unfit(artifact: Artifact, params: DistillFeatures, inputs: Mapping[str, Artifact]) -> Iterable[Misfit]:
