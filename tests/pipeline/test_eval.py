@@ -105,7 +105,7 @@ def test_features_are_taken_once_and_kept(shell: Any, places: Places, monkeypatc
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("features were taken again")
 
-    monkeypatch.setattr("evaluation.features.extractor.Extractor.pictures", refuse)
+    monkeypatch.setattr("evaluation.features.extractor.Extractor.images", refuse)
     first = {row["metric"]: row for row in json.loads(shell.stdout)["rows"]}
     for row in evaluate(places, places.other, places.real, "kept", metrics=["fid", "kid"]).rows:
         assert row.candidate.value == first[row.metric]["candidate"]["value"]
