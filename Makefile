@@ -50,7 +50,7 @@ golden: setup  ## rewrite the golden files; review the diff
 	PARE_GOLDEN=rewrite $(BIN)/python -m pytest -m "not slow" tests/unit tests/contract
 
 evidence: setup  ## measure the baselines of the shipped recipes again, to ship with them
-	$(BIN)/python -m evaluation.ship recipes/quickstart.yaml recipes/text/quickstart.yaml
+	$(BIN)/python -m evaluation.precompute recipes/quickstart.yaml recipes/text/quickstart.yaml
 
 train-zoo: setup  ## resumes from the cache folder's training/
 	$(BIN)/python -m compress.zoo.training.digits_reader

@@ -41,7 +41,7 @@ def check(
         RecipeError: every problem at once, each located.
     """
     if pin and not isinstance(recipe, Recipe):
-        from compress.commands import pinning
+        from compress.commands import pin as pinning
 
         pinning.pin(Path(recipe))
     return tuple(p.recipe for p in plan_all(recipe, overrides, cache=cache))
@@ -293,7 +293,7 @@ def load(
 
 def available() -> dict[str, dict[str, str] | list[str]]:
     """Every task, engine, stage, metric, zoo model and zoo data set, by kind, as `pare list`."""
-    from compress.commands.inventory import inventory
+    from compress.commands.available import inventory
 
     return inventory()
 
@@ -304,9 +304,9 @@ def explain(name: str = "") -> str:
     Raises:
         UserError: nothing is called so.
     """
-    from compress.commands import topics
+    from compress.commands import explain
 
-    return topics.explain(name)
+    return explain.explain(name)
 
 
 def schema() -> dict[str, Any]:
@@ -333,7 +333,7 @@ def cache(root: str | Path | None = None, *, verify: bool = False, max_size: str
     Raises:
         UserError: `max_size` is no size.
     """
-    from compress.commands.cache_report import cache_report
+    from compress.commands.cache import cache_report
 
     return cache_report(open_cache(root), verify=verify, max_size=max_size)
 

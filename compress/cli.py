@@ -53,7 +53,7 @@ def check(
     from compress import api
 
     if pin:
-        from compress.commands.pinning import pin as pinned
+        from compress.commands.pin import pin as pinned
 
         for reference in pinned(recipe):
             print(f"{recipe}: pinned {reference}", file=sys.stderr)  # standard output may be promised to one JSON value
@@ -76,7 +76,7 @@ def plan(
 ) -> None:
     """Show what would run, what is cached, and the disk, memory and time it takes."""
     from compress import api
-    from compress.planning.view import plan_dict, plan_text
+    from compress.planning.show import plan_dict, plan_text
 
     plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
     if as_json:
@@ -189,16 +189,16 @@ def report(
 ) -> None:
     """Tabulate many runs."""
     from compress import api
-    from evaluation.report import many
+    from evaluation.report import runs_table
 
     with _listening(as_json) as emit:
         found = api.report(places, emit=emit)
     if as_json:
-        _print_json(many.to_dicts(found))
+        _print_json(runs_table.to_dicts(found))
     elif markdown:
-        print(many.markdown(found), end="")
+        print(runs_table.markdown(found), end="")
     else:
-        many.show(found)
+        runs_table.show(found)
 
 
 @app.command()
@@ -224,7 +224,7 @@ def list_(as_json: Json = False) -> None:
     """Every task, engine, stage, metric and zoo model found on disk."""
     deferred("numpy")
     from compress import api
-    from compress.commands.inventory import shown
+    from compress.commands.available import shown
 
     found = api.available()
     if as_json:
@@ -286,7 +286,7 @@ def cache(
 ) -> None:
     """Show, verify or shrink the cache. Exit 1 if an entry is corrupt."""
     from compress import api
-    from compress.commands.cache_report import is_sound, shown
+    from compress.commands.cache import is_sound, shown
 
     found = api.cache(cache, verify=verify, max_size=max_size)
     if as_json:
@@ -318,7 +318,7 @@ def _finish(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
 
 
 def _show(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
-    from evaluation.report import many, result, terminal
+    from evaluation.report import result, runs_table, terminal
 
     if as_json:
         values = [result.to_dict(c) for c in comparisons]
@@ -327,7 +327,7 @@ def _show(comparisons: tuple[Comparison, ...], as_json: bool) -> None:
         for comparison in comparisons:
             terminal.show(comparison)
         if len(comparisons) > 1:
-            many.show(comparisons)
+            runs_table.show(comparisons)
 
 
 def _overrides(set_: list[str] | None, device: str | None) -> list[str]:

@@ -91,5 +91,8 @@ def pretended() -> Iterator[None]:
         "device": lambda one: nullcontext(),
         "is_current_stream_capturing": lambda: False,
     }
-    with mock.patch.multiple("torch.cuda", **stand_ins), mock.patch("compress.opening.inside.DEVICES", ("cuda", "cpu")):
+    with (
+        mock.patch.multiple("torch.cuda", **stand_ins),
+        mock.patch("compress.opening.compile_and_capture.DEVICES", ("cuda", "cpu")),
+    ):
         yield

@@ -43,7 +43,7 @@ from pydantic import Field
 
 from compress.catalogue import stage
 from compress.engines.quill import ENGINE
-from compress.model.graphs import refuse_engine
+from compress.model.exportable import refuse_engine
 from compress.params import Params, one_of
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ METRIC = '''
 import numpy as np
 
 from compress.params import Params
-from evaluation.judge import statistics
+from evaluation.verdict import statistics
 from evaluation.values import Sample, metric
 
 

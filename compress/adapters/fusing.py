@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.adapters.reading import TEMPLATE, Adapter, find_adapter
+from compress.adapters.lora import TEMPLATE, Adapter, find_adapter
 from compress.adapters.tokenizer import chat_template, tokenizer_problems
 from compress.adapters.updates import Change, Matched, Whole, match, weights_of
 from compress.artifact import Artifact, Provenance, derive, holding, write_manifest
@@ -19,7 +19,7 @@ from compress.events import Emit, Event
 from compress.files.hashing import digest_json
 from compress.files.locks import hold
 from compress.machine import deps
-from compress.model.finite import refuse_nonfinite_adapter
+from compress.model.finite_checks import refuse_nonfinite_adapter
 from compress.recipe.values import Recipe
 from compress.sources.models import Source, fetch_weights
 from compress.store.cache import Cache, disk_errors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from compress.adapters.reading import TEMPLATE
+from compress.adapters.lora import TEMPLATE
 from compress.errors import ModelError
 from compress.tokenizers.tokens import CONFIG, PAD, Tokens, read_object, read_tokens
 

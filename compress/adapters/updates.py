@@ -9,13 +9,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from compress.adapters.lora import MERGE_IMAGES, MERGE_TEXT, Adapter, config_problems, expected_rank, scale
 from compress.adapters.names import FLAT, Named, Names, Place, named, what
-from compress.adapters.reading import MERGE_IMAGES, MERGE_TEXT, Adapter, config_problems, expected_rank, scale
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.errors import Problem
 from compress.files.safetensors_headers import Stored, read_header, read_scalar
 from compress.machine.library_classes import has_class
-from compress.model.weights import loaded_files
+from compress.model.weight_files import loaded_files
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 CONV1D = ("GPT2LMHeadModel", "OpenAIGPTLMHeadModel")  # transformers' classes with layers that are stored transposed

@@ -1,0 +1,1 @@
+"""Torch to engines: what all builds share."""

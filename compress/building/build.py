@@ -23,7 +23,7 @@ from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, in_float32, split
 from compress.errors import StageFailed
 from compress.machine.devices import CPU
-from compress.model.weight_widths import packing
+from compress.model.bit_widths import packing
 from compress.opening import open_language, open_task
 from compress.opening.models import LanguageModel, OpenModel
 from compress.pipelines.index import library_of

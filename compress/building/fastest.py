@@ -29,7 +29,7 @@ from compress.errors import CacheError, PareError, StageFailed
 from compress.events import Event
 from compress.machine.devices import CPU, Opening
 from compress.model.describing import describe
-from compress.model.graphs import wanted
+from compress.model.exportable import wanted
 from compress.opening import open_component, open_language, open_task
 from compress.params import Params
 from compress.planning.step_checks import elsewhere

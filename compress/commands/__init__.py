@@ -1,0 +1,1 @@
+"""What each command does; `compress/api.py` is how it is reached."""

@@ -19,7 +19,7 @@ from compress.events import Emit, Event, silent
 from compress.execution.blame import remedy
 from compress.files.user_paths import expanded
 from compress.machine.devices import CPU, Opening, settled
-from compress.model.finite import refuse_nonfinite
+from compress.model.finite_checks import refuse_nonfinite
 from compress.params import faults
 from compress.pipelines.index_checks import sampled_otherwise
 from compress.planning.calls import baseline_call, call_beside, lineage_since
@@ -34,8 +34,8 @@ from compress.sources.units import distinct, open_units
 from compress.store.cache import Cache
 
 if TYPE_CHECKING:
-    from evaluation.comparison.viewpoints import Request
-    from evaluation.request.image_checks import Images
+    from evaluation.comparison.sides import Request
+    from evaluation.preflight.image_checks import Images
     from evaluation.values import Comparison
 
 RESULT, EVENTS = "result.json", "events.jsonl"
@@ -62,8 +62,8 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         UserError: a side is none of these, they do different tasks, a metric or a gate does not fit, there is no such device
             here, a side cannot be opened there, images do not read, or weights are no numbers.
     """
-    from evaluation.comparison.viewpoints import Request
-    from evaluation.request.image_checks import refuse_damaged
+    from evaluation.comparison.sides import Request
+    from evaluation.preflight.image_checks import refuse_damaged
 
     opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
     sides = _sides(candidate, baseline, store)
@@ -103,8 +103,8 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
 
 def _images(request: Request) -> Iterator[Images]:
     """Those that will be read."""
-    from evaluation.comparison.viewpoints import viewpoints
-    from evaluation.request.image_checks import generated, to_be_read
+    from evaluation.comparison.sides import viewpoints
+    from evaluation.preflight.image_checks import generated, to_be_read
 
     for side, view in zip(("baseline", "candidate"), viewpoints(request), strict=True):
         if not view.artifact.components:
@@ -128,7 +128,7 @@ def _far(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[tuple[str, str]]
 
 def _apart(sides: Sequence[Artifact]) -> dict[str, str]:
     """What is not alike in two folders of images."""
-    from evaluation.request.image_folders import ill_paired
+    from evaluation.preflight.image_folders import ill_paired
 
     message = "" if any(side.components for side in sides) else ill_paired(*(side.path for side in reversed(sides)))
     return {str(sides[0].path): message} if message else {}
@@ -136,7 +136,7 @@ def _apart(sides: Sequence[Artifact]) -> dict[str, str]:
 
 def _few(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, spec: EvalSpec, each: int) -> Iterator[Problem]:
     """Which metrics will have too few images."""
-    from evaluation.request.image_counts import too_few
+    from evaluation.preflight.image_counts import too_few
 
     for name, values in metrics.items():
         if few := too_few(find_metric(name), values, data, spec.samples, each):
@@ -178,7 +178,7 @@ def measure(request: Request, emit: Emit) -> Comparison:
 
 def _sides(candidate: str, baseline: str, store: Cache) -> list[Artifact]:
     """Both sides. A folder of images does what the model beside it does, if that generates."""
-    from evaluation.request.image_folders import describe_generated, is_generated
+    from evaluation.preflight.image_folders import describe_generated, is_generated
 
     folders = {named: expanded(named) for named in (candidate, baseline)}
     models = {named: _model(named, store) for named, folder in folders.items() if not is_generated(folder)}
@@ -199,7 +199,7 @@ def _model(named: str, store: Cache) -> Artifact:
 
 def _other_images(folder: Path) -> ModelError | None:
     """The error of a folder that holds no model, and images of a format that is not read."""
-    from evaluation.request.image_folders import MODEL_FILES, OTHER_SUFFIXES, SUFFIXES
+    from evaluation.preflight.image_folders import MODEL_FILES, OTHER_SUFFIXES, SUFFIXES
 
     if not folder.is_dir() or any((folder / name).is_file() for name in MODEL_FILES):
         return None
@@ -213,7 +213,7 @@ def _other_images(folder: Path) -> ModelError | None:
 
 def _own_captions(sides: Sequence[Artifact]) -> Data | None:
     """Where one side is a folder of images, what its images are of; two folders each have their own."""
-    from evaluation.request.image_folders import captions_of
+    from evaluation.preflight.image_folders import captions_of
 
     folders = [side.path for side in sides if not side.components]
     return distinct(captions_of(folders[0])) if len(folders) == 1 else None
@@ -221,8 +221,8 @@ def _own_captions(sides: Sequence[Artifact]) -> Data | None:
 
 def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict[str, dict[str, Any]]:
     """The metrics with every parameter filled in."""
-    from evaluation.judge.gates import problems as gate_problems
-    from evaluation.request.image_folders import check_metrics
+    from evaluation.preflight.image_folders import check_metrics
+    from evaluation.verdict.gates import problems as gate_problems
 
     tasks = {side.task for side in sides}
     if len(tasks) > 1:

@@ -23,7 +23,7 @@ from compress.store.cache import Cache, disk_errors
 if TYPE_CHECKING:
     from compress.execution.execute import Done
     from compress.planning.plan import Plan
-    from evaluation.request.image_checks import Images
+    from evaluation.preflight.image_checks import Images
     from evaluation.values import Comparison
 
 
@@ -38,8 +38,8 @@ def run_plan(
     from compress.commands.evaluate import measure
     from compress.execution.execute import WARNINGS
     from evaluation.comparison.compare import noting
-    from evaluation.comparison.viewpoints import Request
-    from evaluation.request.image_checks import to_be_read
+    from evaluation.comparison.sides import Request
+    from evaluation.preflight.image_checks import to_be_read
 
     recipe, evaluated = found.recipe, found.data.get("evaluate")
     with disk_errors(out), logged(out, emit) as log, cache.holding() as store:
@@ -83,8 +83,8 @@ def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Images] =
         UserError: weights cannot be had, or are no numbers, of which no stage would make any.
     """
     from compress.adapters.fusing import ready
-    from compress.model.finite import refuse_nonfinite
-    from evaluation.request.image_checks import refuse_damaged, to_be_learnt
+    from compress.model.finite_checks import refuse_nonfinite
+    from evaluation.preflight.image_checks import refuse_damaged, to_be_learnt
 
     refuse_damaged(chain(real, to_be_learnt(found.nodes, found.data.get("train"))), cache.root / "digests", emit)
     for message in found.warnings:

@@ -1,0 +1,1 @@
+"""Careful readers of what users hand over."""

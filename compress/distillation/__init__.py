@@ -1,0 +1,1 @@
+"""What a plan can say of teachers and students, from configs alone."""

@@ -18,7 +18,7 @@ from compress.engines.module import PLAIN, EngineModule, arguments_of, flatten
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, dynamic_shapes, in_float32, split
 from compress.machine.devices import AS_STORED
-from compress.model.graphs import ANY_SIZE, Batches
+from compress.model.exportable import ANY_SIZE, Batches
 
 Feed = dict[str, torch.Tensor]
 POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # what models call the table of their learned positions

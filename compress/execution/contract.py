@@ -13,9 +13,9 @@ from compress.artifact import CHOSEN, SCHEDULER, Artifact, Component
 from compress.catalogue import find_engine
 from compress.errors import ContractError, ModelError
 from compress.files.hashing import digest_file
-from compress.model.finite import not_finite
-from compress.model.graphs import ANY_SIZE, Batches
-from compress.model.weights import loaded_files
+from compress.model.exportable import ANY_SIZE, Batches
+from compress.model.finite_checks import not_finite
+from compress.model.weight_files import loaded_files
 from compress.pipelines.schedulers import config_of
 from compress.planning.plan import Node
 

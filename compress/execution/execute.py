@@ -22,7 +22,7 @@ from compress.execution.contract import Digested, broken, check
 from compress.execution.reload import Checker, lent_checker
 from compress.files.hashing import Identity, digest_files, identities, list_files
 from compress.files.locks import hold
-from compress.model import weight_widths
+from compress.model import bit_widths
 from compress.model.describing import describe
 from compress.planning import keep_decision
 from compress.planning.plan import SOURCE, Node, Plan, make_plan, on, with_lineage
@@ -273,10 +273,10 @@ def _make(
 def _tell_widths(node: Node, before: Artifact, after: Artifact, emit: Emit) -> None:
     """Say how wide the weights of the components are that a stage made, and warn where they are not what was asked for."""
     for name in after.packed(node.components) if node.stage.makes else ():
-        if found := weight_widths.shares(after, name):
-            facts = {"component": name, "weights": weight_widths.reported(found)}
+        if found := bit_widths.shares(after, name):
+            facts = {"component": name, "weights": bit_widths.reported(found)}
             emit(Event("note", node.id, f"{name}: {facts['weights']}", facts=facts))
-        for message in weight_widths.warnings(before, after, name):
+        for message in bit_widths.warnings(before, after, name):
             emit(Event("warning", node.id, message))
 
 

@@ -20,7 +20,7 @@ from compress.store.cache import write_whole
 
 if TYPE_CHECKING:
     from compress.planning.plan import Plan
-    from evaluation.comparison.viewpoints import Request
+    from evaluation.comparison.sides import Request
     from evaluation.observe.timing import Interleaved
     from evaluation.values import Estimate
 
@@ -89,7 +89,7 @@ def _measured(before: Artifact, after: Artifact, plan: Plan, emit: Emit) -> Deci
 
 def decided(found: Interleaved) -> Decision:
     """What interleaved times decide: faster is what lies wholly above the noise of the first side against itself."""
-    from evaluation.judge.statistics import median_ratio
+    from evaluation.verdict.statistics import median_ratio
 
     ratio: Estimate = median_ratio(found.baseline.seconds, found.candidate.seconds)
     noise: Estimate = median_ratio(found.baseline.seconds, found.again.seconds)
@@ -100,7 +100,7 @@ def decided(found: Interleaved) -> Decision:
 def _timed(before: Artifact, after: Artifact, plan: Plan, emit: Emit) -> Interleaved:
     """Both in turns, each called and opened as the evaluation would."""
     from compress.opening import open_task
-    from evaluation.comparison.viewpoints import beside, viewpoints
+    from evaluation.comparison.sides import beside, viewpoints
     from evaluation.observe.timing import time_views
 
     request = _request(after, plan)
@@ -111,7 +111,7 @@ def _timed(before: Artifact, after: Artifact, plan: Plan, emit: Emit) -> Interle
 
 
 def _request(candidate: Artifact, plan: Plan) -> Request:
-    from evaluation.comparison.viewpoints import Request
+    from evaluation.comparison.sides import Request
 
     recipe, source = plan.recipe, plan.source.artifact
     opening = plan.opening.of(None)

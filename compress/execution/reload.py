@@ -23,7 +23,7 @@ from typing import Any
 from compress.catalogue import task_names
 from compress.errors import ContractError
 from compress.machine.devices import Opening
-from compress.model.graphs import ANY_SIZE, Batches, Profile
+from compress.model.exportable import ANY_SIZE, Batches, Profile
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""Files: digests, locks, headers, paths."""

@@ -1,0 +1,1 @@
+"""What this machine and its libraries are, read without importing them."""

@@ -1,0 +1,1 @@
+"""One model, read from JSON, file names and headers."""

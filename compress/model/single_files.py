@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compress.errors import ModelError
 from compress.files.safetensors_headers import read_header
-from compress.model.resaving import pickled_names, shown, widest
+from compress.model.resave_advice import pickled_names, shown, widest
 from compress.pipelines.index import INDEX
 
 CONFIG = "config.json"

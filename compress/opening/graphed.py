@@ -17,9 +17,9 @@ import torch
 from transformers import StaticCache
 
 from compress.engines.module import arguments_of
-from compress.opening.given import Untaken, copied, refilled, spelt, weakly
+from compress.opening.call_signature import Untaken, copied, refilled, spelt, weakly
+from compress.opening.graph_guards import Unchanged
 from compress.opening.static_caches import between_steps, is_step
-from compress.opening.unchanged import Unchanged
 
 DEVICES = ("cuda",)
 WARM_UP = 3  # calls on a stream of their own: libraries choose kernels, make workspaces, compile

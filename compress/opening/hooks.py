@@ -19,7 +19,7 @@ from compress.files.hashing import digest_json
 from compress.files.locks import Hold, hold
 from compress.machine.facts import machine_fact
 from compress.model.hook_settings import APPLIED, COMPILE, GRAPH, not_there
-from compress.opening.inside import capture, compile_blocks, ran
+from compress.opening.compile_and_capture import capture, compile_blocks, ran
 from compress.opening.models import OpenModel
 from compress.store.cache import default_root
 from compress.store.kinds import CODE

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compress.data.items import Item
-    from compress.model.graphs import Batches
+    from compress.model.exportable import Batches
     from compress.recipe.values import EvalSpec
 
 

@@ -18,9 +18,9 @@ from compress.data.items import Item
 from compress.errors import ModelError
 from compress.machine.devices import AS_STORED, Opening
 from compress.model.batching import apart, company
-from compress.model.graphs import Batches
-from compress.opening.known_tokens import be_known
+from compress.model.exportable import Batches
 from compress.opening.models import Call, Timed
+from compress.opening.token_range import be_known
 from compress.tasks.text_generation import Writing
 from compress.tokenizers.vocabulary import embeddings
 

@@ -23,11 +23,11 @@ from compress.engines.module import EngineModule, arguments_of
 from compress.engines.torch.runtime import find_class, silent_libraries, stored_dtype
 from compress.errors import ModelError, StageFailed, UserError
 from compress.machine.devices import AS_STORED, CPU, Opening
-from compress.model.graphs import Batches
+from compress.model.exportable import Batches
 from compress.opening.captions import cut_short, uncounted
-from compress.opening.known_tokens import captions_known, larger_tokenizers
 from compress.opening.lean import lean_pipeline
 from compress.opening.models import Call, Timed
+from compress.opening.token_range import captions_known, larger_tokenizers
 from compress.pipelines.call_arguments import NEGATIVE, STEPS
 from compress.pipelines.index import INDEX, LEFT_OUT
 from compress.pipelines.lean import FIX

@@ -1,0 +1,1 @@
+"""Diffusers' pipelines, read from JSON and the installed source."""

@@ -41,7 +41,7 @@ def cautions(recipe: Recipe, source: Source, data: Mapping[str, Data], stages: I
 
 def data_cautions(data: Data, spec: EvalSpec, gates: Iterable[str]) -> Iterator[str]:
     """What of the evaluation data does not count, and where they are too few."""
-    from evaluation.judge.gates import FEWEST_UNITS
+    from evaluation.verdict.gates import FEWEST_UNITS
 
     if data.left_out:
         yield data.left_out

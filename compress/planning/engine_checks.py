@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from compress.artifact import Artifact
 from compress.catalogue import Stage, find_metric, find_task
 from compress.errors import Problem
-from compress.model.graphs import Batches
+from compress.model.exportable import Batches
 from compress.recipe.values import EvalSpec, Recipe, StepSpec
 from compress.tasks import COST, OF_ITEMS, Size
 

@@ -28,8 +28,8 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
     Args:
         artifact: the source; None where it has problems of its own.
     """
-    from evaluation.judge.gates import example as gate_example
-    from evaluation.judge.gates import problems as gate_problems
+    from evaluation.verdict.gates import example as gate_example
+    from evaluation.verdict.gates import problems as gate_problems
 
     task = find_task(artifact.task) if artifact else None
     place = recipe.place.get("evaluate.metrics", "")
@@ -91,7 +91,7 @@ def _of_images(file: Path, taught: bool) -> str:
 
 
 def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, data: Data | None) -> Iterator[Problem]:
-    from evaluation.request.image_counts import too_few
+    from evaluation.preflight.image_counts import too_few
 
     metric = find_metric(name)
     if metric.needs_data and not recipe.data.evaluate:

@@ -16,7 +16,7 @@ from compress.distillation.few_steps import without_images
 from compress.errors import Problem, RecipeError, UserError
 from compress.machine.devices import AS_STORED, CPU, Opening, settled
 from compress.model.describing import describe
-from compress.model.graphs import ANY_SIZE, Batches
+from compress.model.exportable import ANY_SIZE, Batches
 from compress.params import Params
 from compress.planning import keep_decision, resources
 from compress.planning.calls import asked_places, candidate_problems
@@ -115,7 +115,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     Raises:
         RecipeError: everything that cannot work, each with its place and what to do instead.
     """
-    from evaluation.request.image_checks import frames
+    from evaluation.preflight.image_checks import frames
 
     problems: list[Problem] = []
     memory, base, place = cache.root / "digests", recipe.folder("model"), recipe.place.get("model", "")

@@ -13,10 +13,10 @@ from compress.machine import deps
 from compress.machine.devices import Opening, kind_of
 from compress.model.describing import quantization_of
 from compress.model.hook_settings import hook_problems
-from compress.model.layer_counts import layer_problems
+from compress.model.layer_checks import layer_problems
 from compress.model.remote_code import code_problems
-from compress.model.shapes import shape_problems
-from compress.model.weights import weight_problems
+from compress.model.shape_checks import shape_problems
+from compress.model.weight_files import weight_problems
 from compress.planning.calls import call_problems
 from compress.recipe.values import Recipe, StepSpec, is_model
 from compress.tokenizers.files import tokenizer_problems

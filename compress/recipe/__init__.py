@@ -1,0 +1,1 @@
+"""A recipe's text to frozen values, every problem at its line and column."""

@@ -16,7 +16,7 @@ from compress.files.hashing import digest_folder
 from compress.files.safetensors_headers import read_header
 from compress.files.user_paths import expanded
 from compress.model.describing import describe
-from compress.model.weights import loaded_files
+from compress.model.weight_files import loaded_files
 from compress.pipelines.index import LEFT_OUT
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from compress.tasks import OF_ITEMS
 from evaluation.values import Metric, Row
 
 if TYPE_CHECKING:
-    from evaluation.comparison.viewpoints import Request
+    from evaluation.comparison.sides import Request
 
 
 def advised(row: Row, metric: Metric[Params], request: Request, seen: int, held: int) -> Row:

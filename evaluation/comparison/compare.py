@@ -17,13 +17,13 @@ from evaluation.comparison.advice import advised
 from evaluation.comparison.control_rows import Control
 from evaluation.comparison.controls import measure_control
 from evaluation.comparison.examples import completions, grid, worst
-from evaluation.comparison.model_fit import worse_than_guessing
+from evaluation.comparison.roofline import bytes_read
 from evaluation.comparison.rows import row_of
-from evaluation.comparison.theory import bytes_read
-from evaluation.comparison.viewpoints import Request, beside, viewpoints
+from evaluation.comparison.sanity import worse_than_guessing
+from evaluation.comparison.sides import Request, beside, viewpoints
 from evaluation.comparison.waterfall import measure_steps
 from evaluation.evidence import Evidence
-from evaluation.observe import cold_starts, machine
+from evaluation.observe import cold_starts, hardware
 from evaluation.observe.collect import Viewpoint, collect
 from evaluation.observe.repeats import measured
 from evaluation.observe.timing import Interleaved, time_views
@@ -64,7 +64,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         baseline=_side("baseline", views[0], timed.inside[0] if timed else ""),
         candidate=_side("candidate", views[1], timed.inside[1] if timed else ""),
         rows=rows,
-        machine=machine.facts(request.opening.device) | _beside(timed),
+        machine=hardware.facts(request.opening.device) | _beside(timed),
         recipe=request.recipe_text,
         stages=request.stages,
         steps=steps,

@@ -21,15 +21,15 @@ from evaluation.comparison.control_rows import Beside
 from evaluation.comparison.rows import row_of
 from evaluation.comparison.waterfall import tried
 from evaluation.evidence import Evidence
-from evaluation.judge.gates import judge
 from evaluation.observe import cold_starts
 from evaluation.observe.collect import CONTINUATIONS, Viewpoint, collect
 from evaluation.observe.repeats import measured
 from evaluation.observe.timing import Interleaved, time_views
 from evaluation.values import Estimate, Metric, shared
+from evaluation.verdict.gates import judge
 
 if TYPE_CHECKING:
-    from evaluation.comparison.viewpoints import Request
+    from evaluation.comparison.sides import Request
 
 T = TypeVar("T")
 Kind = Literal["speed", "starts", "quality", "files"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from compress.errors import StageFailed
 from compress.params import Params
 from compress.recipe.gates import Gate
-from evaluation.judge.gates import judge
 from evaluation.values import Estimate, Metric, Row, Sample
+from evaluation.verdict.gates import judge
 
 
 def row_of(

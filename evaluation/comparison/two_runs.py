@@ -13,9 +13,9 @@ from compress.errors import NotComparable, Problem, UserError
 from compress.recipe.gates import Gate
 from evaluation.comparison import samples
 from evaluation.comparison.examples import worst_of
-from evaluation.judge import statistics
-from evaluation.judge.gates import judge, message, problems
 from evaluation.values import Comparison, Estimate, Row, Sample, Side, Verdict, Worst
+from evaluation.verdict import statistics
+from evaluation.verdict.gates import judge, message, problems
 
 # What makes two machines the same one for a speed: the processor and what of it was used.
 MACHINE = ("processor", "flags", "cores", "logical_cores", "threads", "gpu")

@@ -11,7 +11,7 @@ from compress.tasks import Usage
 from evaluation.values import Handed
 
 if TYPE_CHECKING:
-    from evaluation.comparison.viewpoints import Request
+    from evaluation.comparison.sides import Request
 
 WORDS = 8  # of an item that a model is tried on
 IN_CACHE = "in the cache, which lets go of what was not used for long; `pare run --save FOLDER` copies it out"

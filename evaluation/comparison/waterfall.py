@@ -18,14 +18,14 @@ from compress.planning.keep_decision import dropped
 from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec
 from evaluation.evidence import Evidence, Timings
-from evaluation.judge import statistics
 from evaluation.observe.collect import CONTINUATIONS, Viewpoint, collect
 from evaluation.observe.repeats import measured
 from evaluation.observe.timing import time_views
 from evaluation.values import Contribution, Estimate, Sample, Step, shared
+from evaluation.verdict import statistics
 
 if TYPE_CHECKING:
-    from evaluation.comparison.viewpoints import Request
+    from evaluation.comparison.sides import Request
 
 T = TypeVar("T")
 FEWEST_BLOCKS = 5

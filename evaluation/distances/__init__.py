@@ -1,0 +1,1 @@
+"""The mathematics of sets of features."""

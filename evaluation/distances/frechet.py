@@ -15,7 +15,7 @@ import numpy as np
 from compress.errors import UserError
 from compress.params import Fault
 from evaluation.distances.image_sets import Features, Floats, Linear, different, paired, real
-from evaluation.request.paths import width_of
+from evaluation.preflight.paths import width_of
 from evaluation.values import Sample, Sizes
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ import numpy as np
 
 from compress.errors import UserError
 from evaluation.evidence import Evidence
-from evaluation.judge.statistics import Z
-from evaluation.request.references import AgainstImages, AgainstReal
+from evaluation.preflight.references import AgainstImages, AgainstReal
 from evaluation.values import Estimate, Sample
+from evaluation.verdict.statistics import Z
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

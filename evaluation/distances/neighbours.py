@@ -12,8 +12,8 @@ import numpy as np
 from compress.errors import UserError
 from compress.params import Fault
 from evaluation.distances.image_sets import Features, Floats, Linear, different, paired, real
-from evaluation.judge.statistics import Z
 from evaluation.values import Estimate, Sample, Sizes
+from evaluation.verdict.statistics import Z
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,11 +18,11 @@ from compress.sources.data import open_data
 from compress.sources.units import IMAGE, firsts
 from evaluation.evidence import Evidence
 from evaluation.features.extractor import Extractor
-from evaluation.features.memory import Features, remembered
+from evaluation.features.feature_cache import Features, remembered
 from evaluation.features.opening import open_features
 from evaluation.features.statistics import export, read_statistics
-from evaluation.request.image_checks import Images, refuse_damaged
-from evaluation.request.image_folders import SUFFIXES, files_of
+from evaluation.preflight.image_checks import Images, refuse_damaged
+from evaluation.preflight.image_folders import SUFFIXES, files_of
 from evaluation.values import Sample
 
 Read = Callable[[], NDArray[np.uint8]]

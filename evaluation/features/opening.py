@@ -12,7 +12,7 @@ from evaluation.features.dinov2 import open_dinov2
 from evaluation.features.extractor import Extractor
 from evaluation.features.inception import open_inception
 from evaluation.features.resizing import resize_mode
-from evaluation.request.paths import of_features
+from evaluation.preflight.paths import of_features
 
 
 def open_features(reference: str, resize: str = "pil") -> Extractor:

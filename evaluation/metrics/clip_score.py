@@ -12,9 +12,9 @@ from pydantic import Field
 
 from compress.params import Params, Placed
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
-from evaluation.request.paths import of_clip
+from evaluation.preflight.paths import of_clip
 from evaluation.values import Sample, metric
+from evaluation.verdict import statistics
 
 
 class ClipScore(Params):
@@ -35,7 +35,7 @@ class ClipScore(Params):
 def measure(evidence: Evidence, params: ClipScore) -> Sample:
     from evaluation.features.clip import open_clip
     from evaluation.features.images import generated, protocol_of
-    from evaluation.request.image_folders import refuse_uncaptioned
+    from evaluation.preflight.image_folders import refuse_uncaptioned
 
     refuse_uncaptioned(evidence, "clip_score")
     clip = open_clip(params.features)

@@ -13,7 +13,7 @@ from evaluation.distances import mmd
 from evaluation.distances.image_sets import Linear, observe_images, paired, real
 from evaluation.evidence import Evidence
 from evaluation.observe.repeats import over_noises, units_of
-from evaluation.request.references import AgainstImages
+from evaluation.preflight.references import AgainstImages
 from evaluation.values import Estimate, Sample, Statistic, metric
 
 SCALE = 1000

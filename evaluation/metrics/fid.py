@@ -15,7 +15,7 @@ from evaluation.distances import frechet
 from evaluation.distances.image_sets import Linear, observe
 from evaluation.evidence import Evidence
 from evaluation.observe.repeats import noises, over_noises, units_of
-from evaluation.request.references import AgainstReal
+from evaluation.preflight.references import AgainstReal
 from evaluation.values import Estimate, Sample, Sizes, Statistic, metric
 
 

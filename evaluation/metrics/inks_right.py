@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
 from evaluation.values import Sample, metric
+from evaluation.verdict import statistics
 
 
 class InksRight(Params):
@@ -25,6 +25,6 @@ class InksRight(Params):
     statistic=statistics.SHARE,
 )
 def measure(evidence: Evidence, params: InksRight) -> Sample:
-    from compress.zoo.reader import share_read
+    from compress.zoo.digit_classifier import share_read
 
     return share_read(evidence, "inks")

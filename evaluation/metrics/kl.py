@@ -15,9 +15,9 @@ import numpy as np
 from compress.errors import StageFailed
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
 from evaluation.metrics.perplexity import scored
 from evaluation.values import Estimate, Sample, Statistic, metric
+from evaluation.verdict import statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

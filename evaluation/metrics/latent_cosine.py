@@ -14,8 +14,8 @@ from compress.errors import StageFailed
 from compress.params import Params
 from compress.pipelines.autoencoders import VAE, Scaling, scaling_of
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
 from evaluation.values import Sample, metric
+from evaluation.verdict import statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

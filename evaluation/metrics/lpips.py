@@ -18,10 +18,10 @@ from pydantic import Field
 from compress.files.user_paths import expanded
 from compress.params import Params, Placed
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
-from evaluation.observe.own_output import image_pairs
-from evaluation.request.paths import of_layers
+from evaluation.observe.image_pairs import image_pairs
+from evaluation.preflight.paths import of_layers
 from evaluation.values import Sample, metric
+from evaluation.verdict import statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

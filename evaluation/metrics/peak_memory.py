@@ -9,8 +9,8 @@ import numpy as np
 
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
 from evaluation.values import Sample, metric
+from evaluation.verdict import statistics
 
 
 class PeakMemory(Params):

@@ -12,8 +12,8 @@ import numpy as np
 
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
 from evaluation.values import Estimate, Sample, Statistic, metric
+from evaluation.verdict import statistics
 
 LN2 = math.log(2)
 

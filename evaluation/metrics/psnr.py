@@ -13,9 +13,9 @@ import numpy as np
 
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
-from evaluation.observe.own_output import image_pairs
+from evaluation.observe.image_pairs import image_pairs
 from evaluation.values import Sample, metric
+from evaluation.verdict import statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ from evaluation.distances import neighbours
 from evaluation.distances.image_sets import Linear, observe_images, paired, real
 from evaluation.evidence import Evidence
 from evaluation.observe.repeats import noises, over_noises, units_over_noises
-from evaluation.request.references import AgainstImages
+from evaluation.preflight.references import AgainstImages
 from evaluation.values import Estimate, Sample, Sizes, Statistic, metric
 
 if TYPE_CHECKING:

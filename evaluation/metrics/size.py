@@ -11,8 +11,8 @@ from compress.artifact import Artifact
 from compress.catalogue import find_engine
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
 from evaluation.values import Sample, metric
+from evaluation.verdict import statistics
 
 
 class Size(Params):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
 from evaluation.values import Sample, metric
+from evaluation.verdict import statistics
 
 
 class Throughput(Params):

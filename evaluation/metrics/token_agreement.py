@@ -13,8 +13,8 @@ import numpy as np
 from compress.errors import UserError
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
 from evaluation.values import Sample, metric
+from evaluation.verdict import statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,10 +21,10 @@ from pydantic import Field
 from compress.errors import UserError
 from compress.params import Fault, Params, Placed
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
 from evaluation.observe.repeats import EACH
-from evaluation.request.paths import of_features
+from evaluation.preflight.paths import of_features
 from evaluation.values import Sample, Sizes, metric
+from evaluation.verdict import statistics
 
 FIX = "set evaluate.images_per_prompt to 4, or give data that hold prompts several times"
 
@@ -79,7 +79,7 @@ def _few(captions: Iterable[str]) -> Fault | None:
 def measure(evidence: Evidence, params: Variety) -> Sample:
     from evaluation.features.images import generated, protocol_of
     from evaluation.features.opening import open_features
-    from evaluation.request.image_folders import refuse_uncaptioned
+    from evaluation.preflight.image_folders import refuse_uncaptioned
 
     refuse_uncaptioned(evidence, "variety")
     refuse_few(item.text for item in evidence.items)

@@ -26,7 +26,7 @@ from compress.machine import deps
 from compress.machine.devices import Opening
 from compress.model.batching import company
 from evaluation.evidence import Continuation, Evidence
-from evaluation.request.image_folders import images_for, read_generated
+from evaluation.preflight.image_folders import images_for, read_generated
 
 if TYPE_CHECKING:
     from compress.opening.models import LanguageModel

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import DataError, UserError
 from compress.files.user_paths import expanded
 from compress.machine.deps import need
-from compress.opening.known_tokens import be_known
+from compress.opening.token_range import be_known
 
 if TYPE_CHECKING:
     import torch

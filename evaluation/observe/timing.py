@@ -16,8 +16,8 @@ from compress.recipe.values import EvalSpec
 from evaluation.evidence import Floats, Timings
 from evaluation.observe import gpu_cards
 from evaluation.observe.collect import Viewpoint
+from evaluation.observe.contention import Watch, reported
 from evaluation.observe.energy import Meter, find_meter
-from evaluation.observe.load import Watch, reported
 
 if TYPE_CHECKING:
     from compress.opening.models import OpenModel

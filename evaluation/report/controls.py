@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from evaluation.comparison.control_rows import Beside, Control
-from evaluation.report import speeds, words
+from evaluation.report import formatting, speed_summary
 from evaluation.values import Comparison, Row
 
 HEADINGS = ("metric", "control", "control against baseline", "candidate against control", "its verdict")
@@ -26,8 +26,8 @@ def line(comparison: Comparison, control: Control) -> str:
 def _speed(comparison: Comparison, control: Control) -> tuple[Row | None, Beside | None]:
     """The speed that the control was timed in, as a row of the verdict and as the control has it."""
     timed = {found.metric: found for found in control.rows}
-    rows = [row for row in comparison.rows if row.metric in timed and row.unit in speeds.UNITS]
-    lead = words.speed_of(comparison)
+    rows = [row for row in comparison.rows if row.metric in timed and row.unit in speed_summary.UNITS]
+    lead = formatting.speed_of(comparison)
     row = lead if lead in rows else next(iter(rows), None)
     return row, timed[row.metric] if row else None
 
@@ -36,14 +36,14 @@ def _against(row: Row, found: Beside) -> str:
     """How much faster or slower the candidate is than the control; that it proves nothing, where it does not."""
     if not math.isfinite(found.over.value):
         return f"{row.title} not measured" + (f" ({found.over.note})" if found.over.note else "")
-    _, message = speeds.message_of(replace(row, contrast=found.over, noise=found.noise))
+    _, message = speed_summary.message_of(replace(row, contrast=found.over, noise=found.noise))
     unsettled = found.noise.note if found.noise else ""
     return message + (f", which proves nothing ({unsettled})" if unsettled else "")
 
 
 def _ratio(row: Row, found: Beside) -> str:
     """`9.8× [9.1, 10.4] as fast as`."""
-    return f"{words.contrast_of(row, found.contrast)} as fast as"
+    return f"{formatting.contrast_of(row, found.contrast)} as fast as"
 
 
 def _gates(control: Control) -> str:
@@ -81,12 +81,12 @@ def table(comparison: Comparison, control: Control) -> list[tuple[Beside, tuple[
 
 def _cells(row: Row, found: Beside) -> tuple[str, ...]:
     held = replace(row, verdict=found.verdict)
-    gate = ": ".join(part for part in (found.verdict.gate, words.reason(held)) if part)
+    gate = ": ".join(part for part in (found.verdict.gate, formatting.reason(held)) if part)
     return (
         found.title,
-        words.score(found.score, row.unit),
-        words.contrast_of(row, found.contrast),
-        words.contrast_of(row, found.over),
-        words.mark(held),
+        formatting.score(found.score, row.unit),
+        formatting.contrast_of(row, found.contrast),
+        formatting.contrast_of(row, found.over),
+        formatting.mark(held),
         gate,
     )

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.report import contributions, controls, curve, plots, tradeoff, trials, words
-from evaluation.report.questions import questions
+from evaluation.report import controls, engine_trials, formatting, loss_curve, plots, tradeoff, waterfall
 from evaluation.report.result import plain
+from evaluation.report.summary import questions
 from evaluation.values import Comparison, Completion, Image, Row
 
 STYLE = Path(__file__).with_name("style.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 SMALL = 256  # pixels: below this, enlarging shows the pixels there are and invents none
 TEXT = 160  # characters of an item that a table shows
-_e = words.escaped
+_e = formatting.escaped
 HEADINGS = ("metric", "baseline", "candidate", "difference or ratio, 95%", "verdict")
 
 
@@ -54,7 +54,7 @@ def _head(comparison: Comparison) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<title>{_e(comparison.name)}: {comparison.status}</title>"
         f"<style>{STYLE.read_text(encoding='utf-8')}</style></head><body><h1>{_e(comparison.name)}</h1>"
-        f'<p><span class="verdict {_kind(comparison.status)}">{words.VERDICTS[comparison.status]}</span></p>'
+        f'<p><span class="verdict {_kind(comparison.status)}">{formatting.VERDICTS[comparison.status]}</span></p>'
         f'<dl class="answers">{answers}</dl>'
         + (f'<div class="warnings"><b>Warnings</b><ul>{warnings}</ul></div>' if warnings else "")
     )
@@ -83,15 +83,17 @@ def _scores(comparison: Comparison) -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    notes = dict.fromkeys(n for n in (row.verdict.gate, words.reason(row), row.contrast.note, row.candidate.note) if n)
+    notes = dict.fromkeys(
+        n for n in (row.verdict.gate, formatting.reason(row), row.contrast.note, row.candidate.note) if n
+    )
     small = f"<small>{_e('; '.join(notes))}</small>" if notes else ""
     count = f"<small>n = {row.contrast.n}</small>" if row.contrast.n > 1 else ""
     return (
         f"<span>{_e(row.title)}{small}</span>",
-        _e(words.score(row.baseline, row.unit)),
-        _e(words.score(row.candidate, row.unit)),
-        f'<span class="n">{_e(words.contrast(row))}{count}</span>',
-        f'<span class="{_kind(row.verdict.status)}">{_e(words.mark(row))}</span>',
+        _e(formatting.score(row.baseline, row.unit)),
+        _e(formatting.score(row.candidate, row.unit)),
+        f'<span class="n">{_e(formatting.contrast(row))}{count}</span>',
+        f'<span class="{_kind(row.verdict.status)}">{_e(formatting.mark(row))}</span>',
     )
 
 
@@ -125,7 +127,7 @@ def _tradeoff(comparison: Comparison) -> str:
 
 
 def _waterfall(comparison: Comparison) -> str:
-    drawn = contributions.waterfall(comparison)
+    drawn = waterfall.waterfall(comparison)
     key = (
         "Bar: the speed-up against the baseline, from before the stage to after it, logarithmic; line across its end: 95% "
         "interval; grey: no change is inside the stage's own interval. Beside it: what this stage alone gave and cost, against the stage before. "
@@ -134,7 +136,7 @@ def _waterfall(comparison: Comparison) -> str:
 
 
 def _sample(comparison: Comparison) -> str:
-    units = contributions.units(comparison)
+    units = waterfall.units(comparison)
     return f"Stages are scored on the first {units} items, the candidate's verdict on all." if units else ""
 
 
@@ -146,17 +148,17 @@ def _stages(comparison: Comparison) -> str:
     rows: list[tuple[str, ...]] = []
     for stage in comparison.stages:
         facts = dict(stage.get("facts", {}))
-        curves = {name: found for name, fact in facts.items() if (found := curve.read(name, fact)) is not None}
-        plain = {n: f for n, f in facts.items() if n not in curves and not trials.is_trials(f)}
+        curves = {name: found for name, fact in facts.items() if (found := loss_curve.read(name, fact)) is not None}
+        plain = {n: f for n, f in facts.items() if n not in curves and not engine_trials.is_trials(f)}
         others = ", ".join(f"{name} {_fact(fact)}" for name, fact in plain.items())
         small = f"<small>{_e(others)}</small>" if others else ""
-        small += "".join(curve.draw(name, found) for name, found in curves.items())
+        small += "".join(loss_curve.draw(name, found) for name, found in curves.items())
         rows.append(
             (
                 f"<span>{_e(stage['id'])}{small}</span>",
                 "cached" if stage["cached"] else "ran",
                 f"{stage['seconds']:.1f} s",
-                words.size(stage["size_bytes"]),
+                formatting.size(stage["size_bytes"]),
             )
         )
     return _table(("stage", "state", "time", "size"), rows) if rows else ""
@@ -164,10 +166,10 @@ def _stages(comparison: Comparison) -> str:
 
 def _trials(comparison: Comparison) -> str:
     drawn = []
-    for found in trials.read(comparison.stages):
+    for found in engine_trials.read(comparison.stages):
         rows = [tuple(map(_e, row)) for row in found.rows]
         key = f"{found.component or found.stage}: kept {found.kept}. Each was timed in turns on the model's own calls."
-        drawn.append(f'<p class="quiet">{_e(key)}</p>{_table(trials.HEADINGS, rows)}')
+        drawn.append(f'<p class="quiet">{_e(key)}</p>{_table(engine_trials.HEADINGS, rows)}')
     return "".join(drawn)
 
 
@@ -205,8 +207,8 @@ def _worst(comparison: Comparison) -> str:
         (
             f"<span>{_e(w.text[:TEXT] + '…' * (len(w.text) > TEXT) if w.text else w.unit_id)}</span>",
             _e(titles.get(w.metric, w.metric)),
-            words.number(w.baseline),
-            words.number(w.candidate),
+            formatting.number(w.baseline),
+            formatting.number(w.candidate),
         )
         for w in comparison.worst
     ]
@@ -247,12 +249,12 @@ def _marked(text: str, start: int) -> str:
 
 def _provenance(comparison: Comparison) -> str:
     sides = "".join(
-        f"<dt>{_e(name)}</dt><dd>{_e(words.runs(comparison, s))}<small>{_e(json.dumps(plain(s.call), ensure_ascii=False))}"
+        f"<dt>{_e(name)}</dt><dd>{_e(formatting.runs(comparison, s))}<small>{_e(json.dumps(plain(s.call), ensure_ascii=False))}"
         f" · {_e(s.digest[:16])}</small></dd>"
-        for name, s in words.sides(comparison)
+        for name, s in formatting.sides(comparison)
     )
     libraries = ", ".join(f"{k} {v}" for k, v in dict(comparison.machine.get("libraries", {})).items())
-    machine = f"<dt>machine</dt><dd>{_e(words.machine(comparison))}<small>{_e(libraries)}</small></dd>"
+    machine = f"<dt>machine</dt><dd>{_e(formatting.machine(comparison))}<small>{_e(libraries)}</small></dd>"
     recipe = f"<details open><summary>Recipe</summary><pre>{_e(comparison.recipe)}</pre></details>"
     return f"<dl>{sides}{machine}</dl>{recipe if comparison.recipe else ''}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from evaluation.report import controls
-from evaluation.report.words import contrast, reason, visible
+from evaluation.report.formatting import contrast, reason, visible
 from evaluation.values import Comparison
 
 

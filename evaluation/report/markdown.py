@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from compress.planning.keep_decision import decisions
-from evaluation.report import contributions, controls, trials, words
-from evaluation.report.questions import questions
+from evaluation.report import controls, engine_trials, formatting, waterfall
+from evaluation.report.summary import questions
 from evaluation.values import Comparison
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
@@ -15,26 +15,31 @@ MENTION = re.compile(r"@(?=\w)")
 
 def render(comparison: Comparison) -> str:
     """Verdict, the three answers, the table, the stages, the machine in one line, the candidate and how to call it."""
-    lines = [f"## {safe(comparison.name)}: {words.VERDICTS[comparison.status]}", ""]
+    lines = [f"## {safe(comparison.name)}: {formatting.VERDICTS[comparison.status]}", ""]
     lines += [f"* **{question}** {safe(answer)}" for question, answer in questions(comparison)]
     if comparison.rows:
         lines += ["", "| metric | baseline | candidate | difference or ratio, 95% | verdict | gate |"]
         lines += ["|---|---:|---:|---:|---|---|"]
     for row in comparison.rows:
-        scores = (words.score(side, row.unit) for side in (row.baseline, row.candidate))
-        gate = row.verdict.gate + (f" ({words.reason(row)})" if words.reason(row) else "")
-        cells = (row.title, *scores, words.contrast(row), words.mark(row), gate)
+        scores = (formatting.score(side, row.unit) for side in (row.baseline, row.candidate))
+        gate = row.verdict.gate + (f" ({formatting.reason(row)})" if formatting.reason(row) else "")
+        cells = (row.title, *scores, formatting.contrast(row), formatting.mark(row), gate)
         lines.append("| " + " | ".join(map(safe, cells)) + " |")
     if comparison.stages:
         lines += ["", "| stage | | seconds | size |", "|---|---|---:|---:|"]
     for stage in comparison.stages:
         state = "cached" if stage["cached"] else "ran"
-        lines.append(f"| {safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {words.size(stage['size_bytes'])} |")
+        lines.append(
+            f"| {safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {formatting.size(stage['size_bytes'])} |"
+        )
     lines += _controls(comparison) + _contributions(comparison) + _trials(comparison)
-    ran = (f"{name[:1].upper()}{name[1:]}: {words.runs(comparison, side)}." for name, side in words.sides(comparison))
+    ran = (
+        f"{name[:1].upper()}{name[1:]}: {formatting.runs(comparison, side)}."
+        for name, side in formatting.sides(comparison)
+    )
     lines += ["", " ".join(map(safe, ran))]
-    lines += [f"Machine: {safe(words.machine(comparison))}."]
-    reported = (*decisions(comparison.stages), *words.unmeasured(comparison))
+    lines += [f"Machine: {safe(formatting.machine(comparison))}."]
+    reported = (*decisions(comparison.stages), *formatting.unmeasured(comparison))
     lines += ["", *(f"* {safe(line)}" for line in reported)] if reported else []
     if comparison.warnings:
         lines += ["", *(f"* Warning: {safe(w)}" for w in comparison.warnings)]
@@ -43,8 +48,8 @@ def render(comparison: Comparison) -> str:
 
 def _handed(comparison: Comparison) -> list[str]:
     """Where the candidate lies, and code that calls it, as text: indented, nothing in it is markup."""
-    where, *code = words.handed(comparison) or ("",)
-    shown = [f"    {' '.join(words.visible(line).splitlines())}" for line in code]
+    where, *code = formatting.handed(comparison) or ("",)
+    shown = [f"    {' '.join(formatting.visible(line).splitlines())}" for line in code]
     return ["", f"{safe(where[:1].upper() + where[1:])}. To call it:", "", *shown] if where else []
 
 
@@ -58,12 +63,12 @@ def _controls(comparison: Comparison) -> list[str]:
 
 
 def _contributions(comparison: Comparison) -> list[str]:
-    headings, rows = contributions.table(comparison)
+    headings, rows = waterfall.table(comparison)
     if not rows:
         return []
     lines = ["", "| " + " | ".join(map(safe, headings)) + " |", "|---|" + "---:|" * (len(headings) - 1)]
     lines += ["| " + " | ".join(map(safe, row)) + " |" for row in rows]
-    if units := contributions.units(comparison):
+    if units := waterfall.units(comparison):
         lines += ["", f"Quality of the stages on the first {units} items."]
     notes = [f"* {safe(step.stage)}: {safe(step.note)}" for step in comparison.steps if step.note]
     return lines + (["", *notes] if notes else [])
@@ -71,8 +76,8 @@ def _contributions(comparison: Comparison) -> list[str]:
 
 def _trials(comparison: Comparison) -> list[str]:
     lines = []
-    for found in trials.read(comparison.stages):
-        headings = (f"engine of {found.component or found.stage}", *trials.HEADINGS[1:])
+    for found in engine_trials.read(comparison.stages):
+        headings = (f"engine of {found.component or found.stage}", *engine_trials.HEADINGS[1:])
         lines += ["", "| " + " | ".join(map(safe, headings)) + " |", "|---" + "|---:" * 4 + "|---|"]
         lines += ["| " + " | ".join(map(safe, row)) + " |" for row in found.rows]
     return lines
@@ -80,7 +85,7 @@ def _trials(comparison: Comparison) -> list[str]:
 
 def safe(text: object) -> str:
     """Text that can neither break the table nor bring markup, a link or a mention with it."""
-    found = " ".join(words.visible(text).split())
+    found = " ".join(formatting.visible(text).split())
     found = found.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     found = MENTION.sub("@\u200c", MARKUP.sub(r"\\\1", found))
     # A zero-width non-joiner keeps the text readable and stops a host's autolinking.

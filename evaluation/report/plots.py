@@ -11,9 +11,9 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.judge.gates import allowed_of
-from evaluation.report import words
+from evaluation.report import formatting
 from evaluation.values import Comparison, Row
+from evaluation.verdict.gates import allowed_of
 
 Scale = Callable[[float], float]  # a value to per cent of the width
 APART = 15.0  # per cent of the width: nearer labels would touch on a phone
@@ -31,7 +31,7 @@ def forest(comparison: Comparison) -> str:
             gate = f"<small>{escape(row.verdict.gate)}</small>" if row.verdict.gate else ""
             parts.append(
                 f'<div class="forest"><div><b>{escape(row.title)}</b> {gate}</div>{_axis(row)}'
-                f'<div class="n">{escape(words.contrast(row))}</div></div>'
+                f'<div class="n">{escape(formatting.contrast(row))}</div></div>'
             )
     return "".join(parts)
 
@@ -47,7 +47,7 @@ def _axis(row: Row) -> str:
     parts += [_line(x(edge), "edge") for edge in edges] + [_line(x(middle), "middle")]
     parts.append(_interval(x(row.contrast.low), x(row.contrast.value), x(row.contrast.high), row.verdict.status))
     parts += labels([*edges, middle], x, "×" if row.compared == "ratio" else "")
-    label = escape(f"{row.title}: {words.contrast(row)}; {row.verdict.gate or 'not gated'}")
+    label = escape(f"{row.title}: {formatting.contrast(row)}; {row.verdict.gate or 'not gated'}")
     return f'<svg role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 

@@ -6,8 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from compress.planning.keep_decision import decisions
-from evaluation.report import controls, words
-from evaluation.report.questions import questions
+from evaluation.report import controls, formatting
+from evaluation.report.summary import questions
 from evaluation.values import Comparison
 
 if TYPE_CHECKING:
@@ -24,15 +24,17 @@ def table(comparison: Comparison) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    found = Table(title=Text(words.visible(comparison.name), style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    found = Table(
+        title=Text(formatting.visible(comparison.name), style="bold"), title_justify="left", box=box.SIMPLE_HEAD
+    )
     for heading in HEADINGS:
         left = heading in ("metric", "verdict")
         found.add_column(heading, justify="left" if left else "right", no_wrap=heading == "verdict")
     for row in comparison.rows:
-        scores = (words.score(side, row.unit) for side in (row.baseline, row.candidate))
-        cells = (row.title, *scores, words.contrast(row))
-        verdict = Text(words.mark(row), style=COLOURS[row.verdict.status])
-        found.add_row(*(Text(words.visible(cell)) for cell in cells), verdict)
+        scores = (formatting.score(side, row.unit) for side in (row.baseline, row.candidate))
+        cells = (row.title, *scores, formatting.contrast(row))
+        verdict = Text(formatting.mark(row), style=COLOURS[row.verdict.status])
+        found.add_row(*(Text(formatting.visible(cell)) for cell in cells), verdict)
     return found
 
 
@@ -45,15 +47,15 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     lines = [f"{question} {answer}" for question, answer in questions(comparison)]
     lines += controls.lines(comparison)
     held = (row for row in comparison.rows if row.verdict.status in ("fail", "inconclusive"))
-    lines += [f"{row.title}: {row.verdict.gate}: {words.reason(row)}" for row in held]
-    lines += [f"{name}: {words.runs(comparison, side)}" for name, side in words.sides(comparison)]
-    lines += (*decisions(comparison.stages), *words.unmeasured(comparison))
+    lines += [f"{row.title}: {row.verdict.gate}: {formatting.reason(row)}" for row in held]
+    lines += [f"{name}: {formatting.runs(comparison, side)}" for name, side in formatting.sides(comparison)]
+    lines += (*decisions(comparison.stages), *formatting.unmeasured(comparison))
     lines += [f"warning: {message}" for message in comparison.warnings]
     out.print(table(comparison))
     for line in lines:
-        out.print(Text(words.visible(line)))
-    out.print(Text(words.VERDICTS[comparison.status], style=COLOURS[comparison.status] or "bold"))
+        out.print(Text(formatting.visible(line)))
+    out.print(Text(formatting.VERDICTS[comparison.status], style=COLOURS[comparison.status] or "bold"))
     if comparison.directory:
-        out.print(Text(words.visible(f"report: {comparison.directory}/report.html")), soft_wrap=True)
-    for line in words.handed(comparison):
-        out.print(Text(words.visible(line)), soft_wrap=True)
+        out.print(Text(formatting.visible(f"report: {comparison.directory}/report.html")), soft_wrap=True)
+    for line in formatting.handed(comparison):
+        out.print(Text(formatting.visible(line)), soft_wrap=True)

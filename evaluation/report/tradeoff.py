@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from evaluation.judge.gates import allowed_of
-from evaluation.report import plots, words
-from evaluation.report.placing import Spot, place
+from evaluation.report import formatting, plots
+from evaluation.report.label_layout import Spot, place
 from evaluation.values import Comparison, Estimate, Row
+from evaluation.verdict.gates import allowed_of
 
 HEIGHT = 240.0  # pixels; x is in per cent of the width, as in every plot of the report
 APART = 15.0  # pixels between two numbers of the vertical axis
@@ -32,7 +32,7 @@ class Point:
 
 def plot(comparison: Comparison) -> str:
     """A plot for each gated quality metric, the first one large. "" where no stage has both a speed and a quality."""
-    speed = words.speed_row(comparison)
+    speed = formatting.speed_row(comparison)
     if speed is None:
         return ""
     drawn = []
@@ -101,10 +101,10 @@ def _figure(speed: Row, row: Row, points: list[Point]) -> str:
     ]
     reported = f"speed-up against {row.title}: " + "; ".join(_reported(p, speed, row) for p in points)
     return (
-        f'<div class="tradeoff"><div><b>{words.escaped(row.title)}</b>, difference from the baseline'
-        f"<small>{BETTER[row.better]}; shaded: {words.escaped(_gates(speed, row))}</small></div>"
-        f'<svg role="img" aria-label="{words.escaped(reported)}">{"".join(parts)}</svg>'
-        f"<small>speed-up in {words.escaped(speed.title)}, logarithmic →</small></div>"
+        f'<div class="tradeoff"><div><b>{formatting.escaped(row.title)}</b>, difference from the baseline'
+        f"<small>{BETTER[row.better]}; shaded: {formatting.escaped(_gates(speed, row))}</small></div>"
+        f'<svg role="img" aria-label="{formatting.escaped(reported)}">{"".join(parts)}</svg>'
+        f"<small>speed-up in {formatting.escaped(speed.title)}, logarithmic →</small></div>"
     )
 
 
@@ -114,7 +114,7 @@ def _gates(speed: Row, row: Row) -> str:
 
 
 def _reported(point: Point, speed: Row, row: Row) -> str:
-    return f"{point.name} {words.contrast_of(speed, point.speed)}, {words.contrast_of(row, point.quality)}"
+    return f"{point.name} {formatting.contrast_of(speed, point.speed)}, {formatting.contrast_of(row, point.quality)}"
 
 
 def ends(found: Estimate) -> tuple[float, float]:
@@ -170,7 +170,7 @@ def _names(spots: Sequence[Spot]) -> list[str]:
             parts.append(_line(spot.x, spot.y, spot.x, name.y - 4, "tie"))
         parts.append(
             f'<text class="name" x="{spot.x:.2f}%" y="{name.y:.1f}" dx="{name.dx:g}" text-anchor="{name.anchor}">'
-            f"{words.escaped(name.text)}</text>"
+            f"{formatting.escaped(name.text)}</text>"
         )
     return parts
 

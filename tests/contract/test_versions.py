@@ -21,7 +21,7 @@ import pytest
 import compress
 from compress.adapters import fusing
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
-from evaluation.features import memory
+from evaluation.features import feature_cache
 from evaluation.observe import collect
 from tests.imports import PACKAGES, Sources, named, what_runs
 
@@ -76,7 +76,7 @@ def reach_of_evidence(sources: Sources = SOURCES) -> frozenset[str]:
 
 def reach_of_features(sources: Sources = SOURCES) -> frozenset[str]:
     """What makes a vector of an image: everything beside the module that keeps vectors."""
-    package = memory.__name__.rpartition(".")[0]
+    package = feature_cache.__name__.rpartition(".")[0]
     return sources.reached([n for n in sources.files if n.startswith(f"{package}.")], (), ALLOWED)
 
 
@@ -112,7 +112,7 @@ def metrics(sources: Sources = SOURCES) -> dict[str, dict[str, Any]]:
 def kept(sources: Sources = SOURCES) -> dict[str, dict[str, Any]]:
     return {
         "evidence": {"version": collect.FORMAT, "source": sources.fingerprint(reach_of_evidence(sources))},
-        "features": {"version": memory.FORMAT, "source": sources.fingerprint(reach_of_features(sources))},
+        "features": {"version": feature_cache.FORMAT, "source": sources.fingerprint(reach_of_features(sources))},
         "adapters": {"version": fusing.VERSION, "source": sources.fingerprint(reach_of_adapters(sources))},
     }
 

@@ -66,9 +66,9 @@ def measure(bench: Bench, ways: Sequence[Way]) -> None:
 
 
 def graphs_here(bench: Bench) -> bool:
-    from compress.opening import inside
+    from compress.opening import compile_and_capture
 
-    return bench.module.device.type in inside.DEVICES
+    return bench.module.device.type in compile_and_capture.DEVICES
 
 
 def _row(bench: Bench, way: Way) -> None:
@@ -93,7 +93,7 @@ def _row(bench: Bench, way: Way) -> None:
 
 
 def _ran(made: Any) -> str:
-    from compress.opening.inside import ran
+    from compress.opening.compile_and_capture import ran
 
     return str(ran(made)) if hasattr(made, "__dict__") else ""
 
@@ -117,8 +117,8 @@ def _timed(bench: Bench, made: Callable[..., Any], hand: Callable[..., Any] | No
     """Times of a call, wall and device, and their ratios to eager calls in the same blocks."""
     import numpy as np
 
-    from evaluation.judge.statistics import median_ratio
     from evaluation.observe.timing import interleave
+    from evaluation.verdict.statistics import median_ratio
 
     runs = [_run(bench, one) for one in (bench.module, made, *([hand] if hand else ()))]
     runs.append(_run(bench, bench.module))

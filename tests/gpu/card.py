@@ -7,9 +7,9 @@ from tests.gpu.sections import Report, Section
 
 def measure(tiny: bool, report: Report) -> None:
     from compress.machine.devices import settled
-    from evaluation.observe import machine
+    from evaluation.observe import hardware
 
-    found = machine.facts(settled("auto" if tiny else "cuda"))
+    found = hardware.facts(settled("auto" if tiny else "cuda"))
     wanted = (
         *(
             "gpu",

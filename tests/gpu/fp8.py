@@ -52,7 +52,7 @@ def rounded(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def rowwise(module: Any) -> Any:
     """The module, with the linear layers of its repeated blocks replaced, and all others as they were."""
-    from compress.opening.inside import blocks_of
+    from compress.opening.compile_and_capture import blocks_of
 
     for block in blocks_of(module):
         for name, part in list(block.named_modules()):

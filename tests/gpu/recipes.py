@@ -256,20 +256,29 @@ def _stages(report: Report) -> Emit:
 
 
 def _tell(found: Comparison, seconds: float, report: Report) -> None:
-    from evaluation.report import words
+    from evaluation.report import formatting
 
     for row in found.rows:
-        scores = {name: words.score(getattr(row, name), row.unit) for name in ("baseline", "candidate")}
+        scores = {name: formatting.score(getattr(row, name), row.unit) for name in ("baseline", "candidate")}
         report(
-            row.title, {**scores, "contrast": words.contrast(row), "verdict": words.mark(row), "why": words.reason(row)}
+            row.title,
+            {
+                **scores,
+                "contrast": formatting.contrast(row),
+                "verdict": formatting.mark(row),
+                "why": formatting.reason(row),
+            },
         )
     units = {row.metric: row for row in found.rows}
     for control in found.controls:
         for one in control.rows:
             row = units[one.metric]
-            scores = {"candidate": words.score(one.score, row.unit), "contrast": words.contrast_of(row, one.contrast)}
+            scores = {
+                "candidate": formatting.score(one.score, row.unit),
+                "contrast": formatting.contrast_of(row, one.contrast),
+            }
             report(f"control {control.stage}: {one.title}", {**scores, "verdict": one.verdict.status})
-    report("whole", {"seconds": round(seconds, 1), "verdict": found.status, "why": words.machine(found)})
+    report("whole", {"seconds": round(seconds, 1), "verdict": found.status, "why": formatting.machine(found)})
 
 
 # ---------------------------------------------------------------- killed, and resumed

@@ -67,7 +67,7 @@ def _row_of_tokens(bench: Bench, count: int = 48) -> None:
     """Greedy decoding by `generate`, eager and captured on caches of one length: the same tokens, and how fast."""
     import torch
 
-    from compress.opening.inside import ran
+    from compress.opening.compile_and_capture import ran
     from compress.opening.static_caches import STRIDE, Generate
 
     prompt = torch.randint(0, 1000, (1, STRIDE - count), generator=torch.Generator().manual_seed(3)).to("cuda")

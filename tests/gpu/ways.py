@@ -18,7 +18,7 @@ def twin(module: Any, *, weights: bool = False) -> Any:
 
 def graphed(module: Any) -> Any:
     """A module on the same parts, replayed from graphs: that it was given stays as it was."""
-    from compress.opening.inside import capture
+    from compress.opening.compile_and_capture import capture
 
     made = copy.copy(module)
     capture(made)
@@ -26,7 +26,7 @@ def graphed(module: Any) -> Any:
 
 
 def compiled(bench: Bench, module: Any, also: Sequence[str] = ()) -> Any:
-    from compress.opening.inside import compile_blocks
+    from compress.opening.compile_and_capture import compile_blocks
 
     compile_blocks(module, also, as_traced if bench.tiny else None)
     return module

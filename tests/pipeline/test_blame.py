@@ -196,7 +196,7 @@ def test_a_stage_that_breaks_its_contract_is_pares_own_fault(place: Place) -> No
 
 def test_what_pares_own_code_raises_is_pares_own_fault(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("compress.algorithms.saliency.magnitude", None)
+        broken.setattr("compress.algorithms.weight_importance.magnitude", None)
         problem = place.first()
     assert "failed: TypeError" in problem.message
     assert problem.fix.startswith("this is a fault of pare: please report it")

@@ -33,7 +33,7 @@ from compress.errors import ModelError, RecipeError, StageFailed, UserError
 from compress.files.hashing import digest_file
 from compress.machine.devices import Opening
 from compress.model.describing import describe
-from compress.model.graphs import Profile
+from compress.model.exportable import Profile
 from compress.opening import open_task
 from tests.families import MODELS
 from tests.stages import CAPTIONS

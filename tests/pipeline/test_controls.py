@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 import compress
-from evaluation.observe import machine
+from evaluation.observe import hardware
 from evaluation.report import result
 from tests.tiny import tiny_diffusion
 
@@ -36,7 +36,7 @@ gates:
 def test_a_branch_is_run_and_held_against_baseline_and_candidate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "facts", lambda device: {"processor": "a machine"})
+    monkeypatch.setattr(hardware, "facts", lambda device: {"processor": "a machine"})
     tiny_diffusion(tmp_path)
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     found = compress.run(tmp_path / "recipe.yaml", out=tmp_path / "runs", cache=tmp_path / "cache")

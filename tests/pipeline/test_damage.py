@@ -221,7 +221,7 @@ def test_a_model_that_writes_a_fifth_less_is_caught_by_the_tokens_it_writes(plac
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """What others take of the machine meanwhile is none of what these are about."""
-    monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)
+    monkeypatch.setattr("evaluation.observe.contention.share_of_others", lambda *readings: None)
 
 
 def timed(baseline: Callable[[int], float], candidate: Callable[[int], float], blocks: int = 40) -> Interleaved:

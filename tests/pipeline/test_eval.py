@@ -21,7 +21,7 @@ from compress.errors import DataError, StageFailed, UserError
 from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec
 from compress.sources.data import open_data
-from evaluation.request.image_folders import captions_of, describe_generated, images_for, is_generated
+from evaluation.preflight.image_folders import captions_of, describe_generated, images_for, is_generated
 from tests.tiny import tiny_diffusion
 
 SCENES = "zoo://digits/test"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import compress
-from evaluation.observe import machine
+from evaluation.observe import hardware
 from evaluation.values import Comparison
 from tests.tiny import tiny_diffusion
 
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ran(folder: Path) -> Iterator[Comparison]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "facts", lambda device: {"processor": "a machine"})
+        patch.setattr(hardware, "facts", lambda device: {"processor": "a machine"})
         yield compress.run(folder / "r.yaml", cache=folder / "cache", out=folder / "out")
 
 

@@ -17,7 +17,7 @@ from compress.context import Context
 from compress.data.items import Data, Item
 from compress.events import silent
 from compress.model.describing import describe
-from compress.model.graphs import ANY_SIZE
+from compress.model.exportable import ANY_SIZE
 from compress.opening import open_images, open_language, open_task
 from compress.recipe.values import EvalSpec
 from compress.sources.data import open_data

@@ -15,7 +15,7 @@ from compress.catalogue import find_engine, find_stage
 from compress.errors import StageFailed
 from compress.files.hashing import digest_file
 from compress.model.describing import describe
-from compress.model.graphs import wanted
+from compress.model.exportable import wanted
 from compress.opening import open_task
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama

@@ -32,7 +32,7 @@ from compress.artifact import Artifact
 from compress.building.racing import Pace, race
 from compress.engines.module import read_settings
 from compress.opening import open_component
-from evaluation.observe import machine
+from evaluation.observe import hardware
 
 SEEN, PROMPT, NEW = 64, 64, 48
 SHAPE = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -211,7 +211,7 @@ def in_turns(*calls: Callable[[], object]) -> Callable[[], object]:
 
 
 def _reported(paces: Mapping[str, Pace], sizes: Mapping[str, int], by_hand: int) -> dict[str, Any]:
-    roof = float(machine.facts()["read_gb_s"])
+    roof = float(hardware.facts()["read_gb_s"])
     best = min(p.seconds for name, p in paces.items() if "by hand" in name)
     rows = {}
     for name, pace in paces.items():

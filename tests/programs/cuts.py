@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 import compress
-from evaluation.report import result, words
+from evaluation.report import formatting, result
 from evaluation.values import Comparison, Step
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def row(name: str, ratio: float, found: Comparison) -> tuple[str, ...]:
 def quality(found: Comparison, step: Step) -> str:
     """Each gated metric's difference from the baseline, with its interval."""
     rows = {r.metric: r for r in found.rows}
-    parts = [f"{c.title} {words.contrast_of(rows[c.metric], c.cumulative)}" for c in step.quality]
+    parts = [f"{c.title} {formatting.contrast_of(rows[c.metric], c.cumulative)}" for c in step.quality]
     return "; ".join([*parts, *filter(None, [step.note])])
 
 

@@ -21,7 +21,7 @@ from compress.errors import PareError
 from compress.machine import deps
 from compress.model.describing import describe
 from compress.zoo import zoo_model
-from evaluation.report import result, words
+from evaluation.report import formatting, result
 from evaluation.values import Comparison
 
 ROOT = Path(__file__).parents[2]
@@ -99,10 +99,10 @@ def row(stage: Stage, precision: str, found: Comparison) -> tuple[str, ...]:
     return (
         stage.name.removeprefix("build."),
         precision,
-        f"{words.contrast(rows['perplexity'])} of {words.score(rows['perplexity'].baseline, '')}",
-        words.contrast(speed),
-        words.score(speed.candidate, ""),
-        words.size(1e6 * size.candidate.value),
+        f"{formatting.contrast(rows['perplexity'])} of {formatting.score(rows['perplexity'].baseline, '')}",
+        formatting.contrast(speed),
+        formatting.score(speed.candidate, ""),
+        formatting.size(1e6 * size.candidate.value),
         f"{100 * read / found.machine['read_gb_s']:.0f}% of {found.machine['read_gb_s']:g} GB/s",
     )
 

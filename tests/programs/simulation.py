@@ -22,11 +22,11 @@ from compress.recipe.gates import Gate
 from evaluation.comparison import samples
 from evaluation.distances import mmd
 from evaluation.distances.image_sets import paired, real
-from evaluation.judge import statistics
-from evaluation.judge.gates import allowed, judge, message, recommended
-from evaluation.judge.statistics import Z80, Z
 from evaluation.report import result
 from evaluation.values import Estimate, Row, Sample
+from evaluation.verdict import statistics
+from evaluation.verdict.gates import allowed, judge, message, recommended
+from evaluation.verdict.statistics import Z80, Z
 
 MULTIPLES: tuple[float, ...] = tuple(np.arange(0, 2.6, 0.25).tolist())  # of the margin: how far a curve goes
 FASTER = 1.1  # what counts as one margin of a speed-up gate: "at least 8×" is two margins from a truth of 8 ÷ 1.1

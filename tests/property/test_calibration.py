@@ -15,8 +15,8 @@ import pytest
 from compress.catalogue import find_metric
 from compress.recipe.gates import Gate
 from evaluation.comparison.rows import row_of
-from evaluation.judge import gates
 from evaluation.values import Estimate, Verdict
+from evaluation.verdict import gates
 from tests.programs import simulation
 from tests.programs.simulation import Case, advised_n, case_of, draw, enough, often, seldom, sides, simulate, together
 from tests.property.test_gate_laws import features, sample

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from compress.algorithms import saliency
-from compress.algorithms.coupling import Group, Site, cut_state, find_groups, parameter_shapes, positions
-from compress.algorithms.influence import of_blocks
+from compress.algorithms import weight_importance
+from compress.algorithms.block_importance import of_blocks
+from compress.algorithms.dependency_groups import Group, Site, cut_state, find_groups, parameter_shapes, positions
 from compress.engines.torch.runtime import blank, first_tensor
 from compress.errors import StageFailed
-from compress.model.depths import least_missed
+from compress.model.depth_units import least_missed
 from compress.model.families import cut_width
 from tests import families
 from tests.tiny import _clip, _unet
@@ -175,8 +175,8 @@ def test_a_cut_of_nothing_is_the_identity(found: Case) -> None:
 
 
 def test_what_is_kept_fits_the_smaller_model_and_runs(found: Case) -> None:
-    scores = saliency.magnitude(found.module)
-    kept = [g.choose(saliency.of_units(g, scores)) for g in found.groups]
+    scores = weight_importance.magnitude(found.module)
+    kept = [g.choose(weight_importance.of_units(g, scores)) for g in found.groups]
     smaller = copy.deepcopy(found.smaller)
     smaller.load_state_dict(cut_state(found.module.state_dict(), found.groups, kept))
     given = answer(smaller, found.call)
@@ -219,8 +219,10 @@ def test_cutting_dead_key_heads_with_their_queries_changes_nothing(name: str, al
     killed = one.module
     for group, units in zip(one.groups, kept, strict=True):
         killed = without_units(killed, group, others(group, units))
-    scores = saliency.magnitude(killed)
-    assert all(torch.equal(g.choose(saliency.of_units(g, scores)), k) for g, k in zip(one.groups, kept, strict=True))
+    scores = weight_importance.magnitude(killed)
+    assert all(
+        torch.equal(g.choose(weight_importance.of_units(g, scores)), k) for g, k in zip(one.groups, kept, strict=True)
+    )
     smaller = copy.deepcopy(one.smaller)
     smaller.load_state_dict(cut_state(killed.state_dict(), one.groups, kept))
     assert torch.allclose(answer(smaller, one.call), answer(killed, one.call), atol=1e-5)
@@ -323,7 +325,7 @@ def small() -> tuple[Small, list[dict[str, torch.Tensor]]]:
 def test_magnitude_is_every_weight_squared_under_every_name() -> None:
     module, _ = small()
     module.tied = module.first
-    found = saliency.magnitude(module)
+    found = weight_importance.magnitude(module)
     assert found.keys() == {n for n, _ in module.named_parameters(remove_duplicate=False)}
     assert all(torch.equal(found[n], p**2) for n, p in module.named_parameters(remove_duplicate=False))
     assert torch.equal(found["tied.weight"], found["first.weight"])
@@ -331,7 +333,7 @@ def test_magnitude_is_every_weight_squared_under_every_name() -> None:
 
 def test_activation_is_a_plain_loop() -> None:
     module, calls = small()
-    found = saliency.activation(module, calls)
+    found = weight_importance.activation(module, calls)
     module.requires_grad_(False)
     with torch.no_grad():
         inputs = torch.cat([c["x"].flatten(0, -2) for c in calls])
@@ -360,7 +362,7 @@ def test_taylor_is_what_the_loss_moves_by_to_first_order() -> None:
     def loss_of(call: Mapping[str, Any]) -> torch.Tensor:
         return module(**call).square().sum()
 
-    found = saliency.taylor(module, calls, loss_of)
+    found = weight_importance.taylor(module, calls, loss_of)
     step = 1e-5  # of the weight: the loss's move, scaled up to the whole weight
     for name, place in [
         ("first.weight", (2, 1)),
@@ -384,14 +386,14 @@ def test_taylor_is_what_the_loss_moves_by_to_first_order() -> None:
 def test_a_units_worth_is_its_share_at_every_site() -> None:
     group = Group((Site("a", 0, 0, 4), Site("b", 1, 2, 8, 2)), 4, 2)
     a, b = torch.rand(4, 3), torch.rand(5, 12)
-    found = saliency.of_units(group, {"a": a, "b": b})
+    found = weight_importance.of_units(group, {"a": a, "b": b})
     for unit in range(4):
         first = float(a[unit].sum() / (a.sum() / 4))
         second = float((b[:, 2 + unit] + b[:, 6 + unit]).sum() / (b[:, 2:10].sum() / 4))
         assert float(found[unit]) == pytest.approx(first + second, rel=1e-5)
-    louder = saliency.of_units(group, {"a": 1000 * a, "b": b})  # no site drowns another
+    louder = weight_importance.of_units(group, {"a": 1000 * a, "b": b})  # no site drowns another
     assert torch.allclose(louder, found, rtol=1e-5)
-    assert saliency.of_units(group, {"a": torch.zeros(4, 3), "b": torch.zeros(5, 12)}).tolist() == [0] * 4
+    assert weight_importance.of_units(group, {"a": torch.zeros(4, 3), "b": torch.zeros(5, 12)}).tolist() == [0] * 4
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.floats(0, 10)), max_size=8), st.integers(0, 16))

@@ -21,10 +21,10 @@ from compress.catalogue import find_metric
 from compress.recipe.gates import Gate
 from evaluation.distances import frechet
 from evaluation.distances.frechet import Moments
-from evaluation.judge import statistics
-from evaluation.judge.gates import judge, problems
 from evaluation.metrics import fid, perplexity
 from evaluation.values import Estimate, Sample, Verdict
+from evaluation.verdict import statistics
+from evaluation.verdict.gates import judge, problems
 
 CHANCE = 1e-3  # how seldom a true promise may look broken
 RUNS = 2000

@@ -20,9 +20,9 @@ from compress.recipe.reading import read_text
 from compress.recipe.shared_parameters import shared_names, spread
 from compress.recipe.values import BaselineSpec, DataSpec, EvalSpec, Head, Recipe, StepSpec
 from compress.store.cache import Cache
-from evaluation.comparison.viewpoints import Request, viewpoints
-from evaluation.judge.gates import allowed, problems
+from evaluation.comparison.sides import Request, viewpoints
 from evaluation.values import Estimate
+from evaluation.verdict.gates import allowed, problems
 from tests.fakes import CUT, TUNE, knowing, language_model, needing, pipeline, recipe, step, write_headers
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.special import ndtri
 
 from evaluation.distances import mmd
-from evaluation.judge import statistics
 from evaluation.values import Estimate
+from evaluation.verdict import statistics
 
 RUNS = 150
 

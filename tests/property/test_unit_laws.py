@@ -23,10 +23,10 @@ from compress.recipe.gates import Gate
 from compress.sources.units import open_units
 from evaluation.distances.image_sets import different
 from evaluation.evidence import Evidence
-from evaluation.judge import statistics
-from evaluation.judge.gates import judge
 from evaluation.metrics import kl, perplexity
 from evaluation.values import Sample, shared
+from evaluation.verdict import statistics
+from evaluation.verdict.gates import judge
 from tests.families import tiny_text
 
 MODEL = Artifact(Path("model"), "text_generation", {})

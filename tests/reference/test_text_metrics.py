@@ -16,10 +16,10 @@ from compress.data.items import Item
 from compress.errors import UserError
 from compress.recipe.gates import Gate
 from evaluation.evidence import Continuation, Evidence
-from evaluation.judge import statistics
-from evaluation.judge.gates import judge, problems
 from evaluation.metrics import token_agreement, tokens_written
 from evaluation.values import Sample
+from evaluation.verdict import statistics
+from evaluation.verdict.gates import judge, problems
 
 MODEL = Artifact(Path("model"), "text_generation", {})
 AGREEMENT, WRITTEN = token_agreement.TokenAgreement(), tokens_written.TokensWritten()

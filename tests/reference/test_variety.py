@@ -26,7 +26,7 @@ from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec, Recipe
 from compress.sources.data import open_data
 from evaluation.comparison.rows import row_of
-from evaluation.comparison.viewpoints import Request, viewpoints
+from evaluation.comparison.sides import Request, viewpoints
 from evaluation.evidence import Evidence
 from evaluation.metrics.variety import Variety, apart
 from evaluation.observe.collect import collect

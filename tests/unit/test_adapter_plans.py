@@ -14,14 +14,14 @@ import pytest
 
 import compress
 from compress.adapters.fusing import STAGE, ready, reported
+from compress.adapters.lora import scale
 from compress.adapters.names import named
-from compress.adapters.reading import scale
 from compress.cli import main
 from compress.errors import ManyProblems, RecipeError
 from compress.events import silent
 from compress.files.safetensors_headers import Stored, read_header, read_scalar
 from compress.planning.plan import Plan
-from compress.planning.view import plan_dict, plan_text
+from compress.planning.show import plan_dict, plan_text
 from compress.recipe.schema import recipe_schema
 from compress.sources.models import Source
 from compress.store.cache import Cache

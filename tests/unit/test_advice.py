@@ -12,8 +12,8 @@ import pytest
 from compress.catalogue import find_metric
 from compress.recipe.values import EvalSpec
 from evaluation.comparison.advice import advised
-from evaluation.report import speeds, words
-from evaluation.report.questions import questions
+from evaluation.report import formatting, speed_summary
+from evaluation.report.summary import questions
 from evaluation.values import Comparison, Estimate, Row, Verdict
 from tests.unit.comparisons import image, latency, staged, text
 
@@ -50,7 +50,7 @@ def test_the_setting_that_would_decide_is_named(metric: str, more: dict[str, Any
 def test_a_decided_gate_needs_no_setting() -> None:
     assert setting("kid", 0) == ""
     row = replace(text().rows[1], verdict=Verdict("inconclusive", "g", "why", 517, "evaluate.samples: 517"))
-    assert words.reason(row) == "why; about 517 units would decide it: evaluate.samples: 517"
+    assert formatting.reason(row) == "why; about 517 units would decide it: evaluate.samples: 517"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def timed(title: str, value: float, unit: str = "ms") -> Row:
 
 
 def faster(*rows: Row, **more: Any) -> str:
-    return speeds.answer(cast("Comparison", replace(image(), rows=rows, **more)))
+    return speed_summary.answer(cast("Comparison", replace(image(), rows=rows, **more)))
 
 
 def test_every_speed_is_spoken_of_also_one_that_fell() -> None:
@@ -99,15 +99,15 @@ def test_a_speed_without_a_number_leaves_the_answer_to_the_others() -> None:
 
 
 def test_a_stage_that_cost_speed_is_named_with_the_run_without_it() -> None:
-    assert speeds.slowed(staged()) == []
+    assert speed_summary.slowed(staged()) == []
     steps = list(staged().steps)
     speed: Any = steps[2].speed
     slow = replace(speed, marginal=Estimate(0.8, 0.75, 0.85, 7))
     found = replace(staged(), steps=(*steps[:2], replace(steps[2], speed=slow), steps[3]))
-    assert speeds.slowed(found) == [
+    assert speed_summary.slowed(found) == [
         "The stage prune made it slower, 0.800× [0.750, 0.850] in latency: without it the run would be at about 5.38×, if the "
         "other stages gain as much"
     ]
     assert "The stage prune made it slower" in questions(found)[0][1]
     unsure = replace(speed, marginal=Estimate(0.98, 0.9, 1.1, 7))
-    assert speeds.slowed(replace(found, steps=(*steps[:2], replace(steps[2], speed=unsure), steps[3]))) == []
+    assert speed_summary.slowed(replace(found, steps=(*steps[:2], replace(steps[2], speed=unsure), steps[3]))) == []

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from compress.catalogue import find_metric, metric_names
 from compress.recipe.gates import Bounds, Gate
-from evaluation.judge.gates import judge, message, problems
-from evaluation.judge.quantities import UNITS, Amount, amount, units
 from evaluation.values import Estimate
+from evaluation.verdict.gates import judge, message, problems
+from evaluation.verdict.quantities import UNITS, Amount, amount, units
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import compress
-from compress.algorithms import autoencoding
+from compress.algorithms import decoder_losses
 from compress.artifact import read_json
 from compress.errors import RecipeError
 from compress.model.describing import describe
@@ -233,7 +233,7 @@ def test_a_denoiser_that_is_an_engine_records_as_well(generator: Path, tmp_path:
 def test_a_window_lies_within_and_its_judged_part_keeps_away_from_cut_sides(
     rows: int, columns: int, side: int, draws: list[float], scale: int
 ) -> None:
-    window = autoencoding.draw_window(rows, columns, side, draws)
+    window = decoder_losses.draw_window(rows, columns, side, draws)
     numbers = torch.arange(rows * columns).view(rows, columns)
     large = numbers.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     cut = window.of(numbers, 1)
@@ -242,7 +242,7 @@ def test_a_window_lies_within_and_its_judged_part_keeps_away_from_cut_sides(
     assert torch.equal(
         window.judged(window.of(large, scale), scale), seen.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
     )
-    assert seen.numel() >= cut.numel() * (1 - 2 / autoencoding.EDGE) ** 2
+    assert seen.numel() >= cut.numel() * (1 - 2 / decoder_losses.EDGE) ** 2
     if rows <= side and columns <= side:
         assert torch.equal(seen, numbers)
     for edge in (numbers[0], numbers[-1]):  # an edge of the image is judged where the window reaches it
@@ -254,7 +254,7 @@ def test_every_row_and_column_is_drawn_and_judged() -> None:
     numbers = torch.arange(20 * 20).view(20, 20)
     for draw in torch.linspace(0, 0.999, 30).tolist():
         for other in torch.linspace(0, 0.999, 30).tolist():
-            window = autoencoding.draw_window(20, 20, 8, (draw, other))
+            window = decoder_losses.draw_window(20, 20, 8, (draw, other))
             seen |= set(window.judged(window.of(numbers, 1), 1).flatten().tolist())
     assert len(seen) == 400
 
@@ -264,6 +264,6 @@ def test_errors_are_nought_of_equals_and_the_ratio_is_the_one_of_skimage() -> No
 
     random = torch.Generator().manual_seed(0)
     one, other = (torch.rand(2, 3, 8, 8, generator=random) * 2 - 1 for _ in range(2))
-    assert autoencoding.image_errors(one, one) == 0
+    assert decoder_losses.image_errors(one, one) == 0
     expected = [peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=2) for a, b in zip(one, other, strict=True)]
-    assert autoencoding.peak_ratio(other, one) == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert decoder_losses.peak_ratio(other, one) == pytest.approx(sum(expected) / 2, rel=1e-5)

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from compress.events import Event, silent
-from evaluation.observe import gpu_cards, machine
+from evaluation.observe import gpu_cards, hardware
 from evaluation.observe.gpu_cards import State
 from evaluation.observe.timing import time_pair
-from evaluation.report import words
+from evaluation.report import formatting
 from tests.unit.comparisons import text
 
 UUID = "1c3f5ac8-0000-4000-8000-000000000001"
@@ -103,7 +103,7 @@ def test_what_is_copied_and_multiplied_fits_an_eighth_of_the_free_memory(
 def test_a_processor_is_no_card() -> None:
     assert gpu_cards.facts("cpu") == {}
     assert gpu_cards.state("cpu") is None
-    assert "gpu_capability" not in machine.facts()
+    assert "gpu_capability" not in hardware.facts()
 
 
 @pytest.mark.parametrize("newer", [True, False])
@@ -141,7 +141,7 @@ def test_clocks_are_reported_and_what_slowed_them() -> None:
 
 @pytest.mark.parametrize("after", [COOL, HOT])
 def test_a_slowed_gpu_settles_no_speed(monkeypatch: pytest.MonkeyPatch, after: State) -> None:
-    monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)
+    monkeypatch.setattr("evaluation.observe.contention.share_of_others", lambda *readings: None)
     states, asked = iter((COOL, after)), list[str]()
     monkeypatch.setattr(gpu_cards, "state", lambda device: asked.append(device) or next(states))
     recorded: list[Event] = []
@@ -167,5 +167,5 @@ def test_the_report_names_the_card_and_its_ceilings() -> None:
         "gpu_gemm_bf16_tflop_s": 790.5,
         "gpu_slowed_by": ["its power limit"],
     }
-    line = words.machine(replace(text(), machine=facts))
+    line = formatting.machine(replace(text(), machine=facts))
     assert line == "Some GPU, 4300.1 GB/s copied on the GPU, 790.5 TFLOP/s bf16 there, slowed by its power limit"

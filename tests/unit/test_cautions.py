@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import compress
-from evaluation.judge.gates import FEWEST_UNITS
+from evaluation.verdict.gates import FEWEST_UNITS
 from tests.fakes import language_model
 
 RECIPE = """schema: 1

@@ -434,7 +434,7 @@ def test_the_worst_verdict_of_a_matrix_is_the_exit_code(
     from types import SimpleNamespace
 
     monkeypatch.setattr("evaluation.report.terminal.show", lambda comparison: None)
-    monkeypatch.setattr("evaluation.report.many.show", lambda comparisons: None)
+    monkeypatch.setattr("evaluation.report.runs_table.show", lambda comparisons: None)
     for codes, worst in (((0, 0), 0), ((0, 4), 4), ((1, 4), 1), ((4, 1, 0), 1)):
         found = tuple(SimpleNamespace(exit_code=code) for code in codes)
         monkeypatch.setattr("compress.api.run_all", lambda *a, found=found, **o: found)

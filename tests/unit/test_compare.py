@@ -25,8 +25,8 @@ from compress.recipe.gates import Gate
 from compress.recipe.values import BaselineSpec, EvalSpec
 from evaluation import report
 from evaluation.comparison.compare import compare
-from evaluation.comparison.viewpoints import Request, viewpoints
-from evaluation.observe import machine
+from evaluation.comparison.sides import Request, viewpoints
+from evaluation.observe import hardware
 from evaluation.report import result
 from evaluation.values import Comparison, Sample
 from tests.tiny import tiny_diffusion, tiny_llama
@@ -72,8 +72,10 @@ class Stand:
 def known_machine() -> Iterator[None]:
     """Measuring this machine takes a second a comparison, and no test here looks at it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "facts", lambda device: {"processor": "a machine"})
-        patch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)  # tests run beside others
+        patch.setattr(hardware, "facts", lambda device: {"processor": "a machine"})
+        patch.setattr(
+            "evaluation.observe.contention.share_of_others", lambda *readings: None
+        )  # tests run beside others
         yield
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from compress.errors import UserError
-from compress.opening.inside import blocks_of, capture, compile_blocks, ran
+from compress.opening.compile_and_capture import blocks_of, capture, compile_blocks, ran
 from tests.graphs import pretended
 from tests.tiny import _unet
 from tests.unit.test_graphed import tiny_llama

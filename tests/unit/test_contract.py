@@ -23,7 +23,7 @@ from compress.events import silent
 from compress.execution.contract import Digested, check
 from compress.execution.execute import execute
 from compress.files.hashing import digest_files
-from compress.model.depths import depth_pools, unsettled, without
+from compress.model.depth_units import depth_pools, unsettled, without
 from compress.model.describing import describe
 from compress.params import Params
 from compress.planning.forecast import changed_fields, unsettled_fields

@@ -19,7 +19,7 @@ from compress.events import Event, silent
 from compress.model.describing import describe
 from compress.planning.controls import held_to
 from compress.planning.plan import Plan, make_plan
-from compress.planning.view import plan_dict, plan_text
+from compress.planning.show import plan_dict, plan_text
 from compress.recipe.gates import Gate
 from compress.recipe.reading import read_text
 from compress.recipe.values import BaselineSpec, EvalSpec
@@ -159,7 +159,7 @@ def test_two_models_without_a_recipe_have_no_controls(tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run beside others, which is none of what they are about."""
-    monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)
+    monkeypatch.setattr("evaluation.observe.contention.share_of_others", lambda *readings: None)
 
 
 def test_a_control_is_timed_in_the_blocks_of_both_sides_in_an_order_drawn_anew() -> None:
@@ -180,7 +180,7 @@ def test_a_control_is_timed_in_the_blocks_of_both_sides_in_an_order_drawn_anew()
 
 
 def test_a_busy_machine_is_reported_of_the_control_s_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: 0.4)
+    monkeypatch.setattr("evaluation.observe.contention.share_of_others", lambda *readings: 0.4)
     recorded: list[Event] = []
 
     def call() -> tuple[float, float]:

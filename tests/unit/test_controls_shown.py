@@ -14,7 +14,7 @@ import pytest
 
 from evaluation.comparison.control_rows import Beside, Control
 from evaluation.report import controls as reported
-from evaluation.report import html, junit, many, markdown, result, tradeoff
+from evaluation.report import html, junit, markdown, result, runs_table, tradeoff
 from evaluation.values import Comparison, Estimate, Side, Verdict
 from tests.unit.comparisons import image, staged
 from tests.unit.test_reports import Page, printed
@@ -87,14 +87,14 @@ def test_a_control_with_a_verdict_that_there_is_not_is_no_result() -> None:
 
 
 def test_the_table_of_many_runs_has_a_line_for_each_control() -> None:
-    headings, cells = many.columns([controlled(), replace(image(), name="other")])
+    headings, cells = runs_table.columns([controlled(), replace(image(), name="other")])
     assert [line[0] for line in cells] == ["digits to int8", "digits to int8, control untrained", "other"]
     assert cells[1][1] == "fail"
     assert cells[1][2].startswith("9.80× [9.10, 10.40]")
     assert cells[1][headings.index("digits_read")].startswith("−0.050")
     assert cells[1][headings.index("weights")] == "–"  # no gate asked for the control's
-    assert "control untrained" in many.markdown([controlled()])
-    rows = many.to_dicts([controlled()])
+    assert "control untrained" in runs_table.markdown([controlled()])
+    rows = runs_table.to_dicts([controlled()])
     assert [row["metric"] for row in rows if row["control"] == "untrained"] == ["latency", "digits_read"]
     assert [row["status"] for row in rows if row["control"] == "untrained"] == ["fail", "fail"]
     assert len([row for row in rows if not row["control"]]) == len(image().rows)

@@ -19,7 +19,7 @@ from compress.model.describing import describe
 from compress.planning.calls import baseline_call, call_beside
 from compress.recipe.values import BaselineSpec
 from compress.zoo import MODELS, scenes, zoo_model
-from compress.zoo.reader import marks
+from compress.zoo.digit_classifier import marks
 from compress.zoo.training import digits_dit, score
 from compress.zoo.training.captions import WORDS
 

@@ -16,7 +16,7 @@ from compress.recipe.gates import Gate
 from evaluation.comparison.rows import row_of
 from evaluation.evidence import Evidence, Timings
 from evaluation.metrics import energy as metric
-from evaluation.observe import energy, machine
+from evaluation.observe import energy, hardware
 from evaluation.observe.energy import ABSENT, find_meter
 from evaluation.report import result
 from evaluation.values import Row, Sample
@@ -185,19 +185,19 @@ def test_calls_shorter_than_the_counters_step_have_no_number() -> None:
 def test_the_driver_is_named_by_nvml_or_by_the_kernel_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "DRIVER", tmp_path / "version")
-    assert machine._driver() == ""
+    monkeypatch.setattr(hardware, "DRIVER", tmp_path / "version")
+    assert hardware._driver() == ""
     (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX 550.54\nGCC version: 12\n")
-    assert machine._driver() == "NVRM version: NVIDIA UNIX 550.54"
+    assert hardware._driver() == "NVRM version: NVIDIA UNIX 550.54"
     monkeypatch.setitem(sys.modules, "pynvml", FakeNVML())
-    assert machine._driver() == "570.86"
+    assert hardware._driver() == "570.86"
 
 
 def test_the_governor_and_swap_are_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "governor").write_text("powersave\n")
-    monkeypatch.setattr(machine, "GOVERNOR", tmp_path / "governor")
-    monkeypatch.setattr(machine, "_best", lambda work, seconds=0.4: 0.5)
-    found = machine.facts()
+    monkeypatch.setattr(hardware, "GOVERNOR", tmp_path / "governor")
+    monkeypatch.setattr(hardware, "_best", lambda work, seconds=0.4: 0.5)
+    found = hardware.facts()
     assert found["governor"] == "powersave"
     assert found["swap_used_gb"] >= 0
     assert "gpu_driver" in found

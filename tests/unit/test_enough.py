@@ -17,8 +17,8 @@ from compress.errors import RecipeError, UserError
 from compress.sources.data import open_data
 from compress.sources.units import open_units
 from evaluation.distances import frechet, neighbours
-from evaluation.request.image_counts import too_few
-from evaluation.request.paths import INCEPTION, width_of
+from evaluation.preflight.image_counts import too_few
+from evaluation.preflight.paths import INCEPTION, width_of
 from evaluation.values import Sample
 from tests.fakes import pipeline
 

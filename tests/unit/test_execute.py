@@ -24,7 +24,7 @@ from compress.execution.execute import Done, execute
 from compress.execution.reload import Checker, Spare, lent_checker
 from compress.files.hashing import digest_folder
 from compress.model.describing import describe
-from compress.model.graphs import ANY_SIZE, Profile
+from compress.model.exportable import ANY_SIZE, Profile
 from compress.params import Params
 from compress.planning.plan import make_plan
 from compress.recipe.values import StepSpec

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, TypeAdapter
 
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
-from compress.commands.parameters import kind, parameter_lines, value
+from compress.commands.explain_parameters import kind, parameter_lines, value
 from compress.params import Params
 
 RECORDS = [*(find_stage(n).params for n in stage_names()), *(find_metric(n).params for n in metric_names())]

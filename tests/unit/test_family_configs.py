@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from compress.artifact import Artifact, Component
 from compress.catalogue import find_stage
 from compress.errors import UserError
-from compress.model.depths import Pool, Unit, cut_depth, depth_pools, renamed, without
+from compress.model.depth_units import Pool, Unit, cut_depth, depth_pools, renamed, without
 from compress.model.families import FAMILIES, PARTS, Cut, Granted, common_name, cut_width, family, feature_stacks, snap
 
 LLAMA: dict[str, Any] = {

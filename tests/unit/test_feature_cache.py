@@ -26,13 +26,13 @@ from compress.store.cache import Cache
 from compress.zoo import zoo_model
 from evaluation.distances.image_sets import observe, paired
 from evaluation.evidence import Evidence
+from evaluation.features import feature_cache, opening, statistics
 from evaluation.features import images as under_test
-from evaluation.features import memory, opening, statistics
 from evaluation.features.extractor import BATCH, Extractor
 from evaluation.features.images import against_real, export_reference
 from evaluation.observe.repeats import repeated
-from evaluation.request.image_folders import SUFFIXES, files_of
-from evaluation.request.references import AgainstReal
+from evaluation.preflight.image_folders import SUFFIXES, files_of
+from evaluation.preflight.references import AgainstReal
 
 COUNT = BATCH + 5
 RNG = np.random.default_rng(3)
@@ -170,7 +170,7 @@ def test_whatever_decides_features_has_them_computed_again(
         other = replace(counting.extractor, digest="other")
         monkeypatch.setattr(under_test, "open_features", lambda *_: other)
     if change == "library":
-        monkeypatch.setattr(memory, "version", lambda name: "99")
+        monkeypatch.setattr(feature_cache, "version", lambda name: "99")
     again = {
         "memory": replace(before, memory=tmp_path / "elsewhere"),
         "key": replace(before, key="other"),
@@ -363,16 +363,16 @@ def test_two_runs_at_one_time_compute_once(counting: Counting, tmp_path: Path) -
     folder, computed = cache.root / "features", []
     begun, end = threading.Event(), threading.Event()
 
-    def compute() -> memory.Features:
+    def compute() -> feature_cache.Features:
         computed.append(1)
         begun.set()
         assert end.wait(60)
         return np.ones((3, 2), np.float32)
 
     with ThreadPoolExecutor(2) as pool:
-        one = pool.submit(memory.remembered, folder, counting.extractor, "content", 3, compute)
+        one = pool.submit(feature_cache.remembered, folder, counting.extractor, "content", 3, compute)
         assert begun.wait(60)
-        other = pool.submit(memory.remembered, folder, counting.extractor, "content", 3, compute)
+        other = pool.submit(feature_cache.remembered, folder, counting.extractor, "content", 3, compute)
         time.sleep(0.2)  # enough for it to come to the lock
         end.set()
         assert np.array_equal(one.result(60), other.result(60))
@@ -383,9 +383,13 @@ def test_features_that_were_used_are_dropped_last(counting: Counting, tmp_path: 
     cache = Cache(tmp_path / "cache")
     cache.prepare()
     for content in ("one", "other"):
-        memory.remembered(cache.root / "features", counting.extractor, content, 1, lambda: np.ones((1, 2), np.float32))
+        feature_cache.remembered(
+            cache.root / "features", counting.extractor, content, 1, lambda: np.ones((1, 2), np.float32)
+        )
     for file in (cache.root / "features").iterdir():
         os.utime(file, (10**9, 10**9))
-    memory.remembered(cache.root / "features", counting.extractor, "one", 1, lambda: np.zeros((1, 2), np.float32))
-    keys = [memory.features_key(counting.extractor, content, 1) for content in ("other", "one")]
+    feature_cache.remembered(
+        cache.root / "features", counting.extractor, "one", 1, lambda: np.zeros((1, 2), np.float32)
+    )
+    keys = [feature_cache.features_key(counting.extractor, content, 1) for content in ("other", "one")]
     assert [one.key for one in cache.evict(0)] == keys

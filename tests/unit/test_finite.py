@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 import compress
 from compress.errors import ManyProblems, ModelError, RecipeError, UserError
 from compress.events import Event
-from compress.model import finite
+from compress.model import finite_checks
 from compress.model.describing import describe
-from compress.model.finite import not_finite, refuse_nonfinite
+from compress.model.finite_checks import not_finite, refuse_nonfinite
 from compress.recipe.options import read_metrics
 from tests.fakes import language_model, pipeline
 
@@ -44,7 +44,7 @@ def test_it_agrees_with_torch(
 
 
 def test_every_piece_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finite, "PIECE", 3)
+    monkeypatch.setattr(finite_checks, "PIECE", 3)
     for place in range(8):
         tensor = torch.zeros(8)
         tensor[place] = torch.inf
@@ -87,7 +87,7 @@ def test_what_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     def refuse(*given: Any) -> Any:
         raise AssertionError("read again")
 
-    monkeypatch.setattr(finite, "not_finite", refuse)
+    monkeypatch.setattr(finite_checks, "not_finite", refuse)
     refuse_nonfinite(artifact, "key", tmp_path / "digests")
     with pytest.raises(AssertionError):
         refuse_nonfinite(artifact, "another", tmp_path / "digests")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.model.describing import describe
-from evaluation.comparison.model_fit import worse_than_guessing
+from evaluation.comparison.sanity import worse_than_guessing
 from evaluation.evidence import Evidence
 from tests.fakes import language_model, pipeline
 

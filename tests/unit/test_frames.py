@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from compress.catalogue import find_stage
-from compress.data.image_frames import has_several_frames
+from compress.data.animation import has_several_frames
 from compress.errors import RecipeError
 from compress.planning.plan import make_plan
 from compress.recipe.values import EvalSpec

@@ -9,9 +9,9 @@ import yaml
 
 from compress.catalogue import find_metric, metric_names
 from compress.recipe.gates import Gate
-from evaluation.judge.gates import FEWEST_UNITS, example, judge, problems
-from evaluation.judge.statistics import Z80, Z
 from evaluation.values import Estimate
+from evaluation.verdict.gates import FEWEST_UNITS, example, judge, problems
+from evaluation.verdict.statistics import Z80, Z
 
 
 def _around(low: float, high: float, n: int = 100) -> Estimate:

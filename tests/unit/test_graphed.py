@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import UserError
+from compress.opening.compile_and_capture import capture, ran
 from compress.opening.graphed import KEPT, MOVES
-from compress.opening.inside import capture, ran
 from tests.graphs import pretended
 from tests.tiny import _unet, tiny_byte_tokenizer
 
@@ -291,7 +291,10 @@ def test_weights_that_move_at_every_call_end_in_eager_calls() -> None:
 
 
 def test_the_processor_has_no_graphs() -> None:
-    with mock.patch("compress.opening.inside.DEVICES", ("cuda",)), pytest.raises(UserError, match="Part lies on cpu"):
+    with (
+        mock.patch("compress.opening.compile_and_capture.DEVICES", ("cuda",)),
+        pytest.raises(UserError, match="Part lies on cpu"),
+    ):
         capture(part())
 
 

@@ -14,7 +14,7 @@ from compress.artifact import Artifact, Component, Settings
 from compress.catalogue import find_task, task_names
 from compress.tasks import Usage
 from evaluation.comparison.usage import is_stock
-from evaluation.report import html, markdown, words
+from evaluation.report import formatting, html, markdown
 from tests.fakes import language_model
 from tests.unit import comparisons
 
@@ -43,7 +43,7 @@ def test_a_model_is_stock_where_nothing_of_it_needs_pare() -> None:
 
 def test_every_summary_ends_with_the_candidate() -> None:
     found = comparisons.image()
-    where, *code = words.handed(found)
+    where, *code = formatting.handed(found)
     assert where == "your model: /home/you/small"
     assert markdown.render(found).endswith("\n".join(f"    {line}" for line in code) + "\n")
     page = html.render(found)

@@ -145,7 +145,7 @@ def on_a_gpu() -> Any:
     with (
         pretended(),
         mock.patch("compress.model.hook_settings.kind_of", return_value="cuda"),
-        mock.patch("compress.opening.inside._inductor", lambda graph, examples: graph.forward),
+        mock.patch("compress.opening.compile_and_capture._inductor", lambda graph, examples: graph.forward),
         mock.patch("compress.opening.hooks.keep_code"),
     ):
         yield

@@ -21,8 +21,8 @@ from compress.planning.plan import make_plan
 from compress.recipe.values import EvalSpec
 from compress.sources.data import open_data
 from compress.store.cache import Cache
-from evaluation.request import image_checks
-from evaluation.request.image_checks import of_files, refuse_damaged, to_be_read
+from evaluation.preflight import image_checks
+from evaluation.preflight.image_checks import of_files, refuse_damaged, to_be_read
 from tests.fakes import pipeline, recipe, step
 
 NAMES = ("0.png", "1.jpg", "2.jpg", "3.png", "4.png", "5.png")

@@ -29,7 +29,7 @@ from compress.model.describing import describe
 from compress.planning.engine_checks import _sizes
 from compress.planning.keep_decision import decisions, dropped
 from compress.planning.plan import Plan, make_plan
-from compress.planning.view import plan_dict, plan_text
+from compress.planning.show import plan_dict, plan_text
 from compress.recipe.reading import read_text
 from compress.recipe.schema import recipe_schema
 from compress.recipe.values import EvalSpec, Recipe, StepSpec

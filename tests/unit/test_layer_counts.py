@@ -15,7 +15,7 @@ from compress.artifact import read_json
 from compress.errors import RecipeError
 from compress.model.describing import describe
 from compress.model.families import FAMILIES
-from compress.model.layer_counts import layer_problems, layers
+from compress.model.layer_checks import layer_problems, layers
 from compress.zoo import zoo_model
 from tests.fakes import language_model, write_headers
 from tests.families import TEXT, tiny_image, tiny_text

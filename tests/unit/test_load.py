@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.events import Event
-from evaluation.observe import load, timing
-from evaluation.observe.load import BUSY, Reading, Watch, reported, share_of_others
+from evaluation.observe import contention, timing
+from evaluation.observe.contention import BUSY, Reading, Watch, reported, share_of_others
 
 SECONDS = st.floats(0.5, 1e5)
 
@@ -42,7 +42,7 @@ def test_a_process_beside_is_seen_and_our_own_work_is_none_of_it() -> None:
             time.sleep(1)
         neighbour.kill()
     assert watch.share is not None
-    assert watch.share * len(load._allowed()) > 0.5  # of a processor, however many there are
+    assert watch.share * len(contention._allowed()) > 0.5  # of a processor, however many there are
 
 
 def test_a_busy_machine_is_reported_in_words() -> None:
@@ -50,7 +50,7 @@ def test_a_busy_machine_is_reported_in_words() -> None:
 
 
 def test_a_speed_under_load_is_never_decided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "share_of_others", lambda *readings: 0.46)
+    monkeypatch.setattr(contention, "share_of_others", lambda *readings: 0.46)
     recorded: list[Event] = []
     timed = timing.time_pair(lambda: (0.4, 0.0), lambda: (0.1, 0.0), (1, 1), 1, 20, 0, recorded.append)
     assert timed.others == 0.46

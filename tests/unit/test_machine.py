@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from compress.machine import deps
-from evaluation.observe import machine
-from evaluation.report import result, words
+from evaluation.observe import hardware
+from evaluation.report import formatting, result
 from tests.unit.comparisons import MACHINE, text
 
 
 @pytest.fixture(scope="module")
 def facts() -> dict[str, Any]:
-    return machine.facts()
+    return hardware.facts()
 
 
 def test_facts_hold_what_the_report_shows(facts: dict[str, Any]) -> None:
@@ -50,7 +50,7 @@ def test_libraries_are_named_with_the_versions_in_use(facts: dict[str, Any]) -> 
 def test_the_report_says_it_in_one_line(facts: dict[str, Any]) -> None:
     from dataclasses import replace
 
-    line = words.machine(replace(text(), machine=facts))
+    line = formatting.machine(replace(text(), machine=facts))
     assert facts["processor"] in line
     assert f"{facts['threads']} threads" in line
     assert "\n" not in line
@@ -69,15 +69,15 @@ def test_a_ceiling_is_the_best_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> N
     def work() -> None:
         now[0] += next(durations)
 
-    monkeypatch.setattr(machine, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    assert machine._best(work, 0.4) == pytest.approx(0.05)
+    monkeypatch.setattr(hardware, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert hardware._best(work, 0.4) == pytest.approx(0.05)
     assert now[0] == pytest.approx(0.55)
 
 
 def test_bandwidth_and_peak_count_bytes_and_operations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_best", lambda work, seconds=0.4: 0.5)
-    assert machine._bandwidth() == pytest.approx(32_000_000 * 4 / 0.5 / 1e9)
-    assert machine._gemm() == pytest.approx(2 * 1024**3 / 0.5 / 1e9)
+    monkeypatch.setattr(hardware, "_best", lambda work, seconds=0.4: 0.5)
+    assert hardware._bandwidth() == pytest.approx(32_000_000 * 4 / 0.5 / 1e9)
+    assert hardware._gemm() == pytest.approx(2 * 1024**3 / 0.5 / 1e9)
 
 
 def test_a_system_without_proc_still_names_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,4 +86,4 @@ def test_a_system_without_proc_still_names_its_processor(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "read_text", absent)
     monkeypatch.setattr("platform.processor", lambda: "a chip")
-    assert machine._processor() == "a chip"
+    assert hardware._processor() == "a chip"

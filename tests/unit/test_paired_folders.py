@@ -12,7 +12,7 @@ from PIL import Image
 from compress.commands.evaluate import Wanted, prepare
 from compress.events import Event
 from compress.store.cache import Cache
-from evaluation.request.image_folders import ill_paired
+from evaluation.preflight.image_folders import ill_paired
 
 
 def images(folder: Path, captions: Mapping[str, str], *, reported: bool = True) -> Path:

@@ -15,7 +15,7 @@ from compress.errors import RecipeError, UserError
 from compress.params import placed
 from compress.recipe.values import started
 from evaluation.features.dinov2 import KINDS
-from evaluation.request.paths import TYPES, of_clip, of_each_image, of_features, of_layers, of_real_images
+from evaluation.preflight.paths import TYPES, of_clip, of_each_image, of_features, of_layers, of_real_images
 from tests.fakes import language_model, pipeline
 
 RECIPE = """schema: 1

@@ -10,10 +10,10 @@ import typer
 from pydantic import Field
 
 from compress.catalogue import find_stage
-from compress.commands.parameters import parameter_lines
+from compress.commands.explain_parameters import parameter_lines
 from compress.errors import Problem, RecipeError, UserError
 from compress.exits import exit_code
-from compress.model.depths import depth_pools
+from compress.model.depth_units import depth_pools
 from compress.params import Params
 from compress.planning.plan import make_plan
 from compress.recipe.reading import read_recipes

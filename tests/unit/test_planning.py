@@ -22,7 +22,7 @@ from compress.files.hashing import list_files
 from compress.model.describing import describe
 from compress.planning import resources
 from compress.planning.plan import Plan, make_plan
-from compress.planning.view import plan_text
+from compress.planning.show import plan_text
 from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec, Recipe
 from compress.store.cache import Cache

@@ -84,9 +84,7 @@ def test_what_is_available_is_what_lies_on_disk() -> None:
 
 def test_a_floating_revision_is_pinned_before_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = "a" * 40
-    monkeypatch.setattr(
-        "compress.commands.pinning.pin_hub", lambda reference: f"{reference.partition('@')[0]}@{commit}"
-    )
+    monkeypatch.setattr("compress.commands.pin.pin_hub", lambda reference: f"{reference.partition('@')[0]}@{commit}")
     file = tmp_path / "recipe.yaml"
     file.write_text(RECIPE.replace("zoo://docs-llama", "hf://org/name@main"))
     with pytest.raises(compress.PareError):  # there is no network

@@ -9,7 +9,7 @@ import pytest
 
 from compress.errors import DataError
 from compress.zoo import scenes
-from compress.zoo.reader import FOLDER, NOTHING_DIGIT, NOTHING_INK, load_reader, marks
+from compress.zoo.digit_classifier import FOLDER, NOTHING_DIGIT, NOTHING_INK, load_reader, marks
 
 
 @pytest.fixture(scope="module")

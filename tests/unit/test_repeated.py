@@ -20,7 +20,7 @@ from compress.model.describing import describe
 from compress.planning.engine_checks import _sizes
 from compress.recipe.values import EvalSpec
 from compress.sources.data import open_data
-from evaluation.comparison.viewpoints import Request, viewpoints
+from evaluation.comparison.sides import Request, viewpoints
 from evaluation.evidence import Evidence
 from evaluation.observe.collect import Viewpoint, collect
 from evaluation.observe.repeats import EACH, measured, noises, repeated, units_of

@@ -22,10 +22,10 @@ from rich.console import Console
 from compress.catalogue import find_metric
 from compress.recipe.gates import Gate
 from evaluation.comparison.control_rows import Beside, Control
-from evaluation.judge.gates import allowed_of, judge
-from evaluation.report import html, junit, many, markdown, plots, result, terminal, words, write
-from evaluation.report.questions import questions
+from evaluation.report import formatting, html, junit, markdown, plots, result, runs_table, terminal, write
+from evaluation.report.summary import questions
 from evaluation.values import IMAGES, Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
+from evaluation.verdict.gates import allowed_of, judge
 from tests.unit.comparisons import exact, image, latency, staged, text
 
 
@@ -83,7 +83,7 @@ class Page(HTMLParser):
     ],
 )
 def test_number_has_the_digits_of_its_interval(value: float, spread: float, expected: str) -> None:
-    assert words.number(value, spread) == expected
+    assert formatting.number(value, spread) == expected
 
 
 @pytest.mark.parametrize(
@@ -100,16 +100,16 @@ def test_number_has_the_digits_of_its_interval(value: float, spread: float, expe
     ],
 )
 def test_scores_are_in_human_units(value: float, unit: str, expected: str) -> None:
-    assert words.score(exact(value), unit) == expected
+    assert formatting.score(exact(value), unit) == expected
 
 
 def test_contrasts_carry_sign_unit_and_interval() -> None:
-    assert words.contrast(latency(Estimate(4.3003, 4.1123, 4.5987, 30))) == "4.30× [4.11, 4.60]"
-    assert words.contrast(difference(Estimate(0.1153, 0.0712, 0.1598, 64))) == "+0.115 [0.071, 0.160]"
-    assert words.contrast(difference(Estimate(-0.2, -0.3, 0.1, 64), "points")) == "−0.20 points [−0.30, 0.10]"
-    assert words.contrast(difference(Estimate(1.1, 0.8, 1.4, 64), "MB")) == "+1.10 MB [0.80, 1.40]"
-    assert words.contrast(difference(exact(0.0))) == "0"
-    assert words.contrast(difference(Estimate(1.0, math.nan, math.nan, 3))) == "+1.00 [n/a, n/a]"
+    assert formatting.contrast(latency(Estimate(4.3003, 4.1123, 4.5987, 30))) == "4.30× [4.11, 4.60]"
+    assert formatting.contrast(difference(Estimate(0.1153, 0.0712, 0.1598, 64))) == "+0.115 [0.071, 0.160]"
+    assert formatting.contrast(difference(Estimate(-0.2, -0.3, 0.1, 64), "points")) == "−0.20 points [−0.30, 0.10]"
+    assert formatting.contrast(difference(Estimate(1.1, 0.8, 1.4, 64), "MB")) == "+1.10 MB [0.80, 1.40]"
+    assert formatting.contrast(difference(exact(0.0))) == "0"
+    assert formatting.contrast(difference(Estimate(1.0, math.nan, math.nan, 3))) == "+1.00 [n/a, n/a]"
 
 
 @pytest.mark.parametrize(
@@ -146,17 +146,17 @@ def test_trust_names_units_noise_and_warnings() -> None:
 
 
 def test_machine_leaves_out_what_is_unknown() -> None:
-    assert words.machine(replace(image(), machine={"threads": 2, "gpu": ""})) == "2 threads"
-    assert words.machine(replace(image(), machine={})) == "not recorded"
+    assert formatting.machine(replace(image(), machine={"threads": 2, "gpu": ""})) == "2 threads"
+    assert formatting.machine(replace(image(), machine={})) == "not recorded"
 
 
 def test_a_side_tells_the_adapters_in_it_and_a_folder_of_images_no_steps() -> None:
     made = {"stage": "adapter", "params": {"adapters": [{"digest": "a", "scale": 0.5}, {"digest": "b", "scale": 1}]}}
     comparison = image()
     side = replace(comparison.baseline, lineage=(made,))
-    assert "with an adapter in it (scale 0.5), with an adapter in it (scale 1)" in words.runs(comparison, side)
-    assert "adapter" not in words.runs(comparison, comparison.baseline)
-    assert words.runs(comparison, replace(side, engine=IMAGES)) == "a folder of images"
+    assert "with an adapter in it (scale 0.5), with an adapter in it (scale 1)" in formatting.runs(comparison, side)
+    assert "adapter" not in formatting.runs(comparison, comparison.baseline)
+    assert formatting.runs(comparison, replace(side, engine=IMAGES)) == "a folder of images"
 
 
 @pytest.mark.parametrize("make", [image, text, staged])
@@ -467,7 +467,7 @@ def test_a_table_of_runs_shows_every_quality_metric_the_gated_ones_first() -> No
     plain = replace(difference(Estimate(0.5, 0.4, 0.6, 64)), metric="kl", gate=None, verdict=Verdict("not gated"))
     gated = text()
     free = replace(gated, name="free", rows=(plain,))
-    headings, cells = many.columns([free, gated])
+    headings, cells = runs_table.columns([free, gated])
     assert headings == ("run", "verdict", "speed", "weights", "perplexity", "kl", "processor")
     assert cells[0][4] == cells[1][5] == "–"
     assert cells[0][5].startswith("+0.5")
@@ -477,7 +477,7 @@ def test_a_table_of_runs_shows_every_quality_metric_the_gated_ones_first() -> No
 def test_runs_of_one_recipe_are_reported_apart_by_their_folders() -> None:
     one, other = (replace(text(), directory=f"runs/{name}") for name in ("a", "b"))
     alone = replace(text(), name="alone", directory="runs/c")
-    assert many.labels([one, other, alone]) == [f"{one.name} (a)", f"{one.name} (b)", "alone"]
-    assert [row["run"] for row in many.to_dicts([one, alone])][:1] == [one.name]
+    assert runs_table.labels([one, other, alone]) == [f"{one.name} (a)", f"{one.name} (b)", "alone"]
+    assert [row["run"] for row in runs_table.to_dicts([one, alone])][:1] == [one.name]
     moved = replace(one, directory="elsewhere/a")
-    assert many.labels([one, moved]) == [f"{one.name} (runs/a)", f"{one.name} (elsewhere/a)"]
+    assert runs_table.labels([one, moved]) == [f"{one.name} (runs/a)", f"{one.name} (elsewhere/a)"]

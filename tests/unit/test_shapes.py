@@ -11,7 +11,7 @@ import compress
 from compress.artifact import read_json
 from compress.errors import ModelError, RecipeError
 from compress.model.describing import describe
-from compress.model.shapes import shape_problems
+from compress.model.shape_checks import shape_problems
 from compress.zoo import zoo_model
 from tests.families import IMAGES, TEXT, tiny_image, tiny_text
 from tests.tiny import tiny_diffusion, tiny_llama

@@ -12,8 +12,8 @@ import pytest
 import compress
 from compress.events import Event
 from compress.opening.text_generation import TextGeneration
-from evaluation import ship
-from evaluation.observe import machine
+from evaluation import precompute
+from evaluation.observe import hardware
 from evaluation.observe.collect import MANIFEST
 from tests.tiny import tiny_llama
 
@@ -33,7 +33,7 @@ evaluate:
 @pytest.fixture(scope="module", autouse=True)
 def quick_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "facts", lambda device: {})
+        patch.setattr(hardware, "facts", lambda device: {})
         yield
 
 
@@ -46,7 +46,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "recipe.yaml").write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PARE_CACHE", str(place / "makers-cache"))
-        ship.ship(place / "recipe.yaml")
+        precompute.ship(place / "recipe.yaml")
     return place
 
 
@@ -131,7 +131,7 @@ def test_shipping_again_measures_anew_and_leaves_no_old_entry(
     monkeypatch.setenv("PARE_CACHE", str(place / "cache"))
     before = files(place / "evidence")
     (place / "evidence" / "left-over").mkdir()
-    ship.ship(place / "recipe.yaml")
+    precompute.ship(place / "recipe.yaml")
     assert len(read) == 5
     assert files(place / "evidence") == before
     assert not (place / "evidence" / "left-over").exists()

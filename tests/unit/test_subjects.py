@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from compress.catalogue import builders, find_metric, find_task, metric_names, task_names
-from compress.commands import subjects
-from compress.commands.topics import explain
+from compress.commands import explain_subjects
+from compress.commands.explain import explain
+from compress.model.exportable import NO_GRAPH
 from compress.model.families import FAMILIES, Family, Stack, Width
-from compress.model.graphs import NO_GRAPH
 from compress.sources import data
 from compress.sources.data import LAYOUTS, open_data
 
@@ -33,7 +33,7 @@ def test_every_layout_is_reported_and_opens_what_it_says(tmp_path: Path) -> None
 def test_a_layout_that_is_added_is_opened_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = replace(LAYOUTS[-1], title="a roll of parchment", holds=lambda path: path.suffix == ".scroll")
     monkeypatch.setattr(data, "LAYOUTS", (odd, *LAYOUTS))
-    monkeypatch.setattr(subjects, "LAYOUTS", (odd, *LAYOUTS))
+    monkeypatch.setattr(explain_subjects, "LAYOUTS", (odd, *LAYOUTS))
     (tmp_path / "old.scroll").write_text("once")
     assert open_data("old.scroll", tmp_path).count == 1
     assert "a roll of parchment" in explain("data")
@@ -59,6 +59,6 @@ def test_every_family_and_every_build_is_reported() -> None:
 
 def test_a_family_that_is_added_is_reported_with_what_can_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     reported = Family({"ffn": Width(("wide",))}, (Stack("layers", "deep"),))
-    monkeypatch.setattr(subjects, "FAMILIES", {**FAMILIES, "OwlForCausalLM": reported})
+    monkeypatch.setattr(explain_subjects, "FAMILIES", {**FAMILIES, "OwlForCausalLM": reported})
     line = next(line for line in explain("models").splitlines() if "OwlForCausalLM" in line)
     assert line.split() == ["Owl", "OwlForCausalLM", "width:", "ffn;", "depth:", "deep"]

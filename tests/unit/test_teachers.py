@@ -22,7 +22,7 @@ from compress.execution.execute import _plan_of, node_refs
 from compress.files.hashing import digest_folder
 from compress.model.describing import describe
 from compress.planning.plan import Plan, with_lineage
-from compress.planning.view import plan_dict, plan_text
+from compress.planning.show import plan_dict, plan_text
 from compress.recipe.reading import hub_references, read_text
 from compress.store.cache import Cache
 from tests.fakes import language_model, pipeline, write_safetensors

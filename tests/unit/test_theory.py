@@ -9,8 +9,8 @@ import pytest
 
 from compress.model.describing import describe
 from compress.zoo import zoo_model
-from evaluation.comparison.theory import Realised, bytes_read, roof
-from evaluation.comparison.theory import realised as of_comparison
+from evaluation.comparison.roofline import Realised, bytes_read, roof
+from evaluation.comparison.roofline import realised as of_comparison
 from evaluation.metrics.size import weights_read
 from evaluation.values import Better, Comparison, Estimate, Row, Side, Verdict
 from tests.stages import apply

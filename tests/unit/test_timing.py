@@ -31,7 +31,7 @@ BLOCKS = 20
 @pytest.fixture(autouse=True)
 def nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run beside others, which is none of what they are about."""
-    monkeypatch.setattr("evaluation.observe.load.share_of_others", lambda *readings: None)
+    monkeypatch.setattr("evaluation.observe.contention.share_of_others", lambda *readings: None)
 
 
 def _call(seconds: float, log: list[str], name: str, first: float = 0.0) -> Run:

@@ -22,14 +22,14 @@ from compress.catalogue import (
     task_names,
 )
 from compress.cli import main
-from compress.commands.topics import GATES, RECIPE, TOPICS, explain
+from compress.commands.explain import GATES, RECIPE, TOPICS, explain
 from compress.errors import UserError
 from compress.params import Params
 from compress.recipe.gates import Bounds, Gate
 from compress.recipe.reading import read_recipes
 from compress.recipe.sections import TOP_KEYS
 from compress.recipe.values import EvalSpec
-from evaluation.judge.gates import problems
+from evaluation.verdict.gates import problems
 
 RECIPES = Path(compress.__file__).parent.parent / "recipes"
 

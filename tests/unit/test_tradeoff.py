@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.recipe.gates import Gate
-from evaluation.report import contributions, curve, tradeoff
-from evaluation.report.placing import WIDTHS, Spot, box, overlap, place
+from evaluation.report import loss_curve, tradeoff, waterfall
+from evaluation.report.label_layout import WIDTHS, Spot, box, overlap, place
 from evaluation.report.tradeoff import HEIGHT, Point
 from evaluation.values import Comparison, Contribution, Estimate, Row, Verdict
 from tests.unit.comparisons import exact, image, staged, text
@@ -185,7 +185,7 @@ def bars(drawn: str) -> list[tuple[str, float, float]]:
 
 
 def test_each_bar_starts_where_the_one_before_ended() -> None:
-    drawn = contributions.waterfall(staged())
+    drawn = waterfall.waterfall(staged())
     found = bars(drawn)
     assert [kind for kind, _, _ in found] == ["gain"] * 3
     assert found[1][1] == pytest.approx(found[0][2], abs=0.02)
@@ -207,24 +207,24 @@ def with_speed(cumulative: Estimate, marginal: Estimate | None) -> Comparison:
 
 def test_a_stage_that_slows_down_is_drawn_back_to_the_left() -> None:
     slower = Estimate(0.8, 0.75, 0.85, 7)
-    first, second, _ = bars(contributions.waterfall(with_speed(slower, slower)))
+    first, second, _ = bars(waterfall.waterfall(with_speed(slower, slower)))
     assert first[0] == "loss"
     assert second[1] == pytest.approx(first[1], abs=0.02)
 
 
 @pytest.mark.parametrize("alone", [Estimate(1.2, 0.9, 1.5, 7), Estimate(1.2, math.nan, math.nan, 1), None])
 def test_what_may_be_no_change_is_neither_a_gain_nor_a_loss(alone: Estimate | None) -> None:
-    assert bars(contributions.waterfall(with_speed(Estimate(1.2, 0.9, 1.5, 7), alone)))[0][0] == "unclear"
+    assert bars(waterfall.waterfall(with_speed(Estimate(1.2, 0.9, 1.5, 7), alone)))[0][0] == "unclear"
 
 
 def test_a_speed_that_cannot_be_drawn_leaves_a_gap_and_the_next_bar_spans_it() -> None:
-    drawn = contributions.waterfall(with_speed(Estimate(math.nan, math.nan, math.nan, 0), None))
+    drawn = waterfall.waterfall(with_speed(Estimate(math.nan, math.nan, math.nan, 0), None))
     assert len(bars(drawn)) == 2
     assert "nan" not in drawn
 
 
 def test_beside_each_bar_stands_what_the_stage_gave_and_cost() -> None:
-    drawn = contributions.waterfall(staged())
+    drawn = waterfall.waterfall(staged())
     one, two, three = re.findall(r'<div class="n">(.*?)</div>', drawn)
     assert one.startswith("<b>1.500× [1.425, 1.590]</b>")
     assert "digits read −0.004 [−0.024, 0.016]" in one
@@ -239,52 +239,52 @@ def test_beside_each_bar_stands_what_the_stage_gave_and_cost() -> None:
 def test_stages_that_were_not_timed_still_tell_size_and_quality() -> None:
     found = staged()
     steps = tuple(replace(step, speed=None) for step in found.steps)
-    drawn = contributions.waterfall(replace(found, steps=steps))
+    drawn = waterfall.waterfall(replace(found, steps=steps))
     assert "<svg" not in drawn
     assert "weights 1.31 GB → 900 MB" in drawn
-    headings, rows = contributions.table(replace(found, steps=steps))
+    headings, rows = waterfall.table(replace(found, steps=steps))
     assert headings == ("stage", "weights on disk", "digits read so far")
     assert [cells[0] for cells in rows] == ["fuse", "prune", "int8"]
 
 
 def test_without_stages_there_is_no_waterfall_and_no_table() -> None:
-    assert contributions.waterfall(image()) == ""
-    assert contributions.table(image())[1] == []
-    assert contributions.units(image()) == 0
-    assert contributions.units(staged()) == 64
+    assert waterfall.waterfall(image()) == ""
+    assert waterfall.table(image())[1] == []
+    assert waterfall.units(image()) == 0
+    assert waterfall.units(staged()) == 64
 
 
 # ---------------------------------------------------------------- the loss curve
 
 
 def test_a_loss_is_read_by_its_name_and_its_pairs() -> None:
-    assert curve.read("loss", [[1, 2.0], (2, 1)]) == [(1, 2.0), (2, 1)]
-    assert curve.read("unet loss", [[1, math.nan], [2, None], [3, 0.5]]) == [(3, 0.5)]
-    assert curve.read("lossy", [[1, 2.0]]) is None
-    assert curve.read("loss", 0.25) is None
-    assert curve.read("loss", [1, 2]) is None
+    assert loss_curve.read("loss", [[1, 2.0], (2, 1)]) == [(1, 2.0), (2, 1)]
+    assert loss_curve.read("unet loss", [[1, math.nan], [2, None], [3, 0.5]]) == [(3, 0.5)]
+    assert loss_curve.read("lossy", [[1, 2.0]]) is None
+    assert loss_curve.read("loss", 0.25) is None
+    assert loss_curve.read("loss", [1, 2]) is None
 
 
 def test_a_loss_curve_falls_from_the_upper_left_to_the_lower_right() -> None:
-    drawn = curve.draw("loss", [(0, 4.0), (10, 2.0), (20, 0.5)])
+    drawn = loss_curve.draw("loss", [(0, 4.0), (10, 2.0), (20, 0.5)])
     assert re.findall(r'points="([^"]+)"', drawn) == ["0.0,0.0 100.0,22.9 200.0,40.0"]
     assert "loss 4.00 at step 0 → 0.500 at step 20<" in drawn
 
 
 @pytest.mark.parametrize(("last", "logarithmic"), [(0.5, False), (0.3, True), (0.0, False), (-1.0, False)])
 def test_a_loss_that_falls_by_more_than_a_decade_is_drawn_logarithmically(last: float, logarithmic: bool) -> None:
-    assert (", logarithmic" in curve.draw("loss", [(0, 4.0), (1, last)])) == logarithmic
+    assert (", logarithmic" in loss_curve.draw("loss", [(0, 4.0), (1, last)])) == logarithmic
 
 
 def test_long_curves_are_thinned_and_keep_their_ends() -> None:
-    drawn = curve.draw("loss", [(i, 1.0 + i) for i in range(5000)])
+    drawn = loss_curve.draw("loss", [(i, 1.0 + i) for i in range(5000)])
     points = re.findall(r"[\d.]+,[\d.]+", drawn)
-    assert len(points) == curve.MOST
+    assert len(points) == loss_curve.MOST
     assert (points[0], points[-1]) == ("0.0,40.0", "200.0,0.0")
 
 
 def test_too_short_or_flat_curves_are_reported_and_not_broken() -> None:
-    assert "<svg" not in curve.draw("loss", [(7, 0.5)])
-    assert "0.500 at step 7" in curve.draw("loss", [(7, 0.5)])
-    assert curve.draw("<loss", []) == "<small>&lt;loss: no finite value</small>"
-    assert "40.0" in curve.draw("loss", [(1, 0.5), (2, 0.5)])
+    assert "<svg" not in loss_curve.draw("loss", [(7, 0.5)])
+    assert "0.500 at step 7" in loss_curve.draw("loss", [(7, 0.5)])
+    assert loss_curve.draw("<loss", []) == "<small>&lt;loss: no finite value</small>"
+    assert "40.0" in loss_curve.draw("loss", [(1, 0.5), (2, 0.5)])

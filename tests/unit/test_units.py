@@ -19,12 +19,12 @@ from compress.commands.evaluate import Wanted, prepare
 from compress.errors import DataError, RecipeError, UserError
 from compress.files.hashing import digest_file, digest_json
 from compress.planning.plan import make_plan
-from compress.planning.view import plan_dict, plan_text
+from compress.planning.show import plan_dict, plan_text
 from compress.sources.data import open_data
 from compress.sources.units import distinct, open_units, overlap
 from compress.store.cache import Cache
-from evaluation.comparison.viewpoints import viewpoints
-from evaluation.request.image_folders import captions_of, describe_generated, images_for
+from evaluation.comparison.sides import viewpoints
+from evaluation.preflight.image_folders import captions_of, describe_generated, images_for
 from tests.fakes import knowing, language_model, pipeline, recipe
 
 

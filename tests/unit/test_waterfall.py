@@ -21,8 +21,8 @@ from compress.recipe.gates import Gate
 from compress.recipe.values import BaselineSpec
 from evaluation.comparison import waterfall
 from evaluation.comparison.compare import compare
-from evaluation.comparison.viewpoints import viewpoints
-from evaluation.observe import machine
+from evaluation.comparison.sides import viewpoints
+from evaluation.observe import hardware
 from evaluation.observe.timing import time_views
 from evaluation.report import html, markdown, result
 from evaluation.values import Comparison, Step
@@ -36,7 +36,7 @@ METRICS: dict[str, Any] = {"perplexity": {}, "latency": {}, "throughput": {}}
 @pytest.fixture(scope="module", autouse=True)
 def known_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "facts", lambda device: {"processor": "a machine"})
+        patch.setattr(hardware, "facts", lambda device: {"processor": "a machine"})
         yield
 
 

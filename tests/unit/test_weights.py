@@ -16,8 +16,8 @@ from compress.engines.torch.runtime import silent_libraries
 from compress.errors import ModelError, PareError
 from compress.machine.devices import AS_STORED
 from compress.model.describing import ADAPTERS, describe
-from compress.model.resaving import shown, variant_of, widest
-from compress.model.weights import weight_problems
+from compress.model.resave_advice import shown, variant_of, widest
+from compress.model.weight_files import weight_problems
 from compress.planning.step_checks import source_problems
 from tests.fakes import PARTS, language_model, pipeline, write_headers, write_safetensors
 from tests.tiny import tiny_diffusion, tiny_llama

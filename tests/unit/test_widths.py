@@ -14,7 +14,7 @@ from compress.catalogue import find_engine
 from compress.engines.onnx.stored import stored as in_onnx
 from compress.engines.openvino.stored import stored as in_openvino
 from compress.engines.torch.stored import stored as in_torch
-from compress.model import weight_widths
+from compress.model import bit_widths
 from compress.sources.models import parameter_count
 from evaluation.metrics.size import weights_read
 
@@ -29,9 +29,9 @@ def test_safetensors_are_counted_by_their_headers(tmp_path: Path) -> None:
     tensors = {"a": torch.zeros(4, 8), "b": torch.zeros(2, 8, dtype=torch.bfloat16), "norm": torch.zeros(100)}
     save_file(tensors, tmp_path / "model.safetensors")
     assert in_torch(tmp_path) == {"float32": 32, "bfloat16": 16}
-    found = weight_widths.shares(artifact(tmp_path, "torch"), "model")
-    assert weight_widths.reported(found) == "66.7% float32, 33.3% bfloat16"
-    assert weight_widths.shares(artifact(tmp_path, "torch", Quantization("nf4", 4, "bitsandbytes")), "model") == {}
+    found = bit_widths.shares(artifact(tmp_path, "torch"), "model")
+    assert bit_widths.reported(found) == "66.7% float32, 33.3% bfloat16"
+    assert bit_widths.shares(artifact(tmp_path, "torch", Quantization("nf4", 4, "bitsandbytes")), "model") == {}
 
 
 @pytest.mark.parametrize("stem", ["model", "diffusion_pytorch_model"])
@@ -47,7 +47,7 @@ def test_of_several_variants_only_that_which_is_read_counts(tmp_path: Path, stem
     for other in ("fp16", "non_ema"):
         save_file({"w0": torch.zeros(4, 8, dtype=torch.float16)}, tmp_path / f"{stem}.{other}.safetensors")
     whole = artifact(tmp_path, "torch")
-    assert weight_widths.size(whole, "model") == read == sum(f.stat().st_size for f in weights_read(whole))
+    assert bit_widths.size(whole, "model") == read == sum(f.stat().st_size for f in weights_read(whole))
     assert parameter_count(tmp_path) == 32 * len(files)
     assert in_torch(tmp_path) == {"float32": 32 * len(files)}
 
@@ -111,20 +111,18 @@ def test_what_was_passed_over_and_what_grew_is_warned_of(
         (tmp_path / name).mkdir()
         (tmp_path / name / find_engine(format).files[0].replace("*", "w")).write_bytes(b"\0" * size)
         sides.append(artifact(tmp_path / name, format, packed))
-    found = list(weight_widths.warnings(*sides, "model"))
+    found = list(bit_widths.warnings(*sides, "model"))
     assert len(found) == len(message)
     assert all(words in line for words, line in zip(message, found, strict=True))
-    assert list(weight_widths.warnings(sides[0], artifact(tmp_path / "b", "onnx"), "model")) == []
+    assert list(bit_widths.warnings(sides[0], artifact(tmp_path / "b", "onnx"), "model")) == []
 
 
 def test_a_precision_of_few_bits_is_a_packing_and_others_are_none() -> None:
-    assert weight_widths.packing(("unet",), "openvino", "int8") == {"unet": Quantization("int8", 8, "openvino")}
-    assert weight_widths.packing(("model",), "gguf", "int4_weights") == {
+    assert bit_widths.packing(("unet",), "openvino", "int8") == {"unet": Quantization("int8", 8, "openvino")}
+    assert bit_widths.packing(("model",), "gguf", "int4_weights") == {
         "model": Quantization("int4_weights", 4, "llama-cpp-python")
     }
     for name in ("float32", "float16", "bfloat16"):
-        assert weight_widths.packing(("unet",), "openvino", name) == {}
+        assert bit_widths.packing(("unet",), "openvino", name) == {}
     narrow = {name for engine in ("onnx", "openvino", "gguf", "tensorrt") for name in find_engine(engine).precisions}
-    assert {name for name in narrow if not name.startswith(("float16", "float32", "bfloat16"))} == set(
-        weight_widths.BITS
-    )
+    assert {name for name in narrow if not name.startswith(("float16", "float32", "bfloat16"))} == set(bit_widths.BITS)

@@ -22,7 +22,7 @@ from compress.engines.module import EngineModule, flatten, write_settings
 from compress.engines.tracing import Call, Traced, decoding_step, quiet_export, split
 from compress.files.hashing import digest_file
 from compress.machine.facts import machine_fact
-from compress.model.graphs import Batches
+from compress.model.exportable import Batches
 
 GUIDED = 2  # rows a prompt: guidance sends a denoiser each prompt beside an empty one, at some calls and not at others
 OPTIONS = {

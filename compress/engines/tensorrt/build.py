@@ -31,7 +31,7 @@ from compress.engines.tracing import Call, in_float32, split
 from compress.files.hashing import digest_file
 from compress.machine.devices import AS_STORED
 from compress.machine.gpus import Library, gpu_here, why_unavailable
-from compress.model.graphs import Profile
+from compress.model.exportable import Profile
 
 GUIDED = 2  # rows of a denoiser for each prompt, where guidance is on
 COMPUTES = {"int8": "float32", "float8": "float32", "int8_weights": "float16", "int4_weights": "float16"}

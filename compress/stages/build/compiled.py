@@ -22,7 +22,7 @@ from compress.artifact import Artifact
 from compress.catalogue import stage
 from compress.context import Context
 from compress.engines.compiled import ENGINE
-from compress.model.graphs import Batches, Components, refuse_engine, wanted
+from compress.model.exportable import Batches, Components, refuse_engine, wanted
 from compress.params import Params, one_of
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from compress.artifact import CHOSEN, Artifact
 from compress.catalogue import Forecast, Stage, builders, engine_names, find_engine, find_task, stage
 from compress.context import Context
 from compress.machine import deps
-from compress.model.graphs import Components, Profile, refuse_components, wanted
+from compress.model.exportable import Components, Profile, refuse_components, wanted
 from compress.params import Params, one_of
 from compress.sources.models import parameter_count
 

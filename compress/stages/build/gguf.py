@@ -20,8 +20,8 @@ from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.gguf import ENGINE
 from compress.machine.deps import installed
-from compress.model.graphs import refuse_engine
-from compress.model.weight_widths import packing
+from compress.model.bit_widths import packing
+from compress.model.exportable import refuse_engine
 from compress.params import Params, one_of
 
 if TYPE_CHECKING:

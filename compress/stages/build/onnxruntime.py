@@ -21,8 +21,8 @@ from compress.artifact import Artifact
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.onnx import ENGINE
-from compress.model.graphs import Components, refuse_engine, wanted
-from compress.model.weight_widths import packing
+from compress.model.bit_widths import packing
+from compress.model.exportable import Components, refuse_engine, wanted
 from compress.params import Params, one_of
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from compress.artifact import Artifact
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.openvino import ENGINE
-from compress.model.graphs import Components, refuse_engine, wanted
-from compress.model.weight_widths import packing
+from compress.model.bit_widths import packing
+from compress.model.exportable import Components, refuse_engine, wanted
 from compress.params import Params, one_of
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from compress.context import Context
 from compress.engines.tensorrt import ENGINE
 from compress.errors import UserError
 from compress.machine import gpus
-from compress.model.graphs import Components, Profile, refuse_engine, wanted
-from compress.model.weight_widths import packing
+from compress.model.bit_widths import packing
+from compress.model.exportable import Components, Profile, refuse_engine, wanted
 from compress.params import Params, one_of
 from compress.sources.models import parameter_count
 

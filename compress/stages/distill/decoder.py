@@ -48,7 +48,7 @@ from compress.pipelines.index import class_of, name_part
 if TYPE_CHECKING:
     import torch
 
-    from compress.algorithms.autoencoding import Autoencoder
+    from compress.algorithms.decoder_losses import Autoencoder
     from compress.data.items import Item
     from compress.opening.models import OpenModel
 
@@ -170,7 +170,7 @@ def forecast(artifact: Artifact, params: DistillDecoder) -> Forecast:
     unfit=unfit,
 )
 def run(artifact: Artifact, params: DistillDecoder, context: Context) -> None:
-    from compress.algorithms.autoencoding import Autoencoder
+    from compress.algorithms.decoder_losses import Autoencoder
     from compress.engines.torch.runtime import save_component
     from compress.opening import open_component, open_task
     from compress.training.loop import teach
@@ -200,7 +200,7 @@ def _student(artifact: Artifact, params: DistillDecoder, context: Context) -> Au
     import diffusers
     import torch
 
-    from compress.algorithms.autoencoding import Autoencoder
+    from compress.algorithms.decoder_losses import Autoencoder
     from compress.engines.torch.runtime import silent_libraries
     from compress.opening import open_component
 
@@ -218,7 +218,7 @@ def _student(artifact: Artifact, params: DistillDecoder, context: Context) -> Au
 
 def _record(generator: OpenModel, teacher: Autoencoder, params: DistillDecoder, context: Context) -> list[Row]:
     """Every image that is learnt from, as the teacher's VAE has it; what a crashed run wrote down is kept."""
-    from compress.algorithms.autoencoding import Autoencoder
+    from compress.algorithms.decoder_losses import Autoencoder
     from compress.training.recordings import read_call
 
     generating = Autoencoder.of(generator.component(VAE), scaling_of(generator.artifact), context.opening.device)
@@ -307,7 +307,7 @@ def _target(
     """A student's losses by the number of the batch."""
     import numpy as np
 
-    from compress.algorithms.autoencoding import draw_window, feature_errors, image_errors
+    from compress.algorithms.decoder_losses import draw_window, feature_errors, image_errors
     from compress.algorithms.losses import relative_error
 
     def loss_at(number: int) -> Mapping[str, torch.Tensor]:
@@ -346,7 +346,7 @@ def _nearness(student: Autoencoder, rows: Sequence[Row], context: Context) -> fl
     """Peak signal-to-noise ratio of what a decoder generates against what the teacher's does, dB, the mean over recorded images."""
     import torch
 
-    from compress.algorithms.autoencoding import peak_ratio
+    from compress.algorithms.decoder_losses import peak_ratio
 
     found = []
     for row in rows:

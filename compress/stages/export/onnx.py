@@ -15,7 +15,7 @@ from pydantic import Field
 from compress.artifact import Artifact
 from compress.catalogue import stage
 from compress.context import Context
-from compress.model.graphs import Components, refuse_engine, wanted
+from compress.model.exportable import Components, refuse_engine, wanted
 from compress.params import Params
 
 

@@ -20,7 +20,7 @@ from compress.artifact import Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.errors import DataError
-from compress.model.depths import Pool, Unit, cut_depth, depth_pools, least_missed, renamed, unsettled, without
+from compress.model.depth_units import Pool, Unit, cut_depth, depth_pools, least_missed, renamed, unsettled, without
 from compress.model.families import Cut, Granted, derived_fields
 from compress.params import Params, Share
 
@@ -96,7 +96,7 @@ def _least_missed(
     task: OpenModel, name: str, params: PruneDepth, context: Context
 ) -> tuple[tuple[Unit, ...], Mapping[str, Any]]:
     """Of every pool the units to take out, in their order; and one of the calls they were judged by."""
-    from compress.algorithms import influence
+    from compress.algorithms import block_importance
 
     module = task.component(name)
     pools = depth_pools(task.artifact.components[name].kind, task.artifact.config(name))
@@ -106,7 +106,7 @@ def _least_missed(
     example = next(calls, None)
     if example is None:
         raise DataError("no calibration document has two tokens", fix="give longer ones")
-    scores = influence.of_blocks(module, blocks, context.progress(chain([example], calls), f"{name} calls", 0))
+    scores = block_importance.of_blocks(module, blocks, context.progress(chain([example], calls), f"{name} calls", 0))
     return tuple(unit for pool in pools for unit in _worst(pool, scores, params)), example
 
 

@@ -66,9 +66,9 @@ def forecast(artifact: Artifact, params: PruneWidth) -> Forecast:
     forecast=forecast,
 )
 def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
-    from compress.algorithms.coupling import cut_state, find_groups, parameter_shapes
+    from compress.algorithms.dependency_groups import cut_state, find_groups, parameter_shapes
     from compress.algorithms.norms import keep_statistics
-    from compress.algorithms.saliency import of_units
+    from compress.algorithms.weight_importance import of_units
     from compress.engines.torch.runtime import blank, save_component, shares_kept
     from compress.opening import open_task
 
@@ -81,8 +81,8 @@ def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
         heads = next((g.before for g in cut.granted if g.field == "num_key_value_heads" and g.after < g.before), 0)
         example = _example(task, name)
         groups = find_groups(module, example, parameter_shapes(smaller), heads)
-        saliency = _saliency(task, name, params, context)
-        kept = [group.choose(of_units(group, saliency)) for group in groups]
+        weight_importance = _saliency(task, name, params, context)
+        kept = [group.choose(of_units(group, weight_importance)) for group in groups]
         smaller.load_state_dict(cut_state(module.state_dict(), groups, kept))
         keep_statistics(module, smaller, groups, kept, _calls(task, name, params, context, NORM_ITEMS))
         reported = cut.reported(params.ratio)
@@ -121,16 +121,16 @@ def _recorded(task: OpenModel, name: str, items: Sequence[Item], seed: int) -> I
 
 
 def _saliency(task: OpenModel, name: str, params: PruneWidth, context: Context) -> dict[str, torch.Tensor]:
-    from compress.algorithms import saliency
+    from compress.algorithms import weight_importance
 
     module = task.component(name)
     if params.importance == "magnitude":
-        return saliency.magnitude(module)
+        return weight_importance.magnitude(module)
     calls = context.progress(_calls(task, name, params, context, params.samples), f"{params.importance} calls", 0)
     if params.importance == "activation":
-        return saliency.activation(module, calls)
+        return weight_importance.activation(module, calls)
     loss_of = _language_loss(module) if name == LANGUAGE_MODEL else _noise_loss(module, context.seed)
-    return saliency.taylor(module, calls, loss_of)
+    return weight_importance.taylor(module, calls, loss_of)
 
 
 def _language_loss(module: torch.nn.Module) -> Callable[[Mapping[str, Any]], Any]:

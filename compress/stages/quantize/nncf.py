@@ -19,7 +19,7 @@ from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.errors import StageFailed
-from compress.model.weight_widths import packing
+from compress.model.bit_widths import packing
 from compress.params import Params
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from compress.params import Training
 from compress.zoo import scenes
-from compress.zoo.reader import FOLDER, NOTHING_DIGIT, NOTHING_INK, Network, load_reader, marks
+from compress.zoo.digit_classifier import FOLDER, NOTHING_DIGIT, NOTHING_INK, Network, load_reader, marks
 from compress.zoo.training.digits_vae import images
 from compress.zoo.training.loop import spent, train
 

@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 
 from compress.params import Training
 from compress.zoo import MODELS, scenes
-from compress.zoo.reader import marks
+from compress.zoo.digit_classifier import marks
 from compress.zoo.training.loop import CHECKPOINTS, train
 
 BATCH = 16

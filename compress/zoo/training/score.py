@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from compress.model.describing import describe
 from compress.zoo import MODELS, scenes
-from compress.zoo.reader import marks
+from compress.zoo.digit_classifier import marks
 
 FOLDER = MODELS / "digits-diffusion"
 GUIDANCE = 3.0

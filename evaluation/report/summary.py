@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from evaluation.comparison.theory import realised, roof
-from evaluation.judge.gates import recommended
-from evaluation.report import speeds, words
+from evaluation.comparison.roofline import realised, roof
+from evaluation.report import formatting, speed_summary
 from evaluation.values import Comparison
+from evaluation.verdict.gates import recommended
 
 
 def questions(comparison: Comparison) -> tuple[tuple[str, str], ...]:
     """Each question with its answer."""
     return (
-        ("Is it faster?", _beside_theory(speeds.answer(comparison), comparison)),
+        ("Is it faster?", _beside_theory(speed_summary.answer(comparison), comparison)),
         ("Is it as good?", _as_good(comparison)),
         ("Can I trust it?", _trust(comparison)),
     )
@@ -61,9 +61,11 @@ def _trust(comparison: Comparison) -> str:
         parts.append(
             f"with about {needed}{how} an unchanged model passes all quality gates, and one twice a margin away fails, in four of five runs"
         )
-    speed = words.speed_of(comparison)
+    speed = formatting.speed_of(comparison)
     if speed and speed.noise:
-        noise = words.with_interval(f"{words.number(speed.noise.value, words.half_width(speed.noise))}×", speed.noise)
+        noise = formatting.with_interval(
+            f"{formatting.number(speed.noise.value, formatting.half_width(speed.noise))}×", speed.noise
+        )
         parts.append(f"the baseline timed against itself gives {noise}")
     count = len(comparison.warnings)
     parts.append(f"{count} warning{'' if count == 1 else 's'}" if count else "no warnings")

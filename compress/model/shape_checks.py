@@ -11,7 +11,7 @@ from typing import Any
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.errors import ModelError, Problem
 from compress.files.safetensors_headers import Stored, read_header
-from compress.model.weights import loaded_files
+from compress.model.weight_files import loaded_files
 from compress.pipelines.index import LEFT_OUT
 
 VISION = "vision_model."  # a whole CLIP's other half, which nobody opens who asks for its text encoder

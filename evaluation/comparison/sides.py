@@ -16,7 +16,7 @@ from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec
 from evaluation.observe.collect import Viewpoint
 from evaluation.observe.repeats import repeated
-from evaluation.request.image_folders import captions_of_both
+from evaluation.preflight.image_folders import captions_of_both
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from compress.params import Params, Placed
-from evaluation.request.paths import of_each_image, of_features, of_real_images
+from evaluation.preflight.paths import of_each_image, of_features, of_real_images
 
 
 class AgainstReal(Params):

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple, Protocol
 from compress.catalogue import find_metric
 from compress.params import Params
 from compress.recipe.gates import Gate
-from evaluation.judge.quantities import Amount, amount
-from evaluation.judge.quantities import units as units_of
-from evaluation.judge.statistics import Z80, Z
 from evaluation.values import Better, Compared, Estimate, Metric, Row, Verdict
+from evaluation.verdict.quantities import Amount, amount
+from evaluation.verdict.quantities import units as units_of
+from evaluation.verdict.statistics import Z80, Z
 
 FEWEST = 25
 # Fewest units that a verdict on quality rests on. A 95% interval of normal units' mean lay wholly to one side of the truth in 12% of 1500

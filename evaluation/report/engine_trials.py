@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.report import words
+from evaluation.report import formatting
 
 HEADINGS = ("engine", "time a call", "× torch", "noise", "difference to torch", "")
 KEYS = frozenset({"engine", "milliseconds", "times torch", "noise", "difference", "why not"})
@@ -46,9 +46,9 @@ def _cells(row: Mapping[str, Any], kept: str) -> tuple[str, ...]:
     timed = row["milliseconds"] is not None
     return (
         name,
-        f"{words.number(row['milliseconds'])} ms" if timed else "–",
-        f"{words.number(row['times torch'])}×" if timed else "–",
+        f"{formatting.number(row['milliseconds'])} ms" if timed else "–",
+        f"{formatting.number(row['times torch'])}×" if timed else "–",
         f"±{100 * row['noise']:.1f}%" if timed else "–",
-        words.number(row["difference"]) if row["difference"] is not None else "–",
+        formatting.number(row["difference"]) if row["difference"] is not None else "–",
         "kept" if name == kept else str(row["why not"]),
     )

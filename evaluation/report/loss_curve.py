@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from evaluation.report import words
+from evaluation.report import formatting
 
 WIDE, HIGH = 200.0, 40.0  # of the image's own units; the page stretches it
 MOST = 200  # points that are drawn
@@ -33,7 +33,7 @@ def reported(name: str, curve: Curve) -> str:
     if not curve:
         return f"{name}: no finite value"
     (first, begin), (last, end) = curve[0], curve[-1]
-    return f"{name} {words.number(begin)} at step {first:g} → {words.number(end)} at step {last:g}"
+    return f"{name} {formatting.number(begin)} at step {first:g} → {formatting.number(end)} at step {last:g}"
 
 
 def draw(name: str, curve: Curve) -> str:
@@ -41,7 +41,7 @@ def draw(name: str, curve: Curve) -> str:
     text = reported(name, curve)
     losses = [loss for _, loss in curve]
     logarithmic = bool(losses) and min(losses) > 0 and max(losses) > 10 * min(losses)
-    small = f"<small>{words.escaped(text + (', logarithmic' if logarithmic else ''))}</small>"
+    small = f"<small>{formatting.escaped(text + (', logarithmic' if logarithmic else ''))}</small>"
     if len(curve) < 2:
         return small
     heights = [math.log(loss) if logarithmic else loss for loss in losses]
@@ -49,7 +49,7 @@ def draw(name: str, curve: Curve) -> str:
     kept = sorted({round(i * (len(curve) - 1) / (MOST - 1)) for i in range(MOST)})
     points = " ".join(f"{x[i]:.1f},{HIGH - y[i]:.1f}" for i in kept)
     return (
-        f'<svg class="curve" role="img" aria-label="{words.escaped(text)}" viewBox="0 0 {WIDE:g} {HIGH:g}" '
+        f'<svg class="curve" role="img" aria-label="{formatting.escaped(text)}" viewBox="0 0 {WIDE:g} {HIGH:g}" '
         f'preserveAspectRatio="none"><polyline points="{points}"/></svg>{small}'
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from evaluation.report import plots, words
+from evaluation.report import formatting, plots
 from evaluation.report.tradeoff import TICKS, ends
 from evaluation.values import Comparison, Estimate, Row, Step
 
@@ -18,9 +18,9 @@ def waterfall(comparison: Comparison) -> str:
     x = plots.scale([1.0, *(end for found in speeds if found for end in (*ends(found), found.value))], True)
     at, parts = 1.0, []
     for (before, step), found in zip(pairwise(comparison.steps), speeds[1:], strict=True):
-        note = f"<small>{words.escaped(step.note)}</small>" if step.note else ""
+        note = f"<small>{formatting.escaped(step.note)}</small>" if step.note else ""
         parts.append(
-            f'<div class="forest"><div><b>{words.escaped(step.stage)}</b>{note}</div>'
+            f'<div class="forest"><div><b>{formatting.escaped(step.stage)}</b>{note}</div>'
             f"<div>{_bar(at, found, _kind(step), x) if found else ''}</div>"
             f'<div class="n">{_share(comparison, before, step)}</div></div>'
         )
@@ -60,17 +60,19 @@ def _share(comparison: Comparison, before: Step, step: Step) -> str:
     rows = {row.metric: row for row in comparison.rows}
     head = ""
     if step.speed and (row := rows.get(step.speed.metric)):
-        head = f"<b>{words.escaped(words.contrast_of(row, step.speed.marginal))}</b>"
-        head += f"<small>so far {words.escaped(words.contrast_of(row, step.speed.cumulative))}</small>"
-    costs = [f"{q.title} {words.contrast_of(rows[q.metric], q.marginal)}" for q in step.quality if q.metric in rows]
-    size = f"{words.size(before.size_bytes)} → {words.size(step.size_bytes)}"
+        head = f"<b>{formatting.escaped(formatting.contrast_of(row, step.speed.marginal))}</b>"
+        head += f"<small>so far {formatting.escaped(formatting.contrast_of(row, step.speed.cumulative))}</small>"
+    costs = [
+        f"{q.title} {formatting.contrast_of(rows[q.metric], q.marginal)}" for q in step.quality if q.metric in rows
+    ]
+    size = f"{formatting.size(before.size_bytes)} → {formatting.size(step.size_bytes)}"
     costs.append(f"weights {size}" if step.size_bytes != before.size_bytes else "weights as large as before")
-    return head + "".join(f"<small>{words.escaped(cost)}</small>" for cost in costs)
+    return head + "".join(f"<small>{formatting.escaped(cost)}</small>" for cost in costs)
 
 
 def table(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Headings and rows in words, one a stage; a column a gated quality metric. No rows where no stage was looked at."""
-    speed, steps = words.speed_row(comparison), comparison.steps[1:]
+    speed, steps = formatting.speed_row(comparison), comparison.steps[1:]
     scored = {q.metric for step in steps for q in step.quality}
     quality = [row for row in comparison.rows if row.metric in scored]
     headings = (
@@ -85,9 +87,9 @@ def table(comparison: Comparison) -> tuple[tuple[str, ...], list[tuple[str, ...]
         rows.append(
             (
                 step.stage,
-                *((words.contrast_of(speed, found) for found in fast) if speed else ()),
-                words.size(step.size_bytes),
-                *(words.contrast_of(row, _cumulative(step, row)) for row in quality),
+                *((formatting.contrast_of(speed, found) for found in fast) if speed else ()),
+                formatting.size(step.size_bytes),
+                *(formatting.contrast_of(row, _cumulative(step, row)) for row in quality),
             )
         )
     return headings, rows

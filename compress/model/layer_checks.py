@@ -10,7 +10,7 @@ from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.errors import ModelError, Problem
 from compress.files.safetensors_headers import read_header
 from compress.model.families import FAMILIES, Stack
-from compress.model.weights import loaded_files
+from compress.model.weight_files import loaded_files
 from compress.pipelines.index import LEFT_OUT
 
 WITHIN = "text_model."  # where transformers kept CLIP's layers formerly

@@ -10,7 +10,7 @@ from compress.errors import UserError
 from compress.files.user_paths import expanded
 from compress.params import Fault
 from compress.sources.models import find_folder
-from evaluation.request.image_folders import SUFFIXES, files_of
+from evaluation.preflight.image_folders import SUFFIXES, files_of
 
 WEIGHTS = (".safetensors", ".pth", ".pt")
 TYPES = ("clip", "dinov2", "dinov2_with_registers")  # that give features here, as a config.json calls them

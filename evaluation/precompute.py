@@ -1,6 +1,6 @@
 """Measure the baselines of recipes into the `evidence` folder beside each, so that users need only generate the candidate.
 
-    python -m evaluation.ship recipes/quickstart.yaml
+    python -m evaluation.precompute recipes/quickstart.yaml
 
 An entry is found by what decides it (model, call, data, seed), so evidence of other weights is never mistaken for theirs.
 """
@@ -17,7 +17,7 @@ from compress.api import open_cache
 from compress.commands.progress import Progress
 from compress.commands.run import with_weights
 from compress.events import silent
-from evaluation.comparison.viewpoints import Request, viewpoints
+from evaluation.comparison.sides import Request, viewpoints
 from evaluation.observe.collect import collect
 
 

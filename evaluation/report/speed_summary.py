@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from evaluation.report import words
+from evaluation.report import formatting
 from evaluation.values import Comparison, Estimate, Row, Step
 
 Kind = Literal["faster", "slower", "unclear"]
@@ -18,7 +18,7 @@ def answer(comparison: Comparison) -> str:
     rows = [row for row in comparison.rows if row.unit in UNITS and math.isfinite(row.contrast.value)]
     if not rows:
         return "Not measured."
-    lead = words.speed_of(comparison)
+    lead = formatting.speed_of(comparison)
     lead = lead if lead in rows else rows[0]
     kind, text = message_of(lead)
     others = [message_of(row) for row in rows if row is not lead]
@@ -33,7 +33,7 @@ def slowed(comparison: Comparison) -> list[str]:
 
     That supposes that the other stages would gain as much without it.
     """
-    whole = words.speed_row(comparison)
+    whole = formatting.speed_row(comparison)
     return [] if whole is None else [_without(step, whole) for step in comparison.steps[1:] if _is_slower(step)]
 
 
@@ -46,9 +46,9 @@ def _without(step: Step, whole: Row) -> str:
     alone = step.speed.marginal if step.speed else None
     if alone is None or not math.isfinite(whole.contrast.value):
         return f"The stage {step.stage} made it slower"
-    would = words.number(whole.contrast.value / alone.value)
+    would = formatting.number(whole.contrast.value / alone.value)
     return (
-        f"The stage {step.stage} made it slower, {words.contrast_of(whole, alone)} in {whole.title}: without it the run "
+        f"The stage {step.stage} made it slower, {formatting.contrast_of(whole, alone)} in {whole.title}: without it the run "
         f"would be at about {would}×, if the other stages gain as much"
     )
 
@@ -58,8 +58,8 @@ def message_of(row: Row) -> tuple[Kind, str]:
     found, noise = row.contrast, row.noise
     floor = max(noise.high, 1 / noise.low) if noise and noise.low > 0 else 1.0
     if found.low > floor:
-        return "faster", f"{words.ratio(found, 'faster')} in {row.title}"
+        return "faster", f"{formatting.ratio(found, 'faster')} in {row.title}"
     if found.low > 0 and found.high < 1 / floor:
         slower = Estimate(1 / found.value, 1 / found.high, 1 / found.low, found.n)
-        return "slower", f"{words.ratio(slower, 'slower')} in {row.title}"
-    return "unclear", f"{words.contrast(row)} in {row.title} is no more than the noise"
+        return "slower", f"{formatting.ratio(slower, 'slower')} in {row.title}"
+    return "unclear", f"{formatting.contrast(row)} in {row.title} is no more than the noise"

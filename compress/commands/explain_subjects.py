@@ -18,10 +18,10 @@ from compress.catalogue import (
     stage_names,
     task_names,
 )
-from compress.commands.parameters import WIDTH
+from compress.commands.explain_parameters import WIDTH
 from compress.data.items import KINDS_OF_DATA
+from compress.model.exportable import NO_GRAPH
 from compress.model.families import FAMILIES, PARTS, Family, common_name
-from compress.model.graphs import NO_GRAPH
 from compress.recipe.values import DataSpec
 from compress.sources.data import LAYOUTS
 from compress.tasks import Observable, Task

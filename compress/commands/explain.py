@@ -19,8 +19,8 @@ from compress.catalogue import (
     task_names,
     tasks_for,
 )
-from compress.commands.parameters import WIDTH, parameter_lines
-from compress.commands.subjects import data_lines, lines_of_models
+from compress.commands.explain_parameters import WIDTH, parameter_lines
+from compress.commands.explain_subjects import data_lines, lines_of_models
 from compress.errors import UserError, near
 from compress.params import Params
 from compress.recipe.adapters import AdapterSpec
@@ -209,7 +209,7 @@ def _head(name: str, doc: str, params: type[Params]) -> Iterator[str]:
 
 
 def _gate_words(name: str) -> str:
-    from evaluation.judge.quantities import units
+    from evaluation.verdict.quantities import units
 
     metric = find_metric(name)
     words = [word for word in metric.gate_words if word not in ("speedup", "two_sided")]

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.catalogue import find_metric
-from compress.data.image_frames import has_several_frames
+from compress.data.animation import has_several_frames
 from compress.data.images import READER, read_image
 from compress.data.items import Data, Item
 from compress.errors import DamagedImages, DataError, Problem
 from compress.events import Emit, silent, track
 from compress.files.hashing import digest_json, identity, touch
 from compress.files.user_paths import expanded
-from evaluation.request.image_folders import files_of, images_for, read_generated
-from evaluation.request.references import AgainstReal
+from evaluation.preflight.image_folders import files_of, images_for, read_generated
+from evaluation.preflight.references import AgainstReal
 
 if TYPE_CHECKING:
     from compress.planning.plan import Node

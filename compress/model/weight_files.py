@@ -8,7 +8,7 @@ from pathlib import Path
 from compress.artifact import LANGUAGE_MODEL, STEMS, Artifact, loaded_weights, read_json
 from compress.errors import ModelError, Problem
 from compress.model.describing import ADAPTERS, FUSE
-from compress.model.resaving import saved_anew, variant_of
+from compress.model.resave_advice import saved_anew, variant_of
 from compress.pipelines.index import INDEX, LEFT_OUT, library_of
 
 PICKLED = {"diffusers": "diffusion_pytorch_model", "transformers": "pytorch_model"}  # where torch pickled them

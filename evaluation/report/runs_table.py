@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.report import words
+from evaluation.report import formatting
 from evaluation.report.controls import as_candidate
 from evaluation.report.markdown import safe
 from evaluation.report.result import plain
@@ -65,7 +65,7 @@ def _table(runs: Sequence[Comparison]) -> tuple[tuple[str, ...], list[tuple[str,
 
 def _cells(run: Comparison, name: str, judged: Sequence[str]) -> tuple[str, ...]:
     rows = {row.metric: row for row in run.rows}
-    speed = words.speed_of(run)
+    speed = formatting.speed_of(run)
     return (
         name,
         run.status,
@@ -77,11 +77,11 @@ def _cells(run: Comparison, name: str, judged: Sequence[str]) -> tuple[str, ...]
 
 
 def _contrast(row: Row | None) -> str:
-    return words.contrast(row) if row and math.isfinite(row.contrast.value) else "–"
+    return formatting.contrast(row) if row and math.isfinite(row.contrast.value) else "–"
 
 
 def _judged(row: Row | None) -> str:
-    return f"{_contrast(row)} {words.MARKS[row.verdict.status][0]}" if row else "–"
+    return f"{_contrast(row)} {formatting.MARKS[row.verdict.status][0]}" if row else "–"
 
 
 def markdown(runs: Sequence[Comparison]) -> str:
@@ -106,5 +106,5 @@ def show(runs: Sequence[Comparison], console: Console | None = None) -> None:
     found = Table(*headings, box=box.SIMPLE_HEAD)
     for status, row in zip(statuses, cells, strict=True):
         styles = ["", COLOURS[status], *[""] * (len(row) - 2)]
-        found.add_row(*(Text(words.visible(c), style=s) for c, s in zip(row, styles, strict=True)))
+        found.add_row(*(Text(formatting.visible(c), style=s) for c, s in zip(row, styles, strict=True)))
     (console or Console(width=None if sys.stdout.isatty() else 160)).print(found)

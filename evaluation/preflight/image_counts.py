@@ -12,7 +12,7 @@ from compress.data.items import Data
 from compress.files.user_paths import expanded
 from compress.params import Fault, Params
 from compress.sources.units import TEXT
-from evaluation.request.image_folders import files_of
+from evaluation.preflight.image_folders import files_of
 from evaluation.values import Metric, Sizes
 
 

@@ -14,7 +14,7 @@ from compress.artifact import Artifact
 from compress.errors import ManyProblems, ModelError, Problem
 from compress.files.hashing import digest_json, touch
 from compress.files.safetensors_headers import Stored, read_header
-from compress.model.weights import loaded_files
+from compress.model.weight_files import loaded_files
 from compress.pipelines.index import LEFT_OUT
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from compress.algorithms.coupling import Group, Site
+from compress.algorithms.dependency_groups import Group, Site
 from compress.algorithms.forward_hooks import hearing
 from compress.algorithms.tensors import to_host
 from compress.machine.devices import CPU

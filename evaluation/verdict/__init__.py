@@ -1,0 +1,1 @@
+"""Gates, and the statistics behind them."""
