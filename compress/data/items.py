@@ -57,9 +57,10 @@ class Data:
 
     def first(self, n: int) -> tuple[Item, ...]:
         """The first `n` items, or all there are."""
-        return tuple(islice(self._all(), n))
+        return tuple(islice(self.each(), n))
 
-    def _all(self) -> Iterator[Item]:
+    def each(self) -> Iterator[Item]:
+        """The items, one at a time: some sources never end."""
         for index in count() if self.count < 0 else range(self.count):
             try:
                 item = self.read(index)

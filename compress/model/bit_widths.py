@@ -24,8 +24,6 @@ def shares(artifact: Artifact, name: str) -> Mapping[str, float]:
     """The share of a component's weights that each number type holds, the largest first; {} where the engine does not tell."""
     format = artifact.components[name].format
     module = f"compress.engines.{format}.stored"
-    if artifact.components[name].format == "torch" and artifact.components[name].quantization:
-        return {}  # packed into bytes by a library that alone can tell
     if find_spec(module) is None:
         return {}
     found: Mapping[str, int] = importlib.import_module(module).stored(artifact.folder(name))

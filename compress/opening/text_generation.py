@@ -15,12 +15,11 @@ from transformers.generation.streamers import BaseStreamer
 from compress.algorithms.tensors import device_of, finish, to_array
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.data.items import Item
-from compress.errors import ModelError
 from compress.machine.devices import AS_STORED, Opening
 from compress.model.batching import apart, company
 from compress.model.exportable import Batches
 from compress.opening.models import Call, Timed
-from compress.opening.token_range import be_known
+from compress.opening.rows import open_tokenizer, tokens_of
 from compress.tasks.text_generation import Writing
 from compress.tokenizers.vocabulary import embeddings
 
@@ -48,7 +47,7 @@ class TextGeneration:
         self.device = device_of(opening)
         self.company = company(artifact)
         self.model: Any = engine.load_language_model(artifact.folder(LANGUAGE_MODEL), component.kind, opening)
-        self.tokenizer: Any = _tokenizer(artifact, opening)
+        self.tokenizer: Any = open_tokenizer(artifact, opening)
         self.known = embeddings(artifact.known_config(LANGUAGE_MODEL))
 
     @property
@@ -132,13 +131,7 @@ class TextGeneration:
         Raises:
             DataError: the model has no embedding for one of them.
         """
-        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
-        room = self.max_tokens - (start is not None)
-        tokens: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=room)[
-            "input_ids"
-        ]
-        be_known(self.known, self.tokenizer, text, tokens)
-        return ([] if start is None else [int(start)]) + tokens
+        return tokens_of(self.tokenizer, text, self.max_tokens, self.known)
 
     def token_logprobs(self, texts: Sequence[str], batch: int) -> list[NDArray[np.float64]]:
         """For each document the natural-log probability of each of its tokens, given those before it.
@@ -237,16 +230,3 @@ class _FirstToken(BaseStreamer):  # type: ignore[misc]
 
     def end(self) -> None:
         return
-
-
-def _tokenizer(artifact: Artifact, opening: Opening) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(artifact.path), trust_remote_code=opening.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"has no tokenizer that loads: {error}",
-            place=str(artifact.path),
-            fix="save the tokenizer into the model's folder",
-        ) from error

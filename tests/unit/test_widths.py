@@ -31,7 +31,36 @@ def test_safetensors_are_counted_by_their_headers(tmp_path: Path) -> None:
     assert in_torch(tmp_path) == {"float32": 32, "bfloat16": 16}
     found = bit_widths.shares(artifact(tmp_path, "torch"), "model")
     assert bit_widths.reported(found) == "66.7% float32, 33.3% bfloat16"
-    assert bit_widths.shares(artifact(tmp_path, "torch", Quantization("nf4", 4, "bitsandbytes")), "model") == {}
+
+
+INT32 = torch.int32
+PACKINGS = {  # 64 inputs and 16 outputs, packed, beside a head of as many
+    "gptq-4": ({"l.qweight": (8, 16), "l.qzeros": (2, 2), "l.g_idx": (64,)}, {"int4": 1024}),
+    "gptq-3": ({"l.qweight": (6, 16), "l.qzeros": (2, 2), "l.g_idx": (64,)}, {"int3": 1024}),
+    "awq": ({"l.qweight": (64, 2), "l.qzeros": (2, 2)}, {"int4": 1024}),
+    "compressed-tensors": ({"l.weight_packed": (16, 8), "l.weight_zero_point": (2, 2)}, {"int4": 1024}),
+}
+
+
+@pytest.mark.parametrize("how", PACKINGS)
+def test_packed_weights_are_counted_as_many_as_they_are(tmp_path: Path, how: str) -> None:
+    shapes, found = PACKINGS[how]
+    tensors = {name: torch.zeros(shape, dtype=INT32) for name, shape in shapes.items()}
+    more = {"l.scales": torch.zeros(2, 16), "l.weight_scale": torch.zeros(16, 2), "head.weight": torch.zeros(16, 64)}
+    save_file({**tensors, **more}, tmp_path / "model.safetensors")
+    message = {"quantization_config": {"quant_method": how.partition("-")[0], "bits": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(message))
+    assert in_torch(tmp_path) == {**found, "float32": 1024}
+    packed = artifact(tmp_path, "torch", Quantization(how, 4, how))
+    assert bit_widths.shares(packed, "model") == {**dict.fromkeys(found, 0.5), "float32": 0.5}
+
+
+def test_two_weights_in_a_byte_of_bitsandbytes_are_two(tmp_path: Path) -> None:
+    byte = torch.uint8
+    tensors = {"l.weight": torch.zeros(512, 1, dtype=byte), "l.weight.absmax": torch.zeros(16, dtype=byte)}
+    tensors |= {"l.weight.quant_state.bitsandbytes__nf4": torch.zeros(90, dtype=byte), "m.weight": torch.zeros(16, 64)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert in_torch(tmp_path) == {"nf4": 1024, "float32": 1024}
 
 
 @pytest.mark.parametrize("stem", ["model", "diffusion_pytorch_model"])

@@ -1,24 +1,58 @@
-"""How many weights a component's safetensors hold in each number type, read from their headers."""
+"""How many weights a component's safetensors hold in each number type, read from their headers and the config beside them: packed
+ones too, as GPTQ, AWQ, compressed-tensors and bitsandbytes lay them out."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from compress.artifact import read_json
 from compress.engines.torch import weights
-from compress.files.safetensors_headers import read_header
+from compress.files.safetensors_headers import Stored, read_header
+from compress.model.describing import quantization_of
 
 TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "I8": "int8"}
+WORD = 32  # bits of the integers that codes lie in side by side
+PACKED = ("qweight", "weight_packed")  # of GPTQ and AWQ, and of compressed-tensors
+BESIDE = ("scales", "qzeros", "g_idx", "weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape")
+STATE = ".quant_state.bitsandbytes__"  # names the code of a weight that bitsandbytes keeps two to a byte
 
 
 def stored(folder: Path) -> Mapping[str, int]:
     """By number type, the weights of all tensors with rows and columns."""
-    found: Counter[str] = Counter()
+    tensors: dict[str, Stored] = {}
     for file in weights(folder):
-        if file.suffix != ".safetensors":
-            continue
-        for tensor in read_header(file).tensors.values():
-            if len(tensor.shape) > 1 and tensor.dtype in TYPES:
-                found[TYPES[tensor.dtype]] += tensor.count
+        if file.suffix == ".safetensors":
+            tensors |= read_header(file).tensors
+    config = folder / "config.json"
+    packed = quantization_of(read_json(config)) if config.is_file() else None
+    found: Counter[str] = Counter()
+    for kind, count in _counted(tensors, packed.bits if packed else 0):
+        found[kind] += count
     return found
+
+
+def _counted(tensors: Mapping[str, Stored], bits: int) -> Iterator[tuple[str, int]]:
+    """Each tensor's number type and how many weights it holds.
+
+    Args:
+        bits: of a packed weight, where no tensor beside it says so itself.
+    """
+    codes = {name.partition(STATE)[0]: name.partition(STATE)[2] for name in tensors if STATE in name}
+    for name, tensor in tensors.items():
+        module, _, last = name.rpartition(".")
+        if name in codes:
+            yield codes[name], 2 * tensor.count
+        elif last in PACKED and tensor.dtype == "I32" and (wide := _bits(tensors, module, last, bits)):
+            yield f"int{wide}", tensor.count * WORD // wide
+        elif len(tensor.shape) > 1 and tensor.dtype in TYPES and last not in BESIDE:
+            yield TYPES[tensor.dtype], tensor.count
+
+
+def _bits(tensors: Mapping[str, Stored], module: str, last: str, message: int) -> int:
+    """How many bits a weight of this module has: known from its shape where its inputs are known, for modules may differ."""
+    inputs = tensors.get(f"{module}.g_idx")
+    if last == "qweight" and inputs and inputs.count:
+        return tensors[f"{module}.{last}"].shape[0] * WORD // inputs.count
+    return message
