@@ -66,7 +66,9 @@ def source_problems(
                 f"the weights of `{name}` are {packed.method}, which {packed.library} opens, and it is not installed"
             )
             whole = "give the unquantized checkpoint"
-            yield Problem(place, message, whole if changed else f"pip install {packed.library}, or {whole}")
+            extra = deps.extras_of("pare").get(deps.canonical(packed.library), "")
+            how = f"'pare[{extra}]'" if extra else packed.library  # an extra brings what the library needs beside it
+            yield Problem(place, message, whole if changed else f"pip install {how}, or {whole}")
 
 
 def _manifest(artifact: Artifact) -> str:

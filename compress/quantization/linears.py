@@ -64,6 +64,7 @@ LEFT_ALONE: Mapping[str, tuple[str, ...]] = {
     "UMT5EncoderModel": ("*.wo",),
 }
 DIVISORS = (16, 32, 64, 128, 256, 512, 1024)  # group sizes that kernels know
+WORD = 32  # bits that packed codes lie in
 EXPRESSION = "re:"  # begins a pattern that is a regular expression, as in compressed-tensors
 
 # What each axis of a language model's layers follows, by the last word of its name: inputs, and outputs one after another.
@@ -184,6 +185,24 @@ def group_faults(layers: Iterable[Linear], size: int) -> tuple[Fault, ...]:
     ways = ", ".join(dict.fromkeys(f'"*.{one.name.rpartition(".")[2]}"' for one in odd))
     message = f"group_size {size} does not divide the inputs of {len(odd)} of the {len(all_)} layers: {listed}"
     return (Fault(message, f"{sizes}; -1 gives each row one scale; or ignore: [{ways}]"),)
+
+
+def packing_faults(layers: Iterable[Linear], bits: int) -> tuple[Fault, ...]:
+    """What is wrong with a width whose codes fill words of 32 bits, along a layer's inputs, and with their zero points along its
+    outputs: every layer where the last word would not be full, and the ways out."""
+    all_ = tuple(layers)
+    unit = WORD // gcd(WORD, bits)
+    wide = [f"{names} has {size} inputs" for names, size in _together(o for o in all_ if o.inputs % unit)]
+    tall = (replace(o, inputs=o.outputs) for o in all_ if o.outputs % unit)
+    listed = [*wide, *(f"{names} has {size} outputs" for names, size in _together(tall))]
+    if not listed:
+        return ()
+    odd = [o for o in all_ if o.inputs % unit or o.outputs % unit]
+    ways = ", ".join(dict.fromkeys(f'"*.{one.name.rpartition(".")[2]}"' for one in odd))
+    message = (
+        f"{bits} bits are packed {unit} side by side, which does not divide {len(odd)} of the {len(all_)} layers: "
+    )
+    return (Fault(message + "; ".join(listed), f"give other bits, or ignore: [{ways}]"),)
 
 
 def be_faultless(faults: Iterable[Fault]) -> None:

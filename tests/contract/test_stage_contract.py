@@ -31,11 +31,14 @@ OTHER = {"samples": 8, "blocks": 4, "new_tokens": 8, "precisions": ["float32"], 
 TRIED = [name for name in stage_names() if not find_stage(name).elsewhere("cpu")]
 CASES = [(name, task) for name in TRIED for task in tasks_for(find_stage(name).needs)]
 COMPILED = "accelerate.compile"  # by each process that opens the model
+APART = ("quantize.gptq",)  # in a process of its own, with half a minute of imports; tests/pipeline has it in short
 
 
 def slow(name: str, task: str) -> bool:
     """Half a minute of graphs taken and compiled; the stage's other task shows the contract too, and tests/pipeline builds both."""
-    return name == COMPILED or (name.startswith(BUILDS) and task != tasks_for(find_stage(name).needs)[-1])
+    if name in (COMPILED, *APART):
+        return True
+    return name.startswith(BUILDS) and task != tasks_for(find_stage(name).needs)[-1]
 
 
 def steps_of(doc: str, specimen: Specimen | None = None) -> list[dict[str, dict[str, object]]]:

@@ -11,6 +11,7 @@ import pytest
 
 import compress
 from compress.errors import Problem, RecipeError, UserError
+from compress.machine import deps
 from compress.sources.data import open_data
 from tests.fakes import language_model
 
@@ -120,14 +121,18 @@ def test_an_evaluation_refuses_them_too(tmp_path: Path) -> None:
         compress.evaluate(model, model, metrics=["lpips"], data=str(tmp_path / "prompts.txt"), cache=tmp_path / "cache")
 
 
-def test_packed_weights_that_a_stage_would_change_have_one_remedy(tmp_path: Path) -> None:
+def test_packed_weights_that_a_stage_would_change_have_one_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = deps.version
+    monkeypatch.setattr(deps, "version", lambda name: "" if name == "gptqmodel" else version(name))
     model = language_model(tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (model / "config.json").write_text(json.dumps(config))
     asked = TEXT.replace("zoo://docs-llama", str(model))
     alone = [p for p in reported(tmp_path, asked) if "gptq" in p.message]
-    assert [p.fix for p in alone] == ["pip install gptqmodel, or give the unquantized checkpoint"]
+    assert [p.fix for p in alone] == ["pip install 'pare[gptq]', or give the unquantized checkpoint"]
     both = [p for p in reported(tmp_path, f"{asked}stages: [prune.depth: {{ratio: 0.5}}]\n") if "gptq" in p.message]
     assert len(both) == 2
     assert all(p.fix.startswith("give the unquantized checkpoint") for p in both)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 # Built or chosen where they are installed, for one machine's compiler or GPU.
-NOT_PINNED = {"gptqmodel", "llama-cpp-python"}
+NOT_PINNED = {"llama-cpp-python"}
 
 
 def pins() -> dict[str, str]:

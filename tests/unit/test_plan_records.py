@@ -106,10 +106,13 @@ def test_weights_that_are_only_planned_to_be_packed_are_refused_too(llama: Path,
     assert found.nodes[-1].expected.components["model"].quantization == Quantization("nf4", 4, "bitsandbytes")
 
 
-def test_packed_weights_whose_library_is_not_there_are_reported_with_its_name(llama: Path, cache: Cache) -> None:
+def test_packed_weights_whose_library_is_not_there_are_reported_with_its_name(
+    llama: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress.machine.deps.version", lambda name: "" if name == "gptqmodel" else "1")
     problem = only(refused(recipe(packed(llama, "gptq")), cache))
     assert problem.message == "the weights of `model` are gptq, which gptqmodel opens, and it is not installed"
-    assert problem.fix == "pip install gptqmodel, or give the unquantized checkpoint"
+    assert problem.fix == "pip install 'pare[gptq]', or give the unquantized checkpoint"
 
 
 def hooking(component: str) -> Stage:

@@ -1,0 +1,30 @@
+"""A process of its own that does what it is ordered to: `python -m tests.worker`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.quantizers.own_process import Tell, serve
+
+
+def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
+    sys.stdout.write("a library talks\n")
+    sys.stderr.write("and complains\n")
+    (Path.home() / "kept").write_text("where libraries write")
+    tell("blocks", 1, 2)
+    if order["do"] == "raise":
+        raise ValueError("no such thing")
+    if order["do"] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order["do"] == "leave":
+        os._exit(7)
+    return {"here": os.getcwd(), "offline": os.environ["HF_HUB_OFFLINE"], "own": os.environ["OWN"], "pid": os.getpid()}
+
+
+if __name__ == "__main__":
+    serve(work)
