@@ -92,6 +92,7 @@ class Stage:
     unfit: what of its inputs does not fit the artifact or the parameters.
     unavailable_here: why what it leaves, and all that follows from it, cannot run on this machine; "" when it can.
     elsewhere: why what it leaves does nothing on a kind of device; "" where it does something.
+    misplaced: why it cannot work on an artifact, or what it leaves be opened, on a device; "" where it can.
     machine: what this machine can do with it, and how to install what lacks.
     """
 
@@ -120,6 +121,7 @@ class Stage:
     )
     unavailable_here: Callable[[Any], str] = field(default=lambda params: "")
     elsewhere: Callable[[str], str] = field(default=lambda device: "")
+    misplaced: Callable[[Artifact, Any, str], str] = field(default=lambda artifact, params, device: "")
     machine: Callable[[], str] = field(default=lambda: "")
 
     @property
@@ -166,6 +168,7 @@ def stage(
     unfit: Callable[[Artifact, P, Mapping[str, Artifact]], Iterable[Misfit]] | None = None,
     unavailable_here: Callable[[P], str] | None = None,
     elsewhere: Callable[[str], str] | None = None,
+    misplaced: Callable[[Artifact, P, str], str] | None = None,
     machine: Callable[[], str] | None = None,
 ) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
     """Turn a stage file's `run` function into its record. The name is the file's place, the help its docstring."""
@@ -195,6 +198,7 @@ def stage(
             unfit=unfit or (lambda artifact, params, inputs: ()),
             unavailable_here=unavailable_here or (lambda params: ""),
             elsewhere=elsewhere or (lambda device: ""),
+            misplaced=misplaced or (lambda artifact, params, device: ""),
             machine=machine or (lambda: ""),
         )
 

@@ -12,12 +12,14 @@ from types import FrameType
 import typer
 
 from compress.errors import PareError
+from compress.machine import deps
 
 STOPPED = 130  # as a shell has it: 128 and the number of the signal
 
 
 def exit_code(app: typer.Typer, arguments: list[str]) -> int:
     """Run one verb; what went wrong is printed and known from the code alone."""
+    deps.hush()
     try:
         return _ended(app, arguments)
     except KeyboardInterrupt:  # again, while the first was being reported

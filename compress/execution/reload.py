@@ -157,8 +157,11 @@ def probe(folder: Path, profile: Batches = ANY_SIZE, *, trust: bool = False) -> 
     from compress.files.hashing import digest_json
     from compress.model.describing import describe
     from compress.opening import open_task
+    from compress.quantization.packed_places import device_for
 
-    values = open_task(describe(folder), Opening(trust_remote_code=trust)).probe(profile)
+    artifact = describe(folder)
+    opening = Opening(device=device_for(artifact), trust_remote_code=trust)
+    values = open_task(artifact, opening).probe(profile)
     return {
         "finite": bool(np.isfinite(values).all()),
         "spread": float(np.nan_to_num(values).std()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from functools import cache
 from importlib import metadata, util
@@ -10,6 +11,7 @@ from types import ModuleType
 
 from compress.errors import MissingLibrary
 
+TALKATIVE = ("torchao", "torch.utils._pytree")
 DEVELOPERS = "dev"  # an extra that brings what others bring, for those who work on pare
 
 
@@ -31,6 +33,12 @@ def installed(module: str) -> bool:
         return util.find_spec(module) is not None
     except ModuleNotFoundError:
         return False
+
+
+def hush() -> None:
+    """Keep to themselves what optional libraries say of their own insides when they are imported, such as of kernels for other GPUs."""
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def version(library: str) -> str:

@@ -58,6 +58,10 @@ def _scales_the_call(artifact: Artifact, name: str) -> bool:
     packed = stored if isinstance(stored, Mapping) else {}
     if part.quantization.method == "bitsandbytes":  # LLM.int8 keeps the columns wide in which any row has an outlier
         return bool(packed.get("load_in_8bit")) and packed.get("llm_int8_threshold", 6.0) != 0
+    if part.quantization.method == "torchao" and any(one.get("_type") == "PerTensor" for one in _objects(packed)):
+        return (
+            True  # whichever side of a product has one scale: a weight's would not matter, and torchao's pair is alike
+        )
     rounded = (found.get("input_activations") for found in _objects(packed))
     return any(isinstance(r, Mapping) and r.get("dynamic") is True and r.get("strategy") == "tensor" for r in rounded)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +47,9 @@ ADAPTERS = (
 )
 FUSE = "`pare run RECIPE --save FOLDER` without stages gives the model with the adapter in it, for every other command"
 BITS = ("bits", "w_bit", "nbits", "num_bits")  # what configs call the width of a weight
+WIDTH = re.compile(
+    r"(\d+)_?weight", re.IGNORECASE
+)  # in torchao's names of ways to pack: Int8WeightOnlyConfig, int4_weight_only
 
 
 def describe(path: Path) -> Artifact:
@@ -115,6 +120,8 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
     method = str(stored.get("quant_method") or "unnamed")
     bits = next((int(stored[name]) for name in BITS if isinstance(stored.get(name), int)), 0)
     bits = bits or (4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else 0)
+    if not bits and method == "torchao" and (reported := WIDTH.search(json.dumps(stored.get("quant_type")))):
+        bits = int(reported[1])
     return Quantization(method, bits, OPENERS.get(method, ""))
 
 

@@ -52,7 +52,7 @@ class TextToImage:
     def __init__(self, artifact: Artifact, opening: Opening = AS_STORED) -> None:
         self.artifact = artifact
         self.opening = opening
-        self.dtype = dtype_of(opening) or _natural_dtype(artifact)
+        self.dtype = dtype_of(opening) or natural_dtype(artifact)
         self.device = device_of(opening)
         self.pipeline: Any = self._assemble()
         self.pipeline.set_progress_bar_config(disable=True)
@@ -341,7 +341,7 @@ def latent_name(call: Mapping[str, Any]) -> str:
     return next(name for name in ("sample", "hidden_states") if name in call)
 
 
-def _natural_dtype(artifact: Artifact) -> torch.dtype:
+def natural_dtype(artifact: Artifact) -> torch.dtype:
     """The checkpoint's own dtype, read off the main component's weights; float32 where an engine takes part."""
     if any(c.format != "torch" for c in artifact.components.values()) or not artifact.main:
         return torch.float32

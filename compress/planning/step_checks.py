@@ -18,6 +18,7 @@ from compress.model.remote_code import code_problems
 from compress.model.shape_checks import shape_problems
 from compress.model.weight_files import weight_problems
 from compress.planning.calls import call_problems
+from compress.quantization.packed_places import engine_beside, packed_place_problems
 from compress.recipe.values import Recipe, StepSpec, is_model
 from compress.tokenizers.files import tokenizer_problems
 from compress.tokenizers.vocabulary import vocabulary_problems
@@ -54,6 +55,7 @@ def source_problems(
     yield from code_problems(artifact, opening.trust_remote_code, place)
     yield from engine_places(artifact, opening, place)
     yield from hook_problems(artifact, opening, place)
+    yield from packed_place_problems(artifact, opening, place)
     for name in artifact.packed(artifact.components):
         packed = artifact.components[name].quantization
         if artifact.components[name].format != "torch":
@@ -165,14 +167,15 @@ def step_problems(
         message = f"{stage.name} works on {fits}, and this model does {artifact.task}"
         return [Problem(place, message, "remove this stage")]
     found = [p for name in touched for p in _component_problems(step, stage, artifact, name, opening)]
-    if not found and (why := stage.elsewhere(kind_of(opening.device))):
+    where = "" if found else stage.elsewhere(kind_of(opening.device))
+    if not found and (why := where or stage.misplaced(artifact, step.params, opening.device)):
         found.append(Problem(place, f"{stage.name}: {why}", "give another device, or leave this stage out"))
     if not found and not touched:
         formats = sorted({artifact.components[name].format for name in artifact.working})
         message = f"{stage.name} takes {' or '.join(stage.formats)}, and nothing is left: all is {', '.join(formats)}"
         found.append(Problem(place, message, "remove it, or give it `from:` an earlier step"))
     with configs_read():
-        why = "" if found else stage.refuse(artifact, step.params)
+        why = "" if found else stage.refuse(artifact, step.params) or engine_beside(stage, tuple(touched), artifact)
     if why:
         found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
     found += [

@@ -25,7 +25,7 @@ from tests.specimens import Specimen, find_specimen
 # Each stage is tried on as little as shows its contract.
 TRAINING = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "tokens": 16, "pictures": 8}
 TRAJECTORIES = {"updates": 3, "batch": 4, "captions": 8, "teacher_steps": 4}
-BUILDS = ("build.", "export.", "quantize.nncf")
+BUILDS = ("build.", "export.", "quantize.nncf", "quantize.bitsandbytes")
 OTHER = {"samples": 8, "blocks": 4, "new_tokens": 8, "precisions": ["float32"], "height": 24, "width": 16}
 # What does nothing on a processor is tried in tests/unit/test_hooked_models.py, with a pretended GPU.
 TRIED = [name for name in stage_names() if not find_stage(name).elsewhere("cpu")]

@@ -89,6 +89,9 @@ def text_cases() -> list[Case]:
             *one("quantize.nncf", mode="int4_weights", group_size=16, symmetric=True, ratio=0.5),
         ],
         "prune.width then onnxruntime": [*cut(), *one("build.onnxruntime")],
+        "quantize.bitsandbytes": one("quantize.bitsandbytes", mode="int8", threshold=0.0),
+        "quantize.bitsandbytes int8": one("quantize.bitsandbytes", mode="int8", ignore=["*.o_proj"]),
+        "prune.width then torchao": [*cut(), *one("quantize.torchao", mode="int8_dynamic")],
         "export.onnx": one("export.onnx"),
         "export.onnx opset": one("export.onnx", opset=21),
     }
@@ -140,6 +143,10 @@ def image_cases() -> list[Case]:
             *one("accelerate.steps", steps=2),
             *one("build.openvino", **unet),
             *one("quantize.nncf", mode="int8", **SOME),
+        ],
+        "quantize.torchao then bitsandbytes": [
+            *one("quantize.torchao", components=["unet", "vae"]),
+            *one("quantize.bitsandbytes", mode="int8", **words),
         ],
         "build.openvino then steps": [*one("build.openvino", **words), *one("accelerate.steps", steps=2)],
         "build.onnxruntime": one("build.onnxruntime", components=["unet", "vae"]),

@@ -16,8 +16,9 @@ import torch
 
 from compress.algorithms.tensors import device_of, dtype_of
 from compress.artifact import loaded_weights, read_json, weight_files
-from compress.errors import ModelError
+from compress.errors import ModelError, UserError
 from compress.machine.devices import Opening
+from compress.model.describing import quantization_of
 from compress.model.remote_code import remote_class
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("diffusers", "transformers")
 GENERATION = "generation_config.json"
 HUB_KERNELS = "kernels"  # the package by which libraries fetch native code from the hub
+SCALES = ("absmax", "quant_map", ".SCB", "._weight_scale")  # how the names end of what packers keep beside weights
 
 
 def find_class(library: str, name: str, place: Path) -> Any:
@@ -48,16 +50,21 @@ def find_class(library: str, name: str, place: Path) -> Any:
     return found
 
 
-def load_component(folder: Path, library: str, kind: str, opening: Opening) -> torch.nn.Module:
+def load_component(folder: Path, library: str, kind: str, opening: Opening, **further: object) -> torch.nn.Module:
     """One component of a pipeline, ready to be called.
+
+    Args:
+        further: arguments of `from_pretrained`, such as how to pack the weights.
 
     Raises:
         ModelError: its class is unknown or its weights do not read.
     """
     dtype = dtype_of(opening)
+    if library == "diffusers" and dtype is None and (further or packed_by(folder)):
+        dtype = stored_dtype(folder)  # else diffusers takes bfloat16 for all that is not packed
     option = {"torch_dtype": dtype} if library == "diffusers" else {"dtype": dtype or "auto"}
     found = find_class(library, kind, folder)
-    return _load(found, folder, opening, {k: v for k, v in option.items() if v is not None})
+    return _load(found, folder, opening, {**{k: v for k, v in option.items() if v is not None}, **further})
 
 
 def load_language_model(folder: Path, kind: str, opening: Opening, **further: object) -> torch.nn.Module:
@@ -131,15 +138,17 @@ def shares_kept(before: torch.nn.Module, after: torch.nn.Module, call: Mapping[s
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The widest number type among the safetensors that are loaded from `folder`, other variants beside them left aside; where no
-    library would load any, among all in it; float32 where there are none."""
+    """The widest number type among the safetensors that are loaded from `folder`, other variants beside them left aside, and what
+    bitsandbytes and torchao keep beside packed weights, in float32; where no library would load any, among all in it; float32 where there
+    are none."""
     from safetensors import safe_open
 
     found = set()
     for file in loaded_weights(folder) or weight_files(folder):
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as weights:
-                found |= {weights.get_slice(key).get_dtype() for key in weights.keys()}  # noqa: SIM118
+                reported = [key for key in weights.keys() if not key.endswith(SCALES)]  # noqa: SIM118
+                found |= {weights.get_slice(key).get_dtype() for key in reported}
     for name, dtype in (("F32", torch.float32), ("BF16", torch.bfloat16), ("F16", torch.float16)):
         if name in found:
             return dtype
@@ -202,6 +211,16 @@ def _load(
     options: dict[str, Any],
     name: str = "",
 ) -> torch.nn.Module:
+    packed = packed_by(folder)
+    if packed == "torchao":
+        _be_as_packed(folder, opening)
+    if "bitsandbytes" in (packed, getattr(options.get("quantization_config"), "quant_method", "")) and _of_transformers(
+        kind
+    ):
+        options = {
+            **options,
+            "device_map": {"": opening.device},
+        }  # else on the GPU wherever there is one, and some stay there
     try:
         with silent_libraries():
             model, reported = kind.from_pretrained(str(folder), **options, output_loading_info=True)
@@ -222,6 +241,25 @@ def _load(
     device = device_of(opening)
     # Packed weights are where their library has put them, and some refuse to be asked.
     return (model if _there(model, device) else model.to(device)).eval()
+
+
+def packed_by(folder: Path) -> str:
+    """The method that packed the weights in a component's folder, as its config calls it; "" where they are plain."""
+    file = folder / "config.json"
+    packed = quantization_of(read_json(file)) if file.is_file() else None
+    return packed.method if packed else ""
+
+
+def _be_as_packed(folder: Path, opening: Opening) -> None:
+    """Raises a UserError where torchao's weights are opened in another number type than they were packed in: no call would work."""
+    asked, there = dtype_of(opening), stored_dtype(folder)
+    if asked not in (None, there):
+        message = f"its weights are packed by torchao for {str(there).removeprefix('torch.')}, and cannot be opened in {opening.dtype}"
+        raise UserError(message, place=str(folder), fix="leave the number type out, or give the unquantized checkpoint")
+
+
+def _of_transformers(kind: type[PreTrainedModel] | type[ModelMixin]) -> bool:
+    return kind.__module__.startswith("transformers")
 
 
 def _misshapen(error: Exception, kind: Any, folder: Path, options: Mapping[str, Any]) -> str:

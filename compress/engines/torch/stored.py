@@ -1,8 +1,9 @@
 """How many weights a component's safetensors hold in each number type, read from their headers and the config beside them: packed
-ones too, as GPTQ, AWQ, compressed-tensors and bitsandbytes lay them out."""
+ones too, as GPTQ, AWQ, compressed-tensors, bitsandbytes and torchao lay them out."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,10 @@ TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16
 WORD = 32  # bits of the integers that codes lie in side by side
 PACKED = ("qweight", "weight_packed")  # of GPTQ and AWQ, and of compressed-tensors
 BESIDE = ("scales", "qzeros", "g_idx", "weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape")
+BESIDE_QDATA = re.compile(
+    r"_\w+?_(scale|zero_point|scale_and_zero|per_tensor_scale|act_pre_scale)"
+)  # as torchao names it
+QDATA = "_qdata"  # ends torchao's names of codes, whose integers hold 4 bits each where they are wider than a byte
 STATE = ".quant_state.bitsandbytes__"  # names the code of a weight that bitsandbytes keeps two to a byte
 
 
@@ -46,6 +51,10 @@ def _counted(tensors: Mapping[str, Stored], bits: int) -> Iterator[tuple[str, in
             yield codes[name], 2 * tensor.count
         elif last in PACKED and tensor.dtype == "I32" and (wide := _bits(tensors, module, last, bits)):
             yield f"int{wide}", tensor.count * WORD // wide
+        elif last.endswith(QDATA) and tensor.dtype == "I32":
+            yield "int4", tensor.count * WORD // 4
+        elif BESIDE_QDATA.fullmatch(last):
+            continue
         elif len(tensor.shape) > 1 and tensor.dtype in TYPES and last not in BESIDE:
             yield TYPES[tensor.dtype], tensor.count
 
