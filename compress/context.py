@@ -36,6 +36,10 @@ class Context:
         """Yield `items` with one progress event each."""
         return track(items, self.emit, f"{self.node} {what}".strip(), total)
 
+    def tell(self, what: str, done: int, total: int) -> None:
+        """Say how far work is that counts for itself, as in a process of its own."""
+        self.emit(Event("progress", f"{self.node} {what}".strip(), done=done, total=total))
+
     def note(self, message: str, **facts: object) -> None:
         """Say something about the work; `facts` (what JSON can say) go into the cache and the report."""
         self.emit(Event("note", self.node, message, facts=facts))

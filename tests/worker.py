@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,18 @@ def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
         raise ValueError("no such thing")
     if order["do"] == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if order["do"] == "sleep":
+        Path(order["pid"]).write_text(str(os.getpid()))
+        time.sleep(60)
     if order["do"] == "leave":
         os._exit(7)
-    return {"here": os.getcwd(), "offline": os.environ["HF_HUB_OFFLINE"], "own": os.environ["OWN"], "pid": os.getpid()}
+    return {
+        "here": os.getcwd(),
+        "offline": os.environ["HF_HUB_OFFLINE"],
+        "own": os.environ["OWN"],
+        "more": os.environ.get("AR_MORE", ""),
+        "pid": os.getpid(),
+    }
 
 
 if __name__ == "__main__":

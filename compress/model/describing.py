@@ -29,6 +29,7 @@ from compress.pipelines.index import whole_of
 # By method, the distribution that opens packed weights. A method that is not among them may be anything: its name, which a model's
 # folder says, is never one to install.
 OPENERS = {
+    "auto-round": "auto-round",
     "gptq": "gptqmodel",
     "awq": "gptqmodel",
     "bitsandbytes": "bitsandbytes",
@@ -122,7 +123,17 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
     bits = bits or (4 if stored.get("load_in_4bit") else 8 if stored.get("load_in_8bit") else 0)
     if not bits and method == "torchao" and (reported := WIDTH.search(json.dumps(stored.get("quant_type")))):
         bits = int(reported[1])
-    return Quantization(method, bits, OPENERS.get(method, ""))
+    return Quantization(method, bits or _grouped_bits(stored), OPENERS.get(method, ""))
+
+
+def _grouped_bits(stored: Mapping[str, Any]) -> int:
+    """The width of a weight where all groups of layers that compressed-tensors tells of have one; else 0."""
+    groups = stored.get("config_groups")
+    reported = (
+        [g.get("weights") for g in groups.values() if isinstance(g, Mapping)] if isinstance(groups, Mapping) else []
+    )
+    found = {w.get("num_bits") for w in reported if isinstance(w, Mapping)}
+    return next((bits for bits in found if isinstance(bits, int)), 0) if len(found) == 1 else 0
 
 
 def _with_packing(artifact: Artifact) -> Artifact:

@@ -1,6 +1,6 @@
 """Work in a process of its own: of a library that changes others where it is imported, or wants its surroundings set before that.
 
-The parent gives one order as JSON and hears JSON lines: progress, and at the end what came of it. Whatever libraries print goes to a log
+The parent gives one order as JSON and reads JSON lines: progress, and at the end what came of it. Whatever libraries print goes to a log
 in the scratch folder; what they write to their working directory, home or temporary folder stays there too. Nothing is fetched.
 The process ends with its parent.
 """
@@ -21,7 +21,6 @@ from typing import Any
 
 from compress.context import Context
 from compress.errors import StageFailed
-from compress.events import Event
 
 Tell = Callable[[str, int, int], None]  # what is at work, how many are done, of how many
 LOG = "log.txt"
@@ -30,18 +29,24 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 
 
 def in_own_process(
-    module: str, order: Mapping[str, Any], context: Context, environment: Mapping[str, str]
+    module: str,
+    order: Mapping[str, Any],
+    context: Context,
+    environment: Mapping[str, str],
+    *,
+    without: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Run `python -m module`, which must call `serve`, and return what its work gave.
 
     Args:
         order: what JSON can say.
         environment: variables of the library's own, beside those that keep it offline and in the scratch folder.
+        without: how the names of variables begin that it shall not see, for they would change its result.
 
     Raises:
         StageFailed: it raised an error, or died.
     """
-    here = context.scratch / "process"
+    here = (context.scratch / "process").absolute()
     here.mkdir(parents=True, exist_ok=True)
     log = here / LOG
     with log.open("w") as printed:
@@ -53,7 +58,7 @@ def in_own_process(
             text=True,
             cwd=here,
             start_new_session=True,  # so that what it starts ends with it
-            env={**os.environ, **_surroundings(here), **environment},
+            env={**_seen(without), **_surroundings(here), **environment},
         )
         try:
             return _answer(process, order, context, log)
@@ -84,6 +89,10 @@ def serve(work: Callable[[Mapping[str, Any], Tell], Mapping[str, Any]]) -> None:
     os._exit(0)  # pools of threads that libraries leave behind would keep it alive
 
 
+def _seen(without: tuple[str, ...]) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not (without and name.startswith(without))}
+
+
 def _surroundings(here: Path) -> dict[str, str]:
     """Variables that keep a process in a folder and off the network."""
     path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), *_editable())))
@@ -94,7 +103,7 @@ def _surroundings(here: Path) -> dict[str, str]:
 
 def _editable() -> tuple[str, ...]:
     """Where this package is imported from: the process starts in another folder, which a relative path would not be found from."""
-    return (str(Path(__file__).resolve().parents[1]),)
+    return (str(Path(__file__).resolve().parents[2]),)
 
 
 def _answer(process: subprocess.Popen[str], order: Mapping[str, Any], context: Context, log: Path) -> dict[str, Any]:
@@ -108,8 +117,7 @@ def _answer(process: subprocess.Popen[str], order: Mapping[str, Any], context: C
             return found
         if "error" in line:
             raise StageFailed(str(line["error"]), place=str(log), fix="the log there says more")
-        what = f"{context.node} {line['what']}".strip()
-        context.emit(Event("progress", what, done=int(line["done"]), total=int(line["total"])))
+        context.tell(line["what"], int(line["done"]), int(line["total"]))
     raise StageFailed(f"its process {_how(process)}: {_last(log)}", place=str(log), fix="the log there says more")
 
 
@@ -143,9 +151,9 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A parent that dies closes the pipe that its order came through."""
+    """A parent that dies closes the pipe that its order came through; what this process started ends with it."""
     sys.stdin.read()
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def peak_bytes() -> int:

@@ -27,6 +27,7 @@ TRAINING = {"steps": 3, "prompts": 8, "denoising_steps": 4, "documents": 40, "to
 TRAJECTORIES = {"updates": 3, "batch": 4, "captions": 8, "teacher_steps": 4}
 BUILDS = ("build.", "export.", "quantize.nncf", "quantize.bitsandbytes")
 OTHER = {"samples": 8, "blocks": 4, "new_tokens": 8, "precisions": ["float32"], "height": 24, "width": 16}
+OTHER |= {"iters": 3, "length": 16}
 # What does nothing on a processor is tried in tests/unit/test_hooked_models.py, with a pretended GPU.
 TRIED = [name for name in stage_names() if not find_stage(name).elsewhere("cpu")]
 CASES = [(name, task) for name in TRIED for task in tasks_for(find_stage(name).needs)]
@@ -53,6 +54,8 @@ def steps_of(doc: str, specimen: Specimen | None = None) -> list[dict[str, dict[
             params |= {k: v for k, v in little.items() if k in known.model_fields}
             if specimen and stage.startswith(BUILDS):
                 params |= specimen.built
+            if specimen and stage.startswith("quantize.") and "ignore" in known.model_fields:
+                params |= specimen.quantized
     return found
 
 

@@ -15,12 +15,14 @@ class Specimen:
 
     model: makes it in a folder, and says where it lies. calibration: a source of items. train: makes such a source in a folder.
     built: parameters of a stage that builds engines, where its own would build more than shows its contract.
+    quantized: of a stage that packs weights in torch: what its library cannot take of the model.
     """
 
     model: Callable[[Path], Path]
     calibration: str
     train: Callable[[Path], str]
     built: Mapping[str, Any] = field(default_factory=dict)
+    quantized: Mapping[str, Any] = field(default_factory=dict)
 
 
 def find_specimen(task: str) -> Specimen:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ from compress.context import Context
 from compress.errors import StageFailed
 from compress.events import Event
 from compress.quantizers.own_process import in_own_process
+from tests.rooms import ROOT
 
 
 def done(folder: Path, recorded: list[Event], **order: Any) -> dict[str, Any]:
@@ -23,7 +29,7 @@ def test_what_came_of_it_is_returned_and_nothing_is_left_outside(tmp_path: Path)
     recorded: list[Event] = []
     found = done(tmp_path, recorded, do="work")
     here = tmp_path / "scratch" / "process"
-    assert found | {"pid": 0} == {"here": str(here), "offline": "1", "own": "yes", "pid": 0}
+    assert found | {"pid": 0} == {"here": str(here), "offline": "1", "own": "yes", "more": "", "pid": 0}
     assert [(e.kind, e.what, e.done, e.total) for e in recorded] == [("progress", "step blocks", 1, 2)]
     assert sorted((here / "log.txt").read_text().splitlines()) == ["a library talks", "and complains"]
     assert sorted(f.name for f in here.iterdir()) == ["kept", "log.txt"]
@@ -57,3 +63,43 @@ def test_a_listener_that_stops_the_work_ends_the_process(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         in_own_process("tests.worker", {"do": "work"}, context, {"OWN": ""})
     assert children.read_text() == before
+
+
+def test_it_does_not_see_settings_that_would_change_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AR_MORE", "3")
+    context = Context(tmp_path / "out", tmp_path / "scratch")
+    own = {"OWN": ""}
+    assert in_own_process("tests.worker", {"do": "work"}, context, own)["more"] == "3"
+    assert in_own_process("tests.worker", {"do": "work"}, context, own, without=("AR_",))["more"] == ""
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from compress.context import Context
+from compress.quantizers.own_process import in_own_process
+from tests.rooms import ROOT
+in_own_process("tests.worker", {"do": "sleep", "pid": sys.argv[1]}, Context(Path("out"), Path("scratch")), {"OWN": ""})
+"""
+
+
+def test_it_ends_where_its_parent_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(pid)], cwd=tmp_path, env=environment) as parent:
+        until(lambda: pid.is_file() and bool(pid.read_text()))
+        parent.kill()
+    until(lambda: not alive(int(pid.read_text())))
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that nobody has waited for yet is as good as gone."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] != "Z"

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 import compress
 from compress.artifact import Quantization
 from compress.catalogue import find_stage
-from compress.engines.torch.packing import order_header
 from compress.engines.torch.runtime import load_component, stored_dtype
 from compress.engines.torch.stored import stored
 from compress.errors import Problem, RecipeError, UserError
@@ -29,6 +28,7 @@ from compress.model.batching import company
 from compress.model.describing import describe, quantization_of
 from compress.quantization.packed_places import device_for, packed_place_problems
 from compress.quantization.reach import reach, same_layer, spellings
+from compress.quantizers.packing import order_header
 from tests.families import tiny_image, tiny_text
 from tests.tiny import tiny_diffusion, tiny_llama
 

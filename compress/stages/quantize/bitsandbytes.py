@@ -23,8 +23,8 @@ from compress.context import Context
 from compress.machine.devices import CPU
 from compress.params import Params
 from compress.quantization.packed_places import level, why_not_there
-from compress.quantization.packers import pack_all
 from compress.quantization.reach import Packer, faults, model_library, packing_forecast, reach, refuse_reach
+from compress.quantizers.packers import pack_all
 
 if TYPE_CHECKING:
     import torch
@@ -135,8 +135,8 @@ def config_of(artifact: Artifact, name: str, left: tuple[str, ...], params: Quan
 def _computed(artifact: Artifact, name: str, params: QuantizeBitsandbytes) -> torch.dtype:
     import torch
 
-    from compress.engines.torch.packing import opened_dtype
     from compress.engines.torch.runtime import stored_dtype
+    from compress.quantizers.packing import opened_dtype
 
     if params.compute != "auto":
         found: torch.dtype = getattr(torch, params.compute)

@@ -22,8 +22,8 @@ from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.params import Params
 from compress.quantization.packed_places import FLOAT8, INT4, abilities, needs_bfloat16, why_not_there
-from compress.quantization.packers import pack_all
 from compress.quantization.reach import Packer, model_library, packing_forecast, refuse_reach
+from compress.quantizers.packers import pack_all
 
 TORCHAO = Packer("torchao", takes_transposed=False)
 LEAST = {"int4_weights": INT4, "float8": FLOAT8}  # by mode, the compute capability that it takes

@@ -27,7 +27,7 @@ def pack_all(
         UserError: a pattern of `ignore` names no layer.
         StageFailed: the library did otherwise than it was reported.
     """
-    from compress.engines.torch.packing import pack
+    from compress.quantizers.packing import pack
 
     be_reported_right(artifact, names, ignore)
     made = derive(artifact, context.out, without=rewritten(artifact, names), link=context.link)
