@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 P = TypeVar("P", bound=Params)
 R = TypeVar("R")
 
-Effect = Literal["weights", "format", "settings"]
+Effect = Literal["weights", "format", "settings", "files"]  # the last: files of its own, which no library reads
 Reproducible = Literal["bytes", "behaviour"]
 Run = Callable[..., None]
 
@@ -74,7 +74,7 @@ class Stage:
     version: of its result; another one is another key.
     needs: what of a model must be observable, which decides the tasks it works on.
     formats: by the component format it takes, the one it leaves; empty: any, and leaves it.
-    effects: what it changes: weights, format, settings.
+    effects: what it changes: weights, format, settings, files beside the model.
     reproducible: whether equal inputs give equal bytes, or equal behaviour.
     run: does the work.
     components: those it works on, where its parameters do not say.
@@ -89,6 +89,7 @@ class Stage:
     doc: its file's docstring.
     refuse: why it cannot work on an artifact, read from the description alone; "" when it can.
     forecast: what will come of it. Raises a UserError.
+    files: those that it leaves beside the model, by path.
     unfit: what of its inputs does not fit the artifact or the parameters.
     unavailable_here: why what it leaves, and all that follows from it, cannot run on this machine; "" when it can.
     elsewhere: why what it leaves does nothing on a kind of device; "" where it does something.
@@ -111,6 +112,7 @@ class Stage:
     images: Callable[[Any], int] = field(default=lambda params: 0)
     calls: Callable[[Any], tuple[Stage, ...]] = field(default=lambda params: ())
     inputs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     extra: str = ""
     doc: str = ""
@@ -126,8 +128,8 @@ class Stage:
 
     @property
     def makes(self) -> bool:
-        """Whether it writes components anew, and does not only say how to call them."""
-        return self.effects != {"settings"}
+        """Whether it writes components anew, and does not only say how to call them, or something about them."""
+        return not self.effects <= {"settings", "files"}
 
     def takes(self, format: Format) -> bool:
         """Whether it works on components of this format."""
@@ -161,6 +163,7 @@ def stage(
     images: Callable[[P], int] | None = None,
     calls: Callable[[P], tuple[Stage, ...]] | None = None,
     inputs: tuple[str, ...] = (),
+    files: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (),
     extra: str = "",
     refuse: Callable[[Artifact, P], str] | None = None,
@@ -190,6 +193,7 @@ def stage(
             images=images or (lambda params: 0),
             calls=calls or (lambda params: ()),
             inputs=inputs,
+            files=files,
             libraries=libraries,
             extra=extra,
             doc=sys.modules[run.__module__].__doc__ or "",

@@ -13,6 +13,11 @@ class Uncached:
     """Marks a field that does not change the result, and so stays out of the key: `Annotated[int, Uncached()]`."""
 
 
+class Later:
+    """Marks a field that a stage gained after its results had been cached: at its default, which does what was always done and must
+    never become another, it stays out of the key."""
+
+
 class Fault(NamedTuple):
     """What is wrong with what a field names, and what to do about it."""
 
@@ -40,11 +45,12 @@ class Params(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     def counted(self) -> dict[str, Any]:
-        """Every field with its default filled in, minus those marked `Uncached`: what belongs into a key."""
+        """Every field with its default filled in, minus those marked `Uncached`, or `Later` and at their default: what belongs into a key."""
         skip = {
             name
             for name, field in type(self).model_fields.items()
-            if any(isinstance(m, Uncached) for m in field.metadata)
+            for mark in field.metadata
+            if isinstance(mark, Uncached) or (isinstance(mark, Later) and getattr(self, name) == field.get_default())
         }
         return self.model_dump(mode="json", exclude=skip)
 

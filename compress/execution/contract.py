@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from compress.artifact import CHOSEN, SCHEDULER, Artifact, Component
+from compress.artifact import CHOSEN, MANIFEST, SCHEDULER, Artifact, Component
 from compress.catalogue import find_engine
 from compress.errors import ContractError, ModelError
-from compress.files.hashing import digest_file
+from compress.files.hashing import digest_file, list_files
 from compress.model.exportable import ANY_SIZE, Batches
 from compress.model.finite_checks import not_finite
 from compress.model.weight_files import loaded_files
@@ -41,10 +41,12 @@ class Digested:
     def weights(self, component: str) -> tuple[str, ...]:
         """Digests of the files that hold a component's weights, or its engine. What was hashed before is not read."""
         engine = find_engine(self.artifact.components[component].format)
-        return tuple(self._digest(file) for file in engine.written(self.artifact.folder(component)))
+        written = engine.written(self.artifact.folder(component))
+        return tuple(self.digest(file.relative_to(self.artifact.path).as_posix()) for file in written)
 
-    def _digest(self, file: Path) -> str:
-        return self.files.get(file.relative_to(self.artifact.path).as_posix()) or digest_file(file)
+    def digest(self, file: str) -> str:
+        """A file's digest, by its relative POSIX path."""
+        return self.files.get(file) or digest_file(self.artifact.path / file)
 
 
 class Prober(Protocol):
@@ -100,7 +102,8 @@ def _check_effect(before: Digested, after: Digested, node: Node) -> tuple[str, .
     parts, parts_before = after.artifact.components, before.artifact.components
     changed = {name for name in {*node.components, *parts} if before.weights(name) != after.weights(name)}
     if changed and not makes:
-        raise broken(node, f"it declared a change of settings and changed the weights of {', '.join(sorted(changed))}")
+        declared = "a change of settings" if "settings" in node.stage.effects else "files of its own"
+        raise broken(node, f"it declared {declared} and changed the weights of {', '.join(sorted(changed))}")
     if stray := changed - set(node.components):
         raise broken(node, f"it changed the weights of {', '.join(sorted(stray))}, which it did not name")
     left = {
@@ -110,9 +113,24 @@ def _check_effect(before: Digested, after: Digested, node: Node) -> tuple[str, .
     }
     if left and makes:
         raise broken(node, f"it left {', '.join(sorted(left))} as it was")
+    _check_files(before, after, node)
     if "settings" not in node.stage.effects and after.artifact.settings != before.artifact.settings:
         raise broken(node, "it declared no change of settings, and left others")
     return tuple(sorted(changed))
+
+
+def _check_files(before: Digested, after: Digested, node: Node) -> None:
+    """A stage leaves the files that it says, and one that says nothing else leaves all others as they were."""
+    own, there = set(node.stage.files), {f.as_posix() for f in list_files(after.artifact.path)}
+    if lacking := own - there:
+        raise broken(node, f"it declared {', '.join(sorted(lacking))} and left none")
+    if node.stage.effects != {"files"}:
+        return
+    was = {f.as_posix() for f in list_files(before.artifact.path)} - own - {MANIFEST}
+    left = there - own - {MANIFEST}
+    other = (was ^ left) | {f for f in was & left if before.digest(f) != after.digest(f)}
+    if other:
+        raise broken(node, f"it declared {', '.join(sorted(own))} alone, and changed {', '.join(sorted(other))}")
 
 
 def _check_forecast(after: Artifact, node: Node) -> None:

@@ -9,7 +9,14 @@ from importlib.util import find_spec
 from compress.artifact import Artifact, Quantization
 from compress.catalogue import find_engine
 
-BITS = {"int8": 8, "int8_weights": 8, "int8_dynamic": 8, "float8": 8, "int4_weights": 4}  # by a precision's name
+BITS = {
+    "int8": 8,
+    "int8_hybrid": 8,
+    "int8_weights": 8,
+    "int8_dynamic": 8,
+    "float8": 8,
+    "int4_weights": 4,
+}  # by a precision's name
 WIDE = ("float64", "float32", "float16", "bfloat16")
 PASSED_OVER = 0.1  # share of wide weights from which a user must hear of them
 

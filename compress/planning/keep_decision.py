@@ -40,7 +40,10 @@ def problems(recipe: Recipe, step: StepSpec, stage: Stage, artifact: Artifact, u
     parts = {name: artifact.components[name].format for name in touched if name in artifact.components}
     place = recipe.place.get(f"stages.{recipe.stages.index(step)}.{KEEP}", step.place)
     changed = [name for name, format in parts.items() if stage.leaves(format) != format]
-    if changed:
+    if stage.effects == {"files"}:
+        message = f"{stage.name} changes nothing that could make the model faster"
+        yield Problem(place, message, f"remove `{KEEP}`")
+    elif changed:
         message = f"{stage.name} makes another format of {', '.join(f'`{name}`' for name in changed)}"
         fix = f"remove `{KEEP}`; build.fastest keeps the fastest engine, torch among them"
         yield Problem(place, f"{message}, and {KEEP}: {IF_FASTER} is for stages that keep formats", fix)

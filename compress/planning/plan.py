@@ -286,7 +286,7 @@ class _Chain:
         if not found:
             found += _collect(found, step.place, partial(misfits, step, stage, artifact, given)) or []
         forecast = None if found else _collect(found, step.place, partial(_forecast, stage, artifact, step.params))
-        if forecast is None and stage.effects == {"weights"}:
+        if forecast is None and stage.effects <= {"weights", "files"}:
             self.known[step.id] = self.known[
                 step.after
             ]  # it goes with no format and no call that a later step could lack

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.report import controls, engine_trials, formatting, loss_curve, plots, tradeoff, waterfall
+from evaluation.report import controls, engine_trials, formatting, loss_curve, plots, sensitivity, tradeoff, waterfall
 from evaluation.report.result import plain
 from evaluation.report.summary import questions
 from evaluation.values import Comparison, Completion, Image, Row
@@ -34,6 +34,7 @@ def render(comparison: Comparison) -> str:
         _section("What each stage gave and cost", _waterfall(comparison)),
         _section("Stages", _stages(comparison)),
         _section("Engines tried", _trials(comparison)),
+        _section("What quantizing each layer alone costs", _sensitivity(comparison)),
         _section("Same prompt, same noise", _images(comparison)),
         _section("What came out worst", _worst(comparison)),
         _section(
@@ -149,7 +150,11 @@ def _stages(comparison: Comparison) -> str:
     for stage in comparison.stages:
         facts = dict(stage.get("facts", {}))
         curves = {name: found for name, fact in facts.items() if (found := loss_curve.read(name, fact)) is not None}
-        plain = {n: f for n, f in facts.items() if n not in curves and not engine_trials.is_trials(f)}
+        plain = {
+            n: f
+            for n, f in facts.items()
+            if n not in curves and not engine_trials.is_trials(f) and not sensitivity.is_table(f)
+        }
         others = ", ".join(f"{name} {_fact(fact)}" for name, fact in plain.items())
         small = f"<small>{_e(others)}</small>" if others else ""
         small += "".join(loss_curve.draw(name, found) for name, found in curves.items())
@@ -170,6 +175,20 @@ def _trials(comparison: Comparison) -> str:
         rows = [tuple(map(_e, row)) for row in found.rows]
         key = f"{found.component or found.stage}: kept {found.kept}. Each was timed in turns on the model's own calls."
         drawn.append(f'<p class="quiet">{_e(key)}</p>{_table(engine_trials.HEADINGS, rows)}')
+    return "".join(drawn)
+
+
+def _sensitivity(comparison: Comparison) -> str:
+    drawn = []
+    for table in sensitivity.read(comparison.stages):
+        fewest = min(table.bits)
+        drawn.append(
+            f'<p class="quiet">{_e(sensitivity.reported(table))} Logarithmic; bar: {fewest} bits, ticks: each width.</p>'
+        )
+        drawn.append(sensitivity.bars(table))
+        if shown := sensitivity.heat(table):
+            key = f"The same layers at {fewest} bits, in the model's order, at each timestep from noise to image; darker costs more."
+            drawn += [f'<p class="quiet">{key}</p>', shown]
     return "".join(drawn)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from compress.planning.keep_decision import decisions
-from evaluation.report import controls, engine_trials, formatting, waterfall
+from evaluation.report import controls, engine_trials, formatting, sensitivity, waterfall
 from evaluation.report.summary import questions
 from evaluation.values import Comparison
 
@@ -39,7 +39,11 @@ def render(comparison: Comparison) -> str:
     )
     lines += ["", " ".join(map(safe, ran))]
     lines += [f"Machine: {safe(formatting.machine(comparison))}."]
-    reported = (*decisions(comparison.stages), *formatting.unmeasured(comparison))
+    reported = (
+        *decisions(comparison.stages),
+        *sensitivity.lines(comparison.stages),
+        *formatting.unmeasured(comparison),
+    )
     lines += ["", *(f"* {safe(line)}" for line in reported)] if reported else []
     if comparison.warnings:
         lines += ["", *(f"* Warning: {safe(w)}" for w in comparison.warnings)]

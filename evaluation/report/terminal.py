@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from compress.planning.keep_decision import decisions
-from evaluation.report import controls, formatting
+from evaluation.report import controls, formatting, sensitivity
 from evaluation.report.summary import questions
 from evaluation.values import Comparison
 
@@ -49,7 +49,7 @@ def show(comparison: Comparison, console: Console | None = None) -> None:
     held = (row for row in comparison.rows if row.verdict.status in ("fail", "inconclusive"))
     lines += [f"{row.title}: {row.verdict.gate}: {formatting.reason(row)}" for row in held]
     lines += [f"{name}: {formatting.runs(comparison, side)}" for name, side in formatting.sides(comparison)]
-    lines += (*decisions(comparison.stages), *formatting.unmeasured(comparison))
+    lines += (*decisions(comparison.stages), *sensitivity.lines(comparison.stages), *formatting.unmeasured(comparison))
     lines += [f"warning: {message}" for message in comparison.warnings]
     out.print(table(comparison))
     for line in lines:

@@ -28,6 +28,7 @@ TRAJECTORIES = {"updates": 3, "batch": 4, "captions": 8, "teacher_steps": 4}
 BUILDS = ("build.", "export.", "quantize.nncf", "quantize.bitsandbytes")
 OTHER = {"samples": 8, "blocks": 4, "new_tokens": 8, "precisions": ["float32"], "height": 24, "width": 16}
 OTHER |= {"iters": 3, "length": 16}
+LOOKED_AT = {"bits": [4], "timesteps": 1, "samples": 2}  # by stages that measure each layer
 # What does nothing on a processor is tried in tests/unit/test_hooked_models.py, with a pretended GPU.
 TRIED = [name for name in stage_names() if not find_stage(name).elsewhere("cpu")]
 CASES = [(name, task) for name in TRIED for task in tasks_for(find_stage(name).needs)]
@@ -52,6 +53,7 @@ def steps_of(doc: str, specimen: Specimen | None = None) -> list[dict[str, dict[
             taught = TRAINING if issubclass(known, Training) else TRAJECTORIES
             little = taught if issubclass(known, Optimising) else OTHER
             params |= {k: v for k, v in little.items() if k in known.model_fields}
+            params |= LOOKED_AT if stage.startswith("analyze.") else {}
             if specimen and stage.startswith(BUILDS):
                 params |= specimen.built
             if specimen and stage.startswith("quantize.") and "ignore" in known.model_fields:

@@ -88,6 +88,12 @@ def text_cases() -> list[Case]:
             *one("build.openvino"),
             *one("quantize.nncf", mode="int4_weights", group_size=16, symmetric=True, ratio=0.5),
         ],
+        "analyze.sensitivity": one("analyze.sensitivity", samples=2, group_size=16),
+        "analyze.sensitivity then nncf auto": [
+            *one("analyze.sensitivity", samples=2, group_size=16),
+            *one("build.openvino"),
+            *one("quantize.nncf", mode="int4_weights", group_size=16, bits="auto", budget=0.2),
+        ],
         "prune.width then onnxruntime": [*cut(), *one("build.onnxruntime")],
         "quantize.bitsandbytes": one("quantize.bitsandbytes", mode="int8", threshold=0.0),
         "quantize.bitsandbytes int8": one("quantize.bitsandbytes", mode="int8", ignore=["*.o_proj"]),
@@ -147,6 +153,15 @@ def image_cases() -> list[Case]:
         "quantize.torchao then bitsandbytes": [
             *one("quantize.torchao", components=["unet", "vae"]),
             *one("quantize.bitsandbytes", mode="int8", **words),
+        ],
+        "build.openvino then nncf int8_hybrid": [
+            *one("accelerate.steps", steps=2),
+            *one("build.openvino", **unet),
+            *one("quantize.nncf", mode="int8_hybrid", **SOME),
+        ],
+        "analyze.sensitivity": [
+            *one("accelerate.steps", steps=2),
+            *one("analyze.sensitivity", samples=2, bits=[4]),
         ],
         "build.openvino then steps": [*one("build.openvino", **words), *one("accelerate.steps", steps=2)],
         "build.onnxruntime": one("build.onnxruntime", components=["unet", "vae"]),

@@ -165,7 +165,7 @@ def test_a_stage_keeps_its_key_and_the_decision_has_one_of_its_own(
     ]
     assert node.key == differing[0] == key(samples=9, stage_samples=3, batch=5)
     assert len({plain.key, *differing}) == 6
-    monkeypatch.setattr("compress.execution.keep.machine_fact", lambda kind: "another machine")
+    monkeypatch.setattr("compress.planning.keep_decision.machine_fact", lambda kind: "another machine")
     assert key() not in differing
     assert planned(cache, llama, (CUT, if_faster(CUT))).nodes[0].made == plain.key
 

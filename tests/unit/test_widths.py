@@ -85,7 +85,7 @@ def test_an_openvino_graph_is_counted_without_its_scales(tmp_path: Path) -> None
     import openvino
     from openvino import opset13 as ops
 
-    from compress.engines.openvino.quantize import compress_weights
+    from compress.engines.openvino.quantize import Compression, compress_weights
     from compress.engines.openvino.runtime import save_graph
 
     weights = torch.randn(64, 32).numpy()
@@ -93,7 +93,7 @@ def test_an_openvino_graph_is_counted_without_its_scales(tmp_path: Path) -> None
     model = openvino.Model([ops.matmul(x, ops.constant(weights), False, True)], [x])
     save_graph(model, tmp_path)
     assert in_openvino(tmp_path) == {"float32": 2048}
-    save_graph(compress_weights(model, 4, 8, False, 1.0), tmp_path)
+    save_graph(compress_weights(model, Compression(4, 8, symmetric=False)), tmp_path)
     assert in_openvino(tmp_path) == {"int4": 2048}
 
 

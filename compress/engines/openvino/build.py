@@ -14,7 +14,7 @@ from transformers.exporters.exporter_openvino import OpenVINOConfig, OpenVINOExp
 
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.module import flatten, write_settings
-from compress.engines.openvino.quantize import compress_weights, quantize_activations, silence_telemetry
+from compress.engines.openvino.quantize import Compression, compress_weights, quantize_activations, silence_telemetry
 from compress.engines.openvino.runtime import input_name, language_inputs, save_graph
 from compress.engines.tracing import decoding_step, quiet_export, split
 
@@ -41,7 +41,9 @@ class OpenVINOBuilder(Builder):
         if self.precision == "int8":
             return quantize_activations(graph, feeds)
         if self.precision in ("int8_weights", "int4_weights"):
-            return compress_weights(graph, 4 if self.precision == "int4_weights" else 8, GROUP, False, 1.0)
+            return compress_weights(
+                graph, Compression(4 if self.precision == "int4_weights" else 8, GROUP, symmetric=False)
+            )
         return graph
 
     def _write(self, graph: openvino.Model, folder: Path, **more: object) -> None:

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +19,92 @@ from numpy.typing import NDArray
 from compress.engines.module import ENGINE
 from compress.engines.openvino import MODEL
 from compress.engines.openvino.core import signals_recorded
+from compress.engines.openvino.layers import GraphLayer
 from compress.engines.openvino.runtime import save_graph
 from compress.machine.deps import installed, need
 from compress.machine.facts import machine_fact
 
 Feed = Mapping[str, NDArray[Any]]
 NARROW = ("i8", "u8", "i4", "u4")
+SMOOTH = 0.95  # NNCF's own alpha
+SMALLEST = 8  # weights that share a scale
 
 
-def quantize_activations(model: openvino.Model, feeds: Sequence[Feed]) -> openvino.Model:
+@dataclass(frozen=True)
+class Compression:
+    """How weights alone become narrow.
+
+    ratio: of those that can have 4 bits; NNCF chooses by `metric`, "" its own, which looks at the weights alone. The others get 8.
+    ignored: operations that stay as they are. wide: those that get 8 bits. corrections: what makes up for rounding, by NNCF's names.
+    """
+
+    bits: int
+    group_size: int
+    symmetric: bool
+    ratio: float = 1.0
+    metric: str = ""
+    ignored: tuple[str, ...] = ()
+    wide: tuple[str, ...] = ()
+    corrections: tuple[str, ...] = ()
+
+    @property
+    def mode(self) -> str:
+        """As NNCF calls it."""
+        return f"INT{self.bits}_{'SYM' if self.symmetric else 'ASYM'}"
+
+
+def quantize_activations(
+    model: openvino.Model, feeds: Sequence[Feed], *, smooth: float | None = SMOOTH, ignored: Sequence[str] = ()
+) -> openvino.Model:
     """Eight-bit weights and activations, their ranges read off `feeds`, each one call's inputs by argument name.
 
     Where products of bytes overflow, weights use half their range.
+
+    Args:
+        smooth: how much of the activations' outliers matrix products take over into their weights (SmoothQuant's alpha); None: nothing.
+        ignored: operations that stay as they are.
     """
     with _quiet_nncf() as nncf:
-        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
-
-        fix = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE) if bytes_overflow() else None
-        data = nncf.Dataset([{f"input.{name}": value for name, value in feed.items()} for feed in feeds])
-        return nncf.quantize(
-            model, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(feeds), advanced_parameters=fix
+        from nncf.quantization.advanced_parameters import (
+            AdvancedQuantizationParameters,
+            AdvancedSmoothQuantParameters,
+            OverflowFix,
         )
+
+        given: dict[str, Any] = {"overflow_fix": OverflowFix.ENABLE} if bytes_overflow() else {}
+        if smooth != SMOOTH:
+            given["smooth_quant_alphas"] = AdvancedSmoothQuantParameters(matmul=-1 if smooth is None else smooth)
+        more = {"ignored_scope": nncf.IgnoredScope(names=list(ignored))} if ignored else {}
+        return nncf.quantize(
+            model,
+            _dataset(nncf, feeds),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(feeds),
+            advanced_parameters=AdvancedQuantizationParameters(**given) if given else None,
+            **more,
+        )
+
+
+def quantize_hybrid(
+    model: openvino.Model,
+    feeds: Sequence[Feed],
+    *,
+    convolutions: Sequence[str],
+    others: Sequence[str],
+    ignored: Sequence[str],
+) -> openvino.Model:
+    """Eight-bit weights and activations of convolutions, and of products of activations; of all other layers the weights alone.
+
+    Source: optimum-intel's hybrid quantization of diffusion models, which leaves SmoothQuant out.
+    """
+    with _quiet_nncf() as nncf:
+        scope = nncf.IgnoredScope(names=[*convolutions, *ignored])
+        model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM, ignored_scope=scope)
+    return quantize_activations(model, feeds, smooth=None, ignored=(*others, *ignored))
+
+
+def _dataset(nncf: Any, feeds: Sequence[Feed]) -> Any:
+    return nncf.Dataset([{f"input.{name}": value for name, value in feed.items()} for feed in feeds])
 
 
 def bytes_overflow() -> bool:
@@ -47,25 +113,59 @@ def bytes_overflow() -> bool:
     return machine == "x86_64" and not any("vnni" in flag or flag == "amx_int8" for flag in flags)
 
 
-def compress_weights(
-    model: openvino.Model, bits: int, group_size: int, symmetric: bool, ratio: float
-) -> openvino.Model:
+def compress_weights(model: openvino.Model, how: Compression, feeds: Sequence[Feed] = ()) -> openvino.Model:
     """Weights alone. In 4 bits a `ratio` of them in groups along the input channels, the others in 8.
 
-    A layer whose channels `group_size` does not divide gets the largest smaller group that does, down to 8.
+    A layer whose channels the group size does not divide gets the largest power of two that does, and 8 bits where that is below 8.
+
+    Args:
+        feeds: calls that corrections and a metric look at.
     """
     with _quiet_nncf() as nncf:
-        from nncf.quantization.advanced_parameters import AdvancedCompressionParameters, GroupSizeFallbackMode
+        mode = getattr(nncf.CompressWeightsMode, how.mode)
+        scope = {"ignored_scope": nncf.IgnoredScope(names=[*how.ignored])} if how.ignored else {}
+        if how.bits == 8:
+            return nncf.compress_weights(model, mode=mode, **scope)
+        if how.ignored or how.wide:
+            scope = {"ignored_scope": nncf.IgnoredScope(names=[*how.ignored, *how.wide])}
+        model = nncf.compress_weights(model, mode=mode, **scope, **_four_bits(nncf, how, feeds))
+    return compress_weights(model, replace(how, bits=8, wide=())) if how.wide else model
 
-        kind = "SYM" if symmetric else "ASYM"
-        mode = getattr(nncf.CompressWeightsMode, f"INT{bits}_{kind}")
-        if bits == 8:
-            return nncf.compress_weights(model, mode=mode)
-        fallback = AdvancedCompressionParameters(
-            group_size_fallback_mode=GroupSizeFallbackMode.ADJUST, min_adjusted_group_size=8
-        )
-        options = {"ratio": ratio, "group_size": group_size, "all_layers": ratio == 1, "advanced_parameters": fallback}
-        return nncf.compress_weights(model, mode=mode, **options)
+
+def _four_bits(nncf: Any, how: Compression, feeds: Sequence[Feed]) -> dict[str, Any]:
+    """Arguments of NNCF beside mode and scope."""
+    from nncf.quantization.advanced_parameters import AdvancedCompressionParameters, GroupSizeFallbackMode
+
+    fallback = AdvancedCompressionParameters(
+        group_size_fallback_mode=GroupSizeFallbackMode.ADJUST, min_adjusted_group_size=SMALLEST
+    )
+    options: dict[str, Any] = {"ratio": how.ratio, "group_size": how.group_size, "all_layers": how.ratio == 1}
+    options |= dict.fromkeys(how.corrections, True)
+    if how.metric:
+        options["sensitivity_metric"] = nncf.SensitivityMetric(how.metric)
+    if feeds:
+        options |= {"dataset": _dataset(nncf, feeds), "subset_size": len(feeds)}
+    return options | {"advanced_parameters": fallback}
+
+
+def narrow_bytes(layer: GraphLayer, bits: int, how: Compression) -> int:
+    """What a layer takes once it is narrow: codes, scales in float16, zero points; in 4 bits where NNCF gives it 4."""
+    rows = layer.weights // layer.row
+    if bits == 4 and (group := group_of(layer, how.group_size)):
+        scales = rows * (layer.row // group)
+        return -(-layer.weights // 2) + 2 * scales + (0 if how.symmetric else -(-scales // 2))
+    # What is left over in the pass of 4 bits gets NNCF's own 8, with zero points.
+    return layer.weights + (2 if how.symmetric and bits == 8 else 3) * rows
+
+
+def group_of(layer: GraphLayer, size: int) -> int:
+    """The weights that share a scale in 4 bits; 0 where NNCF gives the layer no 4: convolutions, and rows that no group divides."""
+    if layer.convolves:
+        return 0
+    if layer.row % size == 0:
+        return size
+    largest = layer.row & -layer.row  # the power of two in it
+    return largest if largest >= SMALLEST else 0
 
 
 def count_quantized(model: openvino.Model) -> Counter[str]:

@@ -2,8 +2,12 @@
 
 Use `int8` after `build.openvino` for images: activations too are 8 bits wide, so the arithmetic itself gets faster. Its
 ranges are read while the pipeline generates the calibration prompts with its own steps and guidance, so every timestep is seen.
-Use `int8_weights` or `int4_weights` for language models, whose decoding waits for weights from memory.
-Source: NNCF; Nagel et al., "A White Paper on Neural Network Quantization" (2021).
+`int8_hybrid` does that to convolutions and leaves linear layers their activations, which outliers spoil most. Use `int8_weights` or
+`int4_weights` for language models, whose decoding waits for weights from memory; `corrections` make up for rounding on calibration
+data, and `bits: auto` gives each layer 4 or 8 bits within a `budget`, by what `analyze.sensitivity` measured. `ignore` names layers by
+the graph (`linear_0`, `convolution_*`), and as torch does where `analyze.sensitivity` went before.
+Source: NNCF; Nagel et al., "A White Paper on Neural Network Quantization" (2021); Xiao et al., "SmoothQuant" (2022); Lin et al., "AWQ"
+(2023); Frantar et al., "GPTQ" (2022); optimum-intel, hybrid quantization of diffusion models.
 
     - build.openvino: {}
     - quantize.nncf: {mode: int8, samples: 64}
@@ -11,26 +15,50 @@ Source: NNCF; Nagel et al., "A White Paper on Neural Network Quantization" (2021
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field
 
 from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Forecast, stage
 from compress.context import Context
+from compress.engines.openvino import MODEL
 from compress.errors import StageFailed
 from compress.model.bit_widths import packing
-from compress.params import Params
+from compress.params import Later, Params, Share
+from compress.quantization.budgets import unreadable
+from compress.quantization.sensitivity import STAGE, measured, stale
 
 if TYPE_CHECKING:
     import openvino
 
+    from compress.engines.openvino.choice import Chosen
+    from compress.engines.openvino.quantize import Compression
+
+
+CALIBRATED = ("int8", "int8_hybrid")
+# NNCF's lora_correction is left out: it fails on embeddings in 4 bits (3.4.0).
+Correction = Literal["awq", "scale_estimation", "gptq"]
+Metric = Literal[
+    "weight_quantization_error",
+    "hessian_input_activation",
+    "mean_activation_variance",
+    "max_activation_variance",
+    "mean_activation_magnitude",
+]
+WEIGHTS_ALONE: Final = "weight_quantization_error"
+RECKONED = 0.005  # of the weights, that NNCF may take otherwise
+WIDTHS = (8, 4)  # that a budget is shared out in
+
 
 class QuantizeNNCF(Params):
-    mode: Literal["int8", "int8_weights", "int4_weights"] = Field(
-        "int8", description="int8: weights and activations; the others: weights alone"
+    mode: Literal["int8", "int8_hybrid", "int8_weights", "int4_weights"] = Field(
+        "int8",
+        description="int8: weights and activations; int8_hybrid: those of convolutions, elsewhere weights; the others: weights alone",
     )
-    samples: int = Field(64, ge=1, le=2000, description="calls to the component that int8 is calibrated on")
+    samples: int = Field(64, ge=1, le=2000, description="calls to the component that it is calibrated on")
     components: tuple[str, ...] = Field(
         (), description="which engines; none named: the denoiser, or the language model"
     )
@@ -41,6 +69,31 @@ class QuantizeNNCF(Params):
     ratio: float = Field(
         1.0, gt=0, le=1, description="share of the weights that int4 makes 4 bits wide; the rest get 8"
     )
+    ignore: Annotated[tuple[str, ...], Later()] = Field(
+        (), description="layers that stay as they are: patterns such as linear_0 or convolution_*"
+    )
+    smooth: Annotated[float | None, Later()] = Field(
+        0.95, ge=0, le=1, description="SmoothQuant's alpha in int8: outliers that weights take over; null: none"
+    )
+    corrections: Annotated[tuple[Correction, ...], Later()] = Field(
+        (), description="what makes up for rounding to 4 bits, on calibration data"
+    )
+    metric: Annotated[Metric, Later()] = Field(
+        WEIGHTS_ALONE,
+        description="what tells which layers a ratio below 1 leaves 8 bits; all but the first need calibration data",
+    )
+    bits: Annotated[Literal["auto"] | None, Later()] = Field(
+        None, description="auto: 4 or 8 bits a layer, by what analyze.sensitivity measured, within the budget"
+    )
+    budget: Annotated[Share | str | None, Later()] = Field(
+        None,
+        description="bytes of a component's weights with bits: auto: a share of what they take now, or a size such as 120 MB",
+    )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it looks at calls."""
+        return self.mode in CALIBRATED or bool(self.corrections) or (self.ratio < 1 and self.metric != WEIGHTS_ALONE)
 
 
 def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
@@ -49,11 +102,57 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
     if unknown:
         return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
     other = [name for name in wanted if artifact.components[name].format != "openvino"]
-    return f"{', '.join(other)} is no OpenVINO engine: put build.openvino before it" if other else ""
+    if other:
+        return f"{', '.join(other)} is no OpenVINO engine: put build.openvino before it"
+    whys = [*_unavailable(artifact, params), *_unchosen(artifact, wanted, params), *_unnamed(artifact, wanted, params)]
+    return "; ".join(whys)
+
+
+def _unavailable(artifact: Artifact, params: QuantizeNNCF) -> Iterator[str]:
+    """What is asked for that the mode has no use for."""
+    four = params.mode == "int4_weights"
+    if params.corrections and not four:
+        yield f"corrections make up for 4 bits, and the mode is {params.mode}: leave them out, or give int4_weights"
+    if params.metric != WEIGHTS_ALONE and not (four and params.ratio < 1):
+        yield "metric chooses the layers that a ratio below 1 of int4_weights leaves 8 bits, and there are none: leave it out"
+    if params.smooth != 0.95 and params.mode != "int8":
+        yield f"smooth is for int8, and the mode is {params.mode}: leave it out"
+    if params.mode == "int8_hybrid" and artifact.writes_text:
+        yield "int8_hybrid is for convolutions, of which a language model has none: give int8 or int8_weights"
+
+
+def _unchosen(artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF) -> Iterator[str]:
+    """Why widths cannot be chosen by a budget."""
+    if (params.bits is None) != (params.budget is None):
+        yield "bits: auto and budget go together: give both, or neither"
+        return
+    if params.budget is None:
+        return
+    if params.mode != "int4_weights" or params.ratio < 1:
+        yield "bits: auto chooses between 4 and 8 bits of weights: give mode: int4_weights, and no ratio"
+    if isinstance(params.budget, str) and (why := unreadable(params.budget)):
+        yield f"budget: {why}"
+    for name in wanted:
+        if why := stale(artifact, name):
+            yield why
+        elif (made := measured(artifact, name)) and not {*WIDTHS} <= {*made.params["bits"]}:
+            tried = ", ".join(map(str, made.params["bits"]))
+            yield f"{STAGE} measured {tried} bits of `{name}`, and a budget needs 8 and 4"
+
+
+def _unnamed(artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF) -> Iterator[str]:
+    """Patterns that name no layer, where the graph is there already; of one that is still to be built, its work tells."""
+    for name in wanted if params.ignore and STAGE not in {made.stage for made in artifact.lineage} else ():
+        if (artifact.folder(name) / MODEL).is_file():
+            from compress.engines.openvino.choice import ignore_problems
+
+            yield from (f"{one.message}: {one.fix}" for one in ignore_problems(artifact.folder(name), params.ignore))
 
 
 def forecast(artifact: Artifact, params: QuantizeNNCF) -> Forecast:
-    return Forecast(quantization=packing(_wanted(artifact, params), "openvino", params.mode))
+    packed = packing(_wanted(artifact, params), "openvino", params.mode)
+    reported = f"4 or 8 bits a layer, within a budget of {params.budget}" if params.bits else ""
+    return Forecast(quantization=packed, reported=reported)
 
 
 @stage(
@@ -66,7 +165,7 @@ def forecast(artifact: Artifact, params: QuantizeNNCF) -> Forecast:
     libraries=("nncf", "openvino", "transformers", "diffusers"),
     refuse=refuse,
     forecast=forecast,
-    data=lambda params: ("calibration",) if params.mode == "int8" else (),
+    data=lambda params: ("calibration",) if params.calibrated else (),
 )
 def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
     from compress.engines.module import ENGINE
@@ -76,11 +175,12 @@ def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
     wanted = _wanted(artifact, params)
     parts = [str((artifact.folder(n) / f).relative_to(artifact.path)) for n in wanted for f in FILES]
     made = derive(artifact, context.out, without=tuple(parts), link=context.link)
-    feeds = _record(artifact, wanted, params, context) if params.mode == "int8" else {}
+    todo = {name: _work(artifact, name, params) for name in wanted}
+    feeds = _record(artifact, wanted, params, context) if params.calibrated else {}
     for name in context.progress(wanted, "components", len(wanted)):
         model = read_graph(artifact.folder(name))
         before = count_quantized(model)
-        model = _quantize(model, feeds.get(name, []), params)
+        model = _quantize(model, feeds.get(name, []), params, todo[name])
         counts = count_quantized(model) - before
         if not counts:
             raise StageFailed(
@@ -90,20 +190,77 @@ def run(artifact: Artifact, params: QuantizeNNCF, context: Context) -> None:
             )
         write_graph(model, made.folder(name), (artifact.folder(name) / ENGINE).read_bytes())
         context.note(f"{name} is quantized to {params.mode}", component=name, calls=len(feeds.get(name, [])), **counts)
+        _tell_choice(made, name, todo[name], context)
     write_manifest(made.packing(packing(wanted, "openvino", params.mode)))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done to one graph. hybrid: its convolutions, and its other layers."""
+
+    how: Compression
+    ignored: tuple[str, ...]
+    hybrid: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    chosen: Chosen | None = None
+
+
+def _work(artifact: Artifact, name: str, params: QuantizeNNCF) -> Work:
+    """Everything that can be known before a call is recorded, for a mistake costs least here."""
+    from compress.engines.openvino.choice import choose_widths, ignored_layers
+    from compress.engines.openvino.layers import layers
+    from compress.engines.openvino.quantize import Compression
+
+    left = ignored_layers(artifact, name, params.ignore)
+    ignored = tuple(node for layer in left for node in layer.nodes)
+    four = params.mode == "int4_weights"
+    metric = "" if params.metric == WEIGHTS_ALONE else params.metric
+    plain = 4 if four else 8, params.group_size, params.symmetric, params.ratio, metric
+    how = Compression(*plain, ignored=tuple(sorted(ignored)), corrections=params.corrections)
+    if params.budget is not None:
+        chosen = choose_widths(artifact, name, params.budget, how, left)
+        return Work(replace(how, wide=chosen.wide), how.ignored, chosen=chosen)
+    if params.mode != "int8_hybrid":
+        return Work(how, how.ignored)
+    kinds = {True: list[str](), False: list[str]()}
+    for layer in layers(artifact.folder(name)):
+        if layer not in left:
+            kinds[layer.convolves] += layer.nodes
+    return Work(how, how.ignored, (tuple(kinds[True]), tuple(kinds[False])))
+
+
+def _tell_choice(made: Artifact, name: str, work: Work, context: Context) -> None:
+    """Say how a budget was shared out.
+
+    Raises:
+        StageFailed: the weights take something else than was reckoned.
+    """
+    if work.chosen is None:
+        return
+    from compress.engines.openvino import WEIGHTS
+
+    size = (made.folder(name) / WEIGHTS).stat().st_size
+    if abs(size - work.chosen.size) > RECKONED * work.chosen.size:
+        message = (
+            f"the weights of `{name}` take {size / 1e6:.4g} MB, where {work.chosen.size / 1e6:.4g} MB were reckoned"
+        )
+        raise StageFailed(message, place=str(made.folder(name)), fix="leave out bits and budget, and report this")
+    reported = ", ".join(f"{count} layers in {bits} bits" for bits, count in work.chosen.counts.items())
+    context.note(f"{name}: {reported}, {size / 1e6:.4g} MB", component=name, widths=reported, bytes=size)
 
 
 def _wanted(artifact: Artifact, params: QuantizeNNCF) -> tuple[str, ...]:
     return artifact.choose(params.components, bool)
 
 
-def _quantize(model: openvino.Model, feeds: list[Any], params: QuantizeNNCF) -> Any:
-    from compress.engines.openvino.quantize import compress_weights, quantize_activations
+def _quantize(model: openvino.Model, feeds: list[Any], params: QuantizeNNCF, work: Work) -> Any:
+    from compress.engines.openvino.quantize import compress_weights, quantize_activations, quantize_hybrid
 
     if params.mode == "int8":
-        return quantize_activations(model, feeds)
-    bits = 4 if params.mode == "int4_weights" else 8
-    return compress_weights(model, bits, params.group_size, params.symmetric, params.ratio)
+        return quantize_activations(model, feeds, smooth=params.smooth, ignored=work.ignored)
+    if params.mode == "int8_hybrid":
+        convolutions, others = work.hybrid
+        return quantize_hybrid(model, feeds, convolutions=convolutions, others=others, ignored=work.ignored)
+    return compress_weights(model, work.how, feeds)
 
 
 def _record(

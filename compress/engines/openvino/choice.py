@@ -1,0 +1,126 @@
+"""Which layers of a graph stay as they are, and which get 4 or 8 bits: by what they are called, and by what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.artifact import Artifact
+from compress.engines.openvino import WEIGHTS
+from compress.engines.openvino.layers import GraphLayer, digests, layers
+from compress.engines.openvino.quantize import Compression, narrow_bytes
+from compress.errors import ManyProblems, Problem, UserError, near
+from compress.quantization.budgets import Option, bytes_of, choose, missed
+from compress.quantization.linears import matches
+from compress.quantization.sensitivity import STAGE, Layer, read
+
+KNOWN = 0.9  # share of a graph's weights whose costs must be known
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The operations that get 8 bits, how many layers get each width, and the bytes that all weights then take."""
+
+    wide: tuple[str, ...]
+    counts: Mapping[int, int]
+    size: int
+
+
+def ignore_problems(folder: Path, patterns: Iterable[str], further: Mapping[str, str] | None = None) -> list[Problem]:
+    """What is wrong with patterns of layers that stay as they are: each that names none, with the nearest.
+
+    Args:
+        further: what else a layer is called, by the first of its names in the graph.
+    """
+    found = layers(folder)
+    names = tuple(name for layer in found for name in _names(layer, further or {}))
+    wrong = [pattern for pattern in patterns if not any(matches(pattern, name) for name in names)]
+    message = f"names none of the {len(found)} layers with weights of this graph"
+    return [Problem(str(folder), f"ignore: `{pattern}` {message}", near(pattern, names)) for pattern in wrong]
+
+
+def ignored_layers(artifact: Artifact, name: str, patterns: Sequence[str]) -> frozenset[GraphLayer]:
+    """The layers that the patterns name: by the graph's own names, and by torch's where their sensitivities were measured.
+
+    Raises:
+        UserError: a pattern names none.
+    """
+    if not patterns:
+        return frozenset()
+    folder = artifact.folder(name)
+    torchs = {layer.names[0]: called for layer, (called, _) in _measured(artifact, name).items()}
+    if wrong := ignore_problems(folder, patterns, torchs):
+        raise ManyProblems(tuple(wrong))
+    return frozenset(
+        layer
+        for layer in layers(folder)
+        if any(matches(pattern, called) for pattern in patterns for called in _names(layer, torchs))
+    )
+
+
+def choose_widths(
+    artifact: Artifact, name: str, budget: float | str, how: Compression, ignored: frozenset[GraphLayer]
+) -> Chosen:
+    """4 or 8 bits a layer, so that they cost least and all weights take no more than the budget.
+
+    Raises:
+        UserError: the costs are of other weights, or no choice comes within 2% of the budget; it names the nearest.
+    """
+    folder, costs = artifact.folder(name), _measured(artifact, name)
+    free = [layer for layer in layers(folder) if layer not in ignored]
+    _be_measured(artifact, name, free, costs)
+    whole = (folder / WEIGHTS).stat().st_size
+    options = {layer: _options(layer, costs[layer][1] if layer in costs else None, how) for layer in free}
+    fixed = whole - sum(layer.size for layer in free)
+    wanted = bytes_of(budget, whole)
+    found = choose({layer.names[0]: some for layer, some in options.items()}, wanted - fixed)
+    if why := missed(found, wanted, fixed):
+        least = found.size + fixed
+        nearest = f"{_up(least / 1e6)} MB" if isinstance(budget, str) else f"{_up(least / whole)}"
+        raise UserError(f"`{name}`: {why}", place=str(artifact.path), fix=f"budget: {nearest}")
+    bits = list(found.bits.values())
+    wide = tuple(node for layer in free if found.bits[layer.names[0]] == 8 for node in layer.nodes)
+    return Chosen(wide, {width: bits.count(width) for width in sorted(set(bits))}, found.size + fixed)
+
+
+def _options(layer: GraphLayer, known: Layer | None, how: Compression) -> tuple[Option, ...]:
+    """What a layer may have: 8 bits alone where NNCF gives it no 4, or nothing was measured."""
+    eight = Option(8, narrow_bytes(layer, 8, how), known.cost[8] if known else 0.0)
+    four = narrow_bytes(layer, 4, how)
+    return (eight,) if known is None or four >= eight.size else (Option(4, four, known.cost[4]), eight)
+
+
+def _measured(artifact: Artifact, name: str) -> dict[GraphLayer, tuple[str, Layer]]:
+    """By layer of the graph, what torch calls it and what it costs; {} where nothing was measured."""
+    part = read(artifact).get(name)
+    if part is None:
+        return {}
+    folder = artifact.folder(name)
+    by_digest = digests(folder, layers(folder))
+    return {
+        by_digest[layer.fingerprint]: (called, layer)
+        for called, layer in part.layers.items()
+        if layer.fingerprint in by_digest
+    }
+
+
+def _be_measured(
+    artifact: Artifact, name: str, free: Sequence[GraphLayer], costs: Mapping[GraphLayer, tuple[str, Layer]]
+) -> None:
+    total, known = sum(one.weights for one in free), sum(one.weights for one in free if one in costs)
+    if known < KNOWN * total:
+        message = f"{STAGE} measured {known / max(1, total):.0%} of the weights that `{name}` has now"
+        fix = f"put {STAGE} right before the engine is built, behind all that changes weights"
+        raise UserError(message, place=str(artifact.path), fix=fix)
+
+
+def _up(value: float) -> float:
+    """The next number of four digits: a remedy that was rounded down would be refused again."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 3)
+    return round(math.ceil(value / step) * step, 12)
+
+
+def _names(layer: GraphLayer, further: Mapping[str, str]) -> tuple[str, ...]:
+    return (*layer.names, *((further[layer.names[0]],) if layer.names[0] in further else ()))
