@@ -16,6 +16,7 @@ from compress.errors import UserError
 from compress.events import Emit, Event
 from compress.execution.executors import LOCAL, Executor, find_executor
 from compress.execution.saving import save
+from compress.publishing.model_cards import has_card
 from compress.recipe.values import Recipe
 from compress.sources.models import fetch_weights
 from compress.store.cache import Cache, disk_errors
@@ -40,6 +41,7 @@ def run_plan(
     from evaluation.comparison.compare import noting
     from evaluation.comparison.sides import Request
     from evaluation.preflight.image_checks import to_be_read
+    from evaluation.report.card import complete
 
     recipe, evaluated = found.recipe, found.data.get("evaluate")
     with disk_errors(out), logged(out, emit) as log, cache.holding() as store:
@@ -69,7 +71,10 @@ def run_plan(
             kept=save(candidate, kept) if kept else None,
             warnings=(*warnings, *(f"{d.id}: {message}" for d in done for message in d.facts.get(WARNINGS, ()))),
         )
-        return measure(request, log)
+        comparison = measure(request, log)
+        if kept and has_card(candidate):
+            complete(kept, comparison, recipe)
+        return comparison
 
 
 def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Images] = ()) -> Plan:

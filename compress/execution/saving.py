@@ -13,6 +13,7 @@ from compress.artifact import MANIFEST, Artifact, read_json
 from compress.errors import ManyProblems, ModelError, Problem, UserError
 from compress.files.hashing import digest_files, list_files
 from compress.files.user_paths import expanded
+from compress.publishing.model_cards import CARD, has_card
 
 if TYPE_CHECKING:
     from compress.planning.plan import Plan
@@ -49,7 +50,7 @@ def save(artifact: Artifact, folder: Path) -> Path:
     """
     folder = folder.resolve()  # a link to an empty folder, which no folder can take the place of
     if folder.is_dir() and any(folder.iterdir()):
-        if digest_files(folder) != digest_files(artifact.path):
+        if _digests(folder, artifact) != _digests(artifact.path, artifact):
             raise UserError("holds something else already", place=str(folder), fix=TAKEN)
         return folder
     beside = folder.with_name(f".{folder.name}.part")
@@ -64,6 +65,12 @@ def save(artifact: Artifact, folder: Path) -> Path:
         fix = "free room, or give another folder with --save; the stages are cached"
         raise UserError(message, place=str(folder), fix=fix) from error
     return folder
+
+
+def _digests(folder: Path, artifact: Artifact) -> dict[str, str]:
+    """Of all files but a model card, which tells in a saved folder what was measured."""
+    found = digest_files(folder)
+    return {name: one for name, one in found.items() if name != CARD or not has_card(artifact)}
 
 
 def _copy(source: Path, target: Path) -> None:

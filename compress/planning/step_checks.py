@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 
 from compress.artifact import CHOSEN, MANIFEST, Artifact, read_json
-from compress.catalogue import Stage, find_engine, find_task, tasks_for
+from compress.catalogue import Stage, find_engine, find_stage, find_task, tasks_for
 from compress.errors import Problem, UserError
 from compress.machine import deps
 from compress.machine.devices import Opening, kind_of
@@ -23,6 +23,7 @@ from compress.recipe.values import Recipe, StepSpec, is_model
 from compress.tokenizers.files import tokenizer_problems
 from compress.tokenizers.vocabulary import vocabulary_problems
 
+LAID = frozenset({"files"})  # effects of a stage that lays files beside a model
 CALLED = "compress.apply("  # begins the place of a stage that is called from Python, without a recipe
 
 
@@ -174,6 +175,7 @@ def step_problems(
         formats = sorted({artifact.components[name].format for name in artifact.working})
         message = f"{stage.name} takes {' or '.join(stage.formats)}, and nothing is left: all is {', '.join(formats)}"
         found.append(Problem(place, message, "remove it, or give it `from:` an earlier step"))
+    found += _after_export(step, stage, artifact)
     with configs_read():
         why = "" if found else stage.refuse(artifact, step.params) or engine_beside(stage, tuple(touched), artifact)
     if why:
@@ -193,6 +195,15 @@ def step_problems(
         if not deps.version(library)
     ]
     return found
+
+
+def _after_export(step: StepSpec, stage: Stage, artifact: Artifact) -> Iterator[Problem]:
+    """What an earlier step of this recipe laid beside the model tells of the model as it was then."""
+    laid = [p.stage for p in artifact.lineage if p.stage.startswith("export.") and not p.key]
+    names = [name for name in laid if find_stage(name).effects == LAID]
+    if names and stage.effects != LAID:
+        message = f"{names[0]} tells of the model as it is, and {stage.name} would make another of it"
+        yield Problem(step.place, message, f"put {names[0]} last")
 
 
 def _give(role: str, place: str) -> str:

@@ -17,14 +17,7 @@ def render(comparison: Comparison) -> str:
     """Verdict, the three answers, the table, the stages, the machine in one line, the candidate and how to call it."""
     lines = [f"## {safe(comparison.name)}: {formatting.VERDICTS[comparison.status]}", ""]
     lines += [f"* **{question}** {safe(answer)}" for question, answer in questions(comparison)]
-    if comparison.rows:
-        lines += ["", "| metric | baseline | candidate | difference or ratio, 95% | verdict | gate |"]
-        lines += ["|---|---:|---:|---:|---|---|"]
-    for row in comparison.rows:
-        scores = (formatting.score(side, row.unit) for side in (row.baseline, row.candidate))
-        gate = row.verdict.gate + (f" ({formatting.reason(row)})" if formatting.reason(row) else "")
-        cells = (row.title, *scores, formatting.contrast(row), formatting.mark(row), gate)
-        lines.append("| " + " | ".join(map(safe, cells)) + " |")
+    lines += table(comparison)
     if comparison.stages:
         lines += ["", "| stage | | seconds | size |", "|---|---|---:|---:|"]
     for stage in comparison.stages:
@@ -48,6 +41,20 @@ def render(comparison: Comparison) -> str:
     if comparison.warnings:
         lines += ["", *(f"* Warning: {safe(w)}" for w in comparison.warnings)]
     return "\n".join(lines + _handed(comparison)) + "\n"
+
+
+def table(comparison: Comparison) -> list[str]:
+    """Every metric on both sides with its interval, and what its gate says."""
+    if not comparison.rows:
+        return []
+    lines = ["", "| metric | baseline | candidate | difference or ratio, 95% | verdict | gate |"]
+    lines += ["|---|---:|---:|---:|---|---|"]
+    for row in comparison.rows:
+        scores = (formatting.score(side, row.unit) for side in (row.baseline, row.candidate))
+        gate = row.verdict.gate + (f" ({formatting.reason(row)})" if formatting.reason(row) else "")
+        cells = (row.title, *scores, formatting.contrast(row), formatting.mark(row), gate)
+        lines.append("| " + " | ".join(map(safe, cells)) + " |")
+    return lines
 
 
 def _handed(comparison: Comparison) -> list[str]:

@@ -55,7 +55,7 @@ def steps_of(doc: str, specimen: Specimen | None = None) -> list[dict[str, dict[
             params |= {k: v for k, v in little.items() if k in known.model_fields}
             params |= LOOKED_AT if stage.startswith("analyze.") else {}
             if specimen and stage.startswith(BUILDS):
-                params |= specimen.built
+                params |= {k: v for k, v in specimen.built.items() if k in known.model_fields}
             if specimen and stage.startswith("quantize.") and "ignore" in known.model_fields:
                 params |= specimen.quantized
     return found

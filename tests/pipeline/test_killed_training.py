@@ -34,6 +34,9 @@ CHAINS = {
         {"accelerate.steps": {"steps": 2}},
         {"distill.decoder": {"steps": STEPS, "prompts": 4, "pictures": 4, "width": 8, "checkpoint_seconds": 0.05}},
     ],
+    "quantized": [
+        {"distill.quantized": {"steps": STEPS, "tokens": 16, "group_size": 16, "checkpoint_seconds": 0.01}},
+    ],
     "text_generation": [
         {"prune.depth": {"ratio": 0.5}},
         {"distill.logits": {"steps": STEPS, "tokens": 16, "checkpoint_seconds": 0.01}},
@@ -41,12 +44,12 @@ CHAINS = {
 }
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("text_to_image", "few steps", "decoder")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("text_to_image", "few steps", "decoder", "quantized")]
 
 
 @pytest.fixture(params=[*SLOW, "text_generation"])
 def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    generating = request.param != "text_generation"
+    generating = request.param not in ("text_generation", "quantized")
     model = tiny_diffusion(tmp_path) if generating else tiny_llama(tmp_path / "model")
     for name in ("train", "calibration"):
         (tmp_path / f"{name}.txt").write_text("\n\n".join(f"The {i}th {name} value of the array." for i in range(40)))

@@ -100,6 +100,9 @@ def text_cases() -> list[Case]:
         "prune.width then torchao": [*cut(), *one("quantize.torchao", mode="int8_dynamic")],
         "export.onnx": one("export.onnx"),
         "export.onnx opset": one("export.onnx", opset=21),
+        "distill.quantized": one("distill.quantized", group_size=16, **TAUGHT),
+        "build.gguf then export.ollama": [*one("build.gguf"), *one("export.ollama")],
+        "export.hub": one("export.hub", repo="me/tiny"),
     }
     precisions = {
         "build.openvino": ("float32", "bfloat16", "int8_weights", "int4_weights"),

@@ -81,8 +81,8 @@ def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
     if source.components[LANGUAGE_MODEL].format != "torch":
         raise ModelError("the teacher is an engine", place=str(source.path), fix="name an earlier step")
     teacher, task = (open_language(side, context.opening.of("float32")) for side in (source, artifact))
-    rows = _rows(task, params, context)
-    learner, loss_at = _target(task, teacher, rows, params, context)
+    rows = rows_of(task, params, context)
+    learner, loss_at = target(task, teacher, rows, params, context)
     curve = teach(learner, loss_at, params, context)
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
     save_component(task.model, artifact.path, made.path)
@@ -91,7 +91,7 @@ def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
     context.note(f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} over {seen} tokens", loss=curve, tokens_seen=seen)
 
 
-def _rows(task: LanguageModel, params: DistillLogits, context: Context) -> torch.Tensor:
+def rows_of(task: LanguageModel, params: DistillLogits, context: Context) -> torch.Tensor:
     """The documents, one behind the other, in rows of one length: int64 [rows, tokens].
 
     Raises:
@@ -114,7 +114,7 @@ def _rows(task: LanguageModel, params: DistillLogits, context: Context) -> torch
     return torch.tensor(stream[: count * length], device=CPU).view(count, length)
 
 
-def _target(
+def target(
     task: LanguageModel, teacher: LanguageModel, rows: torch.Tensor, params: DistillLogits, context: Context
 ) -> tuple[Any, Callable[[int], Mapping[str, Any]]]:
     """What learns (the student and its projections), and its losses by the number of the batch."""

@@ -1,0 +1,1 @@
+"""What goes out beside a model: chat templates, Ollama's Modelfiles, model cards."""

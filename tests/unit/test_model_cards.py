@@ -1,0 +1,151 @@
+"""Model cards: what the hub's own reader finds in them, what is carried over from the model, and what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+import compress
+from compress.artifact import Artifact, Quantization
+from compress.errors import RecipeError
+from compress.model.describing import describe
+from compress.publishing.model_cards import CARD, MEASURED, PENDING, read_card, with_measured
+from compress.recipe.reading import read_recipes
+from compress.recipe.values import Recipe
+from evaluation.report.card import complete
+from tests.stages import apply
+from tests.tiny import tiny_llama
+from tests.unit.comparisons import text
+
+SOURCE = """---
+license: other
+license_name: tiny-community
+license_link: LICENSE
+language: [en, de]
+base_model: someone/grandparent
+tags: [old]
+---
+# The original, which claims this and that
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_llama(tmp_path_factory.mktemp("model"))
+    (folder / CARD).write_text(SOURCE)
+    (folder / "LICENSE").write_text("Do what you like.")
+    return folder
+
+
+@pytest.fixture
+def exported(model: Path, tmp_path: Path) -> Artifact:
+    made, _ = apply(
+        "export.hub", describe(model), tmp_path / "out", repo="me/tiny", base_model="org/tiny-7b", tags=("a",)
+    )
+    return made
+
+
+def recipe(model: str = "hf://org/tiny-7b@" + "0" * 40, folder: Path = Path()) -> Recipe:
+    (folder / "recipe.yaml").write_text(f"schema: 1\nname: x\nmodel: {model}\nseed: 7\n")
+    return read_recipes(folder / "recipe.yaml")[0]
+
+
+def test_the_hub_reads_its_metadata(exported: Artifact) -> None:
+    card = ModelCard.load(exported.path / CARD)
+    data = card.data.to_dict()
+    assert data["base_model"] == "org/tiny-7b"
+    assert data["base_model_relation"] == "finetune"
+    assert (data["library_name"], data["pipeline_tag"]) == ("transformers", "text-generation")
+    assert (data["license"], data["license_name"], data["license_link"]) == ("other", "tiny-community", "LICENSE")
+    assert data["language"] == ["en", "de"]
+    assert data["tags"] == ["pare", "a"]
+    assert "claims this and that" not in card.text
+    assert 'pipeline("text-generation", model="me/tiny")' in card.text
+    assert (exported.path / "LICENSE").read_text() == "Do what you like."
+    assert card.text.rstrip().endswith(PENDING.rstrip())
+
+
+def test_a_quantized_model_says_so_and_how_it_came_about(model: Path, tmp_path: Path) -> None:
+    packed = describe(model).packing({"model": Quantization("compressed-tensors", 4, "compressed-tensors")})
+    made, notes = apply(
+        "export.hub", replace(packed, path=model), tmp_path / "out", license="apache-2.0", base_model="org/m"
+    )
+    data = read_card(made.path / CARD).data
+    assert data["base_model_relation"] == "quantized"
+    assert data["license"] == "apache-2.0"
+    assert "license_link" not in data
+    assert {"quantized", "compressed-tensors"} <= set(data["tags"])
+    assert not notes
+
+
+def test_a_licence_that_nobody_knows_is_not_made_up(tmp_path: Path) -> None:
+    made, notes = apply("export.hub", describe(tiny_llama(tmp_path / "model")), tmp_path / "out")
+    card = read_card(made.path / CARD)
+    assert "no licence is known" in notes[0].message
+    assert not {"license", "license_link", "base_model"} & card.data.keys()
+    (tmp_path / "model" / "LICENCE.txt").write_text("Mine.")
+    made, notes = apply("export.hub", describe(tmp_path / "model"), tmp_path / "again")
+    message = read_card(made.path / CARD).data
+    assert (message["license"], message["license_link"]) == ("other", "LICENCE.txt")
+    assert not notes
+
+
+def test_what_was_measured_takes_the_place_of_the_notice_that_nothing_was(exported: Artifact, tmp_path: Path) -> None:
+    complete(exported.path, text(), recipe(folder=tmp_path))
+    once = (exported.path / CARD).read_text()
+    complete(exported.path, text(), recipe(folder=tmp_path))
+    assert (exported.path / CARD).read_text() == once
+    card = ModelCard.load(exported.path / CARD)
+    assert PENDING not in card.text
+    assert "FAIL: a gate failed" in card.text
+    assert r"| perplexity | 11.80 | 11.92 | +0.115 \[0.071, 0.160\]" in card.text
+    assert "* perplexity: 64 units" in card.text
+    assert "* seeds: 7 of the stages, 0 of the evaluation" in card.text
+    assert "Example CPU" in card.text
+    assert "another process used 40% of a core" in card.text
+    assert card.data.base_model == "org/tiny-7b"
+
+
+def test_a_model_of_the_hub_is_named_as_the_base_where_the_stage_was_reported_none(model: Path, tmp_path: Path) -> None:
+    made, _ = apply("export.hub", describe(model), tmp_path / "out")
+    complete(made.path, text(), recipe(folder=tmp_path))
+    data = read_card(made.path / CARD).data
+    assert (data["base_model"], data["base_model_relation"]) == ("org/tiny-7b", "finetune")
+    complete(made.path, text(), recipe("./elsewhere", tmp_path))
+    assert read_card(made.path / CARD).data == data
+
+
+@pytest.mark.parametrize("words", ["", "---\n", "---\n: [\n---\nx", "no metadata", "---\n- a list\n---\nx"])
+def test_a_card_without_metadata_that_reads_has_none(words: str, tmp_path: Path) -> None:
+    (tmp_path / CARD).write_text(words)
+    card = read_card(tmp_path / CARD)
+    assert card.data == {}
+    assert yaml.safe_load(str(with_measured(card, ["x"])).split("---")[1]) == {}
+    assert f"{MEASURED}\n\nx\n" in with_measured(card, ["x"]).text
+
+
+def test_a_saved_folder_is_ready_to_upload_and_the_same_command_may_run_again(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        f"schema: 1\nname: x\nmodel: {model}\nstages:\n  - export.hub: {{repo: me/x}}\nevaluate: {{metrics: [size]}}\n"
+    )
+    for _ in range(2):
+        compress.run(tmp_path / "recipe.yaml", cache=tmp_path / "cache", out=tmp_path / "out", save=tmp_path / "saved")
+    card = ModelCard.load(tmp_path / "saved" / CARD)
+    assert "| size on disk |" in card.text
+    assert "name: x" in card.text
+    assert {f.name for f in (tmp_path / "saved").iterdir()} >= {"LICENSE", "pare.json", "model.safetensors", CARD}
+
+
+def test_nothing_may_change_a_model_that_a_card_tells_of(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        f"schema: 1\nname: x\nmodel: {model}\nstages:\n  - export.hub: {{}}\n  - build.gguf: {{}}\n"
+    )
+    with pytest.raises(
+        RecipeError, match=r"export.hub tells of the model as it is, and build.gguf would make another"
+    ) as reported:
+        compress.check(tmp_path / "recipe.yaml", cache=tmp_path / "cache")
+    assert reported.value.problems[0].fix == "put export.hub last"
