@@ -51,6 +51,7 @@ def check(
     """Read a recipe and see whether it can work; prints every problem at once."""
     deferred("numpy")
     from compress import api
+    from compress.planning.show import checked_dict, checked_text
 
     if pin:
         from compress.commands.pin import pin as pinned
@@ -60,14 +61,11 @@ def check(
     plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
     for warning in dict.fromkeys(message for found in plans for message in found.warnings):
         print(f"warning: {warning}", file=sys.stderr)
-    recipes = [found.recipe for found in plans]
     if as_json:
-        _print_json([{"name": r.name, "stages": [s.id for s in r.stages]} for r in recipes])
+        _print_json([checked_dict(found) for found in plans])
         return
-    for found in recipes:
-        print(
-            f"{found.name}: good ({len(found.stages)} stages, {len(found.evaluate.metrics)} metrics, {len(found.gates)} gates)"
-        )
+    for found in plans:
+        print(checked_text(found.recipe))
 
 
 @app.command()

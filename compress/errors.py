@@ -32,6 +32,17 @@ class Problem:
         return f"{head}\n  fix: {self.fix}" if self.fix else head
 
 
+class Refusal(str):
+    """Why something is refused, and the remedy where one is known; "" refuses nothing."""
+
+    fix: str
+
+    def __new__(cls, why: str, fix: str = "") -> Refusal:
+        made = super().__new__(cls, why)
+        made.fix = fix
+        return made
+
+
 class PareError(Exception):
     """The root. `problems` is never empty; `exit_code` is what the command line returns."""
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from types import FrameType
 
 import typer
 
-from compress.errors import PareError
+from compress.errors import PareError, Problem
 from compress.machine import deps
 
+JSON = "--json"  # promises one JSON value on standard output, of an error too
 STOPPED = 130  # as a shell has it: 128 and the number of the signal
 
 
@@ -33,6 +36,7 @@ def _ended(app: typer.Typer, arguments: list[str]) -> int:
         return _stopped(arguments) if code == STOPPED else code if isinstance(code, int) else 0
     except PareError as error:
         _print_problems(error)
+        _print_json(error.problems, arguments)
         return error.exit_code
     except KeyboardInterrupt:
         return _stopped(arguments)
@@ -71,6 +75,7 @@ def _uncaught(error: Exception, arguments: list[str]) -> int:
         context = getattr(error, "ctx", None)
         verb = context.command_path if context else "pare"
         print(f"pare: {error.format_message()}\n  fix: {verb} --help", file=sys.stderr)
+        _print_json([Problem("", str(error.format_message()), f"{verb} --help")], arguments)
         return 2
     import traceback
 
@@ -83,6 +88,12 @@ def unread() -> int:
     """Nobody reads on, as in `pare list | head`: no failure of ours, and nothing more to say."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _print_json(problems: Sequence[Problem], arguments: list[str]) -> None:
+    """What went wrong as the one JSON value that was asked for."""
+    if JSON in arguments:
+        print(json.dumps({"problems": [asdict(problem) for problem in problems]}, indent=2, ensure_ascii=False))
 
 
 def _print_problems(error: PareError) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
-from compress.catalogue import find_metric, find_task, task_names
+from compress.catalogue import find_metric, find_task, metric_names, task_names
 from compress.data.items import Data
 from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
 from compress.events import Emit, Event, silent
@@ -66,8 +66,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     from evaluation.preflight.image_checks import refuse_damaged
 
     opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
-    sides = _sides(candidate, baseline, store)
-    data = open_units(wanted.data, Path(), find_task(sides[0].task).data) if wanted.data else None
+    sides, data = _opened(candidate, baseline, wanted, store)
     metrics = _check(wanted, sides, data)
     data = data or _own_captions(sides)
     few = _few(metrics, data, wanted.spec, find_task(sides[0].task).repeats(wanted.spec))
@@ -80,7 +79,8 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     reported += [
         (str(side.path), message) for side in sides if side.components and (message := sampled_otherwise(side))
     ]
-    reported += [("data", message) for message in (data_cautions(data, wanted.spec, wanted.gates) if data else ())]
+    spec = wanted.spec.model_copy(update={"metrics": metrics})
+    reported += [("data", message) for message in (data_cautions(data, spec, wanted.gates) if data else ())]
     for what, message in reported:
         emit(Event("warning", what, message))
     request = Request(
@@ -88,7 +88,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         candidate=sides[0],
         baseline=sides[1],
         data=data,
-        spec=wanted.spec.model_copy(update={"metrics": metrics}),
+        spec=spec,
         gates=wanted.gates,
         recipe_text="",
         stages=(),
@@ -176,6 +176,40 @@ def measure(request: Request, emit: Emit) -> Comparison:
     return comparison
 
 
+def _opened(candidate: str, baseline: str, wanted: Wanted, store: Cache) -> tuple[list[Artifact], Data | None]:
+    """Both sides, and the data.
+
+    Raises:
+        UserError: all that is wrong with them, together with what metrics name on disk.
+    """
+    errors: list[UserError] = []
+    sides: list[Artifact] = []
+    data = None
+    try:
+        sides = _sides(candidate, baseline, store)
+    except UserError as error:
+        errors.append(error)
+    try:
+        kind = find_task(sides[0].task).data if sides else None
+        data = open_units(wanted.data, Path(), kind) if wanted.data else None
+    except UserError as error:
+        errors.append(error)
+    misplaced = tuple(_misplaced(wanted)) if errors else ()
+    if len(errors) == 1 and not misplaced:
+        raise errors[0]
+    if errors:
+        raise ManyProblems((*(problem for error in errors for problem in error.problems), *misplaced))
+    return sides, data
+
+
+def _misplaced(wanted: Wanted) -> Iterator[Problem]:
+    """What is wrong with what metrics name on disk; that there is no metric of a name is reported elsewhere."""
+    known = {name: given for name, given in wanted.metrics.items() if name in metric_names()}
+    for name, given in spread(known, wanted.spec).items():
+        for setting, wrong in faults(find_metric(name).params, given).items():
+            yield Problem("metrics", f"{name}.{setting}: {wrong.message}", wrong.fix)
+
+
 def _sides(candidate: str, baseline: str, store: Cache) -> list[Artifact]:
     """Both sides. A folder of images does what the model beside it does, if that generates."""
     from evaluation.preflight.image_folders import describe_generated, is_generated
@@ -249,9 +283,7 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
         name: check_values(metrics[name].params, given, name, "metrics", problems)
         for name, given in spread(wanted.metrics, wanted.spec).items()
     }
-    for name, given in spread(wanted.metrics, wanted.spec).items():
-        for setting, wrong in faults(metrics[name].params, given).items():
-            problems.append(Problem("metrics", f"{name}.{setting}: {wrong.message}", wrong.fix))
+    problems += _misplaced(wanted)
     if wanted.spec.controls:
         message = "evaluate.controls names steps of a recipe, and here are two models"
         problems.append(Problem("spec", message, "compare each control with the baseline by itself, or write a recipe"))

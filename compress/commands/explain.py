@@ -6,6 +6,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Literal, get_args, get_origin
 
 from compress.catalogue import (
     builders,
@@ -119,8 +120,29 @@ def explain(name: str) -> str:
     if not name:
         return "\n".join(_everything())
     if name not in message:
-        raise UserError(f"no stage, metric, task or engine is called `{name}`", fix=near(name, tuple(message)))
+        raise UserError(f"no stage, metric, task or engine is called `{name}`", fix=_instead(name, tuple(message)))
     return "\n".join(message[name]())
+
+
+def _instead(name: str, known: tuple[str, ...]) -> str:
+    """What to ask for in place of a name that nothing has: stages that end so, or those with a parameter, or a value of one, that is
+    called so; else what has nearly that name."""
+    found = {one: "" for one in known if one.rpartition(".")[2] == name}
+    for stage in stage_names() if name and not found else ():
+        for field, info in find_stage(stage).params.model_fields.items():
+            if name in _values(info.annotation):
+                found[stage] = f" ({field}: {name})"
+            elif field == name:
+                found[stage] = f" (its {field})"
+    asked = [f"`pare explain {one}`{where}" for one, where in found.items()]
+    return " or ".join(asked) if asked else near(name, known)
+
+
+def _values(annotation: object) -> set[object]:
+    """The values that a type lists, also where None may stand in their place."""
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    return {value for part in get_args(annotation) for value in _values(part)}
 
 
 def _everything() -> Iterator[str]:

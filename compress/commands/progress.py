@@ -14,6 +14,20 @@ from compress.events import Event
 PATIENCE = 2.0  # seconds before an activity earns a bar
 
 
+@dataclass(frozen=True)
+class _Reached:
+    """How far an activity is, and when and where it began to be counted here: resumed work begins in its middle."""
+
+    since: float
+    start: int
+    done: int
+    total: int
+
+
+def _lasting(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
 @dataclass
 class Progress:
     """A listener, and a context in which it may draw. Quiet: one plain line per stage and warning on standard error, and one for
@@ -25,6 +39,7 @@ class Progress:
     _tasks: dict[str, Any] = field(default_factory=dict)
     _began: dict[str, float] = field(default_factory=dict)
     _at_work: dict[str, float] = field(default_factory=dict)  # when a stage that has not finished was started
+    _reached: dict[str, _Reached] = field(default_factory=dict)  # by activity, the last one first
     _left: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Progress:
@@ -78,6 +93,10 @@ class Progress:
             self._say(f"{event.what}: {event.message}")
 
     def _advance(self, event: Event) -> None:
+        before = self._reached.pop(event.what, None)
+        anew = before is None or event.done < before.done
+        since, start = (before.since, before.start) if before and not anew else (time.monotonic(), event.done)
+        self._reached = {event.what: _Reached(since, start, event.done, event.total), **self._reached}
         if not self._bars:
             return
         began = self._began.setdefault(event.what, time.monotonic())
@@ -100,11 +119,22 @@ class Progress:
         while not self._left.wait(self.beat):
             for what, since in tuple(self._at_work.items()):
                 seconds = time.monotonic() - since
-                spent = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-                self._say(f"{what}: at work for {spent}")
+                self._say(f"{what}: at work for {_lasting(seconds)}{self._far(what)}")
+
+    def _far(self, what: str) -> str:
+        """How far the latest activity of a stage is, where it counts, and how long the rest takes if it goes on so."""
+        prefix, reached = f"{what} ", tuple(self._reached.items())
+        latest = ((n.removeprefix(prefix), one) for n, one in reached if n.startswith(prefix) and one.total)
+        name, found = next(latest, ("", None))
+        if found is None:
+            return ""
+        each = (time.monotonic() - found.since) / (found.done - found.start) if found.done > found.start else None
+        left = "" if each is None else f", about {_lasting(each * (found.total - found.done))} left"
+        return f", {name} {found.done} of {found.total}{left}"
 
     def _settle(self, event: Event) -> None:
         self._at_work.pop(event.what, None)
+        self._reached = {n: one for n, one in self._reached.items() if not n.startswith(f"{event.what} ")}
         if self._bars and event.what in self._tasks:
             self._bars.update(self._tasks.pop(event.what), total=1, completed=1)
         if event.kind == "cached":

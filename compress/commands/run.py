@@ -68,7 +68,7 @@ def run_plan(
             chain=chain_of(done),
             left={one.id: one.artifact for one in done},
             opening=found.opening.of(None),
-            kept=save(candidate, kept) if kept else None,
+            kept=save(candidate, kept, log) if kept else None,
             warnings=(*warnings, *(f"{d.id}: {message}" for d in done for message in d.facts.get(WARNINGS, ()))),
         )
         comparison = measure(request, log)

@@ -8,19 +8,29 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import MANIFEST, SCHEDULER, Artifact
+from compress.artifact import MANIFEST, SCHEDULER, SCHEDULER_CONFIG, Artifact
 from compress.catalogue import Forecast
 from compress.data.items import Data
 from compress.distillation.conditioning import caption_values
+from compress.errors import Refusal
 from compress.machine.library_classes import source_of
 from compress.params import TRAINED, Optimising, Params, Training
-from compress.pipelines.call_arguments import GUIDANCE, NEGATIVE, STEPS, TRUE_GUIDANCE, call_arguments, tells_guidance
+from compress.pipelines.call_arguments import (
+    GUIDANCE,
+    MOST_GUIDANCE,
+    NEGATIVE,
+    STEPS,
+    TRUE_GUIDANCE,
+    call_arguments,
+    tells_guidance,
+)
 from compress.pipelines.index import class_of
 from compress.pipelines.schedulers import config_of, faults, foreign, read_class
 from compress.sources.models import parameter_count
 
 Method = Literal["progressive", "consistency"]
 ORIGIN = 20  # levels of noise between which a consistent student agrees with itself, where a recipe does not say
+SUBSTEPS = 2  # steps of the teacher that one of a progressive student covers, where a recipe does not say
 FLOW = "FlowMatchEulerDiscreteScheduler"
 EVENLY = "np.linspace(1.0, 1 / num_inference_steps"  # in pipelines which say themselves where a flow's steps begin
 SAMPLER: Mapping[Method, str] = {"progressive": "DDIMScheduler", "consistency": "LCMScheduler"}
@@ -32,6 +42,7 @@ class FewSteps(Optimising):
     guidance: float | None = Field(
         None,
         ge=0,
+        le=MOST_GUIDANCE,
         description="the teacher's guidance scale, which is taught as its own output; default: the teacher's own",
     )
     negative_prompt: str | None = Field(
@@ -187,44 +198,54 @@ def refusal(artifact: Artifact, params: FewSteps, steps: int | None, method: Met
     kind, main = str(config.get("_class_name", "")), artifact.main
     known = read_class(kind)
     if not config or known is None:
-        return f"{kind or 'a pipeline without a scheduler'} is no scheduler that this diffusers has"
+        return _unknown(kind)
     if not flows(config) and (
         "beta_schedule" not in known.defaults or str(config.get("prediction_type")) == "trigflow"
     ):
         return f"{kind} tells no training schedule of noise (beta_schedule), and goes along no flow"
     if method == "consistency" and flows(config):
-        return (
-            f"consistency is sampled with fresh noise at each step, which no pipeline draws from its seed with {FLOW}"
-        )
+        why = f"consistency is sampled with fresh noise at each step, which no pipeline draws from its seed with {FLOW}"
+        return Refusal(why, "leave `method` out: progressive teaches along a flow too")
     if not flows(config) and (why := foreign(config, "lcm" if method == "consistency" else "ddim")):
         return why
     if artifact.known_config(main).get("time_cond_proj_dim"):
         return f"`{main}` takes its guidance as an input (time_cond_proj_dim), as a model that was taught already is"
     if params.latents == "pictures" and artifact.known_config("vae").get("latents_mean") is not None:
-        return "how its `vae` scales latents channel by channel (latents_mean) is not known here: set latents: teacher"
+        why = "how its `vae` scales latents channel by channel (latents_mean) is not known here"
+        return Refusal(why, "set latents: teacher")
     if why := _unguided(artifact, params):
         return why
     if why := guided_twice(artifact):
-        return f"{why}: take {NEGATIVE} out of the call in its {MANIFEST}"
+        return Refusal(why, f"take {NEGATIVE} out of the call in its {MANIFEST}")
     if steps is None:
         return ""
     changed = {**config, **sampler(config, method, origin, last_level(artifact, steps))}
     before = {problem.message for problem in faults(config, "")}
     found = faults(changed, "", steps, class_of(artifact.path))
-    return next((f"{new.message}; {new.fix}" for new in found if new.message not in before), "")
+    return next((Refusal(new.message, new.fix) for new in found if new.message not in before), "")
+
+
+def _unknown(kind: str) -> Refusal:
+    """That a pipeline has no scheduler, or none of a class that the installed diffusers has."""
+    if not kind:
+        fix = f"give the pipeline's folder whole, with its {SCHEDULER_CONFIG}"
+        return Refusal("the pipeline has no scheduler, which tells the noise that a denoiser is taught at", fix)
+    fix = "upgrade diffusers, or put `- accelerate.steps: {steps: …, scheduler: ddim}` in front"
+    return Refusal(f"{kind} is no scheduler that this diffusers has", fix)
 
 
 def _unguided(artifact: Artifact, params: FewSteps) -> str:
     """Why what the parameters say of guidance means nothing to a pipeline, or ""."""
     how, kind = guiding(artifact), class_of(artifact.path)
     if params.guidance is not None and not how.argument:
-        return f"{kind} takes no guidance scale: leave `guidance` out"
+        return Refusal(f"{kind} takes no guidance scale", "leave `guidance` out")
     if params.negative_prompt is None:
         return ""
     if NEGATIVE not in (call_arguments(kind) or {}) or not how.folds:
-        return f"{kind} leads away from nothing: leave `negative_prompt` out"
+        return Refusal(f"{kind} leads away from nothing", "leave `negative_prompt` out")
     if params.guidance is not None and params.guidance <= 1:
-        return f"nothing leads away from a negative prompt at guidance {params.guidance:g}"
+        why = f"nothing leads away from a negative prompt at guidance {params.guidance:g}"
+        return Refusal(why, "leave `negative_prompt` out, or set `guidance` above 1")
     return ""
 
 

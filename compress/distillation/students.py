@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from compress.artifact import Artifact
-from compress.distillation.few_steps import ORIGIN, Method, flows, folded
+from compress.distillation.few_steps import ORIGIN, SUBSTEPS, Method, flows, folded
+from compress.errors import Refusal
 from compress.pipelines.schedulers import changes, config_of, read_class
+
+STEPS = "distill.steps"  # the stage that teaches so
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,17 @@ class Student:
 
 def student_of(artifact: Artifact) -> Student | None:
     """What the last teaching in few steps left, made already or only planned; None where there was none."""
-    made = next((p for p in reversed(artifact.lineage) if p.stage == "distill.steps"), None)
+    made = next((p for p in reversed(artifact.lineage) if p.stage == STEPS), None)
     if made is None:
         return None
     return Student(int(made.params["steps"]), made.params["method"], int(made.params.get("origin") or ORIGIN))
+
+
+def parts_of(params: Mapping[str, Any]) -> int:
+    """Into how many steps of the teacher the way from noise to image is cut, by the parameters of a teaching in few steps."""
+    if params["method"] == "consistency":
+        return int(params.get("origin") or ORIGIN)
+    return int(params["steps"]) * int(params.get("substeps") or SUBSTEPS)
 
 
 def undone(artifact: Artifact, steps: int, scheduler: str | None, spacing: str | None) -> str:
@@ -43,11 +55,12 @@ def undone(artifact: Artifact, steps: int, scheduler: str | None, spacing: str |
         return ""
     config = config_of(artifact)
     other = any(config.get(name) != value for name, value in (changes(config, scheduler) if scheduler else {}).items())
-    others = [f"{steps} steps"] * (not student.fits(steps)) + [f"scheduler {scheduler}"] * other
+    others = [f"{steps} step{'s' * (steps != 1)}"] * (not student.fits(steps)) + [f"scheduler {scheduler}"] * other
     others += [f"spacing {spacing}"] * (spacing is not None and spacing != config.get("timestep_spacing"))
     if not others:
         return ""
-    return f"{' and '.join(others)} undo what distill.steps taught: {student.reported()}; leave this stage out, or teach it that"
+    undo = "undoes" if len(others) == 1 and (student.fits(steps) or steps == 1) else "undo"
+    return f"{' and '.join(others)} {undo} what distill.steps taught: {student.reported()}; leave this stage out, or teach it that"
 
 
 def forgotten(artifact: Artifact, teacher: Artifact) -> str:
@@ -62,17 +75,17 @@ def forgotten(artifact: Artifact, teacher: Artifact) -> str:
     return ""
 
 
-def generated_otherwise(artifact: Artifact, steps: int | None) -> str:
-    """That a student of few steps would be shown generatings in more or fewer than it was taught, or "".
+def recorded_otherwise(artifact: Artifact, steps: int | None) -> str:
+    """That a student of few steps would be shown images made in more or fewer steps than it was taught, or "".
 
     Args:
-        steps: `denoising_steps` of a stage that records generatings; None where those are as the model is meant to be called.
+        steps: `denoising_steps` of a stage that records calls; None where those are as the model is meant to be called.
     """
     student = student_of(artifact)
     if student is None or steps is None or student.fits(steps):
         return ""
     best = student.origin if student.method == "consistency" else student.steps
-    return f"generatings in {steps} steps are recorded, and the student's are others: {student.reported()}; set denoising_steps: {best}"
+    return f"calls of {steps} steps are recorded, and the student's are others: {student.reported()}; set denoising_steps: {best}"
 
 
 def levels_of(artifact: Artifact) -> int | None:
@@ -90,7 +103,8 @@ def uneven(artifact: Artifact, origin: int) -> str:
     if most % origin == 0:
         return ""
     nearest = min((n for n in range(2, most + 1) if most % n == 0), key=lambda n: abs(n - origin))
-    return f"`origin` {origin} does not divide the {most} levels of noise of the training schedule: ask for {nearest}"
+    message = f"`origin` {origin} does not divide the {most} levels of noise of the training schedule"
+    return Refusal(message, f"set origin: {nearest}")
 
 
 def too_fine(artifact: Artifact, parts: int, what: str) -> str:
@@ -98,4 +112,19 @@ def too_fine(artifact: Artifact, parts: int, what: str) -> str:
     most = levels_of(artifact)
     if most is None or parts <= most:
         return ""
-    return f"{what} make {parts} parts, and the training schedule has {most} levels of noise: ask for fewer"
+    message = f"{what} make {parts} parts, and the training schedule has {most} levels of noise"
+    return Refusal(message, f"ask for at most {most} parts: fewer `steps`, or fewer `substeps`")
+
+
+def off_grid(teacher: Artifact, parts: int) -> str:
+    """That a student would be taught at levels of noise, or over distances between them, that its teacher, a student of few steps
+    itself, never was; or "".
+
+    Args:
+        parts: steps of the teacher on the whole way from noise to image.
+    """
+    known = student_of(teacher)
+    if known is None or known.method == "consistency" or known.steps == parts:
+        return ""
+    message = f"its teacher was taught {known.steps} step{'s' * (known.steps != 1)}, and is to go {parts} of them"
+    return f"{message}, most of which it never learned: let `steps` times `substeps` make {known.steps}, or set teacher: source"

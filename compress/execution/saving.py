@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from compress.artifact import MANIFEST, Artifact, read_json
 from compress.errors import ManyProblems, ModelError, Problem, UserError
+from compress.events import Emit, Event, silent
 from compress.files.hashing import digest_files, list_files
 from compress.files.user_paths import expanded
 from compress.publishing.model_cards import CARD, has_card
@@ -40,7 +42,7 @@ def folders(save: str | Path | None, plans: Sequence[Plan], root: Path) -> list[
     return [*places]
 
 
-def save(artifact: Artifact, folder: Path) -> Path:
+def save(artifact: Artifact, folder: Path, emit: Emit = silent) -> Path:
     """Copy an artifact to `folder`, every file of it as a file of its own, written beside and renamed when it is whole.
 
     A folder that holds this very artifact already is left as it is.
@@ -52,6 +54,7 @@ def save(artifact: Artifact, folder: Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         if _digests(folder, artifact) != _digests(artifact.path, artifact):
             raise UserError("holds something else already", place=str(folder), fix=TAKEN)
+        emit(Event("note", "--save", f"{folder} holds this very candidate already, and is left as it is"))
         return folder
     beside = folder.with_name(f".{folder.name}.part")
     try:
@@ -95,8 +98,9 @@ def _problem(folder: Path, plan: Plan, root: Path) -> tuple[str, str]:
         above = next(p for p in (folder, *folder.parents) if p.exists())
         if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
             return f"cannot be written: {above} does not let us", "give a folder that you may write"
+        Path(mkdtemp(prefix=".pare", dir=above)).rmdir()  # file systems of the kernel's own say yes, and mean no
     except (OSError, ValueError) as error:  # a name too long, a null byte
-        return f"cannot be written: {error}", "give another folder"
+        return f"cannot be written: {getattr(error, 'strerror', None) or error}", "give another folder"
     return "", ""
 
 

@@ -10,10 +10,14 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
+from compress.machine import deps
+
 # A table of positions, as the library's models make one.
 TABLE = re.compile(r"Embedding\(\s*(?:config|self)\.(?:max_position_embeddings|n_positions|max_positions)\b")
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z]+|\d+")  # of a class's name, as the name of its file has them
 AUTO = Path("models/auto/modeling_auto.py")  # of transformers: the names of most models that it has
+
+MODULES = {"opencv": "cv2"}  # of libraries that diffusers calls by another name than Python imports
 
 
 def has_class(kind: str, library: str = "transformers", model_type: str = "") -> bool:
@@ -46,6 +50,19 @@ def source_of(kind: str, folder: str) -> str:
     words = {word.lower() for word in WORD.findall(kind)}
     likeliest = sorted(_sources(folder), key=lambda file: len(words ^ set(file.stem.split("_"))))
     return next((text for file in likeliest if f"class {kind}(" in (text := _text(file))), "")
+
+
+@cache
+def lacking_for(kind: str) -> tuple[str, ...]:
+    """The libraries that are not installed and without which diffusers has of a class nothing but a dummy, which its own table of
+    dummies names; all else that it has opens with what is here."""
+    home = _home("diffusers")
+    for file in sorted((home / "utils").glob("dummy_*_objects.py")) if home else ():
+        if f"class {kind}(" in _text(file):
+            backends = re.search(rf"class {kind}\(.*?_backends = \[([^\]]*)\]", _text(file), re.DOTALL)
+            named = re.findall(r'"(\w+)"', backends[1]) if backends else []
+            return tuple(name for name in named if not deps.installed(MODULES.get(name, name)))
+    return ()
 
 
 @cache

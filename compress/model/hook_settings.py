@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from compress.artifact import Artifact, Setting
 from compress.catalogue import find_stage, stage_names
-from compress.errors import Problem
+from compress.errors import Problem, Refusal
 from compress.machine.devices import Opening, kind_of
 
 COMPILE, GRAPH = "accelerate.compile", "accelerate.cuda_graph"
@@ -29,11 +29,12 @@ def hooked(artifact: Artifact, name: str) -> Artifact:
 def unhookable(artifact: Artifact, name: str) -> str:
     """Why an artifact cannot have a hook, whatever the device; or ""."""
     if any(one.name == name and one.component == artifact.main for one in artifact.settings.hook):
-        return f"the model has {name} already"
+        return Refusal(f"the model has {name} already", "leave this stage out")
     packed = artifact.components[artifact.main].quantization
     if name == GRAPH and packed and (packed.method, packed.bits) in ASKING:
         message = f"the weights of `{artifact.main}` are {packed.method} in {packed.bits} bits"
-        return f"{message}, whose calls ask the GPU for numbers on the way: no graph can be taken of them"
+        why = f"{message}, whose calls ask the GPU for numbers on the way: no graph can be taken of them"
+        return Refusal(why, "leave this stage out, or give the unquantized checkpoint")
     return ""
 
 

@@ -18,6 +18,7 @@ from compress.tasks import Fault
 NEGATIVE = "negative_prompt"
 TRUE_GUIDANCE = "true_cfg_scale"  # of pipelines whose `guidance_scale` is distilled into the model
 GUIDANCE = "guidance_scale"
+MOST_GUIDANCE = 100  # of a scale: pipelines' own go up to 15, and what lies far above is a slip
 STEPS = "num_inference_steps"
 # As pipelines write it: `return self._guidance_scale > 1`, `do_classifier_free_guidance = guidance_scale > 1.0`.
 GUIDED = re.compile(r"(?:return self\._|do_classifier_free_guidance = )guidance_scale > (?P<above>\d+(?:\.\d+)?)")
@@ -132,7 +133,7 @@ def _scheduler_faults(kind: str, artifact: Artifact, call: Mapping[str, Any], st
         )
         return
     if name and (why := foreign(config, name)):
-        yield Fault(SCHEDULER, why, "leave scheduler out, or name another")
+        yield Fault(SCHEDULER, why, why.fix)
         return
     always = {p.message for p in faults(config, "")}
     for found in faults(named_config(config, name), "", steps, kind):

@@ -7,7 +7,7 @@ from typing import Any
 
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.errors import Problem
-from compress.machine.library_classes import has_class
+from compress.machine.library_classes import has_class, lacking_for
 from compress.pipelines.index import INDEX, LEFT_OUT
 from compress.pipelines.index_checks import part_problems
 from compress.pipelines.schedulers import config_of, faults
@@ -59,6 +59,9 @@ def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
         yield Problem(place, f"the pipeline is Python code of its own ({'.'.join(map(str, kind))})", OWN_CODE)
     elif isinstance(kind, str) and not has_class(kind, "diffusers"):
         yield Problem(place, f"diffusers has no pipeline {kind}", "upgrade diffusers, or give a pipeline that it has")
+    elif isinstance(kind, str) and (lacking := lacking_for(kind)):
+        message = f"the pipeline is a {kind}, which needs the library {' and '.join(lacking)}, and it is not installed"
+        yield Problem(place, message, f"pip install {' '.join(lacking)}")
     opened = (n for n, part in artifact.components.items() if part.format == "torch" and n not in LEFT_OUT)
     for name in (*opened, SCHEDULER):
         entry = index.get(name)
@@ -66,13 +69,21 @@ def _classes(artifact: Artifact, index: Mapping[str, Any]) -> Iterator[Problem]:
             continue
         library, wanted = map(str, entry)
         type_ = "" if name == SCHEDULER else str(artifact.config(name).get("model_type", ""))
-        if not has_class(wanted, library, type_):
+        if library == "diffusers" and (lacking := lacking_for(wanted)):
+            libraries = " and ".join(lacking)
+            message = f"`{name}` is a {wanted}, which needs the library {libraries}, and it is not installed"
+            yield Problem(place, message, f"pip install {' '.join(lacking)}{_or_ddim(name)}")
+        elif not has_class(wanted, library, type_):
             own = library not in ("diffusers", "transformers")
             message = f"`{name}` is of a class {library}.{wanted}"
             why = "which is Python code of its own" if own else f"which {library} does not have"
             yield Problem(
                 place, f"{message}, {why}", OWN_CODE if own else f"upgrade {library}, or give a model that it has"
             )
+
+
+def _or_ddim(part: str) -> str:
+    return f", or name another {SCHEDULER} in {INDEX}, such as DDIMScheduler" if part == SCHEDULER else ""
 
 
 def _latents(artifact: Artifact) -> Iterator[Problem]:

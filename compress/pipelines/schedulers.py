@@ -10,7 +10,7 @@ from functools import cache, partial
 from typing import Any, Literal
 
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
-from compress.errors import Problem
+from compress.errors import Problem, Refusal
 from compress.machine.library_classes import source_of
 from compress.pipelines.index import INDEX
 
@@ -189,7 +189,8 @@ def _last_step_faults(
 def _too_many(kind: str, known: SchedulerClass, config: Mapping[str, Any], steps: int) -> tuple[str, str] | None:
     """Why a scheduler cannot do so many steps, or so few, and what to ask for."""
     of = partial(known.value, config)
-    for name in ("num_train_timesteps", "original_inference_steps") if kind in EXACT else ():
+    levels = "num_train_timesteps" if kind in EXACT or "beta_schedule" in known.defaults else ""
+    for name in (levels, "original_inference_steps" if kind in EXACT else ""):
         if isinstance(most := of(name), int) and steps > most:
             return f"at most {most} ({name})", f"ask for {most} or fewer"
     if steps == 1 and of("shift_terminal"):
@@ -209,17 +210,17 @@ def left_out(config: Mapping[str, Any], kind: str) -> tuple[str, ...]:
     )
 
 
-def foreign(config: Mapping[str, Any], name: str) -> str:
-    """Why a named scheduler cannot sample what the model predicts, or ""."""
+def foreign(config: Mapping[str, Any], name: str) -> Refusal:
+    """Why a named scheduler cannot sample what the model predicts, and what to do; "" where it can."""
     kind, predicts = str(config.get("_class_name", "")), str(config.get("prediction_type", "epsilon"))
     if kind.startswith("Flow") or predicts == "trigflow":
-        return f"{kind} integrates a flow, and `{name}` samples a diffusion: leave `scheduler` out"
+        return Refusal(f"{kind} integrates a flow, and `{name}` samples a diffusion", "leave `scheduler` out")
     known = read_class(NAMED[name])
     if known and known.predictions and predicts not in known.predictions:
         takers = ", ".join(f"`{one}`" for one in _takers(predicts))
         which = f"choose one of {takers}, or leave" if takers else "leave"
-        return f"`{name}` takes no {predicts}: {which} `scheduler` out"
-    return ""
+        return Refusal(f"`{name}` takes no {predicts}", f"{which} `scheduler` out")
+    return Refusal("")
 
 
 def _takers(predicts: str) -> list[str]:

@@ -12,6 +12,7 @@ from compress.data.items import Data
 from compress.data.texts import ROWS
 from compress.pipelines.index_checks import sampled_otherwise
 from compress.planning.evaluation_checks import beyond_training
+from compress.planning.feature_cautions import foreign_features
 from compress.recipe.values import EvalSpec, Recipe
 from compress.sources.models import Source
 from compress.sources.units import fewer
@@ -51,6 +52,7 @@ def data_cautions(data: Data, spec: EvalSpec, gates: Iterable[str]) -> Iterator[
     gated = [name for name in gates if find_metric(name).quality and find_metric(name).needs_data]
     if gated and units < FEWEST_UNITS:
         yield f"gates on {', '.join(gated)} will stay inconclusive: they rest on {units} of at least {FEWEST_UNITS} units; give more"
+    yield from foreign_features(data, spec)
     if data.kind == "texts" and data.count == 1 and Path(data.source).suffix.lower() not in ROWS:
         yield f"{data.source} is 1 document: {ONE_DOCUMENT}"
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from compress.artifact import Artifact
-from compress.catalogue import find_metric, find_task, metric_names, task_names, tasks_for
-from compress.data.items import KINDS_OF_DATA, Data
+from compress.catalogue import find_metric, find_stage, find_task, metric_names, stage_names, task_names, tasks_for
+from compress.data.items import KINDS_OF_DATA, Data, Kind
 from compress.data.texts import PROMPTS, ROWS
 from compress.errors import Problem
 from compress.machine import deps
@@ -57,6 +57,14 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
             yield from kind_problems(found, task, recipe.place.get(f"data.{role}", ""), taught=role != "evaluate")
 
 
+def kind_meant(recipe: Recipe) -> Kind | None:
+    """The kind of data that a recipe's stages and metrics are for, where its model does not tell; None where they fit several."""
+    needs = [find_stage(step.stage).needs for step in recipe.stages if step.stage in stage_names()]
+    needs += [find_metric(name).needs for name in recipe.evaluate.metrics]
+    kinds = {find_task(one).data for one in task_names() if all(one in tasks_for(each) for each in needs)}
+    return next(iter(kinds)) if len(kinds) == 1 else None
+
+
 def captions_alone(data: Data, task: Task) -> bool:
     """Whether data are captions without images, which are all that most stages ask of a model that generates."""
     file = Path(data.source)
@@ -96,13 +104,13 @@ def _metric_problems(name: str, place: str, task: Task | None, recipe: Recipe, d
     metric = find_metric(name)
     if metric.needs_data and not recipe.data.evaluate:
         yield Problem(place, f"{name} needs evaluation data", "add data: {evaluate: …}")
+    for field, wrong in faults(metric.params, recipe.evaluate.metrics[name]).items():
+        where = recipe.place.get(f"evaluate.metrics.{list(recipe.evaluate.metrics).index(name)}.{field}", place)
+        yield Problem(where, f"{name}.{field}: {wrong.message}", wrong.fix)
     if task is None:
         return
     if why := misfit(name, task, data):
         yield Problem(place, why, "remove it")
-    for field, wrong in faults(metric.params, recipe.evaluate.metrics[name]).items():
-        where = recipe.place.get(f"evaluate.metrics.{list(recipe.evaluate.metrics).index(name)}.{field}", place)
-        yield Problem(where, f"{name}.{field}: {wrong.message}", wrong.fix)
     spec = recipe.evaluate
     if few := too_few(metric, spec.metrics[name], data, spec.samples, task.repeats(spec)):
         yield Problem(place, few.message, few.fix)

@@ -23,7 +23,7 @@ from compress.planning.calls import asked_places, candidate_problems
 from compress.planning.cautions import cautions
 from compress.planning.controls import control_problems
 from compress.planning.engine_checks import engine_problems
-from compress.planning.evaluation_checks import evaluation_problems
+from compress.planning.evaluation_checks import evaluation_problems, kind_meant
 from compress.planning.forecast import changed_fields, unsettled_fields
 from compress.planning.keys import stage_key
 from compress.planning.planned_artifact import different, expected_of
@@ -36,6 +36,7 @@ from compress.planning.step_checks import (
     source_problems,
     step_problems,
 )
+from compress.planning.student_cautions import student_cautions
 from compress.recipe.values import Recipe, StepSpec, is_model
 from compress.sources.data import open_data
 from compress.sources.models import Source, find_folder, find_source
@@ -137,7 +138,8 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
         disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place, shares
     ):
         raise RecipeError(tuple(lacking))
-    reported = (*sizes_apart(recipe, source.artifact, nodes), *(message for n in nodes for message in n.warnings))
+    reported = [*sizes_apart(recipe, source.artifact, nodes), *(message for n in nodes for message in n.warnings)]
+    reported += student_cautions(recipe, source.artifact, nodes, models)
     warnings = tuple(cautions(recipe, source, seen.data, reported))
     return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings, models)
 
@@ -207,7 +209,7 @@ def _look(
     place = recipe.place.get("model", "")
     source = with_adapters(found, recipe, cache.root / "digests", problems)
     opening = _opening(recipe, problems)
-    data = _open_all(recipe, problems, find_task(source.artifact.task).data if source else None)
+    data = _open_all(recipe, problems, find_task(source.artifact.task).data if source else kind_meant(recipe))
     problems += evaluation_problems(recipe, source.artifact if source else None, data)
     nodes: tuple[Node, ...] = ()
     for name, at in _named(recipe).items():

@@ -7,6 +7,20 @@ from typing import Any
 from compress.machine.devices import CPU
 from compress.planning.plan import SOURCE, Plan
 from compress.recipe.keep import IF_FASTER
+from compress.recipe.values import Recipe
+
+
+def checked_dict(found: Plan) -> dict[str, Any]:
+    """What a check found of a recipe that can work, as JSON's own types."""
+    steps = [step.id for step in found.recipe.stages]
+    return {"name": found.recipe.name, "stages": steps, "warnings": list(found.warnings)}
+
+
+def checked_text(recipe: Recipe) -> str:
+    """The same as a line."""
+    counts = (("stage", recipe.stages), ("metric", recipe.evaluate.metrics), ("gate", recipe.gates))
+    held = ", ".join(f"{len(of)} {what}{'s' * (len(of) != 1)}" for what, of in counts)
+    return f"{recipe.name}: good ({held})"
 
 
 def plan_dict(found: Plan) -> dict[str, Any]:

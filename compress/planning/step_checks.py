@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from compress.artifact import CHOSEN, MANIFEST, Artifact, read_json
 from compress.catalogue import Stage, find_engine, find_stage, find_task, tasks_for
-from compress.errors import Problem, UserError
+from compress.errors import Problem, Refusal, UserError
 from compress.machine import deps
 from compress.machine.devices import Opening, kind_of
 from compress.model.describing import quantization_of
@@ -179,7 +179,9 @@ def step_problems(
     with configs_read():
         why = "" if found else stage.refuse(artifact, step.params) or engine_beside(stage, tuple(touched), artifact)
     if why:
-        found.append(Problem(place, f"{stage.name}: {why}", f"`pare explain {stage.name}` says what it can do"))
+        remedy = why.fix if isinstance(why, Refusal) else ""
+        fix = remedy or f"`pare explain {stage.name}` says what it can do"
+        found.append(Problem(place, f"{stage.name}: {why}", fix))
     found += [
         Problem(place, f"{stage.name} needs {role} data", _give(role, place))
         for role in stage.data(step.params)

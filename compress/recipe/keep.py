@@ -34,6 +34,18 @@ def _moved(entry: Node) -> Node:
     return Node({others[0]: inner}, entry.place, entry.key)
 
 
+def kept_twice(entry: Node) -> tuple[str, str, str] | None:
+    """Where, and that, a step says both among its parameters and beside its name whether it is kept, and what to do; None of another."""
+    others = [name for name in entry.fields if name != KEEP]
+    if KEEP not in entry.fields or len(others) != 1 or KEEP not in entry.fields[others[0]].fields:
+        return None
+    return (
+        entry.place,
+        f"{KEEP} is given twice, beside {others[0]} and among its parameters",
+        "leave one of them",
+    )
+
+
 def read_keep(node: Node | None, problems: list[Problem]) -> bool:
     """Whether a step is kept only if it is faster."""
     if node is None or node.value == ALWAYS:

@@ -15,7 +15,7 @@ from compress.recipe.adapters import read_adapters
 from compress.recipe.controls import naming_problems
 from compress.recipe.expand import OVERRIDE, overridden
 from compress.recipe.gates import Gate
-from compress.recipe.keep import KEEP, gathered, read_keep
+from compress.recipe.keep import KEEP, gathered, kept_twice, read_keep
 from compress.recipe.shared_parameters import spread_tree
 from compress.recipe.validate import check_params, given
 from compress.recipe.values import (
@@ -257,6 +257,9 @@ class Reading:
         if len(entry.value) > 1:
             names = ", ".join(f"`{key[:60]}`" for key in entry.value)
             fix = "indent the parameters further than the name, and start each name with its own `-`"
+            if twice := kept_twice(entry):
+                self.problem(*twice)
+                return None
             self.problem(
                 entry.place, f"{what} is one `name: {{parameters}}`, but here are {len(entry.value)} keys: {names}", fix
             )

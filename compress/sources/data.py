@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from compress.tasks import Observable
 
 
+METADATA = "metadata.jsonl"  # in a folder of images: their captions
+
+
 def open_data(source: str, base: Path, kind: Kind | None = None) -> Data:
     """Open a source; relative paths start at `base`, the recipe's folder.
 
@@ -38,6 +41,8 @@ def open_data(source: str, base: Path, kind: Kind | None = None) -> Data:
     except OSError as error:  # a name that is too long, a folder that may not be read
         message = f"cannot be looked at: {error.strerror}"
         raise DataError(message, place=source[:200], fix="check the path, and who may read it") from error
+    if folder and kind == "captioned_images" and not (path / METADATA).is_file() and _texts_alone(path):
+        raise DataError("is a folder of texts, and this model needs images", place=str(path), fix=_layouts(kind))
     if folder or file:
         return next(layout for layout in LAYOUTS if layout.holds(path)).opened(path, source)
     raise DataError(f"no such data: {source}, at {path.absolute()}", fix=_instead(path, source, kind))
@@ -49,6 +54,11 @@ def _instead(path: Path, source: str, kind: Kind | None) -> str:
     names = [one.name for one in _inside(path.parent) if beside(one)]
     if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
         return f"did you mean `{source.removesuffix(path.name)}{close[0]}`?"
+    return _layouts(kind)
+
+
+def _layouts(kind: Kind | None) -> str:
+    """What data of a kind, or of any, can be given as."""
     ways = [layout.title for layout in LAYOUTS if kind in (None, layout.kind)]
     return f"give {', '.join(ways)}, or {' or '.join(ZOO[one] for one in ZOO if kind in (None, one))}"
 
@@ -68,7 +78,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _image_folder(path: Path, source: str) -> Data:
-    metadata = path / "metadata.jsonl"
+    metadata = path / METADATA
     if not metadata.is_file() and (texts := _texts_alone(path)):
         message = f"is a folder of {len(texts)} text{'s' * (len(texts) > 1)}, and texts are read from one file"
         joined = f"awk 'FNR==1 && NR>1 {{print \"\"}} 1' {source}/*{Path(texts[0]).suffix} > all.txt, and give that"

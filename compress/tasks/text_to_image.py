@@ -13,7 +13,7 @@ from compress.artifact import DENOISERS, SCHEDULER, SCHEDULER_CONFIG, Artifact, 
 from compress.errors import Problem
 from compress.machine.devices import CPU
 from compress.params import Params, Shared
-from compress.pipelines.call_arguments import GUIDANCE, TRUE_GUIDANCE, call_faults
+from compress.pipelines.call_arguments import GUIDANCE, MOST_GUIDANCE, TRUE_GUIDANCE, call_faults
 from compress.pipelines.image_sizes import BINNED, unbinned
 from compress.pipelines.index import read_pipeline
 from compress.pipelines.part_checks import pipeline_problems
@@ -50,7 +50,10 @@ class Generating(Params):
 
     steps: int | None = Field(None, ge=1, description="denoising steps; default: the pipeline's own")
     guidance: float | None = Field(
-        None, ge=0, description="classifier-free guidance scale, for both sides; default: the pipeline's own"
+        None,
+        ge=0,
+        le=MOST_GUIDANCE,
+        description="classifier-free guidance scale, for both sides; default: the pipeline's own",
     )
     negative_prompt: str | None = Field(
         None, min_length=1, description="what guidance leads away from, the same for every prompt, for both sides"

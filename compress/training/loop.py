@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -31,6 +32,10 @@ from compress.machine.devices import CPU, kind_of
 from compress.params import Training
 from compress.training import checkpoints
 from compress.training.checkpoints import Curve, Spent
+
+UNFUSED = (
+    "Mismatch dtype between input and weight"  # of torch in autocast: a norm keeps its weights in float32, as it should
+)
 
 Losses: TypeAlias = Mapping[str, torch.Tensor]  # named scalars; their sum is what is minimised
 
@@ -155,7 +160,9 @@ def _accelerator(how: Training, device: str) -> Iterator[Accelerator]:
             raise StageFailed(f"there is no device `{device}` to train on", fix="train with device: cpu")
         if accelerator.num_processes > 1:  # they would all train the same batches and write the same files
             raise StageFailed("training runs in one process", fix="start pare without torchrun or accelerate launch")
-        yield accelerator
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", UNFUSED)
+            yield accelerator
     finally:
         for state, other in zip(states, others, strict=True):
             state._shared_state.clear()

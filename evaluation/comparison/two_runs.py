@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,13 @@ from evaluation.verdict.gates import judge, message, problems
 
 # What makes two machines the same one for a speed: the processor and what of it was used.
 MACHINE = ("processor", "flags", "cores", "logical_cores", "threads", "gpu")
+VERSION = "version"  # of a metric, in its row's protocol
+AGAIN = "measure the old run again"
+OTHERWISE = "run both with the same settings"
+FIXES = {
+    "data": "give both recipes the same data.evaluate",
+    VERSION: f"{AGAIN}: `pare run` of its recipe, whose stages are cached",
+}
 OF_RATIOS = "ratio of the two runs' ratios to their baselines"
 DIGEST = re.compile("[0-9a-f]{64}")
 NEITHER = Estimate(math.nan, math.nan, math.nan, 0)
@@ -47,7 +54,9 @@ def against(old: Run, new: Run, across_machines: bool, tolerance: str) -> Compar
     if not tolerance.endswith("%") or problems(Gate(worse_by=tolerance), find_metric("latency")):
         raise UserError(f"{tolerance!r} is no tolerance", place="--tolerance", fix="write a share, such as 10%")
     before = {row.metric: row for row in one.rows}
-    shared = [row for row in other.rows if row.metric in before]
+    both = [row for row in other.rows if row.metric in before]
+    outdated = [row.metric for row in both if _outdated(row, before[row.metric])]
+    shared = [row for row in both if row.metric not in outdated] or both
     differing = _differences(one, other, shared, before, across_machines)
     if differing:
         raise NotComparable(tuple(differing))
@@ -69,8 +78,24 @@ def against(old: Run, new: Run, across_machines: bool, tolerance: str) -> Compar
         controls=(),
         completions=(),
         worst=tuple(lost),
-        warnings=(*_warnings(one, other, before), *other.warnings),
+        warnings=(*_left_out(both, shared), *_warnings(one, other, before), *other.warnings),
     )
+
+
+def _odd(row: Row, was: Row) -> list[str]:
+    """What two rows of one metric were measured otherwise by."""
+    return sorted(k for k in {*was.protocol, *row.protocol} if was.protocol.get(k) != row.protocol.get(k))
+
+
+def _outdated(row: Row, was: Row) -> bool:
+    """Whether a metric that neither run gates was measured by two of its versions, and otherwise alike."""
+    return _odd(row, was) == [VERSION] and not row.gate and not was.gate
+
+
+def _left_out(both: Sequence[Row], shared: Sequence[Row]) -> Iterator[str]:
+    if names := [row.metric for row in both if row not in shared]:
+        are = "are" if len(names) > 1 else "is"
+        yield f"{', '.join(names)} {are} left out, measured by another version in each run: {AGAIN} to compare"
 
 
 def _gone(row: Row) -> Row:
@@ -101,12 +126,11 @@ def _differences(
         )
     for row in shared:
         was = before[row.metric].protocol
-        odd = sorted(k for k in {*was, *row.protocol} if was.get(k) != row.protocol.get(k))
-        if odd:
+        if odd := _odd(row, before[row.metric]):
             message = ", ".join(
                 f"{k} {_reported(was.get(k, 'none'))} and {_reported(row.protocol.get(k, 'none'))}" for k in odd
             )
-            fix = "give both recipes the same data.evaluate" if odd == ["data"] else "run both with the same settings"
+            fix = FIXES.get(odd[0], OTHERWISE) if len(odd) == 1 else OTHERWISE
             found.append(Problem("", f"{row.metric} was measured by different protocols: {message}", fix))
     if not across_machines and (odd := [k for k in MACHINE if one.machine.get(k) != other.machine.get(k)]):
         message = ", ".join(f"{k} {_reported(one.machine.get(k))} and {_reported(other.machine.get(k))}" for k in odd)

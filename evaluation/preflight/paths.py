@@ -14,8 +14,9 @@ from evaluation.preflight.image_folders import SUFFIXES, files_of
 
 WEIGHTS = (".safetensors", ".pth", ".pt")
 TYPES = ("clip", "dinov2", "dinov2_with_registers")  # that give features here, as a config.json calls them
-FIX = "give zoo://digits-clip, a CLIP or DINOv2 folder saved by transformers, or FID's file of Inception weights"
-CLIP_FIX = "give zoo://digits-clip, or a CLIP folder saved by transformers, its tokenizer with it"
+ZOO = "zoo://digits-clip for images of the zoo's digits alone"
+FIX = f"give a CLIP or DINOv2 folder saved by transformers, or FID's file of Inception weights; {ZOO}"
+CLIP_FIX = f"give a CLIP folder saved by transformers, its tokenizer with it; {ZOO}"
 # How many numbers each makes of an image: the field of its config, and what transformers takes where that is lacking.
 WIDTHS = {"clip": ("projection_dim", 512), **dict.fromkeys(TYPES[1:], ("hidden_size", 768))}
 STATISTICS = ".npz"  # how a file of mean and covariance ends

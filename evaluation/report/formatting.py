@@ -118,6 +118,7 @@ def machine(comparison: Comparison) -> str:
         ("others_share", "{:.1%} of it taken by other processes while timed"),
     )
     found = [(facts[key], form) for key, form in known if facts.get(key)]
+    found = [(v, "{} thread" if form == "{} threads" and v == 1 else form) for v, form in found]
     parts = [form.format(" ".join(map(str, v)) if isinstance(v, (list, tuple)) else v) for v, form in found]
     return ", ".join(parts) or "not recorded"
 

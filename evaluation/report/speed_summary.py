@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from compress.catalogue import find_metric, metric_names
 from evaluation.report import formatting
 from evaluation.values import Comparison, Estimate, Row, Step
 
@@ -15,7 +16,7 @@ HEADS: dict[Kind, str] = {"faster": "Yes", "slower": "No", "unclear": "Not shown
 
 def answer(comparison: Comparison) -> str:
     """The leading speed, then all others, those that came out otherwise with a "but"; last, the stages that cost speed."""
-    rows = [row for row in comparison.rows if row.unit in UNITS and math.isfinite(row.contrast.value)]
+    rows = [row for row in comparison.rows if _is_speed(row) and math.isfinite(row.contrast.value)]
     if not rows:
         return "Not measured."
     lead = formatting.speed_of(comparison)
@@ -26,6 +27,11 @@ def answer(comparison: Comparison) -> str:
     parts += [f"also {message}" for other, message in others if other == kind]
     parts += [f"but {message}" for other, message in others if other != kind]
     return " ".join(("; ".join(parts) + ".", *(f"{message}." for message in slowed(comparison))))
+
+
+def _is_speed(row: Row) -> bool:
+    """Whether a row is of a time or a rate; where runs are compared across machines, its sides are ratios of such."""
+    return row.unit in UNITS or (row.metric in metric_names() and find_metric(row.metric).unit in UNITS)
 
 
 def slowed(comparison: Comparison) -> list[str]:

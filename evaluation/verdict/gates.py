@@ -138,6 +138,9 @@ def judge(
     if gate is None:
         return Verdict("not gated")
     words, edges = message(gate, metric), allowed(gate, metric, baseline)
+    if metric.compared == "difference" and baseline.value < 0 and _margin(gate, metric).relative:
+        why = f"the baseline's value is {baseline.value:.4g}, and a share of a negative one bounds nothing: gate by a number"
+        return Verdict("inconclusive", words, why)
     held = contrast if edges.of == "contrast" else candidate
     if held is None:
         raise ValueError(f"{words}: of what value?")

@@ -17,7 +17,7 @@ import compress
 from compress.artifact import SCHEDULER_CONFIG, Artifact
 from compress.catalogue import find_stage
 from compress.data.items import Data, Item
-from compress.errors import ModelError, StageFailed
+from compress.errors import ModelError, Refusal, StageFailed
 from compress.files.hashing import digest_files
 from compress.model.describing import describe
 from compress.opening import open_component
@@ -270,7 +270,10 @@ def test_what_cannot_be_done_is_refused_when_planned(
 ) -> None:
     name, own = METHODS[method]
     stage = find_stage(name)
-    assert message in stage.refuse(source_of(tmp_path / "model", family), stage.params(**{**LITTLE, **own, **options}))
+    why = stage.refuse(source_of(tmp_path / "model", family), stage.params(**{**LITTLE, **own, **options}))
+    assert isinstance(why, Refusal)
+    assert why.fix
+    assert message in f"{why}: {why.fix}"
 
 
 def test_a_student_that_is_reported_its_guidance_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from compress.artifact import Artifact
 from compress.catalogue import find_engine, find_stage
-from compress.errors import StageFailed
+from compress.errors import Refusal, StageFailed
 from compress.files.hashing import digest_file
 from compress.model.describing import describe
 from compress.model.exportable import wanted
@@ -179,7 +179,9 @@ def test_a_quantized_language_model_is_smaller_and_close(
 
 def test_what_cannot_work_is_refused_from_the_description_alone(pipeline: Artifact, built: Artifact) -> None:
     quantize, build = find_stage("quantize.nncf"), find_stage("build.openvino")
-    assert "build.openvino before it" in quantize.refuse(pipeline, quantize.params())
+    refused = quantize.refuse(pipeline, quantize.params())
+    assert isinstance(refused, Refusal)
+    assert refused.fix == "put build.openvino before it"
     assert "no component transformer" in quantize.refuse(built, quantize.params(components=("transformer",)))
     assert "is an engine already" in build.refuse(built, build.params(components=("unet",)))
 

@@ -19,6 +19,7 @@ from evaluation import report
 from evaluation.comparison import samples
 from evaluation.comparison.rows import row_of
 from evaluation.comparison.two_runs import Run, against
+from evaluation.report import speed_summary
 from evaluation.values import Comparison, Estimate, Sample, Side
 
 MACHINE = {"processor": "a machine", "threads": 2, "cores": 2, "flags": ["avx2"], "libraries": {"torch": "2.13"}}
@@ -203,6 +204,11 @@ def test_across_machines_only_ratios_to_the_baseline_are_shown(old: Run, tmp_pat
     assert found.verdict.status == "pass"
 
 
+def test_across_machines_a_speed_is_spoken_of_too(old: Run) -> None:
+    for across in (False, True):
+        assert speed_summary.answer(against(old, old, across, "10%")).startswith("Not shown: 1.000× ")
+
+
 # ---------------------------------------------------------------- what cannot be compared
 
 
@@ -224,6 +230,25 @@ def test_other_protocols_baselines_and_tasks_are_all_reported_at_once(old: Run) 
     assert "samples 60 and 200, seed 0 and 1" in reported[2]
     assert "different baselines: bbbbbbbbbbbb" in reported[1]
     assert all(problem.fix for problem in caught.value.problems)
+
+
+def test_a_metric_that_no_gate_holds_and_whose_version_alone_differs_is_left_out(old: Run) -> None:
+    ungated = changed(old, rows=tuple(replace(row, gate=None) for row in old.comparison.rows))
+    found = against(ungated, with_protocol(ungated, "perplexity", version=99), False, "10%")
+    assert list(rows(found)) == ["latency", "size"]
+    assert (
+        "perplexity is left out, measured by another version in each run: measure the old run again"
+        in found.warnings[0]
+    )
+    for metric, change in (("perplexity", {"version": 99, "samples": 7}), ("perplexity", {"samples": 7})):
+        with pytest.raises(NotComparable):
+            against(ungated, with_protocol(ungated, metric, **change), False, "10%")
+
+
+def test_a_gated_metric_whose_version_differs_is_refused_with_a_remedy(old: Run) -> None:
+    with pytest.raises(NotComparable, match="perplexity was measured by different protocols: version") as caught:
+        against(old, with_protocol(old, "perplexity", version=99), False, "10%")
+    assert caught.value.problems[0].fix.startswith("measure the old run again: `pare run` of its recipe")
 
 
 def test_other_data_are_reported_by_the_beginning_of_their_digests(old: Run) -> None:

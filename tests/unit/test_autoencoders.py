@@ -67,7 +67,7 @@ def planned(model: Path, folder: Path, *stages: Mapping[str, Any]) -> Plan:
 def refused(model: Path, folder: Path, **params: object) -> str:
     with pytest.raises(RecipeError) as caught:
         planned(model, folder, {"distill.decoder": params})
-    return " ".join(problem.message for problem in caught.value.problems)
+    return " ".join(f"{problem.message}\n  fix: {problem.fix}" for problem in caught.value.problems)
 
 
 # ---------------------------------------------------------------- configs
@@ -184,9 +184,9 @@ def test_flops_are_counted_of_what_is_planned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("params", "message"), [
-    ({"blocks": [1, 1, 1]}, "blocks has 3 numbers, and this VAE works at 2 sizes: give one for each"),
-    ({"encoder_blocks": [1]}, "encoder_blocks has 1 numbers, and this VAE works at 2 sizes: give one for each"),
-    ({"kind": "own", "width": 8, "blocks": [1, 1]}, "kind: own keeps the VAE's sizes: leave out blocks, width"),
+    ({"blocks": [1, 1, 1]}, "blocks has 3 numbers, and this VAE works at 2 sizes\n  fix: give 2, one for each"),
+    ({"encoder_blocks": [1]}, "encoder_blocks has 1 number, and this VAE works at 2 sizes\n  fix: give 2, one for each"),
+    ({"kind": "own", "width": 8, "blocks": [1, 1]}, "kind: own keeps the VAE's sizes\n  fix: leave out blocks, width"),
 ])  # fmt: skip
 def test_sizes_that_do_not_fit_are_refused(
     params: dict[str, Any], message: str, generator: Path, tmp_path: Path

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 import compress
+from compress.data.items import Data, Item
+from compress.planning.feature_cautions import foreign_features
+from compress.recipe.values import EvalSpec
+from compress.tasks import Observable
 from evaluation.verdict.gates import FEWEST_UNITS
 from tests.fakes import language_model
 
@@ -64,3 +68,24 @@ def test_too_few_samples_of_enough_data_are_reported_where_quality_is_gated(tmp_
 def test_copies_are_reported(tmp_path: Path) -> None:
     (message,) = warned(tmp_path, documents(20) + "\n\n" + documents(20), samples=20)
     assert message == "20 of 40 items of d.txt count: 20 are copies of others"
+
+
+def captioned(*gives: Observable) -> Data:
+    return Data("./mine", "captioned_images", "d", 1, lambda index: Item("0", "a red house"), frozenset(gives))
+
+
+@pytest.mark.parametrize(
+    ("gives", "metrics", "blind"),
+    [
+        (("captions",), {"kid": {}}, "kid looks"),
+        (("captions",), {"kid": {"features": "zoo://digits-clip"}, "clip_score": {}}, "kid, clip_score look "),
+        (("captions",), {"kid": {"features": "./clip"}, "latency": {}, "ssim": {}}, ""),
+        (("captions", "scenes"), {"kid": {}, "clip_score": {}}, ""),
+    ],
+)
+def test_the_zoos_extractor_is_no_judge_of_other_images(
+    gives: tuple[Observable, ...], metrics: dict[str, dict[str, str]], blind: str
+) -> None:
+    found = list(foreign_features(captioned(*gives), EvalSpec(metrics=metrics)))
+    assert len(found) == bool(blind)
+    assert all(one.startswith(blind) and "give a folder of a CLIP model as `features`" in one for one in found)

@@ -173,8 +173,43 @@ def test_a_checked_recipe_as_json(pare: Pare) -> None:
         {
             "name": "quickstart",
             "stages": ["prune.depth", "distill.features", "accelerate.steps", "build.openvino", "quantize.nncf"],
+            "warnings": [],
         }
     ]
+
+
+def test_one_of_each_is_reported_in_the_singular(pare: Pare, recipe: str) -> None:
+    assert pare("check", recipe).out == "tiny: good (0 stages, 1 metric, 0 gates)\n"
+
+
+def test_warnings_are_in_the_json_of_a_check(pare: Pare, recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "d.txt").write_text("one\n\none\n")
+    found = pare("check", recipe, "--json", "--set", "data.evaluate=d.txt", "--set", "evaluate.metrics=[perplexity]")
+    assert found.json[0]["warnings"]
+    assert all(f"warning: {message}" in found.err for message in found.json[0]["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (("check", QUICKSTART, "--set", "seed=-1", "--set", "model=./nowhere"), 2),
+        (("plan", QUICKSTART, "--set", "seed=-1"), 1),
+        (("run", QUICKSTART, "--set", "seed=-1"), 1),
+        (("eval", "./nowhere", "./nowhere"), 1),
+        (("check", QUICKSTART, "--no-such-option"), 1),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_is_wrong_is_one_json_value_where_json_is_asked_for(
+    pare: Pare, arguments: tuple[str, ...], count: int
+) -> None:
+    found = pare(*arguments, "--json")
+    assert found.code == 2
+    problems = found.json["problems"]
+    assert len(problems) == count
+    assert all(problem.keys() == {"place", "message", "fix"} and problem["fix"] for problem in problems)
+    assert all(problem["message"] in found.err for problem in problems)
+    assert pare(*arguments).out == ""
 
 
 def test_a_plan_as_json_says_what_python_says(pare: Pare) -> None:

@@ -75,6 +75,16 @@ def test_unknown_sources_name_a_remedy(tmp_path: Path, source: str) -> None:
     assert caught.value.problems[0].fix
 
 
+def test_texts_are_no_remedy_where_images_are_needed(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/a.txt").write_text("one")
+    for source in ("set", "nowhere"):
+        with pytest.raises(DataError) as caught:
+            open_data(source, tmp_path, "captioned_images")
+        fix = caught.value.problems[0].fix
+        assert fix == "give a folder of images with their captions in metadata.jsonl, or zoo://digits/test"
+
+
 def test_an_image_folder_without_metadata_says_so(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     with pytest.raises(DataError, match=r"metadata\.jsonl"):

@@ -82,3 +82,13 @@ def test_what_a_plan_warns_of_in_data_is_reported_here_too(sides: tuple[str, str
     assert len(message) == 2
     assert message[0].startswith("data: gates on perplexity will stay inconclusive: they rest on 1 of at least 8 units")
     assert "d.txt is 1 document" in message[1]
+
+
+@pytest.mark.parametrize("metric", ["kid", "no_such_metric"])
+def test_sides_data_and_extractors_that_are_not_there_are_reported_at_once(metric: str, tmp_path: Path) -> None:
+    data = str(tmp_path / "missing")
+    with pytest.raises(UserError) as caught:
+        request((str(tmp_path / "a"), str(tmp_path / "b")), tmp_path, {metric: {"features": "./gone"}}, data=data)
+    messages = [problem.message for problem in caught.value.problems]
+    parts = ["no such model folder", "no such data"] + ["kid.features"] * (metric == "kid")
+    assert [part in message for part, message in zip(parts, messages, strict=True)] == [True] * len(parts)

@@ -53,6 +53,16 @@ def test_a_verdict_follows_from_interval_and_margin(
     assert bool(verdict.why) == (status != "pass")
 
 
+@pytest.mark.parametrize("gate", [Gate(within="10%"), Gate(worse_by="10%")])
+def test_a_share_of_a_negative_value_decides_nothing(gate: Gate) -> None:
+    for contrast in ((-0.1, 0.1), (-9.0, -8.0)):
+        verdict = judge(gate, find_metric("clip_score"), _around(-16, -14), _around(*contrast), None)
+        assert verdict.status == "inconclusive"
+        assert "the baseline's value is -15, and a share of a negative one bounds nothing" in verdict.why
+    number = judge(Gate(within=1.5), find_metric("clip_score"), _around(-16, -14), _around(-0.1, 0.1), None)
+    assert number.status == "pass"
+
+
 def test_without_a_gate_there_is_no_verdict() -> None:
     assert judge(None, find_metric("kid"), TEN, _around(0, 1), None).status == "not gated"
 

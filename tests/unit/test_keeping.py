@@ -439,7 +439,7 @@ def test_it_stands_beside_the_name_or_among_the_parameters() -> None:
     [
         ("sometimes", "", 'keep must be always or if_faster, not "sometimes"'),
         ("", "true", "keep must be always or if_faster, not true"),
-        ("always", "if_faster", "here are 2 keys: `demo.cut`, `keep`"),
+        ("always", "if_faster", "keep is given twice, beside demo.cut and among its parameters"),
     ],
 )
 def test_what_it_cannot_say_is_one_located_mistake(inside: str, beside: str, message: str) -> None:

@@ -120,3 +120,12 @@ def test_nothing_is_fetched_for_a_recipe_that_does_not_read(tmp_path: Path, monk
     monkeypatch.setattr("compress.sources.models.fetch_hub", lambda *a, **k: pytest.fail("fetched"))
     (found,) = reported(tmp_path, model="hf://org/name@" + "0" * 40, seed="many")
     assert "seed" in found
+
+
+def test_a_missing_model_hides_neither_missing_data_nor_an_extractor_that_is_not_there(tmp_path: Path) -> None:
+    metrics = "{metrics: [{kid: {features: ./nothing}}]}"
+    data = "{evaluate: ./nowhere}"
+    found = reported(tmp_path, model="./nowhere", data=data, evaluate=metrics, gates="{}")
+    assert [sum(part in message for message in found) for part in ("model folder", "no such data", "kid.features")] == [
+        1
+    ] * 3

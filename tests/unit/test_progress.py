@@ -49,6 +49,32 @@ def test_piped_a_long_stage_says_that_it_is_at_work(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
+def test_piped_a_long_training_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    message = ""
+    with Progress(quiet=True, beat=0.01) as listen:
+        listen(Event("started", "distill.steps"))
+        listen(
+            Event("progress", "distill.steps training", done=100, total=400)
+        )  # as one that goes on from a checkpoint
+        listen(Event("progress", "distill.steps training", done=102, total=400))
+        listen(Event("progress", "another: training", done=1, total=2))
+        while " left" not in message:  # or the test hangs, and is stopped
+            message += capsys.readouterr().err
+    assert re.search(r"distill\.steps: at work for \d s, training 102 of 400, about \d+ (s|min) left\n", message)
+
+
+def test_what_has_not_begun_to_count_says_no_time(capsys: pytest.CaptureFixture[str]) -> None:
+    listen = Progress(quiet=True)
+    listen(Event("started", "distill.steps"))
+    listen(Event("progress", "distill.steps training", done=0, total=400))
+    assert listen._far("distill.steps") == ", training 0 of 400"
+    listen(Event("progress", "distill.steps reading", done=7, total=0))
+    assert listen._far("distill.steps") == ", training 0 of 400"
+    listen(Event("finished", "distill.steps"))
+    assert listen._far("distill.steps") == ""
+    capsys.readouterr()
+
+
 class Terminal:
     """A terminal to draw on, and a clock that moves when reported."""
 

@@ -27,6 +27,16 @@ def test_a_shipped_recipe_reads_and_holds_against_the_schema(path: Path) -> None
     jsonschema.Draft202012Validator(recipe_schema()).validate(parse_tree(path.read_text(), str(path)).plain())
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "image/few-steps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_command_of_a_header_gives_all_that_lies_nowhere_yet(path: Path) -> None:
+    command = path.read_text().splitlines()[1].removeprefix("# ")
+    assert command.startswith(f"pare run recipes/image/few-steps/{path.name} ")
+    tree = parse_tree(path.read_text(), str(path)).plain()
+    places = {"model": tree["model"], **{f"data.{role}": name for role, name in tree["data"].items()}}
+    places["evaluate.features"] = tree["evaluate"]["features"]
+    assert all(name.startswith("./") and f" --set {key}=./" in command for key, name in places.items())
+
+
 def test_the_schema_knows_every_stage_and_metric_on_disk() -> None:
     schema = recipe_schema()
     jsonschema.Draft202012Validator.check_schema(schema)

@@ -147,6 +147,7 @@ def test_trust_names_units_noise_and_warnings() -> None:
 
 def test_machine_leaves_out_what_is_unknown() -> None:
     assert formatting.machine(replace(image(), machine={"threads": 2, "gpu": ""})) == "2 threads"
+    assert formatting.machine(replace(image(), machine={"threads": 1})) == "1 thread"
     assert formatting.machine(replace(image(), machine={})) == "not recorded"
 
 

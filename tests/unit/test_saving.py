@@ -13,6 +13,7 @@ import pytest
 
 from compress.artifact import MANIFEST
 from compress.errors import ManyProblems, UserError
+from compress.events import Event
 from compress.execution.saving import folders, save
 from compress.model.describing import describe
 from compress.planning.plan import Plan
@@ -69,6 +70,24 @@ def test_the_same_candidate_may_be_saved_twice_and_no_other_over_it(model: Path,
     with pytest.raises(UserError, match="holds something else already"):
         save(describe(model), kept)
     assert (kept / "tokenizer.json").read_text() == "mine by now"
+
+
+def test_a_folder_that_holds_this_candidate_already_is_reported(model: Path, tmp_path: Path) -> None:
+    reported: list[Event] = []
+    save(describe(model), tmp_path / "mine", reported.append)
+    assert reported == []
+    save(describe(model), tmp_path / "mine", reported.append)
+    assert [event.message for event in reported] == [
+        f"{tmp_path / 'mine'} holds this very candidate already, and is left as it is"
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="there is no such file system here")
+def test_a_place_that_takes_no_folder_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ManyProblems, match="--save /proc/mine: cannot be written"):
+        folders("/proc/mine", [plan()], tmp_path / "cache")
+    folders(tmp_path / "mine", [plan()], tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_one_clear_error_and_leaves_nothing_half(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -17,8 +18,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 import compress
 from compress.catalogue import find_stage
 from compress.errors import RecipeError
+from compress.machine import library_classes
 from compress.machine.devices import AS_STORED
 from compress.model.describing import describe
+from compress.opening.schedulers import made
 from compress.pipelines.part_checks import pipeline_problems
 from compress.pipelines.schedulers import NAMED, changes, faults, left_out, read_class
 from compress.planning.step_checks import source_problems
@@ -225,6 +228,41 @@ def test_a_models_own_scheduler_that_takes_no_such_prediction_is_reported(kind: 
             f"{kind} takes no prediction_type sample: it takes epsilon, v_prediction: give the model"
         )
         assert "DDIMScheduler" in message
+
+
+@pytest.mark.parametrize(
+    "kind", ["PNDMScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"]
+)
+def test_no_more_steps_than_the_training_schedule_has(kind: str, generator: Path) -> None:
+    own(generator, _class_name=kind, num_train_timesteps=100, skip_prk_steps=True)
+    for steps, refused in ((100, False), (101, True)):
+        call = {"num_inference_steps": steps}
+        found = list(source_problems(describe(generator), AS_STORED, "", fetched=False, call=call))
+        assert [p.message for p in found] == [
+            f"{kind} cannot do 101 steps: at most 100 (num_train_timesteps)"
+        ] * refused
+
+
+def test_a_scheduler_whose_library_is_not_there_is_reported(generator: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library_classes.deps, "installed", lambda module: module != "torchsde")
+    library_classes.lacking_for.cache_clear()
+    several, _ = own(generator, _class_name="DPMSolverSDEScheduler")
+    library_classes.lacking_for.cache_clear()
+    assert (
+        "DPMSolverSDEScheduler, which needs the library torchsde, and it is not installed: pip install torchsde"
+        in several
+    )
+
+
+def test_a_consistent_students_scheduler_is_saved_with_what_it_takes(tmp_path: Path) -> None:
+    config = {"_class_name": "EulerDiscreteScheduler", **dict(diffusers.EulerDiscreteScheduler(beta_end=0.02).config)}
+    scheduler = made(config, {"_class_name": "LCMScheduler", "original_inference_steps": 20}, tmp_path)
+    scheduler.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "scheduler_config.json").read_text())
+    known = read_class("LCMScheduler")
+    assert known
+    assert {name for name in saved if not name.startswith("_")} <= set(known.defaults)
+    assert (saved["beta_end"], saved["original_inference_steps"]) == (0.02, 20)
 
 
 def test_one_step_of_unipc_needs_no_lower_order_at_its_end(generator: Path) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 from diffusers import DDIMScheduler, LCMScheduler
+from pydantic import ValidationError
 
 from compress.artifact import Provenance, write_manifest
 from compress.catalogue import find_stage
 from compress.errors import RecipeError
 from compress.model.describing import describe
 from compress.planning.plan import Plan, make_plan
+from compress.recipe.values import BaselineSpec, EvalSpec
 from compress.stages.distill.steps import CONSISTENCY_RATE, RATE, DistillSteps
 from compress.store.cache import Cache
 from tests.fakes import pipeline, recipe, step
@@ -35,14 +37,18 @@ def model(tmp_path: Path) -> Path:
     return made
 
 
-def plan(model: Path, *asked: Asked) -> Plan:
+def plan(model: Path, *asked: Asked, guidance: float | None = None) -> Plan:
     steps, after = [], "source"
     for number, (name, given) in enumerate(asked):
-        params = {**({"captions": 8} if name in ("distill.steps", "distill.guidance") else {}), **given}
-        steps.append(step(find_stage(name), id=f"{number}", after=after, place=f"r.yaml:{number}", **params))
+        taught = name in ("distill.steps", "distill.guidance")
+        params = {**({"captions": 8} if taught else {}), **given}
+        inputs = {"teacher": params.pop("teacher")} if "teacher" in params else params.pop("inputs", {})
+        found = step(find_stage(name), id=f"{number}", after=after, place=f"r.yaml:{number}", inputs=inputs, **params)
+        steps.append(found)
         after = f"{number}"
     data = {"train": "zoo://digits/train"}
-    return make_plan(recipe(model, *steps, data=data), Cache(model.parent / "cache"))
+    spec = EvalSpec(baseline=BaselineSpec(guidance=guidance))
+    return make_plan(recipe(model, *steps, data=data, evaluate=spec), Cache(model.parent / "cache"))
 
 
 def refusal(model: Path, *asked: Asked) -> str:
@@ -50,22 +56,24 @@ def refusal(model: Path, *asked: Asked) -> str:
         plan(model, *asked)
     (problem,) = caught.value.problems
     assert problem.place == f"r.yaml:{len(asked) - 1}"
-    return problem.message
+    return f"{problem.message}: {problem.fix}"
 
 
 @pytest.mark.parametrize(
     ("student", "then", "message"),
     [
         (STUDENT, {"steps": 2}, ("2 steps undo", "it was taught 4 steps")),
-        (STUDENT, {"steps": 8}, ("8 steps undo",)),
-        (STUDENT, {"steps": 4, "scheduler": "dpm-solver++"}, ("scheduler dpm-solver++ undo",)),
-        (STUDENT, {"steps": 4, "spacing": "leading"}, ("spacing leading undo",)),
+        (STUDENT, {"steps": 8}, ("8 steps undo ",)),
+        (STUDENT, {"steps": 1}, ("1 step undoes",)),
+        (STUDENT, {"steps": 2, "scheduler": "euler"}, ("2 steps and scheduler euler undo ",)),
+        (STUDENT, {"steps": 4, "scheduler": "dpm-solver++"}, ("scheduler dpm-solver++ undoes",)),
+        (STUDENT, {"steps": 4, "spacing": "leading"}, ("spacing leading undoes",)),
         (STUDENT, {"steps": 4}, ()),
         (CONSISTENT, {"steps": 2}, ()),
         (CONSISTENT, {"steps": 8}, ()),
         (CONSISTENT, {"steps": 2, "scheduler": "lcm"}, ()),
         (STUDENT, {"steps": 4, "scheduler": "ddim", "spacing": "trailing"}, ()),
-        (CONSISTENT, {"steps": 2, "scheduler": "euler"}, ("scheduler euler undo", "up to 8 steps")),
+        (CONSISTENT, {"steps": 2, "scheduler": "euler"}, ("scheduler euler undoes", "up to 8 steps")),
         (("distill.guidance", {"guidance": 3.0}), {"steps": 2}, ()),
     ],
 )
@@ -83,6 +91,8 @@ def test_a_student_that_lies_on_disk_is_known_as_one(model: Path) -> None:
     write_manifest(replace(source, lineage=(made,)))
     (warning,) = plan(model, ("accelerate.steps", {"steps": 2})).warnings
     assert "2 steps undo" in warning
+    (warning,) = plan(model, ("distill.steps", {"steps": 3})).warnings
+    assert "its teacher was taught 4 steps, and is to go 6 of them" in warning
 
 
 FEATURES: Asked = ("distill.features", {"prompts": 8})
@@ -107,7 +117,7 @@ def test_what_a_student_was_taught_is_not_unlearnt_from_another_teacher(
     again = ("distill.features", {"prompts": 8, "denoising_steps": steps, "inputs": {"teacher": teacher}})
     for chain in ((student, again), (student, ("accelerate.size", {"height": 64, "width": 64}), again)):
         if not message:
-            assert plan(model, *chain).warnings == ()
+            assert plan(model, *chain, guidance=3.0).warnings == ()
             continue
         with pytest.raises(RecipeError) as caught:
             plan(model, *chain)
@@ -140,7 +150,7 @@ def test_a_student_that_lies_on_disk_learns_nothing_from_what_was_not_taught(mod
     ],
 )
 @pytest.mark.parametrize("name", ["distill.features", "distill.decoder"])
-def test_generatings_are_recorded_in_the_steps_that_a_student_was_taught(
+def test_calls_are_recorded_in_the_steps_that_a_student_was_taught(
     name: str, student: Asked, asked: int | None, best: int, model: Path
 ) -> None:
     """Reported nothing, distill.features records up to 20 steps, and distill.decoder as many as the student is called with."""
@@ -155,7 +165,7 @@ def test_generatings_are_recorded_in_the_steps_that_a_student_was_taught(
 
 def test_guidance_is_folded_in_once(model: Path) -> None:
     assert "nothing is left to fold in" in refusal(model, STUDENT, ("distill.guidance", {"guidance": 3.0}))
-    ladder = plan(model, ("distill.guidance", {"guidance": 3.0}), STUDENT)
+    ladder = plan(model, ("distill.guidance", {"guidance": 3.0}), STUDENT, guidance=3.0)
     assert ladder.warnings == ()
 
 
@@ -181,7 +191,7 @@ def test_a_consistent_student_is_taught_the_levels_that_it_is_sampled_at(
     asked = ("distill.steps", {"steps": 2, "method": "consistency", "origin": origin})
     if nearest:
         assert f"`origin` {origin} does not divide the 1000 levels" in refusal(model, asked)
-        assert refusal(model, asked).endswith(f"ask for {nearest}")
+        assert refusal(model, asked).endswith(f"set origin: {nearest}")
     else:
         assert plan(model, asked).nodes
     scheduler = LCMScheduler(original_inference_steps=origin)
@@ -217,3 +227,87 @@ def test_a_student_that_is_its_own_teacher_learns_more_slowly_unless_it_is_repor
     consistent = DistillSteps.model_validate({"steps": 4, "method": "consistency"})
     assert consistent.learning_rate == CONSISTENCY_RATE < RATE == DistillSteps(steps=4).learning_rate
     assert DistillSteps(steps=4, method="consistency", learning_rate=1e-4).learning_rate == 1e-4
+
+
+@pytest.mark.parametrize("stage", ["distill.steps", "distill.guidance"])
+@pytest.mark.parametrize(
+    ("taught", "baseline", "message"),
+    [
+        (3.0, 3.0, ""),
+        (None, None, ""),
+        (7.5, None, ""),
+        (None, 7.5, ""),
+        (3.0, None, "taught guidance 3, and the baseline generates with the pipeline's own 7.5"),
+        (None, 3.0, "taught the pipeline's own guidance 7.5, and the baseline generates with 3"),
+        (2.0, 3.0, "taught guidance 2, and the baseline generates with 3"),
+    ],
+)
+def test_another_guidance_than_the_baselines_is_warned_of(
+    stage: str, taught: float | None, baseline: float | None, message: str, model: Path
+) -> None:
+    params = {"steps": 2} if stage == "distill.steps" else {}
+    warnings = plan(model, (stage, {**params, "guidance": taught}), guidance=baseline).warnings
+    assert len(warnings) == bool(message)
+    assert all(message in one for one in warnings)
+
+
+@pytest.mark.parametrize("scale", [1e9, float("inf"), float("nan"), -1.0])
+def test_no_guidance_is_absurd(scale: float) -> None:
+    with pytest.raises(ValidationError):
+        DistillSteps(steps=2, guidance=scale)
+    with pytest.raises(ValidationError):
+        BaselineSpec(guidance=scale)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "parts"),
+    [
+        (STUDENT, {"steps": 2}, 0),
+        (STUDENT, {"steps": 1, "substeps": 4}, 0),
+        (STUDENT, {"steps": 3}, 6),
+        (STUDENT, {"steps": 4}, 8),
+        (STUDENT, {"steps": 2, "method": "consistency", "origin": 20}, 20),
+        (CONSISTENT, {"steps": 2}, 0),
+    ],
+)
+def test_a_student_that_teaches_goes_the_steps_that_it_was_taught(
+    first: Asked, then: dict[str, Any], parts: int, model: Path
+) -> None:
+    warnings = plan(model, first, ("distill.steps", {**then, "teacher": "0"}), guidance=3.0).warnings
+    assert len(warnings) == bool(parts)
+    assert all(f"taught 4 steps, and is to go {parts} of them" in one for one in warnings)
+    assert plan(model, first, ("distill.steps", {**then, "guidance": 3.0}), guidance=3.0).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "before", "fix"),
+    [
+        ("PNDMScheduler", (), "put `- accelerate.steps: {steps: 50, scheduler: ddim}` in front"),
+        ("PNDMScheduler", (("accelerate.steps", {"steps": 7}),), "{steps: 7, scheduler: ddim}"),
+        ("PNDMScheduler", (CONSISTENT,), "teach with method: progressive"),
+        ("DDIMScheduler", (("accelerate.call", {}),), "leave this stage out"),
+    ],
+)
+def test_a_lean_call_is_refused_with_what_would_give_one(
+    scheduler: str, before: Sequence[Asked], fix: str, model: Path
+) -> None:
+    for file, key in ((model / "model_index.json", "scheduler"), (model / "scheduler/scheduler_config.json", "")):
+        named = ["diffusers", scheduler] if key else scheduler
+        file.write_text(json.dumps({**json.loads(file.read_text()), key or "_class_name": named}))
+    asked = ("accelerate.call", {})
+    assert fix in refusal(model, *before, asked)
+    if "ddim" in fix:
+        assert plan(model, *before, ("accelerate.steps", {"steps": 7, "scheduler": "ddim"}), asked).nodes
+
+
+@pytest.mark.parametrize(
+    ("params", "fix"),
+    [
+        ({"steps": 600}, "ask for at most 1000 parts: fewer `steps`, or fewer `substeps`"),
+        ({"steps": 2, "origin": 10}, "leave `origin` out, or set method: consistency"),
+        ({"steps": 2, "method": "consistency", "substeps": 2}, "leave `substeps` out"),
+        ({"steps": 30, "method": "consistency"}, "ask for 20 steps or fewer, or for a larger `origin`"),
+    ],
+)
+def test_a_refusal_has_a_remedy_of_its_own(params: dict[str, Any], fix: str, model: Path) -> None:
+    assert refusal(model, ("distill.steps", params)).endswith(f": {fix}")

@@ -110,3 +110,20 @@ def test_adapters_are_a_subject_of_their_own() -> None:
     assert "LoRA that peft, diffusers or kohya's trainers saved" in message
     assert {"path", "scale"} <= keys(message)
     assert "{ADAPTERS}" not in explain("recipe")
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("steps", "`pare explain accelerate.steps` or `pare explain distill.steps`"),
+        ("call", "`pare explain accelerate.call`"),
+        ("consistency", "`pare explain distill.steps` (method: consistency)"),
+        ("lcm", "`pare explain accelerate.steps` (scheduler: lcm)"),
+        ("negative_prompt", "(its negative_prompt)"),
+        ("latncy", "did you mean `latency`?"),
+    ],
+)
+def test_what_has_no_name_of_its_own_is_found_by_a_last_part_a_parameter_or_a_value(name: str, fix: str) -> None:
+    with pytest.raises(UserError) as caught:
+        explain(name)
+    assert fix in caught.value.problems[0].fix

@@ -3,6 +3,8 @@
 A stock call of diffusers takes some milliseconds beside its components: it looks for hooks and devices in every module, makes its schedule
 anew, tokenizes each prompt twice. That is a large share of an image once a student generates it in two steps behind an engine, and nothing of
 one that takes a second. The model's files stay as they are; with another caller than pare it is the stock pipeline. Put it last.
+It is there for StableDiffusionPipeline and StableDiffusionXLPipeline with DDIMScheduler, and for StableDiffusion3Pipeline and FluxPipeline with
+FlowMatchEulerDiscreteScheduler; `accelerate.steps` in front can give the first two their DDIM, and so does `distill.steps` (progressive).
 Source: the calls of diffusers' pipelines, whose arithmetic the lean call repeats operation by operation.
 
     - accelerate.call: {}
@@ -13,11 +15,17 @@ from __future__ import annotations
 from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Forecast
 from compress.context import Context
+from compress.distillation.students import student_of
+from compress.errors import Refusal
 from compress.params import Params
-from compress.pipelines.lean import without_lean_call
+from compress.pipelines.call_arguments import STEPS, call_arguments
+from compress.pipelines.index import class_of
+from compress.pipelines.lean import SCHEDULERS, no_lean_call, without_lean_call
+from compress.pipelines.schedulers import NAMED, changes, config_of, foreign
 from compress.stages.accelerate import call_stage
 
 SUMMARY = "call path: stock → lean; the images are the same, and calling it so needs pare"
+LEAVE = "leave this stage out: the stock call generates it"
 
 
 class Call(Params):
@@ -26,8 +34,25 @@ class Call(Params):
 
 def refuse(artifact: Artifact, params: Call) -> str:
     if artifact.settings.lean:
-        return "the model is called the lean way already"
-    return without_lean_call(artifact, artifact.settings.call)
+        return Refusal("the model is called the lean way already", "leave this stage out")
+    why = without_lean_call(artifact, artifact.settings.call)
+    return Refusal(why, _remedy(artifact)) if why else ""
+
+
+def _remedy(artifact: Artifact) -> str:
+    """What would give a pipeline a lean call: the scheduler whose steps it walks, where that samples what the model predicts."""
+    config, walked = config_of(artifact), SCHEDULERS.get(class_of(artifact.path), "")
+    name = next((name for name, kind in NAMED.items() if kind == walked), None)
+    if not config or config.get("_class_name") == walked or name is None or foreign(config, name):
+        return LEAVE
+    student = student_of(artifact)
+    if student and student.method == "consistency":
+        return f"{LEAVE}, or teach with method: progressive, whose students {walked} samples"
+    kind = class_of(artifact.path)
+    if no_lean_call(kind, walked, {**config, **changes(config, name)}):
+        return LEAVE
+    steps = artifact.settings.call.get(STEPS) or (call_arguments(kind) or {}).get(STEPS) or "…"
+    return f"put `- accelerate.steps: {{steps: {steps}, scheduler: {name}}}` in front, or {LEAVE}"
 
 
 def forecast(artifact: Artifact, params: Call) -> Forecast:

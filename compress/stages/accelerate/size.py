@@ -15,6 +15,7 @@ from pydantic import Field
 from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Forecast
 from compress.context import Context
+from compress.errors import Refusal
 from compress.params import Params
 from compress.pipelines.call_arguments import call_faults
 from compress.pipelines.image_sizes import BINNED, resized
@@ -35,7 +36,7 @@ def refuse(artifact: Artifact, params: Size) -> str:
     """Also where an engine is there already, which was built for another size."""
     asked = {"height": params.height, "width": params.width}
     found = call_faults(artifact, {**artifact.settings.call, **asked})
-    return next((f"{fault.message}; {fault.fix}" for fault in found if fault.argument in asked), "")
+    return next((Refusal(fault.message, fault.fix) for fault in found if fault.argument in asked), "")
 
 
 def forecast(artifact: Artifact, params: Size) -> Forecast:

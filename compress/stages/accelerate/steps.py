@@ -19,7 +19,7 @@ from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, derive, wri
 from compress.catalogue import Forecast
 from compress.context import Context
 from compress.distillation.students import undone
-from compress.errors import StageFailed
+from compress.errors import Refusal, StageFailed
 from compress.params import Params
 from compress.pipelines.index import class_of
 from compress.pipelines.schedulers import (
@@ -61,7 +61,7 @@ def refuse(artifact: Artifact, params: Steps) -> str:
         problem.message for problem in faults(config, "")
     }  # of the model as it is, which is refused for it already
     found = faults({**config, **changed_by(config, params)}, "", params.steps, pipeline)
-    return next((f"{new.message}; {new.fix}" for new in found if new.message not in before), "")
+    return next((Refusal(new.message, new.fix) for new in found if new.message not in before), "")
 
 
 def _unspaced(config: Mapping[str, Any], params: Steps) -> str:
@@ -69,9 +69,9 @@ def _unspaced(config: Mapping[str, Any], params: Steps) -> str:
     kind = str(changes(config, params.scheduler)["_class_name"])
     known = read_class(kind)
     if params.spacing and known and not known.spaced:
-        return f"{kind} spaces its steps itself: leave `spacing` out"
+        return Refusal(f"{kind} spaces its steps itself", "leave `spacing` out")
     if params.spacing and config.get("use_flow_sigmas"):
-        return f"{kind} with use_flow_sigmas spaces its steps itself: leave `spacing` out"
+        return Refusal(f"{kind} with use_flow_sigmas spaces its steps itself", "leave `spacing` out")
     return ""
 
 

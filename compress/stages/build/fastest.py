@@ -17,6 +17,7 @@ from pydantic import Field
 from compress.artifact import CHOSEN, Artifact
 from compress.catalogue import Forecast, Stage, builders, engine_names, find_engine, find_task, stage
 from compress.context import Context
+from compress.errors import Refusal
 from compress.machine import deps
 from compress.model.exportable import Components, Profile, refuse_components, wanted
 from compress.params import Params, one_of
@@ -67,15 +68,16 @@ def refuse(artifact: Artifact, params: BuildFastest) -> str:
     known = {_short(s): s for s in tried(params)}
     unknown = [] if params.engines == "all" else [e for e in params.engines if e not in known]
     if unknown:
-        return f"there is no engine {', '.join(unknown)}; there is {', '.join(map(_short, builders()))}"
+        return Refusal(f"there is no engine {', '.join(unknown)}", f"there is {', '.join(map(_short, builders()))}")
     lacking = {n: [lib for lib in s.libraries if not deps.version(lib)] for n, s in known.items()}
     if missing := [f"{name} needs {', '.join(libs)}" for name, libs in lacking.items() if libs]:
-        return f"{'; '.join(missing)}: install it, or leave that engine out"
+        return Refusal("; ".join(missing), "install it, or leave that engine out")
     if why := refuse_components(artifact, params.components):
         return why
     low, _, high = params.profile.batch
     if any("profile" in s.params.model_fields for s in known.values()) and not low <= params.batch <= high:
-        return f"batch: {params.batch} lies outside its profile, which takes {low} to {high}: set profile: {{batch: […]}} to hold it"
+        why = f"batch: {params.batch} lies outside its profile, which takes {low} to {high}"
+        return Refusal(why, "set profile: {batch: […]} to hold it")
     return ""
 
 

@@ -25,8 +25,8 @@ from compress.catalogue import Forecast, Misfit, stage
 from compress.context import Context
 from compress.distillation.compatibility import decoding_misfits
 from compress.distillation.few_steps import guiding, ill_guided
-from compress.distillation.students import generated_otherwise
-from compress.errors import ModelError
+from compress.distillation.students import recorded_otherwise
+from compress.errors import ModelError, Refusal
 from compress.params import TRAINED, Training
 from compress.pipelines.autoencoders import (
     TEACHERS,
@@ -41,7 +41,7 @@ from compress.pipelines.autoencoders import (
     tiny_parameters,
     usual_blocks,
 )
-from compress.pipelines.call_arguments import STEPS
+from compress.pipelines.call_arguments import MOST_GUIDANCE, STEPS
 from compress.pipelines.image_sizes import SIDES, own_size
 from compress.pipelines.index import class_of, name_part
 
@@ -79,7 +79,7 @@ class DistillDecoder(Training):
         None, ge=1, le=1000, description="steps of each generating; default: as the model is meant to be called"
     )
     guidance: float | None = Field(
-        None, ge=0, description="guidance scale while generating; default: the pipeline's own"
+        None, ge=0, le=MOST_GUIDANCE, description="guidance scale while generating; default: the pipeline's own"
     )
     pictures: int = Field(
         512, ge=0, multiple_of=4, description="images of the training data that are learnt from too, where it has any"
@@ -100,17 +100,19 @@ def refuse(artifact: Artifact, params: DistillDecoder) -> str:
     if kind not in TEACHERS:
         return f"its `vae` is a {kind}, and this stage knows {', '.join(TEACHERS)}"
     if why := ill_guided(artifact, params.guidance):
-        return f"{why}: leave `guidance` out"
+        return Refusal(why, "leave `guidance` out")
     if params.kind == "own":
         given = sorted(NEW & params.model_fields_set)
-        return f"kind: own keeps the VAE's sizes: leave out {', '.join(given)}, or give kind: tiny" if given else ""
+        fix = f"leave out {', '.join(given)}, or give kind: tiny"
+        return Refusal("kind: own keeps the VAE's sizes", fix) if given else ""
     if more := reads_more(artifact):
         return f"{class_of(artifact.path)} reads `{more}` of its VAE, which an {TINY} does not have"
     levels = levels_of(artifact.config(VAE))
     for name in ("blocks", "encoder_blocks"):
         counts = getattr(params, name)
         if counts and len(counts) != levels:
-            return f"{name} has {len(counts)} numbers, and this VAE works at {levels} sizes: give one for each"
+            count = f"{len(counts)} number{'s' * (len(counts) != 1)}"
+            return Refusal(f"{name} has {count}, and this VAE works at {levels} sizes", f"give {levels}, one for each")
     return ""
 
 
@@ -140,7 +142,7 @@ def forecast(artifact: Artifact, params: DistillDecoder) -> Forecast:
     latent = int(config["latent_channels"]) * (side >> levels_of(config) - 1) ** 2
     each = {"prompts": 2 * (3 * side**2 + 3 * latent), "pictures": 2 * (2 * 3 * side**2 + 3 * latent)}
     instead = f" in place of {before / 1e6:.2f} M" if before else ""
-    otherwise = generated_otherwise(artifact, params.denoising_steps)
+    otherwise = recorded_otherwise(artifact, params.denoising_steps)
     return Forecast(
         configs={VAE: config},
         kinds={VAE: TINY} if tiny else {},
@@ -275,7 +277,7 @@ def _fitted(some: Sequence[Item], size: Sequence[int], context: Context) -> torc
     found = []
     for item in some:
         assert item.image is not None
-        image = torch.from_numpy(item.image()).to(context.opening.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        image = torch.tensor(item.image()).to(context.opening.device).permute(2, 0, 1)[None].float() / 127.5 - 1
         share = max(want / have for want, have in zip(size, image.shape[-2:], strict=True))
         sides = [max(want, round(share * have)) for want, have in zip(size, image.shape[-2:], strict=True)]
         scaled = functional.interpolate(image, sides, mode="bicubic", antialias=True).clamp(-1, 1)

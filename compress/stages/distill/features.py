@@ -25,10 +25,11 @@ from compress.context import Context
 from compress.distillation.compatibility import reported_misfits
 from compress.distillation.conditioning import caption_values
 from compress.distillation.few_steps import guiding
-from compress.distillation.students import generated_otherwise
+from compress.distillation.students import recorded_otherwise
 from compress.errors import ModelError
 from compress.model.families import feature_stacks
 from compress.params import TRAINED, Training
+from compress.pipelines.call_arguments import MOST_GUIDANCE
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ class DistillFeatures(Training):
     )
     denoising_steps: int = Field(20, ge=1, le=1000, description="steps of the finest generating that is recorded")
     guidance: float | None = Field(
-        None, ge=0, description="guidance scale while generating; default: the pipeline's own"
+        None, ge=0, le=MOST_GUIDANCE, description="guidance scale while generating; default: the pipeline's own"
     )
     block_weight: float = Field(0.5, ge=0, description="weight of the blocks' features beside the output's")
 
@@ -62,7 +63,7 @@ def forecast(artifact: Artifact, params: DistillFeatures) -> Forecast:
     side = config.get("sample_size") or 128
     latent = config.get("in_channels", 4) * (side if isinstance(side, int) else max(side)) ** 2
     recorded = 2 * 4 * (latent * params.denoising_steps + caption_values(artifact))
-    otherwise = generated_otherwise(artifact, params.denoising_steps)
+    otherwise = recorded_otherwise(artifact, params.denoising_steps)
     return Forecast(
         scratch_bytes=checkpoints,
         item_bytes={"prompts": recorded},

@@ -17,9 +17,12 @@ from compress.context import Context
 from compress.distillation.compatibility import trajectory_misfits
 from compress.distillation.few_steps import FewSteps, forecast_taught, guiding, images_read, refusal
 from compress.distillation.students import levels_of
+from compress.errors import Refusal
 from compress.pipelines.index import class_of
 
 LEVELS = 1000  # of noise, at which it is taught, where the training schedule has as many
+
+LEAVE = "leave this stage out"
 
 
 class DistillGuidance(FewSteps):
@@ -29,15 +32,17 @@ class DistillGuidance(FewSteps):
 def refuse(artifact: Artifact, params: DistillGuidance) -> str:
     how = guiding(artifact)
     if not how.folds:
-        return f"{class_of(artifact.path)} makes one pass a step already: nothing is saved"
+        return Refusal(f"{class_of(artifact.path)} makes one pass a step already: nothing is saved", LEAVE)
     if (
         (own := how.scale) is not None
         and own <= 1
         and (params.guidance is None or how.argument in artifact.settings.call)
     ):
-        return f"the model is called without guidance ({how.argument} {own:g}) already: nothing is left to fold in"
+        why = f"the model is called without guidance ({how.argument} {own:g}) already: nothing is left to fold in"
+        return Refusal(why, LEAVE)
     if params.guidance is not None and params.guidance <= 1:
-        return f"guidance {params.guidance:g} is none: there is nothing to teach; give the scale that the model is used with"
+        why = f"guidance {params.guidance:g} is none: there is nothing to teach"
+        return Refusal(why, "give the scale that the model is used with, or leave this stage out")
     return refusal(artifact, params, None, "progressive")
 
 

@@ -5,7 +5,8 @@ of `steps` starts as what stands in front of it in the recipe, and learns to lan
 teacher lead; the teacher's guidance is taught as its own output, so that plain diffusers makes one pass a step. Rounds of half as
 many steps each, every one taught by the round before, are the classic ladder; a last round taught by the guided original itself
 mends what they lost. `method: consistency` teaches one student for several numbers of steps, sampled by LCMScheduler; it can
-keep less of an image's variety. The latents are the training data's images, encoded, or what the teacher generates.
+keep less of an image's variety, and is for pipelines whose scheduler goes by a schedule of betas (DDIM, PNDM, Euler, DPM-Solver++), not
+along a flow (FLUX, SD3). The latents are the training data's images, encoded, or what the teacher generates.
 Source: Salimans & Ho, "Progressive Distillation for Fast Sampling of Diffusion Models" (2022); Meng et al., "On Distillation of
 Guided Diffusion Models" (2022); Luo et al., "Latent Consistency Models" (2023).
 
@@ -25,6 +26,7 @@ from compress.context import Context
 from compress.distillation.compatibility import trajectory_misfits
 from compress.distillation.few_steps import (
     ORIGIN,
+    SUBSTEPS,
     FewSteps,
     Method,
     forecast_sampled,
@@ -33,10 +35,10 @@ from compress.distillation.few_steps import (
     refusal,
     sampler,
 )
-from compress.distillation.students import too_fine, uneven
+from compress.distillation.students import parts_of, too_fine, uneven
+from compress.errors import Refusal
 from compress.pipelines.schedulers import config_of
 
-SUBSTEPS = 2
 RATE, CONSISTENCY_RATE = 2e-4, 2e-5  # a student that is its own teacher drifts away at the first: reports/LOG.md
 
 
@@ -70,16 +72,17 @@ class DistillSteps(FewSteps):
 
 def refuse(artifact: Artifact, params: DistillSteps) -> str:
     if params.method == "consistency" and params.substeps is not None:
-        return "consistency goes one step of its `origin` at a time: leave `substeps` out"
+        return Refusal("consistency goes one step of its `origin` at a time", "leave `substeps` out")
     if params.method == "progressive" and params.origin is not None:
-        return "`origin` is of method: consistency: leave it out"
+        return Refusal("`origin` is of method: consistency", "leave `origin` out, or set method: consistency")
     if params.method == "consistency" and params.steps > _origin(params):
-        return f"{params.steps} steps are more than the {_origin(params)} of `origin`"
+        message = f"{params.steps} steps are more than the {_origin(params)} of `origin`"
+        return Refusal(message, f"ask for {_origin(params)} steps or fewer, or for a larger `origin`")
     if why := refusal(artifact, params, params.steps, params.method, _origin(params)):
         return why
     if params.method == "consistency":
         return too_fine(artifact, _origin(params), "`origin`") or uneven(artifact, _origin(params))
-    return too_fine(artifact, params.steps * (params.substeps or SUBSTEPS), "`steps` times `substeps`")
+    return too_fine(artifact, parts_of(params.model_dump()), "`steps` times `substeps`")
 
 
 def forecast(artifact: Artifact, params: DistillSteps) -> Forecast:

@@ -25,7 +25,7 @@ from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.openvino import MODEL
-from compress.errors import StageFailed
+from compress.errors import Refusal, StageFailed
 from compress.model.bit_widths import packing
 from compress.params import Later, Params, Share
 from compress.quantization.budgets import unreadable
@@ -100,10 +100,10 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
     wanted = _wanted(artifact, params)
     unknown = [name for name in wanted if name not in artifact.components]
     if unknown:
-        return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
+        return Refusal(f"the model has no component {', '.join(unknown)}", f"it has {', '.join(artifact.components)}")
     other = [name for name in wanted if artifact.components[name].format != "openvino"]
     if other:
-        return f"{', '.join(other)} is no OpenVINO engine: put build.openvino before it"
+        return Refusal(f"{', '.join(other)} is no OpenVINO engine", "put build.openvino before it")
     whys = [*_unavailable(artifact, params), *_unchosen(artifact, wanted, params), *_unnamed(artifact, wanted, params)]
     return "; ".join(whys)
 

@@ -1,0 +1,51 @@
+"""What a student of few steps is taught that it is then not compared by: another guidance than the baseline's, steps that its teacher
+itself was never taught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from compress.artifact import Artifact
+from compress.catalogue import find_task
+from compress.distillation.compatibility import TEACHER
+from compress.distillation.few_steps import FewSteps, folded, guiding
+from compress.distillation.students import STEPS, off_grid, parts_of
+from compress.planning.calls import baseline_call
+from compress.recipe.values import Recipe
+from compress.sources.models import Source
+
+if TYPE_CHECKING:
+    from compress.planning.plan import Node
+
+
+def student_cautions(
+    recipe: Recipe, source: Artifact, nodes: Sequence[Node], models: Mapping[str, Source]
+) -> Iterator[str]:
+    """What may not have been meant of the teaching of each student of a plan.
+
+    Args:
+        models: of their own that stages are given, as nodes name them.
+    """
+    known = {name: one.artifact for name, one in models.items()} | {node.id: node.expected for node in nodes}
+    for node in nodes:
+        teacher = known.get(node.inputs.get(TEACHER, ""), source)
+        if isinstance(node.params, FewSteps) and (message := _otherwise_guided(recipe, source, teacher, node.params)):
+            yield f"{node.id}: {message}"
+        if node.stage.name == STEPS and (message := off_grid(teacher, parts_of(node.params.counted()))):
+            yield f"{node.id}: {message}"
+
+
+def _otherwise_guided(recipe: Recipe, source: Artifact, teacher: Artifact, params: FewSteps) -> str:
+    """That a teacher generates with another guidance than the baseline that its student is compared with, or "". One that was taught
+    its guidance has none left to differ by."""
+    how, baseline = guiding(teacher), guiding(source)
+    taught = how.scale if params.guidance is None else params.guidance
+    asked = baseline_call(source, recipe.evaluate.baseline).get(baseline.argument, baseline.scale)
+    if not how.argument or folded(teacher) or taught is None or not isinstance(asked, int | float) or taught == asked:
+        return ""
+    which = "the pipeline's own " if params.guidance is None else ""
+    given = find_task(source.task).asked(recipe.evaluate.baseline, source.settings.call)
+    own = "" if baseline.argument in given else "the pipeline's own "
+    message = f"it is taught {which}guidance {taught:g}, and the baseline generates with {own}{asked:g}"
+    return f"{message}: set the same in both, unless another look is meant"
