@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo check test slow bench cuts engines gpu calibration golden train-zoo evidence
+.PHONY: setup demo check test coverage slow bench cuts engines gpu calibration golden families train-zoo evidence
 
 setup: $(STAMP)
 
@@ -24,8 +24,12 @@ check: setup  ## lint, types, smoke
 	$(BIN)/pare check recipes/quickstart.yaml
 
 test: setup check  ## two processes, then by themselves the tests that measure time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --max-worker-restart 0 --durations=15
 	$(BIN)/python -m pytest -m "alone and not slow"
+
+coverage: setup  ## the lines that tests reach in their own processes; no bar to pass
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --max-worker-restart 0 \
+		--cov=compress --cov=evaluation --cov-report=term:skip-covered
 
 slow: setup  ## what takes minutes, and the laws on examples that nobody has seen
 	$(BIN)/python -m pytest -m slow
@@ -48,6 +52,9 @@ calibration: setup  ## how often gates are wrong, on the units of the runs in re
 
 golden: setup  ## rewrite the golden files; review the diff
 	PARE_GOLDEN=rewrite $(BIN)/python -m pytest -m "not slow" tests/unit tests/contract
+
+families: setup  ## the tables of families and stages, docs/families.md and README.md; plans alone, a minute
+	$(BIN)/python -m tests.programs.family_table
 
 evidence: setup  ## measure the baselines of the shipped recipes again, to ship with them
 	$(BIN)/python -m evaluation.precompute recipes/quickstart.yaml recipes/text/quickstart.yaml

@@ -89,7 +89,8 @@ def write_config(folder: Path, **config: Any) -> None:
 def write_diffusers(folder: Path, parts: Mapping[str, Mapping[str, Branch]], *, alphas: bool = True) -> Path:
     """As diffusers saves a LoRA of a pipeline: alpha beside each pair, or else what peft's config says in the metadata."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, message = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    message: dict[str, object] = {}
     for part, pairs in parts.items():
         for name, pair in pairs.items():
             tensors[f"{part}.{name}.lora_A.weight"] = pair.down
