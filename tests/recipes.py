@@ -31,6 +31,10 @@ def values(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> st.Sear
         return st.one_of([values(option, definitions) for option in schema["anyOf"]])
     if "enum" in schema or "const" in schema:
         return st.sampled_from(schema.get("enum", [schema.get("const")]))
+    if "pattern" in schema:
+        return st.from_regex(schema["pattern"], fullmatch=True).filter(
+            lambda text: len(text) <= schema.get("maxLength", 99)
+        )
     kind = schema["type"]
     if kind == "array":
         return arrays(schema, definitions)

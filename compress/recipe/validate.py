@@ -182,7 +182,10 @@ def _words(error: Mapping[str, Any]) -> str:
     if kind in ("literal_error", "enum"):
         return f"must be one of {context['expected']}"
     if kind == "string_pattern_mismatch":
-        return "must be one of those that are named"
+        named = str(context.get("pattern", "")).startswith("^(")  # alternatives, which the description names
+        return "must be one of those that are named" if named else "must be written otherwise"
+    if kind == "string_too_long":
+        return f"must have at most {context['max_length']} characters"
     if kind == "int_from_float":
         return "must be a whole number"
     if kind in ("too_short", "too_long"):

@@ -96,9 +96,9 @@ def test_plain_diffusers_hands_it_the_latents_that_it_was_taught_on(tmp_path: Pa
     scaling = scaling_of(source)
     factor, shift = (torch.tensor(n).view(1, -1, 1, 1) for n in (scaling.factor, scaling.shift))
     torch.testing.assert_close(ours * factor + shift, theirs)
-    recorded = read_call(tmp_path / "out-scratch/pictures/painted-000000.safetensors", 0)
-    recorded = next(c for _, c in open_task(made).calls_of(("vae",), [SEEN.read(0)], 0, num_inference_steps=2))
-    alone = next(iter(recorded.values()))[0]
+    recorded = read_call(tmp_path / "out-scratch/images/generated-000000.safetensors", 0)
+    called = next(c for _, c in open_task(made).calls_of(("vae",), [SEEN.read(0)], 0, num_inference_steps=2))
+    alone = next(iter(called.values()))[0]
     torch.testing.assert_close(
         recorded["latent"].float(), alone, atol=0.02, rtol=0.02
     )  # generated alone, not four at once
@@ -143,14 +143,14 @@ def test_images_are_generated_from_images_and_filled_in(tmp_path: Path, name: st
         )
 
 
-def test_a_image_and_its_latent_are_those_of_the_vae(tmp_path: Path) -> None:
+def test_an_image_and_its_latent_are_those_of_the_vae(tmp_path: Path) -> None:
     """Rows of images that are given hold the VAE's own latents of them, and what it makes of those."""
     source = source_of(tmp_path / "model", "sd")
     taught(source, tmp_path / "out")
     vae: Any = open_task(source).component("vae")
     unit = vae.config.scaling_factor
     row = {
-        k: v.float()[None] for k, v in read_call(tmp_path / "out-scratch/pictures/given-000000.safetensors", 1).items()
+        k: v.float()[None] for k, v in read_call(tmp_path / "out-scratch/images/given-000000.safetensors", 1).items()
     }
     assert row["seen"].shape == (1, 3, 16, 16)
     with torch.no_grad():

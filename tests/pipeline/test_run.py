@@ -106,8 +106,8 @@ def test_stock_libraries_call_a_plain_model_by_the_lines_of_the_summary(make: An
     found = compress.evaluate(folder, folder, metrics=["size"], cache=tmp_path / "cache", out=tmp_path / "out")
     assert found.handed is not None
     assert "compress" not in found.handed.code[0]
-    image = tmp_path / "picture.png"
-    exec("\n".join(found.handed.code).replace("picture.png", str(image)), {})
+    image = tmp_path / "image.png"
+    exec("\n".join(found.handed.code).replace("image.png", str(image)), {})
     assert image.is_file() == (make is tiny_diffusion)
 
 

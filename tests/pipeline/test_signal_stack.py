@@ -13,7 +13,7 @@ import gc, signal
 import numpy as np
 import openvino
 from openvino import opset13 as ops
-from compress.engines.openvino.core import core, signals_heard
+from compress.engines.openvino.core import core, signals_recorded
 from compress.engines.openvino.quantize import quantize_activations
 
 def graph():
@@ -38,7 +38,7 @@ while models:
 recorded()
 """
 OTHERS = """
-with signals_heard():
+with signals_recorded():
     first, second = openvino.Core(), openvino.Core()
     for one in (first, second):
         one.get_property("CPU", "FULL_DEVICE_NAME")
@@ -57,7 +57,7 @@ recorded()
 @pytest.mark.parametrize("work", [ENGINES, OTHERS, NNCF], ids=["engines", "cores of others", "nncf"])
 def test_an_interrupt_is_recorded_after(work: str) -> None:
     done = subprocess.run([sys.executable, "-c", SETUP + work], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "recorded\n"), done.stderr
 
 
 def test_no_file_of_ours_opens_a_core_that_is_let_go() -> None:

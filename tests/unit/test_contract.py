@@ -49,12 +49,12 @@ def llama(tmp_path: Path) -> Path:
     return folder
 
 
-def promising(*, leaves: Mapping[str, Any], name: str = "demo.cut", **forecast: Any) -> Stage:
+def promising(*, leaves: Mapping[str, Any], name: str = "demo.cut", **fields: Any) -> Stage:
     """A stage that forecasts these fields of a config, and leaves those."""
 
     def forecast(artifact: Artifact, params: Any) -> Forecast:
         config = dict(artifact.config("model"))
-        return Forecast({"model": {**config, **forecast}}, unsettled={"model": frozenset({"layer_types"})})
+        return Forecast({"model": {**config, **fields}}, unsettled={"model": frozenset({"layer_types"})})
 
     def work(artifact: Any, params: Any, context: Any) -> None:
         made = derive(artifact, context.out, without=("config.json",), link=context.link)
