@@ -373,7 +373,7 @@ def test_pinning_writes_the_commit_and_nothing_else(hub: Hub, tmp_path: Path, fl
     before = path.read_text()
     done = pare(hub, tmp_path, "check", "--pin", "recipe.yaml", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [{"name": "remote", "stages": []}]
+    assert json.loads(done.stdout) == [{"name": "remote", "stages": [], "warnings": []}]
     assert path.read_text() == before.replace(f"model: hf://{REPO}{floating}", f"model: {PINNED}")
     assert f"pinned {PINNED}" in done.stderr
 

@@ -406,7 +406,7 @@ def test_pinning_reads_adapters_too_and_keeps_the_ends_of_lines(place: Path, mon
     text = "schema: 1\r\nname: r\r\nmodel: ./model\r\nadapter: [hf://org/lora, {path: hf://org/style@main, scale: 0.5}]\r\n"
     file.write_bytes(text.encode())
     assert hub_references(file) == ("hf://org/lora", "hf://org/style@main")
-    monkeypatch.setattr("compress.sources.models.pin_hub", lambda name: f"{name.partition('@')[0]}@{COMMIT}")
+    monkeypatch.setattr("compress.commands.pin.pin_hub", lambda name: f"{name.partition('@')[0]}@{COMMIT}")
     monkeypatch.setattr("sys.argv", ["pare", "check", "--pin", str(file)])
     with pytest.raises(SystemExit):
         main()
@@ -417,7 +417,7 @@ def test_pinning_reads_what_stages_are_given_too(place: Path, monkeypatch: pytes
     file, text = place / "r.yaml", TAUGHT % "hf://org/name@main"
     file.write_text(text + "  - distill.logits: {teacher: hf://org/name}\n  - none.such: {teacher: hf://org/x}\n")
     assert hub_references(file) == ("hf://org/name@main", "hf://org/name")
-    monkeypatch.setattr("compress.sources.models.pin_hub", lambda name: f"{name.partition('@')[0]}@{COMMIT}")
+    monkeypatch.setattr("compress.commands.pin.pin_hub", lambda name: f"{name.partition('@')[0]}@{COMMIT}")
     monkeypatch.setattr("sys.argv", ["pare", "check", "--pin", str(file)])
     with pytest.raises(SystemExit):
         main()
