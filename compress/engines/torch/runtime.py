@@ -7,9 +7,10 @@ import json
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partialmethod
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +176,10 @@ def silent_libraries() -> Iterator[None]:
     for library, _ in levels:
         library.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    if find_spec(
+        "logbar"
+    ):  # GPTQModel reports through it from its import on, each compilation and collection of garbage
+        importlib.import_module("logbar").LogBar.shared().setLevel(logging.ERROR)
     try:
         with without_hub_kernels(), _without_bars():
             yield
@@ -191,11 +196,28 @@ def _without_bars() -> Iterator[None]:
     from tqdm import tqdm
 
     before = tqdm.__init__
-    tqdm.__init__ = partialmethod(before, disable=True)
+
+    def hidden(bar: object, *given: object, **named: object) -> None:
+        before(bar, *given, **{**named, "disable": True})  # also where a library says that it is to be shown
+
+    tqdm.__init__ = hidden
     try:
         yield
     finally:
         tqdm.__init__ = before
+        _hide_later_bars()
+
+
+def _hide_later_bars() -> None:
+    """compressed-tensors unpacks a model at its first call, long after it was opened, and would show how far it is."""
+    from tqdm import tqdm
+
+    def hidden(*given: Any, **named: Any) -> Any:
+        return tqdm(*given, **{**named, "disable": True})
+
+    for name, module in tuple(sys.modules.items()):
+        if name.startswith("compressed_tensors.") and hasattr(module, "tqdm"):
+            setattr(module, "tqdm", hidden)  # noqa: B010 (to mypy a module has no such attribute)
 
 
 @contextmanager
@@ -236,7 +258,10 @@ def _load(
             "device_map": {"": opening.device},
         }  # else on the GPU wherever there is one, and some stay there
     try:
-        with silent_libraries():
+        with silent_libraries(), warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
+            )  # of GPTQModel's hooks
             model, reported = kind.from_pretrained(str(folder), **options, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         if odd := _misshapen(error, kind, folder, options):

@@ -277,7 +277,7 @@ def _fitted(some: Sequence[Item], size: Sequence[int], context: Context) -> torc
     found = []
     for item in some:
         assert item.image is not None
-        image = torch.tensor(item.image()).to(context.opening.device).permute(2, 0, 1)[None].float() / 127.5 - 1
+        image = torch.tensor(item.image(), device=context.opening.device).permute(2, 0, 1)[None].float() / 127.5 - 1
         share = max(want / have for want, have in zip(size, image.shape[-2:], strict=True))
         sides = [max(want, round(share * have)) for want, have in zip(size, image.shape[-2:], strict=True)]
         scaled = functional.interpolate(image, sides, mode="bicubic", antialias=True).clamp(-1, 1)
