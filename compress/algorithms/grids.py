@@ -1,8 +1,8 @@
 """Weights on a grid of few levels a group of inputs: the grid, its scales, and rounding that a gradient passes.
 
-A row of weights [outputs, inputs] is cut into groups of as many inputs, and each group has a scale s and a zero point z (0 on a symmetric
-grid). A weight w is kept as the whole number q = clamp(round(w / s + z), low, high) and comes back as (q - z) · s, which is how
-compressed-tensors, and whatever reads its layout, computes it.
+A row of weights [outputs, inputs] is cut into groups of as many inputs, and each group has a scale s. A weight w is kept as the whole
+number q = clamp(round(w / s), low, high) and comes back as q · s, which is how compressed-tensors, and whatever reads its layout,
+computes it where there are no zero points. `rounding.py` has the codes that engines store instead.
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018); the
 straight-through estimator of Bengio et al. (2013); learned scales, Esser et al., "Learned Step Size Quantization" (2020).
 """
@@ -22,7 +22,6 @@ class Grid:
 
     bits: int
     group_size: int
-    symmetric: bool = True
 
     @property
     def low(self) -> int:
@@ -38,38 +37,31 @@ class Grid:
         return weight.reshape(weight.shape[0], -1, size)
 
 
-def scales_of(weight: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales and zero points [outputs, groups] by which rounding these weights errs least in the square, of some between that by which
+def scales_of(weight: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Scales [outputs, groups] by which rounding these weights errs least in the square, of some between that by which
     the largest still fits and half of it."""
-    groups = grid.groups(weight)
-    low, high = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)
-    levels = grid.high - grid.low
-    reach = torch.maximum(-low, high) * 2 if grid.symmetric else high - low
-    best = torch.full_like(reach, torch.inf)
-    scale, zero = torch.ones_like(reach), torch.zeros_like(reach)
+    reach = grid.groups(weight).abs().amax(-1) * 2
+    best, scale = torch.full_like(reach, torch.inf), torch.ones_like(reach)
     for step in range(SHRINKS + 1):
-        tried = (reach * (1 - step / (2 * SHRINKS)) / levels).clamp(min=torch.finfo(weight.dtype).eps)
-        at = torch.zeros_like(low) if grid.symmetric else (grid.low - low / tried).round().clamp(grid.low, grid.high)
-        error = (rounded(weight, tried, at, grid) - weight).square()
+        tried = (reach * (1 - step / (2 * SHRINKS)) / (grid.high - grid.low)).clamp(min=torch.finfo(weight.dtype).eps)
+        error = (rounded(weight, tried, grid) - weight).square()
         total = grid.groups(error).sum(-1)
         better = total < best
-        best, scale, zero = (torch.where(better, a, b) for a, b in ((total, best), (tried, scale), (at, zero)))
-    return scale, zero
+        best, scale = torch.where(better, total, best), torch.where(better, tried, scale)
+    return scale
 
 
-def rounded(
-    weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, grid: Grid, dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
+def rounded(weight: torch.Tensor, scale: torch.Tensor, grid: Grid, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Weights as they come back from the grid, in float32: rounded to what `dtype` holds, which they will be stored in.
 
     The gradient passes rounding as if there were none, and stops where a weight lies beyond the grid; that of a scale is the learned
     step size's.
 
     Args:
-        scale, zero: [outputs, groups].
+        scale: [outputs, groups].
     """
-    s, z = scale.unsqueeze(-1), zero.unsqueeze(-1)
-    inside = (grid.groups(weight) / s + z).clamp(grid.low, grid.high)
+    s = scale.unsqueeze(-1)
+    inside = (grid.groups(weight) / s).clamp(grid.low, grid.high)
     levels = inside + (inside.round() - inside).detach()
-    found = ((levels - z) * s).flatten(1)
+    found = (levels * s).flatten(1)
     return found if dtype == torch.float32 else found + (found.to(dtype).float() - found).detach()

@@ -22,7 +22,7 @@ from compress.pipelines.index import class_of
 from compress.pipelines.part_checks import POOLED, READS
 from compress.pipelines.schedulers import config_of
 from compress.tokenizers.tokens import Tokens, read_tokens
-from compress.tokenizers.vocabulary import FILES, embeddings
+from compress.tokenizers.vocabulary import FILES, embeddings, positions
 
 TEACHER = "teacher"
 FAMILY = "give a teacher of the student's own family, with the very same tokenizer and vocab_size"
@@ -88,16 +88,10 @@ def reading_misfits(student: Artifact, teacher: Artifact, tokens: int) -> Iterat
         yield Misfit(TEACHER, f"it gives {theirs} logits (vocab_size), and the student {ours}", FAMILY)
     if message := _other_tokens(student, teacher):
         yield Misfit(TEACHER, message, FAMILY)
-    most, row = _positions(other), min(tokens, _positions(own) or tokens)
+    most, row = positions(other), min(tokens, positions(own) or tokens)
     if most and row > most and has_learned_positions(str(other.get("model_type", ""))):
         message = f"it has {most} positions, and the rows have {row} tokens"
         yield Misfit(TEACHER, message, f"tokens: {most}, or a teacher with more positions")
-
-
-def _positions(config: Mapping[str, Any]) -> int:
-    """How many positions a config counts; 0 where it counts none."""
-    found = config.get("max_position_embeddings") or config.get("n_positions")
-    return found if isinstance(found, int) else 0
 
 
 def _other_tokens(student: Artifact, teacher: Artifact) -> str:

@@ -136,9 +136,9 @@ def _check_files(before: Digested, after: Digested, node: Node) -> None:
 def _check_forecast(after: Artifact, node: Node) -> None:
     """Later stages were planned on the configs, the packing and the settings that this one was forecast to leave."""
     for name, part in node.expected.components.items():
-        if name not in _chosen(node) and part.quantization != (found_packed := after.components[name].quantization):
-            message, is_ = (vars(q) if q else NOTHING for q in (part.quantization, found_packed))
-            raise broken(node, f"the packing of {name} was forecast to be {message}, and is {is_}")
+        if name not in _chosen(node) and part.quantization != (packed := after.components[name].quantization):
+            planned, is_ = (vars(q) if q else NOTHING for q in (part.quantization, packed))
+            raise broken(node, f"the packing of {name} was forecast to be {planned}, and is {is_}")
     for name, fields in node.forecast.items():
         try:
             config = after.config(name)
@@ -147,18 +147,18 @@ def _check_forecast(after: Artifact, node: Node) -> None:
         for key, value in fields.items():
             # A config may leave out what is not set.
             if (found := config.get(key)) != json.loads(json.dumps(value)):
-                reported, is_ = (NOTHING if v is None else json.dumps(v) for v in (value, found))
-                raise broken(node, f"`{key}` of {name} was forecast to be {reported}, and is {is_}")
+                planned, is_ = (NOTHING if v is None else json.dumps(v) for v in (value, found))
+                raise broken(node, f"`{key}` of {name} was forecast to be {planned}, and is {is_}")
 
 
 def _check_untold(before: Artifact, after: Artifact, node: Node) -> None:
     """What nobody forecast stays as it was: another scale of latents, or another prediction that a scheduler takes, spoils every
     image without any weight being at fault. Of what a stage makes anew, its shapes show when it is opened again."""
     for name in (*(n for n in after.components if n not in _chosen(node)), SCHEDULER):
-        reported = {*node.forecast.get(name, ()), *node.unsettled.get(name, ())}
+        planned = {*node.forecast.get(name, ()), *node.unsettled.get(name, ())}
         was, is_ = (_config(side, name) for side in (before, after))
         made = name in node.components and node.stage.makes
-        for key in sorted(was.keys() & is_.keys() - reported):
+        for key in sorted(was.keys() & is_.keys() - planned):
             if was[key] != is_[key] and (key in SCALES if made else not key.startswith(WRITTEN_ANEW)):
                 values = f"is {json.dumps(is_[key])}, where it was {json.dumps(was[key])}"
                 raise broken(node, f"`{key}` of {name} {values}, and no change was forecast")

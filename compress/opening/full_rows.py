@@ -6,7 +6,7 @@ from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.context import Context
 from compress.errors import DataError
 from compress.opening.rows import open_tokenizer, tokens_of
-from compress.tokenizers.vocabulary import embeddings
+from compress.tokenizers.vocabulary import embeddings, positions
 
 
 def full_rows(artifact: Artifact, samples: int, length: int, context: Context) -> list[list[int]]:
@@ -19,7 +19,7 @@ def full_rows(artifact: Artifact, samples: int, length: int, context: Context) -
     """
     tokenizer = open_tokenizer(artifact, context.opening)
     config, data = artifact.known_config(LANGUAGE_MODEL), context.data["calibration"]
-    most = int(config.get("max_position_embeddings") or config.get("n_positions") or samples * length)
+    most = positions(config) or samples * length
     length, known, stream = min(length, most), embeddings(config), list[int]()
     for item in data.each():
         stream += tokens_of(tokenizer, item.text, most, known)

@@ -11,7 +11,7 @@ from compress.context import Context
 from compress.errors import DataError, ModelError
 from compress.machine.devices import Opening
 from compress.opening.token_range import be_known
-from compress.tokenizers.vocabulary import embeddings
+from compress.tokenizers.vocabulary import embeddings, positions
 
 
 def calibration_rows(artifact: Artifact, samples: int, length: int, context: Context) -> list[list[int]]:
@@ -26,7 +26,7 @@ def calibration_rows(artifact: Artifact, samples: int, length: int, context: Con
     """
     tokenizer = open_tokenizer(artifact, context.opening)
     config = artifact.known_config(LANGUAGE_MODEL)
-    longest = min(length, int(config.get("max_position_embeddings") or config.get("n_positions") or length))
+    longest = min(length, positions(config) or length)
     known = embeddings(config)
     data = context.data["calibration"]
     total = samples if data.count < 0 else min(samples, data.count)

@@ -17,6 +17,7 @@ from compress.recipe.shared_parameters import takers, unused
 from compress.recipe.values import EvalSpec, Recipe
 from compress.sources.data import LAYOUTS
 from compress.tasks import Observable, Task
+from compress.tokenizers.vocabulary import positions
 
 METADATA = "metadata.jsonl"
 OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
@@ -153,8 +154,8 @@ def _far(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], decided: bo
     if not size or not (decided or any(find_metric(name).needs & writing for name in metrics)):
         return "", False
     config = artifact.known_config(artifact.main)
-    most = config.get("max_position_embeddings") or config.get("n_positions")
-    if not isinstance(most, int) or size <= most:
+    most = positions(config)
+    if not most or size <= most:
         return "", False
     message = f"prompt_tokens and new_tokens are {size} together, and the model has {most} positions"
     return message, has_learned_positions(str(config.get("model_type", "")))

@@ -75,8 +75,8 @@ def source_problems(
 
 
 def _manifest(artifact: Artifact) -> str:
-    reported = artifact.path / MANIFEST
-    return str(reported if reported.is_file() else artifact.path)
+    manifest = artifact.path / MANIFEST
+    return str(manifest if manifest.is_file() else artifact.path)
 
 
 def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:

@@ -84,19 +84,29 @@ class Chat:
 
 
 def read_chat(folder: Path) -> Chat | None:
-    """The chat template of a tokenizer's folder, the one called default where there are several; None where it has none."""
+    """The chat template of a tokenizer's folder, the one called default where there are several; None where it has none.
+
+    Raises:
+        Untranslatable: it is no UTF-8.
+    """
     for name in TEMPLATES:
         file = folder / name
         if not file.is_file():
             continue
-        found: object = file.read_text(encoding="utf-8")
-        if name.endswith(".json"):
-            found = read_object(file).get("chat_template")
+        found = read_object(file).get("chat_template") if name.endswith(".json") else _text(file)
         if isinstance(found, list):
-            found = next((one.get("template") for one in found if one.get("name") == "default"), None)
+            named = (one for one in found if isinstance(one, dict) and one.get("name") == "default")
+            found = next((one.get("template") for one in named), None)
         if isinstance(found, str) and found.strip():
             return Chat(found, read_tokens(folder).special)
     return None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _untranslatable("is no UTF-8") from error
 
 
 @lru_cache(maxsize=16)
@@ -137,7 +147,7 @@ def _environment() -> SandboxedEnvironment:
 
 @dataclass(frozen=True)
 class Turns:
-    """A chat template as fixed texts around what is stated.
+    """A chat template as fixed texts around what each side says.
 
     opening: before the first turn, where there is no system message. system: around a system message; it stands in place of `opening`,
     or, where it is `folded`, inside the first or the last turn of the user, before what that says. None: it is left out.

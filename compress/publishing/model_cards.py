@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 
 from compress.artifact import Artifact, Provenance
 from compress.catalogue import find_engine, find_task
-from compress.publishing.modelfiles import LICENCES
+from compress.publishing.licences import licence_files
 
 CARD, NAME = "README.md", "export.hub"  # the file, and the stage that writes it
 CARRIED = ("license", "license_name", "license_link", "language")  # from the card of the model that it was made from
@@ -36,7 +37,7 @@ class Card:
 
 def read_card(file: Path) -> Card:
     """The card in a file; one without metadata where it has none that reads, and an empty one where there is no file."""
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     begin, _, rest = text.partition("\n")
     head, end, body = rest.partition("\n---\n")
     if begin.strip() != "---" or not end:
@@ -54,7 +55,7 @@ def has_card(artifact: Artifact) -> bool:
 
 
 @dataclass(frozen=True)
-class Told:
+class Described:
     """What its maker says of a model. repo: the name it will have on the hub; base: that of the model that it was made from."""
 
     repo: str
@@ -64,7 +65,7 @@ class Told:
 
 
 def write_card(
-    artifact: Artifact, lineage: Sequence[Provenance], reported: Told, *, code: Sequence[str], own: str
+    artifact: Artifact, lineage: Sequence[Provenance], described: Described, *, code: Sequence[str], own: str
 ) -> Card:
     """The card of an artifact, not measured yet.
 
@@ -72,20 +73,20 @@ def write_card(
         lineage: of all stages that made it.
         code: lines of Python that load it. own: the library that they need, "" for a stock one.
     """
-    was, licences = read_card(artifact.path / CARD).data, [f.name for f in sorted(artifact.path.glob(LICENCES))]
+    was, licences = read_card(artifact.path / CARD).data, [f.name for f in licence_files(artifact.path)]
     data: dict[str, Any] = (
-        {"base_model": reported.base, "base_model_relation": _relation(artifact)} if reported.base else {}
+        {"base_model": described.base, "base_model_relation": _relation(artifact)} if described.base else {}
     )
     library = own or LIBRARIES.get(artifact.task, "")
     data |= {"library_name": library} if library else {}
     data |= {"pipeline_tag": artifact.task.replace("_", "-")}
     data |= {key: was[key] for key in CARRIED if was.get(key)}
-    if reported.licence:
-        data = {k: v for k, v in data.items() if not k.startswith("license")} | {"license": reported.licence}
+    if described.licence:
+        data = {k: v for k, v in data.items() if not k.startswith("license")} | {"license": described.licence}
     if licences and data.get("license", "other") == "other" and "license_link" not in data:
         data |= {"license": "other", "license_link": licences[0]}
-    data |= {"tags": list(dict.fromkeys((*_tags(artifact, lineage), *reported.tags)))}
-    body = "\n".join((*_head(artifact, reported), *_made(lineage), *_load(code), *_licence(data, licences), PENDING))
+    data |= {"tags": list(dict.fromkeys((*_tags(artifact, lineage), *described.tags)))}
+    body = "\n".join((*_head(artifact, described), *_made(lineage), *_load(code), *_licence(data, licences), PENDING))
     return Card(data, f"\n{body}")
 
 
@@ -121,9 +122,9 @@ def _tags(artifact: Artifact, lineage: Sequence[Provenance]) -> Iterator[str]:
     yield from (made.stage for made in lineage if not made.stage.startswith("export."))
 
 
-def _head(artifact: Artifact, reported: Told) -> Iterator[str]:
-    yield f"# {plain(reported.repo.rsplit('/', 1)[-1])}\n"
-    of = f"[{plain(reported.base)}](https://huggingface.co/{reported.base})" if reported.base else "another model"
+def _head(artifact: Artifact, described: Described) -> Iterator[str]:
+    yield f"# {plain(described.repo.rsplit('/', 1)[-1])}\n"
+    of = f"[{plain(described.base)}](https://huggingface.co/{described.base})" if described.base else "another model"
     yield f"A model for {find_task(artifact.task).title}, made of {of} with pare.\n"
     rows = sorted((name, part) for name, part in artifact.components.items() if name in artifact.working)
     yield "| part | class | format | weights |\n|---|---|---|---|"
@@ -156,7 +157,7 @@ def _licence(data: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
         if named
         else "None is known of the model it was made from"
     )
-    yield f"{of}{', whose text is ' + ', '.join(f'[{plain(f)}]({f})' for f in files) if files else ''}.\n"
+    yield f"{of}{', whose text is ' + ', '.join(f'[{plain(f)}]({quote(f)})' for f in files) if files else ''}.\n"
 
 
 def plain(text: str) -> str:

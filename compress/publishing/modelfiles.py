@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from compress.publishing.chat_templates import ASSISTANT, USER, Turns, Untranslatable, parts_of
 
 MODELFILE = "Modelfile"
-LICENCES = "LICEN[CS]E*"
 RAW = "{{ .Prompt }}"
 QUOTES = '"""'
 
@@ -22,7 +21,8 @@ def go_template(turns: Turns, bos: str = "") -> str:
     Raises:
         Untranslatable: a fixed text of the turns cannot stand in a Go template, or in a Modelfile.
     """
-    if any(mark in text for text in (bos, *parts_of(turns)) for mark in ("{{", "}}", QUOTES)):
+    # A brace at a text's end would make three of the two that an action begins with.
+    if any("{{" in text or "}}" in text or QUOTES in text or text.endswith("{") for text in (bos, *parts_of(turns))):
         raise Untranslatable("writes braces or quotes that a Modelfile would read as its own", fix="leave it out")
     head = turns.opening
     if turns.system and not turns.folded:
@@ -58,9 +58,14 @@ def _inside(turns: Turns) -> str:
     return ""
 
 
+def can_stop(text: str) -> bool:
+    """Whether a text can stand between the quotes of a PARAMETER: nothing in them can be escaped."""
+    return bool(text) and not {'"', "\n", "\r"} & set(text)
+
+
 @dataclass(frozen=True)
 class Modelfile:
-    """model: a GGUF file beside it. stop: texts that end an answer. context: tokens that a conversation may have."""
+    """model: a GGUF file beside it. stop: texts that end an answer, each of which `can_stop`. context: tokens that a conversation may have."""
 
     model: str
     template: str

@@ -10,17 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cache
 from math import gcd
 from typing import Any
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
-from compress.errors import ManyProblems, Problem, near
+from compress.errors import ManyProblems, Problem
 from compress.files.safetensors_headers import Stored, read_header
 from compress.model.families import FAMILIES
 from compress.model.weight_files import loaded_files
 from compress.params import Fault
+from compress.quantization.patterns import matches, pattern_faults
 
 HEAD = "lm_head"
 HEADS = (HEAD, "embed_out", "cls.predictions.decoder")  # what libraries call the layer that gives the logits
@@ -65,7 +65,6 @@ LEFT_ALONE: Mapping[str, tuple[str, ...]] = {
 }
 DIVISORS = (16, 32, 64, 128, 256, 512, 1024)  # group sizes that kernels know
 WORD = 32  # bits that packed codes lie in
-EXPRESSION = "re:"  # begins a pattern that is a regular expression, as in compressed-tensors
 
 # What each axis of a language model's layers follows, by the last word of its name: inputs, and outputs one after another.
 _AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -107,7 +106,7 @@ class Linear:
 
 
 def linears(artifact: Artifact, component: str = LANGUAGE_MODEL) -> tuple[Linear, ...]:
-    """A torch component's linear layers, in the order of their names' numbers; () where none can be reported: its weights are not here yet, or
+    """A torch component's linear layers, in the order of their names' numbers; () where they are not known: its weights are not here yet, or
     are packed, or an earlier stage of the plan will cut them to shapes that its config alone does not say.
 
     Raises:
@@ -133,16 +132,6 @@ def named(layers: Iterable[Linear], patterns: Iterable[str]) -> frozenset[str]:
     return frozenset(layer.name for layer in layers if any(matches(pattern, layer.name) for pattern in asked))
 
 
-def matches(pattern: str, name: str) -> bool:
-    """Whether a pattern names a module, or one that it lies in."""
-    words = name.split(".")
-    ways = (".".join(words[:count]) for count in range(len(words), 0, -1))
-    if pattern.startswith(EXPRESSION):
-        expression = re.compile(pattern.removeprefix(EXPRESSION))
-        return any(expression.fullmatch(way) for way in ways)
-    return any(fnmatchcase(way, pattern) for way in ways)
-
-
 def left_alone(kind: str) -> tuple[str, ...]:
     """The patterns of what stays as it is in a component of this class unless a recipe says otherwise."""
     return (*LEFT_ALONE[""], *LEFT_ALONE.get(kind, ()))
@@ -150,21 +139,9 @@ def left_alone(kind: str) -> tuple[str, ...]:
 
 def ignore_faults(layers: Sequence[Linear], patterns: Iterable[str]) -> tuple[Fault, ...]:
     """What is wrong with a recipe's `ignore:`: patterns that are none, or that name no layer of these."""
-    found = []
-    for pattern in patterns:
-        try:
-            hit = named(layers, [pattern])
-        except re.error as error:
-            found.append(
-                Fault(f"ignore: `{pattern}` is no regular expression: {error}", "write one, or a glob: *.o_proj")
-            )
-            continue
-        if layers and not hit:
-            ways = tuple(dict.fromkeys(_ways(layers)))
-            found.append(
-                Fault(f"ignore: `{pattern}` names none of the {len(layers)} linear layers", near(pattern, ways))
-            )
-    return tuple(found)
+    ways = tuple(dict.fromkeys(_ways(layers)))
+    names = [one.name for one in layers] or None
+    return pattern_faults(patterns, names, f"the {len(layers)} linear layers", ways)
 
 
 def group_faults(layers: Iterable[Linear], size: int) -> tuple[Fault, ...]:
@@ -182,9 +159,8 @@ def group_faults(layers: Iterable[Linear], size: int) -> tuple[Fault, ...]:
     common = gcd(*(one.inputs for one in all_))
     fitting = [str(d) for d in DIVISORS if common % d == 0] or [str(common)] * (common > 1)
     sizes = f"group_size: {' or '.join(fitting)} divides all of them" if fitting else "no group size divides all"
-    ways = ", ".join(dict.fromkeys(f'"*.{one.name.rpartition(".")[2]}"' for one in odd))
     message = f"group_size {size} does not divide the inputs of {len(odd)} of the {len(all_)} layers: {listed}"
-    return (Fault(message, f"{sizes}; -1 gives each row one scale; or ignore: [{ways}]"),)
+    return (Fault(message, f"{sizes}; -1 gives each row one scale; or {ignoring(odd)}"),)
 
 
 def packing_faults(layers: Iterable[Linear], bits: int) -> tuple[Fault, ...]:
@@ -198,11 +174,17 @@ def packing_faults(layers: Iterable[Linear], bits: int) -> tuple[Fault, ...]:
     if not listed:
         return ()
     odd = [o for o in all_ if o.inputs % unit or o.outputs % unit]
-    ways = ", ".join(dict.fromkeys(f'"*.{one.name.rpartition(".")[2]}"' for one in odd))
     message = (
         f"{bits} bits are packed {unit} side by side, which does not divide {len(odd)} of the {len(all_)} layers: "
     )
-    return (Fault(message + "; ".join(listed), f"give other bits, or ignore: [{ways}]"),)
+    return (Fault(message + "; ".join(listed), f"give other bits, or {ignoring(odd)}"),)
+
+
+def ignoring(layers: Iterable[Linear]) -> str:
+    """What a recipe says to leave these layers as they are, and all that are called as they are: ignore: ["*.k_proj"]."""
+    patterns = dict.fromkeys(_last(one) for one in layers)
+    listed = ", ".join(f'"{pattern}"' for pattern in patterns)
+    return f"ignore: [{listed}]"
 
 
 def be_faultless(faults: Iterable[Fault]) -> None:
@@ -302,7 +284,12 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
 def _ways(layers: Sequence[Linear]) -> Iterator[str]:
     """Patterns that name some of the layers, the most general ones first."""
     yield from (one.name for one in layers if one.head)
-    yield from (f"*.{one.name.rpartition('.')[2]}" for one in layers if not one.head)
+    yield from (_last(one) for one in layers if not one.head)
+
+
+def _last(layer: Linear) -> str:
+    """The pattern of all layers whose name ends as this one's."""
+    return f"*.{layer.name.rpartition('.')[2]}"
 
 
 def _together(layers: Iterable[Linear]) -> list[tuple[str, int]]:
@@ -323,8 +310,8 @@ def _range(numbers: list[int]) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    message = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-    return f"{{{message}}}" if len(numbers) > 1 else message
+    listed = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"{{{listed}}}" if len(numbers) > 1 else listed
 
 
 @cache

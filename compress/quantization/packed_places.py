@@ -76,19 +76,19 @@ def engine_beside(stage: Stage, touched: tuple[str, ...], artifact: Artifact) ->
     parts = artifact.components
     if not any(parts[n].format == "torch" and stage.leaves("torch") != "torch" for n in touched if n in parts):
         return ""
-    message = HALF.get(stored_type(artifact), "")
-    for name in artifact.packed(parts) if message else ():
+    kind = HALF.get(stored_type(artifact), "")
+    for name in artifact.packed(parts) if kind else ():
         packed = parts[name].quantization
         if name not in touched and parts[name].format == "torch" and packed and packed.method == "torchao":
             return (
-                f"`{name}` is packed by torchao for {message}, and beside an engine all else is float32: "
+                f"`{name}` is packed by torchao for {kind}, and beside an engine all else is float32: "
                 f"put {stage.name} before quantize.torchao"
             )
     return ""
 
 
 def stored_type(artifact: Artifact, name: str = "") -> str:
-    """The widest number type of a component's weights, the main one's by default, as safetensors spells it; "" where none is reported yet."""
+    """The widest number type of a component's weights, the main one's by default, as safetensors spells it; "" where its weights are not here yet."""
     name = name or artifact.main
     found = {one.dtype for file in loaded_files(artifact, name) for one in read_header(file).tensors.values()}
     return next((kind for kind in TYPES if kind in found), "")

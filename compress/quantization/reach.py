@@ -89,7 +89,7 @@ def same_layer(one: str, other: str) -> bool:
 
 def refuse_reach(artifact: Artifact, names: tuple[str, ...], ignore: tuple[str, ...], packer: Packer) -> str:
     """Why a library cannot pack these components as it is asked to, or ""."""
-    if faults(artifact, names, ignore):  # which whoever forecasts the stage tells
+    if faults(artifact, names, ignore):  # which the forecast raises
         return ""
     for name in names:
         part = artifact.components[name]
@@ -101,7 +101,7 @@ def refuse_reach(artifact: Artifact, names: tuple[str, ...], ignore: tuple[str, 
     return ""
 
 
-def be_reported_right(artifact: Artifact, names: Iterable[str], ignore: tuple[str, ...]) -> None:
+def check_ignored(artifact: Artifact, names: Iterable[str], ignore: tuple[str, ...]) -> None:
     """Raises a UserError with every pattern of `ignore:` that names no layer of these components."""
     be_faultless(faults(artifact, names, ignore))
 
@@ -130,7 +130,7 @@ def _passed_over(found: Reach, kind: str, packer: Packer) -> str:
 
 
 def _not_quite(artifact: Artifact, name: str, found: Reach) -> str:
-    """Why the library would leave more layers than it is reported to: it looks for their names in others' names."""
+    """Why the library would leave more layers than it is asked to: it looks for their names in others' names."""
     if model_library(artifact, name) == "diffusers":
         more = [layer.name for layer in found.packed if any(f"{one.name}." in f"{layer.name}." for one in found.left)]
         how = "anywhere in another's"
@@ -156,7 +156,7 @@ def packing_forecast(
     Raises:
         UserError: a pattern of `ignore` names no layer, or the group size does not divide some.
     """
-    be_reported_right(artifact, names, ignore)
+    check_ignored(artifact, names, ignore)
     found = {name: reach(artifact, name, ignore) for name in names}
     if group_size:
         be_faultless(fault for one in found.values() for fault in group_faults(one.packed, group_size))

@@ -5,7 +5,6 @@ python -m compress.quantizers.autoround   (its order comes on standard input; se
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from compress.artifact import loaded_weights, read_json
+from compress.artifact import loaded_weights
 from compress.context import Context
 from compress.files.safetensors_headers import read_header
 from compress.machine.devices import CPU
@@ -76,23 +75,8 @@ def round_apart(job: Job, context: Context) -> Rounded:
     own = {"AR_WORK_SPACE": str(scratch / "work"), "AR_DISABLE_DATASET_SUBPROCESS": "1", "AR_LOG_LEVEL": "INFO"}
     own |= {"HF_DATASETS_CACHE": str(scratch / "datasets"), "AR_DISK_STREAM_MODEL": "1"}
     module = "compress.quantizers.autoround"
-    found = in_own_process(module, asdict(job), context, own, without=("AR_", "AUTO_ROUND"))
+    found = in_own_process("auto-round", module, asdict(job), context, own, without=("AR_", "AUTO_ROUND"))
     return Rounded(Path(found["folder"]), found["peak_bytes"])
-
-
-def collect(found: Path, before: Path, folder: Path) -> Mapping[str, Any]:
-    """Move the weights into a model's folder, and write its config: the one from before, and how the weights are packed.
-
-    Returns:
-        what the config says of the packing.
-    """
-    for file in sorted(found.iterdir()):
-        if ".safetensors" in file.name:
-            shutil.move(file, folder / file.name)
-    packed: dict[str, Any] = read_json(found / "config.json")["quantization_config"]
-    config = {**read_json(before / "config.json"), "quantization_config": packed}
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return packed
 
 
 def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
@@ -148,15 +132,15 @@ def _algorithm(job: Job) -> Any:
 
 
 def _bar(kind: Any, tell: Tell) -> Any:
-    """A progress bar that also tells how far it is."""
+    """A progress bar that also reports how far it is."""
 
-    class Told(kind):  # type: ignore[misc]
+    class Reporting(kind):  # type: ignore[misc]
         def update(self, n: float = 1) -> object:
             moved = super().update(n)
             tell("blocks", int(self.n), int(self.total or 0))
             return moved
 
-    return Told
+    return Reporting
 
 
 def _store_as_before(file: Path, before: Path, dtype: str) -> None:

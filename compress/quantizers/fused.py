@@ -85,5 +85,5 @@ def _set_index(folder: Path) -> None:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as opened:
             held |= dict.fromkeys(opened.keys(), file.name)
-    message = json.loads((folder / INDEX).read_text())
-    (folder / INDEX).write_text(json.dumps({**message, "weight_map": held}, indent=2, sort_keys=True) + "\n")
+    index = json.loads((folder / INDEX).read_text())
+    (folder / INDEX).write_text(json.dumps({**index, "weight_map": held}, indent=2, sort_keys=True) + "\n")

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from compress.artifact import read_json
+from compress.quantizers.checkpoints import CONFIG, write_packing
 from compress.quantizers.fused import parts_of, put_together
 from compress.quantizers.own_process import Tell, peak_bytes, serve
 
-CONFIG, OWN_CONFIG = "config.json", "quantize_config.json"
+OWN_CONFIG = "quantize_config.json"
 # What stays of GPTQModel's notes on its work; the rest is of the machine, such as where layers waited on disk.
-TOLD = (
+META = (
     "quantizer",
     "uri",
     "damp_percent",
@@ -80,17 +81,17 @@ def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
 def _padded(folder: Path) -> Path:
     """The model's folder, or one of links to its files where the config names no token to pad with: GPTQModel would choose that of the
     model's family, which its vocabulary need not have. Nothing is padded here."""
-    message = read_json(folder / CONFIG)
-    ends = {end for name in ("bos_token_id", "eos_token_id") for end in _listed(message.get(name))}
-    if isinstance(pad := message.get("pad_token_id"), int) and 0 <= pad < message["vocab_size"] and pad not in ends:
+    config = read_json(folder / CONFIG)
+    ends = {end for name in ("bos_token_id", "eos_token_id") for end in _listed(config.get(name))}
+    if isinstance(pad := config.get("pad_token_id"), int) and 0 <= pad < config["vocab_size"] and pad not in ends:
         return folder
     linked = Path("model").absolute()
     linked.mkdir(exist_ok=True)
     for file in folder.iterdir():
         if file.is_file() and file.name != CONFIG and not (linked / file.name).exists():
             (linked / file.name).symlink_to(file.absolute())
-    free = next(token for token in range(message["vocab_size"]) if token not in ends)
-    (linked / CONFIG).write_text(json.dumps({**message, "pad_token_id": free}))
+    free = next(token for token in range(config["vocab_size"]) if token not in ends)
+    (linked / CONFIG).write_text(json.dumps({**config, "pad_token_id": free}))
     return linked
 
 
@@ -99,7 +100,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _leaving(layers: Sequence[str]) -> dict[str, dict[str, Any]] | None:
-    """How GPTQModel, and vLLM after it, is reported to leave layers as they are."""
+    """How GPTQModel, and vLLM after it, is asked to leave layers as they are."""
     return {f"-:^{re.escape(part)}$": {} for name in layers for part in parts_of(name)} or None
 
 
@@ -107,11 +108,11 @@ def _listen(model: Any, layers: Sequence[str], tell: Tell) -> None:
     """Have each block that is done reported."""
     blocks = len({_within(name).partition(".")[0] for name in layers})
 
-    def hear(*, layer_idx: int, submodule_finalized: bool) -> None:
+    def report(*, layer_idx: int, submodule_finalized: bool) -> None:
         if not submodule_finalized:
             tell("blocks", layer_idx + 1, blocks)
 
-    model.layer_callback = hear
+    model.layer_callback = report
 
 
 def _reported(done: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> dict[str, Any]:
@@ -142,27 +143,27 @@ def _set_config(saved: Path, before: Path, only: Sequence[str]) -> None:
     """The model's own config as it was, and in it how its weights are packed; the latter by itself too, where auto-gptq looks.
 
     Args:
-        only: the layers that transformers must be reported of, for it takes all of the blocks to be packed otherwise.
+        only: the layers that transformers must look for, which takes all of the blocks to be packed otherwise.
     """
     how = dict(read_json(saved / CONFIG)["quantization_config"])
-    how["meta"] = {name: value for name, value in how.get("meta", {}).items() if name in TOLD}
+    how["meta"] = {name: value for name, value in how.get("meta", {}).items() if name in META}
     if only:
         how["modules_in_block_to_quantize"] = [list(only)]
-    for file, content in ((CONFIG, {**read_json(before / CONFIG), "quantization_config": how}), (OWN_CONFIG, how)):
-        (saved / file).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    write_packing(saved, before, how)
+    (saved / OWN_CONFIG).write_text(json.dumps(how, indent=2, sort_keys=True) + "\n")
 
 
 def _kernels(folder: Path) -> dict[str, Any]:
     """What stock transformers runs the saved layers with, here: how many by the name of their class."""
     from transformers import AutoModelForCausalLM
 
-    model, reported = AutoModelForCausalLM.from_pretrained(str(folder), output_loading_info=True)
-    if lacking := sorted(reported["missing_keys"]):
+    model, found = AutoModelForCausalLM.from_pretrained(str(folder), output_loading_info=True, trust_remote_code=False)
+    if lacking := sorted(found["missing_keys"]):
         raise RuntimeError(
             f"transformers finds {len(lacking)} weights missing in what GPTQModel saved, such as {lacking[0]}"
         )
-    found = Counter(type(module).__name__ for module in model.modules() if hasattr(module, "qweight"))
-    return {"kernels": dict(found)}
+    kinds = Counter(type(module).__name__ for module in model.modules() if hasattr(module, "qweight"))
+    return {"kernels": dict(kinds)}
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 
 
 def in_own_process(
+    library: str,
     module: str,
     order: Mapping[str, Any],
     context: Context,
@@ -39,7 +40,8 @@ def in_own_process(
     """Run `python -m module`, which must call `serve`, and return what its work gave.
 
     Args:
-        order: what JSON can say.
+        library: whose work it is, as errors name it.
+        order: what JSON can say; its paths are absolute, for the process starts in a folder of its own.
         environment: variables of the library's own, beside those that keep it offline and in the scratch folder.
         without: how the names of variables begin that it shall not see, for they would change its result.
 
@@ -61,7 +63,7 @@ def in_own_process(
             env={**_seen(without), **_surroundings(here), **environment},
         )
         try:
-            return _answer(process, order, context, log)
+            return _answer(library, process, order, context, log)
         finally:
             _end(process)
 
@@ -106,7 +108,9 @@ def _editable() -> tuple[str, ...]:
     return (str(Path(__file__).resolve().parents[2]),)
 
 
-def _answer(process: subprocess.Popen[str], order: Mapping[str, Any], context: Context, log: Path) -> dict[str, Any]:
+def _answer(
+    library: str, process: subprocess.Popen[str], order: Mapping[str, Any], context: Context, log: Path
+) -> dict[str, Any]:
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # why it died is reported below
         process.stdin.write(json.dumps(order) + "\n")
@@ -116,9 +120,10 @@ def _answer(process: subprocess.Popen[str], order: Mapping[str, Any], context: C
             found: dict[str, Any] = line["found"]
             return found
         if "error" in line:
-            raise StageFailed(str(line["error"]), place=str(log), fix="the log there says more")
+            raise StageFailed(f"{library}: {line['error']}", place=str(log), fix="the log there says more")
         context.tell(line["what"], int(line["done"]), int(line["total"]))
-    raise StageFailed(f"its process {_how(process)}: {_last(log)}", place=str(log), fix="the log there says more")
+    message = f"{library}: its process {_how(process)}: {_last(log)}"
+    raise StageFailed(message, place=str(log), fix="the log there says more")
 
 
 def _lines(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from compress.artifact import Artifact, Quantization, derive, rewritten, write_manifest
 from compress.context import Context
-from compress.quantization.reach import be_reported_right, model_library, reach, same_layer, spellings
+from compress.quantization.reach import check_ignored, model_library, reach, same_layer, spellings
 
 
 def pack_all(
@@ -25,18 +25,18 @@ def pack_all(
 
     Raises:
         UserError: a pattern of `ignore` names no layer.
-        StageFailed: the library did otherwise than it was reported.
+        StageFailed: the library packed other layers than it was asked to.
     """
     from compress.quantizers.packing import pack
 
-    be_reported_right(artifact, names, ignore)
+    check_ignored(artifact, names, ignore)
     made = derive(artifact, context.out, without=rewritten(artifact, names), link=context.link)
     made = made.packing(dict.fromkeys(names, packing))
     for name in context.progress(names, "components", len(names)):
         found = reach(artifact, name, ignore)
         left = tuple(sorted(layer.name for layer in found.left))
-        reported = left if model_library(artifact, name) == "diffusers" else spellings(left)
-        packed = pack(artifact, name, made.folder(name), config(name, reported), left, context.opening)
+        named = left if model_library(artifact, name) == "diffusers" else spellings(left)
+        packed = pack(artifact, name, made.folder(name), config(name, named), left, context.opening)
         over = sorted(layer.name for layer in found.packed if not any(same_layer(layer.name, one) for one in packed))
         beside = f"; not reached: {', '.join(over[:3])}{' …' if len(over) > 3 else ''}" if over else ""
         context.note(f"{name}: {len(packed)} layers packed{beside}", component=name, layers=len(packed))

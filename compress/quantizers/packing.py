@@ -78,7 +78,7 @@ def opened_dtype(artifact: Artifact, name: str) -> str | None:
 
 
 def order_header(file: Path) -> None:
-    """Sort what a safetensors file says beside its tensors: its library writes that in an order of chance, and equal work is to give equal
+    """Sort the metadata of a safetensors file: its library writes that in an order of chance, and equal work is to give equal
     bytes. No tensor moves.
 
     Raises:
@@ -90,8 +90,8 @@ def order_header(file: Path) -> None:
         head = json.loads(stream.read(length))
         if "__metadata__" not in head:
             return
-        message = dict(sorted(head.pop("__metadata__").items()))
-        body = json.dumps({"__metadata__": message, **head}, separators=(",", ":"), ensure_ascii=False).encode()
+        metadata = dict(sorted(head.pop("__metadata__").items()))
+        body = json.dumps({"__metadata__": metadata, **head}, separators=(",", ":"), ensure_ascii=False).encode()
         if len(body) <= length:  # else it is spelt otherwise than safetensors spells it
             stream.seek(8)
             stream.write(body.ljust(length))

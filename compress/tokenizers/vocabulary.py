@@ -67,6 +67,12 @@ def embeddings(config: Mapping[str, Any]) -> int | None:
     return found if isinstance(found, int) else None
 
 
+def positions(config: Mapping[str, Any]) -> int:
+    """How many tokens a language model has positions for; 0 where its config does not say."""
+    found = config.get("max_position_embeddings") or config.get("n_positions")
+    return found if isinstance(found, int) else 0
+
+
 def _tokenizer_of(artifact: Artifact, name: str) -> Path | None:
     """The folder of the tokenizer whose tokens a component reads; None of a component that reads none."""
     if name == LANGUAGE_MODEL:

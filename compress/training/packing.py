@@ -32,11 +32,9 @@ class Rounding(torch.nn.Module):
     def __init__(self, weight: torch.Tensor, grid: Grid, dtype: torch.dtype, learned: bool) -> None:
         super().__init__()
         self.grid, self.dtype = grid, dtype
-        scale, zero = scales_of(weight.detach().float(), grid)
+        scale = scales_of(weight.detach().float(), grid)
         self.start: torch.Tensor
-        self.zero: torch.Tensor
         self.register_buffer("start", scale)
-        self.register_buffer("zero", zero)
         self.log_scale = torch.nn.Parameter(torch.zeros_like(scale)) if learned else None
 
     @property
@@ -46,7 +44,7 @@ class Rounding(torch.nn.Module):
         return found + (found.to(self.dtype).float() - found).detach()
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return rounded(weight, self.scale, self.zero, self.grid, self.dtype)
+        return rounded(weight, self.scale, self.grid, self.dtype)
 
 
 def round_layers(model: torch.nn.Module, names: Iterable[str], grid: Grid, dtype: torch.dtype, learned: bool) -> None:
@@ -58,7 +56,7 @@ def round_layers(model: torch.nn.Module, names: Iterable[str], grid: Grid, dtype
 
 
 def pack(model: torch.nn.Module, grid: Grid) -> Any:
-    """Turn the layers of a model that were rounded on a symmetric grid into packed ones, which hold the very numbers that they computed with.
+    """Turn the layers of a model that were rounded into packed ones, which hold the very numbers that they computed with.
 
     Returns:
         compressed-tensors' record of how, which `tell_packing` writes.
@@ -86,10 +84,10 @@ def tell_packing(record: Any, folder: Path) -> None:
     """Write how a saved model is packed into its config.json, in one order of keys."""
     record.update_config(str(folder))
     file = folder / "config.json"
-    message: dict[str, Any] = json.loads(file.read_text())
-    ignored: list[str] = message["quantization_config"].get("ignore") or []
-    message["quantization_config"]["ignore"] = sorted(ignored)
-    file.write_text(json.dumps(message, indent=2, sort_keys=True) + "\n")
+    config: dict[str, Any] = json.loads(file.read_text())
+    ignored: list[str] = config["quantization_config"].get("ignore") or []
+    config["quantization_config"]["ignore"] = sorted(ignored)
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _taken(layer: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

@@ -25,7 +25,9 @@ def complete(folder: Path, comparison: Comparison, recipe: Recipe) -> None:
     card = with_measured(
         read_card(folder / CARD), [*_measured(comparison, recipe)], base=found["repo"] if found else ""
     )
-    (folder / CARD).write_bytes(str(card).encode("utf-8", "backslashreplace"))
+    part = folder / f"{CARD}.part"  # so that the card is whole whenever it is read
+    part.write_bytes(str(card).encode("utf-8", "backslashreplace"))
+    part.replace(folder / CARD)
 
 
 def _measured(comparison: Comparison, recipe: Recipe) -> Iterator[str]:

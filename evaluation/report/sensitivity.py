@@ -64,7 +64,7 @@ def _table(stage: str, component: str, fact: Mapping[str, Any]) -> Table:
 
 
 def reported(table: Table) -> str:
-    """What the image shows, in words."""
+    """What the charts show, in words."""
     measure = MEASURES.get(table.measure, table.measure)
     count = len(table.layers)
     some = f"the {BARS} of {count} layers that cost most" if count > BARS else f"all {count} layers"
@@ -80,15 +80,15 @@ def bars(table: Table) -> str:
     x = plots.scale(_ends(positive), True)
     parts = []
     for name, weights, costs in drawn:
-        message = ", ".join(f"{bits} bits {_cost(cost)}" for bits, cost in zip(table.bits, costs, strict=True))
+        text = ", ".join(f"{bits} bits {_cost(cost)}" for bits, cost in zip(table.bits, costs, strict=True))
         ticks = "".join(
             f'<line class="whisker" x1="{x(c):.2f}%" x2="{x(c):.2f}%" y1="2" y2="16"/>' for c in costs if c > 0
         )
         bar = f'<rect class="loss" x="0" width="{x(costs[table.worst]):.2f}%" y="4" height="10"/>{ticks}'
-        label = formatting.escaped(f"{name}: {message}")
+        label = formatting.escaped(f"{name}: {text}")
         parts.append(
             f'<div class="forest layer"><div>{formatting.escaped(name)}<small>{weights:,} weights</small></div>'
-            f'<svg role="img" aria-label="{label}">{bar}</svg><div class="n">{formatting.escaped(message)}</div></div>'
+            f'<svg role="img" aria-label="{label}">{bar}</svg><div class="n">{formatting.escaped(text)}</div></div>'
         )
     return "".join(parts)
 
@@ -124,8 +124,8 @@ def heat(table: Table) -> str:
 
 
 def _cell(left: float, width: float, cost: float, most: float) -> str:
-    message = f"<title>{_cost(cost)}</title>"
-    return f'<rect class="hot" x="{left:.2f}%" width="{width:.2f}%" y="0" height="18" fill-opacity="{_share(cost, most):.2f}">{message}</rect>'
+    title = f"<title>{_cost(cost)}</title>"
+    return f'<rect class="hot" x="{left:.2f}%" width="{width:.2f}%" y="0" height="18" fill-opacity="{_share(cost, most):.2f}">{title}</rect>'
 
 
 def _cost(value: float) -> str:

@@ -17,7 +17,7 @@ from compress.errors import StageFailed
 from compress.machine.deps import installed
 from compress.model.describing import describe
 from compress.opening import open_task
-from tests.packing import dequantized, nearest
+from tests.packed_codes import dequantized, nearest
 from tests.pipeline.test_plain_loading import PROMPT, opened_alone
 from tests.stages import apply
 from tests.tiny import tiny_llama
@@ -25,7 +25,7 @@ from tests.tiny import tiny_llama
 STAGE = "quantize.autoround"
 LITTLE = {"iters": 10, "samples": 8, "length": 16, "batch": 4}
 NARROW = ("*.k_proj", "*.v_proj")  # 16 wide in the tiny Llama, and 32 is what auto-round takes
-TOLD = {"group_size": 32, "ignore": NARROW}
+ASKED = {"group_size": 32, "ignore": NARROW}
 
 pytestmark = pytest.mark.skipif(not installed("auto_round"), reason="pip install 'pare[autoround]'")
 
@@ -37,12 +37,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(scope="module")
 def rounded(source: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return apply(STAGE, source, tmp_path_factory.mktemp("rtn") / "out", method="rtn", **TOLD)[0]
+    return apply(STAGE, source, tmp_path_factory.mktemp("rtn") / "out", method="rtn", **ASKED)[0]
 
 
 @pytest.fixture(scope="module")
 def learnt(source: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return apply(STAGE, source, tmp_path_factory.mktemp("signed") / "out", **LITTLE, **TOLD)[0]
+    return apply(STAGE, source, tmp_path_factory.mktemp("signed") / "out", **LITTLE, **ASKED)[0]
 
 
 def weights(artifact: Artifact) -> Mapping[str, torch.Tensor]:
@@ -98,7 +98,7 @@ def test_transformers_alone_gives_what_pare_measures(learnt: Artifact, tmp_path:
 
 
 def test_it_says_how_it_runs_and_how_far_it_is(source: Artifact, tmp_path: Path) -> None:
-    _, notes = apply(STAGE, source, tmp_path / "out", method="awq", samples=8, length=16, batch=4, **TOLD)
+    _, notes = apply(STAGE, source, tmp_path / "out", method="awq", samples=8, length=16, batch=4, **ASKED)
     (note,) = notes
     assert note.facts["runs_as"] == "decompressed"
     assert (note.facts["rows"], note.facts["tokens"]) == (8, 16)
@@ -112,7 +112,7 @@ def test_nothing_is_written_elsewhere(source: Artifact, tmp_path: Path, monkeypa
     for name in ("HOME", "XDG_CACHE_HOME", "HF_HOME"):
         monkeypatch.setenv(name, str(home))
     monkeypatch.chdir(here)
-    apply(STAGE, source, tmp_path / "out", method="rtn", **TOLD)
+    apply(STAGE, source, tmp_path / "out", method="rtn", **ASKED)
     assert list(home.rglob("*")) == []
     assert list(here.rglob("*")) == []
     assert not (tmp_path / "out-scratch/made").exists()
@@ -126,4 +126,4 @@ def test_a_failure_of_auto_round_is_reported_in_its_words(source: Artifact, tmp_
         (broken / file.name).write_bytes(file.read_bytes())
     (broken / "config.json").write_text(json.dumps({**config, "hidden_act": "no such function"}))
     with pytest.raises(StageFailed, match="auto-round: KeyError: 'no such function'"):
-        apply(STAGE, describe(broken), tmp_path / "out", method="rtn", **TOLD)
+        apply(STAGE, describe(broken), tmp_path / "out", method="rtn", **ASKED)

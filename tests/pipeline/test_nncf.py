@@ -164,6 +164,9 @@ def test_a_pattern_that_names_no_layer_is_an_error_that_names_the_nearest(
     assert "`*.o_prj` names none" in message
     assert "`linear_99` names none" in message
     assert stage.refuse(plain, stage.params(**FOUR, ignore=("linear_9",))) == ""
+    # What is no expression is none for any graph, and for one that is still to be built.
+    for model in (plain, measured):
+        assert "`re:(` is no regular expression" in stage.refuse(model, stage.params(**FOUR, ignore=("re:(",)))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf import GGUFReader
@@ -16,6 +17,7 @@ from compress.catalogue import find_stage
 from compress.engines.gguf import MODEL
 from compress.errors import ModelError, RecipeError
 from compress.files.hashing import digest_files
+from compress.machine.devices import Opening
 from compress.model.describing import describe
 from compress.publishing.chat_templates import message
 from compress.publishing.modelfiles import MODELFILE
@@ -96,6 +98,35 @@ def test_a_model_that_does_not_chat_gets_the_raw_template(base: Path, tmp_path: 
     made, _ = apply("export.ollama", gguf, tmp_path / "out")
     assert template_of(made) == "{{ .Prompt }}"
     assert "LICENSE" not in (made.path / MODELFILE).read_text()
+
+
+def test_a_licence_in_another_encoding_and_a_folder_of_them_are_read(built: Artifact, tmp_path: Path) -> None:
+    for name, licence in (("none", None), ("latin", "Für alle.".encode("latin-1"))):
+        folder = tmp_path / name
+        shutil.copytree(built.path, folder)
+        (folder / "LICENSE").unlink()
+        (folder / "LICENSES").mkdir()
+        if licence:
+            (folder / "LICENSE.txt").write_bytes(licence)
+        made, _ = apply("export.ollama", describe(folder), tmp_path / f"{name}-out")
+        assert ("F\ufffdr alle." in (made.path / MODELFILE).read_text()) == bool(licence)
+
+
+def test_the_tokenizers_own_code_runs_where_it_is_trusted_alone(
+    built: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted: list[bool] = []
+    real = AutoTokenizer.from_pretrained
+
+    def opened(folder: str, *, trust_remote_code: bool) -> Any:
+        trusted.append(trust_remote_code)
+        return real(folder)
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", opened)
+    for trust in (False, True):
+        opening = Opening(trust_remote_code=trust)
+        apply("export.ollama", built, tmp_path / f"out-{trust}", opening=opening)
+    assert trusted == [False, True]
 
 
 def test_a_tokenizer_that_does_otherwise_than_its_files_say_is_reported(

@@ -23,7 +23,7 @@ from compress.opening import open_task
 from compress.quantization.reach import reach
 from evaluation.metrics.size import weights_read
 from tests.families import IMAGES, TEXT, tiny_image, tiny_text
-from tests.packed import called_here, first_call, opened_alone
+from tests.opened_alone import called_here, first_call, opened_alone
 from tests.stages import apply
 from tests.tiny import tiny_diffusion
 
@@ -152,11 +152,12 @@ def test_no_native_code_is_fetched_to_pack_or_to_open(llama: Artifact, tmp_path:
 import sys
 from pathlib import Path
 from compress.model.describing import describe
+from compress.model.exportable import ANY_SIZE
 from compress.opening import open_task
 from tests.stages import apply
 source, out = describe(Path({str(llama.path)!r})), Path({str(tmp_path / "out")!r})
 made, _ = apply("quantize.bitsandbytes", source, out, mode="nf4")
-open_task(made).probe(__import__("compress.model.exportable").graphs.ANY_SIZE)
+open_task(made).probe(ANY_SIZE)
 assert "bitsandbytes" in sys.modules and "kernels" not in sys.modules
 """
     path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from compress.artifact import LANGUAGE_MODEL
 from compress.machine.deps import installed
 from compress.model.describing import describe
-from tests.packing import dequantized
+from tests.packed_codes import dequantized
 from tests.stages import apply
 from tests.tiny import tiny_llama
 

@@ -151,6 +151,21 @@ def test_a_pattern_that_names_nothing_is_reported(tmp_path: Path) -> None:
     assert "*.k_proj" in fix
 
 
+def test_a_pattern_that_is_none_is_reported_beside_the_rest(tmp_path: Path) -> None:
+    messages = [message for message, _ in faults(llama(tmp_path / "m"), group_size=48, ignore=("re:(", "nothing"))]
+    assert len(messages) == 3
+    assert "`re:(` is no regular expression" in messages[0]
+    assert "`nothing` names none" in messages[1]
+    assert "group_size 48" in messages[2]
+
+
+@pytest.mark.parametrize("ignore", ["*", "model.layers"])
+def test_nothing_left_to_quantize_is_refused(tmp_path: Path, ignore: str) -> None:
+    ((message, fix),) = faults(llama(tmp_path / "m"), group_size=32, ignore=(ignore,))
+    assert "no linear layer of the blocks is left" in message
+    assert "ignore" in fix
+
+
 @pytest.mark.parametrize(
     ("params", "unavailable"),
     [

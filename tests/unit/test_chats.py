@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from compress.publishing.chat_templates import Chat, Message, Untranslatable, message, read_chat, turns_of
-from compress.publishing.modelfiles import go_template
+from compress.publishing.modelfiles import can_stop, go_template
 from tests.go_templates import Template, as_ollama
 from tests.tiny import tiny_byte_tokenizer
 
@@ -233,6 +233,7 @@ REFUSED = {
     "{% if %}": "refuses a conversation",
     LOOP + "{{ message.content }}{{ strftime_now('%d %b %Y') }}" + END: "strftime_now' is undefined",
     LOOP + "{{ '{{' }}{{ message.content }}" + END: "braces or quotes",
+    LOOP + "{{ message.content }}{{ '{' }}" + END: "braces or quotes",
     "{% if messages[0].role == 'system' %}{{ messages[1].content + '~' + messages[0].content }}{% else %}"
     + LOOP
     + "{{ message.content }}"
@@ -264,6 +265,17 @@ def test_a_template_is_read_where_libraries_keep_it(tmp_path: Path) -> None:
     assert read_chat(tmp_path) == Chat("{{ bos_token }}", {"bos_token": "<b>"})
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     assert read_chat(tmp_path) == Chat("{{ messages }}", {"bos_token": "<b>"})
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(Untranslatable, match="is no UTF-8"):
+        read_chat(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "there"),
+    [("</s>", True), ("<|end {of} turn|>", True), ("", False), ('a"b', False), ("a\nFROM ./b", False)],
+)
+def test_what_would_end_its_quotes_is_no_stop_text(text: str, there: bool) -> None:
+    assert can_stop(text) == there
 
 
 def test_what_stands_for_go_here_does_as_go_says() -> None:

@@ -11,16 +11,17 @@ import pytest
 import compress
 from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization
 from compress.catalogue import find_stage
-from compress.errors import Problem, RecipeError, UserError
+from compress.errors import Problem, RecipeError, StageFailed, UserError
 from compress.machine import deps
 from compress.model.describing import describe
 from compress.planning.planned_artifact import expected_of
+from compress.quantizers import own_process
 from tests.families import tiny_text
-from tests.stages import forecast
+from tests.stages import apply, forecast
 from tests.tiny import tiny_llama
 
 GPTQ = "quantize.gptq"
-Told = Callable[..., tuple[Problem, ...]]
+Problems = Callable[..., tuple[Problem, ...]]
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def reported(tmp_path: Path, installed: None) -> Told:
+def reported(tmp_path: Path, installed: None) -> Problems:
     """The problems of a recipe with these steps on a tiny Llama."""
     tiny_llama(tmp_path / "model")
 
@@ -51,12 +52,12 @@ def step(**params: object) -> str:
     return f"{GPTQ}: {{{', '.join(f'{name}: {value}' for name, value in params.items())}}}"
 
 
-def test_a_recipe_that_fits_is_planned(reported: Told) -> None:
+def test_a_recipe_that_fits_is_planned(reported: Problems) -> None:
     assert reported(step(group_size=32)) == ()
     assert reported(step(bits=2, group_size=-1, act_order="true", symmetric="false", damp=0.1)) == ()
 
 
-def test_every_layer_that_the_group_size_does_not_divide_is_listed(reported: Told) -> None:
+def test_every_layer_that_the_group_size_does_not_divide_is_listed(reported: Problems) -> None:
     (problem,) = reported(step(group_size=64))
     assert "group_size 64 does not divide the inputs of 12 of the 14 layers" in problem.message
     for name in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"):
@@ -70,16 +71,17 @@ def test_every_layer_that_the_group_size_does_not_divide_is_listed(reported: Tol
     assert reported(step(group_size=64, ignore='["re:.*(q|k|v|o|gate|up)_proj"]')) == ()
 
 
-def test_every_pattern_that_names_nothing_is_reported(reported: Told) -> None:
+def test_every_pattern_that_names_nothing_is_reported(reported: Problems) -> None:
     problems = reported(step(group_size=32, ignore='["*.o_project", "re:(", "*.o_proj"]'))
     first, second = (p.fix for p in problems)
     assert first.startswith("did you mean `*.o_proj`")
     assert second == "write one, or a glob: *.o_proj"
+    assert len(reported(step(group_size=64, ignore='["re:(", "*.k_proj"]'))) == 2  # the groups too
     (problem,) = reported(step(group_size=32, ignore='["model.layers"]'))
     assert "names every layer of the blocks" in problem.message
 
 
-def test_layers_that_do_not_fill_words_are_listed(reported: Told) -> None:
+def test_layers_that_do_not_fill_words_are_listed(reported: Problems) -> None:
     (problem,) = reported(step(bits=3, group_size=32))
     assert problem.message.endswith(
         "3 bits are packed 32 side by side, which does not divide 4 of the 14 layers: "
@@ -89,7 +91,7 @@ def test_layers_that_do_not_fill_words_are_listed(reported: Told) -> None:
     assert reported(step(bits=3, group_size=32, ignore='["*.k_proj", "*.v_proj"]')) == ()
 
 
-def test_groups_that_no_kernel_takes_are_refused(reported: Told) -> None:
+def test_groups_that_no_kernel_takes_are_refused(reported: Problems) -> None:
     (problem,) = reported(step(group_size=16))
     assert "4 bits in groups of 16 do not run" in problem.message
     assert problem.fix == "group_size: 32"
@@ -105,25 +107,25 @@ def test_groups_that_no_kernel_takes_are_refused(reported: Told) -> None:
         ({"length": 1}, "2"),
     ],
 )
-def test_what_the_format_does_not_have_is_refused(reported: Told, params: dict[str, object], message: str) -> None:
+def test_what_the_format_does_not_have_is_refused(reported: Problems, params: dict[str, object], message: str) -> None:
     (problem,) = reported(step(**params))
     assert message in problem.message + problem.fix
 
 
-def test_packed_weights_and_engines_are_refused(reported: Told) -> None:
+def test_packed_weights_and_engines_are_refused(reported: Problems) -> None:
     twice = reported(step(group_size=32), step(group_size=32, bits=8))
     assert any("are gptq already, and quantize.gptq cannot change packed weights" in p.message for p in twice)
     assert any("quantize.gptq takes torch" in p.message for p in reported("build.openvino: {}", step(group_size=32)))
     assert any("gptq already" in p.message for p in reported(step(group_size=32), "prune.depth: {ratio: 0.5}"))
 
 
-def test_data_is_needed_and_must_not_be_what_is_evaluated_on(reported: Told) -> None:
+def test_data_is_needed_and_must_not_be_what_is_evaluated_on(reported: Problems) -> None:
     assert any("needs calibration data" in p.message for p in reported(step(group_size=32), data="{}"))
     same = "{calibration: zoo://docstrings/test, evaluate: zoo://docstrings/test}"
     assert reported(step(group_size=32), data=same)
 
 
-def test_a_library_that_lacks_is_reported_with_its_extra(reported: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_lacks_is_reported_with_its_extra(reported: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deps, "version", lambda name: "" if name in ("gptqmodel", "optimum") else "1")
     problems = reported(step(group_size=32))
     assert {p.message for p in problems} == {f"{GPTQ} needs the library {name}" for name in ("gptqmodel", "optimum")}
@@ -163,3 +165,24 @@ def after(artifact: Artifact, name: str, **params: Any) -> Artifact:
     stage = find_stage(name)
     checked = stage.params(**params)
     return expected_of(artifact, stage, checked, (LANGUAGE_MODEL,), stage.forecast(artifact, checked))
+
+
+def test_its_process_gets_paths_that_hold_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: None
+) -> None:
+    orders: list[dict[str, Any]] = []
+
+    def ordered(library: str, module: str, order: dict[str, Any], *args: object, without: tuple[str, ...]) -> None:
+        orders.append({**order, "without": without})
+        raise StageFailed(f"{library} is not run here")
+
+    tiny_llama(tmp_path / "model")
+    monkeypatch.setattr(own_process, "in_own_process", ordered)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageFailed, match="GPTQModel is not run here"):
+        apply(GPTQ, describe(Path("model")), Path("out"), samples=2, group_size=32)
+    (order,) = orders
+    assert [order[name] for name in ("folder", "out", "offload")] == [
+        str(tmp_path / folder) for folder in ("model", "out-scratch/saved", "out-scratch/offload")
+    ]
+    assert order["without"] == ("GPTQMODEL_",)

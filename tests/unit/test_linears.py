@@ -25,10 +25,10 @@ from compress.quantization.linears import (
     ignore_faults,
     left_alone,
     linears,
-    matches,
     named,
     shares,
 )
+from compress.quantization.patterns import matches
 from tests.families import TEXT, tiny_image, tiny_text
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -187,10 +187,13 @@ def test_a_pattern_that_names_nothing_is_reported_with_the_nearest(pattern: str,
     (fault,) = ignore_faults(LAYERS, ["*.o_proj", pattern])
     assert message in fault.message
     assert fault.fix == fix
+    assert named(LAYERS, [pattern]) == frozenset()
 
 
 def test_no_pattern_is_judged_where_no_layer_is_known() -> None:
     assert ignore_faults((), ["anything"]) == ()
+    (fault,) = ignore_faults((), ["re:("])
+    assert "no regular expression" in fault.message
 
 
 @given(st.text(st.sampled_from("ab.*[]?"), min_size=1, max_size=8), st.text("ab.", min_size=1, max_size=8))

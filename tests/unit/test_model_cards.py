@@ -94,11 +94,23 @@ def test_a_licence_that_nobody_knows_is_not_made_up(tmp_path: Path) -> None:
     assert not notes
 
 
+def test_a_licence_is_a_file_whatever_it_is_called_and_in_whatever_letters(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "model")
+    (folder / "LICENSES").mkdir()
+    (folder / "LICENSE (MIT) [1].txt").write_text("Do what you like.")
+    (folder / CARD).write_bytes("---\nlanguage: de\n---\nFür alle\n".encode("latin-1"))
+    made, _ = apply("export.hub", describe(folder), tmp_path / "out")
+    card = read_card(made.path / CARD)
+    assert (card.data["license_link"], card.data["language"]) == ("LICENSE (MIT) [1].txt", "de")
+    assert r"[LICENSE (MIT) \[1\].txt](LICENSE%20%28MIT%29%20%5B1%5D.txt)" in card.text
+
+
 def test_what_was_measured_takes_the_place_of_the_notice_that_nothing_was(exported: Artifact, tmp_path: Path) -> None:
     complete(exported.path, text(), recipe(folder=tmp_path))
     once = (exported.path / CARD).read_text()
     complete(exported.path, text(), recipe(folder=tmp_path))
     assert (exported.path / CARD).read_text() == once
+    assert not list(exported.path.glob("*.part"))
     card = ModelCard.load(exported.path / CARD)
     assert PENDING not in card.text
     assert "FAIL: a gate failed" in card.text

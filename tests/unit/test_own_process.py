@@ -22,7 +22,7 @@ from tests.rooms import ROOT
 
 def done(folder: Path, recorded: list[Event], **order: Any) -> dict[str, Any]:
     context = Context(folder / "out", folder / "scratch", emit=recorded.append, node="step")
-    return in_own_process("tests.worker", order, context, {"OWN": "yes"})
+    return in_own_process("the library", "tests.programs.ordered_work", order, context, {"OWN": "yes"})
 
 
 def test_what_came_of_it_is_returned_and_nothing_is_left_outside(tmp_path: Path) -> None:
@@ -39,9 +39,9 @@ def test_what_came_of_it_is_returned_and_nothing_is_left_outside(tmp_path: Path)
 @pytest.mark.parametrize(
     ("do", "message"),
     [
-        ("raise", "ValueError: no such thing"),
-        ("die", "its process was killed by SIGKILL: and complains"),
-        ("leave", "its process left with exit code 7: and complains"),
+        ("raise", "the library: ValueError: no such thing"),
+        ("die", "the library: its process was killed by SIGKILL: and complains"),
+        ("leave", "the library: its process left with exit code 7: and complains"),
     ],
 )
 def test_an_error_is_reported_with_the_place_of_the_log(do: str, message: str, tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_listener_that_stops_the_work_ends_the_process(tmp_path: Path) -> None
     before = children.read_text()
     context = Context(tmp_path / "out", tmp_path / "scratch", emit=stop)
     with pytest.raises(KeyboardInterrupt):
-        in_own_process("tests.worker", {"do": "work"}, context, {"OWN": ""})
+        in_own_process("the library", "tests.programs.ordered_work", {"do": "work"}, context, {"OWN": ""})
     assert children.read_text() == before
 
 
@@ -69,8 +69,13 @@ def test_it_does_not_see_settings_that_would_change_its_result(tmp_path: Path, m
     monkeypatch.setenv("AR_MORE", "3")
     context = Context(tmp_path / "out", tmp_path / "scratch")
     own = {"OWN": ""}
-    assert in_own_process("tests.worker", {"do": "work"}, context, own)["more"] == "3"
-    assert in_own_process("tests.worker", {"do": "work"}, context, own, without=("AR_",))["more"] == ""
+    assert in_own_process("the library", "tests.programs.ordered_work", {"do": "work"}, context, own)["more"] == "3"
+    assert (
+        in_own_process("the library", "tests.programs.ordered_work", {"do": "work"}, context, own, without=("AR_",))[
+            "more"
+        ]
+        == ""
+    )
 
 
 PARENT = """
@@ -79,7 +84,7 @@ from pathlib import Path
 from compress.context import Context
 from compress.quantizers.own_process import in_own_process
 from tests.rooms import ROOT
-in_own_process("tests.worker", {"do": "sleep", "pid": sys.argv[1]}, Context(Path("out"), Path("scratch")), {"OWN": ""})
+in_own_process("it", "tests.programs.ordered_work", {"do": "sleep", "pid": sys.argv[1]}, Context(Path("out"), Path("scratch")), {"OWN": ""})
 """
 
 

@@ -12,6 +12,7 @@ from compress.data.items import Data, Item
 from compress.errors import DataError, ModelError
 from compress.model.describing import describe
 from compress.opening import open_language
+from compress.opening.full_rows import full_rows
 from compress.opening.rows import calibration_rows
 from tests.stages import CAPTIONS, DATA
 from tests.tiny import tiny_llama
@@ -46,6 +47,24 @@ def test_no_more_documents_are_read_than_asked_for(tmp_path: Path) -> None:
     context = Context(tmp_path, tmp_path, data={"calibration": Data("endless", "texts", "digest", -1, item)})
     assert len(calibration_rows(artifact, 4, 8, context)) == 4
     assert read == [0, 1, 2, 3]
+
+
+def test_full_rows_are_the_documents_one_behind_the_other(tmp_path: Path) -> None:
+    artifact = describe(tiny_llama(tmp_path))
+    task = open_language(artifact)
+    context = Context(tmp_path, tmp_path, data={"calibration": DATA})
+    stream = [token for text in CAPTIONS for token in task.encode(text)]
+    found = full_rows(artifact, 2, 8, context)
+    assert [len(row) for row in found] == [8, 8]
+    assert [token for row in found for token in row] == stream[:16]
+    assert {len(row) for row in full_rows(artifact, 2, 1000, context)} == {64}  # the model has no more positions
+
+
+def test_documents_that_do_not_fill_a_row_are_an_error(tmp_path: Path) -> None:
+    artifact = describe(tiny_llama(tmp_path))
+    context = Context(tmp_path, tmp_path, data={"calibration": _texts("ab", "cd")})
+    with pytest.raises(DataError, match=r"tokens do not fill a row of 32(.|\n)*lower `length`"):
+        full_rows(artifact, 1, 32, context)
 
 
 def test_a_model_without_a_tokenizer_is_reported(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from compress.artifact import Artifact
 from compress.engines.openvino import WEIGHTS
 from compress.engines.openvino.layers import GraphLayer, digests, layers
 from compress.engines.openvino.quantize import Compression, narrow_bytes
-from compress.errors import ManyProblems, Problem, UserError, near
+from compress.errors import ManyProblems, Problem, UserError
+from compress.params import Fault
 from compress.quantization.budgets import Option, bytes_of, choose, missed
-from compress.quantization.linears import matches
+from compress.quantization.patterns import matches, pattern_faults
 from compress.quantization.sensitivity import STAGE, Layer, read
 
 KNOWN = 0.9  # share of a graph's weights whose costs must be known
@@ -28,31 +29,29 @@ class Chosen:
     size: int
 
 
-def ignore_problems(folder: Path, patterns: Iterable[str], further: Mapping[str, str] | None = None) -> list[Problem]:
-    """What is wrong with patterns of layers that stay as they are: each that names none, with the nearest.
+def graph_faults(folder: Path, patterns: Iterable[str], further: Mapping[str, str] | None = None) -> tuple[Fault, ...]:
+    """What is wrong with patterns of a graph's layers that stay as they are: those that are none, or that name no layer.
 
     Args:
         further: what else a layer is called, by the first of its names in the graph.
     """
     found = layers(folder)
     names = tuple(name for layer in found for name in _names(layer, further or {}))
-    wrong = [pattern for pattern in patterns if not any(matches(pattern, name) for name in names)]
-    message = f"names none of the {len(found)} layers with weights of this graph"
-    return [Problem(str(folder), f"ignore: `{pattern}` {message}", near(pattern, names)) for pattern in wrong]
+    return pattern_faults(patterns, names, f"the {len(found)} layers with weights of this graph", names)
 
 
 def ignored_layers(artifact: Artifact, name: str, patterns: Sequence[str]) -> frozenset[GraphLayer]:
     """The layers that the patterns name: by the graph's own names, and by torch's where their sensitivities were measured.
 
     Raises:
-        UserError: a pattern names none.
+        UserError: a pattern is none, or names none.
     """
     if not patterns:
         return frozenset()
     folder = artifact.folder(name)
     torchs = {layer.names[0]: called for layer, (called, _) in _measured(artifact, name).items()}
-    if wrong := ignore_problems(folder, patterns, torchs):
-        raise ManyProblems(tuple(wrong))
+    if faults := graph_faults(folder, patterns, torchs):
+        raise ManyProblems(tuple(Problem(str(folder), fault.message, fault.fix) for fault in faults))
     return frozenset(
         layer
         for layer in layers(folder)

@@ -23,6 +23,7 @@ from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization, derive, re
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.errors import ModelError
+from compress.params import Fault
 from compress.quantization.linears import (
     Linear,
     be_faultless,
@@ -65,9 +66,7 @@ def refuse(artifact: Artifact, params: DistillQuantized) -> str:
 
 
 def forecast(artifact: Artifact, params: DistillQuantized) -> Forecast:
-    be_faultless(
-        (*ignore_faults(linears(artifact), params.ignore), *group_faults(_reached(artifact, params), params.group_size))
-    )
+    be_faultless(_faults(artifact, params))
     found = forecast_taught(artifact, params)
     packed = Quantization(PACKER, params.bits, PACKER)
     return replace(found, quantization={LANGUAGE_MODEL: packed}, reported=_reported(artifact, params))
@@ -96,6 +95,7 @@ def run(artifact: Artifact, params: DistillQuantized, context: Context) -> None:
     from compress.training.loop import teach
     from compress.training.packing import pack, round_layers, tell_packing
 
+    be_faultless(_faults(artifact, params))  # a model of the hub has no headers before it is here
     source = context.inputs["teacher"]
     if source.components[LANGUAGE_MODEL].format != "torch":
         raise ModelError("the teacher is an engine", place=str(source.path), fix="name an earlier step")
@@ -105,7 +105,7 @@ def run(artifact: Artifact, params: DistillQuantized, context: Context) -> None:
     names = [one.name for one in _reached(artifact, params)]
     if not names:
         raise ModelError(
-            "none of its linear layers can be reported", place=str(artifact.path), fix="leave this stage out"
+            "has no linear layers that can be packed", place=str(artifact.path), fix="leave this stage out"
         )
     stored = stored_dtype(artifact.folder(LANGUAGE_MODEL))
     round_layers(task.model, names, grid, stored, params.scales == "learned")
@@ -123,13 +123,18 @@ def run(artifact: Artifact, params: DistillQuantized, context: Context) -> None:
     context.note(message, loss=curve, tokens_seen=seen)
 
 
+def _faults(artifact: Artifact, params: DistillQuantized) -> tuple[Fault, ...]:
+    layers = ignore_faults(linears(artifact), params.ignore)
+    return (*layers, *group_faults(_reached(artifact, params), params.group_size))
+
+
 def _left(artifact: Artifact, params: DistillQuantized) -> frozenset[str]:
     kind = artifact.components[LANGUAGE_MODEL].kind
     return named(linears(artifact), (*left_alone(kind), *params.ignore))
 
 
 def _reached(artifact: Artifact, params: DistillQuantized) -> tuple[Linear, ...]:
-    """The layers that are rounded and packed; () where none can be reported yet."""
+    """The layers that are rounded and packed; () where they are not known yet."""
     left = _left(artifact, params)
     return tuple(one for one in linears(artifact) if one.name not in left)
 
@@ -139,4 +144,5 @@ def _reported(artifact: Artifact, params: DistillQuantized) -> str:
     if not layers:
         return ""
     share = shares(layers, _left(artifact, params))
-    return f"{params.bits} bits for {share:.0%} of the linear layers' weights, in groups of {params.group_size}"
+    groups = "with a scale a row" if params.group_size == -1 else f"in groups of {params.group_size}"
+    return f"{params.bits} bits for {share:.0%} of the linear layers' weights, {groups}"

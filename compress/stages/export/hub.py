@@ -17,8 +17,9 @@ from compress.artifact import Artifact, Provenance, derive, write_manifest
 from compress.catalogue import find_engine, find_task, stage
 from compress.context import Context
 from compress.params import Params
-from compress.publishing.model_cards import CARD, NAME, Told, read_card, write_card
-from compress.publishing.modelfiles import LICENCES, MODELFILE
+from compress.publishing.licences import licence_files
+from compress.publishing.model_cards import CARD, NAME, Described, read_card, write_card
+from compress.publishing.modelfiles import MODELFILE
 from compress.tasks import Usage
 
 VERSION = 1
@@ -46,11 +47,11 @@ def run(artifact: Artifact, params: ExportHub, context: Context) -> None:
     code = find_task(artifact.task).usage(usage)
     if (artifact.path / MODELFILE).is_file():
         code = (*code, f"# or, in its folder: ollama create {params.repo.rsplit('/', 1)[-1]} -f {MODELFILE}")
-    reported = Told(params.repo, params.base_model, params.license, params.tags)
-    card = write_card(artifact, (*artifact.lineage, itself), reported, code=code, own=_library(artifact))
+    described = Described(params.repo, params.base_model, params.license, params.tags)
+    card = write_card(artifact, (*artifact.lineage, itself), described, code=code, own=_library(artifact))
     (context.out / CARD).write_text(str(card), encoding="utf-8")
     write_manifest(made)
-    if not (params.license or read_card(artifact.path / CARD).data.get("license") or any(artifact.path.glob(LICENCES))):
+    if not (params.license or read_card(artifact.path / CARD).data.get("license") or licence_files(artifact.path)):
         context.note(
             "no licence is known of the model: its card names none, and its folder holds none; `license` says one"
         )

@@ -26,8 +26,10 @@ from compress.errors import ModelError
 from compress.machine.deps import need
 from compress.params import Params
 from compress.publishing.chat_templates import TRIALS, Chat, Turns, Untranslatable, read_chat, turns_of
-from compress.publishing.modelfiles import LICENCES, MODELFILE, QUOTES, RAW, Modelfile, go_template
+from compress.publishing.licences import licence_files
+from compress.publishing.modelfiles import MODELFILE, QUOTES, RAW, Modelfile, can_stop, go_template
 from compress.tokenizers.tokens import read_object, read_tokens
+from compress.tokenizers.vocabulary import positions
 
 
 class ExportOllama(Params):
@@ -40,7 +42,7 @@ class ExportOllama(Params):
 
 
 def refuse(artifact: Artifact, params: ExportOllama) -> str:
-    most = _positions(artifact)
+    most = positions(artifact.config(LANGUAGE_MODEL))
     if params.context and most and params.context > most:
         return f"context: {params.context} is more than the {most} tokens that the model was made for"
     try:
@@ -66,17 +68,20 @@ def refuse(artifact: Artifact, params: ExportOllama) -> str:
 )
 def run(artifact: Artifact, params: ExportOllama, context: Context) -> None:
     made = derive(artifact, context.out, without=(MODELFILE,), link=context.link)
-    licence = next((file.read_text(encoding="utf-8") for file in sorted(artifact.path.glob(LICENCES))), "")
+    licence = next((f.read_text(encoding="utf-8", errors="replace") for f in licence_files(artifact.path)), "")
     if QUOTES in licence:
         context.note("the licence's text cannot stand in a Modelfile; its file lies beside it")
         licence = ""
-    length = params.context or _positions(artifact)
-    template, stop, notes = _spelt(artifact, params, _begun(made.folder(LANGUAGE_MODEL) / MODEL))
+    length = params.context or positions(artifact.config(LANGUAGE_MODEL))
+    template, ends, notes = _spelt(artifact, params, _begun(made.folder(LANGUAGE_MODEL) / MODEL), context)
+    stop = tuple(filter(can_stop, ends))
+    notes += [f"{end!r} ends an answer, and cannot stand in a Modelfile" for end in ends if end not in stop]
     text = Modelfile(MODEL, template, stop, length, licence).text()
     (context.out / MODELFILE).write_text(text, encoding="utf-8")
     write_manifest(made)
     room = _cache_bytes(artifact.config(LANGUAGE_MODEL), length)
-    context.note(f"{MODELFILE}: num_ctx {length}, whose cache takes {room / 1e6:.1f} MB in float16")
+    how = f"num_ctx {length}, whose cache takes {room / 1e6:.1f} MB in float16"
+    context.note(f"{MODELFILE}: {how if length else 'no num_ctx, for the config says no length'}")
     for message in notes:
         context.note(message)
 
@@ -85,18 +90,22 @@ def _chat(folder: Path, params: ExportOllama) -> Chat | None:
     return read_chat(folder) if params.template == "auto" else None
 
 
-def _spelt(artifact: Artifact, params: ExportOllama, begun: bool) -> tuple[str, tuple[str, ...], list[str]]:
+def _spelt(
+    artifact: Artifact, params: ExportOllama, begun: bool, context: Context
+) -> tuple[str, tuple[str, ...], list[str]]:
     """The template, the texts that stop an answer, and what a reader must know.
 
     Args:
         begun: whether llama.cpp puts the tokenizer's bos_token before each text.
     """
+    from compress.opening.rows import open_tokenizer
+
     ends = tuple(_ends(artifact))
     if (chat := _chat(artifact.path, params)) is None:
         return RAW, ends, ["template: raw"]
     turns = turns_of(chat)
     if not chat.tells_the_day:
-        _hold(artifact.path, turns, chat)
+        _be_alike(open_tokenizer(artifact, context.opening), artifact.path, turns, chat)
     bos = chat.special.get("bos_token", "") if turns.bos and not begun else ""
     known = sorted(read_tokens(artifact.path).added, key=len, reverse=True)
     closing = (token for token in known if turns.assistant[1].lstrip().startswith(token))
@@ -116,13 +125,12 @@ def _reported(turns: Turns, chat: Chat, begun: bool) -> Iterator[str]:
         yield "llama.cpp puts the tokenizer's bos_token first, which the chat template does not"
 
 
-def _hold(folder: Path, turns: Turns, chat: Chat) -> None:
+def _be_alike(tokenizer: Any, folder: Path, turns: Turns, chat: Chat) -> None:
     """Compare the turns with transformers' own tokenizer.
 
     Raises:
         ModelError: it makes something else of a conversation.
     """
-    tokenizer = need("transformers").AutoTokenizer.from_pretrained(str(folder))
     bos = chat.special.get("bos_token", "") if turns.bos else ""
     for messages in TRIALS:
         if turns.system is None and messages[0]["role"] == "system":
@@ -137,9 +145,9 @@ def _ends(artifact: Artifact) -> Iterator[str]:
     """The tokens that end what the model writes, as text, each once."""
     tokens = read_tokens(artifact.path)
     names = {number: token for token, number in tokens.numbers.items()}
-    message = read_object(artifact.folder(LANGUAGE_MODEL) / "generation_config.json").get("eos_token_id")
-    message = artifact.config(LANGUAGE_MODEL).get("eos_token_id") if message is None else message
-    numbers = message if isinstance(message, list) else [message]
+    end = read_object(artifact.folder(LANGUAGE_MODEL) / "generation_config.json").get("eos_token_id")
+    end = artifact.config(LANGUAGE_MODEL).get("eos_token_id") if end is None else end
+    numbers = end if isinstance(end, list) else [end]
     found = [names[number] for number in numbers if number in names]
     yield from dict.fromkeys(filter(None, (*found, tokens.special.get("eos_token", ""))))
 
@@ -148,13 +156,6 @@ def _begun(file: Path) -> bool:
     """Whether llama.cpp begins each text of this file's model with its bos_token."""
     field = need("gguf", "gguf").GGUFReader(file).fields.get("tokenizer.ggml.add_bos_token")
     return bool(field and field.contents())
-
-
-def _positions(artifact: Artifact) -> int:
-    """How many tokens the model was made for; 0 where its config does not say."""
-    config = artifact.config(LANGUAGE_MODEL)
-    found = config.get("max_position_embeddings") or config.get("n_positions")
-    return found if isinstance(found, int) else 0
 
 
 def _cache_bytes(config: Mapping[str, Any], tokens: int) -> int:

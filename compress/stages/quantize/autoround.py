@@ -18,7 +18,16 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import Field
 
-from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization, derive, loaded_weights, rewritten, write_manifest
+from compress.artifact import (
+    LANGUAGE_MODEL,
+    Artifact,
+    Quantization,
+    derive,
+    loaded_weights,
+    read_json,
+    rewritten,
+    write_manifest,
+)
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.errors import StageFailed
@@ -31,12 +40,14 @@ from compress.quantization.linears import (
     be_faultless,
     group_faults,
     ignore_faults,
+    ignoring,
     left_alone,
     linears,
     named,
     shares,
 )
-from compress.quantizers.autoround import Job, Layout, Method, collect, round_apart
+from compress.quantizers.autoround import Job, Layout, Method, round_apart
+from compress.quantizers.checkpoints import CONFIG, move_saved, write_packing
 from compress.sources.models import parameter_count
 
 WIDTHS: dict[Layout, tuple[int, ...]] = {"compressed-tensors": tuple(range(2, 9)), "gptq": (2, 3, 4, 8), "awq": (4,)}
@@ -75,15 +86,7 @@ def forecast(artifact: Artifact, params: QuantizeAutoround) -> Forecast:
     layers = linears(artifact)
     wanted = _wanted(artifact, params, layers)
     left = frozenset(one.name for one in layers) - {one.name for one in wanted}
-    faults = (
-        *_width_faults(params),
-        *_zero_faults(params),
-        *_unavailable_faults(params),
-        *ignore_faults(layers, params.ignore),
-        *group_faults(wanted, params.group_size),
-        *_shape_faults(wanted),
-    )
-    be_faultless(faults)
+    be_faultless(_faults(params, layers, wanted))
     reported = f"{shares(layers, left):.1%} of its linear layers' weights in {params.bits} bits" if layers else ""
     return Forecast(
         reported=reported,
@@ -92,6 +95,20 @@ def forecast(artifact: Artifact, params: QuantizeAutoround) -> Forecast:
         memory_bytes=_memory(artifact, params, wanted),
         warnings=tuple(_cautions(params)),
     )
+
+
+def _faults(params: QuantizeAutoround, layers: Sequence[Linear], wanted: Sequence[Linear]) -> Iterator[Fault]:
+    """All that keeps it from working on these layers."""
+    yield from _width_faults(params)
+    yield from _zero_faults(params)
+    yield from _unavailable_faults(params)
+    yield from ignore_faults(layers, params.ignore)
+    if layers and not wanted:
+        yield Fault(
+            "no linear layer of the blocks is left to quantize", "name less in `ignore:`, or leave this stage out"
+        )
+    yield from group_faults(wanted, params.group_size)
+    yield from _shape_faults(wanted)
 
 
 def _wanted(artifact: Artifact, params: QuantizeAutoround, layers: Sequence[Linear]) -> tuple[Linear, ...]:
@@ -140,9 +157,8 @@ def _shape_faults(layers: Sequence[Linear]) -> Iterator[Fault]:
         yield Fault(message, "build.openvino and quantize.nncf: {mode: int4_weights} quantize them as an engine")
     if odd := [one for one in layers if one.inputs % ALIGNED or one.outputs % ALIGNED]:
         listed = ", ".join(f"{one.name} [{one.outputs}, {one.inputs}]" for one in odd)
-        ways = ", ".join(dict.fromkeys(f'"*.{one.name.rpartition(".")[2]}"' for one in odd))
         message = f"auto-round takes layers whose sides are multiples of {ALIGNED}, and {len(odd)} are not: {listed}"
-        yield Fault(message, f"ignore: [{ways}]")
+        yield Fault(message, ignoring(odd))
 
 
 def _cautions(params: QuantizeAutoround) -> Iterator[str]:
@@ -204,19 +220,19 @@ def unavailable_here(params: QuantizeAutoround) -> str:
     unavailable_here=unavailable_here,
 )
 def run(artifact: Artifact, params: QuantizeAutoround, context: Context) -> None:
-    from compress.engines.torch.runtime import GENERATION
     from compress.opening.full_rows import full_rows
 
     folder, layers = artifact.folder(LANGUAGE_MODEL), linears(artifact)
-    wanted = {one.name for one in _wanted(artifact, params, layers)}
+    chosen = _wanted(artifact, params, layers)
+    be_faultless(_faults(params, layers, chosen))  # a model of the hub has no headers before it is here
+    wanted = {one.name for one in chosen}
     left = [one.name for one in layers if one.name not in wanted and not one.head]
     rows = () if params.method == "rtn" else full_rows(artifact, params.samples, params.length, context)
     job = _job(artifact, params, rows, left, context)
     done = round_apart(job, context)
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
-    collect(done.folder, folder, made.folder(LANGUAGE_MODEL))
-    if (folder / GENERATION).is_file():
-        shutil.copyfile(folder / GENERATION, made.folder(LANGUAGE_MODEL) / GENERATION)
+    write_packing(done.folder, folder, read_json(done.folder / CONFIG)["quantization_config"])
+    move_saved(done.folder, folder, made.folder(LANGUAGE_MODEL))
     _check(made, wanted)
     shutil.rmtree(job.out)
     write_manifest(made.packing(_packing(params)))
@@ -267,7 +283,7 @@ def _check(made: Artifact, wanted: set[str]) -> None:
     """
     names = [name for file in loaded_weights(made.folder(LANGUAGE_MODEL)) for name in read_header(file).tensors]
     packed = {name.removesuffix(end) for name in names for end in PACKED if name.endswith(end)}
-    if wanted and packed != wanted:
+    if packed != wanted:
         less, more = sorted(wanted - packed), sorted(packed - wanted)
         message = [f"left {len(less)} layers as they were ({less[0]}, …)"] if less else []
         message += [f"packed {len(more)} that it was not asked for ({more[0]}, …)"] if more else []

@@ -22,6 +22,7 @@ from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.machine.devices import CPU
 from compress.params import Params
+from compress.quantization.linears import ignoring
 from compress.quantization.packed_places import level, why_not_there
 from compress.quantization.reach import Packer, faults, model_library, packing_forecast, reach, refuse_reach
 from compress.quantizers.packers import pack_all
@@ -71,10 +72,9 @@ def _odd(artifact: Artifact, name: str, params: QuantizeBitsandbytes) -> str:
         return ""
     kinds = {f"*.{one.name.rpartition('.')[2]}": f"{one.inputs} → {one.outputs}" for one in odd}
     listed = ", ".join(f"{pattern} ({sizes})" for pattern, sizes in kinds.items())
-    ways = ", ".join(f'"{pattern}"' for pattern in kinds)
     return (
         f"on a processor {params.mode} takes layers whose inputs are a multiple of {BLOCK} and whose outputs are one of {ROWS}, "
-        f"and {len(odd)} layers of `{name}` are others: {listed}; write ignore: [{ways}], or mode: int8"
+        f"and {len(odd)} layers of `{name}` are others: {listed}; write {ignoring(odd)}, or mode: int8"
     )
 
 
@@ -114,7 +114,7 @@ def packing(params: QuantizeBitsandbytes) -> Quantization:
 
 
 def config_of(artifact: Artifact, name: str, left: tuple[str, ...], params: QuantizeBitsandbytes) -> Any:
-    """What the component's own library is reported."""
+    """The config that the component's own library is given."""
     import diffusers
     import transformers
 
@@ -142,5 +142,5 @@ def _computed(artifact: Artifact, name: str, params: QuantizeBitsandbytes) -> to
         found: torch.dtype = getattr(torch, params.compute)
         return found
     config = read_json(artifact.folder(name) / "config.json") if name == LANGUAGE_MODEL else {}
-    message = opened_dtype(artifact, name) or config.get("dtype") or config.get("torch_dtype")
-    return getattr(torch, str(message)) if message else stored_dtype(artifact.folder(name))
+    dtype = opened_dtype(artifact, name) or config.get("dtype") or config.get("torch_dtype")
+    return getattr(torch, str(dtype)) if dtype else stored_dtype(artifact.folder(name))

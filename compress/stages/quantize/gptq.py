@@ -35,16 +35,14 @@ from compress.quantization.linears import (
     packing_faults,
     shares,
 )
+from compress.quantizers.checkpoints import move_saved
 
 METHOD, LIBRARY = "gptq", "gptqmodel"
+OWN_CONFIG = "quantize_config.json"  # where auto-gptq looks for how weights are packed
 INT4_KERNEL = ("TorchAtenLinear", "TorchFusedLinear")  # what of GPTQModel multiplies packed weights on a processor
 FLOAT32 = 4  # bytes
-GENERATION = "generation_config.json"
-ENVIRONMENT = {
-    "GPTQMODEL_CPU_WORKERS": "2",
-    "GPTQMODEL_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}  # fewer workers raise an error
+# Fewer workers raise an error.
+ENVIRONMENT = {"GPTQMODEL_CPU_WORKERS": "2", "GPTQMODEL_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 # By class, the blocks that GPTQModel quantizes and transformers opens again.
 TRIED = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma2", "Gemma3", "Phi3", "OPT")
 STACKS = {
@@ -127,7 +125,7 @@ def run(artifact: Artifact, params: QuantizeGPTQ, context: Context) -> None:
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
     saved = _emptied(context.scratch / "saved")
     order = {
-        "folder": str(artifact.folder(LANGUAGE_MODEL)),
+        "folder": str(artifact.folder(LANGUAGE_MODEL).absolute()),
         "out": str(saved),
         "offload": str(_emptied(context.scratch / "offload")),
         "rows": rows,
@@ -137,8 +135,9 @@ def run(artifact: Artifact, params: QuantizeGPTQ, context: Context) -> None:
         "dtype": str(stored_dtype(artifact.folder(LANGUAGE_MODEL))).removeprefix("torch."),
         "seed": context.seed,
     }
-    found = in_own_process("compress.quantizers.gptq", order, context, ENVIRONMENT)
-    _keep(saved, artifact.folder(LANGUAGE_MODEL), made.folder(LANGUAGE_MODEL))
+    module = "compress.quantizers.gptq"
+    found = in_own_process("GPTQModel", module, order, context, ENVIRONMENT, without=("GPTQMODEL_",))
+    move_saved(saved, artifact.folder(LANGUAGE_MODEL), made.folder(LANGUAGE_MODEL), OWN_CONFIG)
     _tell(found, rows, params, context)
     write_manifest(made.packing({LANGUAGE_MODEL: Quantization(METHOD, params.bits, LIBRARY)}))
 
@@ -150,10 +149,8 @@ def _chosen(layers: Sequence[Linear], artifact: Artifact, params: QuantizeGPTQ) 
         UserError: a pattern names none, nothing is left, or the group size does not divide all of them.
     """
     kind = artifact.components[LANGUAGE_MODEL].kind
-    left = named(layers, (*left_alone(kind), *UNOPENED.get(kind, ())))
+    left = named(layers, (*left_alone(kind), *UNOPENED.get(kind, ()), *params.ignore))
     faults = ignore_faults(layers, params.ignore)
-    be_faultless(faults)  # before a pattern that is none is used
-    left |= named(layers, params.ignore)
     chosen = tuple(one for one in layers if one.name not in left and _in_block(one, artifact))
     if layers and not chosen:
         faults = (Fault("ignore: names every layer of the blocks", "leave out fewer, or leave this stage out"),)
@@ -178,19 +175,10 @@ def _config(params: QuantizeGPTQ) -> dict[str, Any]:
 def _memory(layers: Sequence[Linear], chosen: Sequence[Linear], params: QuantizeGPTQ) -> int:
     """Bytes at the peak: the model, what a block is given and gives for every token, and the Hessian of its widest layer with what
     inverting it takes."""
-    hidden = next(one.inputs for one in layers if one.head)
+    head = next((one for one in layers if one.head), chosen[0])  # its table of embeddings is as large
     tokens, widest = params.samples * params.length, max(one.inputs for one in chosen)
-    weights = sum(one.weights for one in layers) + next(one.weights for one in layers if one.head)
+    weights, hidden = sum(one.weights for one in layers) + head.weights, head.inputs
     return FLOAT32 * (weights + 2 * tokens * hidden + 4 * widest**2)
-
-
-def _keep(saved: Path, before: Path, folder: Path) -> None:
-    """Put what was saved beside the model's other files, and how it generates, which no change of weights touches."""
-    for kind in ("*.safetensors", "*.safetensors.index.json", "config.json", "quantize_config.json"):
-        for file in saved.glob(kind):
-            shutil.move(file, folder / file.name)
-    if (before / GENERATION).is_file():
-        shutil.copyfile(before / GENERATION, folder / GENERATION)
 
 
 def _tell(found: dict[str, Any], rows: Sequence[Sequence[int]], params: QuantizeGPTQ, context: Context) -> None:
@@ -209,4 +197,4 @@ def _tell(found: dict[str, Any], rows: Sequence[Sequence[int]], params: Quantize
 def _emptied(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    return folder
+    return folder.absolute()

@@ -29,6 +29,7 @@ from compress.errors import Refusal, StageFailed
 from compress.model.bit_widths import packing
 from compress.params import Later, Params, Share
 from compress.quantization.budgets import unreadable
+from compress.quantization.patterns import expression_faults
 from compress.quantization.sensitivity import STAGE, measured, stale
 
 if TYPE_CHECKING:
@@ -141,12 +142,17 @@ def _unchosen(artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF)
 
 
 def _unnamed(artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF) -> Iterator[str]:
-    """Patterns that name no layer, where the graph is there already; of one that is still to be built, its work tells."""
-    for name in wanted if params.ignore and STAGE not in {made.stage for made in artifact.lineage} else ():
-        if (artifact.folder(name) / MODEL).is_file():
-            from compress.engines.openvino.choice import ignore_problems
+    """Patterns that are none, and those that name no layer where the graph is there already; of one that is still to be built, or whose
+    layers `analyze.sensitivity` knows by torch's names, its work shows it."""
+    by_torch = STAGE in {made.stage for made in artifact.lineage}
+    graphs = [f for name in wanted if ((f := artifact.folder(name)) / MODEL).is_file()] if not by_torch else []
+    if not params.ignore or not graphs:
+        yield from (f"{one.message}: {one.fix}" for one in expression_faults(params.ignore))
+        return
+    from compress.engines.openvino.choice import graph_faults
 
-            yield from (f"{one.message}: {one.fix}" for one in ignore_problems(artifact.folder(name), params.ignore))
+    found = (fault for folder in graphs for fault in graph_faults(folder, params.ignore))
+    yield from dict.fromkeys(f"{one.message}: {one.fix}" for one in found)
 
 
 def forecast(artifact: Artifact, params: QuantizeNNCF) -> Forecast:

@@ -1,7 +1,7 @@
 """Pack the linear layers of a language model, a denoiser, text encoders or a VAE into 8 or 4 bits with torchao, without any data.
 
 Use it where a model of transformers or diffusers must get smaller and stay one: plain `from_pretrained` opens what it leaves, wherever
-torchao is installed; diffusers needs to be reported the `torch_dtype` that the model had. `int8_weights` keeps rows of weights in 8 bits;
+torchao is installed; diffusers needs the `torch_dtype` that the model had as an argument. `int8_weights` keeps rows of weights in 8 bits;
 `int8_dynamic` rounds each token's activations too, and computes in integers. On a processor neither need be faster: measure. On NVIDIA
 GPUs there are also `int4_weights` (bfloat16 models, from SM80) and `float8` (each row of weights and activations with a scale of its own,
 from SM89). Embeddings, heads, convolutions and what `ignore:` names stay as they are (`*.proj_out`, `re:.*proj`); the plan says what share
@@ -91,7 +91,7 @@ def packing(params: QuantizeTorchao) -> Quantization:
 
 
 def config_of(artifact: Artifact, name: str, left: tuple[str, ...], params: QuantizeTorchao) -> Any:
-    """What the component's own library is reported. torchao's habit of setting the compiler of the whole process is turned off."""
+    """The config that the component's own library is given. torchao's habit of setting the compiler of the whole process is turned off."""
     import diffusers
     import transformers
     from torchao import quantization

@@ -1,4 +1,4 @@
-"""A process of its own that does what it is ordered to: `python -m tests.worker`."""
+"""A process of its own that does what it is ordered to: `python -m tests.programs.ordered_work`."""
 
 from __future__ import annotations
 
