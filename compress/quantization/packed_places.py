@@ -32,6 +32,11 @@ def level(library: str, method: str, how: str) -> int:
     return INT4 if how.startswith("Int4WeightOnly") else FLOAT8 if how.startswith("Float8Dynamic") else 0
 
 
+def in_own_number_type(artifact: Artifact) -> bool:
+    """Whether some of its weights are packed for one number type and open in no other: torchao's."""
+    return any(part.quantization and part.quantization.method == "torchao" for part in artifact.components.values())
+
+
 def why_not_there(least: int, device: str) -> str:
     """Why weights that need such a GPU are computed with nowhere on a device, or ""."""
     if not least:

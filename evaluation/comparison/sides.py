@@ -12,6 +12,7 @@ from compress.catalogue import find_task
 from compress.data.items import Data
 from compress.machine.devices import AS_STORED, Opening
 from compress.planning.calls import baseline_call, call_beside, lineage_since
+from compress.quantization.packed_places import in_own_number_type
 from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec
 from evaluation.observe.collect import Viewpoint
@@ -65,9 +66,9 @@ def _looked_at(request: Request) -> tuple[Data | None, Data | None]:
 def beside(base: Viewpoint, request: Request, artifact: Artifact) -> Viewpoint:
     """How an artifact is looked at when it stands beside the baseline."""
     call = call_beside(artifact, lineage_since(artifact, base.artifact), base.artifact, base.call)
-    torch_only = all(c.format == "torch" for c in artifact.components.values())
+    alike = all(c.format == "torch" for c in artifact.components.values()) and not in_own_number_type(artifact)
     view = _viewpoint(request, artifact, call, request.data)
-    return replace(view, opening=base.opening if torch_only else base.opening.of(None))
+    return replace(view, opening=base.opening if alike else base.opening.of(None))
 
 
 def _viewpoint(request: Request, artifact: Artifact, call: Mapping[str, Any], data: Data | None) -> Viewpoint:

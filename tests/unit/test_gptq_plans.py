@@ -186,3 +186,16 @@ def test_its_process_gets_paths_that_hold_in_any_folder(
         str(tmp_path / folder) for folder in ("model", "out-scratch/saved", "out-scratch/offload")
     ]
     assert order["without"] == ("GPTQMODEL_",)
+
+
+def test_layers_that_nobody_opens_packed_are_warned_of(tmp_path: Path, installed: None) -> None:
+    """GPT-2's projections out of a block are stored transposed: transformers opens them as they are alone."""
+    stage = find_stage(GPTQ)
+    made = {
+        name: stage.forecast(describe(tiny_text(tmp_path / name, name)), stage.params(group_size=16, bits=8))
+        for name in ("gpt2", "mistral")
+    }
+    (warning,) = made["gpt2"].warnings
+    assert "stay as wide as they are" in warning
+    assert "c_proj" in warning
+    assert made["mistral"].warnings == ()

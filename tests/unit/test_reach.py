@@ -29,6 +29,9 @@ from compress.model.describing import describe, quantization_of
 from compress.quantization.packed_places import device_for, packed_place_problems
 from compress.quantization.reach import reach, same_layer, spellings
 from compress.quantizers.packing import order_header
+from compress.recipe.values import EvalSpec
+from evaluation.comparison.sides import Request, beside, viewpoints
+from tests.fakes import language_model
 from tests.families import tiny_image, tiny_text
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -307,3 +310,13 @@ def test_a_header_in_order_says_the_same(message: dict[str, str], chance: Any) -
         assert files[0].read_bytes() == files[1].read_bytes()
         assert read_header(files[0]).metadata == message
         assert torch.equal(load_file(files[0])["b"], torch.arange(3.0))
+
+
+def test_weights_packed_for_one_number_type_are_compared_in_that_one(tmp_path: Path) -> None:
+    """A float32 baseline stands beside a model that torchao packed in bfloat16, which opens in nothing else."""
+    plain = describe(language_model(tmp_path / "model"))
+    packed = plain.packing({"model": Quantization("torchao", 8, "torchao")})
+    other = plain.packing({"model": Quantization("gptq", 4, "gptqmodel")})
+    request = Request("x", plain, plain, None, EvalSpec(), {}, "", (), tmp_path, ())
+    base = replace(viewpoints(request)[0], opening=Opening("float32"))
+    assert [beside(base, request, one).opening.dtype for one in (plain, packed, other)] == ["float32", None, "float32"]

@@ -180,6 +180,9 @@ def silent_libraries() -> Iterator[None]:
         "logbar"
     ):  # GPTQModel reports through it from its import on, each compilation and collection of garbage
         importlib.import_module("logbar").LogBar.shared().setLevel(logging.ERROR)
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(
+        logging.ERROR
+    )  # it tells of each product of each call
     try:
         with without_hub_kernels(), _without_bars():
             yield

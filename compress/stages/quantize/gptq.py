@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,7 +97,19 @@ def forecast(artifact: Artifact, params: QuantizeGPTQ) -> Forecast:
         return Forecast(quantization=packed)
     share = shares(layers, frozenset(one.name for one in layers) - {one.name for one in chosen})
     reported = f"{len(chosen)} of {len(layers)} linear layers, {share:.1%} of their weights, at {params.bits} bits"
-    return Forecast(quantization=packed, reported=reported, memory_bytes=_memory(layers, chosen, params))
+    kept = [
+        one.name
+        for one in layers
+        if any(fnmatchcase(one.name, p) for p in UNOPENED.get(artifact.components[LANGUAGE_MODEL].kind, ()))
+    ]
+    warnings = (
+        (f"{len(kept)} layers stay as wide as they are, for transformers cannot open them packed: {kept[0]}, …",)
+        if kept
+        else ()
+    )
+    return Forecast(
+        quantization=packed, reported=reported, memory_bytes=_memory(layers, chosen, params), warnings=warnings
+    )
 
 
 @stage(
