@@ -19,7 +19,6 @@ CARD, NAME = "README.md", "export.hub"  # the file, and the stage that writes it
 CARRIED = ("license", "license_name", "license_link", "language")  # from the card of the model that it was made from
 MEASURED = "## Measured"
 PENDING = f"{MEASURED}\n\nNot measured: `pare run --save` puts in what the evaluation finds.\n"
-LIBRARIES = {"text_generation": "transformers", "text_to_image": "diffusers"}
 NO_MARKUP = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#"})
 
 
@@ -77,7 +76,7 @@ def write_card(
     data: dict[str, Any] = (
         {"base_model": described.base, "base_model_relation": _relation(artifact)} if described.base else {}
     )
-    library = own or LIBRARIES.get(artifact.task, "")
+    library = own or _stock_library(artifact)
     data |= {"library_name": library} if library else {}
     data |= {"pipeline_tag": artifact.task.replace("_", "-")}
     data |= {key: was[key] for key in CARRIED if was.get(key)}
@@ -163,3 +162,9 @@ def _licence(data: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
 def plain(text: str) -> str:
     """Text that is no markup."""
     return " ".join(text.split()).translate(NO_MARKUP)
+
+
+def _stock_library(artifact: Artifact) -> str:
+    """The library that opens models of this task: diffusers, where that is among those which run it."""
+    libraries = find_task(artifact.task).libraries
+    return "diffusers" if "diffusers" in libraries else "transformers"
