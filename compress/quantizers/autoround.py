@@ -73,7 +73,9 @@ def round_apart(job: Job, context: Context) -> Rounded:
     scratch = context.scratch.absolute()
     # What it takes from the environment would change the result, and its working files belong into scratch.
     own = {"AR_WORK_SPACE": str(scratch / "work"), "AR_DISABLE_DATASET_SUBPROCESS": "1", "AR_LOG_LEVEL": "INFO"}
-    own |= {"HF_DATASETS_CACHE": str(scratch / "datasets"), "AR_DISK_STREAM_MODEL": "1"}
+    own |= {"HF_DATASETS_CACHE": str(scratch / "datasets")}
+    if job.layout == "compressed-tensors":  # block by block; the others' exports copy what has left the memory then
+        own |= {"AR_DISK_STREAM_MODEL": "1"}
     module = "compress.quantizers.autoround"
     found = in_own_process("auto-round", module, asdict(job), context, own, without=("AR_", "AUTO_ROUND"))
     return Rounded(Path(found["folder"]), found["peak_bytes"])

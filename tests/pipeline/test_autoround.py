@@ -127,3 +127,24 @@ def test_a_failure_of_auto_round_is_reported_in_its_words(source: Artifact, tmp_
     (broken / "config.json").write_text(json.dumps({**config, "hidden_act": "no such function"}))
     with pytest.raises(StageFailed, match="auto-round: KeyError: 'no such function'"):
         apply(STAGE, describe(broken), tmp_path / "out", method="rtn", **ASKED)
+
+
+@pytest.mark.parametrize(
+    ("layout", "method"),
+    [
+        ("awq", "rtn"),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (("gptq", "rtn"), ("awq", "autoround"), ("gptq", "awq"))
+        ),
+    ],
+)
+def test_the_other_layouts_are_written_too(layout: str, method: str, source: Artifact, tmp_path: Path) -> None:
+    little = {name: value for name, value in LITTLE.items() if name != "iters" or method == "autoround"}
+    asked = ASKED if method == "rtn" else {**little, **ASKED}
+    made, _ = apply(STAGE, source, tmp_path / "out", **{**asked, "layout": layout, "method": method})
+    part = made.components[LANGUAGE_MODEL].quantization
+    assert part is not None
+    assert (part.method, part.bits) == (layout, 4)
+    packed = {name.rpartition(".")[2] for name in weights(made) if ".mlp." in name}
+    assert {"qweight", "qzeros", "scales"} <= packed
