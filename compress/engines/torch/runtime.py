@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import json
 import logging
 import shutil
@@ -176,10 +178,6 @@ def silent_libraries() -> Iterator[None]:
     for library, _ in levels:
         library.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    if find_spec(
-        "logbar"
-    ):  # GPTQModel reports through it from its import on, each compilation and collection of garbage
-        importlib.import_module("logbar").LogBar.shared().setLevel(logging.ERROR)
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(
         logging.ERROR
     )  # it tells of each product of each call
@@ -209,6 +207,16 @@ def _without_bars() -> Iterator[None]:
     finally:
         tqdm.__init__ = before
         _hide_later_bars()
+
+
+def _quieten_gptqmodel(folder: Path) -> None:
+    """GPTQModel reports from its import on, each compilation and collection of garbage; its logger writes a line when it is made."""
+    packed = (
+        read_json(folder / "config.json").get("quantization_config") if (folder / "config.json").is_file() else None
+    )
+    if isinstance(packed, dict) and packed.get("quant_method") in ("gptq", "awq") and find_spec("logbar"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            importlib.import_module("logbar").LogBar.shared().setLevel(logging.ERROR)
 
 
 def _hide_later_bars() -> None:
@@ -261,6 +269,7 @@ def _load(
             "device_map": {"": opening.device},
         }  # else on the GPU wherever there is one, and some stay there
     try:
+        _quieten_gptqmodel(folder)
         with silent_libraries(), warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message=".*is_gradient_checkpointing", category=FutureWarning
