@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -95,6 +96,7 @@ def test_it_ends_where_its_parent_is_killed(tmp_path: Path) -> None:
         until(lambda: pid.is_file() and bool(pid.read_text()))
         parent.kill()
     until(lambda: not alive(int(pid.read_text())))
+    assert (parent.returncode, alive(int(pid.read_text()))) == (-signal.SIGKILL, False)
 
 
 def until(holds: Callable[[], bool], seconds: float = 30) -> None:
