@@ -7,14 +7,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact, Provenance, read_json
 from compress.catalogue import find_stage, stage_names
 from compress.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FILE = "sensitivity.json"
 STAGE = "analyze.sensitivity"
@@ -114,6 +115,8 @@ def stale(artifact: Artifact, component: str) -> str:
 
 def fingerprint(weights: NDArray[np.float32]) -> str:
     """Of a matrix, output channels first, whatever shapes its axes are folded into."""
+    import numpy as np
+
     return hashlib.sha256(np.ascontiguousarray(weights, dtype="<f4").tobytes()).hexdigest()[:32]
 
 

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from compress.errors import DataError
 
@@ -111,6 +109,9 @@ def clusters(documents: Sequence[Document]) -> list[int]:
 
     Shingles are runs of `SHINGLE_WORDS` words, case and punctuation ignored. (Broder 1997, containment.)
     """
+    from scipy.sparse import csr_matrix
+    from scipy.sparse.csgraph import connected_components
+
     known: dict[str, int] = {}
     rows: list[int] = []
     columns: list[int] = []

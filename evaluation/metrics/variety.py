@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from compress.errors import UserError
@@ -25,6 +24,9 @@ from evaluation.observe.repeats import EACH
 from evaluation.preflight.paths import of_features
 from evaluation.values import Sample, Sizes, metric
 from evaluation.verdict import statistics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FIX = "set evaluate.images_per_prompt to 4, or give data that hold prompts several times"
 

@@ -95,6 +95,10 @@ def text_cases() -> list[Case]:
             *one("quantize.nncf", mode="int4_weights", group_size=16, bits="auto", budget=0.2),
         ],
         "prune.width then onnxruntime": [*cut(), *one("build.onnxruntime")],
+        "quantize.gptq": one("quantize.gptq", group_size=32, samples=4, length=32),
+        "quantize.autoround": one(
+            "quantize.autoround", ignore=["*.k_proj", "*.v_proj"], group_size=32, samples=4, length=32, iters=2, batch=2
+        ),
         "quantize.bitsandbytes": one("quantize.bitsandbytes", mode="int8", threshold=0.0),
         "quantize.bitsandbytes int8": one("quantize.bitsandbytes", mode="int8", ignore=["*.o_proj"]),
         "prune.width then torchao": [*cut(), *one("quantize.torchao", mode="int8_dynamic")],

@@ -35,8 +35,9 @@ def test_a_library_that_is_loaded_stays_and_one_that_is_absent_stays_so() -> Non
     )
 
 
-def test_checking_a_recipe_of_images_loads_no_numpy(tmp_path: Path) -> None:
-    arguments = ["check", "recipes/quickstart.yaml", "--cache", str(tmp_path)]
+@pytest.mark.parametrize("recipe", ["quickstart", "text/quickstart", "text/sensitivity"])
+def test_checking_a_recipe_loads_no_numpy(recipe: str, tmp_path: Path) -> None:
+    arguments = ["check", f"recipes/{recipe}.yaml", "--cache", str(tmp_path)]
     _run(
         f"import sys\nfrom compress.cli import main\ntry:\n    main({arguments!r})\nexcept SystemExit as ended:\n"
         "    assert not ended.code\nassert 'numpy._core' not in sys.modules, 'numpy'"

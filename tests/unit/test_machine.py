@@ -52,7 +52,7 @@ def test_the_report_says_it_in_one_line(facts: dict[str, Any]) -> None:
 
     line = formatting.machine(replace(text(), machine=facts))
     assert facts["processor"] in line
-    assert f"{facts['threads']} threads" in line
+    assert ("1 thread," if facts["threads"] == 1 else f"{facts['threads']} threads,") in line
     assert "\n" not in line
 
 
