@@ -31,7 +31,7 @@ coverage: setup  ## the lines that tests reach in their own processes; no bar to
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" -n 2 --dist loadfile --max-worker-restart 0 \
 		--cov=compress --cov=evaluation --cov-report=term:skip-covered
 
-slow: setup  ## what takes minutes, and the laws on examples that nobody has seen
+slow: setup  ## what takes minutes, docs/quantization.md's tables with it, and the laws on examples that nobody has seen
 	$(BIN)/python -m pytest -m slow
 	PARE_EXAMPLES="new examples" $(BIN)/python -m pytest tests/property
 

@@ -78,6 +78,7 @@ TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "bloom": ("BloomForCausalLM", "BloomConfig", _BLOOM),
     "qwen3-moe": ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", {**_MODERN, **_EXPERTS}),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**_MODERN, "num_local_experts": 4, "num_experts_per_tok": 2}),
     # What build.openvino refuses:
     "dynamic-rope": (
         "LlamaForCausalLM",

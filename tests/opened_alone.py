@@ -1,4 +1,4 @@
-"""Packed components opened by stock libraries, in a process in which pare cannot be imported, and called as they are here."""
+"""Artifacts opened by stock libraries, in a process in which pare cannot be imported, and called as they are here."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,77 +16,70 @@ from safetensors.torch import load_file, save_file
 
 from compress.artifact import Artifact
 from compress.engines.module import flatten
-from compress.engines.torch.runtime import first_tensor
-from compress.opening import open_component, open_task
+from compress.opening import open_component, open_language, open_task
 from compress.quantization.reach import model_library
+from tests.reference import alone
 
 Call = Mapping[str, torch.Tensor]
-CALLED = """
-def call(model, kind, given):
-    import torch
-    for name in [name for name in given if "." in name]:  # of a dictionary
-        outer, inner = name.split(".")
-        given.setdefault(outer, {})[inner] = given.pop(name)
-    with torch.no_grad():
-        found = (model.decode if kind.startswith("Autoencoder") else model)(**given)
-    while not torch.is_tensor(found):
-        found = found[0]
-    return found
-"""
-ALONE = (
-    CALLED
-    + """
-import json, sys
-class Without:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("compress", "evaluation"):
-            raise ImportError(f"{name} is not installed")
-sys.meta_path.insert(0, Without())
-try:
-    import compress
-except ImportError:
-    pass
-else:
-    sys.exit("pare is here")
-import diffusers, torch, transformers
-from safetensors.torch import load_file, save_file
-asked = json.loads(sys.argv[1])
-torch.set_num_threads(asked["threads"])
-for number, (folder, library, kind) in enumerate(asked["parts"]):
-    options = {"torch_dtype": torch.float32} if library == "diffusers" else {}
-    model = getattr(diffusers if library == "diffusers" else transformers, kind).from_pretrained(folder, **options)
-    found = call(model.eval(), kind, load_file(f"{asked['out']}/{number}.in"))
-    save_file({"found": found.contiguous()}, f"{asked['out']}/{number}.out")
-"""
-)
+WRITTEN = 8  # tokens
 
 
-def opened_alone(parts: Sequence[tuple[Artifact, str]], calls: Sequence[Call], out: Path) -> list[torch.Tensor]:
-    """What each component gives where stock libraries open it, all in one process without pare."""
+@dataclass(frozen=True)
+class Job:
+    """A component of an artifact, its call, how it is opened (of `alone.OPENERS`; "": as its format asks), and how many tokens it writes."""
+
+    artifact: Artifact
+    component: str
+    call: Call = field(default_factory=dict)
+    opener: str = ""
+    written: int = 0
+
+    def described(self, out: Path, number: int) -> dict[str, Any]:
+        part = self.artifact.components[self.component]
+        library = model_library(self.artifact, self.component)
+        opener = self.opener or (library if part.format == "torch" else part.format)
+        files = {"call": str(out / f"{number}.in") if self.call else "", "out": str(out / f"{number}.out")}
+        folder = str(self.artifact.folder(self.component).absolute())
+        return {"folder": folder, "opener": opener, "kind": part.kind, "written": self.written, **files}
+
+
+def open_alone(jobs: Sequence[Job], out: Path, python: Path | str = sys.executable) -> list[dict[str, torch.Tensor]]:
+    """What each job gives, all in one process without pare, of this environment or another's Python."""
     out.mkdir()
-    for number, given in enumerate(calls):
-        save_file(dict(given), out / f"{number}.in")
-    reported = [(str(a.folder(n)), model_library(a, n), a.components[n].kind) for a, n in parts]
-    asked = {"parts": reported, "out": str(out), "threads": torch.get_num_threads()}
+    for number, job in enumerate(jobs):
+        if job.call:
+            save_file(dict(job.call), out / f"{number}.in")
+    asked = {"jobs": [job.described(out, n) for n, job in enumerate(jobs)], "threads": torch.get_num_threads()}
+    (out / "jobs.json").write_text(json.dumps(asked))
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, json.dumps(asked)],
+        [str(python), alone.__file__, str(out / "jobs.json")],
         cwd=out,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**env, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         check=False,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    return [load_file(out / f"{number}.out")["found"] for number in range(len(reported))]
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [load_file(out / f"{number}.out") for number in range(len(jobs))]
+
+
+def opened_alone(parts: Sequence[tuple[Artifact, str]], calls: Sequence[Call], out: Path) -> list[torch.Tensor]:
+    """What each component gives where stock libraries open it, all in one process without pare."""
+    jobs = [Job(artifact, name, call) for (artifact, name), call in zip(parts, calls, strict=True)]
+    return [found["found"] for found in open_alone(jobs, out)]
 
 
 def called_here(artifact: Artifact, name: str, given: Call) -> torch.Tensor:
     """What a component gives where pare opens it."""
-    module, space = open_component(artifact, name), dict[str, Any]()
-    exec(CALLED, space)
-    found: torch.Tensor = first_tensor(space["call"](module, artifact.components[name].kind, dict(given)))
-    return found
+    kind = artifact.components[name].kind
+    return alone.called(open_component(artifact, name), kind, given)
+
+
+def written_here(artifact: Artifact, prompt: Sequence[int], count: int = WRITTEN) -> list[int]:
+    """What a language model writes greedily where pare opens it."""
+    return open_language(artifact).generate([prompt], count)[0]
 
 
 def first_call(artifact: Artifact, name: str) -> Call:

@@ -16,6 +16,7 @@ from compress.quantization.linears import (
     be_faultless,
     group_faults,
     ignore_faults,
+    ignoring,
     left_alone,
     linears,
     named,
@@ -27,10 +28,16 @@ class Packer:
     """How a library packs.
 
     title: what it is called. takes_transposed: whether it packs GPT-2's Conv1D too, whose weights lie as [inputs, outputs].
+    unpacks_called: whether packed weights are unpacked where their layer is called, and nowhere else.
     """
 
     title: str
     takes_transposed: bool
+    unpacks_called: bool = False
+
+
+# Layers whose weights their class multiplies by itself, and never calls (transformers 5.23).
+UNCALLED = dict.fromkeys(("MambaForCausalLM", "FalconMambaForCausalLM", "JambaForCausalLM"), ("*.dt_proj",))
 
 
 @dataclass(frozen=True)
@@ -126,6 +133,12 @@ def _passed_over(found: Reach, kind: str, packer: Packer) -> str:
     transposed = [layer for layer in found.packed if layer.transposed]
     if transposed and not packer.takes_transposed:
         return f"{kind} is made of Conv1D, {len(transposed)} of its layers, and {packer.title} packs torch's Linear alone: use quantize.bitsandbytes"
+    uncalled = named(found.packed, UNCALLED.get(kind, ())) if packer.unpacks_called else frozenset()
+    if uncalled:
+        return (
+            f"{kind} multiplies by the weights of {len(uncalled)} layers without calling them, and {packer.title} unpacks what is called: "
+            f"write {ignoring(one for one in found.packed if one.name in uncalled)}"
+        )
     return ""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +15,13 @@ from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization
 from compress.errors import StageFailed
 from compress.machine.deps import installed
 from compress.model.describing import describe
-from compress.opening import open_task
+from tests.opened_alone import WRITTEN, Job, called_here, open_alone, written_here
 from tests.packed_codes import dequantized, nearest
-from tests.pipeline.test_plain_loading import PROMPT, opened_alone
 from tests.stages import apply
 from tests.tiny import tiny_llama
 
 STAGE = "quantize.autoround"
+PROMPT = [5, 9, 30, 2, 17]
 LITTLE = {"iters": 10, "samples": 8, "length": 16, "batch": 4}
 NARROW = ("*.k_proj", "*.v_proj")  # 16 wide in the tiny Llama, and 32 is what auto-round takes
 ASKED = {"group_size": 32, "ignore": NARROW}
@@ -88,13 +87,10 @@ def test_learnt_rounding_is_another_one(rounded: Artifact, learnt: Artifact) -> 
 
 
 def test_transformers_alone_gives_what_pare_measures(learnt: Artifact, tmp_path: Path) -> None:
-    alone = opened_alone(learnt, tmp_path / "alone.npy", prompt=PROMPT)
-    tokens, logits = alone[:, 0].astype(int).tolist(), torch.from_numpy(alone[:, 1:])
-    task: Any = open_task(learnt)
-    assert task.generate([PROMPT], 12)[0] == tokens
-    with torch.inference_mode():
-        ours = task.model(input_ids=torch.tensor([PROMPT + tokens]), use_cache=False).logits[0, len(PROMPT) - 1 : -1]
-    assert torch.allclose(ours, logits, atol=1e-5)
+    call = {"input_ids": torch.tensor([PROMPT])}
+    (alone,) = open_alone([Job(learnt, LANGUAGE_MODEL, call, written=WRITTEN)], tmp_path / "alone")
+    assert torch.allclose(alone["found"], called_here(learnt, LANGUAGE_MODEL, call), atol=1e-5)
+    assert alone["written"].tolist() == written_here(learnt, PROMPT)
 
 
 def test_it_says_how_it_runs_and_how_far_it_is(source: Artifact, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from compress.artifact import Artifact
-from compress.catalogue import find_stage
 from compress.engines.torch.runtime import stored_dtype
 from compress.execution.reload import probe
 from compress.files.hashing import digest_files
@@ -22,7 +21,7 @@ from compress.model.describing import describe
 from compress.opening import open_task
 from compress.quantization.reach import reach
 from evaluation.metrics.size import weights_read
-from tests.families import IMAGES, TEXT, tiny_image, tiny_text
+from tests.families import tiny_text
 from tests.opened_alone import called_here, first_call, opened_alone
 from tests.stages import apply
 from tests.tiny import tiny_diffusion
@@ -169,53 +168,3 @@ assert "bitsandbytes" in sys.modules and "kernels" not in sys.modules
         env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr
-
-
-WIDE = {"hidden_size": 64, "n_embd": 64, "d_model": 64, "word_embed_proj_dim": 64}
-WIDE |= {"intermediate_size": 128, "ffn_dim": 128, "head_dim": 16, "moe_intermediate_size": 64}
-
-
-def refusal(stage: str, source: Artifact, **params: Any) -> str:
-    """Why a plan refuses a stage on a processor, or ""; it is one sentence that names the component."""
-    known = find_stage(stage)
-    asked = known.params(**params)
-    why = known.misplaced(source, asked, "cpu") or known.refuse(source, asked)
-    assert not why or ("`" in why and ". " not in why)
-    return why
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", TEXT)
-def test_every_family_of_language_models_is_packed_each_way_or_refused(family: str, tmp_path: Path) -> None:
-    changes = {key: value for key, value in WIDE.items() if key in TEXT[family][2]}
-    source = describe(tiny_text(tmp_path / "model", family, **changes))
-    made = {}
-    for (stage, params), name in zip(WAYS, NAMES, strict=True):
-        if not refusal(stage, source, **params):
-            made[name], notes = apply(stage, source, tmp_path / name, **params)
-            assert "not reached" not in notes[-1].message
-    call = {"input_ids": torch.arange(20)[None]}
-    before = called_here(source, "model", call)
-    parts = [(artifact, "model") for artifact in made.values()]
-    for name, alone in zip(made, opened_alone(parts, [call] * len(parts), tmp_path / "alone"), strict=True):
-        assert torch.equal(alone, called_here(made[name], "model", call)), name
-        assert (alone - before).norm() < (1 if name in ("nf4", "fp4") else 0.2) * before.norm(), name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", IMAGES)
-def test_every_family_of_pipelines_is_packed_part_by_part_or_refused(family: str, tmp_path: Path) -> None:
-    source = describe(tiny_image(tmp_path / "model", family))
-    parts, calls = [], []
-    for name in source.working:
-        call = first_call(source, name)
-        for (stage, params), mode in zip(WAYS, NAMES, strict=True):
-            asked = {**params, "components": (name,)}
-            if not refusal(stage, source, **asked):
-                made, notes = apply(stage, source, tmp_path / f"{name}-{mode}", **asked)
-                assert "not reached" not in notes[-1].message
-                parts.append((made, name))
-                calls.append(call)
-    assert len(parts) >= 2 * len(source.working)
-    for (made, name), call, alone in zip(parts, calls, opened_alone(parts, calls, tmp_path / "alone"), strict=True):
-        assert torch.equal(alone, called_here(made, name, call)), made.path.name

@@ -41,6 +41,7 @@ TITLES = {
     "qwen2": "Qwen2",
     "qwen3": "Qwen3",
     "qwen3-moe": "Qwen3 MoE",
+    "mixtral": "Mixtral",
     "mistral": "Mistral",
     "gpt2": "GPT-2",
     "opt": "OPT",

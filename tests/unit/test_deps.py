@@ -81,6 +81,11 @@ def test_the_doctor_knows_every_extra_and_names_none_that_is_not() -> None:
     assert {find_stage(name).extra for name in stage_names()} - {""} <= set(EXTRAS)
 
 
+def test_what_any_stage_needs_is_installed_beside_everything_where_it_is_tested() -> None:
+    (ours,) = (line for line in EXTRAS["dev"] if line.startswith("pare["))
+    assert {find_stage(name).extra for name in stage_names()} - {""} <= set(ours[5:-1].split(","))
+
+
 def test_one_command_installs_whatever_lacks() -> None:
     assert doctor.install({"onnx", "onnxruntime", "gptqmodel"}) == "pip install 'pare[gptq,onnx]'"
     assert doctor.install({"torch"}) == "pip install pare"

@@ -47,6 +47,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
         "half": tiny_text(folder / "half", "qwen2", dtype=torch.bfloat16),
         "gpt2": tiny_text(folder / "gpt2", "gpt2"),
         "mixture": tiny_text(folder / "mixture", "qwen3-moe"),
+        "recurrent": tiny_text(folder / "recurrent", "mamba"),
         "generator": tiny_diffusion(folder / "generator"),
         "half generator": tiny_diffusion(folder / "halves", dtype=torch.bfloat16),
         "flux": tiny_image(folder / "flux", "flux"),
@@ -84,6 +85,7 @@ REFUSED: list[tuple[str, Mapping[str, Any], str, Gpu | None, tuple[str, ...]]] =
     ("llama", {AO: {"mode": "int4_weights"}}, "cuda:0", A100, ("in bfloat16, and the model is stored in float32",)),
     ("half", {AO: {"mode": "int4_weights"}}, "cuda:0", A100, ("group_size 128 does not divide the inputs of 14",)),
     ("gpt2", {AO: {}}, "cpu", None, ("GPT2LMHeadModel is made of Conv1D, 8 of its layers", "quantize.bitsandbytes")),
+    ("recurrent", {BNB: {"mode": "int8"}}, "cpu", None, ("2 layers without calling them", 'ignore: ["*.dt_proj"]')),
     ("mixture", {AO: {}}, "cpu", None, ("which torchao passes over", 'ignore: ["*experts*"]')),
     (
         "mixture",
@@ -129,6 +131,8 @@ TAKEN: list[tuple[str, Mapping[str, Any], str, Gpu | None]] = [
     ("generator", {AO: {"components": "all"}}, "cpu", None),
     ("mixture", {AO: {"ignore": ["*experts*"]}}, "cpu", None),
     ("gpt2", {BNB: {"mode": "int8"}}, "cpu", None),
+    ("recurrent", {BNB: {"mode": "int8", "ignore": ["*.dt_proj"]}}, "cpu", None),
+    ("recurrent", {AO: {}}, "cpu", None),
     ("flux", {AO: {"ignore": ["*proj_out"]}}, "cpu", None),
 ]
 

@@ -30,7 +30,7 @@ from compress.quantizers.packers import pack_all
 if TYPE_CHECKING:
     import torch
 
-BITSANDBYTES = Packer("bitsandbytes", takes_transposed=True)
+BITSANDBYTES = Packer("bitsandbytes", takes_transposed=True, unpacks_called=True)
 THRESHOLD = 6.0
 BLOCK, ROWS = 64, 32  # of inputs that share a scale, and of outputs that lie together where products are bfloat16
 

@@ -181,6 +181,8 @@ def _in_block(one: Linear, artifact: Artifact) -> bool:
 def _config(params: QuantizeGPTQ) -> dict[str, Any]:
     """What GPTQModel's QuantizeConfig is given."""
     given = {"bits": params.bits, "group_size": params.group_size, "desc_act": params.act_order}
+    if params.group_size < 0:
+        given["act_group_aware"] = False  # GPTQModel's habit, which orders groups, and takes whole rows for an error
     # Other ways to pack compile C++ first.
     return given | {"sym": params.symmetric, "damp_percent": params.damp, "pack_impl": "original"}
 
