@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo check test coverage slow bench cuts engines gpu calibration golden families train-zoo evidence
+.PHONY: setup demo check test coverage slow bench cuts engines quantizers gpu calibration golden families train-zoo evidence
 
 setup: $(STAMP)
 
@@ -40,6 +40,9 @@ bench: setup
 
 cuts: setup  ## the table of structured cuts, reports/cuts.md; an hour
 	$(BIN)/python -m tests.programs.cuts
+
+quantizers: setup  ## every quantizer on the zoo's language model by bits, reports/quantizers.md; an hour
+	$(BIN)/python -m tests.programs.quantizers
 
 engines: setup  ## every engine and precision of the zoo's language model, reports/engines.md; half an hour
 	$(BIN)/python -m tests.programs.engines
