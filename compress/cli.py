@@ -70,18 +70,27 @@ def check(
 
 @app.command()
 def plan(
-    recipe: RecipeFile, set_: Set = None, device: Device = None, cache: CacheDir = None, as_json: Json = False
+    recipe: RecipeFile,
+    set_: Set = None,
+    device: Device = None,
+    gpu: Annotated[
+        str, typer.Option("--for", help="say what each stage is worth on a GPU: H100, RTX 4090, T4, SM89, … or here")
+    ] = "",
+    cache: CacheDir = None,
+    as_json: Json = False,
 ) -> None:
     """Show what would run, what is cached, and the disk, memory and time it takes."""
     from compress import api
+    from compress.planning.hardware import as_if, fits_dict, fits_text
     from compress.planning.show import plan_dict, plan_text
 
-    plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
-    if as_json:
-        _print_json([plan_dict(p) for p in plans])
-        return
-    for found in plans:
-        print(plan_text(found))
+    with as_if(gpu) as card:
+        plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
+        if as_json:
+            _print_json([plan_dict(p) | ({"for": fits_dict(card, p)} if card else {}) for p in plans])
+            return
+        for found in plans:
+            print("\n".join((plan_text(found), *([fits_text(card, found)] if card else []))))
 
 
 @app.command()

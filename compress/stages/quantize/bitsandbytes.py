@@ -94,6 +94,7 @@ def forecast(artifact: Artifact, params: QuantizeBitsandbytes) -> Forecast:
     refuse=refuse,
     forecast=forecast,
     misplaced=misplaced,
+    kernels=lambda params: "llm_int8" if params.mode == "int8" else "nf4",
 )
 def run(artifact: Artifact, params: QuantizeBitsandbytes, context: Context) -> None:
     from compress.engines.torch.runtime import silent_libraries

@@ -125,6 +125,7 @@ def forecast(artifact: Artifact, params: QuantizeGPTQ) -> Forecast:
     refuse=refuse,
     forecast=forecast,
     data=lambda params: ("calibration",),
+    kernels=lambda params: "marlin" if params.bits in (4, 8) else "unpacked",
 )
 def run(artifact: Artifact, params: QuantizeGPTQ, context: Context) -> None:
     from compress.engines.torch.runtime import stored_dtype

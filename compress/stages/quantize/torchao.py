@@ -71,6 +71,7 @@ def forecast(artifact: Artifact, params: QuantizeTorchao) -> Forecast:
     forecast=forecast,
     misplaced=misplaced,
     machine=abilities,
+    kernels=lambda params: "int8" if params.mode == "int8_dynamic" else params.mode,
 )
 def run(artifact: Artifact, params: QuantizeTorchao, context: Context) -> None:
     from compress.engines.torch.runtime import silent_libraries
