@@ -17,7 +17,7 @@ from compress.context import Context
 from compress.errors import ModelError, PareError, StageFailed, UserError, near
 from compress.events import Emit, Event
 from compress.execution import keep
-from compress.execution.blame import remedy
+from compress.execution.blame import cause, remedy
 from compress.execution.contract import Digested, broken, check
 from compress.execution.reload import Checker, lent_checker
 from compress.files.hashing import Identity, digest_files, identities, list_files
@@ -318,7 +318,7 @@ def _run_stage(node: Node, given: Inputs, plan: Plan, cache: Cache, out: Path, e
             raise full_disk(cache.root) from error
         emit(Event("failed", node.id, facts={"traceback": traceback.format_exc()}))
         raise StageFailed(
-            f"stage `{node.id}` ({node.stage.name}) failed: {type(error).__name__}: {error}",
+            f"stage `{node.id}` ({node.stage.name}) failed: {cause(error)}",
             place=node.place,
             fix=remedy(error),
         ) from error
