@@ -69,6 +69,26 @@ def check(
 
 
 @app.command()
+def init(
+    model: Annotated[str, typer.Argument(help="model folder, zoo://NAME or hf://org/name")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="train=…, calibration=…, evaluate=…, or a folder with a part for each"),
+    ] = None,
+    goal: Annotated[str, typer.Option(help="faster or smaller")] = "faster",
+    features: Annotated[str, typer.Option(help="folder of a CLIP model that judges images")] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="the recipe to write; default NAME.yaml here")] = None,
+    cache: CacheDir = None,
+) -> None:
+    """Write a first recipe for a model: what its family, its data and this machine allow, and why."""
+    from compress import api
+    from compress.commands.init import init as write
+    from compress.commands.init import shown
+
+    print(shown(*write(model, data or (), goal, features, out, api.open_cache(cache))))
+
+
+@app.command()
 def plan(
     recipe: RecipeFile,
     set_: Set = None,

@@ -116,19 +116,13 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     Raises:
         RecipeError: everything that cannot work, each with its place and what to do instead.
     """
-    from evaluation.preflight.image_checks import frames
-
     problems: list[Problem] = []
     memory, base, place = cache.root / "digests", recipe.folder("model"), recipe.place.get("model", "")
     found = _collect(problems, place, lambda: find_source(recipe.model, base, memory))
     models = _models(recipe, lambda name, start, _: find_source(name, start, memory), problems)
     seen = _look(recipe, found, models, cache, problems)
     source, nodes = seen.source, seen.nodes
-    if source and nodes:
-        problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].unavailable)
-        problems += candidate_problems(recipe, source.artifact, nodes)
-    problems += frames(recipe, nodes, seen.data)
-    problems += control_problems(recipe, source.artifact if source else None, nodes)
+    problems += _together(recipe, seen)
     if problems or source is None:
         raise RecipeError(tuple(problems))
     disk, resident = resources.needed(source, (n.disk_bytes for n in nodes), (n.memory_bytes for n in nodes))
@@ -142,6 +136,14 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     reported += student_cautions(recipe, source.artifact, nodes, models)
     warnings = tuple(cautions(recipe, source, seen.data, reported))
     return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings, models)
+
+
+def sketch(recipe: Recipe, source: Source, cache: Cache) -> tuple[tuple[Node, ...], tuple[Problem, ...]]:
+    """The nodes of a recipe whose model was found, and all that keeps it from working but what this machine has."""
+    problems: list[Problem] = []
+    seen = _look(recipe, source, {}, cache, problems)
+    problems += _together(recipe, seen)
+    return seen.nodes, tuple(problems)
 
 
 def problems_beside(recipe: Recipe, reported: Collection[Problem], cache: Cache) -> tuple[Problem, ...]:
@@ -226,6 +228,19 @@ def _look(
         )
         nodes = _chain(recipe, source, models, data, cache, opening, problems)
     return _Seen(source, opening, data, nodes)
+
+
+def _together(recipe: Recipe, seen: _Seen) -> Iterator[Problem]:
+    """What of a whole chain does not go with the evaluation."""
+    from evaluation.preflight.image_checks import frames
+
+    source, nodes = seen.source, seen.nodes
+    if source and nodes:
+        stages = {node.id: node.stage for node in nodes}
+        yield from engine_problems(recipe, source.artifact, stages, nodes[-1].unavailable)
+        yield from candidate_problems(recipe, source.artifact, nodes)
+    yield from frames(recipe, nodes, seen.data)
+    yield from control_problems(recipe, source.artifact if source else None, nodes)
 
 
 def _opening(recipe: Recipe, problems: list[Problem]) -> Opening:
