@@ -34,13 +34,14 @@ def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
         RuntimeError: llama.cpp did not do it, and its log says why.
     """
     import llama_cpp
+    from gguf import GGMLQuantizationType
 
     tell("files", 0, 1)
     llama_cpp.llama_backend_init()
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{order['type'].upper()}")
     if order["embeddings"] != "auto":
-        options.token_embedding_type = getattr(llama_cpp, f"GGML_TYPE_{order['embeddings'].upper()}")
+        options.token_embedding_type = int(GGMLQuantizationType[order["embeddings"].upper()])
     entries = _entries(llama_cpp, order["importance"]) if order["importance"] else None
     if entries is not None:
         options.imatrix = entries

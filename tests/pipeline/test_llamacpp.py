@@ -96,6 +96,7 @@ def test_rounding_to_q4_0_gives_the_numbers_that_build_gguf_writes(
         ({"type": "q4_k_m", "importance": True, "samples": 4, "length": 16}, "Q5_0"),
         ({"type": "iq2_m", "importance": True, "samples": 4, "length": 16}, "IQ4_NL"),
         ({"type": "q4_0", "embeddings": "f16"}, "float16"),
+        ({"type": "q4_0", "embeddings": "bf16"}, "bfloat16"),
     ],
     ids=lambda given: str(given.get("type")) if isinstance(given, dict) else "",
 )
