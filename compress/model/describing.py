@@ -38,6 +38,8 @@ OPENERS = {
     "quanto": "optimum-quanto",
     "torchao": "torchao",
 }
+# What transformers asks for beside an opener.
+BESIDE = {"gptqmodel": ("accelerate", "optimum"), "bitsandbytes": ("accelerate",)}
 ADAPTER = "adapter_config.json"
 # What libraries call the weights of adapters.
 ADAPTERS = (
@@ -124,6 +126,11 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
     if not bits and method == "torchao" and (reported := WIDTH.search(json.dumps(stored.get("quant_type")))):
         bits = int(reported[1])
     return Quantization(method, bits or _grouped_bits(stored), OPENERS.get(method, ""))
+
+
+def openers_of(packed: Quantization) -> tuple[str, ...]:
+    """The distributions that stock libraries need to open packed weights; () where no method that is known packed them."""
+    return (packed.library, *BESIDE.get(packed.library, ())) if packed.library else ()
 
 
 def _grouped_bits(stored: Mapping[str, Any]) -> int:
