@@ -20,9 +20,9 @@ from compress.execution import keep
 from compress.execution.blame import cause, remedy
 from compress.execution.contract import Digested, broken, check
 from compress.execution.reload import Checker, lent_checker
+from compress.execution.widths import tell_widths
 from compress.files.hashing import Identity, digest_files, identities, list_files
 from compress.files.locks import hold
-from compress.model import bit_widths
 from compress.model.describing import describe
 from compress.planning import keep_decision
 from compress.planning.plan import SOURCE, Node, Plan, make_plan, on, with_lineage
@@ -266,18 +266,8 @@ def _make(
     after = Digested(describe(out), digest_files(out, known))
     known = identities(out, after.files)
     check(before, after, node, checker, _warning(emit, node.id))
-    _tell_widths(node, before.artifact, after.artifact, emit)
+    tell_widths(node, before.artifact, after.artifact, emit)
     return known
-
-
-def _tell_widths(node: Node, before: Artifact, after: Artifact, emit: Emit) -> None:
-    """Say how wide the weights of the components are that a stage made, and warn where they are not what was asked for."""
-    for name in after.packed(node.components) if node.stage.makes else ():
-        if found := bit_widths.shares(after, name):
-            facts = {"component": name, "weights": bit_widths.reported(found)}
-            emit(Event("note", node.id, f"{name}: {facts['weights']}", facts=facts))
-        for message in bit_widths.warnings(before, after, name):
-            emit(Event("warning", node.id, message))
 
 
 def _noting(emit: Emit, node: str, notes: dict[str, Any]) -> Emit:

@@ -137,7 +137,7 @@ def _head(artifact: Artifact, described: Described) -> Iterator[str]:
     rows = sorted((name, part) for name, part in artifact.components.items() if name in artifact.working)
     yield "| part | class | format | weights |\n|---|---|---|---|"
     for name, part in rows:
-        packed = f"{part.quantization.bits} bits, {part.quantization.method}" if part.quantization else "–"
+        packed = f"{part.quantization.bits or 'several'} bits, {part.quantization.method}" if part.quantization else "–"
         cells = (name, part.kind, find_engine(part.format).title, packed)
         yield f"| {' | '.join(map(plain, cells))} |"
     yield ""

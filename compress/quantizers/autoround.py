@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ class Job:
     """What is to be rounded, and how.
 
     rows: calibration tokens, all of one length, in whole batches; none for plain rounding.
-    ignore: layers that stay as wide as they are.
+    ignore: layers that stay as wide as they are. own_bits: of layers that do not have `bits`.
     dtype: the number type that the model's weights are stored in.
     """
 
@@ -53,6 +53,7 @@ class Job:
     seed: int
     device: str = CPU
     trust_remote_code: bool = False
+    own_bits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
             "act_bits": 16,
         },
         alg_configs=_algorithm(job),
-        layer_config={name: {"bits": 16, "data_type": "fp"} for name in job.ignore},
+        layer_config=_layers(job),
         dataset=[{"input_ids": rows, "attention_mask": torch.ones_like(rows)} for rows in batches],
         nsamples=max(1, len(job.rows)),
         seqlen=max(map(len, job.rows), default=1),
@@ -121,6 +122,12 @@ def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
     for file in sorted(folder.glob("*.safetensors")):
         _store_as_before(file, Path(job.model), job.dtype)
     return {"folder": str(folder), "peak_bytes": peak_bytes()}
+
+
+def _layers(job: Job) -> dict[str, dict[str, Any]]:
+    """What differs by layer."""
+    own = {name: {"bits": bits} for name, bits in job.own_bits.items() if bits != job.bits}
+    return {**{name: {"bits": 16, "data_type": "fp"} for name in job.ignore}, **own}
 
 
 def _algorithm(job: Job) -> Any:

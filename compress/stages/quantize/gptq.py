@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization, derive, rewritten, write_manifest
 from compress.catalogue import Forecast, stage
@@ -36,6 +36,7 @@ from compress.quantization.linears import (
     packing_faults,
     shares,
 )
+from compress.quantization.reach import share_of_all
 from compress.quantizers.checkpoints import move_saved
 
 METHOD, LIBRARY = "gptq", "gptqmodel"
@@ -51,11 +52,19 @@ STACKS = {
 }
 # What transformers cannot open packed: where it makes a GPT-2 it initialises the weight of these by name.
 UNOPENED = {"GPT2LMHeadModel": ("*.c_proj",)}
+ONE_WIDTH = "transformers opens no GPTQ checkpoint whose layers differ in bits, and quantize.autoround makes one that it does; here give a number"
 MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
 
 
+def _one_width(bits: object) -> object:
+    """Optimum, through which transformers opens GPTQ, makes every layer as wide as `bits`, whatever GPTQModel's `dynamic` says of it."""
+    if bits == "auto":
+        raise ValueError(ONE_WIDTH)
+    return bits
+
+
 class QuantizeGPTQ(Params):
-    bits: Literal[2, 3, 4, 8] = Field(4, description="width of a weight")
+    bits: Annotated[Literal[2, 3, 4, 8], BeforeValidator(_one_width)] = Field(4, description="width of a weight")
     group_size: Literal[-1, 16, 32, 64, 128, 256, 512, 1024] = Field(
         128, description="weights of a row that share a scale; -1: the whole row"
     )
@@ -96,7 +105,10 @@ def forecast(artifact: Artifact, params: QuantizeGPTQ) -> Forecast:
     if not layers:
         return Forecast(quantization=packed)
     share = shares(layers, frozenset(one.name for one in layers) - {one.name for one in chosen})
-    reported = f"{len(chosen)} of {len(layers)} linear layers, {share:.1%} of their weights, at {params.bits} bits"
+    of_all = share_of_all(artifact, LANGUAGE_MODEL, chosen)
+    reported = (
+        f"{len(chosen)} of {len(layers)} linear layers, {share:.1%} of their weights{of_all}, at {params.bits} bits"
+    )
     kept = [
         one.name
         for one in layers
