@@ -97,7 +97,7 @@ def test_torchao_packs_the_layers_that_bear_it_best_within_a_budget(
     size, whole = weight_bytes(made, LANGUAGE_MODEL), weight_bytes(measured, LANGUAGE_MODEL)
     assert 0.98 * budget * whole <= size <= 1.005 * budget * whole
     packed = {
-        name.removesuffix(".weight_qdata") for name in load_file(made.path / "model.safetensors") if "qdata" in name
+        name.removesuffix("._weight_qdata") for name in load_file(made.path / "model.safetensors") if "qdata" in name
     }
     all_ = {one.name for one in reach(measured, LANGUAGE_MODEL).packed}
     assert 0 < len(packed) < len(all_)

@@ -107,7 +107,7 @@ def test_a_stock_model_needs_nothing_more_and_an_engine_what_runs_it(
 ) -> None:
     assert "pip install" not in read_card(exported.path / CARD).text
     engine = describe(model).replacing({"model": "openvino"})
-    made, _ = apply("export.hub", replace(engine, path=model), tmp_path / "out")
+    made, _ = apply("export.hub", replace(engine, path=model), tmp_path / "engine")
     assert "\n    pip install pare openvino\n" in read_card(made.path / CARD).text
 
 

@@ -82,6 +82,7 @@ USED = {
 RENAMED = ("w1", "w2", "w3")  # what Mixtral's files call the layers that its class calls otherwise
 MANY = 0  # bits of a packing that has several widths
 WORD, WORD_BYTES, SHAPE = 32, 4, 16  # bits and bytes of a word of codes, and bytes of a shape
+SCALE = 2  # bytes: auto-round writes float16
 FLOAT = 4  # bytes of the numbers it works in, at most
 TUNED = 5  # times a block's weights: they, how each is rounded, the gradient of that, its best, and the block as it was
 TEMPORARY = 4  # times the largest layer's weights, while it is rounded
@@ -210,12 +211,12 @@ def _cautions(artifact: Artifact, params: QuantizeAutoround) -> Iterator[str]:
 def _sizes(
     artifact: Artifact, params: QuantizeAutoround, layers: Sequence[Linear], widths: Sequence[int]
 ) -> Sizes | None:
-    """What these layers can take as compressed-tensors packs them: codes in words of 32 bits, scales in the model's own number type,
+    """What these layers can take as compressed-tensors packs them: codes in words of 32 bits, scales in float16 whatever the model is in,
     and each layer's shape."""
 
     def packed(one: Linear, bits: int, item: int) -> int:
         groups = 1 if params.group_size == -1 else one.inputs // params.group_size
-        return WORD_BYTES * one.outputs * -(-one.inputs * bits // WORD) + item * one.outputs * groups + SHAPE
+        return WORD_BYTES * one.outputs * -(-one.inputs * bits // WORD) + SCALE * one.outputs * groups + SHAPE
 
     if params.group_size == 0 or any(params.group_size > 0 and one.inputs % params.group_size for one in layers):
         return None  # which is reported
