@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from compress.catalogue import Forecast, Stage, find_stage, find_task
 from compress.data.items import Data, Kind
 from compress.distillation.few_steps import without_images
 from compress.errors import Problem, RecipeError, UserError
+from compress.files.hashing import unread_bytes
 from compress.machine.devices import AS_STORED, CPU, Opening, settled
 from compress.model.describing import describe
 from compress.model.exportable import ANY_SIZE, Batches
@@ -45,6 +46,7 @@ from compress.store.cache import Cache
 
 T = TypeVar("T")
 SOURCE = "source"
+LARGE = 10**9  # bytes that are not read for a key in a second or two
 UNHASHED = "unhashed"  # the key of a model that is only looked at
 UNLESS_KEPT = ", where a step before it is not kept"
 
@@ -116,32 +118,74 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     Raises:
         RecipeError: everything that cannot work, each with its place and what to do instead.
     """
-    from evaluation.preflight.image_checks import frames
-
+    if lacking := _too_large(recipe, cache):
+        raise RecipeError(tuple(lacking))
     problems: list[Problem] = []
     memory, base, place = cache.root / "digests", recipe.folder("model"), recipe.place.get("model", "")
     found = _collect(problems, place, lambda: find_source(recipe.model, base, memory))
     models = _models(recipe, lambda name, start, _: find_source(name, start, memory), problems)
     seen = _look(recipe, found, models, cache, problems)
     source, nodes = seen.source, seen.nodes
-    if source and nodes:
-        problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].unavailable)
-        problems += candidate_problems(recipe, source.artifact, nodes)
-    problems += frames(recipe, nodes, seen.data)
-    problems += control_problems(recipe, source.artifact if source else None, nodes)
+    problems += _as_a_whole(recipe, seen)
     if problems or source is None:
         raise RecipeError(tuple(problems))
-    disk, resident = resources.needed(source, (n.disk_bytes for n in nodes), (n.memory_bytes for n in nodes))
-    disk += disk_bytes(source, cache)
-    shares = [resources.Share(n.id, n.disk_bytes, n.items_bytes) for n in nodes]
-    if lacking := resources.problems(
-        disk, resident if any(not n.cached for n in nodes) else 0, cache.root, place, shares
-    ):
+    disk, resident, lacking = _room(recipe, source, nodes, cache)
+    if lacking:
         raise RecipeError(tuple(lacking))
     reported = [*sizes_apart(recipe, source.artifact, nodes), *(message for n in nodes for message in n.warnings)]
     reported += student_cautions(recipe, source.artifact, nodes, models)
     warnings = tuple(cautions(recipe, source, seen.data, reported))
     return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings, models)
+
+
+def _as_a_whole(recipe: Recipe, seen: _Seen) -> list[Problem]:
+    """What is wrong with a plan that no step of it shows by itself."""
+    from evaluation.preflight.image_checks import frames
+
+    problems: list[Problem] = []
+    source, nodes = seen.source, seen.nodes
+    if source and nodes:
+        problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].unavailable)
+        problems += candidate_problems(recipe, source.artifact, nodes)
+    problems += frames(recipe, nodes, seen.data)
+    problems += control_problems(recipe, source.artifact if source else None, nodes)
+    return problems
+
+
+def _room(recipe: Recipe, source: Source, nodes: Sequence[Node], cache: Cache) -> tuple[int, int, tuple[Problem, ...]]:
+    """Disk and memory that a plan takes, bytes, and what of them this machine does not have."""
+    left = nodes[-1].expected if nodes else source.artifact
+    evaluated = resources.evaluation_memory(recipe.evaluate, source.artifact, left)
+    disk, resident = resources.needed((n.disk_bytes for n in nodes), (evaluated, *(n.memory_bytes for n in nodes)))
+    disk += disk_bytes(source, cache)
+    shares = [resources.Share(n.id, n.disk_bytes, n.items_bytes) for n in nodes]
+    running = resident if any(not n.cached for n in nodes) else 0
+    found = resources.problems(disk, running, cache.root, recipe.place.get("model", ""), shares)
+    return disk, resident, tuple(found)
+
+
+def _too_large(recipe: Recipe, cache: Cache) -> tuple[Problem, ...]:
+    """What large models need that were never read here and this machine does not have, from headers alone: a key takes all of their
+    weights.
+
+    Where the cache holds what the last stage made of some model, that may be of this one, and only the key tells.
+    """
+    if not recipe.stages or not _unread_bytes(recipe, cache) > LARGE:
+        return ()
+    problems: list[Problem] = []
+    seen = _unread(recipe, frozenset(), cache, problems)
+    problems += _as_a_whole(recipe, seen)
+    if problems or seen.source is None or not seen.nodes or cache.holds_any(seen.nodes[-1].stage.name):
+        return ()
+    return _room(recipe, seen.source, seen.nodes, cache)[-1]
+
+
+def _unread_bytes(recipe: Recipe, cache: Cache) -> int:
+    """How much would be read for the keys of a recipe's models."""
+    named = {recipe.model: recipe.folder("model"), **dict.fromkeys(_named(recipe), recipe.start)}
+    here = {name: base for name, base in named.items() if not name.startswith("hf://")}
+    folders = _collect([], "", lambda: [find_folder(name, base) for name, base in here.items()]) or []
+    return sum(unread_bytes(folder, cache.root / "digests") for folder in folders)
 
 
 def problems_beside(recipe: Recipe, reported: Collection[Problem], cache: Cache) -> tuple[Problem, ...]:
@@ -151,10 +195,18 @@ def problems_beside(recipe: Recipe, reported: Collection[Problem], cache: Cache)
         reported: the mistakes in its text.
     """
     problems: list[Problem] = []
-    place = recipe.place.get("model", "")
-    wrong = {problem.place for problem in reported}
+    _unread(recipe, frozenset(problem.place for problem in reported), cache, problems)
+    return tuple(problems)
 
-    # Nothing is fetched for a recipe that does not read, and no weights are hashed.
+
+def _unread(recipe: Recipe, wrong: frozenset[str], cache: Cache, problems: list[Problem]) -> _Seen:
+    """As `_look`, but nothing is fetched, and no weights are hashed.
+
+    Args:
+        wrong: the places that do not read.
+    """
+    place = recipe.place.get("model", "")
+
     def look(name: str, base: Path, place: str) -> Source | None:
         if name.startswith("hf://") or place in wrong:
             return None
@@ -163,8 +215,7 @@ def problems_beside(recipe: Recipe, reported: Collection[Problem], cache: Cache)
     found = _collect(problems, place, lambda: look(recipe.model, recipe.folder("model"), place))
     models = _models(recipe, look, problems)
     local = tuple(one for one in recipe.adapters if not one.path.startswith("hf://"))
-    _look(replace(recipe, adapters=local), found, models, cache, problems)
-    return tuple(problems)
+    return _look(replace(recipe, adapters=local), found, models, cache, problems)
 
 
 def _models(
@@ -347,7 +398,10 @@ class _Chain:
         work = resources.work(artifact, touched, step.params)
         copies = 2 if step.if_faster and step.after == SOURCE else 1  # of what cannot be linked
         items = resources.items_bytes(forecast.item_bytes, step.params, self.data.get("train"))
-        disk = copies * resources.stage_bytes(stage, artifact, touched, step.after == SOURCE) + forecast.scratch_bytes
+        expected = expected_of(artifact, stage, step.params, touched, forecast)
+        written = resources.stage_bytes(stage, artifact, expected, touched, step.after == SOURCE)
+        disk = copies * written + forecast.scratch_bytes
+        memory = resources.stage_memory(stage, artifact, expected, forecast.memory_bytes)
         reported = (forecast.reported, keep_decision.reported(self.cache, key) if step.if_faster else "")
         beside = sum(resources.opened_bytes(self.known[name][0]) for name in roles.values() if is_model(name))
         return Node(
@@ -359,14 +413,14 @@ class _Chain:
             inputs=roles,
             key=key,
             cached=cached,
-            expected=expected_of(artifact, stage, step.params, touched, forecast),
+            expected=expected,
             place=step.place,
             disk_bytes=0 if cached else disk + sum(items.values()),
             items_bytes=items,
             seconds=resources.expected_seconds(self.cache, keep_decision.timed_as(stage, step.if_faster), work),
             work=work,
             reported="; ".join(filter(None, reported)),
-            memory_bytes=0 if cached else forecast.memory_bytes + beside,
+            memory_bytes=0 if cached else memory + beside,
             unavailable=stage.unavailable_here(step.params) or (before.unavailable if before else ""),
             profile=getattr(step.params, "profile", before.profile if before else ANY_SIZE),
             forecast=changed_fields(artifact, forecast, unsettled),

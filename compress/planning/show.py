@@ -39,6 +39,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
                 "key": n.key,
                 "cached": n.cached,
                 "disk_bytes": n.disk_bytes,
+                "memory_bytes": n.memory_bytes,
                 "seconds": n.seconds,
                 "told": n.reported,
                 **({"keep": IF_FASTER} if n.made else {}),

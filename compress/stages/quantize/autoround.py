@@ -46,9 +46,9 @@ from compress.quantization.linears import (
     named,
     shares,
 )
+from compress.quantization.sizes import parameters
 from compress.quantizers.autoround import Job, Layout, Method, round_apart
 from compress.quantizers.checkpoints import CONFIG, move_saved, write_packing
-from compress.sources.models import parameter_count
 
 WIDTHS: dict[Layout, tuple[int, ...]] = {"compressed-tensors": tuple(range(2, 9)), "gptq": (2, 3, 4, 8), "awq": (4,)}
 SERVED = (4, 8)  # bits of compressed-tensors that servers have kernels for
@@ -91,7 +91,7 @@ def forecast(artifact: Artifact, params: QuantizeAutoround) -> Forecast:
     return Forecast(
         reported=reported,
         quantization=_packing(params),
-        scratch_bytes=_weight_bytes(artifact),
+        scratch_bytes=0 if params.layout == "compressed-tensors" else _weight_bytes(artifact),  # it streams
         memory_bytes=_memory(artifact, params, wanted),
         warnings=tuple(_cautions(params)),
     )
@@ -179,7 +179,7 @@ def _memory(artifact: Artifact, params: QuantizeAutoround, layers: Sequence[Line
         blocks[_block(one.name)] += one.weights
     block = max(blocks.values(), default=0)
     largest = max((one.weights for one in layers), default=0)
-    outside = parameter_count(artifact.folder(LANGUAGE_MODEL)) - sum(blocks.values())
+    outside = max(0, parameters(artifact, LANGUAGE_MODEL) - sum(blocks.values()))
     if params.method == "rtn":
         return FLOAT * (outside + block + TEMPORARY * largest)
     config = artifact.known_config(LANGUAGE_MODEL)
