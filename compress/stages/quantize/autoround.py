@@ -15,6 +15,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 from pydantic import Field
 
@@ -227,20 +228,25 @@ def run(artifact: Artifact, params: QuantizeAutoround, context: Context) -> None
     be_faultless(_faults(params, layers, chosen))  # a model of the hub has no headers before it is here
     wanted = {one.name for one in chosen}
     left = [one.name for one in layers if one.name not in wanted and not one.head]
-    rows = () if params.method == "rtn" else full_rows(artifact, params.samples, params.length, context)
-    job = _job(artifact, params, rows, left, context)
-    done = round_apart(job, context)
+
+    @cache
+    def ordered() -> Job:
+        rows = () if params.method == "rtn" else full_rows(artifact, params.samples, params.length, context)
+        return _job(artifact, params, rows, left, context)
+
+    done, job = round_apart(params.layout, ordered, context), ordered()
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
     write_packing(done.folder, folder, read_json(done.folder / CONFIG)["quantization_config"])
     move_saved(done.folder, folder, made.folder(LANGUAGE_MODEL))
     _check(made, wanted)
     shutil.rmtree(job.out)
     write_manifest(made.packing(_packing(params)))
-    read = f" on {len(job.rows)} rows of {len(rows[0])} tokens" if rows else ""
+    length = len(job.rows[0]) if job.rows else 0
+    read = f" on {len(job.rows)} rows of {length} tokens" if job.rows else ""
     context.note(
         f"{params.method} in {params.bits} bits{read}; {DECOMPRESSED}",
         rows=len(job.rows),
-        tokens=len(rows[0]) if rows else 0,
+        tokens=length,
         ignored=", ".join(sorted(job.ignore)),
         peak_bytes=done.peak_bytes,
         runs_as=DECOMPRESSED,
