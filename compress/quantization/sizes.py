@@ -15,6 +15,7 @@ from compress.sources.models import parameter_count
 NUMBERS = {"float64": 8, "float32": 4}  # bytes of a number, by what configs call its type; of any other, HALF
 STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # by what headers call it
 HALF = 2
+KEEPING = ("torch", "openvino")  # formats whose weights stay in the number type that they were stored in
 GROUP, PER_GROUP = 64, 3  # weights that share a scale, and the bytes of that and of a zero point
 
 
@@ -52,9 +53,10 @@ def number_bytes(artifact: Artifact, component: str) -> int:
 
 
 def held_bytes(artifact: Artifact, component: str) -> int:
-    """What a component's weights take on disk as they are, or will be: packed where it is quantized, in float32 where it is an engine's."""
+    """What a component's weights take on disk as they are, or will be: packed where it is quantized, in float32 where an engine that
+    does not keep the number type holds them."""
     part, count = artifact.components[component], parameters(artifact, component)
-    wide = number_bytes(artifact, component) if part.format == "torch" else NUMBERS["float32"]
+    wide = number_bytes(artifact, component) if part.format in KEEPING else NUMBERS["float32"]
     if part.quantization is None:
         return wide * count
     narrow = min(count, _reached(artifact, component)) if part.format == "torch" else count

@@ -86,6 +86,13 @@ def test_a_stage_behind_a_cut_is_planned_on_what_is_left(model: Path, plan: Call
     assert short.memory_bytes < whole.memory_bytes
 
 
+def test_layouts_that_are_written_from_a_whole_model_hold_it(model: Path, plan: Callable[..., Plan]) -> None:
+    rounded = "quantize.autoround: {method: rtn, group_size: 32, layout: %s}"
+    (block,), (whole,) = (plan(model, rounded % layout).nodes for layout in ("compressed-tensors", "gptq"))
+    assert whole.memory_bytes - block.memory_bytes <= 2 * parameters(describe(model), LANGUAGE_MODEL)
+    assert whole.memory_bytes > block.memory_bytes
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_packed_weights_are_counted_at_their_width_and_the_head_as_it_was(model: Path, bits: int) -> None:
     packed = describe(model).packing({LANGUAGE_MODEL: Quantization("gptq", bits, "gptqmodel")})
@@ -95,18 +102,19 @@ def test_packed_weights_are_counted_at_their_width_and_the_head_as_it_was(model:
     assert opened_bytes(packed, LANGUAGE_MODEL) == held_bytes(packed, LANGUAGE_MODEL) + unpacked
 
 
-def test_engines_are_counted_in_float32_or_at_their_width(model: Path) -> None:
+def test_engines_are_counted_as_they_keep_weights_or_at_their_width(model: Path) -> None:
     count = OUTSIDE + LAYERS * IN_BLOCK
     wide = describe(model).replacing({LANGUAGE_MODEL: "openvino"})
     narrow = wide.packing({LANGUAGE_MODEL: Quantization("int4_weights", 4, "openvino")})
-    assert held_bytes(wide, LANGUAGE_MODEL) == 4 * count
+    assert held_bytes(wide, LANGUAGE_MODEL) == 2 * count
+    assert held_bytes(wide.replacing({LANGUAGE_MODEL: "onnx"}), LANGUAGE_MODEL) == 4 * count
     assert count // 2 < held_bytes(narrow, LANGUAGE_MODEL) < 0.6 * count
 
 
 def test_a_build_holds_what_is_stored_what_is_compared_and_the_engine(model: Path, plan: Callable[..., Plan]) -> None:
     (wide,), (narrow,) = (plan(model, f"build.openvino: {{precision: {p}}}").nodes for p in ("float32", "int4_weights"))
     count = parameters(describe(model), LANGUAGE_MODEL)
-    assert wide.memory_bytes == (2 + 4 + 4) * count
+    assert wide.memory_bytes == (2 + 4 + 2) * count
     assert narrow.memory_bytes == (2 + 4) * count + held_bytes(narrow.expected, LANGUAGE_MODEL)
     _, short = plan(model, CUT, "build.openvino: {precision: int4_weights}").nodes
     assert short.memory_bytes < narrow.memory_bytes

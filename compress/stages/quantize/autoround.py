@@ -47,7 +47,7 @@ from compress.quantization.linears import (
     named,
     shares,
 )
-from compress.quantization.sizes import parameters
+from compress.quantization.sizes import parameters, stored_bytes
 from compress.quantizers.autoround import Job, Layout, Method, round_apart
 from compress.quantizers.checkpoints import CONFIG, move_saved, write_packing
 
@@ -92,7 +92,6 @@ def forecast(artifact: Artifact, params: QuantizeAutoround) -> Forecast:
     return Forecast(
         reported=reported,
         quantization=_packing(params),
-        scratch_bytes=0 if params.layout == "compressed-tensors" else _weight_bytes(artifact),  # it streams
         memory_bytes=_memory(artifact, params, wanted),
         warnings=tuple(_cautions(params)),
     )
@@ -168,27 +167,24 @@ def _cautions(params: QuantizeAutoround) -> Iterator[str]:
         yield f"vLLM and SGLang serve compressed-tensors of {served} bits; whether yours serves {params.bits} is to be tried"
 
 
-def _weight_bytes(artifact: Artifact) -> int:
-    return sum(file.stat().st_size for file in loaded_weights(artifact.folder(LANGUAGE_MODEL)))
-
-
 def _memory(artifact: Artifact, params: QuantizeAutoround, layers: Sequence[Linear]) -> int:
     """What auto-round holds at a time: what is in no block, one block with its gradients, and what goes into and comes out of it for all
-    rows. Other blocks are on disk."""
+    rows. Other blocks are on disk, but for layouts that are written from a whole model."""
     blocks = Counter[str]()
     for one in layers:
         blocks[_block(one.name)] += one.weights
     block = max(blocks.values(), default=0)
     largest = max((one.weights for one in layers), default=0)
     outside = max(0, parameters(artifact, LANGUAGE_MODEL) - sum(blocks.values()))
+    whole = 0 if params.layout == "compressed-tensors" else stored_bytes(artifact, LANGUAGE_MODEL)
     if params.method == "rtn":
-        return FLOAT * (outside + block + TEMPORARY * largest)
+        return whole + FLOAT * (outside + block + TEMPORARY * largest)
     config = artifact.known_config(LANGUAGE_MODEL)
     hidden = int(config.get("hidden_size") or config.get("n_embd") or 0)
     ffn = max((one.outputs for one in layers), default=0)
     rows = params.samples * params.length * hidden * KEPT
     at_work = min(params.batch, params.samples) * params.length * (ACTIVATIONS * hidden + GATED * ffn)
-    return FLOAT * (outside + TUNED * block + TEMPORARY * largest + rows + at_work)
+    return whole + FLOAT * (outside + TUNED * block + TEMPORARY * largest + rows + at_work)
 
 
 def _block(name: str) -> str:
