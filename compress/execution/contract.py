@@ -18,7 +18,7 @@ from compress.model.exportable import ANY_SIZE, Batches
 from compress.model.finite_checks import not_finite
 from compress.model.weight_files import loaded_files
 from compress.pipelines.schedulers import config_of
-from compress.planning.plan import Node
+from compress.planning.nodes import Node
 
 NOTHING = "nothing"
 SCALES = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")  # of latents, which no shape shows

@@ -25,7 +25,8 @@ from compress.files.hashing import Identity, digest_files, identities, list_file
 from compress.files.locks import hold
 from compress.model.describing import describe
 from compress.planning import keep_decision
-from compress.planning.plan import SOURCE, Node, Plan, make_plan, on, with_lineage
+from compress.planning.nodes import SOURCE, Node, on, with_lineage
+from compress.planning.plan import Plan, make_plan
 from compress.planning.resources import remember_seconds
 from compress.recipe.reading import read_text
 from compress.sources.models import Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from compress.artifact import Artifact
 from compress.events import Emit, Event
 from compress.model import bit_widths
-from compress.planning.plan import Node
+from compress.planning.nodes import Node
 from compress.quantization.linears import left_wide
 
 

@@ -13,7 +13,8 @@ from compress.errors import UserError
 from compress.machine.gpus import supposing
 from compress.machine.kernels import FORMATS, Card, card, gpu_of
 from compress.params import Optimising
-from compress.planning.plan import Node, Plan
+from compress.planning.nodes import Node
+from compress.planning.plan import Plan
 
 CUDA = "cuda"
 PRODUCTS = ("float32", "float16", "bfloat16", "int8", "float8", "int4", "nvfp4")

@@ -13,7 +13,8 @@ from compress.model.weight_files import loaded_files
 from compress.quantization.reach import reach
 
 if TYPE_CHECKING:
-    from compress.planning.plan import Node, Plan
+    from compress.planning.nodes import Node
+    from compress.planning.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from compress.machine.devices import CPU
+from compress.planning.nodes import SOURCE
 from compress.planning.part_widths import part_widths
-from compress.planning.plan import SOURCE, Plan
+from compress.planning.plan import Plan
 from compress.recipe.keep import IF_FASTER
 from compress.recipe.values import Recipe
 
@@ -40,6 +41,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
                 "key": n.key,
                 "cached": n.cached,
                 "disk_bytes": n.disk_bytes,
+                "memory_bytes": n.memory_bytes,
                 "seconds": n.seconds,
                 "told": n.reported,
                 **({"keep": IF_FASTER} if n.made else {}),

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compress.errors import RecipeError
-from compress.planning import resources
 from compress.planning.plan import sketch
 from compress.proposing.choices import Choice, Facts, Goal, Step, choices
 from compress.proposing.machine import Machine
@@ -55,10 +54,9 @@ class _Growing:
             (recipe,) = read_text(recipe_text(self.asked, self.facts, steps, ()), str(self.file))
         except RecipeError as error:
             return error.problems[0].message
-        nodes, problems = sketch(recipe, self.source, self.cache)
+        memory, problems = sketch(recipe, self.source, self.cache)
         if problems:
             return problems[0].message
-        _, memory = resources.needed(self.source, (), (node.memory_bytes for node in nodes))
         if memory > self.facts.machine.memory:
             return f"needs about {memory / 1e9:.1f} GB of memory, and this machine has {self.facts.machine.memory / 1e9:.1f} GB"
         return ""

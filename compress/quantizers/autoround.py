@@ -5,9 +5,10 @@ python -m compress.quantizers.autoround   (its order comes on standard input; se
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -64,27 +65,37 @@ class Rounded:
     peak_bytes: int
 
 
-def round_apart(job: Job, context: Context) -> Rounded:
-    """Quantize a language model's layers in a process of its own, which writes into `job.out`.
+def round_apart(layout: Layout, job: Callable[[], Job], context: Context) -> Rounded:
+    """Quantize a language model's layers in a process of its own, which writes into the job's `out`.
+
+    Args:
+        job: made while the process imports auto-round.
 
     Raises:
         StageFailed: auto-round failed; the message holds its error.
     """
-    shutil.rmtree(job.out, ignore_errors=True)
     scratch = context.scratch.absolute()
     # What it takes from the environment would change the result, and its working files belong into scratch.
     own = {"AR_WORK_SPACE": str(scratch / "work"), "AR_DISABLE_DATASET_SUBPROCESS": "1", "AR_LOG_LEVEL": "INFO"}
     own |= {"HF_DATASETS_CACHE": str(scratch / "datasets")}
-    if job.layout == "compressed-tensors":  # block by block; the others' exports copy what has left the memory then
+    if layout == "compressed-tensors":  # block by block; the others' exports copy what has left the memory then
         own |= {"AR_DISK_STREAM_MODEL": "1"}
     module = "compress.quantizers.autoround"
-    found = in_own_process("auto-round", module, asdict(job), context, own, without=("AR_", "AUTO_ROUND"))
+    found = in_own_process("auto-round", module, lambda: asdict(job()), context, own, without=("AR_", "AUTO_ROUND"))
     return Rounded(Path(found["folder"]), found["peak_bytes"])
+
+
+def prepare() -> None:
+    from compress.engines.torch.runtime import without_hub_kernels
+
+    with without_hub_kernels():
+        importlib.import_module("auto_round")
 
 
 def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
     """Do one job, in this process."""
     job = Job(**order)
+    shutil.rmtree(job.out, ignore_errors=True)
     from compress.engines.torch.runtime import without_hub_kernels
 
     with without_hub_kernels():
@@ -168,4 +179,4 @@ def _store_as_before(file: Path, before: Path, dtype: str) -> None:
 
 if __name__ == "__main__":
     os.umask(0o022)
-    serve(work)
+    serve(work, prepare)

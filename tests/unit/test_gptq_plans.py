@@ -173,8 +173,10 @@ def test_its_process_gets_paths_that_hold_in_any_folder(
 ) -> None:
     orders: list[dict[str, Any]] = []
 
-    def ordered(library: str, module: str, order: dict[str, Any], *args: object, without: tuple[str, ...]) -> None:
-        orders.append({**order, "without": without})
+    def ordered(
+        library: str, module: str, order: Callable[[], dict[str, Any]], *args: object, without: tuple[str, ...]
+    ) -> None:
+        orders.append({**order(), "without": without})
         raise StageFailed(f"{library} is not run here")
 
     tiny_llama(tmp_path / "model")

@@ -18,7 +18,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -66,9 +66,9 @@ from compress.quantization.linears import (
 from compress.quantization.packed_sizes import costs_of, loaded_together, packed_sizes, weight_bytes
 from compress.quantization.reach import share_of_all
 from compress.quantization.sensitivity import read
+from compress.quantization.sizes import parameters, stored_bytes
 from compress.quantizers.autoround import Job, Layout, Method, round_apart
 from compress.quantizers.checkpoints import CONFIG, move_saved, write_packing
-from compress.sources.models import parameter_count
 
 WIDTHS: dict[Layout, tuple[int, ...]] = {"compressed-tensors": tuple(range(2, 9)), "gptq": (2, 3, 4, 8), "awq": (4,)}
 MIXED: Layout = "compressed-tensors"  # says each layer's width; the others say one for all
@@ -125,7 +125,6 @@ def forecast(artifact: Artifact, params: QuantizeAutoround) -> Forecast:
     return Forecast(
         reported=reported,
         quantization=_packing(params),
-        scratch_bytes=_weight_bytes(artifact),
         memory_bytes=_memory(artifact, params, wanted),
         warnings=(*_cautions(artifact, params), *rounding_cautions(artifact, (LANGUAGE_MODEL,), asked(params))),
     )
@@ -223,27 +222,24 @@ def _sizes(
     return packed_sizes(artifact, LANGUAGE_MODEL, layers, widths, packed, loaded_together(layers))
 
 
-def _weight_bytes(artifact: Artifact) -> int:
-    return sum(file.stat().st_size for file in loaded_weights(artifact.folder(LANGUAGE_MODEL)))
-
-
 def _memory(artifact: Artifact, params: QuantizeAutoround, layers: Sequence[Linear]) -> int:
     """What auto-round holds at a time: what is in no block, one block with its gradients, and what goes into and comes out of it for all
-    rows. Other blocks are on disk."""
+    rows. Other blocks are on disk, but for layouts that are written from a whole model."""
     blocks = Counter[str]()
     for one in layers:
         blocks[_block(one.name)] += one.weights
     block = max(blocks.values(), default=0)
     largest = max((one.weights for one in layers), default=0)
-    outside = parameter_count(artifact.folder(LANGUAGE_MODEL)) - sum(blocks.values())
+    outside = max(0, parameters(artifact, LANGUAGE_MODEL) - sum(blocks.values()))
+    whole = 0 if params.layout == "compressed-tensors" else stored_bytes(artifact, LANGUAGE_MODEL)
     if params.method == "rtn":
-        return FLOAT * (outside + block + TEMPORARY * largest)
+        return whole + FLOAT * (outside + block + TEMPORARY * largest)
     config = artifact.known_config(LANGUAGE_MODEL)
     hidden = int(config.get("hidden_size") or config.get("n_embd") or 0)
     ffn = max((one.outputs for one in layers), default=0)
     rows = params.samples * params.length * hidden * KEPT
     at_work = min(params.batch, params.samples) * params.length * (ACTIVATIONS * hidden + GATED * ffn)
-    return FLOAT * (outside + TUNED * block + TEMPORARY * largest + rows + at_work)
+    return whole + FLOAT * (outside + TUNED * block + TEMPORARY * largest + rows + at_work)
 
 
 def _block(name: str) -> str:
@@ -284,10 +280,14 @@ def run(artifact: Artifact, params: QuantizeAutoround, context: Context) -> None
     be_faultless(_faults(artifact, params, layers, chosen))  # a model of the hub has no headers before it is here
     wanted = {one.name for one in chosen}
     left = [one.name for one in layers if one.name not in wanted and not one.head]
-    rows = () if params.method == "rtn" else full_rows(artifact, params.samples, params.length, context)
     choice = _choice(artifact, params, chosen) if params.bits == "auto" else None
-    job = _job(artifact, params, rows, left, choice, context)
-    done = round_apart(job, context)
+
+    @cache
+    def ordered() -> Job:
+        rows = () if params.method == "rtn" else full_rows(artifact, params.samples, params.length, context)
+        return _job(artifact, params, rows, left, choice, context)
+
+    done, job = round_apart(params.layout, ordered, context), ordered()
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
     write_packing(done.folder, folder, read_json(done.folder / CONFIG)["quantization_config"])
     move_saved(done.folder, folder, made.folder(LANGUAGE_MODEL))
@@ -298,11 +298,12 @@ def run(artifact: Artifact, params: QuantizeAutoround, context: Context) -> None
         context.note(f"{widths_text(choice)}, {size / 1e6:.4g} MB", widths=widths_text(choice), bytes=size)
     shutil.rmtree(job.out)
     write_manifest(made.packing(_packing(params)))
-    read = f" on {len(job.rows)} rows of {len(rows[0])} tokens" if rows else ""
+    length = len(job.rows[0]) if job.rows else 0
+    read = f" on {len(job.rows)} rows of {length} tokens" if job.rows else ""
     context.note(
         f"{params.method} in {widths_text(choice) if choice else f'{params.bits} bits'}{read}; {DECOMPRESSED}",
         rows=len(job.rows),
-        tokens=len(rows[0]) if rows else 0,
+        tokens=length,
         ignored=", ".join(sorted(job.ignore)),
         peak_bytes=done.peak_bytes,
         runs_as=DECOMPRESSED,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -140,31 +141,35 @@ def forecast(artifact: Artifact, params: QuantizeGPTQ) -> Forecast:
     kernels=lambda params: "marlin" if params.bits in (4, 8) else "unpacked",
 )
 def run(artifact: Artifact, params: QuantizeGPTQ, context: Context) -> None:
-    from compress.engines.torch.runtime import stored_dtype
-    from compress.opening.rows import calibration_rows
     from compress.quantizers.own_process import in_own_process
 
     layers = linears(artifact)
     chosen = [one.name for one in _chosen(layers, artifact, params)]
     left = [one.name for one in layers if one.name not in chosen and _in_block(one, artifact)]
-    rows = calibration_rows(artifact, params.samples, params.length, context)
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
     saved = _emptied(context.scratch / "saved")
-    order = {
-        "folder": str(artifact.folder(LANGUAGE_MODEL).absolute()),
-        "out": str(saved),
-        "offload": str(_emptied(context.scratch / "offload")),
-        "rows": rows,
-        "config": _config(params),
-        "layers": chosen,
-        "left": left,
-        "dtype": str(stored_dtype(artifact.folder(LANGUAGE_MODEL))).removeprefix("torch."),
-        "seed": context.seed,
-    }
+
+    @cache
+    def ordered() -> dict[str, Any]:
+        from compress.engines.torch.runtime import stored_dtype
+        from compress.opening.rows import calibration_rows
+
+        return {
+            "folder": str(artifact.folder(LANGUAGE_MODEL).absolute()),
+            "out": str(saved),
+            "offload": str(_emptied(context.scratch / "offload")),
+            "rows": calibration_rows(artifact, params.samples, params.length, context),
+            "config": _config(params),
+            "layers": chosen,
+            "left": left,
+            "dtype": str(stored_dtype(artifact.folder(LANGUAGE_MODEL))).removeprefix("torch."),
+            "seed": context.seed,
+        }
+
     module = "compress.quantizers.gptq"
-    found = in_own_process("GPTQModel", module, order, context, ENVIRONMENT, without=("GPTQMODEL_",))
+    found = in_own_process("GPTQModel", module, ordered, context, ENVIRONMENT, without=("GPTQMODEL_",))
     move_saved(saved, artifact.folder(LANGUAGE_MODEL), made.folder(LANGUAGE_MODEL), OWN_CONFIG)
-    _tell(found, rows, params, context)
+    _tell(found, ordered()["rows"], params, context)
     write_manifest(made.packing({LANGUAGE_MODEL: Quantization(METHOD, params.bits, LIBRARY)}))
 
 

@@ -135,7 +135,7 @@ def run(artifact: Artifact, params: QuantizeLlamaCpp, context: Context) -> None:
         "embeddings": params.embeddings,
     }
     module = "compress.quantizers.llamacpp"
-    found = in_own_process("llama.cpp", module, order, context, {}, without=("LLAMA_", "GGML_"))
+    found = in_own_process("llama.cpp", module, lambda: order, context, {}, without=("LLAMA_", "GGML_"))
     settings = {**read_settings(folder), "precision": params.type}
     (target / ENGINE).write_text(json.dumps(settings, indent=2) + "\n")
     held = ", ".join(f"{count} weights in {kind}" for kind, count in stored(target).items())
