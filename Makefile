@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo check test coverage slow bench cuts engines gpu calibration golden families train-zoo evidence
+.PHONY: setup demo check test coverage slow bench big cuts engines quantizers gpu calibration golden families train-zoo evidence
 
 setup: $(STAMP)
 
@@ -37,9 +37,16 @@ slow: setup  ## what takes minutes, docs/quantization.md's tables with it, and t
 
 bench: setup
 	$(BIN)/python -m tests.programs.bench
+	$(BIN)/python -m tests.programs.bench_quantizers
+
+big: setup  ## what plans say of memory and disk and what is taken, on 1.5 B parameters, reports/big.md; half an hour
+	$(BIN)/python -m tests.programs.big_llama
 
 cuts: setup  ## the table of structured cuts, reports/cuts.md; an hour
 	$(BIN)/python -m tests.programs.cuts
+
+quantizers: setup  ## every quantizer on the zoo's language model by bits, reports/quantizers.md; an hour
+	$(BIN)/python -m tests.programs.quantizers
 
 engines: setup  ## every engine and precision of the zoo's language model, reports/engines.md; half an hour
 	$(BIN)/python -m tests.programs.engines

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
-from compress.commands.run import logged, run_plan, with_weights
 from compress.errors import ManyProblems, RecipeError, UserError
 from compress.events import Emit, named, silent
-from compress.execution.executors import LOCAL, find_executor
-from compress.execution.saving import folders
+from compress.execution.executors import LOCAL
 from compress.files.user_paths import expanded
 from compress.machine.devices import CPU, Opening, settled
 from compress.recipe.gates import Gate
@@ -96,6 +94,10 @@ def run(
         UserError: no executor is called so, or `save` names a folder that holds something else.
         StageFailed: a stage failed; what finished before stays cached.
     """
+    from compress.commands.run import run_plan
+    from compress.execution.executors import find_executor
+    from compress.execution.saving import folders
+
     running = find_executor(executor)
     found = _only(plan_all(recipe, overrides, cache=cache), "run_all")
     store = open_cache(cache)
@@ -114,6 +116,10 @@ def run_all(
     save: str | Path | None = None,
 ) -> tuple[Comparison, ...]:
     """Run every recipe of a matrix, one after the other; shared stages run once. `save` gets a folder for each."""
+    from compress.commands.run import run_plan
+    from compress.execution.executors import find_executor
+    from compress.execution.saving import folders
+
     running = find_executor(executor)
     plans = plan_all(recipe, overrides, cache=cache)
     parent = Path(out) if out else RUNS
@@ -155,6 +161,7 @@ def evaluate(
             be opened there.
     """
     from compress.commands import evaluate
+    from compress.commands.run import logged
 
     store, folder = open_cache(cache), Path(out) if out else RUNS / "evaluation"
     store.prepare()
@@ -243,6 +250,7 @@ def apply(
         RecipeError: everything wrong at once: the stage is unknown, a parameter is wrong, or the stage cannot work on this model.
         StageFailed: it failed.
     """
+    from compress.commands.run import with_weights
     from compress.execution.execute import execute
     from compress.planning.plan import make_plan
     from compress.planning.step_checks import CALLED

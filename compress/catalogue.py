@@ -95,6 +95,8 @@ class Stage:
     elsewhere: why what it leaves does nothing on a kind of device; "" where it does something.
     misplaced: why it cannot work on an artifact, or what it leaves be opened, on a device; "" where it can.
     machine: what this machine can do with it, and how to install what lacks.
+    kernels: what the weights it leaves are multiplied in on a GPU, as `machine/kernels.py` names it; "" where it has no part in that.
+    built_for: the compute capabilities that it builds for; () where any will do. Raises a UserError.
     """
 
     name: str
@@ -125,6 +127,8 @@ class Stage:
     elsewhere: Callable[[str], str] = field(default=lambda device: "")
     misplaced: Callable[[Artifact, Any, str], str] = field(default=lambda artifact, params, device: "")
     machine: Callable[[], str] = field(default=lambda: "")
+    kernels: Callable[[Any], str] = field(default=lambda params: "")
+    built_for: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
 
     @property
     def makes(self) -> bool:
@@ -173,6 +177,8 @@ def stage(
     elsewhere: Callable[[str], str] | None = None,
     misplaced: Callable[[Artifact, P, str], str] | None = None,
     machine: Callable[[], str] | None = None,
+    kernels: Callable[[P], str] | None = None,
+    built_for: Callable[[P], tuple[str, ...]] | None = None,
 ) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
     """Turn a stage file's `run` function into its record. The name is the file's place, the help its docstring."""
 
@@ -204,6 +210,8 @@ def stage(
             elsewhere=elsewhere or (lambda device: ""),
             misplaced=misplaced or (lambda artifact, params, device: ""),
             machine=machine or (lambda: ""),
+            kernels=kernels or (lambda params: ""),
+            built_for=built_for or (lambda params: ()),
         )
 
     return record

@@ -69,19 +69,48 @@ def check(
 
 
 @app.command()
+def init(
+    model: Annotated[str, typer.Argument(help="model folder, zoo://NAME or hf://org/name")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", help="train=…, calibration=…, evaluate=…, or a folder with a part for each"),
+    ] = None,
+    goal: Annotated[str, typer.Option(help="faster or smaller")] = "faster",
+    features: Annotated[str, typer.Option(help="folder of a CLIP model that judges images")] = "",
+    out: Annotated[Path | None, typer.Option("--out", help="the recipe to write; default NAME.yaml here")] = None,
+    cache: CacheDir = None,
+) -> None:
+    """Write a first recipe for a model: what its family, its data and this machine allow, and why."""
+    from compress import api
+    from compress.commands.init import init as write
+    from compress.commands.init import shown
+
+    print(shown(*write(model, data or (), goal, features, out, api.open_cache(cache))))
+
+
+@app.command()
 def plan(
-    recipe: RecipeFile, set_: Set = None, device: Device = None, cache: CacheDir = None, as_json: Json = False
+    recipe: RecipeFile,
+    set_: Set = None,
+    device: Device = None,
+    gpu: Annotated[
+        str, typer.Option("--for", help="say what each stage is worth on a GPU: H100, RTX 4090, T4, SM89, … or here")
+    ] = "",
+    cache: CacheDir = None,
+    as_json: Json = False,
 ) -> None:
     """Show what would run, what is cached, and the disk, memory and time it takes."""
     from compress import api
+    from compress.planning.hardware import as_if, fits_dict, fits_text
     from compress.planning.show import plan_dict, plan_text
 
-    plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
-    if as_json:
-        _print_json([plan_dict(p) for p in plans])
-        return
-    for found in plans:
-        print(plan_text(found))
+    with as_if(gpu) as card:
+        plans = api.plan_all(recipe, _overrides(set_, device), cache=cache)
+        if as_json:
+            _print_json([plan_dict(p) | ({"for": fits_dict(card, p)} if card else {}) for p in plans])
+            return
+        for found in plans:
+            print("\n".join((plan_text(found), *([fits_text(card, found)] if card else []))))
 
 
 @app.command()

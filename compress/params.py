@@ -67,6 +67,21 @@ def faults(cls: type[Params], values: Mapping[str, object]) -> dict[str, Fault]:
     return {name: fault for name, fault in found.items() if fault}
 
 
+def unused_faults(params: Params, choice: str, used: Mapping[str, Sequence[str]]) -> tuple[Fault, ...]:
+    """What was given, be it a default, that the value of another field has no use for.
+
+    Args:
+        choice: the field that decides, such as mode. used: by field, the values of it that use that field.
+    """
+    value = getattr(params, choice)
+    given = {name for name in params.model_fields_set if getattr(params, name) is not None}  # null asks for nothing
+    unused = {name: values for name, values in used.items() if name in given and value not in values}
+    return tuple(
+        Fault(f"{choice} {value} has no use for {name}", f"leave {name} out, or give {choice}: {' or '.join(values)}")
+        for name, values in unused.items()
+    )
+
+
 def united(name: str, base: type[Params], parts: Sequence[type[Params]], **more: tuple[Any, Any]) -> type[Params]:
     """A record with the fields of `base`, of each of `parts`, and `more` (name to annotation and field).
 

@@ -16,7 +16,7 @@ from compress.catalogue import find_metric, find_task, metric_names, task_names
 from compress.data.items import Data
 from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
 from compress.events import Emit, Event, silent
-from compress.execution.blame import remedy
+from compress.execution.blame import cause, remedy
 from compress.files.user_paths import expanded
 from compress.machine.devices import CPU, Opening, settled
 from compress.model.finite_checks import refuse_nonfinite
@@ -169,7 +169,7 @@ def measure(request: Request, emit: Emit) -> Comparison:
         raise
     except Exception as error:  # whatever a model, its data or a library makes of being measured
         emit(Event("failed", "evaluation", facts={"traceback": traceback.format_exc()}))
-        message = f"the evaluation failed: {type(error).__name__}: {error}"
+        message = f"the evaluation failed: {cause(error)}"
         raise StageFailed(message, place=str(request.workdir / EVENTS), fix=remedy(error)) from error
     comparison = replace(found, directory=str(request.workdir), handed=hand_over(request, found.candidate.call))
     write(comparison, request.workdir)

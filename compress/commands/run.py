@@ -38,6 +38,7 @@ def run_plan(
     """
     from compress.commands.evaluate import measure
     from compress.execution.execute import WARNINGS
+    from compress.execution.unopened import first_warnings, warned_once
     from evaluation.comparison.compare import noting
     from evaluation.comparison.sides import Request
     from evaluation.preflight.image_checks import to_be_read
@@ -49,7 +50,7 @@ def run_plan(
         real = to_be_read(recipe.evaluate.metrics, evaluated, recipe.evaluate.samples)
         warnings: list[str] = []
         found = with_weights(found, store, noting(log, warnings), real)
-        done = (executor or find_executor(LOCAL)).run(found, store, log)
+        done = (executor or find_executor(LOCAL)).run(found, store, warned_once(log))
         for one in done:
             store.hold(one.key)  # whichever process made it, this one goes on to measure it
         baseline = replace(found.source.artifact, digest=found.source.key)
@@ -69,7 +70,10 @@ def run_plan(
             left={one.id: one.artifact for one in done},
             opening=found.opening.of(None),
             kept=save(candidate, kept, log) if kept else None,
-            warnings=(*warnings, *(f"{d.id}: {message}" for d in done for message in d.facts.get(WARNINGS, ()))),
+            warnings=(
+                *warnings,
+                *first_warnings((d.id, message) for d in done for message in d.facts.get(WARNINGS, ())),
+            ),
         )
         comparison = measure(request, log)
         if kept and has_card(candidate):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from types import TracebackType
 
@@ -11,8 +12,19 @@ OWN_CODE = "the model's own Python code"
 REMOTE = "transformers_modules"  # the package that transformers loads a model's code into
 AGAIN = "run the same command again once the cause is gone: finished stages are cached and training resumes"
 NO_MEMORY = ("bad_alloc", "allocate memory", "not enough memory", "out of memory")
+# As torch says it, of CUDA and of ROCm.
+NO_DEVICE_MEMORY = r"out of memory\. Tried to allocate ([\d.]+ \w+)\. GPU (\d+) has a total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free"
 # What compiled code raises, where no frame tells whose it is; pare itself raises errors of its own.
 COMPILED = (RuntimeError, OSError)
+
+
+def cause(error: BaseException) -> str:
+    """What an error says, by its class and its own words; of a GPU's memory that is full, the numbers alone."""
+    numbers = re.search(NO_DEVICE_MEMORY, str(error), re.DOTALL)
+    if numbers:
+        wanted, number, total, free = numbers.groups()
+        return f"GPU {number} has no memory left: {wanted} more were asked for, and {free} of its {total} were free"
+    return f"{type(error).__name__}: {error}"
 
 
 def raised_by(error: BaseException) -> str:
@@ -33,6 +45,8 @@ def raised_by(error: BaseException) -> str:
 
 def remedy(error: BaseException) -> str:
     """What to do about an error that ended work on a model."""
+    if re.search(NO_DEVICE_MEMORY, str(error), re.DOTALL):
+        return f"give a smaller batch or fewer bits, free the GPU of other processes, or take a larger one, and {AGAIN}"
     if isinstance(error, MemoryError) or any(word in str(error).lower() for word in NO_MEMORY):
         return f"there was too little memory for it: free some, or take a machine that has more, and {AGAIN}"
     culprit = raised_by(error)

@@ -12,12 +12,13 @@ from typing import Any, Protocol
 from compress.artifact import CHOSEN, MANIFEST, SCHEDULER, Artifact, Component
 from compress.catalogue import find_engine
 from compress.errors import ContractError, ModelError
+from compress.execution.unopened import unopened
 from compress.files.hashing import digest_file, list_files
 from compress.model.exportable import ANY_SIZE, Batches
 from compress.model.finite_checks import not_finite
 from compress.model.weight_files import loaded_files
 from compress.pipelines.schedulers import config_of
-from compress.planning.plan import Node
+from compress.planning.nodes import Node
 
 NOTHING = "nothing"
 SCALES = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")  # of latents, which no shape shows
@@ -68,7 +69,7 @@ def check(before: Digested, after: Digested, node: Node, prober: Prober, warn: C
     _check_untold(before.artifact, after.artifact, node)
     _check_weights(before.artifact, after.artifact, changed, node)
     if node.unavailable:
-        warn(f"not opened again after it was made: {node.unavailable}")
+        warn(unopened(node.unavailable))
     else:
         _check_reload(before.artifact, after.artifact, node, prober)
 

@@ -17,15 +17,16 @@ from compress.context import Context
 from compress.errors import ModelError, PareError, StageFailed, UserError, near
 from compress.events import Emit, Event
 from compress.execution import keep
-from compress.execution.blame import remedy
+from compress.execution.blame import cause, remedy
 from compress.execution.contract import Digested, broken, check
 from compress.execution.reload import Checker, lent_checker
+from compress.execution.widths import tell_widths
 from compress.files.hashing import Identity, digest_files, identities, list_files
 from compress.files.locks import hold
-from compress.model import bit_widths
 from compress.model.describing import describe
 from compress.planning import keep_decision
-from compress.planning.plan import SOURCE, Node, Plan, make_plan, on, with_lineage
+from compress.planning.nodes import SOURCE, Node, on, with_lineage
+from compress.planning.plan import Plan, make_plan
 from compress.planning.resources import remember_seconds
 from compress.recipe.reading import read_text
 from compress.sources.models import Source
@@ -266,18 +267,8 @@ def _make(
     after = Digested(describe(out), digest_files(out, known))
     known = identities(out, after.files)
     check(before, after, node, checker, _warning(emit, node.id))
-    _tell_widths(node, before.artifact, after.artifact, emit)
+    tell_widths(node, before.artifact, after.artifact, emit)
     return known
-
-
-def _tell_widths(node: Node, before: Artifact, after: Artifact, emit: Emit) -> None:
-    """Say how wide the weights of the components are that a stage made, and warn where they are not what was asked for."""
-    for name in after.packed(node.components) if node.stage.makes else ():
-        if found := bit_widths.shares(after, name):
-            facts = {"component": name, "weights": bit_widths.reported(found)}
-            emit(Event("note", node.id, f"{name}: {facts['weights']}", facts=facts))
-        for message in bit_widths.warnings(before, after, name):
-            emit(Event("warning", node.id, message))
 
 
 def _noting(emit: Emit, node: str, notes: dict[str, Any]) -> Emit:
@@ -318,7 +309,7 @@ def _run_stage(node: Node, given: Inputs, plan: Plan, cache: Cache, out: Path, e
             raise full_disk(cache.root) from error
         emit(Event("failed", node.id, facts={"traceback": traceback.format_exc()}))
         raise StageFailed(
-            f"stage `{node.id}` ({node.stage.name}) failed: {type(error).__name__}: {error}",
+            f"stage `{node.id}` ({node.stage.name}) failed: {cause(error)}",
             place=node.place,
             fix=remedy(error),
         ) from error

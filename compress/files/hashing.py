@@ -69,6 +69,12 @@ def digest_folder(folder: Path, memory: Path | None = None) -> str:
         return digest_json(_digest_anew(folder, note))
 
 
+def unread_bytes(folder: Path, memory: Path) -> int:
+    """How much `digest_folder` would read of a folder: nothing where its digest is remembered, or there is no such folder."""
+    note = _note(folder, memory) if folder.is_dir() else None
+    return 0 if note is None or note.is_file() else sum((folder / f).stat().st_size for f in list_files(folder))
+
+
 def remembered_digest(file: Path, memory: Path | None = None) -> str:
     """sha256 of a file's bytes, remembered as that of a folder is.
 

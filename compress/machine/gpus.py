@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -59,9 +62,28 @@ DATA_CENTRE = Library(
 LIBRARIES = {library.name: library for library in (RTX, DATA_CENTRE)}
 
 
-@cache
+_SUPPOSED: ContextVar[Gpu | None] = ContextVar("supposed", default=None)
+
+
+@contextmanager
+def supposing(gpu: Gpu) -> Iterator[None]:
+    """Within: this machine is taken to have that GPU alone, and a torch that knows it. For plans; nothing can run."""
+    token = _SUPPOSED.set(gpu)
+    try:
+        yield
+    finally:
+        _SUPPOSED.reset(token)
+
+
 def gpus_here() -> tuple[Gpu, ...]:
     """The GPUs that this process may use, as their driver tells; none where there is no driver or no GPU."""
+    supposed = _SUPPOSED.get()
+    return (supposed,) if supposed else reported_gpus()
+
+
+@cache
+def reported_gpus() -> tuple[Gpu, ...]:
+    """What the driver tells, asked once."""
     ask = ["nvidia-smi", "--query-gpu=compute_cap,name", "--format=csv,noheader"]
     try:
         reported = subprocess.run(ask, capture_output=True, text=True, timeout=30, check=True).stdout
@@ -141,7 +163,7 @@ def has_float8(target: str) -> bool:
 def torch_without_cuda() -> str:
     """The version of a torch that was built for processors alone, as its name says; "" of any other. An engine takes and gives
     torch's tensors, so it runs where torch knows the GPU."""
-    version = deps.version("torch")
+    version = "" if _SUPPOSED.get() else deps.version("torch")
     return version if version.endswith("+cpu") else ""
 
 

@@ -27,28 +27,38 @@ def packing(names: tuple[str, ...], format: str, precision: str) -> dict[str, Qu
     return dict.fromkeys(names, Quantization(precision, bits, find_engine(format).distribution)) if bits else {}
 
 
-def shares(artifact: Artifact, name: str) -> Mapping[str, float]:
-    """The share of a component's weights that each number type holds, the largest first; {} where the engine does not tell."""
-    format = artifact.components[name].format
-    module = f"compress.engines.{format}.stored"
+def stored(artifact: Artifact, name: str) -> Mapping[str, int]:
+    """How many of a component's weights each number type holds; {} where the engine does not tell."""
+    module = f"compress.engines.{artifact.components[name].format}.stored"
     if find_spec(module) is None:
         return {}
     found: Mapping[str, int] = importlib.import_module(module).stored(artifact.folder(name))
+    return found
+
+
+def shares(artifact: Artifact, name: str) -> Mapping[str, float]:
+    """The share of a component's weights that each number type holds, the largest first; {} where the engine does not tell."""
+    found = stored(artifact, name)
     total = sum(found.values())
     ordered = sorted(found.items(), key=lambda one: -one[1])
     return {kind: count / total for kind, count in ordered if count} if total else {}
 
 
-def warnings(before: Artifact, after: Artifact, name: str) -> Iterator[str]:
-    """What a user must hear of a component that was to hold its weights in few bits."""
+def warnings(before: Artifact, after: Artifact, name: str, left: int = 0) -> Iterator[str]:
+    """What a user must hear of a component that was to hold its weights in few bits.
+
+    Args:
+        left: how many of its weights are no layer's that is packed, or stay wide because a recipe says so.
+    """
     packed = after.components[name].quantization
     if packed is None:
         return
-    found = shares(after, name)
-    wide = {kind: share for kind, share in found.items() if kind in WIDE}
-    if sum(wide.values()) > PASSED_OVER:
+    wide = {kind: share for kind, share in shares(after, name).items() if kind in WIDE}
+    expected = left / max(1, sum(stored(after, name).values()))
+    if (over := sum(wide.values()) - expected) > PASSED_OVER:
         message = " and ".join(f"{share:.0%} of its weights are {kind}" for kind, share in wide.items())
-        yield f"`{name}` is {packed.method} in part only: {message}, which the quantizer does not reach"
+        beside = f" ({over:.0%} beside embeddings, heads and what `ignore` names)" if left else ""
+        yield f"`{name}` is {packed.method} in part only: {message}, which the quantizer does not reach{beside}"
     was, is_ = size(before, name), size(after, name)
     if is_ > was:
         yield f"`{name}` takes {is_ / 1e6:.2f} MB as {packed.method}, more than the {was / 1e6:.2f} MB it was made of"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ OPENERS = {
     "quanto": "optimum-quanto",
     "torchao": "torchao",
 }
+# What transformers asks for beside an opener.
+BESIDE = {"gptqmodel": ("accelerate", "optimum"), "bitsandbytes": ("accelerate",)}
 ADAPTER = "adapter_config.json"
 # What libraries call the weights of adapters.
 ADAPTERS = (
@@ -126,14 +128,32 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
     return Quantization(method, bits or _grouped_bits(stored), OPENERS.get(method, ""))
 
 
+def openers_of(packed: Quantization) -> tuple[str, ...]:
+    """The distributions that stock libraries need to open packed weights; () where no method that is known packed them."""
+    return (packed.library, *BESIDE.get(packed.library, ())) if packed.library else ()
+
+
 def _grouped_bits(stored: Mapping[str, Any]) -> int:
     """The width of a weight where all groups of layers that compressed-tensors tells of have one; else 0."""
+    found = {bits for bits, _ in _groups(stored)}
+    return found.pop() if len(found) == 1 else 0
+
+
+def bits_by_layer(config: Mapping[str, Any]) -> dict[str, int]:
+    """The width of a weight of each layer that compressed-tensors names; {} where all layers have one."""
+    stored = config.get("quantization_config")
+    groups = list(_groups(stored)) if isinstance(stored, Mapping) else []
+    return {name: bits for bits, targets in groups for name in targets} if len(groups) > 1 else {}
+
+
+def _groups(stored: Mapping[str, Any]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """The groups of layers that compressed-tensors tells of: the width of a weight, and what it calls the layers."""
     groups = stored.get("config_groups")
-    reported = (
-        [g.get("weights") for g in groups.values() if isinstance(g, Mapping)] if isinstance(groups, Mapping) else []
-    )
-    found = {w.get("num_bits") for w in reported if isinstance(w, Mapping)}
-    return next((bits for bits in found if isinstance(bits, int)), 0) if len(found) == 1 else 0
+    for group in groups.values() if isinstance(groups, Mapping) else ():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        bits = weights.get("num_bits") if isinstance(weights, Mapping) else None
+        if isinstance(bits, int):
+            yield bits, tuple(map(str, group.get("targets") or ()))
 
 
 def _with_packing(artifact: Artifact) -> Artifact:

@@ -14,7 +14,7 @@ from compress.recipe.values import BaselineSpec, Recipe
 from compress.tasks import Fault
 
 if TYPE_CHECKING:
-    from compress.planning.plan import Node
+    from compress.planning.nodes import Node
 
 Call = Mapping[str, Any]
 

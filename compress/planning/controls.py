@@ -15,7 +15,7 @@ from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec, Recipe
 
 if TYPE_CHECKING:
-    from compress.planning.plan import Node
+    from compress.planning.nodes import Node
 
 SPEEDS = ("ms", "/s")  # units of what is a speed; energy is timed beside it and is none
 

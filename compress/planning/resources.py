@@ -9,22 +9,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from compress.artifact import Artifact
-from compress.catalogue import Stage
+from compress.artifact import Artifact, weight_files
+from compress.catalogue import Stage, find_metric
 from compress.data.items import Data
-from compress.errors import PareError, Problem
+from compress.errors import Problem
 from compress.files.hashing import list_files
 from compress.params import Params
-from compress.sources.models import Source, parameter_count
+from compress.quantization import sizes
+from compress.quantization.sizes import held_bytes
+from compress.recipe.values import EvalSpec
 from compress.store.cache import Cache
 
 ALIKE = 4  # times as much work: beyond that, what one run took says little of another
-PROCESS_BYTES = 1_600_000_000  # resident memory of a process with torch, diffusers and openvino imported, measured
+PROCESS_BYTES = (
+    1_000_000_000  # of each of two processes with torch, transformers and openvino imported, beside their models
+)
 
 
 def work(artifact: Artifact, touched: Iterable[str], params: Params) -> int:
     """What a stage's time goes with, as far as a plan can tell: the parameters it works on, times the steps it takes."""
-    return max(1, sum(_parameters(artifact, name) for name in touched)) * int(getattr(params, "steps", 1))
+    return max(1, sum(sizes.parameters(artifact, name) for name in touched)) * int(getattr(params, "steps", 1))
 
 
 def remember_seconds(cache: Cache, stage: str, seconds: float, work: int) -> None:
@@ -44,14 +48,41 @@ def expected_seconds(cache: Cache, stage: str, work: int) -> float | None:
     return seconds * share if 1 / ALIKE <= share <= ALIKE else None
 
 
-def stage_bytes(stage: Stage, artifact: Artifact, touched: tuple[str, ...], copies: bool) -> int:
-    """Upper bound of what a stage writes: float32 weights of what it touches, and a copy of the rest where it cannot link.
+def stage_bytes(stage: Stage, artifact: Artifact, expected: Artifact, touched: tuple[str, ...], copies: bool) -> int:
+    """What a stage writes: the weights of what it touches, and a copy of the rest where it cannot link.
 
     Only entries of the cache are linked to one another; a stage that continues the source copies it.
+
+    Args:
+        expected: what it will leave.
     """
-    copied = sum((artifact.path / f).stat().st_size for f in list_files(artifact.path)) if copies else 0
-    written = 0 if not stage.makes else sum(4 * _parameters(artifact, name) for name in touched)
-    return 1_000_000 + copied + written
+    anew = {file for name in touched for file in weight_files(artifact.folder(name))} if stage.makes else set()
+    files = {artifact.path / file for file in list_files(artifact.path)} - anew if copies else set()
+    written = sum(held_bytes(expected, name) for name in touched) if stage.makes else 0
+    return 1_000_000 + sum(file.stat().st_size for file in files) + written
+
+
+def stage_memory(stage: Stage, artifact: Artifact, expected: Artifact, at_work: int) -> int:
+    """Memory of a stage beside the libraries of its processes: while it works, or while what it left is opened again.
+
+    Args:
+        at_work: as it says itself; 0: it does not.
+    """
+    # At worst what it is given, an export of it and its quantized copy at once.
+    at_work = at_work or (3 * opened_bytes(artifact) if stage.makes else 0)
+    return max(at_work, _opened_as_stored(expected))
+
+
+def evaluation_memory(spec: EvalSpec, source: Artifact, candidate: Artifact) -> int:
+    """Memory of both sides of a comparison: one after the other, unless they are timed in turns or compared call by call."""
+    metrics = [find_metric(name) for name in spec.metrics]
+    wide = spec.baseline.dtype == "float32"
+    sides = (opened_bytes(source) if wide else _opened_as_stored(source), _opened_as_stored(candidate))
+    return sum(sides) if any(one.timed or "language_model" in one.needs for one in metrics) else max(sides)
+
+
+def _opened_as_stored(artifact: Artifact) -> int:
+    return sum(sizes.opened_bytes(artifact, name) for name in artifact.components)
 
 
 def items_bytes(item_bytes: Mapping[str, int], params: Params, data: Data | None) -> dict[str, int]:
@@ -65,22 +96,14 @@ def items_bytes(item_bytes: Mapping[str, int], params: Params, data: Data | None
     return {name: each * (most[name] if there is None else min(most[name], there)) for name, each in item_bytes.items()}
 
 
-def _parameters(artifact: Artifact, component: str) -> int:
-    try:
-        return parameter_count(artifact.folder(component))
-    except PareError:
-        return 0
-
-
 def opened_bytes(artifact: Artifact) -> int:
     """Memory of a model that is opened in float32 beside the one that a stage works on."""
-    return sum(4 * _parameters(artifact, name) for name in artifact.components)
+    return sum(4 * sizes.parameters(artifact, name) for name in artifact.components)
 
 
-def needed(source: Source, disk: Iterable[int], memory: Iterable[int]) -> tuple[int, int]:
-    """Disk and memory of a whole plan, bytes, from those of its stages."""
-    # Two processes (ours and the checker), and at worst the source, an export of it and its quantized copy at once.
-    return sum(disk), 2 * PROCESS_BYTES + max(3 * opened_bytes(source.artifact), *memory, 0)
+def needed(disk: Iterable[int], memory: Iterable[int]) -> tuple[int, int]:
+    """Disk and memory of a whole plan, bytes, from those of its stages and of its evaluation."""
+    return sum(disk), 2 * PROCESS_BYTES + max(memory)  # two processes: ours, and the checker
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from compress.machine.devices import CPU
-from compress.planning.plan import SOURCE, Plan
+from compress.planning.nodes import SOURCE
+from compress.planning.part_widths import part_widths
+from compress.planning.plan import Plan
 from compress.recipe.keep import IF_FASTER
 from compress.recipe.values import Recipe
 
@@ -39,6 +41,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
                 "key": n.key,
                 "cached": n.cached,
                 "disk_bytes": n.disk_bytes,
+                "memory_bytes": n.memory_bytes,
                 "seconds": n.seconds,
                 "told": n.reported,
                 **({"keep": IF_FASTER} if n.made else {}),
@@ -46,6 +49,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
             }
             for n in found.nodes
         ],
+        "widths": {name: dict(one.shares) for name, one in part_widths(found).items()},
         "controls": list(found.recipe.evaluate.controls),
         "disk_bytes": found.disk_bytes,
         "memory_bytes": found.memory_bytes,
@@ -78,6 +82,8 @@ def plan_text(found: Plan) -> str:
         if node.reported:
             lines.append(f"     {node.reported}")
         lines += [f"     {role}: {name}" for role, name in node.inputs.items() if name != SOURCE]
+    if widths := part_widths(found):
+        lines += ["  weights of each part:", *(f"     {name:<16} {one}" for name, one in widths.items())]
     time = f", ~{found.seconds:.0f} s of stages, the evaluation not counted" if found.seconds is not None else ""
     lines.append(
         f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"

@@ -11,7 +11,7 @@ from compress.planning.calls import planned_calls
 from compress.recipe.values import Recipe
 
 if TYPE_CHECKING:
-    from compress.planning.plan import Node
+    from compress.planning.nodes import Node
 
 
 def sizes_apart(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[str]:

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
-from compress.artifact import CHOSEN, MANIFEST, Artifact, read_json
+from compress.artifact import CHOSEN, MANIFEST, Artifact
 from compress.catalogue import Stage, find_engine, find_stage, find_task, tasks_for
 from compress.errors import Problem, Refusal, UserError
 from compress.machine import deps
 from compress.machine.devices import Opening, kind_of
-from compress.model.describing import quantization_of
 from compress.model.hook_settings import hook_problems
 from compress.model.layer_checks import layer_problems
 from compress.model.remote_code import code_problems
 from compress.model.shape_checks import shape_problems
 from compress.model.weight_files import weight_problems
+from compress.planning import chain_remedies
 from compress.planning.calls import call_problems
 from compress.quantization.packed_places import engine_beside, packed_place_problems
 from compress.recipe.values import Recipe, StepSpec, is_model
@@ -129,7 +129,9 @@ def input_problems(
         elif given.packed((given.main,)) and not stage.packed:
             method = given.components[given.main].quantization
             message = f"the weights of `{given.main}` are {method.method if method else ''}"
-            yield Problem(place, f"{called} is packed: {message}", "give the unquantized checkpoint")
+            before = name != "source" and not is_model(name)
+            fix = "name a step before the one that packs it, or source" if before else "give the unquantized checkpoint"
+            yield Problem(place, f"{called} is packed: {message}", fix)
 
 
 def misfits(step: StepSpec, stage: Stage, artifact: Artifact, known: Mapping[str, Artifact]) -> list[Problem]:
@@ -166,8 +168,8 @@ def step_problems(
     if not stage.works_on(find_task(artifact.task)):
         fits = ", ".join(tasks_for(stage.needs))
         message = f"{stage.name} works on {fits}, and this model does {artifact.task}"
-        return [Problem(place, message, "remove this stage")]
-    found = [p for name in touched for p in _component_problems(step, stage, artifact, name, opening)]
+        return [Problem(place, message, chain_remedies.for_task(stage, find_task(artifact.task)))]
+    found = [p for name in touched for p in _component_problems(recipe, step, stage, artifact, name, opening)]
     where = "" if found else stage.elsewhere(kind_of(opening.device))
     if not found and (why := where or stage.misplaced(artifact, step.params, opening.device)):
         found.append(Problem(place, f"{stage.name}: {why}", "give another device, or leave this stage out"))
@@ -214,7 +216,7 @@ def _give(role: str, place: str) -> str:
 
 
 def _component_problems(
-    step: StepSpec, stage: Stage, artifact: Artifact, name: str, opening: Opening
+    recipe: Recipe, step: StepSpec, stage: Stage, artifact: Artifact, name: str, opening: Opening
 ) -> Iterator[Problem]:
     place = step.place
     if name not in artifact.components:
@@ -225,27 +227,16 @@ def _component_problems(
     if not stage.takes(part.format):
         takes = " or ".join(stage.formats)
         after = f"after `{step.after}`" if step.after != "source" else "in the source model"
-        fix = f"put a stage before it that makes {takes}, or give it `from:` an earlier step"
+        fix = chain_remedies.for_format(recipe, step, stage, artifact, name)
         yield Problem(place, f"{stage.name} takes {takes}, but `{name}` is {part.format} {after}", fix)
         return
     if part.quantization and stage.makes and not stage.packed:
         message = f"the weights of `{name}` are {part.quantization.method} already, and {stage.name} cannot change packed weights"
-        yield Problem(place, message, _unpacked(step, artifact, name))
+        yield Problem(place, message, chain_remedies.for_packed(recipe, step, stage, artifact, name))
     yield from _level_problems(step, stage, artifact, name)
     left = stage.leaves(part.format)
     if left != part.format and stage.formats and (why := _nowhere(left, step, stage, opening)):
         yield Problem(place, f"{stage.name}: {why}", "device: cpu, or leave this stage out")
-
-
-def _unpacked(step: StepSpec, artifact: Artifact, name: str) -> str:
-    """What to do about weights that are packed when a stage gets them: by the model itself, or by a stage before."""
-    config = artifact.folder(name) / "config.json"
-    whole = "give the unquantized checkpoint"
-    if step.after == "source" or (config.is_file() and quantization_of(read_json(config))):
-        return f"{whole}, or leave this stage out"
-    if artifact.components[name].format != "torch":
-        return "keep one of the stages that quantize it"
-    return f"{whole}, or put this stage before the one that packs them"
 
 
 def _nowhere(left: str, step: StepSpec, stage: Stage, opening: Opening) -> str:

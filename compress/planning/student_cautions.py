@@ -16,7 +16,7 @@ from compress.recipe.values import Recipe
 from compress.sources.models import Source
 
 if TYPE_CHECKING:
-    from compress.planning.plan import Node
+    from compress.planning.nodes import Node
 
 
 def student_cautions(

@@ -13,6 +13,7 @@ import yaml
 
 from compress.artifact import Artifact, Provenance
 from compress.catalogue import find_engine, find_task
+from compress.model.describing import openers_of
 from compress.publishing.licences import licence_files
 
 CARD, NAME = "README.md", "export.hub"  # the file, and the stage that writes it
@@ -85,7 +86,15 @@ def write_card(
     if licences and data.get("license", "other") == "other" and "license_link" not in data:
         data |= {"license": "other", "license_link": licences[0]}
     data |= {"tags": list(dict.fromkeys((*_tags(artifact, lineage), *described.tags)))}
-    body = "\n".join((*_head(artifact, described), *_made(lineage), *_load(code), *_licence(data, licences), PENDING))
+    body = "\n".join(
+        (
+            *_head(artifact, described),
+            *_made(lineage),
+            *_load(code, _needed(artifact, bool(own))),
+            *_licence(data, licences),
+            PENDING,
+        )
+    )
     return Card(data, f"\n{body}")
 
 
@@ -128,7 +137,7 @@ def _head(artifact: Artifact, described: Described) -> Iterator[str]:
     rows = sorted((name, part) for name, part in artifact.components.items() if name in artifact.working)
     yield "| part | class | format | weights |\n|---|---|---|---|"
     for name, part in rows:
-        packed = f"{part.quantization.bits} bits, {part.quantization.method}" if part.quantization else "–"
+        packed = f"{part.quantization.bits or 'several'} bits, {part.quantization.method}" if part.quantization else "–"
         cells = (name, part.kind, find_engine(part.format).title, packed)
         yield f"| {' | '.join(map(plain, cells))} |"
     yield ""
@@ -136,15 +145,17 @@ def _head(artifact: Artifact, described: Described) -> Iterator[str]:
 
 def _made(lineage: Sequence[Provenance]) -> Iterator[str]:
     yield "## How it was made\n\nBy these stages of pare, in this order; `pare.json` has them too.\n"
-    stages = [made for made in lineage if not made.stage.startswith("export.")]
+    stages = [made for made in lineage if made.stage != NAME]
     for made in stages:
         given = yaml.safe_dump(dict(made.params), default_flow_style=True, width=10_000).strip()
         yield f"    {made.stage} (version {made.version}): {given}"
     yield "" if stages else "None: the weights are as they were.\n"
 
 
-def _load(code: Sequence[str]) -> Iterator[str]:
+def _load(code: Sequence[str], needed: Sequence[str]) -> Iterator[str]:
     yield "## How to load it\n"
+    if needed:
+        yield f"    pip install {' '.join(needed)}\n"
     yield from ("```python", *code, "```", "")
 
 
@@ -157,6 +168,17 @@ def _licence(data: Mapping[str, Any], files: Sequence[str]) -> Iterator[str]:
         else "None is known of the model it was made from"
     )
     yield f"{of}{', whose text is ' + ', '.join(f'[{plain(f)}]({quote(f)})' for f in files) if files else ''}.\n"
+
+
+def _needed(artifact: Artifact, own: bool) -> list[str]:
+    """What is installed to load it where more is needed than a stock library: what opens packed weights, and what runs engines."""
+    parts = [artifact.components[name] for name in artifact.working]
+    packed = (part.quantization for part in parts if part.format == "torch" and part.quantization)
+    openers = [opener for one in packed for opener in openers_of(one)]
+    engines = [find_engine(part.format).distribution for part in parts if part.format != "torch"]
+    more = sorted({one for one in (*openers, *engines) if one})
+    first = ("pare",) if own else find_task(artifact.task).libraries
+    return [*first, *more] if more or own else []
 
 
 def plain(text: str) -> str:

@@ -13,6 +13,7 @@ from fractions import Fraction
 
 WITHIN = 0.02  # of the budget, that a choice may stay under it
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+SIZED = "give a share such as 0.3, or 120 MB"  # what a budget may be
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(B|kB|MB|GB)\s*")
 
 
@@ -47,14 +48,14 @@ def bytes_of(budget: float | str, whole: int) -> int:
         return int(budget * whole)
     found = _SIZE.fullmatch(budget)
     if found is None or not float(found[1]):
-        raise ValueError(unreadable(budget))
+        raise ValueError(f"{unreadable(budget)}: {SIZED}")
     return int(float(found[1]) * UNITS[found[2]])
 
 
 def unreadable(budget: str) -> str:
     """Why a text is no size, or ""."""
     found = _SIZE.fullmatch(budget)
-    return "" if found and float(found[1]) else f"`{budget[:40]}` is no size: give a share such as 0.3, or 120 MB"
+    return "" if found and float(found[1]) else f"`{budget[:40]}` is no size"
 
 
 def choose(layers: Mapping[str, tuple[Option, ...]], budget: int) -> Choice:

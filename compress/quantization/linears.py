@@ -200,6 +200,17 @@ def shares(layers: Iterable[Linear], left: frozenset[str]) -> float:
     return reached / total if total else 0.0
 
 
+def left_wide(artifact: Artifact, component: str, ignore: Iterable[str]) -> int:
+    """How many weights of a torch component stay as they are by rights: tables of embeddings, heads, routers, and what `ignore` names."""
+    layers = linears(artifact, component)
+    left = named(layers, (*left_alone(artifact.components[component].kind), *ignore))
+    tensors = {n: t for file in loaded_files(artifact, component) for n, t in read_header(file).tensors.items()}
+    tables = (
+        t.count for n, t in tensors.items() if len(t.shape) == 2 and n.split(".")[-2:-1] and n.split(".")[-2] in TABLES
+    )
+    return sum(tables) + sum(one.weights for one in layers if one.name in left and not one.tied)
+
+
 def _linear(name: str, stored: Stored, config: Mapping[str, Any]) -> Linear | None:
     """The layer whose weight a tensor is; None of any other tensor."""
     kind = str(config.get("model_type", ""))

@@ -84,6 +84,15 @@ def reach(artifact: Artifact, name: str, ignore: Iterable[str] = ()) -> Reach:
     return Reach(tuple(parts[False]), tuple(parts[True]), total)
 
 
+def share_of_all(artifact: Artifact, name: str, layers: Iterable[Linear]) -> str:
+    """What share of a component's weights these layers hold, embeddings and all that is no layer counted, as a plan says it; "" where
+    headers do not tell."""
+    from compress.engines.torch.stored import stored
+
+    total = 0 if name in artifact.planned else sum(stored(artifact.folder(name)).values())
+    return f", {sum(one.weights for one in layers) / total:.0%} of all its weights" if total else ""
+
+
 def spellings(names: Iterable[str]) -> tuple[str, ...]:
     """Layers' names as a checkpoint has them, and as a class of transformers may spell them: without their first word, the head as lm_head."""
     return tuple(sorted({HEAD, *(way for name in names for way in (name, name.partition(".")[2]) if way)}))

@@ -5,10 +5,11 @@ python -m compress.quantizers.autoround   (its order comes on standard input; se
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ class Job:
     """What is to be rounded, and how.
 
     rows: calibration tokens, all of one length, in whole batches; none for plain rounding.
-    ignore: layers that stay as wide as they are.
+    ignore: layers that stay as wide as they are. own_bits: of layers that do not have `bits`.
     dtype: the number type that the model's weights are stored in.
     """
 
@@ -53,6 +54,7 @@ class Job:
     seed: int
     device: str = CPU
     trust_remote_code: bool = False
+    own_bits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,27 +65,37 @@ class Rounded:
     peak_bytes: int
 
 
-def round_apart(job: Job, context: Context) -> Rounded:
-    """Quantize a language model's layers in a process of its own, which writes into `job.out`.
+def round_apart(layout: Layout, job: Callable[[], Job], context: Context) -> Rounded:
+    """Quantize a language model's layers in a process of its own, which writes into the job's `out`.
+
+    Args:
+        job: made while the process imports auto-round.
 
     Raises:
         StageFailed: auto-round failed; the message holds its error.
     """
-    shutil.rmtree(job.out, ignore_errors=True)
     scratch = context.scratch.absolute()
     # What it takes from the environment would change the result, and its working files belong into scratch.
     own = {"AR_WORK_SPACE": str(scratch / "work"), "AR_DISABLE_DATASET_SUBPROCESS": "1", "AR_LOG_LEVEL": "INFO"}
     own |= {"HF_DATASETS_CACHE": str(scratch / "datasets")}
-    if job.layout == "compressed-tensors":  # block by block; the others' exports copy what has left the memory then
+    if layout == "compressed-tensors":  # block by block; the others' exports copy what has left the memory then
         own |= {"AR_DISK_STREAM_MODEL": "1"}
     module = "compress.quantizers.autoround"
-    found = in_own_process("auto-round", module, asdict(job), context, own, without=("AR_", "AUTO_ROUND"))
+    found = in_own_process("auto-round", module, lambda: asdict(job()), context, own, without=("AR_", "AUTO_ROUND"))
     return Rounded(Path(found["folder"]), found["peak_bytes"])
+
+
+def prepare() -> None:
+    from compress.engines.torch.runtime import without_hub_kernels
+
+    with without_hub_kernels():
+        importlib.import_module("auto_round")
 
 
 def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
     """Do one job, in this process."""
     job = Job(**order)
+    shutil.rmtree(job.out, ignore_errors=True)
     from compress.engines.torch.runtime import without_hub_kernels
 
     with without_hub_kernels():
@@ -104,7 +116,7 @@ def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
             "act_bits": 16,
         },
         alg_configs=_algorithm(job),
-        layer_config={name: {"bits": 16, "data_type": "fp"} for name in job.ignore},
+        layer_config=_layers(job),
         dataset=[{"input_ids": rows, "attention_mask": torch.ones_like(rows)} for rows in batches],
         nsamples=max(1, len(job.rows)),
         seqlen=max(map(len, job.rows), default=1),
@@ -121,6 +133,12 @@ def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
     for file in sorted(folder.glob("*.safetensors")):
         _store_as_before(file, Path(job.model), job.dtype)
     return {"folder": str(folder), "peak_bytes": peak_bytes()}
+
+
+def _layers(job: Job) -> dict[str, dict[str, Any]]:
+    """What differs by layer."""
+    own = {name: {"bits": bits} for name, bits in job.own_bits.items() if bits != job.bits}
+    return {**{name: {"bits": 16, "data_type": "fp"} for name in job.ignore}, **own}
 
 
 def _algorithm(job: Job) -> Any:
@@ -161,4 +179,4 @@ def _store_as_before(file: Path, before: Path, dtype: str) -> None:
 
 if __name__ == "__main__":
     os.umask(0o022)
-    serve(work)
+    serve(work, prepare)

@@ -5,6 +5,7 @@ python -m compress.quantizers.gptq   (its order comes on standard input; see `Or
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import sys
@@ -48,6 +49,11 @@ class Order(TypedDict):
     seed: int
 
 
+def prepare() -> None:
+    sys.modules["openvino"] = None  # type: ignore[assignment]  # which it would import, to change it, and which leaves files in the home
+    importlib.import_module("gptqmodel")
+
+
 def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
     """Quantize and save.
 
@@ -56,8 +62,6 @@ def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
         transformers runs it with (`kernels`), and this process's highest resident set until it was saved (`peak_bytes`).
     """
     import torch
-
-    sys.modules["openvino"] = None  # type: ignore[assignment]  # which it would import, to change it, and which leaves files in the home
     from gptqmodel import GPTQModel
     from gptqmodel.quantization.config import QuantizeConfig
 
@@ -167,4 +171,4 @@ def _kernels(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve(work)
+    serve(work, prepare)

@@ -31,7 +31,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 def in_own_process(
     library: str,
     module: str,
-    order: Mapping[str, Any],
+    order: Callable[[], Mapping[str, Any]],
     context: Context,
     environment: Mapping[str, str],
     *,
@@ -41,7 +41,8 @@ def in_own_process(
 
     Args:
         library: whose work it is, as errors name it.
-        order: what JSON can say; its paths are absolute, for the process starts in a folder of its own.
+        order: what JSON can say; its paths are absolute, for the process starts in a folder of its own. It is made while that process
+            imports its library, which takes seconds.
         environment: variables of the library's own, beside those that keep it offline and in the scratch folder.
         without: how the names of variables begin that it shall not see, for they would change its result.
 
@@ -63,22 +64,27 @@ def in_own_process(
             env={**_seen(without), **_surroundings(here), **environment},
         )
         try:
-            return _answer(library, process, order, context, log)
+            return _answer(library, process, order(), context, log)
         finally:
             _end(process)
 
 
-def serve(work: Callable[[Mapping[str, Any], Tell], Mapping[str, Any]]) -> None:
-    """In the process: read the order, do the work, tell what came of it. Only that goes to standard output, whatever libraries print."""
+def serve(work: Callable[[Mapping[str, Any], Tell], Mapping[str, Any]], prepare: Callable[[], object] = dict) -> None:
+    """In the process: read the order, do the work, tell what came of it. Only that goes to standard output, whatever libraries print.
+
+    Args:
+        prepare: imports what the work will, before there is an order.
+    """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def say(**line: object) -> None:
         print(json.dumps(line), file=answers, flush=True)
 
     try:
+        prepare()
+        order = json.loads(sys.stdin.readline())
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         found = work(order, lambda what, done, total: say(what=what, done=done, total=total))
         say(found=dict(found))
     except Exception as error:  # whatever a library raises is reported where the stage was started

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from compress.artifact import Artifact, Quantization, derive, rewritten, write_manifest
@@ -17,11 +17,13 @@ def pack_all(
     config: Callable[[str, tuple[str, ...]], Any],
     packing: Quantization,
     context: Context,
+    further: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Fill `context.out` with the artifact, these components packed.
 
     Args:
         config: of a component's quantization, given its name and the layers that stay as they are.
+        further: by component, layers that stay as they are too.
 
     Raises:
         UserError: a pattern of `ignore` names no layer.
@@ -33,11 +35,12 @@ def pack_all(
     made = derive(artifact, context.out, without=rewritten(artifact, names), link=context.link)
     made = made.packing(dict.fromkeys(names, packing))
     for name in context.progress(names, "components", len(names)):
-        found = reach(artifact, name, ignore)
-        left = tuple(sorted(layer.name for layer in found.left))
+        found, chosen = reach(artifact, name, ignore), (further or {}).get(name, ())
+        left = tuple(sorted((*(layer.name for layer in found.left), *chosen)))
         named = left if model_library(artifact, name) == "diffusers" else spellings(left)
         packed = pack(artifact, name, made.folder(name), config(name, named), left, context.opening)
-        over = sorted(layer.name for layer in found.packed if not any(same_layer(layer.name, one) for one in packed))
+        asked = (layer.name for layer in found.packed if layer.name not in chosen)
+        over = sorted(layer for layer in asked if not any(same_layer(layer, one) for one in packed))
         beside = f"; not reached: {', '.join(over[:3])}{' …' if len(over) > 3 else ''}" if over else ""
         context.note(f"{name}: {len(packed)} layers packed{beside}", component=name, layers=len(packed))
     write_manifest(made)

@@ -92,6 +92,11 @@ class Cache:
         """Whether an entry is there; says nothing of its content, so planning over many stays instant."""
         return (self.entry(key) / ENTRY).is_file()
 
+    def holds_any(self, stage: str) -> bool:
+        """Whether there is an entry that a stage of this name made."""
+        mention = json.dumps(stage)
+        return any(mention in file.read_text() for file in (self.root / "entries").glob(f"*/{ENTRY}"))
+
     def get(self, key: str, warn: Callable[[str], None]) -> Artifact | None:
         """The artifact under `key`; None if there is none, or if it is not what was stored (after a warning)."""
         held = hold(self.entry(key) / ENTRY)  # first of all: what is looked at must still be there when it is used

@@ -18,6 +18,7 @@ from evaluation.observe import gpu_cards
 from evaluation.observe.collect import Viewpoint
 from evaluation.observe.contention import Watch, reported
 from evaluation.observe.energy import Meter, find_meter
+from evaluation.observe.turns import turn
 
 if TYPE_CHECKING:
     from compress.opening.models import OpenModel
@@ -107,10 +108,11 @@ def time_pair(
         device: that the sides run on.
     """
     runs = [baseline, candidate, *(run for _, run, _ in beside), baseline]
-    before = gpu_cards.state(device)
-    with Watch() as watch:
-        found = interleave(runs, blocks, seed, emit, meter)
-    after = gpu_cards.state(device)
+    with turn(device, emit):
+        before = gpu_cards.state(device)
+        with Watch() as watch:
+            found = interleave(runs, blocks, seed, emit, meter)
+        after = gpu_cards.state(device)
     seconds, none = found[:, :, 0], np.zeros((0, len(runs)))
     first, joules = found[:, :, 1] if found[:, :, 1].any() else none, found[:, :, 2] if meter else none
     one, other, *more, again = (

@@ -23,7 +23,7 @@ from evaluation.preflight.image_folders import files_of, images_for, read_genera
 from evaluation.preflight.references import AgainstReal
 
 if TYPE_CHECKING:
-    from compress.planning.plan import Node
+    from compress.planning.nodes import Node
     from compress.recipe.values import Recipe
 
 THREADS = min(8, os.cpu_count() or 1)  # the libraries that decode let go of Python's lock

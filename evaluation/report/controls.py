@@ -84,7 +84,7 @@ def _cells(row: Row, found: Beside) -> tuple[str, ...]:
     gate = ": ".join(part for part in (found.verdict.gate, formatting.reason(held)) if part)
     return (
         found.title,
-        formatting.score(found.score, row.unit),
+        formatting.score_of(row, found.score, found.contrast),
         formatting.contrast_of(row, found.contrast),
         formatting.contrast_of(row, found.over),
         formatting.mark(held),

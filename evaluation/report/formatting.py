@@ -22,6 +22,7 @@ SCALES = {
     "MB": ((1e3, 1e-3, "GB"), (0.1, 1.0, "MB"), (0.0, 1e3, "kB")),
     "ms": ((1e4, 1e-3, "s"), (0.1, 1.0, "ms"), (0.0, 1e3, "µs")),
 }
+MOST_PLACES = 6  # behind the point; what needs more is written with a power of ten
 SPEEDS = ("latency", "throughput", "time_per_output_token", "time_to_first_token")
 # Terminals act on these, XML cannot hold most of them, and no reader sees any.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -37,27 +38,52 @@ def escaped(text: object) -> str:
     return escape(visible(text))
 
 
-def number(value: float, spread: float = 0.0) -> str:
-    """A value to two digits of its spread (half an interval), or three significant digits where there is none."""
+def number(value: float, spread: float = 0.0, apart: float = 0.0) -> str:
+    """A value to two digits of its spread (half an interval), or three significant digits where there is none.
+
+    Args:
+        apart: a difference shown beside it, which its last digit is then smaller than; as far as six places allow.
+    """
     if not math.isfinite(value):
         return "n/a"
     if spread > 0 and math.isfinite(spread):
         digits = 1 - math.floor(math.log10(spread))
     else:
         digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-    if digits > 6:
+    if apart and math.isfinite(apart) and digits < MOST_PLACES:
+        digits = max(digits, min(1 - math.ceil(math.log10(abs(apart))), MOST_PLACES))
+    if digits > MOST_PLACES:
         return f"{value:.1e}".replace("-", "−") if value else "0"
     rounded = round(value, digits) or 0.0  # the `or` turns −0.0 into 0
     return f"{rounded:.{max(0, digits)}f}".replace("-", "−")
 
 
-def score(estimate: Estimate, unit: str) -> str:
-    """One side's number with its unit."""
+def score(estimate: Estimate, unit: str, apart: float = 0.0) -> str:
+    """One side's number with its unit; apart: a difference shown beside it, as `number` has it."""
     if not math.isfinite(estimate.value):
         return "n/a"
     factor, written = _scale(estimate.value, unit)
-    text = number(estimate.value * factor, half_width(estimate) * factor)
+    text = number(estimate.value * factor, half_width(estimate) * factor, apart * factor)
     return f"{text} {written}".replace(" /s", "/s").strip()
+
+
+def scores(row: Row) -> tuple[str, str]:
+    """Both sides' numbers, apart by as much as the difference beside them says."""
+    shown = _shown_difference(row)
+    return score(row.baseline, row.unit, shown), score(row.candidate, row.unit, shown)
+
+
+def score_of(row: Row, estimate: Estimate, found: Estimate | None) -> str:
+    """The number of another side than the row's two, beside its own contrast with the baseline."""
+    return score(estimate, row.unit, _shown_difference(replace(row, contrast=found)) if found else 0.0)
+
+
+def _shown_difference(row: Row) -> float:
+    """The difference that a row's contrast shows; 0 where that is a ratio, or rounds to nothing."""
+    found = row.contrast
+    if row.compared == "ratio" or not math.isfinite(found.value) or not re.search("[1-9]", _difference(row)[0]):
+        return 0.0
+    return found.value
 
 
 def size(count: float) -> str:
@@ -72,11 +98,17 @@ def contrast(row: Row) -> str:
         return "not measured"
     if row.compared == "ratio":
         return with_interval(number(found.value, half_width(found)) + "×", found)
-    factor, unit = _scale(max(abs(found.value), half_width(found)), row.unit)
-    scaled = Estimate(found.value * factor, found.low * factor, found.high * factor, found.n)
-    text = number(scaled.value, half_width(scaled))
+    text, unit, scaled = _difference(row)
     sign = "+" if found.value > 0 and re.search("[1-9]", text) else ""
     return with_interval(f"{sign}{text} {unit}".strip(), scaled)
+
+
+def _difference(row: Row) -> tuple[str, str, Estimate]:
+    """A row's contrast where that is a difference: in words, its unit, and the estimate in that unit."""
+    found = row.contrast
+    factor, unit = _scale(max(abs(found.value), half_width(found)), row.unit)
+    scaled = Estimate(found.value * factor, found.low * factor, found.high * factor, found.n)
+    return number(scaled.value, half_width(scaled)), unit, scaled
 
 
 def contrast_of(row: Row, found: Estimate | None) -> str:

@@ -91,8 +91,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     count = f"<small>n = {row.contrast.n}</small>" if row.contrast.n > 1 else ""
     return (
         f"<span>{_e(row.title)}{small}</span>",
-        _e(formatting.score(row.baseline, row.unit)),
-        _e(formatting.score(row.candidate, row.unit)),
+        *map(_e, formatting.scores(row)),
         f'<span class="n">{_e(formatting.contrast(row))}{count}</span>',
         f'<span class="{_kind(row.verdict.status)}">{_e(formatting.mark(row))}</span>',
     )

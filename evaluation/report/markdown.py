@@ -50,9 +50,8 @@ def table(comparison: Comparison) -> list[str]:
     lines = ["", "| metric | baseline | candidate | difference or ratio, 95% | verdict | gate |"]
     lines += ["|---|---:|---:|---:|---|---|"]
     for row in comparison.rows:
-        scores = (formatting.score(side, row.unit) for side in (row.baseline, row.candidate))
         gate = row.verdict.gate + (f" ({formatting.reason(row)})" if formatting.reason(row) else "")
-        cells = (row.title, *scores, formatting.contrast(row), formatting.mark(row), gate)
+        cells = (row.title, *formatting.scores(row), formatting.contrast(row), formatting.mark(row), gate)
         lines.append("| " + " | ".join(map(safe, cells)) + " |")
     return lines
 

@@ -31,8 +31,7 @@ def table(comparison: Comparison) -> Table:
         left = heading in ("metric", "verdict")
         found.add_column(heading, justify="left" if left else "right", no_wrap=heading == "verdict")
     for row in comparison.rows:
-        scores = (formatting.score(side, row.unit) for side in (row.baseline, row.candidate))
-        cells = (row.title, *scores, formatting.contrast(row))
+        cells = (row.title, *formatting.scores(row), formatting.contrast(row))
         verdict = Text(formatting.mark(row), style=COLOURS[row.verdict.status])
         found.add_row(*(Text(formatting.visible(cell)) for cell in cells), verdict)
     return found

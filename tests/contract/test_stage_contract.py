@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from compress.errors import RecipeError
 from compress.events import silent
 from compress.execution.execute import Done, execute
 from compress.files.hashing import digest_files
+from compress.machine import deps
 from compress.params import Optimising, Training
 from compress.store.cache import Cache
 from evaluation.metrics.size import weights_read
@@ -41,6 +43,13 @@ def slow(name: str, task: str) -> bool:
     if name in (COMPILED, *APART):
         return True
     return name.startswith(BUILDS) and task != tasks_for(find_stage(name).needs)[-1]
+
+
+def marks(name: str, task: str) -> Iterator[pytest.MarkDecorator]:
+    if slow(name, task):
+        yield pytest.mark.slow
+    if lacking := [library for library in find_stage(name).libraries if not deps.version(library)]:
+        yield pytest.mark.skip(reason=f"{', '.join(lacking)} compiles for ten minutes")
 
 
 def steps_of(doc: str, specimen: Specimen | None = None) -> list[dict[str, dict[str, object]]]:
@@ -79,7 +88,7 @@ class Tried:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(case, id="-".join(case), marks=[pytest.mark.slow] if slow(*case) else []) for case in CASES],
+    params=[pytest.param(case, id="-".join(case), marks=[*marks(*case)]) for case in CASES],
 )
 def tried(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Tried:
     name, task = request.param

@@ -215,6 +215,20 @@ def test_too_little_memory_is_reported_as_that() -> None:
     assert blame.remedy(RuntimeError("out of luck")) == blame.AGAIN
 
 
+def test_a_full_gpu_is_told_with_its_numbers() -> None:
+    message = (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.18 GiB of which 1.25 GiB is free. Process 7 has 77 GiB "
+        "memory in use. Of the allocated memory 70.5 GiB is allocated by PyTorch. See documentation for Memory Management"
+    )
+    error = torch.OutOfMemoryError(message)
+    assert (
+        blame.cause(error)
+        == "GPU 0 has no memory left: 2.00 GiB more were asked for, and 1.25 GiB of its 79.18 GiB were free"
+    )
+    assert "smaller batch" in blame.remedy(error)
+    assert blame.cause(RuntimeError("out of luck")) == "RuntimeError: out of luck"
+
+
 # What raised it
 
 

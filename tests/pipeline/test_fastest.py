@@ -19,7 +19,7 @@ from compress.errors import RecipeError, StageFailed, UserError
 from compress.machine import deps
 from compress.model.describing import describe
 from compress.opening import open_task
-from compress.planning.plan import stage_key
+from compress.planning.keys import stage_key
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama
 

@@ -19,11 +19,11 @@ from compress.model.describing import describe
 from compress.opening import open_task
 from compress.quantization.sensitivity import read
 from tests.families import tiny_text
-from tests.stages import apply
+from tests.stages import apply, forecast
 from tests.tiny import tiny_diffusion, tiny_llama
 
 NAME = "quantize.nncf"
-FOUR: dict[str, Any] = {"mode": "int4_weights", "group_size": 16, "samples": 4}
+FOUR: dict[str, Any] = {"mode": "int4_weights", "group_size": 16}
 AUTO: dict[str, Any] = {**FOUR, "bits": "auto"}
 WEIGHTS = "openvino_model.bin"
 SLOW = pytest.mark.slow
@@ -92,9 +92,9 @@ def test_a_budget_is_met_and_the_costliest_layers_are_wide(
     whole = (measured.path / WEIGHTS).stat().st_size
     wanted = budget * whole if isinstance(budget, float) else 30_000
     if widths == {4}:
-        with pytest.raises(UserError, match="all layers in 4 bits take more than the budget") as caught:
+        with pytest.raises(UserError, match=r"a budget of 0\.01, .* is out of reach") as caught:
             apply(NAME, measured, tmp_path / "out", **AUTO, budget=0.01)
-        budget = float(caught.value.problems[0].fix.removeprefix("budget: "))
+        budget = float(caught.value.problems[0].fix.removeprefix("give a budget from ").partition(" ")[0])
         wanted = budget * whole
     made, notes = apply(NAME, measured, tmp_path / "again", **AUTO, budget=budget)
     size = (made.path / WEIGHTS).stat().st_size
@@ -145,7 +145,8 @@ def test_costs_of_other_weights_are_not_used(measured: Artifact, tmp_path: Path)
 def test_what_is_ignored_stays_in_floats_by_the_graphs_names_and_by_torchs(
     measured: Artifact, tmp_path: Path, mode: str, ignore: tuple[str, ...], kinds: dict[str, int]
 ) -> None:
-    made, _ = apply(NAME, measured, tmp_path / "out", mode=mode, samples=2, group_size=16, ignore=ignore)
+    more: dict[str, Any] = {"samples": 2} if mode == "int8" else {"group_size": 16} if "4" in mode else {}
+    made, _ = apply(NAME, measured, tmp_path / "out", mode=mode, ignore=ignore, **more)
     assert left(made.path) == kinds
 
 
@@ -158,15 +159,15 @@ def test_a_pattern_that_names_no_layer_is_an_error_that_names_the_nearest(
     assert len(caught.value.problems) == 2
     assert "linear_9" in caught.value.problems[1].fix
     # Without torch's names the graph is all there is, and a plan reads it.
-    stage = find_stage(NAME)
     plain = replace(measured, lineage=())
-    message = stage.refuse(plain, stage.params(**FOUR, ignore=wrong))
-    assert "`*.o_prj` names none" in message
-    assert "`linear_99` names none" in message
-    assert stage.refuse(plain, stage.params(**FOUR, ignore=("linear_9",))) == ""
+    first, second = refused(plain, **FOUR, ignore=wrong)
+    assert "`*.o_prj` names none" in first
+    assert "`linear_99` names none" in second
+    assert refused(plain, **FOUR, ignore=("linear_9",)) == []
     # What is no expression is none for any graph, and for one that is still to be built.
     for model in (plain, measured):
-        assert "`re:(` is no regular expression" in stage.refuse(model, stage.params(**FOUR, ignore=("re:(",)))
+        (message,) = refused(model, **FOUR, ignore=("re:(",))
+        assert "`re:(` is no regular expression" in message
 
 
 @pytest.mark.parametrize(
@@ -176,8 +177,8 @@ def test_each_correction_does_something_and_repeats_to_the_byte(
     measured: Artifact, tmp_path: Path, correction: str
 ) -> None:
     plain, _ = apply(NAME, measured, tmp_path / "plain", **FOUR)
-    made, notes = apply(NAME, measured, tmp_path / "made", **FOUR, corrections=(correction,))
-    again, _ = apply(NAME, measured, tmp_path / "again", **FOUR, corrections=(correction,))
+    made, notes = apply(NAME, measured, tmp_path / "made", **FOUR, samples=4, corrections=(correction,))
+    again, _ = apply(NAME, measured, tmp_path / "again", **FOUR, samples=4, corrections=(correction,))
     assert notes[0].facts["calls"] == 4
     assert digest_files(made.path) == digest_files(again.path)
     assert (made.path / WEIGHTS).read_bytes() != (plain.path / WEIGHTS).read_bytes()
@@ -186,7 +187,9 @@ def test_each_correction_does_something_and_repeats_to_the_byte(
 
 @SLOW
 def test_a_metric_that_looks_at_calls_chooses_other_layers(measured: Artifact, tmp_path: Path) -> None:
-    made, notes = apply(NAME, measured, tmp_path / "made", **FOUR, ratio=0.5, metric="max_activation_variance")
+    made, notes = apply(
+        NAME, measured, tmp_path / "made", **FOUR, ratio=0.5, samples=4, metric="max_activation_variance"
+    )
     plain, without = apply(NAME, measured, tmp_path / "plain", **FOUR, ratio=0.5)
     assert notes[0].facts["calls"] == 4
     assert without[0].facts["calls"] == 0
@@ -218,37 +221,56 @@ def test_smoothing_can_be_set_and_left_out(measured: Artifact, tmp_path: Path, s
     assert text[0] != text[1] or (plain.path / WEIGHTS).read_bytes() != (made.path / WEIGHTS).read_bytes()
 
 
-REFUSED = [
-    ({"mode": "int8_weights", "corrections": ("awq",)}, "corrections make up for 4 bits, and the mode is int8_weights"),
-    ({**FOUR, "metric": "mean_activation_variance"}, "metric chooses the layers that a ratio below 1"),
-    ({**FOUR, "smooth": 0.3}, "smooth is for int8, and the mode is int4_weights"),
-    ({"mode": "int8_hybrid"}, "of which a language model has none"),
-    ({**FOUR, "budget": 0.3}, "bits: auto and budget go together"),
-    (AUTO, "bits: auto and budget go together"),
-    ({"mode": "int8_weights", "bits": "auto", "budget": 0.3}, "give mode: int4_weights, and no ratio"),
-    ({**AUTO, "budget": "a few"}, "budget: `a few` is no size: give a share such as 0.3, or 120 MB"),
+REFUSED: list[tuple[dict[str, Any], list[str]]] = [
+    ({"mode": "int8_weights", "corrections": ("awq",)}, ["mode int8_weights has no use for corrections"]),
+    ({**FOUR, "metric": "mean_activation_variance"}, ["metric chooses the layers that a ratio below 1"]),
+    ({**FOUR, "smooth": 0.3}, ["mode int4_weights has no use for smooth"]),
+    ({**FOUR, "samples": 4}, ["samples is for calls that corrections look at"]),
+    ({"mode": "int8_hybrid"}, ["of which a language model has none"]),
+    ({**FOUR, "budget": 0.3}, ["bits: auto and budget go together"]),
+    (AUTO, ["bits: auto and budget go together"]),
+    ({**AUTO, "budget": 0.2, "ratio": 1.0}, ["bits: auto chooses which layers get 4 bits, and so does ratio"]),
+    (
+        {"mode": "int8_weights", "samples": 64, "group_size": 64, "bits": "auto", "budget": 0.3},  # defaults, but given
+        [f"mode int8_weights has no use for {name}" for name in ("samples", "group_size", "bits", "budget")],
+    ),
+    (
+        {"mode": "int8", "symmetric": False, "ratio": 1, "metric": "weight_quantization_error"},
+        [f"mode int8 has no use for {name}" for name in ("symmetric", "ratio", "metric")],
+    ),
+    ({**AUTO, "budget": "a few"}, ["budget: `a few` is no size"]),
 ]
 
 
-@pytest.mark.parametrize(("params", "message"), REFUSED, ids=[message[:24] for _, message in REFUSED])
-def test_what_does_not_go_together_is_refused_at_plan(measured: Artifact, params: dict[str, Any], message: str) -> None:
-    stage = find_stage(NAME)
-    assert message in stage.refuse(measured, stage.params(**params))
+@pytest.mark.parametrize(("params", "messages"), REFUSED, ids=[one[0][-24:] for _, one in REFUSED])
+def test_what_does_not_go_together_is_refused_at_plan(
+    measured: Artifact, params: dict[str, Any], messages: list[str]
+) -> None:
+    found = refused(measured, **params)
+    assert len(found) == len(messages)
+    assert all(any(message in one for one in found) for message in messages)
+
+
+def refused(artifact: Artifact, **params: Any) -> list[str]:
+    """All that a plan says against it; [] where there is nothing."""
+    try:
+        forecast(NAME, artifact, **params)
+    except UserError as error:
+        return [problem.message if problem.fix else "without a remedy" for problem in error.problems]
+    return []
 
 
 def test_a_budget_needs_costs_of_these_weights_in_both_widths(measured: Artifact) -> None:
-    stage = find_stage(NAME)
-    given = stage.params(**AUTO, budget=0.2)
-    assert stage.refuse(measured, given) == ""
+    given = {**AUTO, "budget": 0.2}
+    assert refused(measured, **given) == []
     measuring, building = measured.lineage
     none = replace(measured, lineage=(building,))
-    assert "no analyze.sensitivity of `model` went before it" in stage.refuse(none, given)
+    assert refused(none, **given) == ["no analyze.sensitivity of `model` went before it"]
     taught = replace(measured, lineage=(measuring, Provenance("distill.logits", 1, {}, ""), building))
-    assert "distill.logits changed `model` after analyze.sensitivity had measured it" in stage.refuse(taught, given)
+    assert refused(taught, **given) == ["distill.logits changed `model` after analyze.sensitivity had measured it"]
     three = replace(measuring, params={**measuring.params, "bits": [4, 3]})
-    assert "measured 4, 3 bits of `model`, and a budget needs 8 and 4" in stage.refuse(
-        replace(measured, lineage=(three,)), given
-    )
+    (message,) = refused(replace(measured, lineage=(three,)), **given)
+    assert "measured 4, 3 bits of `model`, and a budget needs 8, 4" in message
 
 
 def test_fields_that_came_later_leave_old_keys_alone() -> None:

@@ -13,6 +13,10 @@ from typing import Any
 from compress.quantizers.own_process import Tell, serve
 
 
+def prepare() -> None:
+    (Path.home() / "prepared").write_text("what libraries are imported")
+
+
 def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
     sys.stdout.write("a library talks\n")
     sys.stderr.write("and complains\n")
@@ -37,4 +41,4 @@ def work(order: Mapping[str, Any], tell: Tell) -> Mapping[str, Any]:
 
 
 if __name__ == "__main__":
-    serve(work)
+    serve(work, prepare)

@@ -303,10 +303,12 @@ def evidence_in(cache: Path) -> dict[str, dict[str, str]]:
 
 
 def uncovered(cases: list[Case]) -> set[str]:
-    """Stages on disk that no case tries, of those that do something on a processor."""
+    """Stages on disk that no case tries, of those that do something on a processor and whose libraries are installed."""
     from compress.catalogue import find_stage, stage_names
+    from compress.machine import deps
 
-    here = {name for name in stage_names() if not find_stage(name).elsewhere("cpu")}
+    known = [s for s in map(find_stage, stage_names()) if not s.elsewhere("cpu")]
+    here = {s.name for s in known if all(map(deps.version, s.libraries))}
     return here - {stage for case in cases for step in case.steps for stage in step}
 
 

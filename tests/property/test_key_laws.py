@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compress.files.hashing import digest_json
-from compress.planning.plan import make_plan, stage_key
+from compress.planning.keys import stage_key
+from compress.planning.plan import make_plan
 from compress.store.cache import Cache
 from tests.fakes import CUT, Cut, knowing, language_model, recipe, step
 

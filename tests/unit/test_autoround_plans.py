@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +10,11 @@ import pytest
 from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization
 from compress.catalogue import find_stage
 from compress.errors import UserError
-from compress.model.describing import describe, quantization_of
+from compress.model.describing import quantization_of
+from tests.headers import FFN, KEYS, LLAMA, WIDE, WORDS, headed, llama
 from tests.stages import forecast
 
 STAGE = "quantize.autoround"
-WIDE, FFN, KEYS, WORDS = 64, 128, 32, 258
-LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": WIDE,
-    "intermediate_size": FFN,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": WORDS,
-}
-
-
-def llama(folder: Path, *, keys: int = KEYS, ffn: int = FFN) -> Artifact:
-    """A Llama that is only headers: its tensors' bytes are zeros."""
-    shapes = {"model.embed_tokens.weight": (WORDS, WIDE), "lm_head.weight": (WORDS, WIDE)}
-    for layer in range(2):
-        at = f"model.layers.{layer}"
-        shapes |= {
-            f"{at}.self_attn.{n}_proj.weight": (size, WIDE) for n, size in (("q", WIDE), ("k", keys), ("v", keys))
-        }
-        shapes |= {f"{at}.self_attn.o_proj.weight": (WIDE, WIDE), f"{at}.input_layernorm.weight": (WIDE,)}
-        shapes |= {f"{at}.mlp.{n}_proj.weight": (ffn, WIDE) for n in ("gate", "up")}
-        shapes |= {f"{at}.mlp.down_proj.weight": (WIDE, ffn)}
-    return headed(folder, {**LLAMA, "intermediate_size": ffn}, shapes)
-
-
-def headed(folder: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Artifact:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config))
-    message, end = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * prod(shape)
-        message[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(message).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
-    return describe(folder)
 
 
 def faults(artifact: Artifact, **params: Any) -> list[tuple[str, str]]:
@@ -112,7 +72,8 @@ def test_layers_in_no_block_stay_wide_and_are_held_to_nothing(tmp_path: Path) ->
     config = {**LLAMA, "architectures": ["OPTForCausalLM"], "model_type": "opt"}
     shapes = {"model.decoder.project_in.weight": (WIDE, 24), "model.decoder.layers.0.fc1.weight": (FFN, WIDE)}
     reported = forecast(STAGE, headed(tmp_path / "m", config, shapes), group_size=32).reported
-    assert reported == f"{FFN / (FFN + 24):.1%} of its linear layers' weights in 4 bits"
+    share = FFN / (FFN + 24)
+    assert reported == f"{share:.1%} of its linear layers' weights, {share:.0%} of all its weights, in 4 bits"
 
 
 def test_the_memory_goes_with_a_block_and_the_rows_and_not_with_the_depth(tmp_path: Path) -> None:
@@ -142,7 +103,11 @@ def test_the_share_that_gets_few_bits_is_reported(tmp_path: Path) -> None:
     model = llama(tmp_path / "m")
     reported = forecast(STAGE, model, group_size=32).reported
     layers = 2 * (2 * WIDE * WIDE + 2 * WIDE * KEYS + 3 * WIDE * FFN)
-    assert reported == f"{layers / (layers + WORDS * WIDE):.1%} of its linear layers' weights in 4 bits"
+    shares = (
+        f"{layers / (layers + WORDS * WIDE):.1%} of its linear layers' weights",
+        f"{layers / (layers + 2 * WORDS * WIDE):.0%}",
+    )
+    assert reported == f"{shares[0]}, {shares[1]} of all its weights, in 4 bits"
 
 
 def test_a_pattern_that_names_nothing_is_reported(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ ROOT = Path(compress.__file__).parent.parent
 QUICKSTART = str(ROOT / "recipes" / "quickstart.yaml")
 VERBS = (
     "check",
+    "init",
     "plan",
     "run",
     "eval",

@@ -27,7 +27,8 @@ from compress.model.depth_units import depth_pools, unsettled, without
 from compress.model.describing import describe
 from compress.params import Params
 from compress.planning.forecast import changed_fields, unsettled_fields
-from compress.planning.plan import Node, make_plan
+from compress.planning.nodes import Node
+from compress.planning.plan import make_plan
 from compress.store.cache import Cache
 from tests.fakes import CUT, TUNE, language_model, step
 from tests.tiny import tiny_diffusion, tiny_llama

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -181,3 +182,13 @@ def test_the_checkpoints_own_dtype_is_kept_unless_another_is_asked_for(
     assert task.pipeline.unet.dtype == torch.bfloat16
     assert wide.pipeline.unet.dtype == torch.float32
     assert task.generate(["a red three"], ["0"], 0, num_inference_steps=2).dtype == np.uint8
+
+
+def test_the_beginning_of_a_text_is_read_off_a_graph_that_nobody_compiles() -> None:
+    from compress.engines.openvino.runtime import start_of_text
+
+    graph: Any = SimpleNamespace(
+        inputs=(("attention_mask", torch.int64), ("input_ids", torch.int64), ("beam_idx", torch.int32))
+    )
+    found = {name: array.tolist() for name, array in start_of_text([5, 6], graph).items()}
+    assert found == {"attention_mask": [[1, 1]], "input_ids": [[5, 6]], "beam_idx": [0]}

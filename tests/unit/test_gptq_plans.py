@@ -102,6 +102,7 @@ def test_groups_that_no_kernel_takes_are_refused(reported: Problems) -> None:
     ("params", "message"),
     [
         ({"bits": 5}, "2, 3, 4 or 8"),
+        ({"bits": "auto"}, "opens no GPTQ checkpoint whose layers differ in bits, and quantize.autoround makes one"),
         ({"group_size": 48}, "-1, 16, 32"),
         ({"damp": 0}, "greater than 0"),
         ({"length": 1}, "2"),
@@ -145,7 +146,7 @@ def test_a_plan_says_what_is_reached_and_what_it_takes(tmp_path: Path) -> None:
     artifact = describe(tiny_llama(tmp_path))
     reported = forecast(GPTQ, artifact, group_size=32)
     assert reported.quantization == {LANGUAGE_MODEL: Quantization("gptq", 4, "gptqmodel")}
-    assert reported.reported == "14 of 15 linear layers, 69.1% of their weights, at 4 bits"
+    assert reported.reported == "14 of 15 linear layers, 69.1% of their weights, 53% of all its weights, at 4 bits"
     longer = forecast(GPTQ, artifact, group_size=32, samples=256, length=1024)
     assert longer.memory_bytes - reported.memory_bytes == 4 * 2 * 32 * (256 * 1024 - 128 * 512)
 
@@ -172,8 +173,10 @@ def test_its_process_gets_paths_that_hold_in_any_folder(
 ) -> None:
     orders: list[dict[str, Any]] = []
 
-    def ordered(library: str, module: str, order: dict[str, Any], *args: object, without: tuple[str, ...]) -> None:
-        orders.append({**order, "without": without})
+    def ordered(
+        library: str, module: str, order: Callable[[], dict[str, Any]], *args: object, without: tuple[str, ...]
+    ) -> None:
+        orders.append({**order(), "without": without})
         raise StageFailed(f"{library} is not run here")
 
     tiny_llama(tmp_path / "model")

@@ -14,7 +14,7 @@ from compress.machine.gpus import DATA_CENTRE, HERE, RTX, Gpu, Library, choose, 
 
 
 def ask_the_driver() -> Gpu | None:
-    return next(iter(gpus.gpus_here.__wrapped__()), None)
+    return next(iter(gpus.reported_gpus.__wrapped__()), None)
 
 
 def at_hand(patch: pytest.MonkeyPatch, gpu: Gpu | None, *installed: Library) -> None:

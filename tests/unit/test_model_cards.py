@@ -8,14 +8,21 @@ from pathlib import Path
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 import compress
-from compress.artifact import Artifact, Quantization
-from compress.errors import RecipeError
-from compress.model.describing import describe
+from compress.artifact import Artifact, Provenance, Quantization
+from compress.catalogue import find_stage
+from compress.errors import Problem, RecipeError
+from compress.model.describing import OPENERS, describe, openers_of
 from compress.publishing.model_cards import CARD, MEASURED, PENDING, read_card, with_measured
 from compress.recipe.reading import read_recipes
+from compress.recipe.validate import check_values
 from compress.recipe.values import Recipe
+from compress.stages.export.hub import REPO
 from evaluation.report.card import complete
 from tests.stages import apply
 from tests.tiny import tiny_llama
@@ -80,6 +87,67 @@ def test_a_quantized_model_says_so_and_how_it_came_about(model: Path, tmp_path: 
     assert "license_link" not in data
     assert {"quantized", "compressed-tensors"} <= set(data["tags"])
     assert not notes
+    assert "\n    pip install torch transformers compressed-tensors\n" in read_card(made.path / CARD).text
+
+
+@pytest.mark.parametrize("method", OPENERS)
+def test_what_opens_packed_weights_is_named_as_the_rest_of_pare_names_it(
+    method: str, model: Path, tmp_path: Path
+) -> None:
+    packing = Quantization(method, 4, OPENERS[method])
+    packed = describe(model).packing({"model": packing})
+    made, _ = apply("export.hub", replace(packed, path=model), tmp_path / "out")
+    line = next(one for one in read_card(made.path / CARD).text.splitlines() if "pip install" in one)
+    assert set(line.split()[4:]) == set(openers_of(packing))
+    assert OPENERS[method] in line
+
+
+def test_a_stock_model_needs_nothing_more_and_an_engine_what_runs_it(
+    model: Path, exported: Artifact, tmp_path: Path
+) -> None:
+    assert "pip install" not in read_card(exported.path / CARD).text
+    engine = describe(model).replacing({"model": "openvino"})
+    made, _ = apply("export.hub", replace(engine, path=model), tmp_path / "engine")
+    assert "\n    pip install pare openvino\n" in read_card(made.path / CARD).text
+
+
+def test_every_stage_is_listed_but_the_one_that_writes_the_card(model: Path, tmp_path: Path) -> None:
+    stages = ("prune.depth", "build.gguf", "export.ollama")
+    before = tuple(Provenance(name, 1, {"ratio": 0.5}, "key") for name in stages)
+    made, _ = apply("export.hub", replace(describe(model), lineage=before), tmp_path / "out")
+    listed = read_card(made.path / CARD).text.partition("## How it was made")[2].partition("## How to load it")[0]
+    assert [line.split()[0] for line in listed.splitlines() if line.startswith("    ")] == list(stages)
+
+
+HUB = find_stage("export.hub").params
+WRONG = {
+    "repo": ["you/", "a b", "you/model/x", "https://huggingface.co/you/model", "-a", "you/a--b", "you/a..b", "a-", ""],
+    "base_model": ["org/", "org model", "hf://org/model"],
+    "license": ["Apache 2.0", "MIT License", "(c) me"],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_name_that_the_hub_has_not_is_refused_with_the_form(name: str, value: str) -> None:
+    problems: list[Problem] = []
+    assert check_values(HUB, {name: value}, "export.hub", "", problems) is None
+    (problem,) = problems
+    example = {"repo": "you/smaller-model", "base_model": "org/model-8B", "license": "apache-2.0"}[name]
+    assert f"such as {example}" in problem.fix
+    assert check_values(HUB, {name: example}, "export.hub", "", []) is not None
+
+
+@given(st.from_regex(REPO, fullmatch=True).filter(lambda s: len(s) <= 96))
+def test_what_is_taken_as_a_name_the_hub_takes(name: str) -> None:
+    assume(not name.endswith(".git"))
+    validate_repo_id(name)
+
+
+def test_a_name_that_ends_as_a_clone_is_refused(model: Path) -> None:
+    why = find_stage("export.hub").refuse(describe(model), HUB(repo="you/model.git"))
+    assert "repo: no name on the hub ends in .git" in why
+    with pytest.raises(HFValidationError):
+        validate_repo_id("you/model.git")
 
 
 def test_a_licence_that_nobody_knows_is_not_made_up(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from compress.context import Context
-from compress.errors import StageFailed
+from compress.errors import DataError, StageFailed
 from compress.events import Event
 from compress.quantizers.own_process import in_own_process
 from tests.rooms import ROOT
@@ -23,7 +23,7 @@ from tests.rooms import ROOT
 
 def done(folder: Path, recorded: list[Event], **order: Any) -> dict[str, Any]:
     context = Context(folder / "out", folder / "scratch", emit=recorded.append, node="step")
-    return in_own_process("the library", "tests.programs.ordered_work", order, context, {"OWN": "yes"})
+    return in_own_process("the library", "tests.programs.ordered_work", lambda: order, context, {"OWN": "yes"})
 
 
 def test_what_came_of_it_is_returned_and_nothing_is_left_outside(tmp_path: Path) -> None:
@@ -33,8 +33,29 @@ def test_what_came_of_it_is_returned_and_nothing_is_left_outside(tmp_path: Path)
     assert found | {"pid": 0} == {"here": str(here), "offline": "1", "own": "yes", "more": "", "pid": 0}
     assert [(e.kind, e.what, e.done, e.total) for e in recorded] == [("progress", "step blocks", 1, 2)]
     assert sorted((here / "log.txt").read_text().splitlines()) == ["a library talks", "and complains"]
-    assert sorted(f.name for f in here.iterdir()) == ["kept", "log.txt"]
+    assert sorted(f.name for f in here.iterdir()) == ["kept", "log.txt", "prepared"]
     assert not Path(f"/proc/{found['pid']}").exists()
+
+
+def test_an_order_is_made_while_the_process_imports(tmp_path: Path) -> None:
+    def order() -> dict[str, str]:
+        until((tmp_path / "scratch" / "process" / "prepared").is_file)
+        return {"do": "work"}
+
+    context = Context(tmp_path / "out", tmp_path / "scratch")
+    assert in_own_process("the library", "tests.programs.ordered_work", order, context, {"OWN": "yes"})["own"] == "yes"
+
+
+def test_an_order_that_cannot_be_made_ends_the_process(tmp_path: Path) -> None:
+    def order() -> dict[str, str]:
+        raise DataError("no document has two tokens")
+
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    before = children.read_text()
+    context = Context(tmp_path / "out", tmp_path / "scratch")
+    with pytest.raises(DataError):
+        in_own_process("the library", "tests.programs.ordered_work", order, context, {"OWN": ""})
+    assert children.read_text() == before
 
 
 @pytest.mark.parametrize(
@@ -62,7 +83,7 @@ def test_a_listener_that_stops_the_work_ends_the_process(tmp_path: Path) -> None
     before = children.read_text()
     context = Context(tmp_path / "out", tmp_path / "scratch", emit=stop)
     with pytest.raises(KeyboardInterrupt):
-        in_own_process("the library", "tests.programs.ordered_work", {"do": "work"}, context, {"OWN": ""})
+        in_own_process("the library", "tests.programs.ordered_work", lambda: {"do": "work"}, context, {"OWN": ""})
     assert children.read_text() == before
 
 
@@ -70,11 +91,14 @@ def test_it_does_not_see_settings_that_would_change_its_result(tmp_path: Path, m
     monkeypatch.setenv("AR_MORE", "3")
     context = Context(tmp_path / "out", tmp_path / "scratch")
     own = {"OWN": ""}
-    assert in_own_process("the library", "tests.programs.ordered_work", {"do": "work"}, context, own)["more"] == "3"
     assert (
-        in_own_process("the library", "tests.programs.ordered_work", {"do": "work"}, context, own, without=("AR_",))[
-            "more"
-        ]
+        in_own_process("the library", "tests.programs.ordered_work", lambda: {"do": "work"}, context, own)["more"]
+        == "3"
+    )
+    assert (
+        in_own_process(
+            "the library", "tests.programs.ordered_work", lambda: {"do": "work"}, context, own, without=("AR_",)
+        )["more"]
         == ""
     )
 
@@ -85,7 +109,7 @@ from pathlib import Path
 from compress.context import Context
 from compress.quantizers.own_process import in_own_process
 from tests.rooms import ROOT
-in_own_process("it", "tests.programs.ordered_work", {"do": "sleep", "pid": sys.argv[1]}, Context(Path("out"), Path("scratch")), {"OWN": ""})
+in_own_process("it", "tests.programs.ordered_work", lambda: {"do": "sleep", "pid": sys.argv[1]}, Context(Path("out"), Path("scratch")), {"OWN": ""})
 """
 
 

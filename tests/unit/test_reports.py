@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -110,6 +110,40 @@ def test_contrasts_carry_sign_unit_and_interval() -> None:
     assert formatting.contrast(difference(Estimate(1.1, 0.8, 1.4, 64), "MB")) == "+1.10 MB [0.80, 1.40]"
     assert formatting.contrast(difference(exact(0.0))) == "0"
     assert formatting.contrast(difference(Estimate(1.0, math.nan, math.nan, 3))) == "+1.00 [n/a, n/a]"
+
+
+def sides(one: Estimate, other: Estimate, apart: Estimate, unit: str = "") -> tuple[str, str]:
+    return formatting.scores(replace(difference(apart, unit), baseline=one, candidate=other))
+
+
+def test_scores_have_the_digits_of_the_difference_beside_them() -> None:
+    wide = Estimate(19.4031, 17.1, 21.9, 64), Estimate(19.4066, 17.1, 21.9, 64)
+    assert sides(*wide, Estimate(0.0035, 0.0011, 0.0059, 64)) == ("19.403", "19.407")
+    assert sides(*wide, Estimate(0.5, 0.1, 0.9, 64)) == ("19.4", "19.4")
+    assert sides(*wide, exact(0.0)) == ("19.4", "19.4")
+    assert sides(*wide, Estimate(0.00004, -0.4, 0.4, 64)) == ("19.4", "19.4")  # shown as 0.00
+    assert sides(*wide, Estimate(2e-9, 1e-9, 3e-9, 64)) == ("19.403100", "19.406600")  # no more than six places
+    assert sides(exact(331.8), exact(331.802), exact(0.002), "MB") == ("331.800 MB", "331.802 MB")
+    ratio = replace(difference(Estimate(1.0002, 1.0001, 1.0003, 64)), compared="ratio")
+    assert formatting.scores(replace(ratio, baseline=wide[0], candidate=wide[1])) == ("19.4", "19.4")
+
+
+@given(st.floats(1e-2, 1e4), st.floats(-0.5, 0.5), st.floats(1e-3, 10), st.floats(1e-4, 0.5))
+def test_two_scores_whose_difference_is_shown_never_look_equal(
+    value: float, share: float, half: float, narrow: float
+) -> None:
+    apart = share * value
+    one, other = (Estimate(v, v - half, v + half, 9) for v in (value, value + apart))
+    shown = Estimate(apart, apart - narrow * half, apart + narrow * half, 9)
+    assume(abs(apart) >= 1e-5)
+    row = replace(difference(shown), baseline=one, candidate=other)
+    seen = formatting.scores(row)
+    told = re.search("[1-9]", formatting.contrast(row).partition(" ")[0])
+    assert bool(told) <= (seen[0] != seen[1])
+    plain = formatting.score(one, ""), formatting.score(other, "")
+    assert all(len(a) >= len(b) for a, b in zip(seen, plain, strict=True))
+    if not told:
+        assert seen == plain
 
 
 @pytest.mark.parametrize(

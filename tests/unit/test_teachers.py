@@ -21,7 +21,8 @@ from compress.events import silent
 from compress.execution.execute import _plan_of, node_refs
 from compress.files.hashing import digest_folder
 from compress.model.describing import describe
-from compress.planning.plan import Plan, with_lineage
+from compress.planning.nodes import with_lineage
+from compress.planning.plan import Plan
 from compress.planning.show import plan_dict, plan_text
 from compress.recipe.reading import hub_references, read_text
 from compress.store.cache import Cache
@@ -391,7 +392,7 @@ def test_a_folder_given_in_python_starts_at_the_current_one(place: Path, monkeyp
     monkeypatch.setattr(
         "compress.execution.execute.execute", lambda plan, cache, emit: seen.append(plan) or [plan.nodes[0]]
     )
-    monkeypatch.setattr("compress.planning.plan.Node.artifact", None, raising=False)
+    monkeypatch.setattr("compress.planning.nodes.Node.artifact", None, raising=False)
     monkeypatch.chdir(place)
     for teacher in (Path("larger"), "./larger"):
         compress.apply(

@@ -15,8 +15,11 @@ from compress.engines.onnx.stored import stored as in_onnx
 from compress.engines.openvino.stored import stored as in_openvino
 from compress.engines.torch.stored import stored as in_torch
 from compress.model import bit_widths
+from compress.model.describing import quantization_of
+from compress.quantization.linears import left_wide
 from compress.sources.models import parameter_count
 from evaluation.metrics.size import weights_read
+from tests.headers import WIDE, WORDS, llama
 
 INT4 = Quantization("int4_weights", 4, "onnxruntime")
 
@@ -53,6 +56,21 @@ def test_packed_weights_are_counted_as_many_as_they_are(tmp_path: Path, how: str
     assert in_torch(tmp_path) == {**found, "float32": 1024}
     packed = artifact(tmp_path, "torch", Quantization(how, 4, how))
     assert bit_widths.shares(packed, "model") == {**dict.fromkeys(found, 0.5), "float32": 0.5}
+
+
+def test_layers_of_several_widths_are_counted_each_by_its_own(tmp_path: Path) -> None:
+    tensors = {
+        f"{name}.weight_packed": torch.zeros(16, 64 * bits // 32, dtype=INT32) for name, bits in (("a", 4), ("b", 3))
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    groups = {
+        f"group_{n}": {"weights": {"num_bits": bits}, "targets": [name]}
+        for n, (name, bits) in enumerate((("a", 4), ("b", 3)))
+    }
+    stored = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert in_torch(tmp_path) == {"int4": 1024, "int3": 1024}
+    assert quantization_of(stored) == Quantization("compressed-tensors", 0, "compressed-tensors")
 
 
 def test_two_weights_in_a_byte_of_bitsandbytes_are_two(tmp_path: Path) -> None:
@@ -144,6 +162,28 @@ def test_what_was_passed_over_and_what_grew_is_warned_of(
     assert len(found) == len(message)
     assert all(words in line for words, line in zip(message, found, strict=True))
     assert list(bit_widths.warnings(sides[0], artifact(tmp_path / "b", "onnx"), "model")) == []
+
+
+def test_what_stays_wide_by_rights_is_no_warning_and_what_falls_out_beside_it_is_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = llama(tmp_path / "model")
+    rights = 2 * WORDS * WIDE  # embeddings and head
+    assert left_wide(model, "model", ()) == rights
+    assert left_wide(model, "model", ("*.0.*.q_proj", "lm_head")) == rights + WIDE * WIDE
+    total = sum(in_torch(model.path).values())
+    monkeypatch.setattr(bit_widths, "size", lambda artifact, name: 1)
+    packed = model.packing({"model": INT4})
+
+    def warned(more: int) -> list[str]:
+        wide = {"int4": total - rights - more, "bfloat16": rights + more}
+        monkeypatch.setattr("compress.engines.torch.stored.stored", lambda folder: wide)
+        return list(bit_widths.warnings(model, packed, "model", rights))
+
+    assert warned(0) == warned(total // 11) == []
+    (message,) = warned(total // 8)
+    assert "in part only: 43% of its weights are bfloat16, which the quantizer does not reach" in message
+    assert message.endswith("(12% beside embeddings, heads and what `ignore` names)")
 
 
 def test_a_precision_of_few_bits_is_a_packing_and_others_are_none() -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compress.artifact import Artifact
-from compress.engines.openvino import WEIGHTS
 from compress.engines.openvino.layers import GraphLayer, digests, layers
-from compress.engines.openvino.quantize import Compression, narrow_bytes
+from compress.engines.openvino.quantize import Compression
+from compress.engines.openvino.sizes import graph_sizes
 from compress.errors import ManyProblems, Problem, UserError
 from compress.params import Fault
-from compress.quantization.budgets import Option, bytes_of, choose, missed
+from compress.quantization.automatic import share_out
+from compress.quantization.budgets import Choice
+from compress.quantization.engine_sizes import Grid
 from compress.quantization.patterns import matches, pattern_faults
 from compress.quantization.sensitivity import STAGE, Layer, read
 
@@ -22,11 +23,10 @@ KNOWN = 0.9  # share of a graph's weights whose costs must be known
 
 @dataclass(frozen=True)
 class Chosen:
-    """The operations that get 8 bits, how many layers get each width, and the bytes that all weights then take."""
+    """The operations that get 8 bits, and the choice that this follows from."""
 
     wide: tuple[str, ...]
-    counts: Mapping[int, int]
-    size: int
+    choice: Choice
 
 
 def graph_faults(folder: Path, patterns: Iterable[str], further: Mapping[str, str] | None = None) -> tuple[Fault, ...]:
@@ -59,6 +59,12 @@ def ignored_layers(artifact: Artifact, name: str, patterns: Sequence[str]) -> fr
     )
 
 
+def left_in_graph(artifact: Artifact, name: str, patterns: Sequence[str]) -> int:
+    """The weights of a graph that are tables of embeddings, or of layers that the patterns name."""
+    ignored = ignored_layers(artifact, name, patterns)
+    return sum(one.weights for one in layers(artifact.folder(name)) if one.kind == "Gather" or one in ignored)
+
+
 def choose_widths(
     artifact: Artifact, name: str, budget: float | str, how: Compression, ignored: frozenset[GraphLayer]
 ) -> Chosen:
@@ -70,25 +76,10 @@ def choose_widths(
     folder, costs = artifact.folder(name), _measured(artifact, name)
     free = [layer for layer in layers(folder) if layer not in ignored]
     _be_measured(artifact, name, free, costs)
-    whole = (folder / WEIGHTS).stat().st_size
-    options = {layer: _options(layer, costs[layer][1] if layer in costs else None, how) for layer in free}
-    fixed = whole - sum(layer.size for layer in free)
-    wanted = bytes_of(budget, whole)
-    found = choose({layer.names[0]: some for layer, some in options.items()}, wanted - fixed)
-    if why := missed(found, wanted, fixed):
-        least = found.size + fixed
-        nearest = f"{_up(least / 1e6)} MB" if isinstance(budget, str) else f"{_up(least / whole)}"
-        raise UserError(f"`{name}`: {why}", place=str(artifact.path), fix=f"budget: {nearest}")
-    bits = list(found.bits.values())
-    wide = tuple(node for layer in free if found.bits[layer.names[0]] == 8 for node in layer.nodes)
-    return Chosen(wide, {width: bits.count(width) for width in sorted(set(bits))}, found.size + fixed)
-
-
-def _options(layer: GraphLayer, known: Layer | None, how: Compression) -> tuple[Option, ...]:
-    """What a layer may have: 8 bits alone where NNCF gives it no 4, or nothing was measured."""
-    eight = Option(8, narrow_bytes(layer, 8, how), known.cost[8] if known else 0.0)
-    four = narrow_bytes(layer, 4, how)
-    return (eight,) if known is None or four >= eight.size else (Option(4, four, known.cost[4]), eight)
+    sizes = graph_sizes(folder, Grid(how.group_size, how.symmetric), ignored)
+    known = {layer.names[0]: one.cost for layer, (_, one) in costs.items()}
+    found = share_out(artifact, name, sizes, known, budget)
+    return Chosen(tuple(node for layer in free if found.bits[layer.names[0]] == 8 for node in layer.nodes), found)
 
 
 def _measured(artifact: Artifact, name: str) -> dict[GraphLayer, tuple[str, Layer]]:
@@ -113,12 +104,6 @@ def _be_measured(
         message = f"{STAGE} measured {known / max(1, total):.0%} of the weights that `{name}` has now"
         fix = f"put {STAGE} right before the engine is built, behind all that changes weights"
         raise UserError(message, place=str(artifact.path), fix=fix)
-
-
-def _up(value: float) -> float:
-    """The next number of four digits: a remedy that was rounded down would be refused again."""
-    step = 10.0 ** (math.floor(math.log10(value)) - 3)
-    return round(math.ceil(value / step) * step, 12)
 
 
 def _names(layer: GraphLayer, further: Mapping[str, str]) -> tuple[str, ...]:

@@ -19,15 +19,14 @@ from numpy.typing import NDArray
 from compress.engines.module import ENGINE
 from compress.engines.openvino import MODEL
 from compress.engines.openvino.core import signals_recorded
-from compress.engines.openvino.layers import GraphLayer
 from compress.engines.openvino.runtime import save_graph
 from compress.machine.deps import installed, need
 from compress.machine.facts import machine_fact
+from compress.quantization.engine_sizes import SMALLEST
 
 Feed = Mapping[str, NDArray[Any]]
 NARROW = ("i8", "u8", "i4", "u4")
 SMOOTH = 0.95  # NNCF's own alpha
-SMALLEST = 8  # weights that share a scale
 
 
 @dataclass(frozen=True)
@@ -146,26 +145,6 @@ def _four_bits(nncf: Any, how: Compression, feeds: Sequence[Feed]) -> dict[str, 
     if feeds:
         options |= {"dataset": _dataset(nncf, feeds), "subset_size": len(feeds)}
     return options | {"advanced_parameters": fallback}
-
-
-def narrow_bytes(layer: GraphLayer, bits: int, how: Compression) -> int:
-    """What a layer takes once it is narrow: codes, scales in float16, zero points; in 4 bits where NNCF gives it 4."""
-    rows = layer.weights // layer.row
-    if bits == 4 and (group := group_of(layer, how.group_size)):
-        scales = rows * (layer.row // group)
-        return -(-layer.weights // 2) + 2 * scales + (0 if how.symmetric else -(-scales // 2))
-    # What is left over in the pass of 4 bits gets NNCF's own 8, with zero points.
-    return layer.weights + (2 if how.symmetric and bits == 8 else 3) * rows
-
-
-def group_of(layer: GraphLayer, size: int) -> int:
-    """The weights that share a scale in 4 bits; 0 where NNCF gives the layer no 4: convolutions, and rows that no group divides."""
-    if layer.convolves:
-        return 0
-    if layer.row % size == 0:
-        return size
-    largest = layer.row & -layer.row  # the power of two in it
-    return largest if largest >= SMALLEST else 0
 
 
 def count_quantized(model: openvino.Model) -> Counter[str]:

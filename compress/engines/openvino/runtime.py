@@ -275,8 +275,8 @@ def language_inputs(
 
 
 def start_of_text(tokens: list[int], graph: Graph) -> dict[str, NDArray[Any]]:
-    """The inputs of a graph that reads one text from its beginning."""
-    names = tuple(map(input_name, graph.compiled.inputs))
+    """The inputs of a graph that reads one text from its beginning. Nothing is compiled for it."""
+    names = tuple(name for name, _ in graph.inputs)
     return language_inputs(np.array([tokens], dtype=np.int64), 0, np.zeros(1, dtype=np.int32), names)
 
 

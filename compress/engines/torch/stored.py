@@ -11,7 +11,7 @@ from pathlib import Path
 from compress.artifact import read_json
 from compress.engines.torch import weights
 from compress.files.safetensors_headers import Stored, read_header
-from compress.model.describing import quantization_of
+from compress.model.describing import bits_by_layer, quantization_of
 
 TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "I8": "int8"}
 WORD = 32  # bits of the integers that codes lie in side by side
@@ -30,26 +30,27 @@ def stored(folder: Path) -> Mapping[str, int]:
     for file in weights(folder):
         if file.suffix == ".safetensors":
             tensors |= read_header(file).tensors
-    config = folder / "config.json"
-    packed = quantization_of(read_json(config)) if config.is_file() else None
+    file = folder / "config.json"
+    config = read_json(file) if file.is_file() else {}
+    packed = quantization_of(config)
     found: Counter[str] = Counter()
-    for kind, count in _counted(tensors, packed.bits if packed else 0):
+    for kind, count in _counted(tensors, packed.bits if packed else 0, bits_by_layer(config)):
         found[kind] += count
     return found
 
 
-def _counted(tensors: Mapping[str, Stored], bits: int) -> Iterator[tuple[str, int]]:
+def _counted(tensors: Mapping[str, Stored], bits: int, own: Mapping[str, int]) -> Iterator[tuple[str, int]]:
     """Each tensor's number type and how many weights it holds.
 
     Args:
-        bits: of a packed weight, where no tensor beside it says so itself.
+        bits: of a packed weight, where no tensor beside it says so itself. own: of layers that have bits of their own.
     """
     codes = {name.partition(STATE)[0]: name.partition(STATE)[2] for name in tensors if STATE in name}
     for name, tensor in tensors.items():
         module, _, last = name.rpartition(".")
         if name in codes:
             yield codes[name], 2 * tensor.count
-        elif last in PACKED and tensor.dtype == "I32" and (wide := _bits(tensors, module, last, bits)):
+        elif last in PACKED and tensor.dtype == "I32" and (wide := _bits(tensors, module, last, own.get(module, bits))):
             yield f"int{wide}", tensor.count * WORD // wide
         elif last.endswith(QDATA) and tensor.dtype == "I32":
             yield "int4", tensor.count * WORD // 4

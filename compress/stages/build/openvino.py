@@ -22,6 +22,8 @@ from compress.engines.openvino import ENGINE
 from compress.model.bit_widths import packing
 from compress.model.exportable import Components, refuse_engine, wanted
 from compress.params import Params, one_of
+from compress.planning.resources import opened_bytes
+from compress.quantization.sizes import held_bytes, stored_bytes
 
 if TYPE_CHECKING:
     Precision = str
@@ -46,7 +48,11 @@ def refuse(artifact: Artifact, params: BuildOpenVINO) -> str:
 
 def forecast(artifact: Artifact, params: BuildOpenVINO) -> Forecast:
     names = wanted(artifact, params.components)
-    return Forecast(quantization=packing(names, ENGINE.format, params.precision))
+    packed = packing(names, ENGINE.format, params.precision)
+    made = artifact.replacing(dict.fromkeys(names, ENGINE.format)).packing(packed)
+    # As it is stored while it is converted, in float32 when it is compared, and the engine beside it.
+    whole = sum(stored_bytes(artifact, name) for name in artifact.components) + opened_bytes(artifact)
+    return Forecast(quantization=packed, memory_bytes=whole + sum(held_bytes(made, name) for name in names))
 
 
 @stage(

@@ -122,6 +122,8 @@ def unavailable_here(params: BuildTensorRT) -> str:
     forecast=forecast,
     unavailable_here=unavailable_here,
     machine=gpus.abilities,
+    kernels=lambda params: params.precision,
+    built_for=lambda params: _choose(params)[1],
     data=lambda params: ("calibration",) if params.precision in CALIBRATED else (),
 )
 def run(artifact: Artifact, params: BuildTensorRT, context: Context) -> None:

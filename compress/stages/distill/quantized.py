@@ -87,6 +87,7 @@ def forecast(artifact: Artifact, params: DistillQuantized) -> Forecast:
     refuse=refuse,
     forecast=forecast,
     unfit=unfit,
+    kernels=lambda params: "marlin" if params.bits in (4, 8) else "unpacked",
 )
 def run(artifact: Artifact, params: DistillQuantized, context: Context) -> None:
     from compress.algorithms.grids import Grid

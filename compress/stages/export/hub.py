@@ -16,28 +16,48 @@ from pydantic import Field
 from compress.artifact import Artifact, Provenance, derive, write_manifest
 from compress.catalogue import find_engine, find_task, stage
 from compress.context import Context
+from compress.errors import Refusal
 from compress.params import Params
 from compress.publishing.licences import licence_files
 from compress.publishing.model_cards import CARD, NAME, Described, read_card, write_card
 from compress.publishing.modelfiles import MODELFILE
 from compress.tasks import Usage
 
-VERSION = 1
-REPO = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
+VERSION = 2
+_NAME = (
+    r"[A-Za-z0-9](?:(?:-|\.|-\.|\.-)?[A-Za-z0-9_])*"  # the hub takes neither -- nor .., and neither of these at an end
+)
+REPO = f"^{_NAME}(?:/{_NAME})?$"
+LICENCE = r"^[a-z0-9][a-z0-9.+-]*$"
 
 
 class ExportHub(Params):
-    repo: str = Field("you/model", pattern=REPO, max_length=96, description="the name that it will have on the hub")
+    repo: str = Field(
+        "you/model",
+        pattern=REPO,
+        max_length=96,
+        description="the name that it will have on the hub, such as you/smaller-model",
+    )
     base_model: str = Field(
         "",
         pattern=f"{REPO}|^$",
-        description="that of the model it was made from; none: the recipe's model, if it is of the hub",
+        max_length=96,
+        description="the name on the hub of the model it was made from, such as org/model-8B; none: the recipe's model, if it is of the hub",
     )
-    license: str = Field("", description="the licence's identifier on the hub; none: what the model's own card says")
+    license: str = Field(
+        "",
+        pattern=f"{LICENCE}|^$",
+        description="the licence's identifier on the hub, such as apache-2.0, llama3.1 or other; none: what the model's own card says",
+    )
     tags: tuple[str, ...] = Field((), description="further tags")
 
 
-@stage(version=VERSION, params=ExportHub, effects=("files",), files=(CARD,), reproducible="bytes")
+def refuse(artifact: Artifact, params: ExportHub) -> str:
+    ends = [name for name in ("repo", "base_model") if getattr(params, name).endswith(".git")]
+    return Refusal(f"{' and '.join(ends)}: no name on the hub ends in .git", "leave .git out") if ends else ""
+
+
+@stage(version=VERSION, params=ExportHub, refuse=refuse, effects=("files",), files=(CARD,), reproducible="bytes")
 def run(artifact: Artifact, params: ExportHub, context: Context) -> None:
     made = derive(artifact, context.out, without=(CARD,), link=context.link)
     itself = Provenance(NAME, VERSION, params.counted(), "")

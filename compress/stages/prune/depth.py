@@ -11,6 +11,7 @@ Source: Men et al., "ShortGPT" (2024), block influence; Kim et al., "BK-SDM" (20
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from compress.errors import DataError
 from compress.model.depth_units import Pool, Unit, cut_depth, depth_pools, least_missed, renamed, unsettled, without
 from compress.model.families import Cut, Granted, derived_fields
 from compress.params import Params, Share
+from compress.planning.resources import opened_bytes
 
 if TYPE_CHECKING:
     from compress.opening.models import OpenModel
@@ -46,7 +48,8 @@ def forecast(artifact: Artifact, params: PruneDepth) -> Forecast:
         gone = (u for pool in depth_pools(artifact.components[name].kind, config) for u in _worst(pool, {}, params))
         configs[name] = without(config, tuple(gone))
         open_[name] = unsettled(artifact.components[name].kind, config)
-    return Forecast(configs, "; ".join(reported), unsettled=open_, warnings=tuple(far))
+    memory = opened_bytes(artifact) + opened_bytes(replace(artifact, planned={**artifact.planned, **configs}))
+    return Forecast(configs, "; ".join(reported), unsettled=open_, warnings=tuple(far), memory_bytes=memory)
 
 
 @stage(

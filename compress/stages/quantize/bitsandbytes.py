@@ -21,8 +21,8 @@ from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization, read_json
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.machine.devices import CPU
-from compress.params import Params
-from compress.quantization.linears import ignoring
+from compress.params import Params, unused_faults
+from compress.quantization.linears import be_faultless, ignoring
 from compress.quantization.packed_places import level, why_not_there
 from compress.quantization.reach import Packer, faults, model_library, packing_forecast, reach, refuse_reach
 from compress.quantizers.packers import pack_all
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 BITSANDBYTES = Packer("bitsandbytes", takes_transposed=True, unpacks_called=True)
 THRESHOLD = 6.0
+FOUR = ("nf4", "fp4")
+USED = {"double_quant": FOUR, "compute": FOUR, "threshold": ("int8",)}  # by which modes
 BLOCK, ROWS = 64, 32  # of inputs that share a scale, and of outputs that lie together where products are bfloat16
 
 
@@ -49,10 +51,6 @@ class QuantizeBitsandbytes(Params):
 
 
 def refuse(artifact: Artifact, params: QuantizeBitsandbytes) -> str:
-    if params.mode == "int8" and (params.double_quant or params.compute != "auto"):
-        return "double_quant and compute are for nf4 and fp4: leave them out of int8"
-    if params.mode != "int8" and params.threshold != THRESHOLD:
-        return f"threshold is for int8: leave it out of {params.mode}"
     return refuse_reach(artifact, wanted(artifact, params), params.ignore, BITSANDBYTES)
 
 
@@ -79,6 +77,7 @@ def _odd(artifact: Artifact, name: str, params: QuantizeBitsandbytes) -> str:
 
 
 def forecast(artifact: Artifact, params: QuantizeBitsandbytes) -> Forecast:
+    be_faultless(unused_faults(params, "mode", USED))
     return packing_forecast(artifact, wanted(artifact, params), params.ignore, packing(params), params.mode)
 
 
@@ -94,6 +93,7 @@ def forecast(artifact: Artifact, params: QuantizeBitsandbytes) -> Forecast:
     refuse=refuse,
     forecast=forecast,
     misplaced=misplaced,
+    kernels=lambda params: "llm_int8" if params.mode == "int8" else "nf4",
 )
 def run(artifact: Artifact, params: QuantizeBitsandbytes, context: Context) -> None:
     from compress.engines.torch.runtime import silent_libraries

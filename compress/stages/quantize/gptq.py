@@ -14,10 +14,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization, derive, rewritten, write_manifest
 from compress.catalogue import Forecast, stage
@@ -36,6 +37,7 @@ from compress.quantization.linears import (
     packing_faults,
     shares,
 )
+from compress.quantization.reach import share_of_all
 from compress.quantizers.checkpoints import move_saved
 
 METHOD, LIBRARY = "gptq", "gptqmodel"
@@ -51,11 +53,19 @@ STACKS = {
 }
 # What transformers cannot open packed: where it makes a GPT-2 it initialises the weight of these by name.
 UNOPENED = {"GPT2LMHeadModel": ("*.c_proj",)}
+ONE_WIDTH = "transformers opens no GPTQ checkpoint whose layers differ in bits, and quantize.autoround makes one that it does; here give a number"
 MIXTURES = ("MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
 
 
+def _one_width(bits: object) -> object:
+    """Optimum, through which transformers opens GPTQ, makes every layer as wide as `bits`, whatever GPTQModel's `dynamic` says of it."""
+    if bits == "auto":
+        raise ValueError(ONE_WIDTH)
+    return bits
+
+
 class QuantizeGPTQ(Params):
-    bits: Literal[2, 3, 4, 8] = Field(4, description="width of a weight")
+    bits: Annotated[Literal[2, 3, 4, 8], BeforeValidator(_one_width)] = Field(4, description="width of a weight")
     group_size: Literal[-1, 16, 32, 64, 128, 256, 512, 1024] = Field(
         128, description="weights of a row that share a scale; -1: the whole row"
     )
@@ -96,7 +106,10 @@ def forecast(artifact: Artifact, params: QuantizeGPTQ) -> Forecast:
     if not layers:
         return Forecast(quantization=packed)
     share = shares(layers, frozenset(one.name for one in layers) - {one.name for one in chosen})
-    reported = f"{len(chosen)} of {len(layers)} linear layers, {share:.1%} of their weights, at {params.bits} bits"
+    of_all = share_of_all(artifact, LANGUAGE_MODEL, chosen)
+    reported = (
+        f"{len(chosen)} of {len(layers)} linear layers, {share:.1%} of their weights{of_all}, at {params.bits} bits"
+    )
     kept = [
         one.name
         for one in layers
@@ -125,33 +138,38 @@ def forecast(artifact: Artifact, params: QuantizeGPTQ) -> Forecast:
     refuse=refuse,
     forecast=forecast,
     data=lambda params: ("calibration",),
+    kernels=lambda params: "marlin" if params.bits in (4, 8) else "unpacked",
 )
 def run(artifact: Artifact, params: QuantizeGPTQ, context: Context) -> None:
-    from compress.engines.torch.runtime import stored_dtype
-    from compress.opening.rows import calibration_rows
     from compress.quantizers.own_process import in_own_process
 
     layers = linears(artifact)
     chosen = [one.name for one in _chosen(layers, artifact, params)]
     left = [one.name for one in layers if one.name not in chosen and _in_block(one, artifact)]
-    rows = calibration_rows(artifact, params.samples, params.length, context)
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
     saved = _emptied(context.scratch / "saved")
-    order = {
-        "folder": str(artifact.folder(LANGUAGE_MODEL).absolute()),
-        "out": str(saved),
-        "offload": str(_emptied(context.scratch / "offload")),
-        "rows": rows,
-        "config": _config(params),
-        "layers": chosen,
-        "left": left,
-        "dtype": str(stored_dtype(artifact.folder(LANGUAGE_MODEL))).removeprefix("torch."),
-        "seed": context.seed,
-    }
+
+    @cache
+    def ordered() -> dict[str, Any]:
+        from compress.engines.torch.runtime import stored_dtype
+        from compress.opening.rows import calibration_rows
+
+        return {
+            "folder": str(artifact.folder(LANGUAGE_MODEL).absolute()),
+            "out": str(saved),
+            "offload": str(_emptied(context.scratch / "offload")),
+            "rows": calibration_rows(artifact, params.samples, params.length, context),
+            "config": _config(params),
+            "layers": chosen,
+            "left": left,
+            "dtype": str(stored_dtype(artifact.folder(LANGUAGE_MODEL))).removeprefix("torch."),
+            "seed": context.seed,
+        }
+
     module = "compress.quantizers.gptq"
-    found = in_own_process("GPTQModel", module, order, context, ENVIRONMENT, without=("GPTQMODEL_",))
+    found = in_own_process("GPTQModel", module, ordered, context, ENVIRONMENT, without=("GPTQMODEL_",))
     move_saved(saved, artifact.folder(LANGUAGE_MODEL), made.folder(LANGUAGE_MODEL), OWN_CONFIG)
-    _tell(found, rows, params, context)
+    _tell(found, ordered()["rows"], params, context)
     write_manifest(made.packing({LANGUAGE_MODEL: Quantization(METHOD, params.bits, LIBRARY)}))
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -27,10 +28,20 @@ from compress.context import Context
 from compress.engines.openvino import MODEL
 from compress.errors import Refusal, StageFailed
 from compress.model.bit_widths import packing
-from compress.params import Later, Params, Share
-from compress.quantization.budgets import unreadable
+from compress.params import Fault, Later, Params, Share, unused_faults
+from compress.quantization.automatic import (
+    LISTED,
+    Asked,
+    Sizes,
+    automatic_faults,
+    check_reckoned,
+    rounding_cautions,
+    widths_text,
+)
+from compress.quantization.engine_sizes import Grid, planned_sizes
+from compress.quantization.linears import be_faultless
 from compress.quantization.patterns import expression_faults
-from compress.quantization.sensitivity import STAGE, measured, stale
+from compress.quantization.sensitivity import STAGE
 
 if TYPE_CHECKING:
     import openvino
@@ -40,6 +51,13 @@ if TYPE_CHECKING:
 
 
 CALIBRATED = ("int8", "int8_hybrid")
+FOUR, WEIGHTS_MODES = ("int4_weights",), ("int8_weights", "int4_weights")
+USED = {  # by which modes
+    "samples": (*CALIBRATED, *FOUR),
+    "symmetric": WEIGHTS_MODES,
+    "smooth": ("int8",),
+    **dict.fromkeys(("group_size", "ratio", "corrections", "metric", "bits", "budget"), FOUR),
+}
 # NNCF's lora_correction is left out: it fails on embeddings in 4 bits (3.4.0).
 Correction = Literal["awq", "scale_estimation", "gptq"]
 Metric = Literal[
@@ -50,7 +68,6 @@ Metric = Literal[
     "mean_activation_magnitude",
 ]
 WEIGHTS_ALONE: Final = "weight_quantization_error"
-RECKONED = 0.005  # of the weights, that NNCF may take otherwise
 WIDTHS = (8, 4)  # that a budget is shared out in
 
 
@@ -86,10 +103,7 @@ class QuantizeNNCF(Params):
     bits: Annotated[Literal["auto"] | None, Later()] = Field(
         None, description="auto: 4 or 8 bits a layer, by what analyze.sensitivity measured, within the budget"
     )
-    budget: Annotated[Share | str | None, Later()] = Field(
-        None,
-        description="bytes of a component's weights with bits: auto: a share of what they take now, or a size such as 120 MB",
-    )
+    budget: Annotated[Share | str | None, Later()] = Field(None, description=LISTED)
 
     @property
     def calibrated(self) -> bool:
@@ -105,60 +119,75 @@ def refuse(artifact: Artifact, params: QuantizeNNCF) -> str:
     other = [name for name in wanted if artifact.components[name].format != "openvino"]
     if other:
         return Refusal(f"{', '.join(other)} is no OpenVINO engine", "put build.openvino before it")
-    whys = [*_unavailable(artifact, params), *_unchosen(artifact, wanted, params), *_unnamed(artifact, wanted, params)]
-    return "; ".join(whys)
+    return ""
 
 
-def _unavailable(artifact: Artifact, params: QuantizeNNCF) -> Iterator[str]:
-    """What is asked for that the mode has no use for."""
-    four = params.mode == "int4_weights"
-    if params.corrections and not four:
-        yield f"corrections make up for 4 bits, and the mode is {params.mode}: leave them out, or give int4_weights"
-    if params.metric != WEIGHTS_ALONE and not (four and params.ratio < 1):
-        yield "metric chooses the layers that a ratio below 1 of int4_weights leaves 8 bits, and there are none: leave it out"
-    if params.smooth != 0.95 and params.mode != "int8":
-        yield f"smooth is for int8, and the mode is {params.mode}: leave it out"
+def _faults(artifact: Artifact, params: QuantizeNNCF) -> Iterator[Fault]:
+    """All that keeps it from working on these engines."""
+    wanted = _wanted(artifact, params)
+    yield from unused_faults(params, "mode", USED)
+    yield from _pointless(artifact, params)
+    if params.mode == "int4_weights":
+        yield from automatic_faults(artifact, wanted, asked(params), partial(_sizes, artifact, params))
+    yield from _unnamed(artifact, wanted, params)
+
+
+def _pointless(artifact: Artifact, params: QuantizeNNCF) -> Iterator[Fault]:
+    """What is asked for that the mode has no use for, beside what it never has one for."""
+    four, given = params.mode == "int4_weights", params.model_fields_set
+    if four and "samples" in given and not params.calibrated:
+        message = "samples is for calls that corrections look at, or another metric, and there are none of either"
+        yield Fault(message, "leave samples out")
+    if four and params.metric != WEIGHTS_ALONE and params.ratio == 1:
+        message = "metric chooses the layers that a ratio below 1 leaves 8 bits, and there are none"
+        yield Fault(message, "leave metric out, or give ratio: 0.8")
+    if four and params.bits == "auto" and "ratio" in given:
+        yield Fault("bits: auto chooses which layers get 4 bits, and so does ratio", "leave ratio out")
     if params.mode == "int8_hybrid" and artifact.writes_text:
-        yield "int8_hybrid is for convolutions, of which a language model has none: give int8 or int8_weights"
+        message = "int8_hybrid is for convolutions, of which a language model has none"
+        yield Fault(message, "mode: int8, or mode: int8_weights")
 
 
-def _unchosen(artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF) -> Iterator[str]:
-    """Why widths cannot be chosen by a budget."""
-    if (params.bits is None) != (params.budget is None):
-        yield "bits: auto and budget go together: give both, or neither"
-        return
-    if params.budget is None:
-        return
-    if params.mode != "int4_weights" or params.ratio < 1:
-        yield "bits: auto chooses between 4 and 8 bits of weights: give mode: int4_weights, and no ratio"
-    if isinstance(params.budget, str) and (why := unreadable(params.budget)):
-        yield f"budget: {why}"
-    for name in wanted:
-        if why := stale(artifact, name):
-            yield why
-        elif (made := measured(artifact, name)) and not {*WIDTHS} <= {*made.params["bits"]}:
-            tried = ", ".join(map(str, made.params["bits"]))
-            yield f"{STAGE} measured {tried} bits of `{name}`, and a budget needs 8 and 4"
+def asked(params: QuantizeNNCF) -> Asked:
+    """What is asked for, where the widths are chosen."""
+    return Asked(params.bits == "auto", params.budget, WIDTHS, params.symmetric, params.group_size)
 
 
-def _unnamed(artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF) -> Iterator[str]:
+def _sizes(artifact: Artifact, params: QuantizeNNCF, name: str, widths: tuple[int, ...]) -> Sizes | None:
+    """What an engine's weights can take: one that is there already, or that is still to be built."""
+    folder, grid = artifact.folder(name), Grid(params.group_size, params.symmetric)
+    if not (folder / MODEL).is_file():
+        return planned_sizes(artifact, name, grid, params.ignore)
+    if params.ignore:
+        return None  # by torch's names too, which the weights alone tell
+    from compress.engines.openvino.sizes import graph_sizes
+
+    return graph_sizes(folder, grid)
+
+
+def _unnamed(artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF) -> Iterator[Fault]:
     """Patterns that are none, and those that name no layer where the graph is there already; of one that is still to be built, or whose
     layers `analyze.sensitivity` knows by torch's names, its work shows it."""
     by_torch = STAGE in {made.stage for made in artifact.lineage}
     graphs = [f for name in wanted if ((f := artifact.folder(name)) / MODEL).is_file()] if not by_torch else []
     if not params.ignore or not graphs:
-        yield from (f"{one.message}: {one.fix}" for one in expression_faults(params.ignore))
+        yield from expression_faults(params.ignore)
         return
     from compress.engines.openvino.choice import graph_faults
 
-    found = (fault for folder in graphs for fault in graph_faults(folder, params.ignore))
-    yield from dict.fromkeys(f"{one.message}: {one.fix}" for one in found)
+    yield from dict.fromkeys(fault for folder in graphs for fault in graph_faults(folder, params.ignore))
 
 
 def forecast(artifact: Artifact, params: QuantizeNNCF) -> Forecast:
-    packed = packing(_wanted(artifact, params), "openvino", params.mode)
-    reported = f"4 or 8 bits a layer, within a budget of {params.budget}" if params.bits else ""
-    return Forecast(quantization=packed, reported=reported)
+    """All that does not go together is raised at once."""
+    be_faultless(_faults(artifact, params))
+    wanted = _wanted(artifact, params)
+    widths = f"4 or 8 bits a layer, within a budget of {params.budget}" if params.bits else params.mode
+    left = f", but for {', '.join(params.ignore)}" if params.ignore else ""
+    reported = f"{', '.join(wanted)}: {widths}, of all layers with weights{left}"
+    packed = packing(wanted, "openvino", params.mode)
+    cautions = tuple(rounding_cautions(artifact, wanted, asked(params)))
+    return Forecast(quantization=packed, reported=reported, warnings=cautions)
 
 
 @stage(
@@ -244,14 +273,11 @@ def _tell_choice(made: Artifact, name: str, work: Work, context: Context) -> Non
         return
     from compress.engines.openvino import WEIGHTS
 
-    size = (made.folder(name) / WEIGHTS).stat().st_size
-    if abs(size - work.chosen.size) > RECKONED * work.chosen.size:
-        message = (
-            f"the weights of `{name}` take {size / 1e6:.4g} MB, where {work.chosen.size / 1e6:.4g} MB were reckoned"
-        )
-        raise StageFailed(message, place=str(made.folder(name)), fix="leave out bits and budget, and report this")
-    reported = ", ".join(f"{count} layers in {bits} bits" for bits, count in work.chosen.counts.items())
-    context.note(f"{name}: {reported}, {size / 1e6:.4g} MB", component=name, widths=reported, bytes=size)
+    size, choice = (made.folder(name) / WEIGHTS).stat().st_size, work.chosen.choice
+    check_reckoned(made, name, size, choice)
+    context.note(
+        f"{name}: {widths_text(choice)}, {size / 1e6:.4g} MB", component=name, widths=widths_text(choice), bytes=size
+    )
 
 
 def _wanted(artifact: Artifact, params: QuantizeNNCF) -> tuple[str, ...]:

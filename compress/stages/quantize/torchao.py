@@ -5,7 +5,8 @@ torchao is installed; diffusers needs the `torch_dtype` that the model had as an
 `int8_dynamic` rounds each token's activations too, and computes in integers. On a processor neither need be faster: measure. On NVIDIA
 GPUs there are also `int4_weights` (bfloat16 models, from SM80) and `float8` (each row of weights and activations with a scale of its own,
 from SM89). Embeddings, heads, convolutions and what `ignore:` names stay as they are (`*.proj_out`, `re:.*proj`); the plan says what share
-is reached. torchao's int2 to int7 store bytes, which saves nothing, and are left out. Put it behind everything that changes weights.
+is reached. `bits: auto` packs the layers that bear it best, by what `analyze.sensitivity` measured, until all weights take `budget`, and leaves
+the others as they are. torchao's int2 to int7 store bytes, which saves nothing, and are left out. Put it behind everything that changes weights.
 Source: torchao.
 
     - quantize.torchao: {mode: int8_weights}
@@ -13,21 +14,43 @@ Source: torchao.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from compress.artifact import Artifact, Quantization
 from compress.catalogue import Forecast, stage
 from compress.context import Context
-from compress.params import Params
+from compress.errors import UserError
+from compress.params import Fault, Later, Params, Share, unused_faults
+from compress.quantization.automatic import (
+    LISTED,
+    Asked,
+    Sizes,
+    automatic_faults,
+    check_reckoned,
+    rounding_cautions,
+    share_out,
+    widths_text,
+)
+from compress.quantization.budgets import Choice
+from compress.quantization.linears import Linear, be_faultless
 from compress.quantization.packed_places import FLOAT8, INT4, abilities, needs_bfloat16, why_not_there
-from compress.quantization.reach import Packer, model_library, packing_forecast, refuse_reach
+from compress.quantization.packed_sizes import packed_sizes, weight_bytes
+from compress.quantization.reach import Packer, model_library, packing_forecast, reach, refuse_reach
+from compress.quantization.sensitivity import read
 from compress.quantizers.packers import pack_all
 
 TORCHAO = Packer("torchao", takes_transposed=False)
 LEAST = {"int4_weights": INT4, "float8": FLOAT8}  # by mode, the compute capability that it takes
 Mode = Literal["int8_weights", "int8_dynamic", "int4_weights", "float8"]
+INTEGERS = ("int8_weights", "int8_dynamic", "int4_weights")  # modes whose rounding analyze.sensitivity measures
+USED = {"group_size": ("int4_weights",), "bits": INTEGERS, "budget": INTEGERS}  # by which modes
+BYTE = 8
+TILE_IN, TILE_OUT, PAIR = 1024, 8, 4  # what int4 is padded to, and bytes of a group's scale and zero point
 
 
 class QuantizeTorchao(Params):
@@ -39,11 +62,14 @@ class QuantizeTorchao(Params):
     )
     ignore: tuple[str, ...] = Field((), description="layers that stay as they are, by name or pattern")
     group_size: Literal[32, 64, 128, 256] = Field(128, description="in int4: weights of a row that share a scale")
+    bits: Annotated[Literal["auto"] | None, Later()] = Field(
+        None,
+        description="auto: which layers are packed is chosen by what analyze.sensitivity measured, within the budget",
+    )
+    budget: Annotated[Share | str | None, Later()] = Field(None, description=LISTED)
 
 
 def refuse(artifact: Artifact, params: QuantizeTorchao) -> str:
-    if params.mode != "int4_weights" and params.group_size != QuantizeTorchao().group_size:
-        return f"group_size is for int4_weights: leave it out of {params.mode}"
     if params.mode == "int4_weights" and (why := needs_bfloat16(artifact)):
         return why
     return refuse_reach(artifact, wanted(artifact, params), params.ignore, TORCHAO)
@@ -55,8 +81,43 @@ def misplaced(artifact: Artifact, params: QuantizeTorchao, device: str) -> str:
 
 
 def forecast(artifact: Artifact, params: QuantizeTorchao) -> Forecast:
+    names = wanted(artifact, params)
+    be_faultless(_faults(artifact, params, names))
     group = params.group_size if params.mode == "int4_weights" else 0
-    return packing_forecast(artifact, wanted(artifact, params), params.ignore, packing(params), params.mode, group)
+    made = packing_forecast(artifact, names, params.ignore, packing(params), params.mode, group)
+    if params.bits is None:
+        return made
+    reported = f"{made.reported}, or fewer, within a budget of {params.budget}"
+    return replace(made, reported=reported, warnings=tuple(rounding_cautions(artifact, names, asked(params))))
+
+
+def _faults(artifact: Artifact, params: QuantizeTorchao, names: tuple[str, ...]) -> Iterator[Fault]:
+    """What does not go together, beside what packing_forecast raises."""
+    yield from unused_faults(params, "mode", USED)
+    if params.mode in INTEGERS:
+        yield from automatic_faults(artifact, names, asked(params), partial(_sizes, artifact, params))
+
+
+def asked(params: QuantizeTorchao) -> Asked:
+    """What is asked for, where the layers that are packed are chosen. Int8 is symmetric, and int4 is not."""
+    four = params.mode == "int4_weights"
+    group = params.group_size if four else None
+    return Asked(params.bits == "auto", params.budget, (packing(params).bits,), not four, group)
+
+
+def _sizes(artifact: Artifact, params: QuantizeTorchao, name: str, widths: tuple[int, ...]) -> Sizes | None:
+    """What a component's layers can take, packed, or as wide as they are."""
+
+    def packed(one: Linear, bits: int, item: int) -> int:
+        if bits > BYTE:
+            return one.weights * item
+        if bits == BYTE:
+            return one.weights + item * one.outputs
+        inputs, outputs = (-(-size // unit) * unit for size, unit in ((one.inputs, TILE_IN), (one.outputs, TILE_OUT)))
+        return inputs * outputs // 2 + PAIR * outputs * (inputs // params.group_size)
+
+    layers = reach(artifact, name, params.ignore).packed
+    return packed_sizes(artifact, name, layers, widths, packed, unpacked=True)
 
 
 @stage(
@@ -71,6 +132,7 @@ def forecast(artifact: Artifact, params: QuantizeTorchao) -> Forecast:
     forecast=forecast,
     misplaced=misplaced,
     machine=abilities,
+    kernels=lambda params: "int8" if params.mode == "int8_dynamic" else params.mode,
 )
 def run(artifact: Artifact, params: QuantizeTorchao, context: Context) -> None:
     from compress.engines.torch.runtime import silent_libraries
@@ -79,7 +141,37 @@ def run(artifact: Artifact, params: QuantizeTorchao, context: Context) -> None:
         with silent_libraries():  # importing them looks for native code, and says so
             return config_of(artifact, name, left, params)
 
-    pack_all(artifact, wanted(artifact, params), params.ignore, config, packing(params), context)
+    names = wanted(artifact, params)
+    choices = {name: _choice(artifact, name, params) for name in names} if params.bits else {}
+    left = {n: tuple(one for one, bits in choice.bits.items() if bits > BYTE) for n, choice in choices.items()}
+    pack_all(artifact, names, params.ignore, config, packing(params), context, left)
+    made = replace(artifact, path=context.out)
+    for name, choice in choices.items():
+        check_reckoned(made, name, size := weight_bytes(made, name), choice)
+        context.note(
+            f"{name}: {widths_text(choice)}, {size / 1e6:.4g} MB",
+            component=name,
+            widths=widths_text(choice),
+            bytes=size,
+        )
+
+
+def _choice(artifact: Artifact, name: str, params: QuantizeTorchao) -> Choice:
+    """The layers of a component that are packed, and those that are left, within the budget.
+
+    Raises:
+        UserError: no choice meets it.
+    """
+    sizes, known = _sizes(artifact, params, name, asked(params).widths), read(artifact)[name]
+    assert sizes is not None  # headers are here by now
+    assert params.budget is not None
+    layers = {one: known.layers[one].cost for one in sizes.layers if one in known.layers}
+    costs = {one: {**dict.fromkeys(sizes.layers[one], 0.0), **cost} for one, cost in layers.items()}
+    found = share_out(artifact, name, sizes, costs, params.budget)
+    if min(found.bits.values()) > BYTE:
+        message = f"`{name}`: the budget leaves every layer as it is"
+        raise UserError(message, place=str(artifact.path), fix="give a smaller one, or leave this stage out")
+    return found
 
 
 def wanted(artifact: Artifact, params: QuantizeTorchao) -> tuple[str, ...]:
