@@ -250,7 +250,7 @@ def read(page: str) -> dict[tuple[str, str], str]:
     """By a column's heading and a row's label what the page says, refusals as sentences."""
     lines = page.partition(BEGIN)[2].partition(END)[0].splitlines()
     reasons = dict(line.split(". ", 1) for line in lines if line[:1].isdigit())
-    found, head = {}, list[str]()
+    found, head = dict[tuple[str, str], str](), list[str]()
     for line in lines:
         row = [cell.strip() for cell in line.strip("|").split(" | ")]
         if line.startswith("|  |"):

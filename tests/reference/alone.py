@@ -29,7 +29,7 @@ class Without:
 
 
 def do_without() -> None:
-    sys.meta_path.insert(0, Without())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Without())
     try:
         import compress  # noqa: F401
     except ImportError:
