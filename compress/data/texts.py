@@ -112,7 +112,8 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
             message = "is a string, and no JSON object" if isinstance(row, str) else "is no JSON object"
             fix = 'write {"text": "…"} in place of each string' if isinstance(row, str) else LINES
             raise DataError(message, place=f"{path}:{number}", fix=fix)
-        _refuse_halves(row, f"{path}:{number}")
+        for name, value in row.items():
+            refuse_halves(repr(name), value, f"{path}:{number}")
     if not rows:
         raise DataError("holds no rows", place=str(path), fix=LINES)
     return rows
@@ -145,14 +146,15 @@ def _is_lines(text: str) -> bool:
     return False
 
 
-def _refuse_halves(row: Mapping[str, object], place: str) -> None:
+def refuse_halves(what: str, value: object, place: str) -> None:
     """Raises a DataError where a string holds half a character: JSON can spell one, and no tokenizer reads it."""
-    for name, value in row.items():
-        try:
-            value.encode() if isinstance(value, str) else b""
-        except UnicodeEncodeError as error:
-            message = f"{name!r} holds half a character, \\u{ord(error.object[error.start]):04x}, the other half of which is gone"
-            raise DataError(message, place=place, fix="write the whole character, or leave it out") from error
+    try:
+        value.encode() if isinstance(value, str) else b""
+    except UnicodeEncodeError as error:
+        message = (
+            f"{what} holds half a character, \\u{ord(error.object[error.start]):04x}, the other half of which is gone"
+        )
+        raise DataError(message, place=place, fix="write the whole character, or leave it out") from error
 
 
 def _array(text: str, path: Path) -> list[Any]:
