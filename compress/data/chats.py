@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 
-from compress.data.items import ASSISTANT, Message
+from compress.data.items import ASSISTANT, USER, Message
 from compress.data.texts import refuse_halves
 from compress.errors import DataError
 
@@ -15,8 +15,8 @@ SPELLINGS = (("role", "content"), ("from", "value"))  # of a message
 ROLES: Mapping[str, str] = {
     "system": "system",
     "developer": "developer",
-    "user": "user",
-    "human": "user",
+    "user": USER,
+    "human": USER,
     "assistant": ASSISTANT,
     "gpt": ASSISTANT,
     "chatgpt": ASSISTANT,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 Kind = Literal["captioned_images", "texts"]
-ASSISTANT = "assistant"  # the role of messages that a model learns to write
+USER, ASSISTANT = "user", "assistant"  # roles of messages: a model learns to write those of the assistant
 
 
 @dataclass(frozen=True)

@@ -120,17 +120,29 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def rekeyed(path: Path, row: Mapping[str, object]) -> str:
-    """The line that writes rows anew with their text under `text`, where a row has one under another key; else how a row looks."""
-    key = max(
+    """The line that writes rows anew with their text under `text`, or their conversation under `messages`, where a row has one under
+    another key; else how a row looks."""
+    chat = next((k for k, v in row.items() if k.isidentifier() and _is_chat(v)), "")
+    key = chat or max(
         (k for k, v in row.items() if isinstance(v, str) and k.isidentifier()),
         key=lambda k: len(str(row[k])),
         default="",
     )
     if not key or "text" in row:
         return '{"text": "…"} in every row'
+    known, what = ("messages", "conversation") if chat else ("text", "text")
     each = "json.load(open(F))" if path.suffix.lower() == ".json" else "map(json.loads, filter(str.strip, open(F)))"
-    line = f"import json; F = '{path.name}'; [print(json.dumps({{'text': row['{key}']}})) for row in {each}]"
-    return f'python -c "{line}" > {path.stem}-text.jsonl, if the text is `{key}`'
+    line = f"import json; F = '{path.name}'; [print(json.dumps({{'{known}': row['{key}']}})) for row in {each}]"
+    return f'python -c "{line}" > {path.stem}-{known}.jsonl, if the {what} is `{key}`'
+
+
+def _is_chat(value: object) -> bool:
+    """Whether a value looks like the messages of a conversation."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(v, Mapping) and {"role", "from"} & {*v} for v in value)
+    )
 
 
 def _is_lines(text: str) -> bool:

@@ -1,7 +1,7 @@
 """How differently the model continues held-out text from the original: mean KL(original ‖ candidate) of a token, in nats.
 
 Over the whole vocabulary at every position, so it sees what no single token's probability shows: 0 is the same model. Softmax in
-float32; both models read the original's tokens, and interval and comparison resample whole documents.
+float32; both models read the original's tokens, of a conversation those of the assistant count, and interval and comparison resample whole documents.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     own=True,
 )
 def measure(evidence: Evidence, params: Kl) -> Sample:
-    protocol = {"softmax": "float32", "direction": "original to candidate"}
+    protocol = {"softmax": "float32", "direction": "original to candidate", **evidence.counted}
     if evidence.original is None:
         nothing = [(0.0, len(tokens)) for tokens in evidence.token_logprobs]
         return scored(Sample(evidence.unit_ids, np.array(nothing, dtype=np.float64).reshape(-1, 2), protocol=protocol))

@@ -53,6 +53,14 @@ def test_answers_are_learnt_and_conversations_are_the_units(run: Any, place: Pat
     assert "of them the assistant's" in (place / "out" / "events.jsonl").read_text()
 
 
+def test_a_reader_is_shown_a_question_through_the_template(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert '[{"role": "user", "content": "Item 100?"}]' in run.handed.code[-1]
+    scored = [row.protocol["tokens"] for row in run.rows if row.metric in ("perplexity", "kl")]
+    assert scored == ["the assistant's"] * 2
+    exec("\n".join(run.handed.code), {})
+    assert "Item" not in capsys.readouterr().out
+
+
 def test_what_is_continued_is_the_question(run: Any) -> None:
     assert run.completions
     assert all(one.prompt.startswith("<start_of_turn>user\nItem 10") for one in run.completions)

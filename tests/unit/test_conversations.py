@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,15 @@ def test_a_conversation_in_two_splits_is_reported(tmp_path: Path) -> None:
     one = open_data(rows(tmp_path / "a.jsonl", conversation("Hi", "Hello!"), {"text": "x"}), tmp_path)
     other = open_data(rows(tmp_path / "b.jsonl", conversation("Hi ", "Hello!\n")), tmp_path)
     assert "shares 1 item" in overlap("train", one, other)
+
+
+def test_a_conversation_under_another_key_is_reported_with_the_line_that_renames_it(tmp_path: Path) -> None:
+    source = rows(tmp_path / "a.jsonl", {"conversation": [ASKED, ANSWERED], "model": "m"})
+    with pytest.raises(DataError) as caught:
+        open_data(source, tmp_path)
+    line = caught.value.problems[0].fix.partition(", if the conversation is `conversation`")[0]
+    subprocess.run(line.replace("python", f"'{sys.executable}'", 1), shell=True, check=True, cwd=tmp_path)
+    assert open_data("a-messages.jsonl", tmp_path).conversations == (0,)
 
 
 REFUSED = [
