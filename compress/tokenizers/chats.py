@@ -9,7 +9,7 @@ does neither, nobody can tell.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -117,8 +117,9 @@ def reading_of(tokenizer: Any, item: Item) -> Reading:
     whole = render(messages, False)
     tokens = _tokens(tokenizer, whole)
     counted = [False] * len(tokens)
-    for start, end in answers(render, messages, tokenizer.eos_token or "", item.id):
-        first, behind = (_shared(_tokens(tokenizer, whole[:at]), tokens) for at in (start, end))
+    places = [at for pair in answers(render, messages, tokenizer.eos_token or "", item.id) for at in pair]
+    numbers = list(_numbers(tokenizer, whole, tokens, places))
+    for first, behind in zip(numbers[::2], numbers[1::2], strict=True):
         counted[first:behind] = [True] * (behind - first)
     return Reading(tokens, counted)
 
@@ -161,6 +162,23 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
     return tokens
 
 
+def _numbers(tokenizer: Any, text: str, tokens: Sequence[int], places: Sequence[int]) -> Iterator[int]:
+    """How many tokens of a text end at or before each place in it, places rising: a token on both sides of one is not among them, nor what
+    is cut otherwise for its sake.
+
+    A stretch between two places that by itself makes the very tokens that stand there ends where it ends; of any other, the text is cut
+    anew from its beginning.
+    """
+    number = done = 0  # tokens, and characters, of which it is known that they end at the same place
+    for at in places:
+        stretch = _tokens(tokenizer, text[done:at])
+        if stretch == tokens[number : number + len(stretch)]:
+            number, done = number + len(stretch), at
+            yield number
+        else:
+            yield _shared(_tokens(tokenizer, text[:at]), tokens)
+
+
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two rows begin alike with: a token that lies on both sides of a boundary is not among them."""
+    """How many tokens two rows begin alike with."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

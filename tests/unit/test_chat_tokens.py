@@ -4,6 +4,7 @@ to what ends a turn, and nothing else is learnt or scored."""
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from compress.context import Context
 from compress.data.items import Data, Item, Message
 from compress.errors import DataError
+from compress.events import silent
 from compress.machine.devices import Opening
 from compress.model.describing import describe
 from compress.opening import open_language
@@ -24,9 +27,11 @@ from compress.opening.rows import calibration_rows
 from compress.publishing.chat_templates import turns_of
 from compress.stages.distill.logits import DistillLogits, Rows, rows_of, target
 from compress.tokenizers.chats import answers, on_one_day, question_of, reading_of
+from compress.zoo import zoo_model
 from evaluation.evidence import Evidence
 from evaluation.metrics import kl, perplexity
 from evaluation.metrics.kl import divergences
+from evaluation.observe.collect import Viewpoint, collect
 from tests.chat_templates import TEMPLATES, THINKING, chat_of, chatting
 from tests.families import tiny_text
 from tests.tiny import tiny_byte_tokenizer
@@ -45,6 +50,11 @@ def tokenizer(template: str) -> Any:
     found: Any = tiny_byte_tokenizer()
     found.chat_template = template
     return found
+
+
+@cache
+def zoo_words() -> Any:
+    return AutoTokenizer.from_pretrained(str(zoo_model("docs-llama")))
 
 
 def counted(words: Any, chat: Item) -> str:
@@ -116,6 +126,26 @@ def test_a_token_on_both_sides_of_where_an_answer_begins_is_the_assistants() -> 
     assert counted(words, item("Hi", "yes")) == "yes<|im_end|>\n"
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    turns=st.lists(st.text("ab \n.,:()", min_size=1, max_size=8), min_size=2, max_size=4).filter(
+        lambda t: len(t) % 2 == 0
+    )
+)
+@pytest.mark.parametrize("template", ["chatml", "mistral 0.1"])
+def test_with_a_real_vocabulary_no_token_of_an_answer_ends_before_it_begins(template: str, turns: list[str]) -> None:
+    """By where the tokenizer itself says that each token stands."""
+    words = zoo_words()
+    words.chat_template = TEMPLATES[template]
+    chat = [{"role": one.role, "content": one.content} for one in item(*turns).messages]
+    whole = words.apply_chat_template(chat, tokenize=False)
+    ends = [end for _, end in words(whole, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]]
+    render = lambda some, ahead: words.apply_chat_template(some, tokenize=False, add_generation_prompt=ahead)  # noqa: E731
+    spans = answers(render, chat, "")
+    wanted = [any(start < end <= stop for start, stop in spans) for end in ends]
+    assert reading_of(words, item(*turns)).counted == wanted
+
+
 def test_the_day_is_the_same_on_any_day() -> None:
     day = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}, {{ strftime_now('%Y-%m-%d') }}{% endif %}"
     words = tokenizer(day + TEMPLATES["chatml"])
@@ -179,6 +209,27 @@ def test_n_stays_conversations(models: tuple[Path, Path]) -> None:
         found = measure.measure(seen, params)
         assert found.unit_ids == ("0", "1", "2")
         assert "3 of 4 documents count" in found.left_out
+
+
+def test_evidence_is_of_answers_and_of_what_follows_the_last_question(
+    models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    items = tuple(replace(one, id=str(at)) for at, one in enumerate(ITEMS))
+    artifact, kinds = replace(describe(models[0]), digest="chats"), {"documents": (), "continuations": (4, 4, 8)}
+    found = collect(
+        Viewpoint(artifact, Opening("float32"), {}, items, "d", 0, 2, kinds), (tmp_path,), "baseline", silent
+    )
+    one, two = "Hello!<|im_end|>\n", "So long.<|im_end|>\n"
+    assert found.bytes_read == (len(one), len(ITEMS[1].text), len(one + two), 0)
+    assert [len(scores) for scores in found.token_logprobs] == [len(one), len(ITEMS[1].text), len(one + two), 0]
+    asked = [continuation.prompt for continuation in found.continuations]
+    begins = "<|im_start|>assistant\n"
+    assert asked[0] == f"<|im_start|>user\nHi<|im_end|>\n{begins}"
+    assert asked[1] == "the"  # behind the token that begins a document
+    assert asked[2].endswith(f"user\nBye<|im_end|>\n{begins}")
+    assert len(asked[3]) == 256 - 8
+    assert asked[3].endswith(f"Hi<|im_end|>\n{begins}")
+    assert found.counted == {"tokens": "all of documents, and the assistant's"}
 
 
 def data(*items: Item) -> Data:
