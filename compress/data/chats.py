@@ -37,7 +37,9 @@ BESIDE: Mapping[str, str] = {
     "reasoning_content": "reasoning beside its content",
     "reasoning": "reasoning beside its content",
     "thinking": "reasoning beside its content",
+    "chat_template_kwargs": "settings of the chat template",
 }
+UNLEARNT = ("train", "training")  # what says false of an answer that is not to be learnt
 ALONE = "leave this row out: messages are read where they are texts alone"
 SHAPE = '{"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}'
 
@@ -89,6 +91,9 @@ def _message(given: object, what: str, place: str) -> Message:
         message = f"{what} has the {role_key} {role!r}" if role_key in given else f"{what} has no `role`"
         fix = ALONE if role in ("tool", "function", "observation", "function_call") else f"give one of {known}"
         raise DataError(message, place=place, fix=fix)
+    if unlearnt := next((key for key in UNLEARNT if given.get(key) is False), ""):
+        message = f"{what} says `{unlearnt}: false`, and every answer counts"
+        raise DataError(message, place=place, fix=f"leave `{unlearnt}` out, or end the conversation before that answer")
     if given.get("weight") not in (None, 1):
         message = f"{what} has the weight {given['weight']}, and every answer counts as one"
         raise DataError(message, place=place, fix="leave `weight` out, or end the conversation before that answer")

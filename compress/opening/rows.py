@@ -12,7 +12,7 @@ from compress.data.items import Item
 from compress.errors import DataError, ModelError
 from compress.machine.devices import Opening
 from compress.opening.token_range import be_known
-from compress.tokenizers.chats import Reading, reading_of
+from compress.tokenizers.chats import Reading, reading_of, tokens_of_chat
 from compress.tokenizers.vocabulary import embeddings, positions
 
 
@@ -40,7 +40,11 @@ def calibration_rows(artifact: Artifact, samples: int, length: int, context: Con
 
 
 def tokens_of(tokenizer: Any, item: Item | str, longest: int, known: int | None) -> list[int]:
-    """The tokens that `read_item` gives, without which of them count."""
+    """The tokens that `read_item` gives; of a conversation, whether or not anything tells which of them are the assistant's."""
+    if isinstance(item, Item) and item.messages:
+        found = tokens_of_chat(tokenizer, item)[:longest]
+        be_known(known, tokenizer, item.text, found)
+        return found
     return read_item(tokenizer, item, longest, known).tokens
 
 

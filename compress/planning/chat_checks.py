@@ -17,11 +17,11 @@ MOST = 64  # orders of roles that are tried: each is tried when it is read, too
 TEXTS = 'give texts, {"text": "…"}'
 
 
-def chat_problems(data: Data, artifact: Artifact, place: str = "") -> Iterator[Problem]:
+def chat_problems(data: Data, artifact: Artifact, place: str = "", *, scored: bool = True) -> Iterator[Problem]:
     """What is wrong with the conversations of data, each mistake once, with the first row that has it.
 
     Args:
-        place: where the data are named.
+        place: where the data are named. scored: whether the assistant's tokens count alone, so that it must be known which they are.
     """
     rows = data.conversations
     if not rows:
@@ -42,10 +42,10 @@ def chat_problems(data: Data, artifact: Artifact, place: str = "") -> Iterator[P
         return
     # A tokenizer's class may know tokens that its files do not name.
     special = {**dict.fromkeys((*WRITTEN, PAD), ""), **chat.special}
-    yield from _misread(data, Chat(on_one_day(chat.template), special), place)
+    yield from _misread(data, Chat(on_one_day(chat.template), special), place, scored)
 
 
-def _misread(data: Data, chat: Chat, place: str) -> Iterator[Problem]:
+def _misread(data: Data, chat: Chat, place: str, scored: bool) -> Iterator[Problem]:
     """What the template makes of one conversation for each order of roles that there is."""
     orders: dict[tuple[str, ...], tuple[int, Given]] = {}
     for index in data.conversations:
@@ -57,7 +57,7 @@ def _misread(data: Data, chat: Chat, place: str) -> Iterator[Problem]:
     for index, messages in orders.values():
         try:
             chat.render(messages, ahead=False)
-            if not MARKED.search(chat.template):
+            if scored and not MARKED.search(chat.template):
                 answers(lambda some, ahead: chat.render(some, ahead=ahead), messages, chat.special.get("eos_token", ""))
         except UserError as error:
             (wrong, *_) = error.problems

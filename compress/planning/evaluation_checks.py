@@ -58,7 +58,7 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
         at = recipe.place.get(f"data.{role}", "")
         taught = role != "evaluate"
         wrong = [] if taught and captions_alone(found, task) else list(kind_problems(found, task, at, taught=taught))
-        yield from wrong or (chat_problems(found, artifact, at) if artifact else ())
+        yield from wrong or (chat_problems(found, artifact, at, scored=role != "calibration") if artifact else ())
 
 
 def kind_meant(recipe: Recipe) -> Kind | None:

@@ -124,6 +124,15 @@ def reading_of(tokenizer: Any, item: Item) -> Reading:
     return Reading(tokens, counted)
 
 
+def tokens_of_chat(tokenizer: Any, item: Item) -> list[int]:
+    """All tokens of a conversation, whoever says them.
+
+    Raises:
+        DataError: there is no chat template, or it refuses the conversation.
+    """
+    return _tokens(tokenizer, _rendered(tokenizer, _template(tokenizer), given(item.messages), item.id, tokenize=False))
+
+
 def question_of(tokenizer: Any, item: Item) -> list[int]:
     """The tokens of a conversation up to its last answer, with what begins that.
 
