@@ -67,7 +67,12 @@ def faults(cls: type[Params], values: Mapping[str, object]) -> dict[str, Fault]:
     return {name: fault for name, fault in found.items() if fault}
 
 
-def unused_faults(params: Params, choice: str, used: Mapping[str, Sequence[str]]) -> tuple[Fault, ...]:
+def spelt(value: object) -> str:
+    """A value as YAML writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def unused_faults(params: Params, choice: str, used: Mapping[str, Sequence[object]]) -> tuple[Fault, ...]:
     """What was given, be it a default, that the value of another field has no use for.
 
     Args:
@@ -77,7 +82,10 @@ def unused_faults(params: Params, choice: str, used: Mapping[str, Sequence[str]]
     given = {name for name in params.model_fields_set if getattr(params, name) is not None}  # null asks for nothing
     unused = {name: values for name, values in used.items() if name in given and value not in values}
     return tuple(
-        Fault(f"{choice} {value} has no use for {name}", f"leave {name} out, or give {choice}: {' or '.join(values)}")
+        Fault(
+            f"{choice} {spelt(value)} has no use for {name}",
+            f"leave {name} out, or give {choice}: {' or '.join(map(spelt, values))}",
+        )
         for name, values in unused.items()
     )
 

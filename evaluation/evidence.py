@@ -117,6 +117,13 @@ class Evidence:
     def unit_ids(self) -> tuple[str, ...]:
         return tuple(item.id for item in self.items[:: self.each])
 
+    @property
+    def counted(self) -> dict[str, str]:
+        """Which tokens are scored, where conversations are among the items, for a protocol."""
+        chats = sum(bool(item.messages) for item in self.items)
+        beside = "all of documents, and " if chats < len(self.items) else ""
+        return {"tokens": f"{beside}the assistant's"} if chats else {}
+
     def first(self, count: int) -> Evidence:
         """What was observed on the first `count` units: the same as had no others been looked at."""
         return replace(

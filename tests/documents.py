@@ -75,9 +75,10 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 def furnish(folder: Path) -> None:
-    """What a user's folder holds in the examples, tiny: models, an adapter, images, texts, an earlier run."""
+    """What a user's folder holds in the examples, tiny: models, an adapter, images, texts, conversations, an earlier run."""
     from compress.zoo import zoo_model
     from tests.adapters import branches, shapes, write_peft
+    from tests.chat_templates import chatting, exchanges
     from tests.tiny import tiny_diffusion, tiny_llama
 
     shutil.copytree(tiny_diffusion(folder / "sd"), folder / "stable-diffusion-v1-5")
@@ -87,6 +88,9 @@ def furnish(folder: Path) -> None:
     every = shapes(llama / "model.safetensors")
     write_peft(folder / "lora", branches({name: every[name] for name in every if "q_proj" in name}))
     shutil.copytree(llama, folder / "small")
+    chatting(Path(shutil.copytree(llama, folder / "llama-3.2-1b-instruct")))
+    exchanges(folder / "chats.jsonl", 8)
+    exchanges(folder / "held-out-chats.jsonl", 8, first=100)
     shutil.copytree(zoo_model("digits-clip"), folder / "clip")
     for shade, name in enumerate(("train-images", "held-out")):
         _images(folder / name, shade)

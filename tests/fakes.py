@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -64,7 +64,9 @@ def knowing(*stages: Stage) -> Iterator[None]:
             raise UserError(f"no stage is called `{name}`", fix=near(name, tuple(known)))
         return known[name]
 
-    with mock.patch("compress.planning.plan.find_stage", find), mock.patch("compress.recipe.sections.find_stage", find):
+    with ExitStack() as patched:
+        for place in ("planning.plan", "planning.nodes", "planning.chain_remedies", "recipe.sections"):
+            patched.enter_context(mock.patch(f"compress.{place}.find_stage", find))
         yield
 
 

@@ -206,7 +206,7 @@ def calibration_calls(task: OpenModel, names: tuple[str, ...], samples: int, con
 def text_calls(task: LanguageModel, samples: int, context: Context) -> list[Feed]:
     """The tokens, int64 [1, tokens], of calibration texts."""
     items = context.data["calibration"].first(samples)
-    texts = context.progress((item.text for item in items), "calibration texts", len(items))
+    texts = context.progress(items, "calibration texts", len(items))
     return [{"input_ids": torch.tensor([task.encode(text)[:LONGEST_TEXT]], device=CPU)} for text in texts]
 
 

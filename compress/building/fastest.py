@@ -28,6 +28,7 @@ from compress.context import Context
 from compress.errors import CacheError, PareError, StageFailed
 from compress.events import Event
 from compress.machine.devices import CPU, Opening
+from compress.machine.turns import turn
 from compress.model.describing import describe
 from compress.model.exportable import wanted
 from compress.opening import open_component, open_language, open_task
@@ -96,10 +97,11 @@ def _raced(
             f"no engine took `{name}` within {params.within:g} of torch ({reasons or 'none has such a precision'})",
             fix="raise `within`, name other precisions, or leave this component out",
         )
-    paces = race(calls, params.blocks)
-    close = undecided(paces)
-    if len(close) > 1:
-        paces |= race({n: calls[n] for n in close}, FINAL * params.blocks)
+    with turn(context.opening.device, context.emit):
+        paces = race(calls, params.blocks)
+        close = undecided(paces)
+        if len(close) > 1:
+            paces |= race({n: calls[n] for n in close}, FINAL * params.blocks)
     return {"kept": fastest({n: paces[n] for n in close}), "tried": _table(trials, paces)}
 
 

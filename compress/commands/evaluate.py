@@ -24,6 +24,7 @@ from compress.params import faults
 from compress.pipelines.index_checks import sampled_otherwise
 from compress.planning.calls import baseline_call, call_beside, lineage_since
 from compress.planning.cautions import data_cautions
+from compress.planning.chat_checks import chat_problems
 from compress.planning.evaluation_checks import beyond_training, kind_problems, misfit, too_long
 from compress.planning.step_checks import source_problems
 from compress.recipe.gates import Gate
@@ -266,6 +267,8 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
         check_metrics([(name, metric.needs) for name, metric in metrics.items()])
     if data and (misplaced := tuple(kind_problems(data, find_task(sides[0].task), "--data"))):
         raise ManyProblems(misplaced)
+    if data and (unread := [p for side in sides if side.components for p in chat_problems(data, side, "--data")]):
+        raise ManyProblems(tuple(dict.fromkeys(unread)))
     for name, metric in metrics.items():
         if why := misfit(name, find_task(sides[0].task), data):
             raise UserError(

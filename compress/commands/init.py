@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from compress.errors import UserError
+from compress.files.user_paths import expanded
 from compress.model.describing import describe
 from compress.planning.plan import UNHASHED
 from compress.proposing.choices import Goal
@@ -61,7 +63,7 @@ def init(
     units = open_units(sources["evaluate"], here).count if "evaluate" in sources else 0
     start = file.absolute().parent
     placed = {role: moved(one, start) for role, one in sources.items()}
-    asked = Asked(file.stem, moved(model, start), placed, units, moved(features, start) if features else "")
+    asked = Asked(fitting(file.stem), moved(model, start), placed, units, moved(features, start) if features else "")
     found = propose(asked, source, file, machine or this_machine(), wanted, cache)
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("x", encoding="utf-8") as writing:
@@ -78,7 +80,13 @@ def shown(file: Path, found: Proposal) -> str:
 
 def name_of(model: str) -> str:
     """What a recipe for a model is called: the last part of its name, without a revision."""
-    return model.rstrip("/").rpartition("/")[2].partition("@")[0] or "recipe"
+    last = model.rstrip("/").rpartition("/")[2].partition("@")[0] if "://" in model else Path(model).resolve().name
+    return fitting(last)
+
+
+def fitting(name: str) -> str:
+    """A name as a recipe can have it, which names files too."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-_")[:100] or "recipe"
 
 
 def roles(data: Sequence[str], here: Path) -> dict[str, str]:
@@ -91,7 +99,11 @@ def roles(data: Sequence[str], here: Path) -> dict[str, str]:
     for one in data:
         role, named, source = one.partition("=")
         given = (
-            {role: source} if named and role in ROLES else parts(one, here) if not named or Path(one).exists() else {}
+            {role: source}
+            if named and role in ROLES
+            else parts(one, here)
+            if not named or expanded(one).exists()
+            else {}
         )
         if not given:
             raise UserError(f"--data {one}: {role} is no role", fix=f"give {', '.join(f'{r}=…' for r in ROLES)}")
@@ -105,7 +117,7 @@ def parts(source: str, here: Path) -> dict[str, str]:
     """A source that nobody gave a role: its part for each, as folders and files are usually called, or all of it to evaluate on."""
     if source.startswith("zoo://") and source.count("/") == 2:
         return {"train": f"{source}/train", "calibration": f"{source}/validation", "evaluate": f"{source}/test"}
-    folder = here / source
+    folder = here / expanded(source)
     inside = sorted(folder.iterdir()) if folder.is_dir() else []
     found = {}
     for role, names in NAMES.items():

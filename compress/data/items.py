@@ -16,26 +16,39 @@ if TYPE_CHECKING:
 
 
 Kind = Literal["captioned_images", "texts"]
+USER, ASSISTANT = "user", "assistant"  # roles of messages: a model learns to write those of the assistant
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side says in a conversation. role: system, developer, user or assistant."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True)
 class Item:
-    """One caption with its image (uint8 [height, width, 3], made when asked for), or one document.
+    """One caption with its image (uint8 [height, width, 3], made when asked for), one document, or one conversation.
 
+    text: of a conversation, a plain rendering to be looked at.
     file: the image's, in the data's folder: several captions may be of one.
+    messages: of a conversation, what a model is given through its chat template.
     """
 
     id: str
     text: str
     image: Callable[[], NDArray[np.uint8]] | None = None
     file: str = ""
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
 class Data:
     """A source of items. `digest` covers their content and belongs into keys; `read(i)` is deterministic.
 
-    rows: what the digest is of, item by item: id, text, and the digest of an image's file; none where items have no end.
+    rows: what the digest is of, item by item: id, text, and the digest of an image's file, or a conversation as JSON; none where items
+        have no end.
     loose: the rows whose id nobody gave, so that it gives way where it stands for another item too.
     place: where an item stands, for whoever looks for it.
     left_out: which items of the source do not count, in words.
@@ -54,6 +67,11 @@ class Data:
     place: Callable[[int], str] = field(default=str, repr=False, compare=False)
     left_out: str = ""
     folder: Path | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def conversations(self) -> tuple[int, ...]:
+        """Which of its items are conversations."""
+        return tuple(i for i, row in enumerate(self.rows) if len(row) > 2) if self.kind == "texts" else ()
 
     def first(self, n: int) -> tuple[Item, ...]:
         """The first `n` items, or all there are."""

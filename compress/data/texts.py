@@ -112,24 +112,37 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
             message = "is a string, and no JSON object" if isinstance(row, str) else "is no JSON object"
             fix = 'write {"text": "…"} in place of each string' if isinstance(row, str) else LINES
             raise DataError(message, place=f"{path}:{number}", fix=fix)
-        _refuse_halves(row, f"{path}:{number}")
+        for name, value in row.items():
+            refuse_halves(repr(name), value, f"{path}:{number}")
     if not rows:
         raise DataError("holds no rows", place=str(path), fix=LINES)
     return rows
 
 
 def rekeyed(path: Path, row: Mapping[str, object]) -> str:
-    """The line that writes rows anew with their text under `text`, where a row has one under another key; else how a row looks."""
-    key = max(
+    """The line that writes rows anew with their text under `text`, or their conversation under `messages`, where a row has one under
+    another key; else how a row looks."""
+    chat = next((k for k, v in row.items() if k.isidentifier() and _is_chat(v)), "")
+    key = chat or max(
         (k for k, v in row.items() if isinstance(v, str) and k.isidentifier()),
         key=lambda k: len(str(row[k])),
         default="",
     )
     if not key or "text" in row:
         return '{"text": "…"} in every row'
+    known, what = ("messages", "conversation") if chat else ("text", "text")
     each = "json.load(open(F))" if path.suffix.lower() == ".json" else "map(json.loads, filter(str.strip, open(F)))"
-    line = f"import json; F = '{path.name}'; [print(json.dumps({{'text': row['{key}']}})) for row in {each}]"
-    return f'python -c "{line}" > {path.stem}-text.jsonl, if the text is `{key}`'
+    line = f"import json; F = '{path.name}'; [print(json.dumps({{'{known}': row['{key}']}})) for row in {each}]"
+    return f'python -c "{line}" > {path.stem}-{known}.jsonl, if the {what} is `{key}`'
+
+
+def _is_chat(value: object) -> bool:
+    """Whether a value looks like the messages of a conversation."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(v, Mapping) and {"role", "from"} & {*v} for v in value)
+    )
 
 
 def _is_lines(text: str) -> bool:
@@ -145,14 +158,15 @@ def _is_lines(text: str) -> bool:
     return False
 
 
-def _refuse_halves(row: Mapping[str, object], place: str) -> None:
+def refuse_halves(what: str, value: object, place: str) -> None:
     """Raises a DataError where a string holds half a character: JSON can spell one, and no tokenizer reads it."""
-    for name, value in row.items():
-        try:
-            value.encode() if isinstance(value, str) else b""
-        except UnicodeEncodeError as error:
-            message = f"{name!r} holds half a character, \\u{ord(error.object[error.start]):04x}, the other half of which is gone"
-            raise DataError(message, place=place, fix="write the whole character, or leave it out") from error
+    try:
+        value.encode() if isinstance(value, str) else b""
+    except UnicodeEncodeError as error:
+        message = (
+            f"{what} holds half a character, \\u{ord(error.object[error.start]):04x}, the other half of which is gone"
+        )
+        raise DataError(message, place=place, fix="write the whole character, or leave it out") from error
 
 
 def _array(text: str, path: Path) -> list[Any]:

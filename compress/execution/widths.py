@@ -16,6 +16,8 @@ def tell_widths(node: Node, before: Artifact, after: Artifact, emit: Emit) -> No
             facts = {"component": name, "weights": bit_widths.reported(found)}
             emit(Event("note", node.id, f"{name}: {facts['weights']}", facts=facts))
         left = _left(before, name, getattr(node.params, "ignore", ()))
+        if getattr(node.params, "bits", None) == "auto":
+            continue  # what a budget leaves wide was chosen
         for message in bit_widths.warnings(before, after, name, left):
             emit(Event("warning", node.id, message))
 

@@ -22,7 +22,7 @@ def full_rows(artifact: Artifact, samples: int, length: int, context: Context) -
     most = positions(config) or samples * length
     length, known, stream = min(length, most), embeddings(config), list[int]()
     for item in data.each():
-        stream += tokens_of(tokenizer, item.text, most, known)
+        stream += tokens_of(tokenizer, item, most, known)
         context.tell("calibration tokens", min(len(stream), samples * length), samples * length)
         if len(stream) >= samples * length:
             break

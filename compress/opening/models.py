@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from compress.data.items import Item
     from compress.model.exportable import Batches
     from compress.recipe.values import EvalSpec
+    from compress.tokenizers.chats import Reading
 
 
 T = TypeVar("T")
@@ -108,9 +109,13 @@ class LanguageModel(OpenModel, Protocol):
     def max_tokens(self) -> int:
         """The longest sequence the model has positions for."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, item: Item | str) -> list[int]: ...
 
-    def token_logprobs(self, texts: Sequence[str], batch: int) -> list[NDArray[np.float64]]: ...
+    def read(self, item: Item | str) -> Reading: ...
+
+    def prompt(self, item: Item, most: int, new_tokens: int) -> list[int]: ...
+
+    def token_logprobs(self, items: Sequence[Item | str], batch: int) -> list[NDArray[np.float64]]: ...
 
     def generate(self, prompts_tokens: Sequence[Sequence[int]], new_tokens: int, **call: object) -> list[list[int]]: ...
 

@@ -19,8 +19,10 @@ from compress.machine.devices import AS_STORED, Opening
 from compress.model.batching import apart, company
 from compress.model.exportable import Batches
 from compress.opening.models import Call, Timed
-from compress.opening.rows import open_tokenizer, tokens_of
+from compress.opening.rows import open_tokenizer, read_item
+from compress.opening.token_range import be_known
 from compress.tasks.text_generation import Writing
+from compress.tokenizers.chats import Reading, question_of
 from compress.tokenizers.vocabulary import embeddings
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ class TextGeneration:
         """Prompts of exactly `length` tokens, out of the evaluation data."""
         stream: list[int] = []
         for item in items:
-            stream += self.encode(item.text)
+            stream += self.encode(item)
             if len(stream) >= length * batch:
                 break
         stream = stream or self.encode(TEXT)
@@ -121,24 +123,40 @@ class TextGeneration:
     ) -> Iterator[tuple[str, Call]]:
         """One call for each document that has two tokens or more."""
         for item in items:
-            tokens = self.encode(item.text)
+            tokens = self.encode(item)
             if len(tokens) > 1:
                 yield LANGUAGE_MODEL, {"input_ids": torch.tensor([tokens], device=self.device), "use_cache": False}
 
-    def encode(self, text: str) -> list[int]:
-        """A document's tokens behind the token that begins one (`bos`, or `eos` where there is none), cut to the model's length.
+    def encode(self, item: Item | str) -> list[int]:
+        """The tokens that `read` gives."""
+        return self.read(item).tokens
+
+    def read(self, item: Item | str) -> Reading:
+        """A document's tokens behind the token that begins one (`bos`, or `eos` where there is none), or what the chat template makes of
+        a conversation, cut to the model's length.
 
         Raises:
-            DataError: the model has no embedding for one of them.
+            DataError: the model has no embedding for one of them, or no chat template for a conversation.
         """
-        return tokens_of(self.tokenizer, text, self.max_tokens, self.known)
+        return read_item(self.tokenizer, item, self.max_tokens, self.known)
 
-    def token_logprobs(self, texts: Sequence[str], batch: int) -> list[NDArray[np.float64]]:
-        """For each document the natural-log probability of each of its tokens, given those before it.
+    def prompt(self, item: Item, most: int, new_tokens: int) -> list[int]:
+        """What of an item is continued by `new_tokens` tokens: a document's start, `most` tokens or half of it; of a conversation all
+        before its last answer, with what begins that, as far as there is room (its end, where there is not)."""
+        if item.messages:
+            found = question_of(self.tokenizer, item)[-max(1, self.max_tokens - new_tokens) :]
+            be_known(self.known, self.tokenizer, item.text, found)
+            return found
+        tokens = self.encode(item)
+        return tokens[: min(most, max(1, len(tokens) // 2))]  # at least half a document is left to write
+
+    def token_logprobs(self, items: Sequence[Item | str], batch: int) -> list[NDArray[np.float64]]:
+        """For each document the natural-log probability of each of its tokens, given those before it; of a conversation those of the
+        assistant's tokens.
 
         The softmax runs in float32 whatever the model's dtype. A document longer than the model's positions is cut.
         """
-        documents = [self.encode(text) for text in texts]
+        documents = [self.read(item) for item in items]
         scores: list[NDArray[np.float64]] = []
         for start in range(0, len(documents), batch):
             scores += self._score(documents[start : start + batch])
@@ -208,14 +226,15 @@ class TextGeneration:
         if batch:
             yield batch
 
-    def _score(self, documents: list[list[int]]) -> list[NDArray[np.float64]]:
-        if max(map(len, documents)) < 2:
+    def _score(self, documents: list[Reading]) -> list[NDArray[np.float64]]:
+        if max(len(document.tokens) for document in documents) < 2:
             return [np.empty(0) for _ in documents]
-        logits, scores = self.logits(documents), []
+        logits, scores = self.logits([document.tokens for document in documents]), []
         for row, document in enumerate(documents):
-            following = torch.tensor(document[1:], dtype=torch.long, device=self.device)
+            following = torch.tensor(document.tokens[1:], dtype=torch.long, device=self.device)
             found = logits[row, : len(following)].float().log_softmax(-1).gather(-1, following[:, None])[:, 0]
-            scores.append(to_array(found.double()))
+            score = to_array(found.double())
+            scores.append(score if document.counted is None else score[np.array(document.counted[1:], dtype=bool)])
         return scores
 
 

@@ -13,6 +13,7 @@ from compress.errors import Problem
 from compress.machine import deps
 from compress.machine.library_classes import has_learned_positions
 from compress.params import Params, faults
+from compress.planning.chat_checks import chat_problems
 from compress.recipe.shared_parameters import takers, unused
 from compress.recipe.values import EvalSpec, Recipe
 from compress.sources.data import LAYOUTS
@@ -54,8 +55,10 @@ def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping
         yield Problem(where, why, "ask for fewer prompt_tokens or new_tokens")
     yield from _unused(recipe, task)
     for role, found in data.items():
-        if role == "evaluate" or not captions_alone(found, task):
-            yield from kind_problems(found, task, recipe.place.get(f"data.{role}", ""), taught=role != "evaluate")
+        at = recipe.place.get(f"data.{role}", "")
+        taught = role != "evaluate"
+        wrong = [] if taught and captions_alone(found, task) else list(kind_problems(found, task, at, taught=taught))
+        yield from wrong or (chat_problems(found, artifact, at, scored=role != "calibration") if artifact else ())
 
 
 def kind_meant(recipe: Recipe) -> Kind | None:

@@ -115,9 +115,10 @@ class _Chain:
             found += collect(found, step.place, partial(misfits, step, stage, artifact, given)) or []
         forecast = None if found else collect(found, step.place, partial(_forecast, stage, artifact, step.params))
         if forecast is None and stage.effects <= {"weights", "files"}:
-            self.known[step.id] = self.known[
-                step.after
-            ]  # it goes with no format and no call that a later step could lack
+            # It goes with no format and no call that a later step could lack, and has its place in the chain.
+            made = Provenance(stage.name, stage.version, step.params.counted(), "")
+            left = replace(artifact, lineage=(*artifact.lineage, made))
+            self.known[step.id] = (left, self.known[step.after][1])
         if forecast is None or not given.keys() >= set(named_inputs(step, stage).values()):
             return [replace(p, message=_about(step.stage, p.message)) for p in found]
         node = self.node(step, stage, stage.touches(artifact, step.params), forecast)

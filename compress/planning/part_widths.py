@@ -57,6 +57,8 @@ def _widths(plan: Plan, artifact: Artifact, name: str) -> PartWidths:
         return PartWidths({})
     counts = dict(stored(artifact.folder(name)))
     total, packer = sum(counts.values()), _packer(plan, name)
+    if packer and getattr(packer.params, "bits", None) == "auto":
+        return PartWidths({}, engine=f"as a budget of {packer.params.budget} shares it out")  # type: ignore[attr-defined]
     if part.quantization and packer and total:
         found = reach(plan.source.artifact, name, getattr(packer.params, "ignore", ()))
         counts = _packed(counts, sum(one.weights for one in found.packed), f"{part.quantization.bits} bits")

@@ -10,8 +10,8 @@ from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.pipelines.call_arguments import STEPS, call_arguments
 from compress.pipelines.index import class_of
 from compress.proposing.machine import Machine
+from compress.quantization.sizes import parameters
 from compress.recipe.keep import IF_FASTER
-from compress.sources.models import parameter_count
 
 Goal = Literal["faster", "smaller"]
 FEW = 4  # steps of a student that is taught to need no more
@@ -180,9 +180,11 @@ def _with_data(title: str, facts: Facts, role: str, ways: tuple[tuple[Step, ...]
 
 def _untaught(facts: Facts) -> str:
     """Why nothing is taught here that could be, or ""."""
-    count = parameter_count(facts.artifact.folder(facts.artifact.main))
-    if facts.machine.gpu or count <= TEACHABLE:
+    count = parameters(facts.artifact, facts.artifact.main)
+    if facts.machine.gpu or 0 < count <= TEACHABLE:
         return ""
+    if not count:
+        return "how large it is, nobody knows before it is fetched, and a processor teaches small models alone"
     return f"teaching {count / 1e6:.0f} M parameters takes days on a processor: run `pare init` where there is a GPU"
 
 

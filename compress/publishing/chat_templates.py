@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from compress.errors import ModelError
 from compress.machine.deps import need
+from compress.tokenizers.chats import CLOCK
 from compress.tokenizers.tokens import CONFIG, read_object, read_tokens
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
 TEMPLATES = ("chat_template.jinja", CONFIG, "chat_template.json")  # where libraries keep it, first found first
-TODAY = "strftime_now"  # what a template calls that puts the day into its texts
 
 Message = Mapping[str, str]
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
@@ -65,7 +65,7 @@ class Chat:
     @property
     def tells_the_day(self) -> bool:
         """Whether its texts hold the day on which they are made."""
-        return TODAY in self.template
+        return CLOCK in self.template
 
     def render(self, messages: Sequence[Message], *, ahead: bool = True) -> str:
         """A conversation as the model reads it, on no day.

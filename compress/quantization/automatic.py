@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from compress.artifact import Artifact
 from compress.errors import StageFailed, UserError
-from compress.params import Fault
+from compress.params import Fault, spelt
 from compress.quantization.budgets import SIZED, UNITS, WITHIN, Choice, Option, bytes_of, choose, missed, unreadable
 from compress.quantization.sensitivity import STAGE, measured, stale
 
@@ -96,7 +96,7 @@ def rounding_cautions(artifact: Artifact, names: Iterable[str], asked: Asked) ->
         wanted = {"group_size": asked.group_size, "symmetric": asked.symmetric}
         other = [n for n, is_ in wanted.items() if made and is_ is not None and was[n] != is_]
         if other:
-            then, now = (", ".join(f"{n}: {_spelled(values[n])}" for n in other) for values in (was, wanted))
+            then, now = (", ".join(f"{n}: {spelt(values[n])}" for n in other) for values in (was, wanted))
             yield f"{STAGE} measured `{name}` with {then}, and it is rounded with {now}: give both the same"
 
 
@@ -194,7 +194,3 @@ def _budget(size: int, whole: int, budget: float | str, *, up: bool) -> str:
 def _rounded(value: float, *, up: bool) -> float:
     step = 10.0 ** (math.floor(math.log10(value)) - 3)
     return round((math.ceil if up else math.floor)(value / step) * step, 12)
-
-
-def _spelled(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -16,6 +16,7 @@ from compress.quantization.patterns import matches
 
 SMALLEST = 8  # weights that share a scale in 4 bits
 FOUR, EIGHT = 4, 8
+AUTOENCODERS = ("Autoencoder", "VQModel", "ConsistencyDecoder")
 UNSEEN = 0.05  # of the weights: constants that only the exporter makes, such as tables of angles
 
 
@@ -63,7 +64,8 @@ def widths_of(matrix: Matrix, grid: Grid) -> dict[int, int]:
 
 
 def planned_sizes(artifact: Artifact, name: str, grid: Grid, ignore: Iterable[str] = ()) -> Sizes | None:
-    """What the layers of a graph can take that is still to be built, roughly; None where headers do not tell.
+    """What the layers of a graph can take that is still to be built, roughly; None where headers do not tell, as of an autoencoder, whose
+    engine is its decoder.
 
     Args:
         ignore: patterns of layers that stay as they are, by torch's names; one that names none may be the graph's.
@@ -71,7 +73,8 @@ def planned_sizes(artifact: Artifact, name: str, grid: Grid, ignore: Iterable[st
     tensors = stored_tensors(artifact, name)
     found = dict(_matrices(tensors, artifact.known_config(name)))
     patterns = tuple(ignore)
-    if not found or to_be_cut(artifact, name) or not all(any(matches(p, n) for n in found) for p in patterns):
+    part = artifact.components[name].kind.startswith(AUTOENCODERS)
+    if part or not found or to_be_cut(artifact, name) or not all(any(matches(p, n) for n in found) for p in patterns):
         return None
     free = [n for n in found if not any(matches(pattern, n) for pattern in patterns)]
     whole = sum(map(stored_bytes, tensors.values()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.data.chats import canonical, conversation_of, plain
 from compress.data.images import read_image, refuse_other
 from compress.data.items import Data, Item, Kind
 from compress.data.texts import PROSE, ROWS, captioning, read_rows, read_text, rekeyed
@@ -132,16 +133,20 @@ def _be_captioned(row: Mapping[str, Any], folder: Path, place: str) -> None:
 
 
 def _jsonl(path: Path, source: str) -> Data:
+    """Rows of texts, of conversations, or of some of each."""
     rows = read_rows(path)
-    for number, row in rows:
-        if not isinstance(row.get("text"), str):
-            raise DataError(
-                f"needs a `text` string, and has {_lacking_text(row)}", place=f"{path}:{number}", fix=rekeyed(path, row)
-            )
+    chats = [conversation_of(row, f"{path}:{number}") for number, row in rows]
+    for (number, row), messages in zip(rows, chats, strict=True):
+        if not messages and not isinstance(row.get("text"), str):
+            message = f"needs a `text` string, and has {_lacking_text(row)}"
+            raise DataError(message, place=f"{path}:{number}", fix=rekeyed(path, row))
     loose = {index for index, (_, row) in enumerate(rows) if row.get("id") is None}
-    ids = [index if index in loose else row["id"] for index, (_, row) in enumerate(rows)]
-    documents = [(str(id), str(row["text"])) for id, (_, row) in zip(ids, rows, strict=True)]
-    return replace(_texts(source, documents, lambda index: f"{path}:{rows[index][0]}"), loose=frozenset(loose))
+    ids = [str(index if index in loose else row["id"]) for index, (_, row) in enumerate(rows)]
+    items = [
+        Item(id, plain(messages) if messages else str(row["text"]), messages=messages)
+        for id, (_, row), messages in zip(ids, rows, chats, strict=True)
+    ]
+    return replace(_texts(source, items, lambda index: f"{path}:{rows[index][0]}"), loose=frozenset(loose))
 
 
 def _lacking_text(row: Mapping[str, Any]) -> str:
@@ -156,14 +161,13 @@ def _text(path: Path, source: str) -> Data:
     documents = [d.strip() for d in read_text(path).split("\n\n") if d.strip()]
     if not documents:
         raise DataError("holds no text", place=str(path), fix="documents are separated by blank lines")
-    return _texts(source, [(str(i), d) for i, d in enumerate(documents)], lambda index: f"{path}, document {index + 1}")
+    items = [Item(str(i), d) for i, d in enumerate(documents)]
+    return _texts(source, items, lambda index: f"{path}, document {index + 1}")
 
 
-def _texts(source: str, documents: list[tuple[str, str]], place: Callable[[int], str]) -> Data:
-    items = [Item(name, text) for name, text in documents]
-    return Data(
-        source, "texts", digest_json(documents), len(items), items.__getitem__, rows=tuple(documents), place=place
-    )
+def _texts(source: str, items: list[Item], place: Callable[[int], str]) -> Data:
+    rows = tuple((one.id, one.text, *([canonical(one.messages)] if one.messages else [])) for one in items)
+    return Data(source, "texts", digest_json(rows), len(items), items.__getitem__, rows=rows, place=place)
 
 
 @dataclass(frozen=True)
@@ -191,7 +195,7 @@ LAYOUTS = (
     ),
     Layout(
         f"a file of JSON rows ({', '.join(ROWS)})",
-        'one {"text": "…"} a line, or in a .json one array of them; each is a document, with an `id` or without; where a model generates, a caption that it is taught or calibrated on',
+        'one {"text": "…"} a line, or in a .json one array of them; each is a document, with an `id` or without; where a model generates, a caption that it is taught or calibrated on. Or a conversation, {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]}, also as {"conversations": [{"from": "human", "value": "…"}, …]}, for a language model with a chat template: taught and scored are the tokens of the assistant',
         "texts",
         lambda path: path.suffix.lower() in ROWS,
         _jsonl,

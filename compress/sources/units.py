@@ -16,7 +16,11 @@ from compress.errors import DataError
 from compress.files.hashing import digest_json
 from compress.sources.data import open_data
 
-ID, TEXT, IMAGE = 0, 1, 2  # of a row of `Data.rows`; what comes last, image or text, may stand in one split alone
+ID, TEXT, IMAGE = (
+    0,
+    1,
+    2,
+)  # of a row of `Data.rows`; what comes last of an image, or is a text, may stand in one split alone
 
 
 def open_units(source: str, base: Path, kind: Kind | None = None) -> Data:
@@ -71,7 +75,10 @@ def overlap(role: str, one: Data, other: Data) -> str:
         return message.format("every item")
     if one.kind != other.kind or all(data.source.startswith("zoo://") for data in (one, other)):
         return ""  # zoo splits are disjoint by construction, and tested to be
-    mine, known = ({row[-1].strip(): i for i, row in reversed(list(enumerate(data.rows)))} for data in (one, other))
+    content = TEXT if one.kind == "texts" else -1
+    mine, known = (
+        {row[content].strip(): i for i, row in reversed(list(enumerate(data.rows)))} for data in (one, other)
+    )
     shared = sorted((mine[content], known[content]) for content in mine.keys() & known.keys())
     if not shared:
         return ""

@@ -69,7 +69,8 @@ class Fault:
 @dataclass(frozen=True)
 class Usage:
     """A model that somebody wants to call: its folder, whether stock libraries alone open it, whether its own Python code may run,
-    the arguments of a call that it is meant for, a text to try it on, and the device that it was measured on."""
+    the arguments of a call that it is meant for, a text to try it on, the device that it was measured on, and whether the text is the
+    question of a conversation."""
 
     folder: str
     stock: bool
@@ -77,6 +78,7 @@ class Usage:
     call: Mapping[str, object] = field(default_factory=dict)
     text: str = ""
     device: str = CPU
+    chat: bool = False
 
     @property
     def opened(self) -> str:

@@ -84,15 +84,23 @@ def sizes(spec: EvalSpec) -> Mapping[str, Size]:
 def usage(usage: Usage) -> tuple[str, ...]:
     """transformers' own pipeline writes; it complains at length of an engine's model, which is called without it."""
     text, arguments = literal(usage.text or "Once upon a time"), usage.arguments(max_new_tokens=40)
+    asked = f'[{{"role": "user", "content": {text}}}]'
     if usage.stock:
         beside = f", device={literal(usage.device)}" if usage.device != CPU else ""
         return (
             "from transformers import pipeline",
             f'write = pipeline("text-generation", model={usage.opened}{beside})',
-            f'print(write({text}{arguments})[0]["generated_text"])',
+            f'print(write({asked}{arguments})[0]["generated_text"][-1]["content"])'
+            if usage.chat
+            else f'print(write({text}{arguments})[0]["generated_text"])',
         )
     trusted = ", trust_remote_code=True" if usage.trusted else ""
-    words = f'**words({text}, return_tensors="pt").to(model.device)'
+    read = (
+        f"words.apply_chat_template({asked}, add_generation_prompt=True, return_dict=True"
+        if usage.chat
+        else f"words({text}"
+    )
+    words = f'**{read}, return_tensors="pt").to(model.device)'
     return (
         "import compress; from transformers import AutoTokenizer",
         f"model, words = compress.load({usage.opened}), AutoTokenizer.from_pretrained({literal(usage.folder)}{trusted})",

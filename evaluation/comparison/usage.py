@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.catalogue import find_task
+from compress.data.items import USER
 from compress.tasks import Usage
 from evaluation.values import Handed
 
@@ -28,9 +29,13 @@ def hand_over(request: Request, call: Mapping[str, Any]) -> Handed | None:
         return None
     folder = str((request.kept or artifact.path).absolute())
     items = request.data.first(1) if request.data else ()
-    text = " ".join(items[0].text.split()[:WORDS]) if items else ""
+    chat = bool(items and items[0].messages)
+    asked = [one.content for item in items for one in item.messages if one.role == USER] or [
+        item.text for item in items
+    ]
+    text = " ".join(asked[0].split()[:WORDS]) if asked else ""
     how = request.opening
-    usage = Usage(folder, is_stock(artifact), how.trust_remote_code, call, text, how.device)
+    usage = Usage(folder, is_stock(artifact), how.trust_remote_code, call, text, how.device, chat)
     cached = any(root.parent / "entries" in artifact.path.parents for root in request.evidence_dirs[:1])
     return Handed(folder, find_task(artifact.task).usage(usage), IN_CACHE if cached and not request.kept else "")
 

@@ -1,7 +1,7 @@
 """How differently the model continues held-out text from the original: mean KL(original ‖ candidate) of a token, in nats.
 
 Over the whole vocabulary at every position, so it sees what no single token's probability shows: 0 is the same model. Softmax in
-float32; both models read the original's tokens, and interval and comparison resample whole documents.
+float32; both models read the original's tokens, of a conversation those of the assistant count, and interval and comparison resample whole documents.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from evaluation.verdict import statistics
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from compress.data.items import Item
     from compress.opening.models import LanguageModel
+    from compress.tokenizers.chats import Reading
 
 
 class Kl(Params):
@@ -66,14 +68,14 @@ def contrast(candidate: Sample, baseline: Sample) -> Estimate:
     own=True,
 )
 def measure(evidence: Evidence, params: Kl) -> Sample:
-    protocol = {"softmax": "float32", "direction": "original to candidate"}
+    protocol = {"softmax": "float32", "direction": "original to candidate", **evidence.counted}
     if evidence.original is None:
         nothing = [(0.0, len(tokens)) for tokens in evidence.token_logprobs]
         return scored(Sample(evidence.unit_ids, np.array(nothing, dtype=np.float64).reshape(-1, 2), protocol=protocol))
     from compress.opening import open_language
 
     original, candidate = (open_language(side.artifact, side.opening) for side in (evidence.original, evidence))
-    rows = divergences(original, candidate, [item.text for item in evidence.items])
+    rows = divergences(original, candidate, evidence.items)
     for item, (nats, _) in zip(evidence.items, rows, strict=True):
         if not np.isfinite(nats):
             raise StageFailed(
@@ -84,8 +86,9 @@ def measure(evidence: Evidence, params: Kl) -> Sample:
     return scored(Sample(evidence.unit_ids, rows, protocol=protocol))
 
 
-def divergences(original: LanguageModel, candidate: LanguageModel, texts: Sequence[str]) -> NDArray[np.float64]:
-    """Of each text the sum over its tokens of KL(original ‖ candidate), nats, and how many tokens: [n, 2].
+def divergences(original: LanguageModel, candidate: LanguageModel, items: Sequence[Item | str]) -> NDArray[np.float64]:
+    """Of each text the sum over its tokens of KL(original ‖ candidate), nats, and how many tokens: [n, 2]. Of a conversation, over the
+    assistant's tokens.
 
     Args:
         original, candidate: both open at a time; a text is cut to the shorter reach.
@@ -94,25 +97,29 @@ def divergences(original: LanguageModel, candidate: LanguageModel, texts: Sequen
         StageFailed: their vocabularies differ in size.
     """
     most = min(original.max_tokens, candidate.max_tokens)
-    documents = [original.encode(text)[:most] for text in texts]
-    rows = np.array([(0.0, max(len(tokens) - 1, 0)) for tokens in documents])
-    for batch in original.batches([len(tokens) for tokens in documents]):
+    documents = [original.read(item).cut(most) for item in items]
+    rows = np.array([(0.0, len(document.scored)) for document in documents])
+    for batch in original.batches([len(document.tokens) for document in documents]):
         if spoken := [i for i in batch if rows[i, 1]]:
             rows[spoken, 0] = _batch(original, candidate, [documents[i] for i in spoken])
     return rows
 
 
-def _batch(original: LanguageModel, candidate: LanguageModel, documents: list[list[int]]) -> list[float]:
+def _batch(original: LanguageModel, candidate: LanguageModel, documents: list[Reading]) -> list[float]:
     """Nats of each document, all of them read in one call of each model."""
-    expected, given = original.logits(documents), candidate.logits(documents)
+    tokens = [document.tokens for document in documents]
+    expected, given = original.logits(tokens), candidate.logits(tokens)
     if expected.shape[-1] != given.shape[-1]:
         raise StageFailed(
             f"the original tells {expected.shape[-1]} tokens apart and the candidate {given.shape[-1]}",
             fix="drop kl: it compares models of one vocabulary",
         )
     found = []
-    for row, tokens in enumerate(documents):
+    for row, document in enumerate(documents):
         # The last position foretells a token that the text does not have.
-        p, q = (logits[row, : len(tokens) - 1].float().log_softmax(-1) for logits in (expected, given))
+        p, q = (logits[row, : len(document.tokens) - 1] for logits in (expected, given))
+        if document.counted is not None:
+            p, q = (side[[at - 1 for at in document.scored]] for side in (p, q))
+        p, q = (side.float().log_softmax(-1) for side in (p, q))
         found.append(float((p.exp() * (p - q)).sum(-1).double().sum()))
     return found

@@ -1,6 +1,6 @@
 """How surprised the model is by held-out text: exp of the mean negative log-probability of a token.
 
-Softmax in float32. Interval and comparison resample whole documents, the same ones on both sides.
+Softmax in float32. Of a conversation, the assistant's tokens are scored. Interval and comparison resample whole documents, the same ones on both sides.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def measure(evidence: Evidence, params: Perplexity) -> Sample:
         for tokens, size in zip(evidence.token_logprobs, evidence.bytes_read, strict=True)
     ]
     values = np.array(rows, dtype=np.float64).reshape(-1, 3)
-    return scored(Sample(evidence.unit_ids, values, protocol={"softmax": "float32"}))
+    return scored(Sample(evidence.unit_ids, values, protocol={"softmax": "float32", **evidence.counted}))
 
 
 def scored(sample: Sample) -> Sample:

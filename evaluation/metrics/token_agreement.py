@@ -1,6 +1,6 @@
 """How far a greedy continuation goes the original's own way: the share of its tokens before the first that differs.
 
-Of the longer one's length, so that stopping early counts as parting. One token that tips over changes all behind it, which is
+A prompt is the start of a document, or a conversation up to its last answer. Of the longer one's length, so that stopping early counts as parting. One token that tips over changes all behind it, which is
 why this moves long before a task's score does.
 """
 

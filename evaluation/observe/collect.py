@@ -250,7 +250,7 @@ def _score(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
     starts = range(0, len(order), view.batch)
     for start in track(starts, emit, f"reading with the {side}", len(starts)):
         chosen = order[start : start + view.batch]
-        found = task.token_logprobs([view.items[i].text for i in chosen], len(chosen))
+        found = task.token_logprobs([view.items[i] for i in chosen], len(chosen))
         for index, values in zip(chosen, found, strict=True):
             if not np.isfinite(values).all():
                 raise StageFailed(
@@ -261,7 +261,7 @@ def _score(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
             scores[index] = values
     ordered = [scores[i] for i in range(len(view.items))]
     lengths = np.array([len(s) for s in ordered])
-    sizes = np.array([_bytes_read(task, i.text, n) for i, n in zip(view.items, lengths, strict=True)])
+    sizes = np.array([_bytes_read(task, i, n) for i, n in zip(view.items, lengths, strict=True)])
     _save({"logprobs": np.concatenate(ordered), "lengths": lengths, "bytes": sizes}, folder / "logprobs.safetensors")
 
 
@@ -274,10 +274,14 @@ def _read_scores(folder: Path, found: Evidence) -> Evidence:
     return replace(found, token_logprobs=scores, bytes_read=tuple(stored["bytes"].tolist()))
 
 
-def _bytes_read(task: LanguageModel, text: str, scored: int) -> int:
-    """Bytes of a document's text that its scored tokens stand for."""
-    tokens = task.encode(text)
-    read = text if len(tokens) < task.max_tokens else task.tokenizer.decode(tokens[len(tokens) - scored :])
+def _bytes_read(task: LanguageModel, item: Item, scored: int) -> int:
+    """Bytes of a document's text that its scored tokens stand for; of a conversation, of the answers."""
+    found = task.read(item)
+    tokens = found.tokens
+    if found.counted is not None:
+        read = task.tokenizer.decode([tokens[at] for at in found.scored], skip_special_tokens=True)
+    else:
+        read = item.text if len(tokens) < task.max_tokens else task.tokenizer.decode(tokens[len(tokens) - scored :])
     return len(read.encode())
 
 
@@ -289,8 +293,7 @@ def _continue(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
     rows = []
     items = view.items[:documents]
     for item in track(items, emit, f"writing with the {side}", len(items)):
-        tokens = task.encode(item.text)
-        prompt = tokens[: min(length, max(1, len(tokens) // 2))]  # at least half a document is left to write
+        prompt = task.prompt(item, length, most)
         room = min(most, max(1, task.max_tokens - len(prompt)))
         written = task.complete(prompt, room) if prompt else []
         decode = task.tokenizer.decode

@@ -12,13 +12,13 @@ import numpy as np
 
 from compress.events import Emit, Event, track
 from compress.machine.devices import CPU
+from compress.machine.turns import turn
 from compress.recipe.values import EvalSpec
 from evaluation.evidence import Floats, Timings
 from evaluation.observe import gpu_cards
 from evaluation.observe.collect import Viewpoint
 from evaluation.observe.contention import Watch, reported
 from evaluation.observe.energy import Meter, find_meter
-from evaluation.observe.turns import turn
 
 if TYPE_CHECKING:
     from compress.opening.models import OpenModel

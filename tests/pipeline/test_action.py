@@ -84,6 +84,17 @@ def test_a_gate_that_fails_fails_the_job_and_overrides_are_heard(place: Path) ->
     assert "eased: PASS" in eased.summary
 
 
+def test_a_matrix_has_all_its_reports_and_no_one_run_to_compare_with(place: Path) -> None:
+    matrix = (place / "good.yaml").read_text().replace(
+        "ratio: 0.5", 'ratio: "${ratio}"'
+    ) + "matrix: {ratio: [0.5, 0.75]}\n"
+    (place / "matrix.yaml").write_text(matrix)
+    found = job(place, recipe="matrix.yaml", out="runs/matrix", against="runs/good")
+    assert (found.code, found.outputs["verdict"]) == (2, "error")
+    assert found.summary.count(": PASS") == 2
+    assert "is one run, and the recipe has several" in found.summary
+
+
 def test_a_mistake_is_an_error_with_its_place_in_the_summary(place: Path) -> None:
     found = job(place, recipe="wrong.yaml", out="runs/wrong")
     assert (found.code, found.outputs["verdict"]) == (2, "error")

@@ -183,7 +183,7 @@ def test_a_stage_that_fails_names_itself_and_how_to_resume(
     def find(name: str) -> Any:
         return replace(real(name), run=broken) if name == "quantize.nncf" else real(name)
 
-    monkeypatch.setattr("compress.planning.plan.find_stage", find)
+    monkeypatch.setattr("compress.planning.nodes.find_stage", find)
     with pytest.raises(StageFailed, match=r"quantize\.nncf[\s\S]*out of luck") as caught:
         compress.run(place / "recipe.yaml", ["seed=9"], cache=place / "cache", out=place / "broken")
     assert "again" in caught.value.problems[0].fix
@@ -207,7 +207,7 @@ def test_a_stage_that_does_nothing_breaks_its_contract(
     def find(name: str) -> Any:
         return replace(real(name), run=unavailable) if name == "quantize.nncf" else real(name)
 
-    monkeypatch.setattr("compress.planning.plan.find_stage", find)
+    monkeypatch.setattr("compress.planning.nodes.find_stage", find)
     with pytest.raises(ContractError, match="left model as it was"):
         compress.run(place / "recipe.yaml", ["seed=8"], cache=place / "cache", out=place / "idle")
 

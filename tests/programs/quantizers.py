@@ -66,7 +66,7 @@ def of(bits: int) -> list[Method]:
     plain = {"rounding": rounding(bits)}
     return [
         Method(bits, "plain rounding", [rounding(bits)]),
-        Method(bits, "GPTQ", [{"quantize.gptq": gptq}], "GPTQModel's, of torch" if bits == 4 else "", plain),
+        Method(bits, "GPTQ", [{"quantize.gptq": gptq}], "GPTQModel's 4-bit kernel" if bits == 4 else "", plain),
         Method(bits, "AutoRound", [tuned(bits)], "", plain),
         *(
             [Method(bits, TAUGHT, [{"distill.quantized": taught}], "", {**plain, "AutoRound": tuned(bits)})]
@@ -80,28 +80,28 @@ def of(bits: int) -> list[Method]:
 def of_llama(bits: int, type_: str, importance: bool) -> Method:
     given = {"type": type_, "embeddings": "bf16", "importance": importance, "samples": 128}
     title = f"llama.cpp's {type_.upper()}{' with importance' if importance else ''}"
-    return Method(bits, title, [{"build.gguf": {"precision": "bfloat16"}}, {"quantize.llamacpp": given}], "llama.cpp's")
+    return Method(bits, title, [{"build.gguf": {"precision": "bfloat16"}}, {"quantize.llamacpp": given}], "llama.cpp")
 
 
 def of_nncf(title: str, **params: Any) -> Method:
     steps: Steps = [{"build.openvino": {}}, {"quantize.nncf": params}]
-    return Method(8 if params["mode"] == "int8_weights" else 4, title, steps, "OpenVINO's")
+    return Method(8 if params["mode"] == "int8_weights" else 4, title, steps, "OpenVINO")
 
 
 FOUR = {"mode": "int4_weights", "group_size": GROUP, "symmetric": True}
 OTHERS = {
     8: [
         Method(8, "torchao int8_weights", [{"quantize.torchao": {}}]),
-        Method(8, "torchao int8_dynamic", [{"quantize.torchao": {"mode": "int8_dynamic"}}], "torch's"),
-        Method(8, "bitsandbytes int8", [{"quantize.bitsandbytes": {"mode": "int8"}}], "torch's"),
+        Method(8, "torchao int8_dynamic", [{"quantize.torchao": {"mode": "int8_dynamic"}}], "torch's int8 products"),
+        Method(8, "bitsandbytes int8", [{"quantize.bitsandbytes": {"mode": "int8"}}], "torch's int8 products"),
         of_nncf("NNCF int8_weights, embeddings too", mode="int8_weights"),
     ],
     4: [
         Method(4, "AWQ", [{"quantize.autoround": {"method": "awq", "bits": 4, "group_size": GROUP, "samples": 128}}]),
         Method(4, "bitsandbytes nf4, groups of 64", [{"quantize.bitsandbytes": {"mode": "nf4"}}]),
-        of_nncf("NNCF int4_weights, embeddings in 8", **FOUR),
+        of_nncf("NNCF int4_weights, embeddings too", **FOUR),
         of_nncf(
-            "NNCF with AWQ and scale estimation, embeddings in 8",
+            "NNCF with AWQ and scale estimation, embeddings too",
             **FOUR,
             corrections=["awq", "scale_estimation"],
             samples=128,
@@ -178,7 +178,7 @@ def row(method: Method, found: Comparison) -> tuple[str, ...]:
         formatting.contrast(kl).removesuffix(" nats"),
         formatting.size(1e6 * rows["size"].candidate.value),
         str(facts.get("model weights", "–")),
-        f"{formatting.contrast(rows['throughput'])}, {method.kernel} kernel" if method.kernel else DECOMPRESSED,
+        f"{formatting.contrast(rows['throughput'])}, {method.kernel}" if method.kernel else DECOMPRESSED,
     )
 
 

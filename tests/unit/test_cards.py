@@ -141,7 +141,7 @@ def test_clocks_are_reported_and_what_slowed_them() -> None:
 
 @pytest.mark.parametrize("after", [COOL, HOT])
 def test_a_slowed_gpu_settles_no_speed(monkeypatch: pytest.MonkeyPatch, after: State) -> None:
-    monkeypatch.setattr("evaluation.observe.turns.identity", str)
+    monkeypatch.setattr("compress.machine.turns.identity", str)
     monkeypatch.setattr("evaluation.observe.contention.share_of_others", lambda *readings: None)
     states, asked = iter((COOL, after)), list[str]()
     monkeypatch.setattr(gpu_cards, "state", lambda device: asked.append(device) or next(states))

@@ -58,7 +58,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return generate(self, items, seed, **call)
 
     def scoring(self: Any, documents: Any, batch: int) -> Any:
-        asked.extend(documents)
+        asked.extend(document.text for document in documents)
         return score(self, documents, batch)
 
     monkeypatch.setattr(TextToImage, "generate_items", generating)
@@ -460,8 +460,8 @@ def test_a_score_that_is_no_number_is_an_error_that_names_the_document(
 
     def scoring(self: Any, documents: Any, batch: int) -> Any:
         found = score(self, documents, batch)
-        for text, values in zip(documents, found, strict=True):
-            if text == TEXTS[3]:
+        for document, values in zip(documents, found, strict=True):
+            if document.text == TEXTS[3]:
                 values[-1] = -np.inf
         return found
 

@@ -22,9 +22,10 @@ from tests.unit import comparisons
 @pytest.mark.parametrize("task", task_names())
 @pytest.mark.parametrize("stock", [True, False])
 @pytest.mark.parametrize("trusted", [True, False])
-def test_every_task_is_called_in_three_lines_of_python(task: str, stock: bool, trusted: bool) -> None:
+@pytest.mark.parametrize("chat", [True, False])
+def test_every_task_is_called_in_three_lines_of_python(task: str, stock: bool, trusted: bool, chat: bool) -> None:
     call = {"num_inference_steps": 4, "prompt": 'say "a"', "generator": object()}
-    lines = find_task(task).usage(Usage('/a "b"/c\\d', stock, trusted, call, 'a "red" one', "cuda:1"))
+    lines = find_task(task).usage(Usage('/a "b"/c\\d', stock, trusted, call, 'a "red" one', "cuda:1", chat))
     assert len(lines) == 3
     texts = [node.value for node in ast.walk(ast.parse("\n".join(lines))) if isinstance(node, ast.Constant)]
     assert {'/a "b"/c\\d', 'a "red" one', 4, 'say "a"'} <= set(texts)

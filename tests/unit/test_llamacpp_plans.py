@@ -60,6 +60,20 @@ def test_calibration_texts_are_asked_for_where_importance_is(reported: Problems)
     assert reported("build.gguf", f"{STAGE}: {{importance: true}}", data=data) == ()
 
 
+def test_what_importance_alone_uses_is_refused_without_it(reported: Problems) -> None:
+    samples, length = reported("build.gguf", f"{STAGE}: {{samples: 16, length: 64}}")
+    assert "importance false has no use for samples" in samples.message
+    assert samples.fix == "leave samples out, or give importance: true"
+    assert "length" in length.message
+
+
+def test_an_older_library_takes_no_importance_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llama = describe(tiny_llama(tmp_path))
+    monkeypatch.setattr("compress.stages.quantize.llamacpp.version", lambda name: "0.3.9")
+    assert "takes llama-cpp-python 0.3.36, and 0.3.9 is installed" in refuse(llama, QuantizeLlamaCpp(importance=True))
+    assert not refuse(llama, QuantizeLlamaCpp())
+
+
 def test_importance_is_given_where_it_counts(tmp_path: Path) -> None:
     llama = describe(tiny_llama(tmp_path))
     for name in NEED_IMPORTANCE:

@@ -172,7 +172,7 @@ def test_rows_under_another_key_are_reported_which_and_the_line_that_renames_it(
 
 
 @pytest.mark.parametrize(
-    ("row", "message"), [({"text": 5}, "a int"), ({"text": None}, "none"), ({"messages": []}, "`messages`")]
+    ("row", "message"), [({"text": 5}, "a int"), ({"text": None}, "none"), ({"prompt": []}, "`prompt`")]
 )
 def test_a_row_without_a_text_to_take_is_reported_how_one_looks(tmp_path: Path, row: object, message: str) -> None:
     (tmp_path / "odd.jsonl").write_text(json.dumps(row))

@@ -11,7 +11,7 @@ import yaml
 
 import compress
 from compress.cli import main
-from compress.commands.init import init, moved, roles
+from compress.commands.init import init, moved, name_of, roles
 from compress.errors import UserError
 from compress.machine.gpus import Gpu, supposing
 from compress.proposing import choices
@@ -157,6 +157,24 @@ def test_data_are_named_by_role_or_found_in_a_folder(tmp_path: Path) -> None:
         roles(["trian=a"], tmp_path)
     with pytest.raises(UserError, match="evaluate twice"):
         roles(["a", "evaluate=b"], tmp_path)
+
+
+def test_a_recipe_gets_a_name_that_recipes_can_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "My Model").mkdir()
+    monkeypatch.chdir(tmp_path / "My Model")
+    assert name_of(".") == "My-Model"
+    assert name_of("../My Model/") == "My-Model"
+    assert name_of("zoo://docs-llama") == "docs-llama"
+    assert name_of("hf://org/name@abc") == "name"
+    assert name_of("/") == "recipe"
+
+
+def test_parts_of_a_folder_at_home_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "chats").mkdir()
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / "chats" / name).touch()
+    assert roles(["~/chats"], tmp_path) == {"train": "~/chats/train.jsonl", "evaluate": "~/chats/test.jsonl"}
 
 
 def test_names_start_at_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

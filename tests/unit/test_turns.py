@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from compress.events import Event, silent
-from evaluation.observe.turns import identity, turn
+from compress.machine.turns import identity, turn
 
 HOLDS = """
 import sys
 from compress.events import silent
-from evaluation.observe.turns import turn
+from compress.machine.turns import turn
 with turn("cpu", silent):
     print("held", flush=True)
     sys.stdin.readline()

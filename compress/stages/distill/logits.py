@@ -1,7 +1,8 @@
 """Teach a language model to say what its teacher says: the whole distribution of the next token, and the hidden states.
 
 Use it after a cut, on text like that the model will meet. Rows of `tokens` tokens are cut from the documents of the training
-data, drawn at random. Where widths differ, a learned projection stands between the hidden states. A teacher of its own has the
+data, drawn at random. Conversations (`messages`) are read through the tokenizer's chat template, and of them only the assistant's
+tokens are learnt. Where widths differ, a learned projection stands between the hidden states. A teacher of its own has the
 student's tokens and as many logits: `teacher: ./larger`, a larger model of the family.
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015); Muralidharan et al., "Compact Language Models via
 Pruning and Knowledge Distillation" (Minitron, 2024).
@@ -13,6 +14,7 @@ Pruning and Knowledge Distillation" (Minitron, 2024).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -87,22 +89,38 @@ def run(artifact: Artifact, params: DistillLogits, context: Context) -> None:
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
     save_component(task.model, artifact.path, made.path)
     write_manifest(made)
-    seen = params.steps * params.accumulate * params.batch * rows.shape[1]
-    context.note(f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} over {seen} tokens", loss=curve, tokens_seen=seen)
+    seen = params.steps * params.accumulate * params.batch * rows.tokens.shape[1]
+    message = f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} over {seen} tokens{rows.share}"
+    context.note(message, loss=curve, tokens_seen=seen)
 
 
-def rows_of(task: LanguageModel, params: DistillLogits, context: Context) -> torch.Tensor:
-    """The documents, one behind the other, in rows of one length: int64 [rows, tokens].
+@dataclass(frozen=True)
+class Rows:
+    """What is learnt from: int64 [rows, tokens].
+
+    counted: bool, of the same shape, the tokens behind which one of the assistant's stands, so that what is foretold there is learnt;
+        None: everything is.
+    """
+
+    tokens: torch.Tensor
+    counted: torch.Tensor | None = None
+
+    @property
+    def share(self) -> str:
+        """How much of it is learnt, in words; "" where everything is."""
+        return "" if self.counted is None else f", {float(self.counted.float().mean()):.0%} of them the assistant's"
+
+
+def rows_of(task: LanguageModel, params: DistillLogits, context: Context) -> Rows:
+    """The documents, one behind the other, in rows of one length; where conversations are among them, those rows that have a token
+    to learn.
 
     Raises:
         DataError: they do not fill one row.
     """
     import torch
 
-    items = context.data["train"].first(params.documents)
-    stream: list[int] = []
-    for item in context.progress(items, "reading documents", len(items)):
-        stream += task.encode(item.text)
+    stream, learnt = _read(task, params.documents, context)
     length = min(params.tokens, task.max_tokens)
     count = len(stream) // length
     if not count:
@@ -111,11 +129,32 @@ def rows_of(task: LanguageModel, params: DistillLogits, context: Context) -> tor
             place=context.data["train"].source,
             fix="lower `tokens`",
         )
-    return torch.tensor(stream[: count * length], device=CPU).view(count, length)
+    tokens = torch.tensor(stream[: count * length], device=CPU).view(count, length)
+    if all(learnt):
+        return Rows(tokens)
+    counted = torch.tensor(learnt[: count * length], device=CPU).view(count, length).roll(-1, 1)
+    counted[:, -1] = False  # what it foretells stands in another row
+    spoken = counted.any(1)
+    if not spoken.any():
+        message = f"none of {count} rows of {length} tokens has a token of the assistant's"
+        raise DataError(message, place=context.data["train"].source, fix="raise `tokens`, or give more conversations")
+    return Rows(tokens[spoken], counted[spoken])
+
+
+def _read(task: LanguageModel, documents: int, context: Context) -> tuple[list[int], list[bool]]:
+    """The tokens of the first documents, one behind the other, and which of them are learnt: of conversations, the assistant's."""
+    items = context.data["train"].first(documents)
+    stream: list[int] = []
+    learnt: list[bool] = []
+    for item in context.progress(items, "reading documents", len(items)):
+        found = task.read(item)
+        stream += found.tokens
+        learnt += [True] * len(found.tokens) if found.counted is None else found.counted
+    return stream, learnt
 
 
 def target(
-    task: LanguageModel, teacher: LanguageModel, rows: torch.Tensor, params: DistillLogits, context: Context
+    task: LanguageModel, teacher: LanguageModel, rows: Rows, params: DistillLogits, context: Context
 ) -> tuple[Any, Callable[[int], Mapping[str, Any]]]:
     """What learns (the student and its projections), and its losses by the number of the batch."""
     import numpy as np
@@ -132,22 +171,37 @@ def target(
     projections = Projections([(widths[0][0], widths[1][0])] * len(pairs)).to(context.opening.device)
 
     def loss_at(number: int) -> Mapping[str, Any]:
-        drawn = np.random.default_rng([context.seed, number]).integers(len(rows), size=params.batch)
-        tokens = rows[torch.from_numpy(drawn)].to(context.opening.device)
+        drawn = np.random.default_rng([context.seed, number]).integers(len(rows.tokens), size=params.batch)
+        drawn_rows = torch.from_numpy(drawn)
+        tokens = rows.tokens[drawn_rows].to(context.opening.device)
+        at = None if rows.counted is None else rows.counted[drawn_rows].to(context.opening.device)
+
+        def kept(values: torch.Tensor) -> torch.Tensor:
+            """Of what stands at each token, what is learnt."""
+            return values if at is None else values[at]
+
         with torch.no_grad(), listening(taught_by, theirs) as taught:
             wanted = taught_by(input_ids=tokens, use_cache=False).logits
         with listening(student, ours) as learnt:
             found = student(input_ids=tokens, use_cache=False).logits
-        losses = {"kl": tempered_kl(found, wanted, params.temperature)}
+        losses = {"kl": tempered_kl(kept(found), kept(wanted), params.temperature)}
         if params.hidden_weight:
-            features = [learnt[n] for n in ours], [taught[n] for n in theirs]
+            features = [kept(learnt[n]) for n in ours], [kept(taught[n]) for n in theirs]
             losses["hidden"] = params.hidden_weight * projections.errors(*features)
         if params.data_weight:
-            text = torch.nn.functional.cross_entropy(found[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
-            losses["text"] = params.data_weight * text
+            losses["text"] = params.data_weight * _text_error(found, tokens, at)
         return losses
 
     return torch.nn.ModuleDict({"student": student, "projections": projections}), loss_at
+
+
+def _text_error(logits: torch.Tensor, tokens: torch.Tensor, at: torch.Tensor | None) -> torch.Tensor:
+    """Cross-entropy of the tokens that really follow, nats: of all, or behind those `at` which it is learnt."""
+    from torch.nn.functional import cross_entropy
+
+    if at is None:
+        return cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+    return cross_entropy(logits[:, :-1][at[:, :-1]].float(), tokens[:, 1:][at[:, :-1]])
 
 
 def _stacks(task: LanguageModel) -> tuple[tuple[str, ...], ...]:

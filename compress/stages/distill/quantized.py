@@ -117,10 +117,8 @@ def run(artifact: Artifact, params: DistillQuantized, context: Context) -> None:
     save_component(task.model, artifact.path, made.path)
     tell_packing(record, made.folder(LANGUAGE_MODEL))
     write_manifest(made.packing({LANGUAGE_MODEL: Quantization(PACKER, params.bits, PACKER)}))
-    seen = params.steps * params.accumulate * params.batch * rows.shape[1]
-    message = (
-        f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} over {seen} tokens, {len(names)} layers at {params.bits} bits"
-    )
+    seen = params.steps * params.accumulate * params.batch * rows.tokens.shape[1]
+    message = f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} over {seen} tokens{rows.share}, {len(names)} layers at {params.bits} bits"
     context.note(message, loss=curve, tokens_seen=seen)
 
 

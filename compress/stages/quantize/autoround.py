@@ -270,7 +270,7 @@ def unavailable_here(params: QuantizeAutoround) -> str:
     data=lambda params: () if params.method == "rtn" else ("calibration",),
     forecast=forecast,
     unavailable_here=unavailable_here,
-    kernels=lambda params: "marlin" if params.bits in (4, 8) else "unpacked",
+    kernels=lambda params: "marlin" if params.bits in (*SERVED, "auto") else "unpacked",
 )
 def run(artifact: Artifact, params: QuantizeAutoround, context: Context) -> None:
     from compress.opening.full_rows import full_rows

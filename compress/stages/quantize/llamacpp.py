@@ -23,7 +23,9 @@ from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization, derive, wr
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.gguf import MODEL
-from compress.params import Params
+from compress.machine.deps import version
+from compress.params import Params, unused_faults
+from compress.quantization.linears import be_faultless
 
 Type = Literal[
     "q8_0",
@@ -44,6 +46,7 @@ Type = Literal[
     "iq2_xxs",
 ]
 LIBRARY = "llama-cpp-python"
+LEAST = (0, 3, 36)  # tried; long before it, what takes the matrix was a pointer into C++
 BLOCK = 256  # weights that a K or IQ type takes together
 BLOCKS_OF_32 = ("q8_0", "q5_0", "q4_0")
 NEED_IMPORTANCE = ("iq3_xxs", "iq2_m", "iq2_xxs")
@@ -72,12 +75,19 @@ class QuantizeLlamaCpp(Params):
 def refuse(artifact: Artifact, params: QuantizeLlamaCpp) -> str:
     if params.type in NEED_IMPORTANCE and not params.importance:
         return f"llama.cpp makes {params.type} with an importance matrix alone: give importance: true, and calibration data"
+    if params.importance and (there := version(LIBRARY)) and _numbers(there) < LEAST:
+        return f"an importance matrix takes {LIBRARY} {'.'.join(map(str, LEAST))}, and {there} is installed: pip install -U {LIBRARY}"
     if params.type == "q8_0" and params.importance:
         return "q8_0 rounds alike whatever weights meet: leave importance out"
     return ""
 
 
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
+
+
 def forecast(artifact: Artifact, params: QuantizeLlamaCpp) -> Forecast:
+    be_faultless(unused_faults(params, "importance", dict.fromkeys(("samples", "length"), (True,))))
     packed = {LANGUAGE_MODEL: Quantization(params.type, params.bits, LIBRARY)}
     return Forecast(quantization=packed, warnings=tuple(_cautions(artifact.known_config(LANGUAGE_MODEL), params)))
 

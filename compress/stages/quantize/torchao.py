@@ -14,7 +14,7 @@ Source: torchao.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -30,18 +30,20 @@ from compress.quantization.automatic import (
     LISTED,
     Asked,
     Sizes,
+    Sizing,
     automatic_faults,
     check_reckoned,
     rounding_cautions,
     share_out,
     widths_text,
 )
-from compress.quantization.budgets import Choice
+from compress.quantization.budgets import Choice, bytes_of
 from compress.quantization.linears import Linear, be_faultless
 from compress.quantization.packed_places import FLOAT8, INT4, abilities, needs_bfloat16, why_not_there
-from compress.quantization.packed_sizes import packed_sizes, weight_bytes
+from compress.quantization.packed_sizes import costs_of, packed_sizes, weight_bytes
 from compress.quantization.reach import Packer, model_library, packing_forecast, reach, refuse_reach
 from compress.quantization.sensitivity import read
+from compress.quantization.sizes import number_bytes
 from compress.quantizers.packers import pack_all
 
 TORCHAO = Packer("torchao", takes_transposed=False)
@@ -95,7 +97,29 @@ def _faults(artifact: Artifact, params: QuantizeTorchao, names: tuple[str, ...])
     """What does not go together, beside what packing_forecast raises."""
     yield from unused_faults(params, "mode", USED)
     if params.mode in INTEGERS:
-        yield from automatic_faults(artifact, names, asked(params), partial(_sizes, artifact, params))
+        sizes = partial(_sizes, artifact, params)
+        found = [*automatic_faults(artifact, names, asked(params), sizes), *_other_numbers(artifact, names, params)]
+        yield from found or (_all_left(names, params, sizes) if params.budget is not None else ())
+
+
+def _other_numbers(artifact: Artifact, names: Iterable[str], params: QuantizeTorchao) -> Iterator[Fault]:
+    """Components that are opened and saved in wider or narrower numbers than they are stored in, which a budget is reckoned by."""
+    main = number_bytes(artifact, artifact.main)
+    for name in names if params.budget is not None else ():
+        if number_bytes(artifact, name) != main:
+            message = (
+                f"bits: auto: `{name}` is stored in other numbers than `{artifact.main}`, in which a pipeline is opened"
+            )
+            yield Fault(message, "save the pipeline in one number type, or leave bits and budget out")
+
+
+def _all_left(names: Iterable[str], params: QuantizeTorchao, sizing: Sizing) -> Iterator[Fault]:
+    """Components whose every layer would stay as it is, for the budget has room for that."""
+    for name in names:
+        sizes = sizing(name, asked(params).widths)
+        if sizes and params.budget is not None and bytes_of(params.budget, sizes.whole) >= sizes.most:
+            message = f"`{name}`: the budget has room for every layer as it is, {sizes.most / 1e6:.4g} MB"
+            yield Fault(message, "give a smaller one, or leave this stage out")
 
 
 def asked(params: QuantizeTorchao) -> Asked:
@@ -117,7 +141,19 @@ def _sizes(artifact: Artifact, params: QuantizeTorchao, name: str, widths: tuple
         return inputs * outputs // 2 + PAIR * outputs * (inputs // params.group_size)
 
     layers = reach(artifact, name, params.ignore).packed
-    return packed_sizes(artifact, name, layers, widths, packed, unpacked=True)
+    return packed_sizes(artifact, name, layers, widths, packed, _together(artifact, name, layers), unpacked=True)
+
+
+def _together(artifact: Artifact, name: str, layers: Sequence[Linear]) -> dict[str, tuple[str, ...]]:
+    """The layers that are left together, by one of them: diffusers leaves whatever has the name of one that is left anywhere in its own."""
+    alone: dict[str, tuple[str, ...]] = {one.name: (one.name,) for one in layers}
+    if model_library(artifact, name) != "diffusers":
+        return alone
+    found: dict[str, tuple[str, ...]] = {}
+    for one in sorted(alone, key=len):
+        within = next((key for key in found if f"{key}." in f"{one}."), one)
+        found[within] = (*found.get(within, ()), one)
+    return found
 
 
 @stage(
@@ -165,13 +201,14 @@ def _choice(artifact: Artifact, name: str, params: QuantizeTorchao) -> Choice:
     sizes, known = _sizes(artifact, params, name, asked(params).widths), read(artifact)[name]
     assert sizes is not None  # headers are here by now
     assert params.budget is not None
-    layers = {one: known.layers[one].cost for one in sizes.layers if one in known.layers}
-    costs = {one: {**dict.fromkeys(sizes.layers[one], 0.0), **cost} for one, cost in layers.items()}
+    together = _together(artifact, name, reach(artifact, name, params.ignore).packed)
+    measured = costs_of(known.layers, together)
+    costs = {key: {**dict.fromkeys(sizes.layers[key], 0.0), **cost} for key, cost in measured.items()}
     found = share_out(artifact, name, sizes, costs, params.budget)
     if min(found.bits.values()) > BYTE:
         message = f"`{name}`: the budget leaves every layer as it is"
         raise UserError(message, place=str(artifact.path), fix="give a smaller one, or leave this stage out")
-    return found
+    return replace(found, bits={one: bits for key, bits in found.bits.items() for one in together[key]})
 
 
 def wanted(artifact: Artifact, params: QuantizeTorchao) -> tuple[str, ...]:
