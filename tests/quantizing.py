@@ -30,6 +30,7 @@ OTHER: Mapping[str, Mapping[str, Any]] = {
     "gemma2": {"query_pre_attn_scalar": 32},
     "gemma3": {"query_pre_attn_scalar": 32},
     "dynamic-rope": {"rope_scaling": None},
+    "mamba2": {"head_dim": 16},  # heads of which make the hidden size twice over
 }
 WORDS = ("array", "axis", "value", "sorted", "shape", "index", "matrix", "order")
 TEXTS = tuple(" ".join(WORDS[(3 * i + j) % 8] for j in range(8)) for i in range(24))

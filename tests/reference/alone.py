@@ -52,9 +52,10 @@ def diffusers_own(job: Mapping[str, Any], call: Tensors) -> Tensors:
 
 def gguf(job: Mapping[str, Any], call: Tensors) -> Tensors:
     """By transformers' reader, which makes floats of every weight."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    options = {"gguf_file": "model.gguf", "dtype": torch.float32}
+    # The reader makes a config of its own otherwise, without a head's size or GPT-2's width.
+    options = {"gguf_file": "model.gguf", "dtype": torch.float32, "config": AutoConfig.from_pretrained(job["folder"])}
     return _torch(AutoModelForCausalLM.from_pretrained(job["folder"], **options), job, call)
 
 

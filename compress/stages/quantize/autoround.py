@@ -39,6 +39,7 @@ from compress.errors import StageFailed
 from compress.files.safetensors_headers import read_header
 from compress.machine.deps import version
 from compress.model.describing import OPENERS, bits_by_layer
+from compress.model.families import common_name
 from compress.params import Fault, Later, Params, Share, unused_faults
 from compress.quantization.automatic import (
     LISTED,
@@ -69,9 +70,11 @@ from compress.quantization.sensitivity import read
 from compress.quantization.sizes import parameters, stored_bytes
 from compress.quantizers.autoround import Job, Layout, Method, round_apart
 from compress.quantizers.checkpoints import CONFIG, move_saved, write_packing
+from compress.stages.quantize.gptq import STACKS
 
 WIDTHS: dict[Layout, tuple[int, ...]] = {"compressed-tensors": tuple(range(2, 9)), "gptq": (2, 3, 4, 8), "awq": (4,)}
 MIXED: Layout = "compressed-tensors"  # says each layer's width; the others say one for all
+UNMAPPED = ("BertLMHeadModel",)  # tried: auto-round 0.16
 SERVED = (4, 8)  # bits of compressed-tensors that servers have kernels for
 ALIGNED = 32  # auto-round leaves layers as they are whose sides this does not divide
 DECOMPRESSED = "decompressed"  # what becomes of the weights where transformers runs them
@@ -140,6 +143,7 @@ def _faults(
     artifact: Artifact, params: QuantizeAutoround, layers: Sequence[Linear], wanted: Sequence[Linear]
 ) -> Iterator[Fault]:
     """All that keeps it from working on these layers."""
+    yield from _family_faults(artifact.components[LANGUAGE_MODEL].kind, params)
     yield from _width_faults(params)
     yield from _zero_faults(params)
     yield from unused_faults(params, "method", USED)
@@ -159,6 +163,16 @@ def _wanted(artifact: Artifact, params: QuantizeAutoround, layers: Sequence[Line
     """The layers to be quantized: those of numbered blocks, which is where auto-round looks, that nothing leaves alone."""
     left = named(layers, (*left_alone(artifact.components[LANGUAGE_MODEL].kind), *params.ignore))
     return tuple(o for o in layers if o.name not in left and any(word.isdecimal() for word in o.name.split(".")))
+
+
+def _family_faults(kind: str, params: QuantizeAutoround) -> Iterator[Fault]:
+    """What a format's opener, or a method, does not know of a family."""
+    if params.layout != MIXED and kind not in STACKS:
+        message = f"layout {params.layout} is opened again of {', '.join(map(common_name, STACKS))}, and this is {kind}"
+        yield Fault(message, f"layout: {MIXED}")
+    if params.method == "awq" and kind in UNMAPPED:
+        message = f"auto-round knows no layers of {kind} whose scales AWQ could move"
+        yield Fault(message, "method: autoround, or rtn")
 
 
 def _width_faults(params: QuantizeAutoround) -> Iterator[Fault]:

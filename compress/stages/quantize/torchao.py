@@ -46,7 +46,7 @@ from compress.quantization.sensitivity import read
 from compress.quantization.sizes import number_bytes
 from compress.quantizers.packers import pack_all
 
-TORCHAO = Packer("torchao", takes_transposed=False)
+TORCHAO = Packer("torchao", takes_transposed=False, unpacks_called=True)
 LEAST = {"int4_weights": INT4, "float8": FLOAT8}  # by mode, the compute capability that it takes
 Mode = Literal["int8_weights", "int8_dynamic", "int4_weights", "float8"]
 INTEGERS = ("int8_weights", "int8_dynamic", "int4_weights")  # modes whose rounding analyze.sensitivity measures
