@@ -15,7 +15,7 @@ from unittest import mock
 from pydantic import Field
 
 from compress.artifact import Artifact, Component
-from compress.catalogue import Stage
+from compress.catalogue import Stage, find_stage
 from compress.errors import UserError, near
 from compress.params import Params, Uncached
 from compress.recipe.values import DataSpec, EvalSpec, Recipe, StepSpec
@@ -64,9 +64,13 @@ def knowing(*stages: Stage) -> Iterator[None]:
             raise UserError(f"no stage is called `{name}`", fix=near(name, tuple(known)))
         return known[name]
 
+    def also(name: str) -> Stage:  # a remedy names stages on disk too
+        return known[name] if name in known else find_stage(name)
+
     with ExitStack() as patched:
-        for place in ("planning.plan", "planning.nodes", "planning.chain_remedies", "recipe.sections"):
+        for place in ("planning.plan", "planning.nodes", "recipe.sections"):
             patched.enter_context(mock.patch(f"compress.{place}.find_stage", find))
+        patched.enter_context(mock.patch("compress.planning.chain_remedies.find_stage", also))
         yield
 
 
