@@ -36,6 +36,8 @@ WORKS = "✓"
 LANGUAGE = ("llama", *(name for name in TEXT if name != "dynamic-rope"))
 PIPELINES = ("sd", "sdxl", "sd3", "flux-deep", "pixart-alpha", "pixart-sigma", "sana")
 ALIKE = 1e-4  # how far what stock libraries give may be from what pare measures, as a share of its size
+# Where activations are rounded too: one that lies between two codes goes either way with the last bit of a sum, and layers amplify it.
+ROUNDED = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,11 @@ class Way:
     params: Mapping[str, Any] = field(default_factory=dict)
     before: tuple[str, ...] = ()
     parts: str = ""
+
+    @property
+    def rounds(self) -> bool:
+        """Whether activations are rounded when it runs; OpenVINO does so beside 8-bit weights, where a processor multiplies bytes."""
+        return self.stage == "quantize.nncf" or self.title in ("int8", "int8 dynamic")
 
     @property
     def task(self) -> str:
@@ -181,7 +188,8 @@ def compare(made: Sequence[Made], source: Artifact, out: Path) -> None:
     for (one, name), given in zip(parts, alone, strict=True):
         what, artifact = f"{one.way.stage} {one.way.title} {name}", one.artifact
         measured = runnable(artifact, name)
-        assert distance(measured(calls[name]), given["found"]) < ALIKE, what
+        apart = distance(measured(calls[name]), given["found"])
+        assert apart < (ROUNDED if one.way.rounds else ALIKE), f"{what}: {apart:.2g} from what pare measures"
         far = distance(called_here(source, name, calls[name]), given["found"])
         assert 0 < far < one.way.near, f"{what}: {far:.3f} away"
         if name == LANGUAGE_MODEL and artifact.components[name].format != "gguf":
