@@ -175,7 +175,7 @@ def row(method: Method, found: Comparison) -> tuple[str, ...]:
         method.title,
         f"{formatting.contrast(perplexity)} of {formatting.score(perplexity.baseline, '')}",
         "; ".join(contrasts).removesuffix(" beside rounding") or "–",
-        formatting.contrast(kl).removesuffix(" nats"),
+        formatting.contrast(kl).replace(" nats", ""),
         formatting.size(1e6 * rows["size"].candidate.value),
         str(facts.get("model weights", "–")),
         f"{formatting.contrast(rows['throughput'])}, {method.kernel}" if method.kernel else DECOMPRESSED,
