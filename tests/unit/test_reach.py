@@ -92,6 +92,7 @@ REFUSED: list[tuple[str, Mapping[str, Any], str, Gpu | None, tuple[str, ...]]] =
     ("half", {AO: {"mode": "int4_weights"}}, "cuda:0", A100, ("group_size 128 does not divide the inputs of 14",)),
     ("gpt2", {AO: {}}, "cpu", None, ("GPT2LMHeadModel is made of Conv1D, 8 of its layers", "quantize.bitsandbytes")),
     ("recurrent", {BNB: {"mode": "int8"}}, "cpu", None, ("2 layers without calling them", 'ignore: ["*.dt_proj"]')),
+    ("recurrent", {AO: {}}, "cpu", None, ("2 layers without calling them", 'ignore: ["*.dt_proj"]')),
     ("mixture", {AO: {}}, "cpu", None, ("which torchao passes over", 'ignore: ["*experts*"]')),
     (
         "mixture",
@@ -138,7 +139,7 @@ TAKEN: list[tuple[str, Mapping[str, Any], str, Gpu | None]] = [
     ("mixture", {AO: {"ignore": ["*experts*"]}}, "cpu", None),
     ("gpt2", {BNB: {"mode": "int8"}}, "cpu", None),
     ("recurrent", {BNB: {"mode": "int8", "ignore": ["*.dt_proj"]}}, "cpu", None),
-    ("recurrent", {AO: {}}, "cpu", None),
+    ("recurrent", {AO: {"ignore": ["*.dt_proj"]}}, "cpu", None),
     ("flux", {AO: {"ignore": ["*proj_out"]}}, "cpu", None),
 ]
 
