@@ -83,7 +83,8 @@ def test_the_doctor_knows_every_extra_and_names_none_that_is_not() -> None:
 
 def test_what_any_stage_needs_is_installed_beside_everything_where_it_is_tested() -> None:
     (ours,) = (line for line in EXTRAS["dev"] if line.startswith("pare["))
-    assert {find_stage(name).extra for name in stage_names()} - {""} <= set(ours[5:-1].split(","))
+    compiled = {"", "llama-cpp"}  # which takes ten minutes to compile
+    assert {find_stage(name).extra for name in stage_names()} - compiled <= set(ours[5:-1].split(","))
 
 
 def test_one_command_installs_whatever_lacks() -> None:
