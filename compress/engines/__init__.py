@@ -44,6 +44,7 @@ class Engine:
     precisions: what it computes in, each with the largest difference to torch that is accepted.
     over_call: those in which activations get one scale over a whole call, so that each row of a batch moves the others.
     weights: the files in a component's folder that running it reads.
+    keeps_type: whether its files hold weights in the number type that they were stored in; else in the one that it computes in.
     refuse: why it cannot take a component, read from JSON and file names alone, or "".
     """
 
@@ -55,6 +56,7 @@ class Engine:
     precisions: Mapping[str, float] = field(default_factory=dict)
     over_call: frozenset[str] = frozenset()
     weights: Callable[[Path], tuple[Path, ...]] | None = None
+    keeps_type: bool = False
     refuse: Callable[[Artifact, str], str] = field(default=lambda artifact, component: "")
 
     def reads(self, folder: Path) -> tuple[Path, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from compress.artifact import Artifact, loaded_weights, read_json
+from compress.artifact import CHOSEN, Artifact, loaded_weights, read_json
+from compress.catalogue import find_engine
 from compress.errors import PareError
 from compress.files.safetensors_headers import read_header
 from compress.quantization.linears import Linear, linears
@@ -15,7 +16,6 @@ from compress.sources.models import parameter_count
 NUMBERS = {"float64": 8, "float32": 4}  # bytes of a number, by what configs call its type; of any other, HALF
 STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}  # by what headers call it
 HALF = 2
-KEEPING = ("torch", "openvino")  # formats whose weights stay in the number type that they were stored in
 MIXED = 8  # bits at most, where layers have several widths
 GROUP, PER_GROUP = 64, 3  # weights that share a scale, and the bytes of that and of a zero point
 
@@ -57,7 +57,11 @@ def held_bytes(artifact: Artifact, component: str) -> int:
     """What a component's weights take on disk as they are, or will be: packed where it is quantized, in float32 where an engine that
     does not keep the number type holds them."""
     part, count = artifact.components[component], parameters(artifact, component)
-    wide = number_bytes(artifact, component) if part.format in KEEPING else NUMBERS["float32"]
+    wide = (
+        number_bytes(artifact, component)
+        if part.format != CHOSEN and find_engine(part.format).keeps_type
+        else NUMBERS["float32"]
+    )
     if part.quantization is None:
         return wide * count
     narrow = min(count, _reached(artifact, component)) if part.format == "torch" else count

@@ -14,4 +14,5 @@ ENGINE = Engine(
     devices=frozenset({"cpu"}),
     precisions=tolerances("float32", "bfloat16", "int8", "int8_weights", "int4_weights"),
     weights=lambda folder: tuple(folder.glob(WEIGHTS)),
+    keeps_type=True,
 )

@@ -27,4 +27,5 @@ ENGINE = Engine(
     files=("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json"),
     devices=frozenset({"cpu", "cuda", "mps"}),
     weights=weights,
+    keeps_type=True,
 )
