@@ -61,7 +61,7 @@ def test_controls_stand_in_every_report_and_decide_no_verdict(tmp_path: Path) ->
     assert "Beside the control `untrained`: 2.10× faster [1.90, 2.30]" in printed(comparison, 300)
     assert "control untrained: unet: openvino, steps 6" in printed(comparison, 300)
     text = markdown.render(comparison)
-    cells = "42.0 | −0.050 [−0.070, −0.030] | +0.050 [0.030, 0.070] | ✗ fail | a bound: outside |"
+    cells = "42.00 | −0.050 [−0.070, −0.030] | +0.050 [0.030, 0.070] | ✗ fail | a bound: outside |"
     assert f"| digits read | {cells}" in text.replace("\\", "")
     assert "Control untrained: unet: openvino" in text
     page = Page(html.render(comparison))
