@@ -129,7 +129,9 @@ def quick(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("block", at(blocks("python")))
 @pytest.mark.usefixtures("quick")
 def test_python_runs(block: Block) -> None:
-    exec(compile(block.text, block.place, "exec"), {})
+    named: dict[str, Any] = {}
+    exec(compile(block.text, block.place, "exec"), named)
+    assert named.keys() - {"__builtins__"}, "an example names what it makes or imports"
 
 
 @pytest.mark.usefixtures("inside")

@@ -48,7 +48,10 @@ def test_the_library_reads_the_weights_that_were_taught(source: Artifact, tmp_pa
     made, _ = apply(
         "distill.quantized", source, tmp_path / "out", data=DATA, inputs={"teacher": source}, bits=bits, **TAUGHT
     )
-    held_to_the_library(made, bits, tmp_path)
+    found = held_to_the_library(made, bits, tmp_path)
+    before = load_file(source.path / "model.safetensors")[f"{LAYER}.weight"].double().numpy()
+    assert found.shape == before.shape
+    assert (found != before).any()  # taught and rounded, not the original
 
 
 def held_to_the_library(made: Artifact, bits: int, folder: Path) -> Any:

@@ -140,7 +140,13 @@ def test_a_name_that_the_hub_has_not_is_refused_with_the_form(name: str, value: 
 @given(st.from_regex(REPO, fullmatch=True).filter(lambda s: len(s) <= 96))
 def test_what_is_taken_as_a_name_the_hub_takes(name: str) -> None:
     assume(not name.endswith(".git"))
-    validate_repo_id(name)
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    assert refused == ""
 
 
 def test_a_name_that_ends_as_a_clone_is_refused(model: Path) -> None:
