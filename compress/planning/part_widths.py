@@ -54,7 +54,7 @@ def _widths(plan: Plan, artifact: Artifact, name: str) -> PartWidths:
         packed = f"{part.quantization.method}, counted when it is made" if part.quantization else "as wide as they were"
         return PartWidths({}, engine=f"{packed}, on {part.format}")
     if name in artifact.planned:
-        return PartWidths({})
+        return PartWidths({}, engine="known once an earlier step has changed it")
     counts = dict(stored(artifact.folder(name)))
     total, packer = sum(counts.values()), _packer(plan, name)
     if packer and getattr(packer.params, "bits", None) == "auto":

@@ -18,7 +18,7 @@ from compress.artifact import LANGUAGE_MODEL, Artifact, Provenance
 from compress.errors import UserError
 from compress.quantization.automatic import Asked, Sizes, automatic_faults, share_out
 from compress.quantization.budgets import WITHIN
-from compress.quantization.linears import linears
+from compress.quantization.linears import Linear, linears
 from compress.quantization.packed_sizes import loaded_together
 from compress.quantization.sensitivity import STAGE
 from tests.headers import llama
@@ -183,3 +183,21 @@ def test_a_plan_refuses_no_budget_that_some_choice_meets_and_every_one_beyond_bo
     with suppress(UserError):  # greed may stop short of a choice that there is
         found = share_out(artifact, "all", sizes, costs, f"{budget} B")
         assert found.size == fixed + sum(sizes.layers[name][bits] for name, bits in found.bits.items()) <= budget
+
+
+def test_what_diffusers_leaves_together_shares_one_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves each layer that has the name of one that is left anywhere in its own."""
+    from compress.stages.quantize import torchao
+
+    names = (
+        "single_transformer_blocks.0.attn.to_q",
+        "transformer_blocks.0.attn.to_q",
+        "transformer_blocks.10.attn.to_q",
+    )
+    layers = [Linear(name, 64, 64) for name in names]
+    artifact = llama(tmp_path / "model")
+    monkeypatch.setattr(torchao, "model_library", lambda artifact, name: "diffusers")
+    found = torchao._together(artifact, LANGUAGE_MODEL, layers)
+    assert sorted(map(sorted, found.values())) == [sorted(names[:2]), [names[2]]]
+    monkeypatch.setattr(torchao, "model_library", lambda artifact, name: "transformers")
+    assert torchao._together(artifact, LANGUAGE_MODEL, layers) == {name: (name,) for name in names}
