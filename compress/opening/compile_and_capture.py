@@ -96,6 +96,11 @@ def compile_blocks(module: torch.nn.Module, also: Sequence[str] = (), compiler: 
             block._compiled_call_impl = torch.compile(_with_code_of_its_own(block), backend=code)
 
 
+def capturable(device: torch.device) -> bool:
+    """Whether CUDA graphs are taken on a device."""
+    return device.type in DEVICES
+
+
 def capture(module: torch.nn.Module) -> None:
     """Let a module's calls be replayed from CUDA graphs; of a language model its decoding steps, for which `generate` keeps a cache.
 
@@ -105,7 +110,7 @@ def capture(module: torch.nn.Module) -> None:
         UserError: it does not lie on a CUDA device.
     """
     device = next(module.parameters()).device
-    if device.type not in DEVICES:
+    if not capturable(device):
         message = f"a CUDA graph is taken on an NVIDIA GPU, and {type(module).__name__} lies on {device.type}"
         raise UserError(message, fix="device: cuda, or leave the graph out")
     if isinstance(vars(module).get("forward"), Graphed):

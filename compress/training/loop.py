@@ -150,7 +150,7 @@ def _accelerator(how: Training, device: str) -> Iterator[Accelerator]:
     try:
         accelerator = Accelerator(
             cpu=kind_of(device) == CPU,
-            mixed_precision=_mixed_precision(how, device),
+            mixed_precision=_mixed_precision(how.precision, device),
             # Both named outright: left out, they are read from the environment.
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=how.accumulate, sync_with_dataloader=False
@@ -180,10 +180,15 @@ def _without_cudnn_attention() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(before)
 
 
-def _mixed_precision(how: Training, device: str) -> str:
+def computes_in(precision: str, device: str) -> torch.dtype:
+    """The number type of a training's autocast, once `auto` is settled; float32 where there is none."""
+    return torch.bfloat16 if _mixed_precision(precision, device) == "bf16" else torch.float32
+
+
+def _mixed_precision(precision: str, device: str) -> str:
     """accelerate's name of the precision, once `auto` is settled: "bf16" or "no"."""
-    if how.precision != "auto":
-        return "bf16" if how.precision == "bfloat16" else "no"
+    if precision != "auto":
+        return "bf16" if precision == "bfloat16" else "no"
     if kind_of(device) == CPU:
         able = torch.cpu.get_capabilities()
         return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "no"

@@ -3,7 +3,7 @@ say itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,13 @@ class Denoiser:
     """A denoiser and how it is asked.
 
     scale: by which the answers with and without the prompt are joined, where a call asks for both.
+    call: what is called in the module's place, and gives the same sooner.
     """
 
     module: torch.nn.Module
     prediction: Prediction
     scale: float
+    call: Callable[..., Any] | None = None
 
     def answer(self, calls: Sequence[Call], latent: torch.Tensor, levels: Levels) -> torch.Tensor:
         """What it says of a latent, float32 of its shape, guided where the calls ask for both."""
@@ -54,7 +56,7 @@ class Denoiser:
         copies = call[ROWS] // len(latent)
         given = {key: value for key, value in call.items() if key != ROWS}
         given[given.pop("latent")] = torch.cat([latent] * copies)
-        output = first_tensor(self.module(**given, **{TIME: torch.cat([time] * copies)})).float()
+        output = first_tensor((self.call or self.module)(**given, **{TIME: torch.cat([time] * copies)})).float()
         return output[:, : latent.shape[1]] if latent.dim() == 4 else output  # without a variance that is learned
 
     def walk(self, calls: Sequence[Call], latent: torch.Tensor, course: Course, steps: torch.Tensor) -> torch.Tensor:

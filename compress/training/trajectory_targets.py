@@ -35,6 +35,7 @@ from compress.opening.text_to_image import TextToImage
 from compress.pipelines.call_arguments import NEGATIVE
 from compress.pipelines.schedulers import config_of
 from compress.training.loop import teach
+from compress.training.replayed import replayed
 from compress.training.trajectories import (
     TIME,
     Batch,
@@ -188,6 +189,7 @@ def _classroom(
         Denoiser(task.component(name).requires_grad_(False), prediction, join)
         for task, prediction, join in zip(tasks, predictions, (1.0, scale), strict=True)
     )
+    teacher = replace(teacher, call=replayed(teacher.module, opening.device, params.precision))
     room = Classroom(student, teacher, course, files, target, opening.device, context.seed)
     return room, f"{origin}, {len(files)} batches, guidance {scale:g}"
 

@@ -13,6 +13,8 @@ from tests.gpu.limits import within
 from tests.gpu.sections import Report
 
 BLOCKS, TINY_BLOCKS = 10, 3
+RETURNS = 5  # calls whose return is timed
+CLOCKS = ("wall", "device")
 RUN_SECONDS = 0.08  # that the calls of one timed run take, at least one call
 SPARE = 8.0  # seconds that a set of timed blocks may take
 
@@ -66,9 +68,9 @@ def measure(bench: Bench, ways: Sequence[Way]) -> None:
 
 
 def graphs_here(bench: Bench) -> bool:
-    from compress.opening import compile_and_capture
+    from compress.opening.compile_and_capture import capturable
 
-    return bench.module.device.type in compile_and_capture.DEVICES
+    return capturable(bench.module.device)
 
 
 def _row(bench: Bench, way: Way) -> None:
@@ -126,11 +128,14 @@ def _timed(bench: Bench, made: Callable[..., Any], hand: Callable[..., Any] | No
     wall, device = found[:, :, 0], found[:, :, 1]
     times, noise = median_ratio(wall[:, 0], wall[:, 1]), median_ratio(wall[:, 0], wall[:, -1])
     on_device = median_ratio(device[:, 0], device[:, 1])
-    middle, eager = np.median(found[:, 1], axis=0) * 1e3, np.median(found[:, 0], axis=0) * 1e3
-    values: dict[str, object] = {"wall_ms": round(middle[0], 3), "device_ms": round(middle[1], 3)}
-    values |= {"eager_wall_ms": round(eager[0], 3), "eager_device_ms": round(eager[1], 3)}
+    values: dict[str, object] = {}
+    for prefix, side in (("", 1), ("eager_", 0), *([("by_hand_", 2)] if hand else ())):
+        middle = np.median(found[:, side, : len(CLOCKS)], axis=0) * 1e3
+        values |= {f"{prefix}{name}_ms": round(ms, 3) for name, ms in zip(CLOCKS, middle, strict=True)}
     values |= {"times_eager": _interval(times), "device_times_eager": _interval(on_device), "noise": _interval(noise)}
+    values["host_ms"] = _host_ms(bench, made)
     if hand:
+        values["by_hand_host_ms"] = _host_ms(bench, hand)
         values["cost_beside_by_hand"] = _interval(median_ratio(wall[:, 1], wall[:, 2]))
     return values
 
@@ -140,14 +145,20 @@ def _interval(found: Any) -> str:
 
 
 def _run(bench: Bench, made: Callable[..., Any]) -> Callable[[], tuple[float, float]]:
-    """A run as `interleave` takes it: wall and device seconds of one call, the mean of as many as make the run long enough."""
+    """A run as `interleave` takes it: seconds of one call by each of CLOCKS, the mean of as many as make the run long enough."""
     call = bench.calls[0]
     seconds = min(_clocked(bench, made, call, 1)[0] for _ in range(2))
     count = 1 if bench.tiny else max(1, min(16, round(RUN_SECONDS / seconds)))
-    return lambda: _clocked(bench, made, call, count)
+    return lambda: _clocked(bench, made, call, count)[:2]
 
 
-def _clocked(bench: Bench, made: Callable[..., Any], call: Call, count: int) -> tuple[float, float]:
+def _host_ms(bench: Bench, made: Callable[..., Any]) -> float:
+    """Milliseconds until a call returns, the device with nothing else to do: what Python and launching take."""
+    return round(1e3 * min(_clocked(bench, made, bench.calls[0], 1)[2] for _ in range(RETURNS)), 3)
+
+
+def _clocked(bench: Bench, made: Callable[..., Any], call: Call, count: int) -> tuple[float, float, float]:
+    """Seconds of a call: until all is done, what the device says of that, and until the last call has returned, all it asks for perhaps still to be done."""
     import torch
 
     bench.back()
@@ -156,13 +167,14 @@ def _clocked(bench: Bench, made: Callable[..., Any], call: Call, count: int) -> 
         for _ in range(count):
             made(**call)
         spent = (time.perf_counter() - began) / count
-        return spent, spent
+        return spent, spent, spent
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     began = time.perf_counter()
     begin.record()
     for _ in range(count):
         made(**call)
+    returned = time.perf_counter() - began
     end.record()
     torch.cuda.synchronize()
-    return (time.perf_counter() - began) / count, begin.elapsed_time(end) / 1e3 / count
+    return (time.perf_counter() - began) / count, begin.elapsed_time(end) / 1e3 / count, returned / count
