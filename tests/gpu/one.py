@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.gpu import sections
+from tests.gpu.needs import gpu_name
 from tests.gpu.results import DONE, Result, shown, write
 from tests.gpu.sections import Section, parts
 
@@ -18,7 +19,7 @@ TAIL = 2000  # characters of a traceback that are kept
 
 def run_section(part: str, section: Section, out: Path, tiny: bool) -> Result:
     """What it gave, which is on disk with every row, whatever becomes of it."""
-    began, found = time.monotonic(), Result(part, section.name, tiny)
+    began, found = time.monotonic(), Result(part, section.name, tiny, gpu="" if tiny else gpu_name())
 
     def report(row: str, values: Mapping[str, object]) -> None:
         nonlocal found

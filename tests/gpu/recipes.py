@@ -206,7 +206,7 @@ def _run_recipe(name: str, file: Path, change: Changed | None, tiny: bool, repor
     (out / "recipe.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
     began = time.monotonic()
     found = compress.run(out / "recipe.yaml", out=out, emit=_stages(report))
-    _tell(found, time.monotonic() - began, report)
+    tell(found, time.monotonic() - began, report)
 
 
 def shrink(body: dict[str, Any], folder: Path) -> None:
@@ -215,7 +215,7 @@ def shrink(body: dict[str, Any], folder: Path) -> None:
     body["model"] = str(_model(body["model"].removeprefix("zoo://"), True, folder / "tiny").absolute())
     for name in ("train", "calibration"):  # the zoo's own are made of all the docstrings that are installed
         if body["data"].get(name, "").startswith("zoo://docstrings"):
-            body["data"][name] = str(_texts(folder / f"{name}.txt").absolute())
+            body["data"][name] = str(texts(folder / f"{name}.txt").absolute())
     for step in body["stages"]:
         for stage in step.keys() & TINY_STAGES.keys():
             step[stage].update(TINY_STAGES[stage])
@@ -234,7 +234,7 @@ def without_graphs(steps: list[dict[str, Any]]) -> None:
         before |= {"id": name} if name else {}
 
 
-def _texts(file: Path) -> Path:
+def texts(file: Path) -> Path:
     file.write_text("\n\n".join(f"The {i}th {file.stem} value of the array, and its axis." for i in range(200)))
     return file
 
@@ -255,7 +255,7 @@ def _stages(report: Report) -> Emit:
     return recorded
 
 
-def _tell(found: Comparison, seconds: float, report: Report) -> None:
+def tell(found: Comparison, seconds: float, report: Report) -> None:
     from evaluation.report import formatting
 
     for row in found.rows:
@@ -304,7 +304,7 @@ def resumed(tiny: bool, report: Report) -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _texts(folder / "texts.txt")
+        texts(folder / "texts.txt")
         steps, device = (24, "auto") if tiny else (200, "cuda")
         with model("docs-llama", tiny) as artifact:
             given = {"model": artifact.path, "device": device, "steps": steps, "tokens": 16 if tiny else 64}
@@ -400,8 +400,8 @@ def started(tiny: bool, report: Report) -> None:
 PARTS = {
     "a": (
         Section("same-noise", 60, same_noise),
-        Section("gpu-image", 150, recipe("gpu-image", "gpu/image.yaml", in_one_process)),
-        Section("gpu-text", 110, recipe("gpu-text", "gpu/text.yaml", in_one_process)),
+        Section("gpu-image", 210, recipe("gpu-image", "gpu/image.yaml", in_one_process)),
+        Section("gpu-text", 150, recipe("gpu-text", "gpu/text.yaml", in_one_process)),
     ),
     "d": (
         Section("resumed", 100, resumed),

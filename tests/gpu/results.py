@@ -13,7 +13,7 @@ MACHINE = "machine"  # the section whose one row stands at the top
 HEAD = """\
 # What a GPU gives
 
-By `make gpu PART=a|b|c|d|e`, which runs each section in a process of its own. Random weights, but for the zoo's models. Times are medians;
+By `make gpu PART=a|b|c|d|e|f|g|h|i`, which runs each section in a process of its own. Random weights, but for the zoo's models. Times are medians;
 ratios are of interleaved calls.
 """
 
@@ -23,6 +23,7 @@ class Result:
     """What a section gave so far.
 
     status: RUNNING, DONE, or in words why there is no more. seconds: since it began. tail: the end of what it stated, where it failed.
+    gpu: its name; "" where all ran on the processor.
     """
 
     part: str
@@ -32,6 +33,7 @@ class Result:
     seconds: float = 0.0
     rows: tuple[Mapping[str, Any], ...] = field(default=())
     tail: str = ""
+    gpu: str = ""
 
     def with_row(self, name: str, values: Mapping[str, object]) -> Result:
         return replace(self, rows=(*self.rows, {"row": name, **values}))
@@ -73,15 +75,19 @@ def markdown(results: Sequence[Result]) -> str:
         if one.section == MACHINE:
             lines += [f"{_sentence(row)}.\n" for row in one.rows]
     rest = [one for one in results if one.section != MACHINE]
-    lines += ["| part | section | | seconds |", "| --- | --- | --- | --- |"]
-    lines += [f"| {one.part} | {one.section} | {_status(one)} | {one.seconds:.0f} |" for one in rest]
+    lines += ["| part | section | on | | seconds |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"| {one.part} | {one.section} | {_place(one)} | {_status(one)} | {one.seconds:.0f} |" for one in rest]
     for one in rest:
         lines += ["", f"## {one.section}", "", *_table(one.rows)] if one.rows else []
     return "\n".join(lines) + "\n"
 
 
+def _place(one: Result) -> str:
+    return "tiny, on the processor" if one.tiny else one.gpu
+
+
 def _status(one: Result) -> str:
-    return " ".join(one.status.split()).replace("|", "\\|") + (" (tiny, on the processor)" if one.tiny else "")
+    return " ".join(one.status.split()).replace("|", "\\|")
 
 
 def _sentence(row: Mapping[str, Any]) -> str:

@@ -140,6 +140,35 @@ def in_fp8(bench: Bench) -> Any:
     return graphed(compiled(bench, rowwise(twin(bench.module))))
 
 
+def packed(mode: str, then: Callable[[Bench, Any], Any]) -> Callable[[Bench], Any]:
+    """The model on weights of its own, packed as quantize.torchao does it, and what is done with it then."""
+
+    def made(bench: Bench) -> Any:
+        import torch
+        from torchao.quantization import quantize_
+
+        from compress.stages.quantize.torchao import QuantizeTorchao, torchao_config
+
+        params = QuantizeTorchao.model_validate({"mode": "int8_weights" if bench.tiny else mode})  # the processor's
+        module, kinds = twin(bench.module, weights=True), torch.nn.Linear
+
+        def within(part: Any, name: str) -> bool:
+            return isinstance(part, kinds) and any(f".{place}." in f".{name}" for place in BLOCKS)
+
+        quantize_(module, torchao_config(params), filter_fn=within)
+        return then(bench, module)
+
+    return made
+
+
+def captured(bench: Bench, module: Any) -> Any:
+    return graphed(module)
+
+
+def compiled_and_captured(bench: Bench, module: Any) -> Any:
+    return graphed(compiled(bench, module))
+
+
 def again(bench: Bench) -> Any:
     """Compiled once more after the compiler forgot all but what lies on disk: a second start, imports left out."""
     import torch
@@ -148,6 +177,7 @@ def again(bench: Bench) -> Any:
     return compiled(bench, twin(bench.module))
 
 
+BLOCKS = ("layers", "transformer_blocks", "single_transformer_blocks")  # in which layers are packed
 COMPILE = Way("regional compile", plainly_compiled, 75, graph=False)
 BOTH = Way("regional compile + CUDA graph", lambda bench: graphed(plainly_compiled(bench)), 75, graph_by_hand)
 GRAPH = Way("CUDA graph", lambda bench: graphed(bench.module), 20, graph_by_hand)
@@ -169,6 +199,13 @@ FLUX = (
     *(COMPILE, BOTH),
     Way("fp8 per row + regional compile + cuDNN attention + CUDA graph", with_cudnn(in_fp8), 60),
     Way("regional compile + cuDNN attention + CUDA graph", with_cudnn(both_anew), 40),
+    Way("torchao float8 + regional compile + CUDA graph", packed("float8", compiled_and_captured), 60),
     *(GRAPH, AGAIN),
 )
-LLAMA = (GRAPH, COMPILE, BOTH)
+LLAMA = (
+    *(GRAPH, COMPILE, BOTH),
+    Way("torchao int4_weights + CUDA graph", packed("int4_weights", captured), 40),
+    Way("torchao float8 + CUDA graph", packed("float8", captured), 30),
+    Way("torchao float8 + regional compile + CUDA graph", packed("float8", compiled_and_captured), 60),
+    Way("torchao int8_weights + regional compile + CUDA graph", packed("int8_weights", compiled_and_captured), 60),
+)

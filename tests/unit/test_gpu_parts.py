@@ -62,7 +62,7 @@ def test_what_becomes_of_a_section_is_written_down_and_the_others_run(tmp_path: 
     assert [len(one.rows) for one in found.values()] == [1, 1, 1, 2]
     assert "ValueError" in found["fails"].tail
     assert (
-        "| x | fails | failed: ValueError: no \\| number (tiny, on the processor) |"
+        "| x | fails | tiny, on the processor | failed: ValueError: no \\| number |"
         in (tmp_path / "gpu.md").read_text()
     )
 
@@ -102,11 +102,13 @@ def test_the_driver_names_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_the_report_holds_the_machine_and_every_rows_columns(tmp_path: Path) -> None:
     machine = Result("machine", "machine", False, DONE).with_row("machine", {"gpu": "NVIDIA H200", "copy_gb_s": 4300.4})
-    rows = Result("b", "sdxl", False, DONE, 61.4).with_row("eager", {"ms": 150.61, "interval": [149.0, 151.25]})
+    rows = Result("b", "sdxl", False, DONE, 61.4, gpu="NVIDIA H200").with_row(
+        "eager", {"ms": 150.61, "interval": [149.0, 151.25]}
+    )
     rows = rows.with_row("graph", {"ms": 42.08, "cold start s": 1, "equal": True})
     text = markdown([machine, rows])
     assert "gpu NVIDIA H200, copy gb s 4,300." in text
-    assert "| b | sdxl | done | 61 |" in text
+    assert "| b | sdxl | NVIDIA H200 | done | 61 |" in text
     assert "|  | ms | interval | cold start s | equal |" in text
     assert "| graph | 42.08 |  | 1 | yes |" in text
     assert "| eager | 150.6 | [149, 151.2] |  |  |" in text

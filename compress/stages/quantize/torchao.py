@@ -220,9 +220,16 @@ def packing(params: QuantizeTorchao) -> Quantization:
 
 
 def config_of(artifact: Artifact, name: str, left: tuple[str, ...], params: QuantizeTorchao) -> Any:
-    """The config that the component's own library is given. torchao's habit of setting the compiler of the whole process is turned off."""
+    """The config that the component's own library is given."""
     import diffusers
     import transformers
+
+    library: Any = diffusers if model_library(artifact, name) == "diffusers" else transformers
+    return library.TorchAoConfig(torchao_config(params), modules_to_not_convert=list(left))
+
+
+def torchao_config(params: QuantizeTorchao) -> Any:
+    """torchao's own config of a mode. Its habit of setting the compiler of the whole process is turned off."""
     from torchao import quantization
 
     own = {"set_inductor_config": False}
@@ -236,5 +243,4 @@ def config_of(artifact: Artifact, name: str, left: tuple[str, ...], params: Quan
             granularity=quantization.PerRow(), **own
         ),
     }
-    library: Any = diffusers if model_library(artifact, name) == "diffusers" else transformers
-    return library.TorchAoConfig(how[params.mode](), modules_to_not_convert=list(left))
+    return how[params.mode]()
