@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from tests.gpu import sections
-from tests.gpu.recipes import TINY_EVALUATION, tell, texts, model
+from tests.gpu.recipes import TINY_EVALUATION, model, tell, texts
 from tests.gpu.sections import Report, Section
 
 MODES = ("int4_weights", "float8", "int8_weights")
