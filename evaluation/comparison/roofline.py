@@ -61,8 +61,9 @@ def roof(comparison: Comparison) -> str:
 
     A model that fits into the processor's caches may read faster than memory does.
     """
-    known = {row.metric: row for row in comparison.rows}
-    most, step = comparison.machine.get("read_gb_s"), comparison.candidate.read_bytes
+    known, machine = {row.metric: row for row in comparison.rows}, comparison.machine
+    on_gpu = "gpu_copy_gb_s" in machine  # which copies as many bytes as it reads and writes
+    most, step = machine.get("gpu_copy_gb_s" if on_gpu else "read_gb_s"), comparison.candidate.read_bytes
     if not (most and step and "throughput" in known and _is_text(known)):
         return ""
     wall = known["throughput"]
@@ -71,7 +72,7 @@ def roof(comparison: Comparison) -> str:
         return ""
     return (
         f"Decoding reads {read:.1f} GB/s of weights, {100 * read / most:.0f}% of the "
-        f"{most:g} GB/s that this machine reads from memory"
+        f"{most:g} GB/s that this {'GPU copies' if on_gpu else 'machine reads from memory'}"
     )
 
 
@@ -92,7 +93,7 @@ def _sentence(theoretical: float, wall: Row, text: bool) -> str:
     share = measured.value / theoretical
     if measured.low > theoretical:  # else the measurement does not say that it is more
         rest = "fewer operations" if text else "precision"
-        return f"{message}: {share:.1f} times what arithmetic alone explains, so engine or {rest} gave the rest"
+        return f"{message}: {share:.1f} times what arithmetic alone explains, so engine, {rest} or quicker calls gave the rest"
     if measured.high >= theoretical:
         return f"{message}: what arithmetic explains, as far as the measurement can tell"
     return f"{message}: {100 * share:.0f}% of what arithmetic promises"

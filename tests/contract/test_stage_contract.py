@@ -65,7 +65,8 @@ def steps_of(doc: str, specimen: Specimen | None = None) -> list[dict[str, dict[
             params |= LOOKED_AT if stage.startswith("analyze.") else {}
             if specimen and stage.startswith(BUILDS):
                 params |= {k: v for k, v in specimen.built.items() if k in known.model_fields}
-            if specimen and stage.startswith("quantize.") and "ignore" in known.model_fields:
+            torchs = "torch" in find_stage(stage).formats  # whose layers have the names that the specimen's have
+            if specimen and torchs and stage.startswith("quantize.") and "ignore" in known.model_fields:
                 params |= specimen.quantized
     return found
 

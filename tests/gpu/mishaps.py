@@ -53,10 +53,10 @@ def full(tiny: bool, report: Report) -> None:
         _prepared(folder, FULL_RECIPE, artifact.path, tiny, **sizes)
         with _filled(tiny):
             code, message, _ = _ended(_begun(folder, "first"))
-        report("the GPU full", {"exit code": code, "said": _error(message)})
+        report("the GPU full", {"exit code": code, "said": _error(message, folder)})
         code, message, events = _ended(_begun(folder, "second"))
         kept = [event["what"] for event in events if event["kind"] == "cached"]
-        report("free again", {"exit code": code, "from the cache": ", ".join(kept), "said": _error(message)})
+        report("free again", {"exit code": code, "from the cache": ", ".join(kept), "said": _error(message, folder)})
         assert code == 0, message[-500:]
         assert kept, "the finished stage was run again"
 
@@ -77,7 +77,7 @@ def turns(tiny: bool, report: Report) -> None:
             code, message, events = _ended((process, out))
             said = [event["message"] for event in events if WAITS in event.get("message", "")]
             waited += bool(said)
-            report(out.name, {"exit code": code, "said": said[0] if said else _error(message)})
+            report(out.name, {"exit code": code, "said": said[0] if said else _error(message, folder)})
         assert waited, "no run waited for the other"
 
 
@@ -123,9 +123,10 @@ def _ended(begun: Begun) -> tuple[int, str, list[dict[str, str]]]:
     return process.returncode, message, [json.loads(line) for line in lines]
 
 
-def _error(message: str) -> str:
+def _error(message: str, folder: Path) -> str:
     """The part of what a run said that is its error; "" where it has none."""
-    return next((line.strip() for line in message.splitlines() if FULL in line or "error" in line.lower()), "")
+    lines = (line.strip().removeprefix(f"{folder}/") for line in message.splitlines())
+    return next((line for line in lines if FULL in line or "error" in line.lower()), "")
 
 
 PARTS = {"h": (Section("full", 110, full), Section("turns", 110, turns))}

@@ -78,7 +78,7 @@ def of(bits: int) -> list[Method]:
 
 
 def of_llama(bits: int, type_: str, importance: bool) -> Method:
-    given = {"type": type_, "embeddings": "bf16", "importance": importance, "samples": 128}
+    given = {"type": type_, "embeddings": "bf16", "importance": importance, **({"samples": 128} if importance else {})}
     title = f"llama.cpp's {type_.upper()}{' with importance' if importance else ''}"
     return Method(bits, title, [{"build.gguf": {"precision": "bfloat16"}}, {"quantize.llamacpp": given}], "llama.cpp")
 

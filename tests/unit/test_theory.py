@@ -42,7 +42,7 @@ def test_more_than_arithmetic_explains_is_flagged() -> None:
     assert (found.measured, found.theoretical) == (11.4, 4.2)
     assert found.share == pytest.approx(11.4 / 4.2)
     assert found.sentence == (
-        "11.4× measured, 4.2× fewer operations: 2.7 times what arithmetic alone explains, so engine or precision gave the rest"
+        "11.4× measured, 4.2× fewer operations: 2.7 times what arithmetic alone explains, so engine, precision or quicker calls gave the rest"
     )
 
 
@@ -67,7 +67,7 @@ def test_text_is_held_against_the_bytes_that_a_token_reads() -> None:
     assert found.sentence == "1.5× measured, 3.0× fewer bytes a token: 50% of what arithmetic promises"
     faster = realised((row("time_per_output_token", 4.0),), (200, 100))
     assert faster is not None
-    assert faster.sentence.endswith("so engine or fewer operations gave the rest")
+    assert faster.sentence.endswith("so engine, fewer operations or quicker calls gave the rest")
 
 
 def test_images_a_second_stand_for_a_latency_that_was_not_asked_for() -> None:
@@ -108,6 +108,12 @@ def test_decoding_is_held_against_what_memory_allows(batch: int, share: int) -> 
     rows = (measured("throughput", 100.0, counts="decoded tokens", batch=batch),)
     message = roof(compared(rows, (1, 50_000_000), read_gb_s=10.0))
     assert f"{share}% of the 10 GB/s that this machine reads" in message
+
+
+def test_decoding_on_a_gpu_is_held_against_what_it_copies() -> None:
+    rows = (measured("throughput", 100.0, counts="decoded tokens", batch=1),)
+    message = roof(compared(rows, (1, 50_000_000), read_gb_s=10.0, gpu_copy_gb_s=4000.0))
+    assert message == "Decoding reads 5.0 GB/s of weights, 0% of the 4000 GB/s that this GPU copies"
 
 
 def test_images_and_unknown_machines_have_no_roof() -> None:
