@@ -58,7 +58,9 @@ def _unmovable(artifact: Artifact) -> str:
     for name in movable(artifact):
         part = artifact.components[name]
         if part.format != "torch":
-            return Refusal(f"`{name}` is {part.format}, an engine that holds its weights itself", "leave one of the two out")
+            return Refusal(
+                f"`{name}` is {part.format}, an engine that holds its weights itself", "leave one of the two out"
+            )
         if part.quantization:
             message = f"the weights of `{name}` are packed ({part.quantization.method}), and packed weights are not moved at each call"
             return Refusal(message, "leave this stage out, or give the unquantized checkpoint")

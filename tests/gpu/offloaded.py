@@ -219,25 +219,16 @@ def large_generator(folder: Path, tiny: bool) -> Artifact:
     sizes: Call = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768}
     down, up = ("DownEncoderBlock2D",) * 4, ("UpDecoderBlock2D",) * 4
     vae: Call = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "sample_size": 512}
-    pipeline.unet = made_on("cuda", lambda: UNet2DConditionModel(attention_head_dim=8, **sizes)).to("cpu")
-    pipeline.vae = made_on(
-        "cuda", lambda: AutoencoderKL(down_block_types=down, up_block_types=up, latent_channels=4, **vae)
-    ).to("cpu")
-    pipeline.text_encoder = _with_places(made_on("cuda", lambda: CLIPTextModel(config))).to("cpu")
-    pipeline.register_modules(unet=pipeline.unet, vae=pipeline.vae, text_encoder=pipeline.text_encoder)
+    made = {
+        "unet": made_on("cuda", lambda: UNet2DConditionModel(attention_head_dim=8, **sizes)),
+        "vae": made_on(
+            "cuda", lambda: AutoencoderKL(down_block_types=down, up_block_types=up, latent_channels=4, **vae)
+        ),
+        "text_encoder": made_on("cuda", lambda: CLIPTextModel(config)),
+    }
+    pipeline.register_modules(**{name: module.to("cpu") for name, module in made.items()})
     pipeline.save_pretrained(folder / "large")
     return describe(folder / "large")
-
-
-def _with_places(encoder: Any) -> Any:
-    """A text encoder whose positions, which are no weights, are counted again: they were made without memory."""
-    import torch
-
-    for module in encoder.modules():
-        if "position_ids" in module._buffers:
-            places = module._buffers["position_ids"]
-            places.copy_(torch.arange(places.shape[-1], device=places.device)[None])
-    return encoder
 
 
 def large_writer(folder: Path, tiny: bool) -> Artifact:
@@ -253,7 +244,9 @@ def large_writer(folder: Path, tiny: bool) -> Artifact:
     sizes |= {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 2048}
     config = LlamaConfig(**sizes, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1)
     config.dtype = "bfloat16"
-    made_on("cuda", lambda: LlamaForCausalLM(config)).to("cpu").save_pretrained(folder)
+    made = made_on("cuda", lambda: LlamaForCausalLM(config)).to("cpu")
+    made.tie_weights()  # made without memory, they were no longer one
+    made.save_pretrained(folder)
     tiny_byte_tokenizer().save_pretrained(folder)
     return describe(folder)
 

@@ -202,7 +202,8 @@ def test_a_generator_generates_the_very_same(how: str, xl: bool, tmp_path: Path)
         assert [name for name, _ in recorded] == [name for name, _ in calls]
         found, between = opened.images(items, 0, **CALL)
         assert (found == want).all()
-        assert latents is not None and between is not None
+        assert latents is not None
+        assert between is not None
         assert (between == latents).all()
     assert ran_inside(opened) == f"weights by {how}"
 
@@ -283,7 +284,9 @@ def test_two_blocks_are_there_at_most_and_any_order_is_right() -> None:
         assert torch.equal(model(tokens, order), wanted)
     assert set(seen) == {2}
     away = [one.data_ptr() for one in model.layers.parameters()]
-    assert sum(one != other for one, other in zip(waiting, away, strict=True)) == 2  # weight and bias of the one that is next
+    assert (
+        sum(one != other for one, other in zip(waiting, away, strict=True)) == 2
+    )  # weight and bias of the one that is next
 
 
 @torch.no_grad()
@@ -318,9 +321,9 @@ def test_pipelines_that_diffusers_does_not_move_say_so(generator: Artifact) -> N
     with mock.patch.object(type(opened.stock), "model_cpu_offload_seq", None), pytest.raises(UserError, match="order"):
         offload(opened, settings)
     layers = [Setting(OFFLOAD, "unet", {"how": "layers"})]
-    with mock.patch.object(type(opened.component("unet")), "_supports_group_offloading", False):
-        with pytest.raises(UserError, match="UNet2DConditionModel only as a whole") as caught:
-            offload(opened, layers)
+    kept_whole = mock.patch.object(type(opened.component("unet")), "_supports_group_offloading", False)
+    with kept_whole, pytest.raises(UserError, match="UNet2DConditionModel only as a whole") as caught:
+        offload(opened, layers)
     assert caught.value.problems[0].fix == "how: components"
 
 
@@ -336,4 +339,3 @@ def test_a_gate_says_that_a_model_fits(most: str, status: str) -> None:
 
     row = row_of(device_memory.measure, (sample(24e9), sample(12e9)), {}, Gate(at_most=most))
     assert row.verdict.status == status
-
