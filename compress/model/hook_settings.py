@@ -87,7 +87,7 @@ def unknown_hooks(artifact: Artifact) -> tuple[str, ...]:
 
 
 def not_there(artifact: Artifact, opening: Opening) -> Iterator[tuple[Setting, str]]:
-    """The hooks of an artifact that do nothing on a device, each with why; one that several components have is told once."""
+    """The hooks of an artifact that do nothing on a device, each with why; one that several components have comes once."""
     for one in {one.name: one for one in reversed(artifact.settings.hook)}.values():
         if one.name in stage_names() and (why := find_stage(one.name).elsewhere(kind_of(opening.device))):
             yield one, why
