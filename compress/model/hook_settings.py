@@ -5,37 +5,77 @@ The stages of the same names leave them behind, `opening/hooks.py` applies them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from compress.artifact import Artifact, Setting
 from compress.catalogue import find_stage, stage_names
 from compress.errors import Problem, Refusal
-from compress.machine.devices import Opening, kind_of
+from compress.machine.devices import CPU, Opening, kind_of
+from compress.pipelines.index import LEFT_OUT
 
-COMPILE, GRAPH = "accelerate.compile", "accelerate.cuda_graph"
-APPLIED = (COMPILE, GRAPH)  # in the order in which they are applied: a graph replays compiled code
+COMPILE, GRAPH, OFFLOAD = "accelerate.compile", "accelerate.cuda_graph", "accelerate.offload"
+APPLIED = (COMPILE, GRAPH, OFFLOAD)  # in the order in which they are applied: a graph replays compiled code
 # Packed weights whose calls ask the GPU for numbers on the way (bitsandbytes looks for outliers in 8 bits), so that none is captured.
 ASKING = (("bitsandbytes", 8),)
 
 
-def hooked(artifact: Artifact, name: str) -> Artifact:
-    """The same artifact, opened with one hook more on its main component, which only pare does."""
+def hooked(artifact: Artifact, name: str, components: Iterable[str] = (), **params: object) -> Artifact:
+    """The same artifact, opened with one hook more, which only pare does: on these components, or the main one where none is named."""
     settings = artifact.settings
-    hook = (*settings.hook, Setting(name, artifact.main))
+    hook = (*settings.hook, *(Setting(name, one, params) for one in tuple(components) or (artifact.main,)))
     return replace(artifact, settings=replace(settings, hook=hook, needs_pare=True))
 
 
 def unhookable(artifact: Artifact, name: str) -> str:
     """Why an artifact cannot have a hook, whatever the device; or ""."""
-    if any(one.name == name and one.component == artifact.main for one in artifact.settings.hook):
+    there = [one.name for one in artifact.settings.hook if one.component == artifact.main]
+    if name in there:
         return Refusal(f"the model has {name} already", "leave this stage out")
+    if there and OFFLOAD in (name, *there):
+        other = name if name != OFFLOAD else there[0]
+        why = f"{other} wants weights that stay where they are, and {OFFLOAD} moves them at each call"
+        return Refusal(why, "leave one of the two out")
+    if name == OFFLOAD:
+        return _unmovable(artifact)
     packed = artifact.components[artifact.main].quantization
     if name == GRAPH and packed and (packed.method, packed.bits) in ASKING:
         message = f"the weights of `{artifact.main}` are {packed.method} in {packed.bits} bits"
         why = f"{message}, whose calls ask the GPU for numbers on the way: no graph can be taken of them"
         return Refusal(why, "leave this stage out, or give the unquantized checkpoint")
     return ""
+
+
+def movable(artifact: Artifact) -> tuple[str, ...]:
+    """The components whose weights take turns on the device where a model is offloaded: all that are opened."""
+    return tuple(name for name in artifact.components if name not in LEFT_OUT)
+
+
+def _unmovable(artifact: Artifact) -> str:
+    """Why the weights of an artifact cannot take turns on a device, or ""."""
+    if artifact.settings.lean:
+        return Refusal("the lean call wants components that stay where they are", "leave one of the two out")
+    for name in movable(artifact):
+        part = artifact.components[name]
+        if part.format != "torch":
+            return Refusal(
+                f"`{name}` is {part.format}, an engine that holds its weights itself", "leave one of the two out"
+            )
+        if part.quantization:
+            message = f"the weights of `{name}` are packed ({part.quantization.method}), and packed weights are not moved at each call"
+            return Refusal(message, "leave this stage out, or give the unquantized checkpoint")
+    return ""
+
+
+def offloaded(artifact: Artifact) -> bool:
+    """Whether the weights of an artifact are meant to wait in the processor's memory."""
+    return any(one.name == OFFLOAD for one in artifact.settings.hook)
+
+
+def loaded_to(artifact: Artifact, opening: Opening) -> Opening:
+    """How the components of an artifact are loaded: as it is opened, but to the processor's memory where they wait there for their turn."""
+    absent = {one.name for one, _ in not_there(artifact, opening)}
+    return replace(opening, device=CPU) if offloaded(artifact) and OFFLOAD not in absent else opening
 
 
 def unknown_hooks(artifact: Artifact) -> tuple[str, ...]:
@@ -47,8 +87,8 @@ def unknown_hooks(artifact: Artifact) -> tuple[str, ...]:
 
 
 def not_there(artifact: Artifact, opening: Opening) -> Iterator[tuple[Setting, str]]:
-    """The hooks of an artifact that do nothing on a device, each with why."""
-    for one in artifact.settings.hook:
+    """The hooks of an artifact that do nothing on a device, each with why; one that several components have comes once."""
+    for one in {one.name: one for one in reversed(artifact.settings.hook)}.values():
         if one.name in stage_names() and (why := find_stage(one.name).elsewhere(kind_of(opening.device))):
             yield one, why
 

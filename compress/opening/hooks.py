@@ -9,23 +9,24 @@ from __future__ import annotations
 import os
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+from compress.artifact import Setting
 from compress.errors import UserError
 from compress.files.hashing import digest_json
 from compress.files.locks import Hold, hold
 from compress.machine.facts import machine_fact
-from compress.model.hook_settings import APPLIED, COMPILE, GRAPH, not_there
+from compress.model.hook_settings import APPLIED, COMPILE, GRAPH, OFFLOAD, not_there
 from compress.opening.compile_and_capture import capture, compile_blocks, ran
 from compress.opening.models import OpenModel
+from compress.opening.offloading import offload
 from compress.store.cache import default_root
 from compress.store.kinds import CODE
 
 INDUCTOR, TRITON = "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"
-APPLY: dict[str, Callable[[torch.nn.Module], None]] = {COMPILE: compile_blocks, GRAPH: capture}
 _held: dict[Path, Hold] = {}  # folders of code in use: as long as this process lives
 
 
@@ -34,29 +35,51 @@ def apply_hooks(opened: OpenModel) -> None:
     warning: plans refuse it.
 
     Raises:
-        UserError: a module has no blocks to compile.
+        UserError: a module has no blocks to compile, or none whose weights could take turns.
     """
-    unavailable = [one for one, _ in not_there(opened.artifact, opened.opening)]
+    absent = set[str]()
     for one, why in not_there(opened.artifact, opened.opening):
         warnings.warn(f"`{one.component}` runs without {one.name}: {why}", stacklevel=3)
-    for one in sorted(opened.artifact.settings.hook, key=lambda one: APPLIED.index(one.name)):
-        if one in unavailable:
+        absent.add(one.name)
+    for name in APPLIED:
+        those = [one for one in opened.artifact.settings.hook if one.name == name]
+        if not those or name in absent:
             continue
-        if one.name == COMPILE:
-            keep_code(opened.artifact.path, torch.device(opened.opening.device))
         try:
-            APPLY[one.name](opened.component(one.component))
+            APPLY[name](opened, those)
         except UserError as error:
             problem = error.problems[0]
-            place = str(opened.artifact.folder(one.component))
-            raise UserError(f"{one.name}: {problem.message}", place=place, fix=problem.fix) from error
+            place = str(opened.artifact.folder(those[0].component))
+            raise UserError(f"{name}: {problem.message}", place=place, fix=problem.fix) from error
+
+
+def _compile(opened: OpenModel, settings: Sequence[Setting]) -> None:
+    keep_code(opened.artifact.path, torch.device(opened.opening.device))
+    for one in settings:
+        compile_blocks(opened.component(one.component))
+
+
+def _capture(opened: OpenModel, settings: Sequence[Setting]) -> None:
+    for one in settings:
+        capture(opened.component(one.component))
+
+
+APPLY: dict[str, Callable[[OpenModel, Sequence[Setting]], None]] = {
+    COMPILE: _compile,
+    GRAPH: _capture,
+    OFFLOAD: offload,
+}
 
 
 def ran_inside(opened: OpenModel) -> str:
     """What the calls of an opened model's hooked parts really were so far, in words; "" where nothing is hooked."""
-    parts = dict.fromkeys(one.component for one in opened.artifact.settings.hook)
+    hook = opened.artifact.settings.hook
+    parts = dict.fromkeys(one.component for one in hook if one.name != OFFLOAD)
     message = {name: str(ran(opened.component(name))) for name in parts}
-    return "; ".join(f"`{name}`: {found or 'plain calls'}" for name, found in message.items())
+    words = [f"`{name}`: {found or 'plain calls'}" for name, found in message.items()]
+    absent = {one.name for one, _ in not_there(opened.artifact, opened.opening)}
+    ways = dict.fromkeys(str(one.params["how"]) for one in hook if one.name == OFFLOAD and OFFLOAD not in absent)
+    return "; ".join((*words, *(f"weights by {way}" for way in ways)))
 
 
 def fell_back(opened: OpenModel) -> str:

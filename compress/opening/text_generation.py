@@ -18,6 +18,7 @@ from compress.data.items import Item
 from compress.machine.devices import AS_STORED, Opening
 from compress.model.batching import apart, company
 from compress.model.exportable import Batches
+from compress.model.hook_settings import loaded_to
 from compress.opening.models import Call, Timed
 from compress.opening.rows import open_tokenizer, read_item
 from compress.opening.token_range import be_known
@@ -48,7 +49,8 @@ class TextGeneration:
         self.opening = opening
         self.device = device_of(opening)
         self.company = company(artifact)
-        self.model: Any = engine.load_language_model(artifact.folder(LANGUAGE_MODEL), component.kind, opening)
+        folder, loaded = artifact.folder(LANGUAGE_MODEL), loaded_to(artifact, opening)
+        self.model: Any = engine.load_language_model(folder, component.kind, loaded)
         self.tokenizer: Any = open_tokenizer(artifact, opening)
         self.known = embeddings(artifact.known_config(LANGUAGE_MODEL))
 

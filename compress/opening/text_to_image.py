@@ -24,6 +24,7 @@ from compress.engines.torch.runtime import find_class, silent_libraries, stored_
 from compress.errors import ModelError, StageFailed, UserError
 from compress.machine.devices import AS_STORED, CPU, Opening
 from compress.model.exportable import Batches
+from compress.model.hook_settings import loaded_to, offloaded
 from compress.opening.captions import cut_short, uncounted
 from compress.opening.lean import lean_pipeline
 from compress.opening.models import Call, Timed
@@ -166,6 +167,10 @@ class TextToImage:
         """Tell `recorded` of every call to a component, with its real arguments, while the context lasts."""
         module = self.component(component)
         name = self.function_of(component)
+        if name == "forward" and offloaded(self.artifact):  # what offloads puts other functions there while a call runs
+            with _listening_before(module, recorded):
+                yield
+            return
         real = getattr(module, name)
 
         def listening(*args: object, **kwargs: object) -> object:
@@ -301,8 +306,24 @@ class TextToImage:
                 ) from error
         component = self.artifact.components[name]
         engine = importlib.import_module(f"compress.engines.{component.format}.runtime")
-        opening = self.opening.of(str(self.dtype).removeprefix("torch."))
+        opening = loaded_to(self.artifact, self.opening).of(str(self.dtype).removeprefix("torch."))
         return engine.load_component(self.artifact.folder(name), library, component.kind, opening)
+
+
+@contextmanager
+def _listening_before(
+    module: torch.nn.Module, recorded: Callable[[tuple[Any, ...], dict[str, Any]], None]
+) -> Iterator[None]:
+    """Tell `recorded` of every call of a module, whatever function its `forward` is at the time."""
+
+    def listening(called: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        recorded(args, kwargs)
+
+    handle = module.register_forward_pre_hook(listening, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

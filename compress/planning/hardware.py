@@ -12,6 +12,7 @@ from compress.catalogue import find_engine
 from compress.errors import UserError
 from compress.machine.gpus import supposing
 from compress.machine.kernels import FORMATS, Card, card, gpu_of
+from compress.model.hook_settings import OFFLOAD, offloaded
 from compress.params import Optimising
 from compress.planning.nodes import Node
 from compress.planning.plan import Plan
@@ -59,7 +60,11 @@ def room(plan: Plan, card: Card) -> str:
     if not card.gigabytes or not size:
         return ""
     share = size / 1e9 / card.gigabytes
-    fitting = "" if share < 0.9 else ", which leaves no room to work: quantize it, or take a larger one"
+    fitting = (
+        "" if share < 0.9 else f", which leaves no room to work: quantize it, put {OFFLOAD} last, or take a larger one"
+    )
+    if any(offloaded(node.expected) for node in plan.nodes):
+        fitting = ", and wait in the processor's memory for their turn"
     return f"weights as they come take {size / 1e9:.2g} GB of its {card.gigabytes} GB{fitting}"
 
 

@@ -225,5 +225,5 @@ def _side(name: str, view: Viewpoint, inside: str = "") -> Side:
 
 def _hooks(view: Viewpoint, inside: str) -> str:
     """What is hooked into a side's modules: as they counted it while they were timed, or as it is meant."""
-    meant = ", ".join(one.name for one in view.artifact.settings.hook)
+    meant = ", ".join(dict.fromkeys(one.name for one in view.artifact.settings.hook))
     return f", {meant} ({inside or 'not timed'})" if meant else ""

@@ -17,6 +17,7 @@ from compress.catalogue import Forecast
 from compress.context import Context
 from compress.distillation.students import student_of
 from compress.errors import Refusal
+from compress.model.hook_settings import OFFLOAD, offloaded
 from compress.params import Params
 from compress.pipelines.call_arguments import STEPS, call_arguments
 from compress.pipelines.index import class_of
@@ -25,6 +26,7 @@ from compress.pipelines.schedulers import NAMED, changes, config_of, foreign
 from compress.stages.accelerate import call_stage
 
 SUMMARY = "call path: stock → lean; the images are the same, and calling it so needs pare"
+APART = "leave one of the two out"
 LEAVE = "leave this stage out: the stock call generates it"
 
 
@@ -35,6 +37,8 @@ class Call(Params):
 def refuse(artifact: Artifact, params: Call) -> str:
     if artifact.settings.lean:
         return Refusal("the model is called the lean way already", "leave this stage out")
+    if offloaded(artifact):
+        return Refusal(f"the lean call wants components that stay where they are, and {OFFLOAD} moves them", APART)
     why = without_lean_call(artifact, artifact.settings.call)
     return Refusal(why, _remedy(artifact)) if why else ""
 
