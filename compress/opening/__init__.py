@@ -95,7 +95,7 @@ def _refuse(artifact: Artifact, opening: Opening) -> None:
             )
         if why := engine.misplaced(artifact.folder(name), kind):
             raise UserError(
-                f"`{name}`: {why}, and is to be opened on `{opening.device}`",
+                f"`{name}`: {why}, and the device is {opening.device}",
                 place=str(artifact.path),
                 fix="give the device that it was compiled for, or run the recipe again: it builds the engine anew",
             )
