@@ -179,7 +179,7 @@ def toolkit() -> Path | None:
     named = [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")]
     compiler, wheels = shutil.which("nvcc"), find_spec("nvidia")
     places = [Path(place) for place in named if place]
-    places += [Path(compiler).resolve().parents[1]] if compiler else []
+    places += [Path(compiler).resolve().parent.parent] if compiler else []
     places += [Path("/usr/local/cuda")]
     for folder in (wheels.submodule_search_locations or ()) if wheels else ():
         places += sorted(Path(folder).glob("cu*"))

@@ -162,9 +162,7 @@ class CompiledBuilder(Builder):
 
 def _exported(decoder: torch.nn.Module, inputs: Call) -> ExportedProgram:
     exporter, config = DynamoExporter(), DynamoConfig(dynamic=True)
-    if not hasattr(
-        exporter, "export_program"
-    ):  # in older releases of transformers there is no more to it than the program
+    if not hasattr(exporter, "export_program"):  # in older releases there is no more to an export than its program
         program: ExportedProgram = exporter.export(decoder, inputs, config)
         return program
     program, _ = exporter.export_program(decoder, inputs, config)
