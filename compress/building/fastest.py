@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from compress.algorithms.tensors import device_of, finish
 from compress.artifact import (
     MANIFEST,
     Artifact,
@@ -170,7 +171,10 @@ def _why_not(artifact: Artifact, stage: Stage, given: Params, opening: Opening) 
     """Why a stage cannot build what runs here, or ""."""
     try:
         return (
-            elsewhere(stage.leaves("torch"), opening) or stage.refuse(artifact, given) or stage.unavailable_here(given)
+            elsewhere(stage.leaves("torch"), opening)
+            or stage.misplaced(artifact, given, opening.device)
+            or stage.refuse(artifact, given)
+            or stage.unavailable_here(given)
         )
     except PareError as error:
         return error.problems[0].message
@@ -191,7 +195,8 @@ def _calls(
         try:
             # torch in float32, as in every comparison; an engine takes float32 whatever it computes in.
             call = partial(
-                _without_gradients,
+                _made,
+                device_of(context.opening),
                 made(open_component(trial.artifact or artifact, component, context.opening.of("float32"))),
             )
             call()
@@ -223,9 +228,12 @@ def _image_call(
     return lambda module: partial(getattr(module, task.function_of(component)), **recorded)
 
 
-def _without_gradients(call: Callable[[], object]) -> object:
+def _made(device: torch.device, call: Callable[[], object]) -> object:
+    """A call without gradients, at an end when its device has done all of it: a clock is read next."""
     with torch.no_grad():
-        return call()
+        found = call()
+    finish(device)
+    return found
 
 
 def _table(trials: Sequence[Trial], paces: Mapping[str, Pace]) -> list[dict[str, Any]]:

@@ -37,7 +37,9 @@ class Opening:
     def counted(self) -> dict[str, str | bool]:
         """What belongs into a key beside the number type: nothing where all is as it always was."""
         device: dict[str, str | bool] = (
-            {} if self.device == CPU else {"device": self.device, **_generation(self.device)}
+            {}
+            if self.device == CPU
+            else {"device": self.device, **({"gpu": target} if (target := target_of(self.device)) else {})}
         )
         return device | ({"trust_remote_code": True} if self.trust_remote_code else {})
 
@@ -51,11 +53,11 @@ def kind_of(device: str) -> Kind:
     return "cuda" if kind == "cuda" else "mps" if kind == "mps" else "cpu"
 
 
-def _generation(device: str) -> dict[str, str]:
-    """What of a GPU decides the bits of a result: its compute capability, for each has kernels of its own."""
+def target_of(device: str) -> str:
+    """What of a GPU decides the bits of a result: its compute capability, such as SM89, for each has kernels of its own. "" of what is none."""
     name, _, number = device.partition(":")
     found = gpus.gpus_here() if name == "cuda" else ()
-    return {"gpu": found[int(number or 0)].target} if int(number or 0) < len(found) else {}
+    return found[int(number or 0)].target if int(number or 0) < len(found) else ""
 
 
 def settled(device: object) -> str:

@@ -7,12 +7,15 @@ available here alone: it times its kernels there.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 from compress.errors import MissingLibrary, UserError
@@ -20,6 +23,7 @@ from compress.machine import deps
 
 HERE: Literal["here"] = "here"
 Targets = tuple[str, ...] | Literal["here"]
+HEADERS = ("cuda_runtime.h", "crt/host_defines.h")  # of packages in parts, some have the first without the second
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,31 @@ def torch_without_cuda() -> str:
     torch's tensors, so it runs where torch knows the GPU."""
     version = "" if _SUPPOSED.get() else deps.version("torch")
     return version if version.endswith("+cpu") else ""
+
+
+def toolkit() -> Path | None:
+    """The folder of a CUDA toolkit, whose headers C++ for a GPU includes; None where there is none.
+
+    Not where torch looks alone: it takes the folder of any program called nvcc for the toolkit's, be it a link or a script.
+    """
+    named = [os.environ.get(name, "") for name in ("CUDA_HOME", "CUDA_PATH")]
+    compiler, wheels = shutil.which("nvcc"), find_spec("nvidia")
+    places = [Path(place) for place in named if place]
+    places += [Path(compiler).resolve().parent.parent] if compiler else []
+    places += [Path("/usr/local/cuda")]
+    for folder in (wheels.submodule_search_locations or ()) if wheels else ():
+        places += sorted(Path(folder).glob("cu*"))
+    return next((place for place in places if all((place / "include" / one).is_file() for one in HEADERS)), None)
+
+
+def without_toolkit() -> str:
+    """Why C++ for a GPU cannot be compiled on this machine, or ""."""
+    if _SUPPOSED.get() or toolkit():
+        return ""
+    return (
+        f"this machine has no CUDA toolkit, of which C++ for a GPU includes {HEADERS[0]}: install it, "
+        "or set CUDA_HOME to its folder"
+    )
 
 
 def why_unavailable(library: Library, built: tuple[str, ...]) -> str:

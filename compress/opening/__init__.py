@@ -84,12 +84,18 @@ def _refuse(artifact: Artifact, opening: Opening) -> None:
             place=str(artifact.path),
             fix="upgrade pare, or build it without that stage",
         )
-    if opening.device == CPU:
-        return
+    kind = kind_of(opening.device)
     for name, part in artifact.components.items():
-        if kind_of(opening.device) not in (engine := find_engine(part.format)).devices:
+        engine = find_engine(part.format)
+        if opening.device != CPU and kind not in engine.devices:
             raise UserError(
                 f"`{name}` is for {engine.title}, which runs on {', '.join(sorted(engine.devices))}, not on `{opening.device}`",
                 place=str(artifact.path),
                 fix="load the model on cpu, or build another engine",
+            )
+        if why := engine.misplaced(artifact.folder(name), kind):
+            raise UserError(
+                f"`{name}`: {why}, and the device is {opening.device}",
+                place=str(artifact.path),
+                fix="give the device that it was compiled for, or run the recipe again: it builds the engine anew",
             )

@@ -10,6 +10,7 @@ from typing import Any
 from compress.artifact import CHOSEN, loaded_weights
 from compress.catalogue import find_engine
 from compress.errors import UserError
+from compress.machine.devices import Opening, kind_of
 from compress.machine.gpus import supposing
 from compress.machine.kernels import FORMATS, Card, card, gpu_of
 from compress.model.hook_settings import OFFLOAD, offloaded
@@ -50,7 +51,7 @@ def as_if(word: str) -> Iterator[Card | None]:
 
 def fits(plan: Plan, card: Card) -> tuple[Fit, ...]:
     """Each stage of a plan on a GPU."""
-    return tuple(_fit(node, card) for node in plan.nodes)
+    return tuple(_fit(node, card, plan.opening) for node in plan.nodes)
 
 
 def room(plan: Plan, card: Card) -> str:
@@ -68,9 +69,9 @@ def room(plan: Plan, card: Card) -> str:
     return f"weights as they come take {size / 1e9:.2g} GB of its {card.gigabytes} GB{fitting}"
 
 
-def _fit(node: Node, card: Card) -> Fit:
+def _fit(node: Node, card: Card, opening: Opening) -> Fit:
     made = (node.id, node.stage.name)
-    if why := next(_hindrances(node, card), ""):
+    if why := next(_hindrances(node, card, opening), ""):
         return Fit(*made, runs=False, why=why)
     if isinstance(node.params, Optimising):
         return Fit(*made, True, *_training(node.params.precision, card.target))
@@ -78,7 +79,7 @@ def _fit(node: Node, card: Card) -> Fit:
     return Fit(*made, True, *(_computing(name, card.target) if name else ()))
 
 
-def _hindrances(node: Node, card: Card) -> Iterator[str]:
+def _hindrances(node: Node, card: Card, opening: Opening) -> Iterator[str]:
     """Why what a stage leaves does not run on a GPU."""
     if why := node.stage.elsewhere(CUDA):
         yield why
@@ -88,6 +89,8 @@ def _hindrances(node: Node, card: Card) -> Iterator[str]:
             yield "it chooses what is fastest on the machine that it runs on"
         elif format != "torch" and CUDA not in find_engine(format).devices:
             yield f"{find_engine(format).title} runs on a processor here: leave `{name}` to torch, or to build.tensorrt"
+        elif find_engine(format).compiled_for and kind_of(opening.device) != CUDA:
+            yield f"it is compiled for the device of the run, here {opening.device}: device: cuda"
     if why := _not_built_for(node, card):
         yield why
     found = FORMATS.get(node.stage.kernels(node.params))

@@ -81,9 +81,13 @@ def _manifest(artifact: Artifact) -> str:
 
 def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:
     """Which parts of an artifact are engines that do not run on the device of a run."""
+    kind = kind_of(opening.device)
     for name, part in artifact.components.items():
         if why := elsewhere(part.format, opening):
             yield Problem(place, f"`{name}`: {why}", "device: cpu, or give the torch model")
+        elif part.format != CHOSEN and (why := find_engine(part.format).misplaced(artifact.folder(name), kind)):
+            message = f"`{name}`: {why}, and the device is {opening.device}"
+            yield Problem(place, message, "give another device, or the torch model to compile it for this one")
 
 
 @contextmanager

@@ -193,11 +193,18 @@ def recipe(name: str, file: str, change: Changed | None = None) -> Callable[[boo
 def _run_recipe(name: str, file: Path, change: Changed | None, tiny: bool, report: Report) -> None:
     import yaml
 
-    import compress
-
     body = yaml.safe_load(file.read_text())
     if change:
         change(body)
+    run_body(name, body, tiny, report)
+
+
+def run_body(name: str, body: dict[str, Any], tiny: bool, report: Report) -> None:
+    """Run what a recipe says; its reports go beside the section's rows."""
+    import yaml
+
+    import compress
+
     body["device"] = "auto" if tiny else "cuda"
     out = sections.OUT / "gpu" / name
     out.mkdir(parents=True, exist_ok=True)

@@ -199,7 +199,7 @@ def test_apply_plans_for_the_device_it_is_given(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_there_are_engines_of_the_processor() -> None:
-    assert {"openvino", "onnx", "gguf", "compiled"} <= set(ON_THE_PROCESSOR)
+    assert {"openvino", "onnx", "gguf"} <= set(ON_THE_PROCESSOR)
 
 
 @pytest.mark.parametrize("name", ON_THE_PROCESSOR)

@@ -1,7 +1,7 @@
 """The compiled engine: torch's own graph as native code, made ahead of time by its compiler (AOTInductor).
 
-A component's folder holds `compiled.pt2`: a zip of a shared library with the weights in it, and the C++ it was made from. It holds
-no pickle, but loading it runs its code. So only packages are opened that lie, unchanged, in an artifact of `build.compiled`.
+A component's folder holds `compiled.pt2`: a zip of a shared library with the weights and a GPU's kernels in it, and the C++ it was made
+from. It holds no pickle, but loading it runs its code. So only packages are opened that lie, unchanged, in an artifact of `build.compiled`.
 That keeps out files that got there by accident; who can write to the artifact's folder can write its records too.
 """
 
@@ -17,22 +17,31 @@ from typing import Any, Literal
 
 import torch
 
+from compress.algorithms.tensors import device_of, to_array
 from compress.artifact import MANIFEST, read_json
-from compress.engines.compiled import PACKAGE
-from compress.engines.language import Past, TensorPast, foreign_cache, loading, step_inputs
-from compress.engines.module import read_settings
+from compress.engines.compiled import PACKAGE, compiled_for
+from compress.engines.language import (
+    EngineLanguageModel,
+    Past,
+    TensorPast,
+    device_inputs,
+    foreign_cache,
+    step_inputs,
+)
+from compress.engines.module import CPU, EngineModule, read_settings
 from compress.errors import ModelError, UserError
 from compress.files.hashing import digest_file
-from compress.machine.devices import CPU
+from compress.machine.devices import Opening, target_of
 from compress.machine.facts import machine_fact
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "float16", "bfloat16"]
 STAGE = "build.compiled"
 MAKERS = frozenset({STAGE, "build.fastest"})  # which may have chosen what the former made
 CACHE = "past_key_values"
 AGAIN = "run the recipe again: it builds the engine anew"
 _ONE_CALL_AT_A_TIME = 1
-_opened: dict[str, Any] = {}  # by digest
+_A_CALL_AHEAD = 2  # on a GPU: while it is at work on one, the next is put into its queue; both have the same weights
+_opened: dict[tuple[str, str], Any] = {}  # by digest, and which GPU
 _lock = threading.Lock()
 
 
@@ -68,10 +77,16 @@ class Port:
 
 
 class Package:
-    """A compiled graph. Any thread may call it: one call runs at a time, on as many threads as torch has."""
+    """A compiled graph. Any thread may call it: on a processor one call runs at a time, on as many threads as torch has; on a GPU calls
+    go into the caller's own stream.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        home: the device that it runs on, takes its inputs on and gives its outputs on.
+    """
+
+    def __init__(self, folder: Path, home: torch.device = CPU) -> None:
         self.folder = folder
+        self.home = home
         self.settings = read_settings(folder)
         self.ports = tuple(
             Port(p["name"], getattr(torch, p["dtype"]), tuple(p["shape"]), p["value"]) for p in self.settings["inputs"]
@@ -82,8 +97,8 @@ class Package:
             n: (low, high) for n, (low, high) in self.settings["ranges"].items()
         }
         self._alike = _alike(self.ports)
-        _check_maker(folder, self.settings)
-        self._loader = _open(folder / PACKAGE, self.settings["digest"])
+        _check_maker(folder, self.settings, home)
+        self._loader = _open(folder / PACKAGE, self.settings["digest"], home)
 
     def run(self, values: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         return [v.float() if v.is_floating_point() else v for v in self.call(values)]
@@ -138,27 +153,43 @@ class Cached:
         self.package = package
         self._names = [p.name for p in package.ports]
         self._rows = next(p for p in package.ports if p.name == "input_ids").shape[0]
+        self._numbers = {
+            p.name: torch.tensor(p.value, dtype=p.dtype, device=package.home)
+            for p in package.ports
+            if p.value is not None
+        }
 
     def begin(self, batch: int) -> TensorPast:
         caches = (p for p in self.package.ports if p.name.startswith(CACHE) and p.value is None)
         return TensorPast(
-            [torch.empty([self._size(s, batch) for s in p.shape], dtype=p.dtype, device=CPU) for p in caches]
+            [
+                torch.empty([self._size(s, batch) for s in p.shape], dtype=p.dtype, device=self.package.home)
+                for p in caches
+            ]
         )
 
     def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
         """As `Decoder.step`."""
         if not isinstance(past, TensorPast):
             raise foreign_cache()
-        given, caches = step_inputs(tokens.numpy(), past.seen, self._names), iter(past.tensors)
+        given, caches = self._known(tokens, past.seen), iter(past.tensors)
         values = [
-            torch.tensor(p.value, dtype=p.dtype, device=CPU)
+            self._numbers[p.name]
             if p.value is not None
-            else (next(caches).contiguous() if p.name.startswith(CACHE) else torch.from_numpy(given[p.name]))
+            else (next(caches).contiguous() if p.name.startswith(CACHE) else given[p.name])
             for p in self.package.ports
         ]
         logits, *grown = self.package.call(values)
         past.tensors = tuple(t for t in grown if t.dim() > 0)
         return logits.float()
+
+    def _known(self, tokens: torch.Tensor, seen: int) -> dict[str, torch.Tensor]:
+        """What the graph takes beside its cache. On a processor by way of arrays: of so few numbers, they are made sooner."""
+        if self.package.home.type == "cuda":
+            return device_inputs(tokens, seen, self._names, self.package.home)
+        return {
+            name: torch.from_numpy(array) for name, array in step_inputs(to_array(tokens), seen, self._names).items()
+        }
 
     def _size(self, size: int | str, batch: int) -> int:
         if isinstance(size, int):
@@ -174,35 +205,57 @@ def _alike(ports: Sequence[Port]) -> dict[Shape, list[int]]:
     return places
 
 
-def _open(package: Path, digest: str) -> Any:
-    """The loaded package. torch never unloads one, so each is loaded once in a process, and later engines share it."""
+class _OnGpu:
+    """A library's code on one GPU, put into the stream that its caller works in there."""
+
+    def __init__(self, library: str, home: torch.device) -> None:
+        self._home = home
+        with torch.cuda.device(home):  # the library would leave its own GPU as the current one
+            self._runner = torch._C._aoti.AOTIModelContainerRunnerCuda(library, _A_CALL_AHEAD, str(home))
+
+    def run(self, values: list[torch.Tensor]) -> list[torch.Tensor]:
+        with torch.cuda.device(self._home):
+            found: list[torch.Tensor] = self._runner.run(values)
+        return found
+
+
+def _open(package: Path, digest: str, home: torch.device) -> Any:
+    """The loaded package. torch never unloads one, so each is loaded once in a process and GPU, and later engines share it."""
+    key = digest, str(home) if home.type == "cuda" else ""
     with _lock:
-        if digest not in _opened:
+        if key not in _opened:
             try:
-                _opened[digest] = _load(package)
+                _opened[key] = _load(package, home)
             except (RuntimeError, StopIteration, zipfile.BadZipFile) as error:
                 first = (str(error).strip() or "it holds no library").splitlines()[0]
                 raise ModelError(f"does not load: {first}", place=str(package), fix=AGAIN) from error
-        return _opened[digest]
+        return _opened[key]
 
 
-def _load(package: Path) -> Any:
-    """Run the library out of a folder that is gone when this returns: the system keeps a mapped file as long as it is in use.
+def _load(package: Path, home: torch.device) -> Any:
+    """Run the library out of a folder that is gone when this returns: the system keeps a mapped file as long as it is in use, and a GPU's
+    kernels lie in the library itself (`embed_kernel_binary`). Beside it lies what torch reads when it is opened.
 
     Not by `torch._inductor.aoti_load_package`, which imports the compiler first, 3 s before the first answer; nor by its
     loader in C++, which unpacks all to a temporary folder and leaves that behind if its process is killed.
     """
     with tempfile.TemporaryDirectory(prefix="pare-") as folder, zipfile.ZipFile(package) as packed:
         library = packed.extract(next(n for n in packed.namelist() if n.endswith(".so")), folder)
+        for beside in (n for n in packed.namelist() if n.endswith(".json")):
+            packed.extract(beside, folder)
+        if home.type == "cuda":
+            return _OnGpu(library, home)
         return torch._C._aoti.AOTIModelContainerRunnerCpu(library, _ONE_CALL_AT_A_TIME)
 
 
-def _check_maker(folder: Path, settings: Mapping[str, Any]) -> None:
-    """See that a package is the one that was built, for this torch and this processor."""
+def _check_maker(folder: Path, settings: Mapping[str, Any], home: torch.device) -> None:
+    """See that a package is the one that was built, for this torch, this kind of device, and this processor and GPU."""
     if not (folder / PACKAGE).is_file():
         raise ModelError(f"holds no {PACKAGE}", place=str(folder), fix=AGAIN)
     for what, built, here in (
         ("torch", settings["version"], torch.__version__),
+        ("the device", compiled_for(folder), home.type),
+        ("a GPU of", settings.get("gpu", ""), target_of(str(home))),
         ("a processor with", settings["isa"], machine_fact("isa")),
     ):
         if built != here:
@@ -215,10 +268,24 @@ def _check_maker(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _checked(folder: Path) -> Package:
+def _checked(folder: Path, opening: Opening) -> Package:
     """The package in a component's folder, after a look where it comes from, before any of its code runs."""
     check_origin(folder)
-    return Package(folder)
+    return Package(folder, device_of(opening))
 
 
-load_component, load_language_model = loading(_checked, Cached)
+def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
+    """An engine component of a pipeline, on the opening's device. The number type is the engine's own affair: it takes and gives float32.
+
+    Raises:
+        ModelError: it is no package of `build.compiled`, or one that was built for another torch, device, GPU or processor.
+        UserError: torch has no such device here.
+    """
+    package = _checked(folder, opening)
+    return EngineModule(folder, library, kind, package, package.home)
+
+
+def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
+    """A language model that transformers' `generate` runs as it runs a torch one. Raises as `load_component`."""
+    package = _checked(folder, opening)
+    return EngineLanguageModel(folder, kind, Cached(package), package.home)

@@ -1,11 +1,13 @@
-"""Compile a model's components to native code for this processor, each compared with torch on real inputs before it is kept.
+"""Compile a model's components to native code for this processor or GPU, each compared with torch on real inputs before it is kept.
 
 Use it after everything that changes torch weights, where the model stays on machines like this one: torch's compiler fuses a
-graph's operations into C++ and builds that into one package, which needs torch and nothing else. The package runs under exactly
-the torch it was built with, on a processor with the same instructions; elsewhere the recipe builds it anew. It takes any batch
+graph's operations into C++, for a GPU into kernels that C++ launches, and builds that into one package, which needs torch and nothing
+else. The package is for the device of the run (`device: cuda`), and runs under exactly the torch it was built with, on a processor with the
+same instructions and a GPU of the same compute capability; elsewhere the recipe builds it anew. It takes any batch
 that `profile` allows, texts of any length, and images of the size the pipeline was built at. A VAE's engine is its decoder.
-`bfloat16` rounds weights and computes in it, fast where the processor has the instructions. Building needs a C++ compiler and
-about a minute a component. Source: AOTInductor (`torch._inductor.aoti_compile_and_package`), and the exporter of transformers.
+`bfloat16` and `float16` round weights and compute in them: the first is fast where the processor has the instructions, and on GPUs from
+SM80 on, the second is for GPUs alone. Building needs a C++ compiler and about a minute a component, for a GPU also the CUDA toolkit's headers.
+Source: AOTInductor (`torch._inductor.aoti_compile_and_package`), and the exporter of transformers.
 
     - build.compiled: {}
 """
@@ -22,6 +24,8 @@ from compress.artifact import Artifact
 from compress.catalogue import stage
 from compress.context import Context
 from compress.engines.compiled import ENGINE
+from compress.machine import gpus
+from compress.machine.devices import kind_of
 from compress.model.exportable import Batches, Components, refuse_engine, wanted
 from compress.params import Params, one_of
 
@@ -52,6 +56,18 @@ def without_compiler() -> str:
     return ""
 
 
+def misplaced(artifact: Artifact, params: BuildCompiled, device: str) -> str:
+    if kind_of(device) == "cuda":
+        return gpus.without_toolkit()
+    if params.precision == "float16":
+        return "float16 is for GPUs here: set precision to bfloat16 or float32 on a processor"
+    return ""
+
+
+def abilities() -> str:
+    return without_compiler() or (gpus.without_toolkit() if gpus.gpu_here() else "")
+
+
 def refuse(artifact: Artifact, params: BuildCompiled) -> str:
     return without_compiler() or refuse_engine(artifact, params.components, "compiled")
 
@@ -65,11 +81,14 @@ def refuse(artifact: Artifact, params: BuildCompiled) -> str:
     bound_to=("isa",),
     libraries=("torch", "transformers", "diffusers"),
     refuse=refuse,
-    machine=without_compiler,
+    misplaced=misplaced,
+    machine=abilities,
+    kernels=lambda params: params.precision,
 )
 def run(artifact: Artifact, params: BuildCompiled, context: Context) -> None:
     from compress.building.build import build_engines
     from compress.engines.compiled.build import CompiledBuilder
 
     names = wanted(artifact, params.components)
-    build_engines(artifact, names, CompiledBuilder(params.precision, params.profile, context.scratch), context)
+    builder = CompiledBuilder(params.precision, params.profile, context.scratch, context.opening)
+    build_engines(artifact, names, builder, context)
