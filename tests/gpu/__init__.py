@@ -1,4 +1,4 @@
-"""What a GPU gives, measured on one: `make gpu PART=a|b|c|d|e|f|g|h|i`, each part at most four minutes.
+"""What a GPU gives, measured on one: `make gpu PART=a…j`, each part at most four minutes.
 
 python -m tests.gpu PART [SECTION …] [--tiny] [--out FOLDER]
 

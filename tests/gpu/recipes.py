@@ -33,6 +33,7 @@ Changed = Callable[[dict[str, Any]], None]
 # What is otherwise in a recipe where all is tiny: in a stage, and in what is measured.
 TINY_STAGES: Mapping[str, Mapping[str, object]] = {
     "prune.depth": {"ratio": 0.5, "samples": 2},
+    "distill.features": {"steps": 2, "prompts": 8, "denoising_steps": 4, "warmup": 1},
     "distill.steps": {"updates": 2, "captions": 4, "batch": 2, "warmup": 1},
     "distill.logits": {"steps": 2, "tokens": 16, "documents": 8, "batch": 2, "warmup": 1},
 }
@@ -408,12 +409,12 @@ PARTS = {
     "a": (
         Section("same-noise", 60, same_noise),
         Section("gpu-image", 210, recipe("gpu-image", "gpu/image.yaml", in_one_process)),
-        Section("gpu-text", 150, recipe("gpu-text", "gpu/text.yaml", in_one_process)),
     ),
     "d": (
+        Section("gpu-text", 150, recipe("gpu-text", "gpu/text.yaml", in_one_process)),
         Section("resumed", 100, resumed),
         Section("started", 90, started),
-        Section("dit", 150, recipe("dit", "image/dit-few-steps.yaml", without_engines)),
     ),
     "e": (Section("ladder", 220, recipe("ladder", "image/ladder.yaml")),),
+    "j": (Section("dit", 150, recipe("dit", "image/dit-few-steps.yaml", without_engines)),),
 }
