@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 TORCH = "torch"
 MADE, DIFFERENCE, DECISION = "artifact", "difference.txt", "decision.json"
+NO_ANSWER = (CacheError, MemoryError, torch.OutOfMemoryError)  # of the machine, and nothing about an engine
 FINAL = 3  # times as many blocks, for those that noise did not tell apart
 
 
@@ -135,7 +136,7 @@ def _build(
         (part / MADE).mkdir(parents=True)
         try:
             relative = _run(artifact, stage, given, context, part / MADE)
-        except (CacheError, MemoryError):
+        except NO_ANSWER:
             raise
         except PareError as error:
             return Trial(title, None, why=error.problems[0].message)
@@ -200,6 +201,8 @@ def _calls(
                 made(open_component(trial.artifact or artifact, component, context.opening.of("float32"))),
             )
             call()
+        except NO_ANSWER:
+            raise
         except Exception as error:
             if trial.name == TORCH:
                 raise

@@ -31,6 +31,8 @@ TOLERANCE: Mapping[str, float] = {
     "int4_weights": 5e-1,
 }
 
+SETTINGS = "engine.json"  # beside an engine: what built it, and how it is called
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -45,7 +47,8 @@ class Engine:
     over_call: those in which activations get one scale over a whole call, so that each row of a batch moves the others.
     weights: the files in a component's folder that running it reads.
     keeps_type: whether its files hold weights in the number type that they were stored in; else in the one that it computes in.
-    compiled_for: the one kind of device that an engine in a component's folder runs on, from JSON alone; None: on any of `devices`.
+    unfit: why an engine in a component's folder does not run on a device as it is here, from JSON alone, or ""; None: it runs on all of
+        `devices`.
     refuse: why it cannot take a component, read from JSON and file names alone, or "".
     """
 
@@ -58,13 +61,8 @@ class Engine:
     over_call: frozenset[str] = frozenset()
     weights: Callable[[Path], tuple[Path, ...]] | None = None
     keeps_type: bool = False
-    compiled_for: Callable[[Path], Kind] | None = None
+    unfit: Callable[[Path, str], str] | None = None
     refuse: Callable[[Artifact, str], str] = field(default=lambda artifact, component: "")
-
-    def misplaced(self, folder: Path, kind: Kind) -> str:
-        """Why the engine in a component's folder does not run on a kind of device among its `devices`, or ""."""
-        built = self.compiled_for(folder) if self.compiled_for else kind
-        return "" if built == kind else f"it was compiled by {self.title} for {built}"
 
     def reads(self, folder: Path) -> tuple[Path, ...]:
         """The weight files in a component's folder that running it reads."""

@@ -18,10 +18,11 @@ import torch
 from transformers.utils import ModelOutput
 
 from compress.artifact import read_json
+from compress.engines import SETTINGS
 from compress.engines.torch.runtime import find_class, silent_libraries
 from compress.errors import ModelError, UserError
 
-ENGINE = "engine.json"
+ENGINE = SETTINGS
 SIZES = "call it at the sizes it was built for: only the batch, and a language model's text, may vary"
 PLAIN = (bool, int, float, str)  # arguments that become part of a graph
 FORM = ("return_dict", "generator")  # how the output comes, and what no decoder draws from

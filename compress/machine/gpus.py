@@ -190,10 +190,7 @@ def without_toolkit() -> str:
     """Why C++ for a GPU cannot be compiled on this machine, or ""."""
     if _SUPPOSED.get() or toolkit():
         return ""
-    return (
-        f"this machine has no CUDA toolkit, of which C++ for a GPU includes {HEADERS[0]}: install it, "
-        "or set CUDA_HOME to its folder"
-    )
+    return f"this machine has no CUDA toolkit, of which C++ for a GPU includes {HEADERS[0]}"
 
 
 def why_unavailable(library: Library, built: tuple[str, ...]) -> str:

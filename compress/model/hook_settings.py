@@ -14,6 +14,7 @@ from compress.errors import Problem, Refusal
 from compress.machine.devices import CPU, Opening, kind_of
 from compress.pipelines.index import LEFT_OUT
 
+APART = "leave one of the two out"
 COMPILE, GRAPH, OFFLOAD = "accelerate.compile", "accelerate.cuda_graph", "accelerate.offload"
 APPLIED = (COMPILE, GRAPH, OFFLOAD)  # in the order in which they are applied: a graph replays compiled code
 # Packed weights whose calls ask the GPU for numbers on the way (bitsandbytes looks for outliers in 8 bits), so that none is captured.
@@ -27,6 +28,11 @@ def hooked(artifact: Artifact, name: str, components: Iterable[str] = (), **para
     return replace(artifact, settings=replace(settings, hook=hook, needs_pare=True))
 
 
+def unhooked(artifact: Artifact) -> Artifact:
+    """The same artifact, opened as it is stored."""
+    return replace(artifact, settings=replace(artifact.settings, hook=()))
+
+
 def unhookable(artifact: Artifact, name: str) -> str:
     """Why an artifact cannot have a hook, whatever the device; or ""."""
     there = [one.name for one in artifact.settings.hook if one.component == artifact.main]
@@ -35,7 +41,7 @@ def unhookable(artifact: Artifact, name: str) -> str:
     if there and OFFLOAD in (name, *there):
         other = name if name != OFFLOAD else there[0]
         why = f"{other} wants weights that stay where they are, and {OFFLOAD} moves them at each call"
-        return Refusal(why, "leave one of the two out")
+        return Refusal(why, APART)
     if name == OFFLOAD:
         return _unmovable(artifact)
     packed = artifact.components[artifact.main].quantization
@@ -54,13 +60,11 @@ def movable(artifact: Artifact) -> tuple[str, ...]:
 def _unmovable(artifact: Artifact) -> str:
     """Why the weights of an artifact cannot take turns on a device, or ""."""
     if artifact.settings.lean:
-        return Refusal("the lean call wants components that stay where they are", "leave one of the two out")
+        return Refusal("the lean call wants components that stay where they are", APART)
     for name in movable(artifact):
         part = artifact.components[name]
         if part.format != "torch":
-            return Refusal(
-                f"`{name}` is {part.format}, an engine that holds its weights itself", "leave one of the two out"
-            )
+            return Refusal(f"`{name}` is {part.format}, an engine that holds its weights itself", APART)
         if part.quantization:
             message = f"the weights of `{name}` are packed ({part.quantization.method}), and packed weights are not moved at each call"
             return Refusal(message, "leave this stage out, or give the unquantized checkpoint")

@@ -93,9 +93,9 @@ def _refuse(artifact: Artifact, opening: Opening) -> None:
                 place=str(artifact.path),
                 fix="load the model on cpu, or build another engine",
             )
-        if why := engine.misplaced(artifact.folder(name), kind):
+        if engine.unfit and (why := engine.unfit(artifact.folder(name), opening.device)):
             raise UserError(
-                f"`{name}`: {why}, and the device is {opening.device}",
+                f"`{name}`: {why}",
                 place=str(artifact.path),
                 fix="give the device that it was compiled for, or run the recipe again: it builds the engine anew",
             )

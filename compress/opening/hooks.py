@@ -22,7 +22,7 @@ from compress.machine.facts import machine_fact
 from compress.model.hook_settings import APPLIED, COMPILE, GRAPH, OFFLOAD, not_there
 from compress.opening.compile_and_capture import capture, compile_blocks, ran
 from compress.opening.models import OpenModel
-from compress.opening.offloading import offload
+from compress.opening.offloading import MOVED, offload
 from compress.store.cache import default_root
 from compress.store.kinds import CODE
 
@@ -78,7 +78,8 @@ def ran_inside(opened: OpenModel) -> str:
     message = {name: str(ran(opened.component(name))) for name in parts}
     words = [f"`{name}`: {found or 'plain calls'}" for name, found in message.items()]
     absent = {one.name for one, _ in not_there(opened.artifact, opened.opening)}
-    ways = dict.fromkeys(str(one.params["how"]) for one in hook if one.name == OFFLOAD and OFFLOAD not in absent)
+    moved = [one for one in hook if one.name == OFFLOAD and OFFLOAD not in absent]
+    ways = dict.fromkeys(vars(opened.component(one.component)).get(MOVED, one.params["how"]) for one in moved)
     return "; ".join((*words, *(f"weights by {way}" for way in ways)))
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from compress.opening.models import OpenModel
 
 FEWEST = 2  # blocks that take turns
+MOVED = "pare_moved"  # the attribute that says how many of a model's blocks take turns, in words
+STREAMED = ("cuda",)  # kinds of devices that copy beside their work, on a stream of its own
 
 
 def offload(opened: OpenModel, settings: Sequence[Setting]) -> None:
@@ -39,7 +41,7 @@ def offload(opened: OpenModel, settings: Sequence[Setting]) -> None:
         return
     with silent_libraries():
         if how == "components":
-            _by_components(opened.stock, device)
+            opened.stock.enable_model_cpu_offload(device=device)
         else:
             main = opened.artifact.main if how == "blocks" else ""
             for one in settings:
@@ -48,27 +50,19 @@ def offload(opened: OpenModel, settings: Sequence[Setting]) -> None:
                     _by_groups(module, device, blocks=one.component == main, called=opened.function_of(one.component))
 
 
-def _by_components(pipeline: Any, device: torch.device) -> None:
-    if pipeline.model_cpu_offload_seq is None:
-        kind = type(pipeline).__name__
-        raise UserError(f"diffusers does not say in which order {kind} calls its components", fix="how: blocks")
-    pipeline.enable_model_cpu_offload(device=device)
-
-
 def _by_groups(module: torch.nn.Module, device: torch.device, *, blocks: bool, called: str) -> None:
     """Group offloading, of blocks or of layers. What is called by another name than `forward` is not followed by diffusers' prefetching, so
     its layers come one by one, each when it is called; and a VAE that is cast for a call keeps what it was cast to."""
     from diffusers.hooks import apply_group_offloading
 
-    if not getattr(module, "_supports_group_offloading", True):
-        message = f"diffusers moves {type(module).__name__} only as a whole"
-        raise UserError(message, fix="how: components")
+    # diffusers makes the stream on whichever GPU is the current one.
+    streamed = device.type in STREAMED and torch.cuda.current_device() == (device.index or 0)
     apply_group_offloading(
         module,
         onload_device=device,
         offload_type="block_level" if blocks else "leaf_level",
         num_blocks_per_group=1 if blocks else None,
-        use_stream=device.type == "cuda" and called == "forward",
+        use_stream=streamed and called == "forward",
     )
 
 
@@ -87,6 +81,7 @@ def by_turns(model: torch.nn.Module, device: torch.device, keep: int = 0) -> Tur
     rest, stay = size(model) - sum(held), 0
     while stay < len(blocks) and rest + sum(held[: stay + 1]) <= keep:
         stay += 1
+    vars(model)[MOVED] = f"blocks, {len(blocks) - stay} of {len(blocks)}"
     turns = Turns(blocks[stay:], device)
     _go_to_stay(model, device, without={id(one) for block in blocks[stay:] for one in block.parameters()})
     return turns
@@ -130,17 +125,18 @@ class Turns:
     def __init__(self, blocks: Sequence[torch.nn.Module], device: torch.device) -> None:
         self.device = device
         self.there: set[int] = set()
-        self._waiting = [[(one, self._waits(one.data)) for one in block.parameters()] for block in blocks]
-        self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._waiting = [[(one, self._waits(one)) for one in block.parameters()] for block in blocks]
+        self._stream: Any = torch.cuda.Stream(device) if device.type in STREAMED else None  # type: ignore[no-untyped-call]
         self._left: Any = None  # the event behind the last block's work
         for number, block in enumerate(blocks):
-            self._send_back(number)
             block.register_forward_pre_hook(lambda *given, number=number: self._begin(number))
             block.register_forward_hook(lambda *given, number=number: self._end(number))
 
-    def _waits(self, weight: torch.Tensor) -> torch.Tensor:
-        """A weight in memory that a GPU copies from by itself."""
-        return weight.pin_memory() if self.device.type == "cuda" else weight
+    def _waits(self, weight: torch.nn.Parameter) -> torch.Tensor:
+        """A weight in memory that a GPU copies from by itself, and no more where it was: else all are there twice for a while."""
+        if self.device.type in STREAMED:
+            weight.data = weight.data.pin_memory()
+        return weight.data
 
     def _begin(self, number: int) -> None:
         for other in self.there - {number}:

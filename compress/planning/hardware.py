@@ -64,8 +64,8 @@ def room(plan: Plan, card: Card) -> str:
     fitting = (
         "" if share < 0.9 else f", which leaves no room to work: quantize it, put {OFFLOAD} last, or take a larger one"
     )
-    if any(offloaded(node.expected) for node in plan.nodes):
-        fitting = ", and wait in the processor's memory for their turn"
+    if plan.nodes and offloaded(plan.nodes[-1].expected):
+        fitting = ", and wait in the processor's memory for their turn"  # the baseline's too, where they do not fit
     return f"weights as they come take {size / 1e9:.2g} GB of its {card.gigabytes} GB{fitting}"
 
 
@@ -89,7 +89,7 @@ def _hindrances(node: Node, card: Card, opening: Opening) -> Iterator[str]:
             yield "it chooses what is fastest on the machine that it runs on"
         elif format != "torch" and CUDA not in find_engine(format).devices:
             yield f"{find_engine(format).title} runs on a processor here: leave `{name}` to torch, or to build.tensorrt"
-        elif find_engine(format).compiled_for and kind_of(opening.device) != CUDA:
+        elif find_engine(format).unfit and kind_of(opening.device) != CUDA:
             yield f"it is compiled for the device of the run, here {opening.device}: device: cuda"
     if why := _not_built_for(node, card):
         yield why

@@ -11,7 +11,7 @@ from compress.catalogue import Stage, find_engine, find_stage, find_task, tasks_
 from compress.errors import Problem, Refusal, UserError
 from compress.machine import deps
 from compress.machine.devices import Opening, kind_of
-from compress.model.hook_settings import hook_problems
+from compress.model.hook_settings import APART, OFFLOAD, hook_problems, offloaded
 from compress.model.layer_checks import layer_problems
 from compress.model.remote_code import code_problems
 from compress.model.shape_checks import shape_problems
@@ -57,6 +57,10 @@ def source_problems(
     yield from engine_places(artifact, opening, place)
     yield from hook_problems(artifact, opening, place)
     yield from packed_place_problems(artifact, opening, place)
+    if artifact.settings.lean and offloaded(artifact):
+        yield Problem(
+            place, f"the lean call wants components that stay where they are, and {OFFLOAD} moves them", APART
+        )
     for name in artifact.packed(artifact.components):
         packed = artifact.components[name].quantization
         if artifact.components[name].format != "torch":
@@ -81,13 +85,13 @@ def _manifest(artifact: Artifact) -> str:
 
 def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[Problem]:
     """Which parts of an artifact are engines that do not run on the device of a run."""
-    kind = kind_of(opening.device)
     for name, part in artifact.components.items():
+        unfit = find_engine(part.format).unfit if part.format != CHOSEN else None
         if why := elsewhere(part.format, opening):
             yield Problem(place, f"`{name}`: {why}", "device: cpu, or give the torch model")
-        elif part.format != CHOSEN and (why := find_engine(part.format).misplaced(artifact.folder(name), kind)):
-            message = f"`{name}`: {why}, and the device is {opening.device}"
-            yield Problem(place, message, "give another device, or the torch model to compile it for this one")
+        elif unfit and (why := unfit(artifact.folder(name), opening.device)):
+            message = "give the device that it was compiled for, or the torch model to compile it for this one"
+            yield Problem(place, f"`{name}`: {why}", message)
 
 
 @contextmanager
@@ -176,7 +180,8 @@ def step_problems(
     found = [p for name in touched for p in _component_problems(recipe, step, stage, artifact, name, opening)]
     where = "" if found else stage.elsewhere(kind_of(opening.device))
     if not found and (why := where or stage.misplaced(artifact, step.params, opening.device)):
-        found.append(Problem(place, f"{stage.name}: {why}", "give another device, or leave this stage out"))
+        fix = why.fix if isinstance(why, Refusal) else "give another device, or leave this stage out"
+        found.append(Problem(place, f"{stage.name}: {why}", fix))
     if not found and not touched:
         formats = sorted({artifact.components[name].format for name in artifact.working})
         message = f"{stage.name} takes {' or '.join(stage.formats)}, and nothing is left: all is {', '.join(formats)}"

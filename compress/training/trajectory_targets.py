@@ -30,6 +30,7 @@ from compress.context import Context
 from compress.distillation.few_steps import FewSteps, flows, guiding, last_level, sampler
 from compress.engines.torch.runtime import save_component
 from compress.errors import ModelError
+from compress.model.hook_settings import unhooked
 from compress.opening.schedulers import made, put
 from compress.opening.text_to_image import TextToImage
 from compress.pipelines.call_arguments import NEGATIVE
@@ -173,7 +174,9 @@ def _classroom(
     if name not in source.components or source.components[name].format != "torch":
         raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
     reported, scale = _guided(source, params)
-    tasks = [TextToImage(side, opening) for side in (artifact, source)]
+    tasks = [
+        TextToImage(unhooked(side), opening) for side in (artifact, source)
+    ]  # hooks are for calls that are not trained with
     steps, substeps, last = way
     for task in tasks:
         _step_as(task, artifact, last)

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from compress.artifact import Artifact
 from compress.catalogue import find_metric
 from compress.errors import UserError
 from compress.events import Emit, Event, track
@@ -17,6 +18,7 @@ from evaluation.comparison.advice import advised
 from evaluation.comparison.control_rows import Control
 from evaluation.comparison.controls import measure_control
 from evaluation.comparison.examples import completions, grid, worst
+from evaluation.comparison.fitting import fitting
 from evaluation.comparison.roofline import bytes_read
 from evaluation.comparison.rows import row_of
 from evaluation.comparison.sanity import worse_than_guessing
@@ -41,6 +43,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
     """
     warnings = list(request.warnings)
     emit = noting(emit, warnings)
+    request = _all_fitting(request, emit)
     views = viewpoints(request)
     _check_items(views)
     for message in filter(None, (views[0].left_out, _fewer(request))):
@@ -75,6 +78,18 @@ def compare(request: Request, emit: Emit) -> Comparison:
         warnings=tuple(warnings),
         holds=max(0, request.data.count) if request.data else len(views[0].items) // views[0].each,
     )
+
+
+def _all_fitting(request: Request, emit: Emit) -> Request:
+    """The request with all that stands beside its candidate as `fitting` has it."""
+    opening = request.opening.of(request.spec.baseline.dtype)
+
+    def fit(side: str, artifact: Artifact) -> Artifact:
+        return fitting(side, artifact, request.candidate, opening, emit)
+
+    chain = tuple((stage, fit(stage, artifact)) for stage, artifact in request.chain)
+    left = {name: fit(f"control {name}", artifact) for name, artifact in request.left.items()}
+    return replace(request, baseline=fit("baseline", request.baseline), chain=chain, left=left)
 
 
 def _check_items(views: tuple[Viewpoint, Viewpoint]) -> None:
@@ -199,7 +214,7 @@ def _noise(metric: Metric[P], baseline: Evidence, sample: Sample, timed: Interle
     return replace(again, note=timed.unsettled)
 
 
-def _side(name: str, view: Viewpoint, inside: str = "") -> Side:
+def _side(name: str, view: Viewpoint, inside: str | None = None) -> Side:
     if not view.artifact.components:
         return Side(name, view.artifact.digest, IMAGES)
     engines = sorted({f"{c.format}" for c in view.artifact.components.values()})
@@ -223,7 +238,8 @@ def _side(name: str, view: Viewpoint, inside: str = "") -> Side:
     )
 
 
-def _hooks(view: Viewpoint, inside: str) -> str:
-    """What is hooked into a side's modules: as they counted it while they were timed, or as it is meant."""
+def _hooks(view: Viewpoint, inside: str | None) -> str:
+    """What is hooked into a side's modules: as they counted it while they were timed, or as it is meant; None: nobody counted."""
     meant = ", ".join(dict.fromkeys(one.name for one in view.artifact.settings.hook))
-    return f", {meant} ({inside or 'not timed'})" if meant else ""
+    counted = "" if inside is None else f" ({inside or 'not timed'})"
+    return f", {meant}{counted}" if meant else ""

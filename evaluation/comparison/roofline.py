@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from compress.artifact import Artifact
+from compress.model.hook_settings import OFFLOAD
 from compress.sources.models import parameter_count
 from evaluation.metrics.size import weights_read
 from evaluation.values import Comparison, Row
@@ -62,7 +63,9 @@ def roof(comparison: Comparison) -> str:
     A model that fits into the processor's caches may read faster than memory does.
     """
     known, machine = {row.metric: row for row in comparison.rows}, comparison.machine
-    on_gpu = "gpu_copy_gb_s" in machine  # which copies as many bytes as it reads and writes
+    on_gpu = "gpu_copy_gb_s" in machine  # the rate counts what a copy reads and what it writes
+    if any(made["stage"] == OFFLOAD for made in comparison.candidate.lineage):  # whose weights come over the bus
+        return ""
     most, step = machine.get("gpu_copy_gb_s" if on_gpu else "read_gb_s"), comparison.candidate.read_bytes
     if not (most and step and "throughput" in known and _is_text(known)):
         return ""

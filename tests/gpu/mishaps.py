@@ -14,6 +14,7 @@ from tests.gpu.recipes import ROOT, model
 from tests.gpu.sections import Report, Section
 
 LEFT = 2.5e9  # bytes of a full GPU that stay free: for a process's context and libraries, and too few for the training below
+FAILED = 3  # a stage failed
 FULL = "has no memory left"
 WAITS = "waits its turn"
 
@@ -54,6 +55,7 @@ def full(tiny: bool, report: Report) -> None:
         with _filled(tiny):
             code, message, _ = _ended(_begun(folder, "first"))
         report("the GPU full", {"exit code": code, "said": _error(message, folder)})
+        assert tiny or (code == FAILED and FULL in message), message[-500:]
         code, message, events = _ended(_begun(folder, "second"))
         kept = [event["what"] for event in events if event["kind"] == "cached"]
         report("free again", {"exit code": code, "from the cache": ", ".join(kept), "said": _error(message, folder)})
@@ -77,6 +79,7 @@ def turns(tiny: bool, report: Report) -> None:
             code, message, events = _ended((process, out))
             said = [event["message"] for event in events if WAITS in event.get("message", "")]
             waited += bool(said)
+            assert code == 0, message[-500:]
             report(out.name, {"exit code": code, "said": said[0] if said else _error(message, folder)})
         assert waited, "no run waited for the other"
 

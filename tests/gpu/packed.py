@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-import time
-from typing import Any
+from typing import Any, TypeAlias
 
-from tests.gpu import sections
-from tests.gpu.recipes import TINY_EVALUATION, model, tell, texts
+from tests.gpu.recipes import run_body
 from tests.gpu.sections import Report, Section
+
+Step: TypeAlias = dict[str, dict[str, Any]]
 
 MODES = ("int4_weights", "float8", "int8_weights")
 RECIPE: dict[str, Any] = {
     "schema": 1,
+    "model": "zoo://docs-llama",
     "seed": 0,
     "data": {"evaluate": "zoo://docstrings/test"},
     "evaluate": {
@@ -28,29 +29,13 @@ RECIPE: dict[str, Any] = {
 
 def torchao(tiny: bool, report: Report) -> None:
     """zoo://docs-llama packed each way, decoding from CUDA graphs, beside the same graphs in bfloat16 as a control."""
-    import yaml
-
-    import compress
-
-    out = sections.OUT / "gpu" / "torchao"
-    with model("docs-llama", tiny) as artifact:
-        for mode in ("int8_weights",) if tiny else MODES:
-            body = copy.deepcopy(RECIPE)
-            graph: list[dict[str, Any]] = [{"accelerate.cuda_graph": {"from": "source", "id": "graphs"}}]
-            then: list[dict[str, Any]] = [] if tiny else [{"accelerate.cuda_graph": {}}]
-            pack = {"quantize.torchao": {"mode": mode, "from": "source"}}
-            body |= {"name": mode.replace("_", "-"), "model": str(artifact.path), "device": "auto" if tiny else "cuda"}
-            body["stages"] = [*(() if tiny else graph), pack, *then]
-            if tiny:
-                body["data"]["evaluate"] = str(texts(out.parent / "texts.txt").absolute())
-                body["evaluate"] |= TINY_EVALUATION
-            else:
-                body["evaluate"]["controls"] = ["graphs"]
-            (out / mode).mkdir(parents=True, exist_ok=True)
-            (out / mode / "recipe.yaml").write_text(yaml.safe_dump(body, sort_keys=False))
-            began = time.monotonic()
-            found = compress.run(out / mode / "recipe.yaml", out=out / mode)
-            tell(found, time.monotonic() - began, lambda row, values, mode=mode: report(f"{mode}: {row}", values))
+    for mode in ("int8_weights",) if tiny else MODES:  # the processor's alone
+        pack: Step = {"quantize.torchao": {"mode": mode, "from": "source"}}
+        plain: Step = {"accelerate.cuda_graph": {"from": "source", "id": "graphs"}}
+        body = {**copy.deepcopy(RECIPE), "name": mode.replace("_", "-")}
+        body["stages"] = [pack] if tiny else [plain, pack, {"accelerate.cuda_graph": {}}]
+        body["evaluate"]["controls"] = [] if tiny else ["graphs"]
+        run_body(f"torchao/{mode}", body, tiny, lambda row, values, mode=mode: report(f"{mode}: {row}", values))
 
 
 PARTS = {"i": (Section("torchao", 150, torchao, needs=("torchao",)),)}

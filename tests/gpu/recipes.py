@@ -284,6 +284,7 @@ def tell(found: Comparison, seconds: float, report: Report) -> None:
             scores = {
                 "candidate": formatting.score(one.score, row.unit),
                 "contrast": formatting.contrast_of(row, one.contrast),
+                "candidate beside it": formatting.contrast_of(row, one.over),
             }
             report(f"control {control.stage}: {one.title}", {**scores, "verdict": one.verdict.status})
     report("whole", {"seconds": round(seconds, 1), "verdict": found.status, "why": formatting.machine(found)})
@@ -407,14 +408,16 @@ def started(tiny: bool, report: Report) -> None:
 
 PARTS = {
     "a": (
-        Section("same-noise", 60, same_noise),
-        Section("gpu-image", 210, recipe("gpu-image", "gpu/image.yaml", in_one_process)),
+        Section("same-noise", 40, same_noise),
+        Section("gpu-image", 200, recipe("gpu-image", "gpu/image.yaml", in_one_process)),
     ),
     "d": (
-        Section("gpu-text", 150, recipe("gpu-text", "gpu/text.yaml", in_one_process)),
+        Section("gpu-text", 130, recipe("gpu-text", "gpu/text.yaml", in_one_process)),
         Section("resumed", 100, resumed),
-        Section("started", 90, started),
     ),
     "e": (Section("ladder", 220, recipe("ladder", "image/ladder.yaml")),),
-    "j": (Section("dit", 150, recipe("dit", "image/dit-few-steps.yaml", without_engines)),),
+    "j": (
+        Section("started", 90, started),
+        Section("dit", 150, recipe("dit", "image/dit-few-steps.yaml", without_engines)),
+    ),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import compress
 from compress.artifact import Artifact
@@ -197,7 +198,14 @@ def test_a_choice_cut_off_anywhere_goes_on(llama: Artifact, tmp_path: Path, monk
     assert len(open_task(made).generate([[5, 6, 7]], 4)[0]) == 4  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("error", "kind"), [(OSError(errno.ENOSPC, "no room"), OSError), (MemoryError(), MemoryError)])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "no room"), OSError),
+        (MemoryError(), MemoryError),
+        (torch.OutOfMemoryError("CUDA out of memory"), torch.OutOfMemoryError),
+    ],
+)
 def test_want_of_disk_or_memory_is_no_answer_about_an_engine(
     llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
 ) -> None:

@@ -1,53 +1,69 @@
-"""A model that knows less of its texts than who guesses is reported; one that knows anything is not."""
+"""What stands beside an offloaded candidate is offloaded too where it is too large for the GPU, and that is stated."""
 
 from __future__ import annotations
 
-import json
-import math
-from pathlib import Path
+from unittest import mock
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from compress.artifact import Artifact
+from compress.events import Event
+from compress.machine.devices import Opening
 from compress.model.describing import describe
-from evaluation.comparison.sanity import worse_than_guessing
-from evaluation.evidence import Evidence
-from tests.fakes import language_model, pipeline
+from compress.model.hook_settings import GRAPH, OFFLOAD, hooked, movable
+from compress.quantization.sizes import held_bytes
+from evaluation.comparison import fitting as module
+from evaluation.comparison.fitting import fitting
+from tests.tiny import tiny_diffusion
 
-WORDS = 50
+HERE = Opening("bfloat16", "cuda:0")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = language_model(tmp_path_factory.mktemp("fitting") / "model")
-    (made / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "vocab_size": WORDS}))
-    return made
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return describe(tiny_diffusion(tmp_path_factory.mktemp("model")))
 
 
-def reported(folder: Path, *documents: list[float]) -> str:
-    return worse_than_guessing(Evidence(describe(folder), token_logprobs=tuple(map(np.array, documents))))
+@pytest.fixture(scope="module")
+def candidate(plain: Artifact) -> Artifact:
+    return hooked(plain, OFFLOAD, movable(plain), how="blocks")
 
 
-@given(st.lists(st.lists(st.floats(-50, -0.01), max_size=5), min_size=1, max_size=4))
-def test_it_is_reported_exactly_where_perplexity_is_above_the_vocabulary(
-    folder: Path, documents: list[list[float]]
+def fitted(artifact: Artifact, candidate: Artifact, opening: Opening = HERE) -> tuple[Artifact, list[str]]:
+    heard: list[Event] = []
+    found = fitting("baseline", artifact, candidate, opening, heard.append)
+    return found, [event.message for event in heard]
+
+
+def size_of(artifact: Artifact) -> int:
+    return sum(held_bytes(artifact, name) for name in artifact.working)
+
+
+def test_what_is_too_large_by_itself_takes_turns_as_the_candidate_does(
+    plain: Artifact, candidate: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored = [value for document in documents for value in document]
-    perplexity = math.exp(-float(np.mean(scored))) if scored else 0
-    if abs(perplexity - WORDS) > 1e-9:
-        assert bool(reported(folder, *documents)) == (perplexity > WORDS)
+    there = size_of(plain) // 2  # float32 is stored, and opened in bfloat16
+    monkeypatch.setattr(module, "device_bytes", lambda device: there)
+    found, (message,) = fitted(plain, candidate)
+    assert found.settings.hook == candidate.settings.hook
+    assert found.settings.needs_pare
+    assert "take turns there as the candidate's do" in message
+    monkeypatch.setattr(module, "device_bytes", lambda device: 2 * there)
+    assert fitted(plain, candidate) == (plain, [])
+    assert len(fitted(plain, candidate, Opening(None, "cuda:0"))[1]) == 1  # as stored, it is twice as large
 
 
-def test_the_number_and_what_it_is_held_against_are_named(folder: Path) -> None:
-    message = reported(folder, [-math.log(2 * WORDS)] * 3, [])
-    assert message.startswith("its perplexity on these texts, 100, is above the 50 tokens")
-    assert "does not fit the data" in message
-    assert "e+" in reported(folder, [-1e9])  # beyond what a float holds
+def test_nothing_changes_where_nothing_is_offloaded(
+    plain: Artifact, candidate: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "device_bytes", lambda device: 1)
+    assert fitted(plain, hooked(plain, GRAPH)) == (plain, [])
+    assert fitted(candidate, candidate) == (candidate, [])
+    assert fitted(plain, candidate, Opening("float32")) == (plain, [])  # on a processor
 
 
-def test_what_cannot_be_reported_is_not(folder: Path, tmp_path: Path) -> None:
-    assert reported(folder) == reported(folder, [], []) == ""
-    assert reported(language_model(tmp_path / "unsaid"), [-1e3]) == ""  # no vocabulary in its config
-    assert worse_than_guessing(Evidence(describe(pipeline(tmp_path / "generator")))) == ""
+def test_a_gpus_memory_is_what_torch_says() -> None:
+    with mock.patch("torch.cuda.get_device_properties") as asked:
+        asked.return_value.total_memory = 16_000_000_000
+        assert module.device_bytes("cuda:1") == 16_000_000_000
+    asked.assert_called_once_with("cuda:1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,16 +14,18 @@ import torch
 
 import compress
 from compress.artifact import Artifact, Setting
+from compress.catalogue import find_stage
 from compress.errors import Problem, RecipeError, UserError
 from compress.machine.devices import Opening
 from compress.machine.gpus import supposing
 from compress.machine.kernels import Card, gpu_of
 from compress.model.describing import describe
-from compress.model.hook_settings import COMPILE, GRAPH, OFFLOAD, hooked, loaded_to, movable, unhookable
+from compress.model.hook_settings import COMPILE, GRAPH, OFFLOAD, hooked, loaded_to, movable, unhookable, unhooked
 from compress.opening import open_images, open_language
 from compress.opening.hooks import ran_inside
-from compress.opening.offloading import by_turns, offload, size, stack_of
+from compress.opening.offloading import by_turns, size, stack_of
 from compress.planning.hardware import fits, room
+from compress.planning.step_checks import source_problems
 from compress.recipe.gates import Gate
 from evaluation.comparison.rows import row_of
 from evaluation.evidence import Evidence, Start
@@ -176,7 +179,7 @@ def test_a_plan_for_a_gpu_knows_it(tmp_path: Path) -> None:
         words.append(room(plan, Card("tiny", "SM90", 1)))
         with mock.patch("compress.planning.hardware.loaded_weights", return_value=[mock.Mock(**_of_bytes(10**9))]):
             words.append(room(plan, small))
-    assert "waits" not in words[0]
+    assert "processor's memory" not in words[0]
     assert f"leaves no room to work: quantize it, put {OFFLOAD} last, or take a larger one" in words[1]
     assert words[3].endswith("and wait in the processor's memory for their turn")
 
@@ -230,7 +233,12 @@ def test_a_writer_writes_the_very_same(keep: int, writer: Artifact) -> None:
     prompts = [plain.encode("The array"), plain.encode("A function of")]
     assert opened.generate(prompts, 12) == plain.generate(prompts, 12)
     assert torch.equal(opened.logits(prompts), plain.logits(prompts))
-    assert ran_inside(opened) == "weights by blocks"
+    assert ran_inside(opened) == f"weights by blocks, {0 if keep else 2} of 2"
+
+
+def test_the_lean_call_of_an_offloaded_pipeline_is_refused(generator: Artifact) -> None:
+    problems = source_problems(meant(generator, how="blocks").calling_lean(), Opening(device="cuda:0"), "here")
+    assert [one.message for one in problems if "lean call wants components" in one.message]
 
 
 def test_weights_are_loaded_to_the_processor(generator: Artifact) -> None:
@@ -238,6 +246,7 @@ def test_weights_are_loaded_to_the_processor(generator: Artifact) -> None:
     assert loaded_to(generator, there) == there
     assert loaded_to(marked, there) == Opening("bfloat16", "cpu")
     assert loaded_to(hooked(generator, GRAPH), there) == there
+    assert loaded_to(unhooked(marked), there) == there  # as a teacher is opened
 
 
 def test_on_a_processor_it_is_left_out_with_one_warning(generator: Artifact) -> None:
@@ -315,16 +324,57 @@ def test_what_cannot_take_turns_says_so(writer: Artifact) -> None:
 
 
 @pytest.mark.usefixtures("on_a_gpu")
-def test_pipelines_that_diffusers_does_not_move_say_so(generator: Artifact) -> None:
-    opened: Any = open_images(generator)
-    settings = [Setting(OFFLOAD, name, {"how": "components"}) for name in generator.components]
-    with mock.patch.object(type(opened.stock), "model_cpu_offload_seq", None), pytest.raises(UserError, match="order"):
-        offload(opened, settings)
-    layers = [Setting(OFFLOAD, "unet", {"how": "layers"})]
-    kept_whole = mock.patch.object(type(opened.component("unet")), "_supports_group_offloading", False)
-    with kept_whole, pytest.raises(UserError, match="UNet2DConditionModel only as a whole") as caught:
-        offload(opened, layers)
-    assert caught.value.problems[0].fix == "how: components"
+def test_what_diffusers_does_not_move_is_told_from_its_source(generator: Artifact) -> None:
+    def refused_as(artifact: Artifact, how: str) -> Any:
+        return find_stage(OFFLOAD).refuse(artifact, find_stage(OFFLOAD).params(how=how))
+
+    with mock.patch("compress.stages.accelerate.offload.class_of", return_value="AudioLDM2Pipeline"):
+        found = refused_as(generator, "components")
+    assert (found, found.fix) == (
+        "diffusers does not say in which order AudioLDM2Pipeline calls its components",
+        "how: blocks",
+    )
+    whole = generator.becoming({"unet": "HunyuanDiT2DModel"})
+    for how in ("blocks", "layers"):
+        found = refused_as(whole, how)
+        assert (found, found.fix) == (
+            "diffusers moves `unet`, a HunyuanDiT2DModel, only as a whole",
+            "how: components",
+        )
+        assert refused_as(generator, how) == ""
+    assert refused_as(whole, "components") == refused_as(generator, "components") == ""
+
+
+@torch.no_grad()
+def test_on_a_gpu_blocks_are_copied_beside_the_work_from_pinned_memory() -> None:
+    """The order of what is asked of CUDA, written down: the processor stands in for it."""
+    done: list[str] = []
+
+    def noted(what: str) -> Any:
+        return lambda *given: done.append(what)
+
+    pinned: list[torch.Tensor] = []
+
+    def pin(weight: torch.Tensor) -> torch.Tensor:
+        pinned.append(weight)
+        return weight.clone()
+
+    work = mock.Mock(wait_stream=noted("work waits for copies"))
+    work.record_event.side_effect = lambda: mock.Mock(synchronize=noted("waits for the block before"))
+    fakes = {"Stream": mock.Mock(), "current_stream": lambda device: work, "stream": lambda one: nullcontext()}
+    tensors = {"pin_memory": pin, "record_stream": noted("kept for the work")}
+    with (
+        mock.patch("compress.opening.offloading.STREAMED", ("cpu",)),
+        mock.patch.multiple("torch.cuda", **fakes),
+        mock.patch.multiple(torch.Tensor, **tensors),
+    ):
+        model, tokens = Decoder(), torch.tensor([0, 3])
+        want = model(tokens)
+        by_turns(model, CPU)
+        assert len(pinned) == 8  # weight and bias of four blocks
+        assert torch.equal(model(tokens), want)
+    first = ["work waits for copies", "kept for the work", "kept for the work"]
+    assert done == first + 3 * [*first, "waits for the block before"]
 
 
 # ---------------------------------------------------------------- the gate

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
+import gc
+import weakref
 from unittest import mock
 
 import pytest
 import torch
 
-from compress.opening.compile_and_capture import ran
 from compress.training.replayed import replayed
 from tests.graphs import pretended
 
@@ -33,6 +33,7 @@ def test_a_teacher_answers_from_graphs_as_it_does_eagerly(precision: str) -> Non
     narrow = precision == "bfloat16"
     with pretended():
         call = replayed(module, "cpu", precision)
+        assert call is not None
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=narrow):
             for seed in range(4):
                 torch.manual_seed(seed)
@@ -40,8 +41,7 @@ def test_a_teacher_answers_from_graphs_as_it_does_eagerly(precision: str) -> Non
                 found, want = call(**given)["sample"], eager(**given)["sample"]
                 assert found.dtype == want.dtype == (torch.bfloat16 if narrow else torch.float32)
                 assert torch.equal(found, want)
-        counted = ran(module).calls
-    assert counted is not None
+    counted = call.ran
     assert (counted.captured, counted.replayed, counted.eager.total()) == (1, 4, 0)
 
 
@@ -50,16 +50,31 @@ def test_with_gradients_it_is_called_as_ever() -> None:
     given = torch.randn(2, 8, requires_grad=True)
     with pretended():
         call = replayed(module, "cpu", "float32")
+        assert call is not None
         with pytest.warns(UserWarning, match="called with gradients"):
             found = call(sample=given, timestep=torch.zeros(2))
     found["sample"].sum().backward()
     assert given.grad is not None
 
 
-def test_where_no_graphs_are_it_is_the_module_itself() -> None:
+def test_where_no_graphs_are_there_is_none() -> None:
+    assert replayed(teacher(), "cpu", "auto") is None
+
+
+def test_a_teacher_goes_from_memory_with_its_call() -> None:
+    """On a GPU it holds a model's weights and a graph's memory, which the next stage needs."""
     module = teacher()
-    assert replayed(module, "cpu", "auto") is module
-    assert "forward" not in vars(copy.copy(module))
+    gone = weakref.ref(module)
+    with pretended(), torch.no_grad():
+        call = replayed(module, "cpu", "float32")
+        assert call is not None
+        call(sample=torch.ones(1, 8), timestep=torch.zeros(1))
+        gc.disable()
+        try:
+            del module, call
+            assert gone() is None
+        finally:
+            gc.enable()
 
 
 def test_a_student_is_taught_by_a_captured_teacher_as_by_an_eager_one() -> None:

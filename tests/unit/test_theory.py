@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,14 @@ def test_decoding_on_a_gpu_is_held_against_what_it_copies() -> None:
     rows = (measured("throughput", 100.0, counts="decoded tokens", batch=1),)
     message = roof(compared(rows, (1, 50_000_000), read_gb_s=10.0, gpu_copy_gb_s=4000.0))
     assert message == "Decoding reads 5.0 GB/s of weights, 0% of the 4000 GB/s that this GPU copies"
+
+
+def test_weights_that_come_over_the_bus_have_no_roof_of_memory() -> None:
+    rows = (measured("throughput", 100.0, counts="decoded tokens", batch=1),)
+    found = compared(rows, (1, 50_000_000), read_gb_s=10.0)
+    moved = replace(found.candidate, lineage=({"stage": "accelerate.offload"},))
+    assert roof(found)
+    assert roof(replace(found, candidate=moved)) == ""
 
 
 def test_images_and_unknown_machines_have_no_roof() -> None:

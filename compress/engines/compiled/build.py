@@ -30,9 +30,10 @@ from compress.machine.facts import machine_fact
 from compress.model.exportable import Batches
 
 GUIDED = 2  # rows a prompt: guidance sends a denoiser each prompt beside an empty one, at some calls and not at others
+LINES = "aot_inductor.enable_line_tables"  # they name folders of this machine; torch 2.11 writes none, and has no such option
 COMMON = {
     "cpp.dynamic_threads": True,  # else the code has built in how many threads torch had while building
-    "aot_inductor.enable_line_tables": False,  # they name folders of this machine
+    LINES: False,
 }
 OPTIONS: Mapping[str, Mapping[str, bool]] = {
     "cpu": {
@@ -137,7 +138,7 @@ class CompiledBuilder(Builder):
         self.scratch.mkdir(parents=True, exist_ok=True)
         on_gpu = self.home.type == "cuda"
         known = list_options()
-        options = {name: value for name, value in OPTIONS[self.home.type].items() if name in known}
+        options = {n: value for n, value in OPTIONS[self.home.type].items() if n in known or n != LINES}
         with (
             quiet_export(),
             temporary_cache_dir(str(self.scratch / "inductor")),

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -41,7 +42,11 @@ CACHE = "past_key_values"
 AGAIN = "run the recipe again: it builds the engine anew"
 _ONE_CALL_AT_A_TIME = 1
 _A_CALL_AHEAD = 2  # on a GPU: while it is at work on one, the next is put into its queue; both have the same weights
-_opened: dict[tuple[str, str], Any] = {}  # by digest, and which GPU
+_opened: dict[
+    str, Any
+] = {}  # on the processor, by digest, as long as the process lives: torch does not unload what it loaded there
+# By digest, and which GPU: a package goes with the last who has it, for its weights take the GPU's memory.
+_opened_there: WeakValueDictionary[tuple[str, str], _OnGpu] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
@@ -220,16 +225,23 @@ class _OnGpu:
 
 
 def _open(package: Path, digest: str, home: torch.device) -> Any:
-    """The loaded package. torch never unloads one, so each is loaded once in a process and GPU, and later engines share it."""
-    key = digest, str(home) if home.type == "cuda" else ""
+    """The loaded package: each is loaded once in a process and GPU, and later engines share it."""
     with _lock:
-        if key not in _opened:
-            try:
-                _opened[key] = _load(package, home)
-            except (RuntimeError, StopIteration, zipfile.BadZipFile) as error:
-                first = (str(error).strip() or "it holds no library").splitlines()[0]
-                raise ModelError(f"does not load: {first}", place=str(package), fix=AGAIN) from error
-        return _opened[key]
+        found = _opened_there.get((digest, str(home))) if home.type == "cuda" else _opened.get(digest)
+        if found is not None:
+            return found
+        try:
+            found = _load(package, home)
+        except (RuntimeError, StopIteration, zipfile.BadZipFile) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            first = (str(error).strip() or "it holds no library").splitlines()[0]
+            raise ModelError(f"does not load: {first}", place=str(package), fix=AGAIN) from error
+        if home.type == "cuda":
+            _opened_there[digest, str(home)] = found
+        else:
+            _opened[digest] = found
+        return found
 
 
 def _load(package: Path, home: torch.device) -> Any:

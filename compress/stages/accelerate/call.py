@@ -17,7 +17,7 @@ from compress.catalogue import Forecast
 from compress.context import Context
 from compress.distillation.students import student_of
 from compress.errors import Refusal
-from compress.model.hook_settings import OFFLOAD, offloaded
+from compress.model.hook_settings import APART, OFFLOAD, offloaded
 from compress.params import Params
 from compress.pipelines.call_arguments import STEPS, call_arguments
 from compress.pipelines.index import class_of
@@ -26,7 +26,6 @@ from compress.pipelines.schedulers import NAMED, changes, config_of, foreign
 from compress.stages.accelerate import call_stage
 
 SUMMARY = "call path: stock → lean; the images are the same, and calling it so needs pare"
-APART = "leave one of the two out"
 LEAVE = "leave this stage out: the stock call generates it"
 
 

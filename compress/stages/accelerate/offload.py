@@ -4,8 +4,9 @@ Use it where a model does not fit, and nothing smaller will do: numbers stay the
 a denoiser's long calls hide better than a language model's steps. `how: components` has one part of a pipeline on the GPU at a time, whole.
 `blocks` has a denoiser's blocks there one by one, the next on its way meanwhile, and the other parts layer by layer; `layers` has all layer by
 layer, which takes least memory and most time. A language model goes by `blocks`: two at a time, beside its embeddings and head, which stay;
-`keep` says how much may stay. Opening loads nothing but to the processor's memory first. The model's files stay as they are. Put it last;
-packed weights, CUDA graphs, compiled blocks and the lean call want weights that stay where they are.
+`keep` says how much may stay. Opening loads nothing but to the processor's memory first, which holds all weights, a pipeline's by blocks twice while it is opened. The
+model's files stay as they are. Put it last; packed weights, CUDA graphs, compiled blocks and the lean call want weights that stay where
+they are. It is tested without a GPU and was not run on one yet: `make gpu PART=f` measures it.
 Source: diffusers' `enable_model_cpu_offload` and `apply_group_offloading`, whose way with pinned memory and a stream of its own is taken for
 language models too.
 
@@ -14,6 +15,7 @@ language models too.
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field
@@ -22,8 +24,10 @@ from compress.artifact import LANGUAGE_MODEL, Artifact, derive, write_manifest
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.errors import Refusal
+from compress.machine.library_classes import source_of
 from compress.model.hook_settings import OFFLOAD, hooked, movable, unhookable
 from compress.params import Params
+from compress.pipelines.index import class_of
 from compress.quantization.budgets import bytes_of, unreadable
 from compress.quantization.sizes import held_bytes
 
@@ -47,11 +51,26 @@ class Offload(Params):
 def refuse(artifact: Artifact, params: Offload) -> str:
     if why := unhookable(artifact, OFFLOAD):
         return why
+    if not artifact.writes_text and params.keep:
+        return Refusal("keep is about a language model's blocks", "leave keep out")
     if not artifact.writes_text:
-        return Refusal("keep is about a language model's blocks", "leave keep out") if params.keep else ""
+        return _not_so(artifact, params.how or COMPONENTS)
     if params.how not in (None, BLOCKS):
         return Refusal(f"a language model's weights take turns by blocks, and not by {params.how}", f"how: {BLOCKS}")
     return _kept_all(artifact, params.keep) if params.keep else ""
+
+
+def _not_so(artifact: Artifact, how: str) -> str:
+    """Why diffusers does not move a pipeline's weights this way, as the classes themselves say; or ""."""
+    kind = class_of(artifact.path)
+    if how == COMPONENTS and (source := source_of(kind, "pipelines")) and "model_cpu_offload_seq" not in source:
+        return Refusal(f"diffusers does not say in which order {kind} calls its components", f"how: {BLOCKS}")
+    for name in movable(artifact) if how != COMPONENTS else ():
+        kind = artifact.components[name].kind
+        body = re.search(rf"^class {kind}\(.*?(?=^class |\Z)", source_of(kind, "models"), re.DOTALL | re.MULTILINE)
+        if body and "_supports_group_offloading = False" in body[0]:
+            return Refusal(f"diffusers moves `{name}`, a {kind}, only as a whole", f"how: {COMPONENTS}")
+    return ""
 
 
 def _kept_all(artifact: Artifact, keep: str) -> str:

@@ -24,6 +24,7 @@ from compress.artifact import Artifact
 from compress.catalogue import stage
 from compress.context import Context
 from compress.engines.compiled import ENGINE
+from compress.errors import Refusal
 from compress.machine import gpus
 from compress.machine.devices import kind_of
 from compress.model.exportable import Batches, Components, refuse_engine, wanted
@@ -57,10 +58,10 @@ def without_compiler() -> str:
 
 
 def misplaced(artifact: Artifact, params: BuildCompiled, device: str) -> str:
-    if kind_of(device) == "cuda":
-        return gpus.without_toolkit()
-    if params.precision == "float16":
-        return "float16 is for GPUs here: set precision to bfloat16 or float32 on a processor"
+    if kind_of(device) == "cuda" and (why := gpus.without_toolkit()):
+        return Refusal(why, "install it, set CUDA_HOME to its folder, or leave this stage out")
+    if kind_of(device) != "cuda" and params.precision == "float16":
+        return Refusal("float16 is for GPUs here", "set precision to bfloat16 or float32")
     return ""
 
 
