@@ -59,9 +59,12 @@ def _problems(artifact: Artifact, name: str, place: str) -> Iterator[Problem]:
     pickled = "which can run code when they are read: pare reads safetensors"
     if found := _readable(artifact, name):
         variant = variant_of(found[0].name, _stem(artifact, name, found[0]))
+        several = sorted({variant_of(file.name, stem) for file in folder.glob(f"{stem}*.safetensors")} - {""})
         message = (
             f"{where} has weights as variant {variant} alone ({found[0].name}), and is loaded from {stem}.safetensors"
         )
+        if len(several) > 1:
+            message = f"{where} has weights as the variants {', '.join(several)}, and nothing says which is meant"
         if found[0].suffix != ".safetensors":
             message = f"{where} has pickled weights alone ({found[0].name}), {pickled}"
         yield Problem(place, message, saved_anew(artifact, _all_readable(artifact, variant), variant))

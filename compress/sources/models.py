@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from compress.artifact import Artifact, loaded_weights
 from compress.errors import ModelError
-from compress.files.hashing import digest_folder
+from compress.files.hashing import digest_folder, digest_json
 from compress.files.safetensors_headers import read_header
 from compress.files.user_paths import expanded
 from compress.model.describing import describe
 from compress.model.weight_files import loaded_files
 from compress.pipelines.index import LEFT_OUT
+from compress.sources.variants import variants, view_of
 
 if TYPE_CHECKING:
     from compress.adapters.fusing import Fusion
@@ -48,9 +49,24 @@ def find_source(reference: str, base: Path, memory: Path | None) -> Source:
         return _hub(reference)
     path = find_folder(reference, base)
     artifact = describe(path)
+    if which := variants(artifact):
+        return _as_plain(artifact, which, memory)
+    _check(artifact)
+    return Source(artifact, digest_folder(path, memory))
+
+
+def _as_plain(artifact: Artifact, which: Mapping[str, str], memory: Path | None) -> Source:
+    """The source that a folder of one variant is under plain names."""
+    key = digest_json([digest_folder(artifact.path, memory), dict(which)])
+    plain = describe(view_of(artifact, which, key, memory.parent if memory else None))
+    _check(plain)
+    return Source(plain, key)
+
+
+def _check(artifact: Artifact) -> None:
+    """Raises a ModelError where a file that will be opened is cut short."""
     for file in _opened(artifact):
         check_safetensors(file)
-    return Source(artifact, digest_folder(path, memory))
 
 
 def _opened(artifact: Artifact) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -253,8 +254,9 @@ VERBS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_tells_it(text: Path, tmp_path: Path, verb: str) -> None:
     (text / "model.safetensors").rename(text / "model.fp16.safetensors")
+    shutil.copyfile(text / "model.fp16.safetensors", text / "model.bf16.safetensors")
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    with pytest.raises(PareError, match="as variant fp16 alone") as caught:
+    with pytest.raises(PareError, match="as the variants bf16, fp16, and nothing says which is meant") as caught:
         VERBS[verb](tmp_path)
     assert caught.value.exit_code == 2
 

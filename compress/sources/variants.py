@@ -1,0 +1,99 @@
+"""Folders whose weights have the names of a variant alone (`model.fp16.safetensors`), as hubs keep them beside plain ones: seen through links
+that have the plain names, under which every library looks for them. Nothing is copied, and the folder stays as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from compress.artifact import MANIFEST, STEMS, Artifact, read_json
+from compress.files.hashing import digest_json, list_files
+from compress.model.resave_advice import variant_of
+from compress.model.weight_files import loaded_files
+from compress.pipelines.index import INDEX, LEFT_OUT, library_of
+
+ENDING = ".safetensors"
+VIEWS = "views"
+
+
+def variants(artifact: Artifact) -> dict[str, str]:
+    """By component, the one variant that its safetensors are, where it has none with plain names; {} where any has several, for then nobody
+    says which is meant."""
+    found: dict[str, str] = {}
+    for name, part in artifact.components.items():
+        if part.format != "torch" or name in LEFT_OUT or (artifact.path / MANIFEST).is_file():
+            continue
+        if _plain(artifact, name):
+            continue
+        stem = _stem(artifact, name)
+        names = {file.name for file in artifact.folder(name).glob(f"{stem}*{ENDING}")}
+        kinds = {variant_of(one, stem) or _old(one, stem) for one in names} - {""}
+        if len(kinds) > 1:
+            return {}
+        if kinds:
+            found[name] = kinds.pop()
+    return found
+
+
+def view_of(artifact: Artifact, which: Mapping[str, str], key: str, root: Path | None) -> Path:
+    """A folder in which links under plain names stand for an artifact's files.
+
+    Args:
+        which: as `variants` has it. key: stands for the folder's content.
+        root: of the cache in which it is made; None: the system's temporary folder, in one of this user's.
+    """
+    root = root or Path(tempfile.gettempdir()) / f"pare-{os.getuid()}"
+    place = root / VIEWS / digest_json([key, str(artifact.path.resolve()), dict(which)])
+    if place.is_dir() and all(file.exists() for file in place.rglob("*")):
+        return place
+    part = place.with_name(f".{place.name}.{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
+    named = {artifact.folder(name): (variant, _stem(artifact, name)) for name, variant in which.items()}
+    for file in list_files(artifact.path):
+        source, target = artifact.path / file, part / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        variant, stem = named.get(source.parent, ("", ""))
+        if variant and source.name.startswith(stem):
+            _stand_in(source, target.parent, variant)
+        else:
+            target.symlink_to(source.resolve())
+    shutil.rmtree(place, ignore_errors=True)
+    try:
+        part.rename(place)
+    except OSError:  # another run has just made the same
+        shutil.rmtree(part, ignore_errors=True)
+    return place
+
+
+def _stand_in(source: Path, folder: Path, variant: str) -> None:
+    """Under its plain name: a link to weights of the variant, or an index of them that names the links. Others are left out."""
+    plain = source.name.replace(f".{variant}", "")
+    if plain == source.name:
+        return
+    if source.suffix == ".json":
+        index = read_json(source)
+        shards = {key: str(file).replace(f".{variant}", "") for key, file in index.get("weight_map", {}).items()}
+        (folder / plain).write_text(json.dumps({**index, "weight_map": shards}, indent=2) + "\n")
+    elif source.suffix == ENDING:
+        (folder / plain).symlink_to(source.resolve())
+
+
+def _plain(artifact: Artifact, name: str) -> bool:
+    """Whether a component has weights with plain names, or an index of them."""
+    folder, stem = artifact.folder(name), _stem(artifact, name)
+    return (folder / f"{stem}{ENDING}.index.json").is_file() or bool(loaded_files(artifact, name))
+
+
+def _stem(artifact: Artifact, name: str) -> str:
+    library = library_of(artifact.path, name) if (artifact.path / INDEX).is_file() else "transformers"
+    return STEMS.get(library, "model")
+
+
+def _old(file: str, stem: str) -> str:
+    """The variant of a shard as diffusers once named them: fp16 of model-00001-of-00002.fp16.safetensors."""
+    shard, _, rest = file.removeprefix(f"{stem}-").partition(".")
+    return rest.removesuffix(ENDING) if "-of-" in shard and rest.endswith(ENDING) else ""
