@@ -18,7 +18,7 @@ from compress.files.user_paths import expanded
 from compress.model.describing import describe
 from compress.model.weight_files import loaded_files
 from compress.pipelines.index import LEFT_OUT
-from compress.sources.variants import variants, view_of
+from compress.sources.variants import opened_of, variants, view_of
 
 if TYPE_CHECKING:
     from compress.adapters.fusing import Fusion
@@ -130,8 +130,10 @@ def fetch_weights(source: Source) -> Source:
     """
     if not source.remote:
         return source
-    folder = fetch_hub(source.remote, source.key.rsplit("@", 1)[1], weights=True)
-    return replace(source, artifact=describe(folder), remote="")
+    artifact = describe(fetch_hub(source.remote, source.key.rsplit("@", 1)[1], weights=True))
+    if which := variants(artifact):
+        artifact = describe(view_of(artifact, which, source.key, None))
+    return replace(source, artifact=artifact, remote="")
 
 
 def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
@@ -144,12 +146,16 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    patterns = [*TEXTS, "LICEN[CS]E*", "NOTICE*", "README.md"] + (["*.safetensors"] if weights else [])
+    patterns = [*TEXTS, "LICEN[CS]E*", "NOTICE*", "README.md"]
     place = f"hf://{repo}@{revision}"
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        if not weights:
+            return folder
+        wanted = _weights_of(repo, revision, folder)
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=[*patterns, *wanted]))
     except GatedRepoError as error:
         raise ModelError(
             "is gated", place=place, fix=f"accept its licence on {constants.ENDPOINT}/{repo}, then set HF_TOKEN"
@@ -160,6 +166,18 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
         raise ModelError(
             f"cannot be fetched: {_message(error)}", place=place, fix="go online once, or give a local folder"
         ) from error
+
+
+def _weights_of(repo: str, revision: str, folder: Path) -> list[str]:
+    """The safetensors of a hub model that will be opened: neither variants nor copies of the whole model beside them, which take as much again.
+    All there are where the hub cannot be asked for their names."""
+    from huggingface_hub import HfApi
+
+    try:
+        names = HfApi().list_repo_files(repo, revision=revision)
+    except Exception:  # no network: its clients have types of their own, and what was fetched before is here
+        return ["*.safetensors"]
+    return list(opened_of(names, describe(folder))) or ["*.safetensors"]
 
 
 def pin_hub(reference: str) -> str:

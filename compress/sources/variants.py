@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 from compress.artifact import MANIFEST, STEMS, Artifact, read_json
 from compress.files.hashing import digest_json, list_files
@@ -31,12 +31,30 @@ def variants(artifact: Artifact) -> dict[str, str]:
             continue
         stem = _stem(artifact, name)
         names = {file.name for file in artifact.folder(name).glob(f"{stem}*{ENDING}")}
-        kinds = {variant_of(one, stem) or _old(one, stem) for one in names} - {""}
+        kinds = {_variant(one, stem) for one in names} - {""}
         if len(kinds) > 1:
             return {}
         if kinds:
             found[name] = kinds.pop()
     return found
+
+
+def opened_of(names: Iterable[str], artifact: Artifact) -> Iterator[str]:
+    """Of a repository's files, the safetensors that a library opens: of each component those with plain names, or where there are none
+    all of its variants; of engines all that lie in their folders."""
+    known = [name for name in names if name.endswith(ENDING)]
+    for component, part in artifact.components.items():
+        if component in LEFT_OUT:
+            continue
+        inside = [name for name in known if PurePosixPath(name).parent == PurePosixPath(part.path)]
+        if part.format != "torch":
+            yield from inside
+            continue
+        stem = _stem(artifact, component)
+        own = [name for name in inside if PurePosixPath(name).name.startswith(stem)]
+        whole = [name for name in own if PurePosixPath(name).name == f"{stem}{ENDING}"]
+        plain = [name for name in own if not _variant(PurePosixPath(name).name, stem)]
+        yield from whole or plain or own
 
 
 def view_of(artifact: Artifact, which: Mapping[str, str], key: str, root: Path | None) -> Path:
@@ -93,7 +111,8 @@ def _stem(artifact: Artifact, name: str) -> str:
     return STEMS.get(library, "model")
 
 
-def _old(file: str, stem: str) -> str:
-    """The variant of a shard as diffusers once named them: fp16 of model-00001-of-00002.fp16.safetensors."""
+def _variant(file: str, stem: str) -> str:
+    """The variant in a file's name, as libraries name it, and as diffusers once did its shards: model-00001-of-00002.fp16.safetensors."""
     shard, _, rest = file.removeprefix(f"{stem}-").partition(".")
-    return rest.removesuffix(ENDING) if "-of-" in shard and rest.endswith(ENDING) else ""
+    old = rest.removesuffix(ENDING) if "-of-" in shard and rest.endswith(ENDING) else ""
+    return variant_of(file, stem) or old

@@ -298,6 +298,25 @@ def test_running_it_fetches_the_weights_but_neither_pickles_nor_code(hub: Hub, t
     assert "127.0.0.1" not in done.stdout
 
 
+def test_of_weights_that_are_there_twice_one_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    weights = hub.files["model.safetensors"]
+    hub.files |= dict.fromkeys(("model.fp16.safetensors", "whole.safetensors", "onnx/model.safetensors"), weights)
+    done = pare(hub, tmp_path, "run", "recipe.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {name for name in hub.fetched() if name.endswith(".safetensors")} == {"model.safetensors"}
+    assert not any("onnx/" in path for path in hub.asked if "/resolve/" in path)
+
+
+def test_a_variant_alone_is_fetched_and_opened(hub: Hub, tmp_path: Path) -> None:
+    write_recipe(tmp_path)
+    hub.files["model.fp16.safetensors"] = hub.files.pop("model.safetensors")
+    done = pare(hub, tmp_path, "run", "recipe.yaml", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "model.fp16.safetensors" in hub.fetched()
+    assert json.loads(done.stdout)["rows"][0]["candidate"]["value"] > 0
+
+
 def test_comparing_two_models_fetches_the_weights_of_a_remote_one(hub: Hub, tmp_path: Path) -> None:
     local = language_model(tmp_path / "local")
     done = pare(hub, tmp_path, "eval", PINNED, str(local), "--metrics", "size", "--json")

@@ -17,7 +17,7 @@ from compress.model.describing import describe
 from compress.opening import open_images, open_language
 from compress.planning.step_checks import source_problems
 from compress.sources.models import find_source
-from compress.sources.variants import variants
+from compress.sources.variants import opened_of, variants
 from tests.tiny import tiny_diffusion, tiny_llama
 
 
@@ -129,3 +129,23 @@ def test_a_broken_file_of_a_variant_is_told(llama: Path, tmp_path: Path) -> None
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(PareError, match="truncated"):
         found(folder, tmp_path / "cache")
+
+
+def test_of_a_repositorys_files_those_are_wanted_that_are_opened(pipeline: Path) -> None:
+    artifact, stem = describe(pipeline), "diffusion_pytorch_model"
+    names = [
+        f"{part.path}/{file.name}" for part in artifact.components.values() for file in (pipeline / part.path).iterdir()
+    ]
+    beside = [
+        "v1-5-pruned.safetensors",
+        f"unet/{stem}.fp16.safetensors",
+        f"vae/{stem}.bin",
+        "safety_checker/model.safetensors",
+    ]
+    wanted = {name for name in names if name.endswith(".safetensors")}
+    assert set(opened_of([*names, *beside], artifact)) == wanted
+    shards = [f"unet/{stem}-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    old = [f"unet/{stem}-0000{i}-of-00002.fp16.safetensors" for i in (1, 2)]
+    of_unet = set(opened_of([*shards, *old], artifact))
+    assert of_unet == set(shards)
+    assert set(opened_of(old, artifact)) == set(old)
