@@ -6,6 +6,7 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from compress.errors import ModelError
 from compress.files.lfs_pointers import refuse_pointer
 
 _GARBLED = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error)  # by a header
+KEPT = 64  # headers of files
 _SCALARS = {"F64": "d", "F32": "f", "F16": "e", "I64": "q", "I32": "i"}  # of `struct`
 
 
@@ -43,24 +45,31 @@ def read_header(file: Path) -> Header:
     """
     refuse_pointer(file, ModelError)
     try:
-        with file.open("rb") as stream:
-            length = struct.unpack("<Q", stream.read(8))[0]
-            if length > file.stat().st_size:
-                raise ValueError("the header is longer than the file")
-            message = json.loads(stream.read(length))
-        metadata = message.pop("__metadata__", None) or {}
-        end = 8 + length + max((one["data_offsets"][1] for one in message.values()), default=0)
-        if end != file.stat().st_size:
-            raise ValueError(f"{file.stat().st_size} bytes where the header says {end}")
-        tensors = {
-            name: Stored(str(one.get("dtype", "")), tuple(map(int, one["shape"])), 8 + length + one["data_offsets"][0])
-            for name, one in message.items()
-        }
-        return Header(tensors, {str(name): str(text) for name, text in metadata.items()})
+        found = file.stat()
+        return _read(file, (found.st_ino, found.st_size, found.st_mtime_ns))
     except _GARBLED as error:
         raise ModelError(
             f"truncated or broken safetensors: {error}", place=str(file), fix="fetch or save it again"
         ) from error
+
+
+@lru_cache(KEPT)
+def _read(file: Path, identity: tuple[int, ...]) -> Header:
+    """A header, once for a file as it is: a plan looks at each a dozen times."""
+    with file.open("rb") as stream:
+        length = struct.unpack("<Q", stream.read(8))[0]
+        if length > file.stat().st_size:
+            raise ValueError("the header is longer than the file")
+        message = json.loads(stream.read(length))
+    metadata = message.pop("__metadata__", None) or {}
+    end = 8 + length + max((one["data_offsets"][1] for one in message.values()), default=0)
+    if end != file.stat().st_size:
+        raise ValueError(f"{file.stat().st_size} bytes where the header says {end}")
+    tensors = {
+        name: Stored(str(one.get("dtype", "")), tuple(map(int, one["shape"])), 8 + length + one["data_offsets"][0])
+        for name, one in message.items()
+    }
+    return Header(tensors, {str(name): str(text) for name, text in metadata.items()})
 
 
 def read_scalar(file: Path, stored: Stored) -> float:
