@@ -264,3 +264,26 @@ def test_the_table_of_engines_has_their_precisions() -> None:
     tabled = {title: set(re.findall(r"[a-z]+\d+\w*", precisions)) for _, title, precisions in rows if title in engines}
     assert tabled == {title: set(engine.precisions) for title, engine in engines.items()}
     assert {stage for stage, *_ in rows} == {name for name in stage_names() if name.startswith("build.")}
+
+
+def told() -> list[str]:
+    """What the troubleshooting page says that pare says: the first cell of each row."""
+    text = (ROOT / "docs" / "troubleshooting.md").read_text()
+    return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("said", told())
+def test_what_the_troubleshooting_page_quotes_is_what_pare_says(said: str) -> None:
+    parts = [part for part in re.split(r"\s*…\s*", said) if part]
+    assert any(all(part in text for part in parts) for text in _sources()), said
+
+
+def test_the_troubleshooting_page_quotes_errors() -> None:
+    assert len(told()) == len(set(told())) > 20
+
+
+@cache
+def _sources() -> tuple[str, ...]:
+    """The sources, with strings that are continued on the next line in one piece."""
+    files = (file for name in ("compress", "evaluation") for file in (ROOT / name).rglob("*.py"))
+    return tuple(re.sub(r'"\n\s*f?"', "", file.read_text()) for file in files)
