@@ -170,14 +170,14 @@ def fetch_hub(repo: str, revision: str, *, weights: bool) -> Path:
 
 def _weights_of(repo: str, revision: str, folder: Path) -> list[str]:
     """The safetensors of a hub model that will be opened: neither variants nor copies of the whole model beside them, which take as much again.
-    All there are where the hub cannot be asked for their names."""
+    All there are of what is no model, such as an adapter, and where the hub cannot be asked for their names."""
     from huggingface_hub import HfApi
 
     try:
-        names = HfApi().list_repo_files(repo, revision=revision)
+        artifact, names = describe(folder), HfApi().list_repo_files(repo, revision=revision)
     except Exception:  # no network: its clients have types of their own, and what was fetched before is here
         return ["*.safetensors"]
-    return list(opened_of(names, describe(folder))) or ["*.safetensors"]
+    return list(opened_of(names, artifact)) or ["*.safetensors"]
 
 
 def pin_hub(reference: str) -> str:

@@ -10,13 +10,8 @@ from tests.gpu.one import run_section
 from tests.gpu.results import DONE
 from tests.gpu.sections import Section, parts
 
-SLOW = (
-    "dit",
-    "ladder",
-    "compiled-image",
-    "full",
-    "turns",
-)  # further recipes, run by what runs those of part a; runs in processes of their own
+# Further recipes, run by what runs those of part a; runs in processes of their own; a dozen models, which unit tests have too.
+SLOW = ("dit", "ladder", "compiled-image", "full", "turns", "offload")
 SECTIONS = [
     pytest.param(part, section, id=section.name, marks=[pytest.mark.slow] if section.name in SLOW else [])
     for part, sections in parts().items()

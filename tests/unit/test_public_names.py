@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 import compress
 from compress.catalogue import metric_names, stage_names
 from compress.cli import app
-from compress.errors import UserError
+from compress.errors import ModelError, UserError
 
 RECIPE = """schema: 1
 name: twice
@@ -85,8 +86,12 @@ def test_what_is_available_is_what_lies_on_disk() -> None:
 def test_a_floating_revision_is_pinned_before_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = "a" * 40
     monkeypatch.setattr("compress.commands.pin.pin_hub", lambda reference: f"{reference.partition('@')[0]}@{commit}")
+    there = mock.Mock(
+        side_effect=ModelError("cannot be fetched", fix="go online once")
+    )  # the hub's client tries for half a minute
+    monkeypatch.setattr("compress.sources.models.fetch_hub", there)
     file = tmp_path / "recipe.yaml"
     file.write_text(RECIPE.replace("zoo://docs-llama", "hf://org/name@main"))
-    with pytest.raises(compress.PareError):  # there is no network
+    with pytest.raises(compress.PareError, match="cannot be fetched"):
         compress.check(file, cache=tmp_path / "cache", pin=True)
     assert f"hf://org/name@{commit}" in file.read_text()

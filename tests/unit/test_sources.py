@@ -317,6 +317,16 @@ def test_a_variant_alone_is_fetched_and_opened(hub: Hub, tmp_path: Path) -> None
     assert json.loads(done.stdout)["rows"][0]["candidate"]["value"] > 0
 
 
+def test_an_adapters_weights_are_fetched_though_it_is_no_model(hub: Hub, tmp_path: Path) -> None:
+    weights = write_safetensors(tmp_path / "adapter.safetensors", (2, 3)).read_bytes()
+    hub.files.clear()
+    hub.files |= {"adapter_config.json": b"{}", "adapter_model.safetensors": weights}
+    recipe = write_recipe(tmp_path, "zoo://docs-llama")
+    recipe.write_text(recipe.read_text() + f"adapter: {PINNED}\n")
+    pare(hub, tmp_path, "check", "recipe.yaml")
+    assert "adapter_model.safetensors" in hub.fetched()
+
+
 def test_comparing_two_models_fetches_the_weights_of_a_remote_one(hub: Hub, tmp_path: Path) -> None:
     local = language_model(tmp_path / "local")
     done = pare(hub, tmp_path, "eval", PINNED, str(local), "--metrics", "size", "--json")
