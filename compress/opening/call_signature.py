@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
@@ -33,8 +34,10 @@ def spelt(value: Any, tensors: list[torch.Tensor], name: str = "a value") -> Has
         return (dict, *((key, spelt(value[key], tensors, f"{name}.{key}")) for key in sorted(value, key=str)))
     if type(value) in (list, tuple):
         return (type(value), *(spelt(one, tensors, f"{name}[{place}]") for place, one in enumerate(value)))
-    if isinstance(value, StaticCache) and all(layer.is_initialized for layer in value.layers):
-        return (StaticCache, id(value), *(layer.keys.data_ptr() for layer in value.layers))
+    if isinstance(value, StaticCache):
+        places = [layer.keys.data_ptr() for layer in value.layers if layer.is_initialized]
+        if len(places) == len(value.layers):
+            return (StaticCache, id(value), *places)
     raise Untaken(f"`{name}` is a {type(value).__name__}, which may change unseen")
 
 
@@ -77,8 +80,20 @@ def _copied(leaf: Any, device: torch.device) -> Any:
 def _each(value: Any, made: Callable[[Any], Any]) -> Any:
     """The same structure with `made` of each leaf; a library's record stays one."""
     if isinstance(value, dict):
-        found, kind = {key: _each(one, made) for key, one in value.items()}, type(value)
-        return kind(**found) if hasattr(kind, "__dataclass_fields__") else found
+        found = {key: _each(one, made) for key, one in value.items()}
+        return _record(value, found) if hasattr(value, "__dataclass_fields__") else found
     if type(value) in (list, tuple):
         return type(value)(_each(one, made) for one in value)
     return made(value)
+
+
+def _record(like: dict[str, Any], found: dict[str, Any]) -> Any:
+    """A library's record with other values, as its class leaves one: its own `__init__` looks at each field several times, which takes as
+    long as the rest of a replay does in Python."""
+    if not isinstance(like, OrderedDict):
+        return type(like)(**found)
+    made = type(like).__new__(type(like))
+    for key, value in found.items():
+        OrderedDict.__setitem__(made, key, value)
+    vars(made).update(vars(like), **found)
+    return made

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.errors import UserError
+from compress.opening.call_signature import copied
 from compress.opening.compile_and_capture import capture, ran
 from compress.opening.graphed import KEPT, MOVES
 from tests.graphs import pretended
@@ -351,3 +352,24 @@ def test_a_cache_that_is_gone_takes_its_graph_with_it() -> None:
     found = ran(other).calls
     assert found is not None
     assert found.eager.total() == 0
+
+
+def records() -> list[Any]:
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    states = (torch.ones(1), torch.zeros(1))
+    return [CausalLMOutputWithPast(logits=torch.ones(2), hidden_states=states), UNet2DConditionOutput(torch.ones(2))]
+
+
+@pytest.mark.parametrize("record", records(), ids=lambda one: type(one).__name__)
+def test_a_librarys_record_is_copied_to_what_its_class_would_make(record: Any) -> None:
+    found, made = copied(record, torch.device("cpu")), type(record)(**dict(record.items()))
+    assert type(found) is type(made)
+    assert list(found.keys()) == list(made.keys())
+    assert vars(found).keys() == vars(made).keys()
+    assert torch.equal(found[0], made[0])
+    assert found[0] is not record[0]
+    assert len(found.to_tuple()) == len(made.to_tuple())
+    for name in vars(made):
+        assert (getattr(found, name) is None) == (getattr(made, name) is None), name
