@@ -84,7 +84,7 @@ class Evidence:
     bytes_read: per document, how many bytes of UTF-8 those tokens stand for: a document longer than the model reads is cut.
     continuations: of the first prompts; written: the most tokens one could have.
     timings, starts: always fresh.
-    opening, call: how the model was opened and called, for metrics that do so themselves.
+    opening, call, batch: how the model was opened and called, and how many items at a time, for metrics that do so themselves.
     key: what decides this evidence; data_key: what decides the real images. memory: a folder for what follows from them.
     each: how many items in a row are images of one prompt; the prompt is the unit.
     stated: what a reader must know of how it came about.
@@ -104,6 +104,7 @@ class Evidence:
     starts: tuple[Start, ...] = ()
     opening: Opening = field(default_factory=Opening)
     call: Mapping[str, Any] = field(default_factory=dict)
+    batch: int = 16
     seed: int = 0
     key: str = ""
     data_key: str = ""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 UNLIMITED = 10**9  # a tokenizer that knows no limit gives a number far above this
 LONGEST = 2048  # for models that set no limit at all
+ROWS = 16  # of a batch, where nobody says; engines are built for so many
 CELLS = 2**25  # logits at a time: 128 MiB in float32
 TEXT, BEGINNING = "The array of values to sort along the given axis.", "The array of values"
 
@@ -217,11 +218,12 @@ class TextGeneration:
             message: torch.Tensor = self.model(input_ids=tokens, use_cache=False).logits
         return message
 
-    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Indices in batches of like length, longest first, so many that their `logits` fit into `CELLS`, or one by itself."""
-        most, batch = CELLS // len(self.tokenizer), list[int]()
+    def batches(self, lengths: Sequence[int], rows: int = ROWS) -> Iterator[list[int]]:
+        """Indices in batches of like length, longest first, of at most `rows`, and no more than their `logits` fit into `CELLS`, or one by
+        itself. A model may tell more tokens apart than its tokenizer has."""
+        most, batch = CELLS // max(len(self.tokenizer), self.known or 0), list[int]()
         for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            if batch and (len(batch) + 1) * lengths[batch[0]] > most:
+            if batch and (len(batch) == rows or (len(batch) + 1) * lengths[batch[0]] > most):
                 yield batch
                 batch = []
             batch.append(index)

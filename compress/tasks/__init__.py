@@ -69,8 +69,8 @@ class Fault:
 @dataclass(frozen=True)
 class Usage:
     """A model that somebody wants to call: its folder, whether stock libraries alone open it, whether its own Python code may run,
-    the arguments of a call that it is meant for, a text to try it on, the device that it was measured on, and whether the text is the
-    question of a conversation."""
+    the arguments of a call that it is meant for, a text to try it on, the device that it was measured on, whether the text is the question
+    of a conversation, and the number type that must be named where a library would take another, such as torch.float32."""
 
     folder: str
     stock: bool
@@ -79,6 +79,7 @@ class Usage:
     text: str = ""
     device: str = CPU
     chat: bool = False
+    dtype: str = ""
 
     @property
     def opened(self) -> str:

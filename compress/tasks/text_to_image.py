@@ -93,10 +93,12 @@ def usage(usage: Usage) -> tuple[str, ...]:
     """Stock diffusers opens a pipeline of torch components alone."""
     opened = "DiffusionPipeline.from_pretrained" if usage.stock else "compress.load"
     moved = f".to({literal(usage.device)})" if usage.stock and usage.device != CPU else ""
+    typed = f", torch_dtype={usage.dtype}" if usage.stock and usage.dtype else ""
     called = replace(usage, call={name: value for name, value in usage.call.items() if name != SCHEDULER})
     return (
+        *(("import torch",) if typed else ()),
         "from diffusers import DiffusionPipeline" if usage.stock else "import compress",
-        f"generate = {opened}({usage.opened}){moved}",
+        f"generate = {opened}({usage.opened}{typed}){moved}",
         *_scheduled(usage),
         f'generate({literal(usage.text or "a red house by the sea")}{called.arguments()}).images[0].save("image.png")',
     )

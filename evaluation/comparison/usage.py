@@ -27,6 +27,8 @@ def hand_over(request: Request, call: Mapping[str, Any]) -> Handed | None:
     artifact = request.candidate
     if not artifact.components:
         return None
+    from compress.engines.torch.runtime import named_dtype
+
     folder = str((request.kept or artifact.path).absolute())
     items = request.data.first(1) if request.data else ()
     chat = bool(items and items[0].messages)
@@ -35,7 +37,8 @@ def hand_over(request: Request, call: Mapping[str, Any]) -> Handed | None:
     ]
     text = " ".join(asked[0].split()[:WORDS]) if asked else ""
     how = request.opening
-    usage = Usage(folder, is_stock(artifact), how.trust_remote_code, call, text, how.device, chat)
+    dtype = named_dtype(artifact)
+    usage = Usage(folder, is_stock(artifact), how.trust_remote_code, call, text, how.device, chat, dtype)
     cached = any(root.parent / "entries" in artifact.path.parents for root in request.evidence_dirs[:1])
     return Handed(folder, find_task(artifact.task).usage(usage), IN_CACHE if cached and not request.kept else "")
 

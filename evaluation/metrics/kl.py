@@ -75,7 +75,7 @@ def measure(evidence: Evidence, params: Kl) -> Sample:
     from compress.opening import open_language
 
     original, candidate = (open_language(side.artifact, side.opening) for side in (evidence.original, evidence))
-    rows = divergences(original, candidate, evidence.items)
+    rows = divergences(original, candidate, evidence.items, evidence.batch)
     for item, (nats, _) in zip(evidence.items, rows, strict=True):
         if not np.isfinite(nats):
             raise StageFailed(
@@ -86,12 +86,15 @@ def measure(evidence: Evidence, params: Kl) -> Sample:
     return scored(Sample(evidence.unit_ids, rows, protocol=protocol))
 
 
-def divergences(original: LanguageModel, candidate: LanguageModel, items: Sequence[Item | str]) -> NDArray[np.float64]:
+def divergences(
+    original: LanguageModel, candidate: LanguageModel, items: Sequence[Item | str], most_rows: int = 16
+) -> NDArray[np.float64]:
     """Of each text the sum over its tokens of KL(original ‖ candidate), nats, and how many tokens: [n, 2]. Of a conversation, over the
     assistant's tokens.
 
     Args:
         original, candidate: both open at a time; a text is cut to the shorter reach.
+        most_rows: texts that are read in one call.
 
     Raises:
         StageFailed: their vocabularies differ in size.
@@ -99,7 +102,7 @@ def divergences(original: LanguageModel, candidate: LanguageModel, items: Sequen
     most = min(original.max_tokens, candidate.max_tokens)
     documents = [original.read(item).cut(most) for item in items]
     rows = np.array([(0.0, len(document.scored)) for document in documents])
-    for batch in original.batches([len(document.tokens) for document in documents]):
+    for batch in original.batches([len(document.tokens) for document in documents], most_rows):
         if spoken := [i for i in batch if rows[i, 1]]:
             rows[spoken, 0] = _batch(original, candidate, [documents[i] for i in spoken])
     return rows

@@ -102,6 +102,7 @@ def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> 
         view.items,
         opening=view.opening,
         call=view.call,
+        batch=view.batch,
         seed=view.seed,
         key=view.key(view.kinds[0]) if view.kinds else "",
         data_key=digest_json([READER, view.data_digest, len(view.items), *([view.each] if view.each > 1 else [])]),

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from compress.artifact import Artifact
-from compress.engines.torch.runtime import stored_dtype
+from compress.catalogue import find_task
+from compress.engines.torch.runtime import named_dtype, stored_dtype
 from compress.execution.reload import probe
 from compress.files.hashing import digest_files
 from compress.machine.deps import installed
@@ -20,6 +21,7 @@ from compress.model import bit_widths
 from compress.model.describing import describe
 from compress.opening import open_task
 from compress.quantization.reach import reach
+from compress.tasks import Usage
 from evaluation.metrics.size import weights_read
 from tests.families import tiny_text
 from tests.opened_alone import called_here, first_call, opened_alone
@@ -168,3 +170,27 @@ assert "bitsandbytes" in sys.modules and "kernels" not in sys.modules
         env={**os.environ, "PYTHONPATH": path},
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_printed_lines_open_a_packed_pipeline_in_its_own_number_type(dtype: str, tmp_path: Path) -> None:
+    """diffusers takes bfloat16 where nothing is stated, and parts that torchao packed for another then fail at their first call."""
+    from diffusers import StableDiffusionPipeline
+
+    plain = tiny_diffusion(tmp_path / "model")
+    if dtype == "bfloat16":
+        StableDiffusionPipeline.from_pretrained(plain, torch_dtype=torch.bfloat16).save_pretrained(plain)
+    packed, _ = apply("quantize.torchao", describe(plain), tmp_path / "out", components=("unet", "text_encoder"))
+    assert named_dtype(packed) == f"torch.{dtype}"
+    call = {"num_inference_steps": 1, "output_type": "pil"}
+    lines = find_task(packed.task).usage(Usage(str(packed.path), True, call=call, dtype=named_dtype(packed)))
+    assert f"torch_dtype=torch.{dtype})" in lines[2]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert (tmp_path / "image.png").stat().st_size > 0
+
+
+def test_nothing_is_stated_of_other_models(llama: Artifact, generator: Artifact) -> None:
+    assert named_dtype(llama) == named_dtype(generator) == ""

@@ -386,3 +386,6 @@ def test_batches_hold_each_index_once_and_no_more_than_fits(
     assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 20 for batch in found)
     assert found[:3] == [[1], [5], [2, 3]]
     assert list(task.batches([])) == []
+    assert [len(batch) for batch in task.batches([1] * 7, 3)] == [3, 3, 1]
+    task.known = 10 * len(task.tokenizer)  # a model that tells more tokens apart than its tokenizer has
+    assert all(len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 2 for batch in task.batches(lengths))

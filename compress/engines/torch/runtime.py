@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from compress.algorithms.tensors import device_of, dtype_of
-from compress.artifact import loaded_weights, read_json, weight_files
+from compress.artifact import Artifact, loaded_weights, read_json, weight_files
 from compress.errors import ModelError, UserError
 from compress.machine.devices import Opening
 from compress.model.describing import quantization_of
 from compress.model.remote_code import remote_class
+from compress.quantization.packed_places import in_own_number_type
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -139,6 +140,14 @@ def shares_kept(before: torch.nn.Module, after: torch.nn.Module, call: Mapping[s
     counts = [sum(p.numel() for p in m.parameters()) for m in (before, after)]
     flops = [count_flops(m, call) for m in (before, after)]
     return {"parameters_kept": counts[1] / counts[0], "flops_kept": flops[1] / flops[0]}
+
+
+def named_dtype(artifact: Artifact) -> str:
+    """The number type that stock diffusers must be told to open a pipeline in, as Python writes it: that of the weights beside those that
+    torchao packed, for it takes another by default. "" where nothing need be stated."""
+    if artifact.writes_text or not in_own_number_type(artifact):
+        return ""
+    return str(stored_dtype(artifact.folder(artifact.main)))
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

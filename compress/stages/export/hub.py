@@ -21,9 +21,9 @@ from compress.params import Params
 from compress.publishing.licences import licence_files
 from compress.publishing.model_cards import CARD, NAME, Described, read_card, write_card
 from compress.publishing.modelfiles import MODELFILE
-from compress.tasks import Usage
+from compress.tasks import Usage, literal
 
-VERSION = 2
+VERSION = 3
 _NAME = (
     r"[A-Za-z0-9](?:(?:-|\.|-\.|\.-)?[A-Za-z0-9_])*"  # the hub takes neither -- nor .., and neither of these at an end
 )
@@ -59,12 +59,18 @@ def refuse(artifact: Artifact, params: ExportHub) -> str:
 
 @stage(version=VERSION, params=ExportHub, refuse=refuse, effects=("files",), files=(CARD,), reproducible="bytes")
 def run(artifact: Artifact, params: ExportHub, context: Context) -> None:
+    from compress.engines.torch.runtime import named_dtype
+
     made = derive(artifact, context.out, without=(CARD,), link=context.link)
     itself = Provenance(NAME, VERSION, params.counted(), "")
     stock = not _library(artifact)
     trusted = context.opening.trust_remote_code
-    usage = Usage(params.repo, stock, trusted, artifact.settings.call)
+    usage = Usage(params.repo, stock, trusted, artifact.settings.call, dtype=named_dtype(artifact))
     code = find_task(artifact.task).usage(usage)
+    if not stock:  # pare opens folders
+        opened = f"compress.load({literal(params.repo)}"
+        fetched = (line.replace(opened, opened.replace("(", "(snapshot_download(") + ")") for line in code)
+        code = ("from huggingface_hub import snapshot_download", *fetched)
     if (artifact.path / MODELFILE).is_file():
         code = (*code, f"# or, in its folder: ollama create {params.repo.rsplit('/', 1)[-1]} -f {MODELFILE}")
     described = Described(params.repo, params.base_model, params.license, params.tags)
