@@ -42,3 +42,11 @@ def track(items: Iterable[T], emit: Emit, what: str, total: int) -> Iterator[T]:
     for done, item in enumerate(items, 1):
         yield item
         emit(Event("progress", what, done=done, total=total))
+
+
+def lasting(seconds: float) -> str:
+    """A time in words, as precisely as one wants to know it."""
+    for unit, size in (("s", 1), ("min", 60), ("h", 3600)):
+        if seconds < 90 * size or unit == "h":
+            break
+    return f"{seconds / size:.0f} {unit}"

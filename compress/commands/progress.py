@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from compress.events import Event
+from compress.events import Event, lasting
 
 PATIENCE = 2.0  # seconds before an activity earns a bar
 
@@ -22,10 +22,6 @@ class _Reached:
     start: int
     done: int
     total: int
-
-
-def _lasting(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 @dataclass
@@ -119,7 +115,7 @@ class Progress:
         while not self._left.wait(self.beat):
             for what, since in tuple(self._at_work.items()):
                 seconds = time.monotonic() - since
-                self._say(f"{what}: at work for {_lasting(seconds)}{self._far(what)}")
+                self._say(f"{what}: at work for {lasting(seconds)}{self._far(what)}")
 
     def _far(self, what: str) -> str:
         """How far the latest activity of a stage is, where it counts, and how long the rest takes if it goes on so."""
@@ -129,7 +125,7 @@ class Progress:
         if found is None:
             return ""
         each = (time.monotonic() - found.since) / (found.done - found.start) if found.done > found.start else None
-        left = "" if each is None else f", about {_lasting(each * (found.total - found.done))} left"
+        left = "" if each is None else f", about {lasting(each * (found.total - found.done))} left"
         return f", {name} {found.done} of {found.total}{left}"
 
     def _settle(self, event: Event) -> None:

@@ -52,7 +52,7 @@ class Node:
     disk_bytes: int = 0
     items_bytes: Mapping[str, int] = field(default_factory=dict)  # what of it goes with a parameter that counts items
     seconds: float | None = None  # from what it took when it last ran here on a model about as large; None: not known
-    work: int = 1  # what that time goes with
+    work: resources.Work = field(default_factory=lambda: resources.Work(1))  # what that time goes with
     reported: str = ""  # requested against granted
     memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
     unavailable: str = ""  # why the model it leaves cannot run on this machine

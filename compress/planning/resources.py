@@ -7,7 +7,9 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 from compress.artifact import Artifact, weight_files
 from compress.catalogue import Stage, find_metric
@@ -20,32 +22,43 @@ from compress.quantization.sizes import held_bytes
 from compress.recipe.values import EvalSpec
 from compress.store.cache import Cache
 
-ALIKE = 4  # times as much work: beyond that, what one run took says little of another
+ALIKE = 4  # times as many parameters: beyond that, what one run took says little of another
+READ = ("batch", "accumulate", "tokens", "substeps", "iters")  # parameters that say how much each round is of
 PROCESS_BYTES = (
     1_000_000_000  # of each of two processes with torch, transformers and openvino imported, beside their models
 )
 
 
-def work(artifact: Artifact, touched: Iterable[str], params: Params) -> int:
-    """What a stage's time goes with, as far as a plan can tell: the parameters it works on, times the steps it takes."""
-    return max(1, sum(sizes.parameters(artifact, name) for name in touched)) * int(getattr(params, "steps", 1))
+class Work(NamedTuple):
+    """What a stage's time goes with, as far as a plan can tell: the parameters it works on, and how often it goes over something."""
+
+    parameters: int
+    rounds: int = 1
 
 
-def remember_seconds(cache: Cache, stage: str, seconds: float, work: int) -> None:
+def work(artifact: Artifact, touched: Iterable[str], params: Params) -> Work:
+    """The work of a stage. Of one that learns, its rounds are what it reads in all its updates."""
+    given = vars(params)
+    rounds = int(given.get("updates") or given.get("steps") or 1) * prod(int(given.get(name) or 1) for name in READ)
+    return Work(max(1, sum(sizes.parameters(artifact, name) for name in touched)), rounds)
+
+
+def remember_seconds(cache: Cache, stage: str, seconds: float, work: Work) -> None:
     """Write down how long a stage took here, and for how much."""
     note = cache.root / "seconds" / stage
     note.parent.mkdir(exist_ok=True)
-    note.write_text(json.dumps({"seconds": round(seconds, 3), "work": work}))
+    note.write_text(json.dumps({"seconds": round(seconds, 3), **work._asdict()}))
 
 
-def expected_seconds(cache: Cache, stage: str, work: int) -> float | None:
+def expected_seconds(cache: Cache, stage: str, work: Work) -> float | None:
     """How long a stage will take, from its last time here; None where that was another size of model altogether, or never."""
     try:
         last = json.loads((cache.root / "seconds" / stage).read_text())
-        share, seconds = work / last["work"], float(last["seconds"])
-    except (OSError, ValueError, TypeError, LookupError, ArithmeticError):  # the notes of before reported no work
+        share, seconds = work.parameters / last["parameters"], float(last["seconds"])
+        seconds *= share * work.rounds / last["rounds"]
+    except (OSError, ValueError, TypeError, LookupError, ArithmeticError):  # older notes say other things
         return None
-    return seconds * share if 1 / ALIKE <= share <= ALIKE else None
+    return seconds if 1 / ALIKE <= share <= ALIKE else None
 
 
 def stage_bytes(stage: Stage, artifact: Artifact, expected: Artifact, touched: tuple[str, ...], copies: bool) -> int:

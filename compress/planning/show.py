@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from compress.events import lasting
 from compress.machine.devices import CPU
 from compress.planning.nodes import SOURCE
 from compress.planning.part_widths import part_widths
@@ -76,7 +77,9 @@ def plan_text(found: Plan) -> str:
     lines = [f"{found.recipe.name}: {found.recipe.model}, {found.source.artifact.task}{where}"]
     lines += [f"  with {line}" for line in _adapters(found)]
     for number, node in enumerate(found.nodes, 1):
-        state = "cached" if node.cached else f"~{node.seconds:.0f} s" if node.seconds is not None else "first time here"
+        state = (
+            "cached" if node.cached else f"~{lasting(node.seconds)}" if node.seconds is not None else "first time here"
+        )
         formats = ", ".join(f"{c}: {node.expected.components[c].format}" for c in node.components)
         lines.append(f"  {number}. {node.id:<20} {state:<16} {node.key[:12]}  {formats}")
         if node.reported:
@@ -84,7 +87,7 @@ def plan_text(found: Plan) -> str:
         lines += [f"     {role}: {name}" for role, name in node.inputs.items() if name != SOURCE]
     if widths := part_widths(found):
         lines += ["  weights of each part:", *(f"     {name:<16} {one}" for name, one in widths.items())]
-    time = f", ~{found.seconds:.0f} s of stages, the evaluation not counted" if found.seconds is not None else ""
+    time = f", ~{lasting(found.seconds)} of stages, the evaluation not counted" if found.seconds is not None else ""
     lines.append(
         f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"
     )

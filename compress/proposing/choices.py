@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Literal
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
@@ -17,6 +18,10 @@ Goal = Literal["faster", "smaller"]
 FEW = 4  # steps of a student that is taught to need no more
 MANY = 8  # steps from which teaching fewer pays
 TEACHABLE = 100_000_000  # parameters that a processor teaches within hours
+TEACHABLE_THERE = (
+    1_000_000_000  # of a denoiser, times the places of its latents: the zoo's 3 M at 8 by 8 take half an hour
+)
+SIDE = 64  # of latents, where a config does not say
 GROUPS = (128, 64, 32)  # weights that share a scale: the first that divides a model's layers
 
 
@@ -111,11 +116,12 @@ def _text_engines(facts: Facts) -> Iterator[tuple[Step, ...]]:
 def _of_images(facts: Facts) -> Iterator[Choice]:
     steps = own_steps(facts.artifact)
     few = bool(steps) and steps >= MANY
-    yield (
-        _fewer_steps(facts, steps)
-        if few
-        else Choice("fewer steps", skipped=f"it generates in {steps or 'few'} already")
-    )
+    if not facts.faster:
+        yield Choice("fewer steps", skipped="that is faster and saves no byte: --goal faster")
+    elif few:
+        yield _fewer_steps(facts, steps)
+    else:
+        yield Choice("fewer steps", skipped=f"it generates in {steps or 'few'} already")
     if not facts.faster:
         narrow = Step("prune.depth", "a quarter of the blocks that can go, those that change least", {"ratio": 0.25})
         taught = Step("distill.features", "the original teaches what is left", {"teacher": "source", "steps": 400})
@@ -181,11 +187,20 @@ def _with_data(title: str, facts: Facts, role: str, ways: tuple[tuple[Step, ...]
 def _untaught(facts: Facts) -> str:
     """Why nothing is taught here that could be, or ""."""
     count = parameters(facts.artifact, facts.artifact.main)
-    if facts.machine.gpu or 0 < count <= TEACHABLE:
+    places = 0 if facts.artifact.writes_text else _places(facts.artifact)
+    if facts.machine.gpu or (0 < count <= TEACHABLE and count * places <= TEACHABLE_THERE):
         return ""
     if not count:
         return "how large it is, nobody knows before it is fetched, and a processor teaches small models alone"
-    return f"teaching {count / 1e6:.0f} M parameters takes days on a processor: run `pare init` where there is a GPU"
+    there = f" at latents of {places} places" if places else ""
+    return f"teaching {count / 1e6:.0f} M parameters{there} takes days on a processor: run `pare init` where there is a GPU"
+
+
+def _places(artifact: Artifact) -> int:
+    """How many places the latents of a pipeline have."""
+    side = artifact.known_config(artifact.main).get("sample_size")
+    sides = side if isinstance(side, list) else [side, side]
+    return prod(one if isinstance(one, int) and one > 0 else SIDE for one in sides)
 
 
 def own_steps(artifact: Artifact) -> int:

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+import compress
 from compress.artifact import Artifact, Provenance, Quantization
 from compress.catalogue import find_stage
 from compress.engines.openvino.layers import digests, layers
-from compress.errors import UserError
+from compress.errors import RecipeError, UserError
 from compress.files.hashing import digest_files
 from compress.model.describing import describe
 from compress.opening import open_task
@@ -281,3 +283,19 @@ def test_fields_that_came_later_leave_old_keys_alone() -> None:
     assert stage.data(stage.params(mode="int8_hybrid")) == ("calibration",)
     assert stage.data(stage.params(**FOUR)) == ()
     assert stage.data(stage.params(**FOUR, corrections=("awq",))) == ("calibration",)
+
+
+def test_torchs_names_are_refused_when_planned_where_nothing_keeps_them(tmp_path: Path) -> None:
+    model, file = tiny_llama(tmp_path / "model"), tmp_path / "recipe.yaml"
+    (tmp_path / "texts.txt").write_text("\n\n".join(f"The {i}th value." for i in range(20)))
+    engine = [{"build.openvino": {}}, {NAME: {"mode": "int8_weights", "ignore": ["*.o_porj", "linear_9", "re:.*proj"]}}]
+    body = {"schema": 1, "name": "x", "model": str(model), "data": {"calibration": "texts.txt"}, "stages": engine}
+    file.write_text(yaml.safe_dump(body))
+    with pytest.raises(RecipeError) as caught:
+        compress.plan(file, cache=tmp_path / "cache")
+    (problem,) = caught.value.problems
+    assert "ignore: `*.o_porj` is as torch calls layers" in problem.message
+    assert problem.fix.startswith("put analyze.sensitivity in front of the engine")
+    body["stages"] = [{"analyze.sensitivity": {"bits": [8], "samples": 2}}, *engine]
+    file.write_text(yaml.safe_dump(body))
+    assert len(compress.plan(file, cache=tmp_path / "cache").nodes) == 3

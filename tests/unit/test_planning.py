@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from compress.artifact import derive, write_manifest
-from compress.catalogue import Forecast, Stage, find_metric, tasks_for
+from compress.catalogue import Forecast, Stage, find_metric, find_stage, tasks_for
 from compress.errors import Problem, RecipeError, UserError
 from compress.files.hashing import list_files
 from compress.model.describing import describe
@@ -221,7 +221,7 @@ def test_what_is_cached_shows_and_takes_no_room(llama: Path, cache: Cache) -> No
 def test_the_time_is_known_once_every_stage_still_to_run_ran_here_before(llama: Path, cache: Cache) -> None:
     wanted = recipe(llama, step(CUT), step(TUNE, after="demo.cut"))
     cut, tune = plan(wanted, cache).nodes
-    assert cut.work == 6  # parameters of the fake model
+    assert cut.work == resources.Work(6)  # parameters of the fake model
     cache.root.mkdir(exist_ok=True)
     resources.remember_seconds(cache, "demo.cut", 4.5, cut.work)
     assert plan(wanted, cache).seconds is None
@@ -233,11 +233,28 @@ def test_the_time_is_known_once_every_stage_still_to_run_ran_here_before(llama: 
         assert plan(wanted, cache).seconds is None
 
 
-@pytest.mark.parametrize(("work", "seconds"), [(100, 7.0), (200, 14.0), (25, 1.75), (401, None), (24, None)])
-def test_a_time_goes_with_the_work_and_is_held_back_for_other_sizes(work: int, seconds: float, cache: Cache) -> None:
+@pytest.mark.parametrize(
+    ("parameters", "rounds", "seconds"),
+    [(100, 6, 7.0), (200, 6, 14.0), (25, 6, 1.75), (401, 6, None), (24, 6, None), (100, 6000, 7000.0), (50, 3, 1.75)],
+)
+def test_a_time_goes_with_the_work_and_is_held_back_for_other_sizes(
+    parameters: int, rounds: int, seconds: float | None, cache: Cache
+) -> None:
     cache.root.mkdir(exist_ok=True)
-    resources.remember_seconds(cache, "demo.cut", 7, 100)
-    assert resources.expected_seconds(cache, "demo.cut", work) == seconds
+    resources.remember_seconds(cache, "demo.cut", 7, resources.Work(100, 6))
+    assert resources.expected_seconds(cache, "demo.cut", resources.Work(parameters, rounds)) == seconds
+
+
+def test_what_learns_goes_over_all_that_its_updates_read(tmp_path: Path) -> None:
+    """Of a student of few steps, `steps` are those of its denoising."""
+    artifact = describe(language_model(tmp_path / "model"))
+    for name, params, rounds in (
+        ("distill.steps", {"steps": 2, "updates": 300, "batch": 8, "substeps": 3}, 300 * 8 * 3),
+        ("distill.logits", {"steps": 10, "batch": 4, "tokens": 64, "accumulate": 2}, 10 * 4 * 64 * 2),
+        ("prune.depth", {"ratio": 0.5}, 1),
+    ):
+        given = find_stage(name).params(**params)
+        assert resources.work(artifact, ("model",), given).rounds == rounds
 
 
 # What cannot work

@@ -132,6 +132,18 @@ def test_a_large_model_is_not_taught_on_a_processor(propose: Any, monkeypatch: p
     assert stages(propose("sd", MODERN, data=("train=zoo://digits/train",)))[0] == "accelerate.steps"
 
 
+def test_wide_latents_are_not_taught_on_a_processor(propose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update takes as long as its latents have places: half a minute for a small UNet at 64 by 64."""
+    train = ("train=zoo://digits/train",)
+    assert stages(propose("sd", MODERN, data=train))[0] == "distill.steps"
+    monkeypatch.setattr(choices, "TEACHABLE_THERE", 1000)
+    wide = propose("sd", MODERN, data=train)
+    assert stages(wide)[0] == "accelerate.steps"
+    small = dict(propose("sd", MODERN, "smaller", train).left)
+    assert "takes days on a processor" in small["fewer blocks"]
+    assert "saves no byte" in small["fewer steps"]
+
+
 @pytest.mark.parametrize(
     ("documents", "gate"), [(4, "no gate of quality"), (40, "worse_by: 10%"), (150, "worse_by: 5%")]
 )

@@ -40,7 +40,7 @@ from compress.quantization.automatic import (
 )
 from compress.quantization.engine_sizes import Grid, planned_sizes
 from compress.quantization.linears import be_faultless
-from compress.quantization.patterns import expression_faults
+from compress.quantization.patterns import EXPRESSION, expression_faults
 from compress.quantization.sensitivity import STAGE
 
 if TYPE_CHECKING:
@@ -166,12 +166,18 @@ def _sizes(artifact: Artifact, params: QuantizeNNCF, name: str, widths: tuple[in
 
 
 def _unnamed(artifact: Artifact, wanted: tuple[str, ...], params: QuantizeNNCF) -> Iterator[Fault]:
-    """Patterns that are none, and those that name no layer where the graph is there already; of one that is still to be built, or whose
-    layers `analyze.sensitivity` knows by torch's names, its work shows it."""
+    """Patterns that are none, and those that name no layer where the graph is there already; of one that is still to be built, those that
+    are in torch's way, by which layers go where `analyze.sensitivity` went before, and then its work shows it."""
     by_torch = STAGE in {made.stage for made in artifact.lineage}
     graphs = [f for name in wanted if ((f := artifact.folder(name)) / MODEL).is_file()] if not by_torch else []
     if not params.ignore or not graphs:
         yield from expression_faults(params.ignore)
+        for pattern in params.ignore if not by_torch else ():
+            if "." in pattern and not pattern.startswith(EXPRESSION):
+                message = f"ignore: `{pattern}` is as torch calls layers, and the graph calls them linear_0, convolution_1 and the like"
+                yield Fault(
+                    message, f"put {STAGE} in front of the engine, which keeps torch's names, or name the graph's own"
+                )
         return
     from compress.engines.openvino.choice import graph_faults
 
