@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,14 @@ SIDECARS = (
 )
 # A prompt a line into rows of JSON.
 PROMPTS = "python -c \"import json, sys; [print(json.dumps({{'text': l.strip()}})) for l in open('{name}') if l.strip()]\" > {stem}.jsonl"
+# Keys of what is asked and what answers it, as rows to be learnt from have them; an instruction may have an input behind it.
+PAIRS = (
+    ("instruction", "output"),
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("question", "answer"),
+    ("input", "output"),
+)
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z", ".rar")
 # Formats whose text stands between marks, with what takes it out.
 PANDOC = "pandoc '{name}' -t plain --wrap=none -o '{stem}-plain.txt'"
@@ -92,7 +101,7 @@ def _undecoded(path: Path, raw: bytes, wide: str, error: UnicodeDecodeError) -> 
         return DataError(message, place=str(path), fix="save it as UTF-8, from what wrote it")
     line = raw[: error.start].count(b"\n") + 1
     message = f"is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}"
-    fix = f"iconv -f LATIN1 -t UTF-8 {path.name} > {path.stem}-utf8{path.suffix}, if it is Latin-1"
+    fix = f"iconv -f LATIN1 -t UTF-8 {_from_here(path)} > {path.stem}-utf8{path.suffix}, if it is Latin-1"
     return DataError(message, place=f"{path}:{line}", fix=fix)
 
 
@@ -132,8 +141,22 @@ def rekeyed(path: Path, row: Mapping[str, object]) -> str:
         return '{"text": "…"} in every row'
     known, what = ("messages", "conversation") if chat else ("text", "text")
     each = "json.load(open(F))" if path.suffix.lower() == ".json" else "map(json.loads, filter(str.strip, open(F)))"
-    line = f"import json; F = '{path.name}'; [print(json.dumps({{'{known}': row['{key}']}})) for row in {each}]"
-    return f'python -c "{line}" > {path.stem}-{known}.jsonl, if the {what} is `{key}`'
+    written, whether = f"{{'{known}': row['{key}']}}", f"if the {what} is `{key}`"
+    if pair := next((two for two in PAIRS if all(isinstance(row.get(one), str) for one in two)), None):
+        asked, answer = pair
+        more = " + (row.get('input') and chr(10) + row['input'] or '')" if asked == "instruction" else ""
+        turns = (
+            f"{{'role': 'user', 'content': row['{asked}']{more}}}, {{'role': 'assistant', 'content': row['{answer}']}}"
+        )
+        known, written, whether = "messages", f"{{'messages': [{turns}]}}", f"if `{answer}` answers `{asked}`"
+    line = f"import json; F = '{_from_here(path)}'; [print(json.dumps({written})) for row in {each}]"
+    return f'python -c "{line}" > {path.stem}-{known}.jsonl, {whether}'
+
+
+def _from_here(path: Path) -> str:
+    """A path as it is named from where the user is: relative below that, else whole."""
+    whole, here = Path(os.path.abspath(path)), Path.cwd()
+    return str(whole.relative_to(here) if here in whole.parents else whole)
 
 
 def _is_chat(value: object) -> bool:
@@ -188,7 +211,7 @@ def _parsed(text: str, place: str, fix: str) -> Any:
 def _refuse_format(path: Path, suffix: str) -> None:
     """Raises a DataError where a suffix, or that of the format a file starts as, says that it is no prose."""
     if suffix in TABLES:
-        line = PANDAS.format(reader=TABLES[suffix], name=path.name, stem=path.stem)
+        line = PANDAS.format(reader=TABLES[suffix], name=_from_here(path), stem=path.stem)
         raise DataError(
             f"is a table ({suffix}), and no text",
             place=str(path),
@@ -197,5 +220,5 @@ def _refuse_format(path: Path, suffix: str) -> None:
     if suffix in PACKED:
         raise DataError(f"is packed ({suffix})", place=str(path), fix="unpack it, and give what is inside")
     if suffix in MARKED:
-        fix = MARKED[suffix].format(name=path.name, stem=path.stem)
+        fix = MARKED[suffix].format(name=_from_here(path), stem=path.stem)
         raise DataError(f"is marked up ({suffix}), and no plain text", place=str(path), fix=fix)

@@ -11,7 +11,7 @@ from typing import Literal
 from compress.errors import UserError
 from compress.machine import deps, gpus
 
-CPU = "cpu"
+CPU, CUDA = "cpu", "cuda:0"
 DEVICES = r"auto|cpu|cuda|cuda:\d{1,2}|mps"
 Kind = Literal["cpu", "cuda", "mps"]
 

@@ -12,7 +12,7 @@ from compress.catalogue import find_stage, find_task
 from compress.data.items import Data, Kind
 from compress.errors import Problem, RecipeError
 from compress.files.hashing import unread_bytes
-from compress.machine.devices import AS_STORED, CPU, Opening, settled
+from compress.machine.devices import AS_STORED, CPU, CUDA, Opening, settled
 from compress.model.describing import describe
 from compress.planning import resources
 from compress.planning.calls import asked_places, candidate_problems
@@ -231,9 +231,15 @@ def _look(
 
 
 def _opening(recipe: Recipe, problems: list[Problem]) -> Opening:
-    """How the recipe wants every model opened; on the processor where it names a device that there is not."""
-    place = recipe.place.get("device", "")
-    device = collect(problems, place, lambda: settled(recipe.device))
+    """How the recipe wants every model opened. A GPU that is not here is one problem, and the rest is looked at as if it were."""
+    refused: list[Problem] = []
+    device = collect(refused, recipe.place.get("device", ""), lambda: settled(recipe.device))
+    if device is None and str(recipe.device).startswith("cuda"):
+        device = CUDA
+        refused = [
+            replace(one, fix=f"{one.fix}; `pare plan RECIPE --for H100` plans for a GPU elsewhere") for one in refused
+        ]
+    problems += refused
     return Opening(device=device or CPU, trust_remote_code=recipe.trust_remote_code)
 
 

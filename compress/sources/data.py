@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.data.chats import canonical, conversation_of, plain
 from compress.data.images import read_image, refuse_other
-from compress.data.items import Data, Item, Kind
+from compress.data.items import Data, Item, Kind, Message
 from compress.data.texts import PROSE, ROWS, captioning, read_rows, read_text, rekeyed
 from compress.errors import DataError
 from compress.files.hashing import digest_file, digest_json
@@ -135,7 +135,7 @@ def _be_captioned(row: Mapping[str, Any], folder: Path, place: str) -> None:
 def _jsonl(path: Path, source: str) -> Data:
     """Rows of texts, of conversations, or of some of each."""
     rows = read_rows(path)
-    chats = [conversation_of(row, f"{path}:{number}") for number, row in rows]
+    chats = _conversations(path, rows)
     for (number, row), messages in zip(rows, chats, strict=True):
         if not messages and not isinstance(row.get("text"), str):
             message = f"needs a `text` string, and has {_lacking_text(row)}"
@@ -147,6 +147,28 @@ def _jsonl(path: Path, source: str) -> Data:
         for id, (_, row), messages in zip(ids, rows, chats, strict=True)
     ]
     return replace(_texts(source, items, lambda index: f"{path}:{rows[index][0]}"), loose=frozenset(loose))
+
+
+def _conversations(path: Path, rows: Sequence[tuple[int, dict[str, Any]]]) -> list[tuple[Message, ...]]:
+    """The conversation of each row; () where it has none.
+
+    Raises:
+        DataError: a row has none that can be read; it says how many more have not.
+    """
+    found: list[tuple[Message, ...]] = []
+    wrong: list[DataError] = []
+    for number, row in rows:
+        try:
+            found.append(conversation_of(row, f"{path}:{number}"))
+        except DataError as error:
+            wrong.append(error)
+    if len(wrong) > 1:
+        first, more = wrong[0].problems[0], len(wrong) - 1
+        message = f"{first.message}; {more} more of the {len(rows)} rows cannot be read either"
+        raise DataError(message, place=first.place, fix=first.fix) from wrong[0]
+    if wrong:
+        raise wrong[0]
+    return found
 
 
 def _lacking_text(row: Mapping[str, Any]) -> str:

@@ -131,11 +131,10 @@ def test_every_verb_tells_in_one_error_that_there_is_no_gpu(
     machine(monkeypatch)
     assert pare(*arguments(verb), "--device", "cuda") == 2
     message = capsys.readouterr()
-    place = "" if verb == "eval" else "--set device: "
-    assert (message.out, message.err) == (
-        "",
-        f"{place}{NONE_HERE}\n  fix: device: cpu, or auto for the best there is\n",
-    )
+    place, fix = "", "device: cpu, or auto for the best there is"
+    if verb != "eval":  # of a recipe
+        place, fix = "--set device: ", f"{fix}; `pare plan RECIPE --for H100` plans for a GPU elsewhere"
+    assert (message.out, message.err) == ("", f"{place}{NONE_HERE}\n  fix: {fix}\n")
     assert not (folder / "runs").exists()
 
 

@@ -44,7 +44,8 @@ def test_whatever_texts_are_written_come_back(texts: list[str], escaped: bool) -
         assert [row["text"] for _, row in read_rows(Path(folder) / "a.jsonl")] == texts
 
 
-def test_another_encoding_is_refused_with_line_and_byte(tmp_path: Path) -> None:
+def test_another_encoding_is_refused_with_line_and_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_bytes("one\ntwo\ndrei Grüße".encode("latin-1"))
     with pytest.raises(DataError, match="not UTF-8: byte 0xfc at offset 15") as caught:
         read_text(tmp_path / "a.txt")
