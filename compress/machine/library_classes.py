@@ -12,8 +12,10 @@ from pathlib import Path
 
 from compress.machine import deps
 
-# A table of positions, as the library's models make one.
-TABLE = re.compile(r"Embedding\(\s*(?:config|self)\.(?:max_position_embeddings|n_positions|max_positions)\b")
+# A table of positions, as the library's models make one: learned, or of ALiBi's slopes for so many and no more.
+TABLE = re.compile(
+    r"Embedding\(\s*(?:config|self)\.(?:max_position_embeddings|n_positions|max_positions)\b|alibi_tensor\([^)]*config\.max_seq_len\b"
+)
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z][a-z]+|\d+")  # of a class's name, as the name of its file has them
 AUTO = Path("models/auto/modeling_auto.py")  # of transformers: the names of most models that it has
 

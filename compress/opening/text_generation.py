@@ -110,7 +110,8 @@ class TextGeneration:
     @property
     def max_tokens(self) -> int:
         """The longest sequence the model has positions for. Where it counts none (BLOOM, Mamba), what its tokenizer says."""
-        known = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        named = (getattr(self.model.config, name, None) for name in ("max_position_embeddings", "max_seq_len"))
+        known = next(filter(None, named), self.tokenizer.model_max_length)
         return int(known) if known < UNLIMITED else LONGEST
 
     def component(self, name: str) -> torch.nn.Module:

@@ -69,7 +69,9 @@ def embeddings(config: Mapping[str, Any]) -> int | None:
 
 def positions(config: Mapping[str, Any]) -> int:
     """How many tokens a language model has positions for; 0 where its config does not say."""
-    found = config.get("max_position_embeddings") or config.get("n_positions")
+    found = next(
+        (config[name] for name in ("max_position_embeddings", "n_positions", "max_seq_len") if config.get(name)), 0
+    )
     return found if isinstance(found, int) else 0
 
 
