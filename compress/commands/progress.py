@@ -113,20 +113,24 @@ class Progress:
     def _beat(self) -> None:
         """Whoever watches a log sees that a long export goes on."""
         while not self._left.wait(self.beat):
-            for what, since in tuple(self._at_work.items()):
-                seconds = time.monotonic() - since
-                self._say(f"{what}: at work for {lasting(seconds)}{self._far(what)}")
+            at_work = tuple(self._at_work.items())
+            for what, since in at_work:
+                self._say(f"{what}: at work for {lasting(time.monotonic() - since)}{self._far(what)}")
+            if not at_work and (message := self._far()):  # an evaluation is no stage
+                self._say(message)
 
-    def _far(self, what: str) -> str:
-        """How far the latest activity of a stage is, where it counts, and how long the rest takes if it goes on so."""
-        prefix, reached = f"{what} ", tuple(self._reached.items())
-        latest = ((n.removeprefix(prefix), one) for n, one in reached if n.startswith(prefix) and one.total)
+    def _far(self, what: str = "") -> str:
+        """How far the latest activity is, of a stage or of whatever goes on, where it counts and is not done, and how long the rest takes if
+        it goes on so."""
+        prefix, before = (f"{what} ", ", ") if what else ("", "")
+        reached = tuple(self._reached.items())
+        latest = ((n.removeprefix(prefix), o) for n, o in reached if n.startswith(prefix) and o.done < o.total)
         name, found = next(latest, ("", None))
         if found is None:
             return ""
         each = (time.monotonic() - found.since) / (found.done - found.start) if found.done > found.start else None
         left = "" if each is None else f", about {lasting(each * (found.total - found.done))} left"
-        return f", {name} {found.done} of {found.total}{left}"
+        return f"{before}{name} {found.done} of {found.total}{left}"
 
     def _settle(self, event: Event) -> None:
         self._at_work.pop(event.what, None)

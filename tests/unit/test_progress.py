@@ -238,3 +238,15 @@ def test_an_error_among_the_items_passes_through() -> None:
     with pytest.raises(ValueError, match="item two"):
         list(track(broken(), emit, "items", 2))  # type: ignore[arg-type]
     assert recorded[-1].done == 1
+
+
+def test_an_evaluation_that_is_no_stage_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(quiet=True, beat=0.01) as progress:
+        progress(Event("progress", "candidate images", done=0, total=64))
+        progress(Event("progress", "candidate images", done=16, total=64))
+        time.sleep(0.05)
+        progress(Event("progress", "candidate images", done=64, total=64))
+        time.sleep(0.03)
+    lines = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"candidate images 16 of 64, about \d+ s left", lines[0])
+    assert set(lines) == {lines[0]}  # what is done is no news
