@@ -8,7 +8,7 @@ by side. Convolutions have four axes and norms one, so names and ranks tell them
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import gcd
@@ -144,12 +144,13 @@ def ignore_faults(layers: Sequence[Linear], patterns: Iterable[str]) -> tuple[Fa
     return pattern_faults(patterns, names, f"the {len(layers)} linear layers", ways)
 
 
-def group_faults(layers: Iterable[Linear], size: int) -> tuple[Fault, ...]:
+def group_faults(layers: Iterable[Linear], size: int, known: Collection[int] | None = None) -> tuple[Fault, ...]:
     """What is wrong with a group size (weights of a row that share a scale; -1 the whole row): every layer whose inputs it does not divide,
     and the ways out.
 
     Args:
         layers: those to be quantized.
+        known: the sizes that may be given; None: any.
     """
     all_ = tuple(layers)
     odd = tuple(one for one in all_ if size > 0 and one.inputs % size)
@@ -157,10 +158,11 @@ def group_faults(layers: Iterable[Linear], size: int) -> tuple[Fault, ...]:
         return ()
     listed = "; ".join(f"{names} has {inputs} inputs" for names, inputs in _together(odd))
     common = gcd(*(one.inputs for one in all_))
-    fitting = [str(d) for d in DIVISORS if common % d == 0] or [str(common)] * (common > 1)
+    fitting = [str(d) for d in DIVISORS if common % d == 0 and (known is None or d in known)]
+    fitting = fitting or [str(common)] * (common > 1 and known is None)
     sizes = f"group_size: {' or '.join(fitting)} divides all of them" if fitting else "no group size divides all"
     message = f"group_size {size} does not divide the inputs of {len(odd)} of the {len(all_)} layers: {listed}"
-    return (Fault(message, f"{sizes}; -1 gives each row one scale; or {ignoring(odd)}"),)
+    return (Fault(message, f"{sizes}; -1 gives each row one scale; or {ignoring(odd, all_)}"),)
 
 
 def packing_faults(layers: Iterable[Linear], bits: int) -> tuple[Fault, ...]:
@@ -177,11 +179,16 @@ def packing_faults(layers: Iterable[Linear], bits: int) -> tuple[Fault, ...]:
     message = (
         f"{bits} bits are packed {unit} side by side, which does not divide {len(odd)} of the {len(all_)} layers: "
     )
-    return (Fault(message + "; ".join(listed), f"give other bits, or {ignoring(odd)}"),)
+    return (Fault(message + "; ".join(listed), f"give other bits, or {ignoring(odd, all_)}"),)
 
 
-def ignoring(layers: Iterable[Linear]) -> str:
-    """What a recipe says to leave these layers as they are, and all that are called as they are: ignore: ["*.k_proj"]."""
+def ignoring(layers: Iterable[Linear], among: Iterable[Linear]) -> str:
+    """What a recipe says to leave these layers as they are, and all that are called as they are: ignore: ["*.k_proj"]; another stage, where
+    nothing would be left of those that are to be quantized."""
+    layers = tuple(layers)
+    called = {_last(one) for one in layers}
+    if all(_last(one) in called for one in among):
+        return "take quantize.torchao: {mode: int8_weights}, which packs layers of any size"
     patterns = dict.fromkeys(_last(one) for one in layers)
     listed = ", ".join(f'"{pattern}"' for pattern in patterns)
     return f"ignore: [{listed}]"

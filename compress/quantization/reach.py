@@ -146,7 +146,7 @@ def _passed_over(found: Reach, kind: str, packer: Packer) -> str:
     if uncalled:
         return (
             f"{kind} multiplies by the weights of {len(uncalled)} layers without calling them, and {packer.title} unpacks what is called: "
-            f"write {ignoring(one for one in found.packed if one.name in uncalled)}"
+            f"write {ignoring((one for one in found.packed if one.name in uncalled), found.packed)}"
         )
     return ""
 

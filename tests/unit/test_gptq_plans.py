@@ -67,7 +67,7 @@ def test_every_layer_that_the_group_size_does_not_divide_is_listed(reported: Pro
         )
     assert "has 32 inputs" in problem.message
     assert "down_proj" not in problem.message
-    assert problem.fix.startswith("group_size: 16 or 32 divides all of them; -1 gives each row one scale; or ignore:")
+    assert problem.fix.startswith("group_size: 32 divides all of them; -1 gives each row one scale; or ignore:")
     assert reported(step(group_size=64, ignore='["re:.*(q|k|v|o|gate|up)_proj"]')) == ()
 
 

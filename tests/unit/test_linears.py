@@ -242,3 +242,12 @@ def test_the_share_of_the_weights_that_is_reached() -> None:
         (6 * 32 * 64 + 32 * 258) / sum(o.weights for o in LAYERS)
     )
     assert shares((), frozenset()) == 0
+
+
+def test_where_nothing_would_be_left_another_stage_is_named() -> None:
+    odd = [Linear(f"layers.{number}.{name}", 40, 40) for number in range(2) for name in ("q_proj", "o_proj")]
+    (fault,) = group_faults(odd, 128, [32, 64])
+    assert fault.fix.startswith("no group size divides all; -1 gives each row one scale; or take quantize.torchao")
+    (fault,) = group_faults([*odd, Linear("layers.0.up_proj", 128, 128)], 128, [32, 64])
+    assert 'ignore: ["*.q_proj", "*.o_proj"]' in fault.fix
+    assert "group_size: 40" in group_faults(odd, 128)[0].fix  # where any size may be given

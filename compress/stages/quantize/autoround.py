@@ -54,6 +54,7 @@ from compress.quantization.automatic import (
 )
 from compress.quantization.budgets import Choice
 from compress.quantization.linears import (
+    DIVISORS,
     Linear,
     be_faultless,
     group_faults,
@@ -155,7 +156,7 @@ def _faults(
         yield Fault(
             "no linear layer of the blocks is left to quantize", "name less in `ignore:`, or leave this stage out"
         )
-    yield from group_faults(wanted, params.group_size)
+    yield from group_faults(wanted, params.group_size, [size for size in DIVISORS if size % ALIGNED == 0])
     yield from _shape_faults(wanted)
 
 
@@ -211,7 +212,7 @@ def _shape_faults(layers: Sequence[Linear]) -> Iterator[Fault]:
     if odd := [one for one in layers if one.inputs % ALIGNED or one.outputs % ALIGNED]:
         listed = ", ".join(f"{one.name} [{one.outputs}, {one.inputs}]" for one in odd)
         message = f"auto-round takes layers whose sides are multiples of {ALIGNED}, and {len(odd)} are not: {listed}"
-        yield Fault(message, ignoring(odd))
+        yield Fault(message, ignoring(odd, layers))
 
 
 def _cautions(artifact: Artifact, params: QuantizeAutoround) -> Iterator[str]:

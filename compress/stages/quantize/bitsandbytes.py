@@ -20,6 +20,7 @@ from pydantic import Field
 from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization, read_json
 from compress.catalogue import Forecast, stage
 from compress.context import Context
+from compress.errors import Refusal
 from compress.machine.devices import CPU
 from compress.params import Params, unused_faults
 from compress.quantization.linears import be_faultless, ignoring
@@ -65,15 +66,17 @@ def misplaced(artifact: Artifact, params: QuantizeBitsandbytes, device: str) -> 
 
 def _odd(artifact: Artifact, name: str, params: QuantizeBitsandbytes) -> str:
     """Which layers bitsandbytes packs and then cannot compute on a processor with bfloat16 products, or ""."""
-    odd = [one for one in reach(artifact, name, params.ignore).packed if one.inputs % BLOCK or one.outputs % ROWS]
+    packed = reach(artifact, name, params.ignore).packed
+    odd = [one for one in packed if one.inputs % BLOCK or one.outputs % ROWS]
     if not odd:
         return ""
     kinds = {f"*.{one.name.rpartition('.')[2]}": f"{one.inputs} → {one.outputs}" for one in odd}
     listed = ", ".join(f"{pattern} ({sizes})" for pattern, sizes in kinds.items())
-    return (
+    message = (
         f"on a processor {params.mode} takes layers whose inputs are a multiple of {BLOCK} and whose outputs are one of {ROWS}, "
-        f"and {len(odd)} layers of `{name}` are others: {listed}; write {ignoring(odd)}, or mode: int8"
+        f"and {len(odd)} layers of `{name}` are others: {listed}"
     )
+    return Refusal(message, f"mode: int8, or {ignoring(odd, packed)}")
 
 
 def forecast(artifact: Artifact, params: QuantizeBitsandbytes) -> Forecast:

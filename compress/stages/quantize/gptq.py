@@ -27,6 +27,7 @@ from compress.events import Event
 from compress.model.families import FAMILIES, common_name
 from compress.params import Fault, Params
 from compress.quantization.linears import (
+    DIVISORS,
     Linear,
     be_faultless,
     group_faults,
@@ -188,7 +189,8 @@ def _chosen(layers: Sequence[Linear], artifact: Artifact, params: QuantizeGPTQ) 
     if (params.bits, params.group_size) == (4, 16):
         message = "4 bits in groups of 16 do not run: GPTQModel hands them to a kernel of torch that takes groups of 32 or more"
         faults = (*faults, Fault(message, "group_size: 32"))
-    be_faultless((*faults, *group_faults(chosen, params.group_size), *packing_faults(chosen, params.bits)))
+    sizes = [size for size in DIVISORS if (params.bits, size) != (4, 16)]
+    be_faultless((*faults, *group_faults(chosen, params.group_size, sizes), *packing_faults(chosen, params.bits)))
     return chosen
 
 
