@@ -140,6 +140,7 @@ def _stack_pool(stack: Stack, config: Config) -> Pool:
 
 
 def _drop_block(stack: Stack, index: int, config: dict[str, Any]) -> None:
+    config.update(stack.spelled(config))
     config[stack.field] -= 1
     for name in stack.lists:
         if config.get(name):

@@ -18,7 +18,7 @@ Config = Mapping[str, Any]
 Divisions = Collection[tuple[str, str]]  # fields of which the first must be a multiple of the second
 OF_CLASSES = re.compile(r"(ForCausalLM|LMHeadModel|2DConditionModel|TextModel(WithProjection)?|Transformer2DModel)$")
 FAR = 2  # so many times the share asked for, what goes is reported as more than was meant
-PARTS = ("ffn", "heads", "hidden", "channels")
+PARTS = ("ffn", "heads", "experts", "hidden", "channels")
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,32 @@ class Cut:
 class Width:
     """A width that `fields` set together; its values are multiples of what `multiple` reads off the config.
 
-    `explicit` names fields that must be written down with their present value, for else they would follow the cut one.
+    `explicit` names fields that must be written down with their present value, for else they would follow the cut one. `aliases`
+    are other names of the first field, which follow it where a config has them. `least` is what must be left.
     """
 
     fields: tuple[str, ...]
     multiple: Callable[[Config], int] = lambda config: 1
     present: Callable[[Config], int] | None = None  # the width, where the field may be empty
     explicit: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    least: Callable[[Config], int] = lambda config: 1
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks of one kind: where they lie in the model, the field that counts them, and the fields that list one value a block."""
+    """Blocks of one kind: where they lie in the model, the field that counts them, and the fields that list one value a block.
+
+    `spelled` gives fields that say the same of each block by its number, of those that say it by a period: a period does not
+    outlast a block's going.
+    """
 
     path: str
     field: str
     lists: tuple[str, ...] = ()
     indices: tuple[str, ...] = ()  # fields that list block numbers
     pinned: tuple[int, ...] = ()  # blocks that differ from the others and stay: 0 the first, -1 the last
+    spelled: Callable[[Config], Mapping[str, Any]] = lambda config: {}
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,17 @@ def _heads(config: Config) -> int:
     return int(config.get("num_attention_heads") or config.get("n_head") or 1)
 
 
+def _experts(config: Config) -> int:
+    return int(config.get("num_local_experts") or config["num_experts"])
+
+
+def _sparse_one_by_one(config: Config) -> Mapping[str, Any]:
+    """Which blocks have no experts, by their numbers alone."""
+    step, dense = int(config.get("decoder_sparse_step") or 1), config.get("mlp_only_layers") or []
+    blocks = range(int(config["num_hidden_layers"]))
+    return {"decoder_sparse_step": 1, "mlp_only_layers": [i for i in blocks if i in dense or (i + 1) % step]}
+
+
 _EXPLICIT = {"head_dim": _head_dim}
 _FFN = Width(("intermediate_size",))
 _KV_HEADS = Width(("num_key_value_heads", "num_attention_heads"), explicit=_EXPLICIT)
@@ -104,6 +123,11 @@ _DECODER = Family(
     {"ffn": _FFN, "heads": _KV_HEADS, "hidden": Width(("hidden_size",), explicit=_EXPLICIT)},
     (Stack("model.layers", "num_hidden_layers", lists=("layer_types",)),),
 )
+_STACK = "model.layers"
+_EXPERTS = Width(
+    ("num_local_experts",), present=_experts, aliases=("num_experts",), least=lambda c: int(c["num_experts_per_tok"])
+)
+_MIXTURE = Family({**_DECODER.widths, "experts": _EXPERTS}, _DECODER.stacks)
 # These read the size of a head from hidden_size ÷ num_attention_heads alone.
 _NO_HEAD_DIM = "has no field head_dim (a head is hidden size ÷ heads wide)"
 _HEADS_OR_HIDDEN = f"{_NO_HEAD_DIM}, so heads cannot go by themselves: cut ffn or hidden, or use prune.depth"
@@ -118,6 +142,23 @@ _CLIP = Family(
 FAMILIES: Mapping[str, Family] = {
     **dict.fromkeys(
         ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM"), _DECODER
+    ),
+    **dict.fromkeys(("GraniteForCausalLM", "Olmo2ForCausalLM", "CohereForCausalLM", "Cohere2ForCausalLM"), _DECODER),
+    "SmolLM3ForCausalLM": replace(
+        _DECODER, stacks=(Stack(_STACK, "num_hidden_layers", lists=("layer_types", "no_rope_layers")),)
+    ),
+    **dict.fromkeys(("MixtralForCausalLM", "GptOssForCausalLM"), _MIXTURE),
+    "Qwen3MoeForCausalLM": Family(
+        {**_MIXTURE.widths, "ffn": Width(("moe_intermediate_size",))},  # of the experts: blocks without any stay as they are
+        (
+            Stack(
+                _STACK,
+                "num_hidden_layers",
+                lists=("layer_types",),
+                indices=("mlp_only_layers",),
+                spelled=_sparse_one_by_one,
+            ),
+        ),
     ),
     "Phi3ForCausalLM": Family(
         {"ffn": _FFN},
@@ -243,18 +284,20 @@ def _narrow(
     if name == "mlp_ratio":
         return _narrow_mixing(config, ratio, align)
     present = width.present(config) if width.present else int(config.get(name) or config[width.fields[-1]])
-    multiple = 1 if part == "heads" else math.lcm(align, width.multiple(config))
+    multiple = 1 if part in ("heads", "experts") else math.lcm(align, width.multiple(config))
 
     def cut_to(after: int) -> dict[str, Any]:
         # Queries follow their keys, an embedding its hidden size.
-        return {name: after, **{other: config[other] * after // present for other in width.fields[1:]}}
+        also = {alias: after for alias in width.aliases if alias in config}
+        return {name: after, **{other: config[other] * after // present for other in width.fields[1:]}, **also}
 
-    nearest = snap(present, ratio, multiple)
-    possible = [present, *range(multiple * (present // multiple), 0, -multiple)]
+    least = min(width.least(config), present)
+    nearest = max(snap(present, ratio, multiple), least)
+    possible = [present, *range(multiple * (present // multiple), least - 1, -multiple)]
     by_distance = sorted(possible, key=lambda size: abs(size - (1 - ratio) * present))
     fitting = (size for size in (nearest, *by_distance) if _divides({**config, **cut_to(size)}, divisions))
     changed = cut_to(next(fitting, present))
-    rows = [Granted(field, int(config.get(field) or present), size) for field, size in changed.items()]
+    rows = [Granted(field, int(config.get(field) or present), changed[field]) for field in width.fields]
     changed |= {key: read(config) for key, read in width.explicit.items()}
     return changed, rows[:1] if part == "hidden" else rows
 

@@ -65,6 +65,7 @@ LEFT_ALONE: Mapping[str, tuple[str, ...]] = {
 }
 DIVISORS = (16, 32, 64, 128, 256, 512, 1024)  # group sizes that kernels know
 WORD = 32  # bits that packed codes lie in
+EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 # What each axis of a language model's layers follows, by the last word of its name: inputs, and outputs one after another.
 _AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -74,8 +75,10 @@ _AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "c_attn": ("hidden", ("hidden",) * 3),
     **dict.fromkeys(("o_proj", "out_proj"), ("attention", ("hidden",))),
     **dict.fromkeys(("gate_proj", "up_proj", "fc1", "c_fc"), ("hidden", ("ffn",))),
+    **dict.fromkeys(("w1", "w3"), ("hidden", ("ffn",))),  # Mixtral's
     "gate_up_proj": ("hidden", ("ffn", "ffn")),
-    **dict.fromkeys(("down_proj", "fc2"), ("ffn", ("hidden",))),
+    **dict.fromkeys(("down_proj", "fc2", "w2"), ("ffn", ("hidden",))),
+    **dict.fromkeys(("gate", "router"), ("hidden", ("experts",))),
 }
 
 
@@ -265,10 +268,16 @@ def _as_planned(found: list[Linear], kind: str, before: Mapping[str, Any], after
         numbers = {one.name: re.match(rf"{path}\.(\d+)\.", one.name) for one in found}
         found = [o for o in found if not (number := numbers[o.name]) or int(number[1]) < int(count or 0)]
     sizes = _sizes(before), _sizes(after)
-    return [_resized(one, *sizes) for one in found] if sizes[0] != sizes[1] else found
+    if sizes[0] == sizes[1]:
+        return found
+    fewer = (o for o in found if not (number := EXPERT.search(o.name)) or int(number[1]) < sizes[1]["experts"])
+    return [_resized(one, *sizes) for one in fewer]
 
 
 def _resized(one: Linear, before: Mapping[str, int], after: Mapping[str, int]) -> Linear:
+    if one.expert:
+        before, after = ({**sizes, "ffn": sizes["expert"]} for sizes in (before, after))
+        one = replace(one, stacked=after["experts"] if one.stacked else 0)
     word = one.name.rpartition(".")[2]
     axes = _AXES.get(word, ("hidden", ()))
     if word == "c_proj":
@@ -289,7 +298,10 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
     size = int(config.get("head_dim") or hidden // heads)
     ffn = config.get("intermediate_size") or config.get("ffn_dim") or config.get("n_inner") or 4 * hidden
     keys = int(config.get("num_key_value_heads") or heads)
-    return {"hidden": hidden, "attention": heads * size, "keys": keys * size, "ffn": int(ffn)}
+    experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
+    expert = int(config.get("moe_intermediate_size") or ffn)
+    found = {"hidden": hidden, "attention": heads * size, "keys": keys * size, "ffn": int(ffn)}
+    return {**found, "expert": expert, "experts": experts}
 
 
 def _ways(layers: Sequence[Linear]) -> Iterator[str]:

@@ -53,7 +53,7 @@ def forecast(artifact: Artifact, params: PruneDepth) -> Forecast:
 
 
 @stage(
-    version=1,
+    version=2,
     params=PruneDepth,
     formats={"torch": "torch"},
     effects=("weights",),
