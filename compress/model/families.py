@@ -60,7 +60,7 @@ class Width:
     """A width that `fields` set together; its values are multiples of what `multiple` reads off the config.
 
     `explicit` names fields that must be written down with their present value, for else they would follow the cut one. `aliases`
-    are other names of the first field, which follow it where a config has them. `least` is what must be left.
+    are other names of the first field, which give way to it. `least` is what must be left.
     """
 
     fields: tuple[str, ...]
@@ -272,7 +272,9 @@ def cut_width(
     if all(g.before == g.after for g in granted):
         reported = Cut(config, tuple(granted)).reported(ratio)
         raise UserError(f"{reported}: nothing to cut at this ratio", fix="ask for more, or use prune.depth")
-    return Cut({**config, **changed}, tuple(granted))
+    former = {alias for part in parts or record.default for alias in record.widths[part].aliases}
+    kept = {key: value for key, value in config.items() if key not in former}
+    return Cut({**kept, **changed}, tuple(granted))
 
 
 def _narrow(
@@ -288,8 +290,7 @@ def _narrow(
 
     def cut_to(after: int) -> dict[str, Any]:
         # Queries follow their keys, an embedding its hidden size.
-        also = {alias: after for alias in width.aliases if alias in config}
-        return {name: after, **{other: config[other] * after // present for other in width.fields[1:]}, **also}
+        return {name: after, **{other: config[other] * after // present for other in width.fields[1:]}}
 
     least = min(width.least(config), present)
     nearest = max(snap(present, ratio, multiple), least)

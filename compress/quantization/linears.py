@@ -44,6 +44,7 @@ TABLES = frozenset(
         "embedding",
     ]
 )
+NORMS = ("q_norm", "k_norm")  # Cohere's have a row for each head
 TRANSPOSED = frozenset(
     ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 )  # model types made of Conv1D: [in, out]
@@ -222,7 +223,8 @@ def _linear(name: str, stored: Stored, config: Mapping[str, Any]) -> Linear | No
         outputs, inputs = (second, first) if kind in STACKED_TRANSPOSED else (first, second)
         return Linear(name.removesuffix(".weight"), inputs, outputs, expert=True, stacked=count)
     module, _, last = name.rpartition(".")
-    if last != "weight" or len(stored.shape) != 2 or module.rpartition(".")[2] in TABLES:
+    word = module.rpartition(".")[2]
+    if last != "weight" or len(stored.shape) != 2 or word in TABLES or word in NORMS:
         return None
     head = module in HEADS
     transposed = kind in TRANSPOSED and not head

@@ -51,9 +51,9 @@ def answers_when_saved() -> Iterator[list[torch.Tensor]]:
     seen: list[torch.Tensor] = []
     save = runtime.save_component
 
-    def saving(module: torch.nn.Module, before: Path, folder: Path) -> None:
+    def saving(module: torch.nn.Module, before: Path, folder: Path, **how: Any) -> None:
         seen.append(logits(module))
-        save(module, before, folder)
+        save(module, before, folder, **how)
 
     with mock.patch.object(runtime, "save_component", saving):
         yield seen
