@@ -1,7 +1,8 @@
 """What each model family's own config can say: its widths, its stacks of blocks, and the values they may take.
 
 A structured cut is loaded by stock libraries only if the config describes it, so this table decides what can be cut, and
-snaps what was asked for to what can be granted. Pure: configs in, configs out, no model library.
+snaps what was asked for to what can be granted. Of a decoder that it does not name, the source of its class says where its blocks
+lie, and its widths stay. Pure: configs in, configs out, no model library is imported.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compress.errors import UserError
+from compress.machine.block_sources import blocks_of
 
 Config = Mapping[str, Any]
 Divisions = Collection[tuple[str, str]]  # fields of which the first must be a multiple of the second
 OF_CLASSES = re.compile(r"(ForCausalLM|LMHeadModel|2DConditionModel|TextModel(WithProjection)?|Transformer2DModel)$")
+DECODERS = ("ForCausalLM", "LMHeadModel")  # how the names of classes end that write text
 FAR = 2  # so many times the share asked for, what goes is reported as more than was meant
 PARTS = ("ffn", "heads", "experts", "hidden", "channels")
 
@@ -131,6 +134,7 @@ _MIXTURE = Family({**_DECODER.widths, "experts": _EXPERTS}, _DECODER.stacks)
 # These read the size of a head from hidden_size ÷ num_attention_heads alone.
 _NO_HEAD_DIM = "has no field head_dim (a head is hidden size ÷ heads wide)"
 _HEADS_OR_HIDDEN = f"{_NO_HEAD_DIM}, so heads cannot go by themselves: cut ffn or hidden, or use prune.depth"
+_NOT_KNOWN = "is no class whose widths pare knows: use prune.depth"
 _NO_WIDTH = "has no field for its feed-forward width, and heads make its hidden size: use prune.depth"
 _CLIP_HIDDEN = "must keep the hidden size that the denoiser reads (cross_attention_dim): cut ffn, or use prune.depth"
 _CLIP = Family(
@@ -227,19 +231,39 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-def family(kind: str) -> Family:
-    """The record of a model class.
+def family(kind: str, config: Config) -> Family:
+    """The record of a model class: from the table, or, of any other decoder of transformers, what the source of its class says.
 
     Raises:
-        UserError: its config is not known here.
+        UserError: neither says it.
     """
-    if kind not in FAMILIES:
-        known = ", ".join(dict.fromkeys(map(common_name, FAMILIES)))
-        message = (
-            f"models of the class {kind} cannot be cut or compared block by block: pare does not know their family"
-        )
-        raise UserError(message, fix=f"leave this stage out; the families it knows are {known} (`pare explain models`)")
-    return FAMILIES[kind]
+    if kind in FAMILIES:
+        return FAMILIES[kind]
+    found = _derived(kind, config)
+    if isinstance(found, Family):
+        return found
+    known = ", ".join(dict.fromkeys(map(common_name, FAMILIES)))
+    message = f"models of the class {kind} cannot be cut or compared block by block: {found}"
+    raise UserError(message, fix=f"leave this stage out; the families it knows are {known} (`pare explain models`)")
+
+
+def stacks_of(kind: str, config: Config) -> tuple[Stack, ...]:
+    """As `family` has them; () of a class that neither the table nor its source tells of."""
+    found = FAMILIES.get(kind) or _derived(kind, config)
+    return found.stacks if isinstance(found, Family) else ()
+
+
+def _derived(kind: str, config: Config) -> Family | str:
+    """What the source of a decoder's class says of its blocks, or why that is not enough."""
+    if not kind.endswith(DECODERS) or not config.get("model_type"):
+        return "pare does not know their family"
+    blocks = blocks_of(kind, str(config["model_type"]))
+    if isinstance(blocks, str):
+        return f"pare does not know their family, and the class {blocks}"
+    counts = [name for name in blocks.fields if isinstance(config.get(name), int)]
+    if not counts:
+        return f"their config.json does not say how many blocks they have ({blocks.fields[0]})"
+    return Family(stacks=(Stack(blocks.path, counts[0], blocks.lists),), unsaid=dict.fromkeys(PARTS, _NOT_KNOWN))
 
 
 def common_name(kind: str) -> str:
@@ -258,7 +282,7 @@ def cut_width(
     Raises:
         UserError: the config has no field for a part, or nothing can be granted.
     """
-    record = family(kind)
+    record = family(kind, config)
     changed: dict[str, Any] = {}
     granted: list[Granted] = []
     for part in dict.fromkeys(parts or record.default):  # a part named twice is cut once
@@ -336,10 +360,10 @@ def snap(width: int, ratio: float, multiple: int) -> int:
     return min(width, max(multiple, nearest))
 
 
-def derived_fields(kind: str) -> tuple[str, ...]:
+def derived_fields(kind: str, config: Config) -> tuple[str, ...]:
     """Fields that list one value a block, and that a library works out from the blocks' numbers where a config leaves them
     out: they must be written down before a block goes, or those behind it change their kind."""
-    return tuple(name for stack in family(kind).stacks for name in stack.lists)
+    return tuple(name for stack in family(kind, config).stacks for name in stack.lists)
 
 
 def feature_stacks(kind: str, config: Config) -> tuple[tuple[str, ...], ...]:
@@ -348,7 +372,7 @@ def feature_stacks(kind: str, config: Config) -> tuple[tuple[str, ...], ...]:
     Raises:
         UserError: the family is not known.
     """
-    record = family(kind)
+    record = family(kind, config)
     if kind == "UNet2DConditionModel":
         levels = range(len(config["block_out_channels"]))
         middle = ("mid_block",) if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") else ()

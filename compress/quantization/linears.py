@@ -17,7 +17,7 @@ from typing import Any
 from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
 from compress.errors import ManyProblems, Problem
 from compress.files.safetensors_headers import Stored, read_header
-from compress.model.families import FAMILIES
+from compress.model.families import Stack, stacks_of
 from compress.model.weight_files import loaded_files
 from compress.params import Fault
 from compress.quantization.patterns import matches, pattern_faults
@@ -124,7 +124,7 @@ def linears(artifact: Artifact, component: str = LANGUAGE_MODEL) -> tuple[Linear
     found = [one for name, stored in tensors.items() if (one := _linear(name, stored, config))]
     if component == LANGUAGE_MODEL and found and not any(one.head for one in found):
         found += _tied_head(tensors, config)
-    found = _spelt(found, part.kind)
+    found = _spelt(found, stacks_of(part.kind, config))
     if component in artifact.planned:
         found = _as_planned(found, part.kind, read_json(artifact.folder(component) / "config.json"), config)
     return tuple(sorted(found, key=lambda one: _counted(one.name)))
@@ -245,9 +245,8 @@ def _tied_head(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> list
     ][:1]
 
 
-def _spelt(found: list[Linear], kind: str) -> list[Linear]:
+def _spelt(found: list[Linear], stacks: Sequence[Stack]) -> list[Linear]:
     """The layers as the class spells them: checkpoints may be of a model without its head, and lack the front of each name."""
-    stacks = FAMILIES[kind].stacks if kind in FAMILIES else ()
     for stack in stacks:
         words = stack.path.split(".")
         for cut in range(1, len(words)):
@@ -262,7 +261,7 @@ def _as_planned(found: list[Linear], kind: str, before: Mapping[str, Any], after
     does not."""
     if before == after:
         return found
-    stacks = FAMILIES[kind].stacks if kind in FAMILIES else ()
+    stacks = stacks_of(kind, before)
     if not stacks:
         return []
     for stack in stacks:
