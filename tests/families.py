@@ -104,6 +104,10 @@ TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
+# Of these, no table says what comes of each way to quantize.
+NOT_QUANTIZED = ("dynamic-rope", "granite", "olmo2", "smollm3", "cohere", "cohere2", "gpt-oss")
+
+
 def tiny_image(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:
     """A text-to-image pipeline of a transformer family, with the arguments that make it generate small images."""
     from compress.engines.torch.runtime import silent_libraries

@@ -60,7 +60,9 @@ def cut_state(
             entries = chosen.setdefault((site.parameter, site.axis), {})
             entries.setdefault(site.entry, []).append(positions(site, group, units))
     cut = dict(state)
-    for (name, axis), entries in sorted(chosen.items(), key=lambda one: ALL in one[1]):  # single experts, then whole ones
+    for (name, axis), entries in sorted(
+        chosen.items(), key=lambda one: ALL in one[1]
+    ):  # single experts, then whole ones
         indices = {e: torch.cat(parts).sort().values.to(cut[name].device) for e, parts in entries.items()}
         if ALL in indices:
             cut[name] = cut[name].index_select(axis, indices[ALL])

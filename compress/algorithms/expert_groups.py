@@ -38,7 +38,9 @@ def experts_of(module: nn.Module) -> tuple[Experts, ...]:
         if not _holds_experts(layer):
             continue
         owner = name.rpartition(".")[0]
-        routers = (n for n, one in module.get_submodule(owner).named_children() if one is not layer and _chooses(one, layer))
+        routers = (
+            n for n, one in module.get_submodule(owner).named_children() if one is not layer and _chooses(one, layer)
+        )
         flipped = bool(getattr(layer, "is_transposed", False))
         interleaved = not getattr(layer, "is_concatenated", not flipped)
         found.append(Experts(f"{name}.{UP}", f"{name}.{DOWN}", f"{owner}.{next(routers)}", flipped, interleaved))
@@ -47,9 +49,9 @@ def experts_of(module: nn.Module) -> tuple[Experts, ...]:
 
 def pass_over(module: nn.Module) -> None:
     """Make the experts of a model give back what they are given: which of them runs depends on the tokens, and no graph follows that."""
-    for name, layer in list(module.named_modules()):
+    for layer in module.modules():
         if _holds_experts(layer):
-            layer.forward = _as_given  # type: ignore[method-assign]
+            layer.forward = _as_given
 
 
 def hidden_sites(module: nn.Module, shapes: Shapes, targets: Shapes) -> set[Site]:
@@ -64,7 +66,9 @@ def hidden_sites(module: nn.Module, shapes: Shapes, targets: Shapes) -> set[Site
 
 def of_experts(module: nn.Module, shapes: Shapes, targets: Shapes) -> tuple[Group, ...]:
     """The groups of neurons, one an expert, and of experts, one a block, where they shrink."""
-    return tuple(g for one in experts_of(module) for g in (*_neurons(one, shapes, targets), *_whole(one, shapes, targets)))
+    return tuple(
+        g for one in experts_of(module) for g in (*_neurons(one, shapes, targets), *_whole(one, shapes, targets))
+    )
 
 
 def sent(module: nn.Module, groups: Sequence[Group], calls: Iterable[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -18,7 +18,9 @@ NUMBER = frozenset(("layer_idx", "layer_id", "layer_index", "layer_number"))  # 
 COUNT = "num_hidden_layers"  # what all configs of transformers call their number, whatever the field's name
 CACHES = ("past", "cache")  # in names of what holds one entry a block, and is filled anew
 HARMLESS = frozenset(("config", "training", "gradient_checkpointing"))  # of a model, while its blocks run
-OTHERS = frozenset(("linear_attention", "conv", "mamba", "recurrent", "hybrid"))  # kinds of blocks that are no attention
+OTHERS = frozenset(
+    ("linear_attention", "conv", "mamba", "recurrent", "hybrid")
+)  # kinds of blocks that are no attention
 INITIAL = ("_init_weights", "init_weights")  # where a weight's first value is drawn
 
 
@@ -50,7 +52,7 @@ def blocks_of(kind: str, model_type: str) -> Blocks | str:
     known = _Config.of(configuration, model_type)
     try:
         path, owner, made = _only_list(classes, kind)
-        block, count = _made_alike(made, classes)
+        count = _count_of_alike(made, classes)
         lists = {*_lists_in_loop(owner, path.rpartition(".")[2]), *_lists_by_number(classes.values())}
         _count_is_no_factor(classes.values(), count)
         _all_attend(classes.values())
@@ -74,7 +76,9 @@ class _Config:
     def of(cls, source: str, model_type: str) -> _Config:
         for node in ast.parse(source).body:
             if isinstance(node, ast.ClassDef) and _assigned(node, "model_type") == model_type:
-                fields = (n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name))
+                fields = (
+                    n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+                )
                 aliases = _assigned(node, "attribute_map")
                 return cls(frozenset(fields), aliases if isinstance(aliases, dict) else {})
         return cls(frozenset(), {})
@@ -102,7 +106,9 @@ def _only_list(classes: Mapping[str, ast.ClassDef], kind: str) -> tuple[str, ast
     """The path of the one list of modules that a class makes, by itself or in the modules it is made of; the class that does; and how."""
     found = list(_lists(classes, kind, "", frozenset()))
     if len(found) != 1:
-        raise _OddError(f"has {len(found) or 'no'} list{'s' * (len(found) != 1)} of modules, where one of blocks is looked for")
+        raise _OddError(
+            f"has {len(found) or 'no'} list{'s' * (len(found) != 1)} of modules, where one of blocks is looked for"
+        )
     return found[0]
 
 
@@ -121,8 +127,8 @@ def _lists(
                 pass
 
 
-def _made_alike(made: ast.Call, classes: Mapping[str, ast.ClassDef]) -> tuple[str, str]:
-    """The class of blocks that are all made by one call, and the field of the config that counts them."""
+def _count_of_alike(made: ast.Call, classes: Mapping[str, ast.ClassDef]) -> str:
+    """The field of the config that counts blocks that are all made by one call."""
     match made.args:
         case [
             ast.ListComp(
@@ -140,7 +146,7 @@ def _made_alike(made: ast.Call, classes: Mapping[str, ast.ClassDef]) -> tuple[st
             inside = (n for part in given if not isinstance(part, ast.Name) for n in ast.walk(part))
             if any(isinstance(n, ast.Name) and n.id == number for n in inside):
                 raise _OddError("makes its blocks by their numbers")
-            return block, count
+            return count
         case _:
             raise _OddError("makes its blocks one by one, and not all alike")
 
@@ -183,7 +189,9 @@ def _loop_names(loop: ast.For) -> tuple[str, str]:
 
 def _chained(loop: ast.For, block: str) -> tuple[str, set[str]]:
     """What a loop calls the stream that each block is given and gives back; and all names that it sets."""
-    calls = [n for n in ast.walk(loop) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == block]
+    calls = [
+        n for n in ast.walk(loop) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == block
+    ]
     at = next((i for i, part in enumerate(loop.body) if len(calls) == 1 and calls[0] in ast.walk(part)), None)
     if at is None:
         raise _OddError("does not call each of its blocks once")
@@ -192,7 +200,9 @@ def _chained(loop: ast.For, block: str) -> tuple[str, set[str]]:
     first = call.args[0] if call.args else named
     if not isinstance(first, ast.Name):
         raise _OddError("gives its blocks something else than the stream of the one before")
-    if not (isinstance(ran, ast.Assign) and ran.value is call and _gives_back(ran.targets[0], first.id, loop.body[at + 1 :])):
+    if not (
+        isinstance(ran, ast.Assign) and ran.value is call and _gives_back(ran.targets[0], first.id, loop.body[at + 1 :])
+    ):
         raise _OddError("does more with what a block gives than give it to the next")
     before, after = (set().union(*map(_stored, parts), set()) for parts in (loop.body[:at], loop.body[at:]))
     given = _loaded(call) - {first.id, block}
@@ -256,13 +266,17 @@ def _is_number(node: ast.AST, wanted: set[str]) -> bool:
 def _read_at(node: ast.AST, parents: Mapping[ast.AST, ast.AST], wanted: set[str]) -> set[str]:
     """The field that a block's number is looked up in; none where it is only handed on."""
     match parents[node]:
-        case ast.Subscript(value=ast.Attribute(value=config, attr=field), slice=index) if index is node and _is_config(config):
+        case ast.Subscript(value=ast.Attribute(value=config, attr=field), slice=index) if index is node and _is_config(
+            config
+        ):
             return {field}
         case ast.Subscript(value=value, slice=index) if index is node and any(w in ast.unparse(value) for w in CACHES):
             return set()
         case ast.Compare(ops=[ast.Is() | ast.IsNot()], comparators=[ast.Constant(value=None)]) | ast.FormattedValue():
             return set()
-        case ast.Assign(targets=[target]) if not isinstance(target, ast.Tuple) and ast.unparse(target).removeprefix("self.") in wanted:
+        case ast.Assign(targets=[target]) if (
+            not isinstance(target, ast.Tuple) and ast.unparse(target).removeprefix("self.") in wanted
+        ):
             return set()
         case ast.keyword() as keyword:
             return _handed(parents[keyword])
@@ -296,7 +310,9 @@ def _count_is_no_factor(classes: Iterable[ast.ClassDef], count: str) -> None:
 def _all_attend(classes: Iterable[ast.ClassDef]) -> None:
     """Raises where some blocks are of a kind whose memory is no cache of keys: whether a model does without its last of one kind is not
     known."""
-    words = {n.value for made in classes for n in ast.walk(made) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    words = {
+        n.value for made in classes for n in ast.walk(made) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+    }
     if others := sorted(words & OTHERS):
         raise _OddError(f"mixes attention with blocks of another kind ({others[0]})")
 

@@ -153,7 +153,10 @@ FAMILIES: Mapping[str, Family] = {
     ),
     **dict.fromkeys(("MixtralForCausalLM", "GptOssForCausalLM"), _MIXTURE),
     "Qwen3MoeForCausalLM": Family(
-        {**_MIXTURE.widths, "ffn": Width(("moe_intermediate_size",))},  # of the experts: blocks without any stay as they are
+        {
+            **_MIXTURE.widths,
+            "ffn": Width(("moe_intermediate_size",)),
+        },  # of the experts: blocks without any stay as they are
         (
             Stack(
                 _STACK,

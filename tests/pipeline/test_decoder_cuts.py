@@ -13,17 +13,18 @@ from unittest import mock
 import pytest
 import torch
 
+from compress.algorithms.block_importance import off_without
 from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
 from compress.engines.torch import runtime
-from compress.errors import UserError
+from compress.errors import StageFailed, UserError
 from compress.model.describing import describe
-from tests.families import TEXT, tiny_text
+from tests.families import _MODERN, TEXT, tiny_text
 from tests.stages import apply, forecast
 
 TOKENS = torch.arange(40).view(2, 20) + 5
 DENSE = ("granite", "olmo2", "smollm3", "cohere", "cohere2")
 MIXTURES = ("mixtral", "qwen3-moe", "gpt-oss")
-QUICK = ("olmo2", "gpt-oss", "bloom")
+QUICK = ("olmo2", "gpt-oss")
 
 
 def slow_but(quick: tuple[str, ...], names: tuple[str, ...]) -> list[Any]:
@@ -145,6 +146,65 @@ def test_an_expert_count_under_its_former_name_is_cut(tmp_path: Path) -> None:
     made, _ = apply("prune.width", source, tmp_path / "out", ratio=0.5, samples=2, parts=("experts",))
     assert len(plain(made.path).model.layers[0].mlp.gate.weight) == 2
 
+
+# ---------------------------------------------------------------- decoders that no table names
+
+_TINY = {**_MODERN, "num_hidden_layers": 4}
+DERIVED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "bloom": (*TEXT["bloom"][:2], {**TEXT["bloom"][2], "n_layer": 4}),
+    "mpt": (*TEXT["mpt"][:2], {**TEXT["mpt"][2], "n_layers": 4}),
+    "falcon": ("FalconForCausalLM", "FalconConfig", {**_TINY, "num_kv_heads": 2, "new_decoder_architecture": True}),
+    "gpt-neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", _TINY),
+    "stablelm": ("StableLmForCausalLM", "StableLmConfig", _TINY),
+    "starcoder2": ("Starcoder2ForCausalLM", "Starcoder2Config", _TINY),
+    "glm": ("GlmForCausalLM", "GlmConfig", {**_TINY, "head_dim": 8}),
+    "olmo3": ("Olmo3ForCausalLM", "Olmo3Config", {**_TINY, "sliding_window": 8}),
+    "hunyuan-moe": (
+        "HunYuanMoEV1ForCausalLM",
+        "HunYuanMoEV1Config",
+        {**_TINY, "head_dim": 8, "num_experts": 4, "moe_topk": [1, 2, 2, 1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("family", slow_but(("bloom", "olmo3"), tuple(DERIVED)))
+def test_a_decoder_that_no_table_names_loses_blocks_and_is_taught(family: str, tmp_path: Path) -> None:
+    with mock.patch.dict(TEXT, DERIVED):
+        source = model(tmp_path, family)
+    without_derived(source.path)
+    seen = forecast("prune.depth", source, ratio=0.5)
+    with answers_when_saved() as answers:
+        made, notes = apply("prune.depth", source, tmp_path / "out", ratio=0.5, samples=2)
+    assert notes[-1].facts["granted"] in seen.reported
+    short, whole = plain(made.path), plain(source.path)
+    assert torch.equal(logits(short), answers[0])
+    gone = notes[-1].facts["removed"].split(", ")
+    assert len(gone) == 2
+    assert off_without(whole, gone, short, {"input_ids": TOKENS, "use_cache": False}) < 1e-6
+    assert off_without(whole, gone[:1], short, {"input_ids": TOKENS, "use_cache": False}) > 1e-3
+    taught, _ = apply(
+        "distill.logits", made, tmp_path / "taught", inputs={"teacher": source}, **TEACHING["distill.logits"]
+    )
+    assert not torch.equal(logits(plain(taught.path)), logits(short))
+    with pytest.raises(UserError, match=r"ffn: \w+ is no class whose widths pare knows") as caught:
+        forecast("prune.width", source, ratio=0.5)
+    assert caught.value.problems[0].fix == "use prune.depth"
+
+
+def test_a_model_that_is_another_without_its_block_is_not_saved(tmp_path: Path) -> None:
+    """What the source did not show: a block that changes with those before it."""
+    source = model(tmp_path, "bloom")
+    with (
+        mock.patch("compress.algorithms.block_importance.off_without", return_value=0.5),
+        pytest.raises(
+            StageFailed, match=r"BloomForCausalLM without transformer.h.\d gives something else \(0.5 of its size\)"
+        ),
+    ):
+        apply("prune.depth", source, tmp_path / "out", ratio=0.5, samples=2)
+    assert not (tmp_path / "out/model.safetensors").exists()
+
+
+# ---------------------------------------------------------------- teaching
 
 TEACHING: dict[str, dict[str, Any]] = {
     "distill.logits": {"steps": 2, "tokens": 8, "batch": 2, "precision": "float32"},

@@ -271,7 +271,10 @@ def test_cutting_dead_neurons_dead_heads_and_experts_without_a_token_changes_not
         if not group.router:
             killed = without_units(killed, group, others(group, units))
     # What a router sends where must be as it was, which dead heads would change.
-    kept = [g.choose(sent(killed, [g], [one.call])[g.router]) if g.router else k for g, k in zip(one.groups, kept, strict=True)]
+    kept = [
+        g.choose(sent(killed, [g], [one.call])[g.router]) if g.router else k
+        for g, k in zip(one.groups, kept, strict=True)
+    ]
     smaller = copy.deepcopy(one.smaller)
     smaller.load_state_dict(cut_state(killed.state_dict(), one.groups, kept))
     assert torch.allclose(answer(smaller, one.call), answer(killed, one.call), atol=1e-5)

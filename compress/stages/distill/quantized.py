@@ -56,7 +56,9 @@ def refuse(artifact: Artifact, params: DistillQuantized) -> str:
     layers = _reached(artifact, params)
     if any(one.transposed for one in layers):
         return "compressed-tensors packs linear layers, and this family's are Conv1D, kept as [inputs, outputs]"
-    if experts := sorted(one.name for one in layers if one.expert):  # a checkpoint may have them one by one, its class has not
+    if experts := sorted(
+        one.name for one in layers if one.expert
+    ):  # a checkpoint may have them one by one, its class has not
         return f'experts side by side in one tensor cannot be packed ({experts[0]}): name them under `ignore`: ["*experts*"]'
     if params.group_size == 0:
         return "group_size: 0 is none; -1 gives each row one scale"

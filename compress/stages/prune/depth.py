@@ -86,7 +86,9 @@ def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
         shorter.load_state_dict({new: v for k, v in module.state_dict().items() if (new := names[k])})
         if kind not in FAMILIES and (off := off_without(module, removed, shorter, example)) > SAME:
             message = f"a {kind} without {', '.join(sorted(removed))} gives something else ({off:.2g} of its size) than with them passed over"
-            raise StageFailed(message, fix="this family cannot be cut in depth yet: leave this stage out, and report it")
+            raise StageFailed(
+                message, fix="this family cannot be cut in depth yet: leave this stage out, and report it"
+            )
         reported = Cut(config, _granted(artifact, name, params)).reported(params.ratio)
         context.note(
             f"without {', '.join(sorted(removed))}; {reported}",
