@@ -137,6 +137,23 @@ def test_a_mixture_keeps_as_many_experts_as_a_token_goes_to(tmp_path: Path) -> N
         forecast("prune.width", made, ratio=0.9, parts=("experts",))
 
 
+@pytest.mark.parametrize("importance", ["taylor", "activation"])
+def test_an_experts_neurons_are_its_own(importance: str, tmp_path: Path) -> None:
+    """Of each expert other neurons stay, whatever says what they are worth."""
+    source = model(tmp_path, "mixtral", num_hidden_layers=1)
+    options = {"ratio": 0.5, "samples": 2, "parts": ("ffn",), "importance": importance}
+    made, _ = apply("prune.width", source, tmp_path / "out", **options)
+    whole, narrow = (plain(one.path).model.layers[0].mlp.experts for one in (source, made))
+    kept = []
+    for expert in range(4):
+        rows, left = (side.gate_up_proj[expert] for side in (whole, narrow))
+        at = [int((rows == row).all(1).nonzero()) for row in left]
+        assert at[:32] == [i - 64 for i in at[32:]] == sorted(at[:32])  # a gate with its value
+        assert torch.equal(narrow.down_proj[expert], whole.down_proj[expert][:, at[:32]])
+        kept.append(tuple(at[:32]))
+    assert len(set(kept)) == 4
+
+
 def test_an_expert_count_under_its_former_name_is_cut(tmp_path: Path) -> None:
     """As Qwen's own checkpoints have it."""
     source = model(tmp_path, "qwen3-moe")
