@@ -221,6 +221,26 @@ def test_a_model_that_is_another_without_its_block_is_not_saved(tmp_path: Path) 
     assert not (tmp_path / "out/model.safetensors").exists()
 
 
+def test_kinds_of_blocks_that_a_library_works_out_anew_are_no_ones_to_cut(tmp_path: Path) -> None:
+    import transformers
+
+    init = transformers.Olmo3Config.__post_init__
+
+    def anew(config: Any, **given: Any) -> None:
+        init(config, **given)
+        count = config.num_hidden_layers
+        config.layer_types = ["full_attention" if count == 4 else "sliding_attention"] * count
+
+    with mock.patch.dict(TEXT, DERIVED):
+        source = model(tmp_path, "olmo3")
+    with (
+        mock.patch("transformers.models.olmo3.configuration_olmo3.Olmo3Config.__post_init__", anew),
+        mock.patch("compress.algorithms.block_importance.off_without", return_value=0.0),
+        pytest.raises(StageFailed, match="Olmo3ForCausalLM works out layer_types though it is given"),
+    ):
+        apply("prune.depth", source, tmp_path / "out", ratio=0.5, samples=2)
+
+
 # ---------------------------------------------------------------- teaching
 
 TEACHING: dict[str, dict[str, Any]] = {

@@ -68,7 +68,6 @@ def forecast(artifact: Artifact, params: PruneDepth) -> Forecast:
     forecast=forecast,
 )
 def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
-    from compress.algorithms.block_importance import off_without
     from compress.engines.torch.runtime import blank, save_component, shares_kept
     from compress.opening import open_task
 
@@ -81,14 +80,12 @@ def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
         config = {**artifact.config(name), **{f: value for f, value in written.items() if value}}
         gone, example = _least_missed(task, name, params, context)
         removed = frozenset(path for unit in gone for path in unit.removes)
-        shorter = blank(module, without(config, gone))
+        left = without(config, gone)
+        shorter = blank(module, left)
         names = {key: renamed(key, removed) for key in module.state_dict()}
         shorter.load_state_dict({new: v for k, v in module.state_dict().items() if (new := names[k])})
-        if kind not in FAMILIES and (off := off_without(module, removed, shorter, example)) > SAME:
-            message = f"a {kind} without {', '.join(sorted(removed))} gives something else ({off:.2g} of its size) than with them passed over"
-            raise StageFailed(
-                message, fix="this family cannot be cut in depth yet: leave this stage out, and report it"
-            )
+        if kind not in FAMILIES:
+            _be_the_same(kind, module, removed, shorter, {f: left[f] for f in written if f in left}, example)
         reported = Cut(config, _granted(artifact, name, params)).reported(params.ratio)
         context.note(
             f"without {', '.join(sorted(removed))}; {reported}",
@@ -103,6 +100,27 @@ def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
 
 def _granted(artifact: Artifact, name: str, params: PruneDepth) -> tuple[Granted, ...]:
     return cut_depth(artifact.components[name].kind, artifact.config(name), params.ratio)
+
+
+def _be_the_same(
+    kind: str,
+    module: Any,
+    removed: frozenset[str],
+    shorter: Any,
+    listed: Mapping[str, Any],
+    example: Mapping[str, Any],
+) -> None:
+    """Raises a StageFailed where a shorter model is not the whole one with those blocks passed over. Of a short example a block's kind may
+    not show: so what is `listed` of the blocks must have been taken up too."""
+    from compress.algorithms.block_importance import off_without
+
+    fix = "this family cannot be cut in depth yet: leave this stage out, and report it"
+    if lost := [field for field, value in listed.items() if getattr(shorter.config, field, None) != value]:
+        raise StageFailed(f"the config class of a {kind} works out {lost[0]} though it is given", fix=fix)
+    if (off := off_without(module, removed, shorter, example)) > SAME:
+        gone = ", ".join(sorted(removed))
+        message = f"a {kind} without {gone} gives something else ({off:.2g} of its size) than with them passed over"
+        raise StageFailed(message, fix=fix)
 
 
 def _least_missed(
