@@ -54,6 +54,9 @@ _UNTIED = {"tie_word_embeddings": False}  # tied ones, at random, only echo thei
 _GEMMA = {**_MODERN, **_UNTIED, "head_dim": 8, "sliding_window": 8}
 _BLOOM = {"hidden_size": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "initializer_range": 0.2, **_UNTIED}
 _LONG_ROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+_SMOLLM3 = {**_MODERN, **_UNTIED, "use_sliding_window": True, "sliding_window": 8, "no_rope_layer_interval": 2}
+_COHERE = {**_MODERN, **_UNTIED, "logit_scale": 1.0}
+_GPT_OSS = {**_MODERN, **_UNTIED, "head_dim": 8, "sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 2}
 _EXPERTS = {"moe_intermediate_size": WIDTH, "num_experts": 4, "num_experts_per_tok": 2}
 _MAMBA = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "state_size": 8}
 
@@ -79,6 +82,12 @@ TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bloom": ("BloomForCausalLM", "BloomConfig", _BLOOM),
     "qwen3-moe": ("Qwen3MoeForCausalLM", "Qwen3MoeConfig", {**_MODERN, **_EXPERTS}),
     "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**_MODERN, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "granite": ("GraniteForCausalLM", "GraniteConfig", {**_MODERN, "residual_multiplier": 0.5, "logits_scaling": 2.0}),
+    "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", _MODERN),
+    "smollm3": ("SmolLM3ForCausalLM", "SmolLM3Config", _SMOLLM3),
+    "cohere": ("CohereForCausalLM", "CohereConfig", {**_COHERE, "use_qk_norm": True}),
+    "cohere2": ("Cohere2ForCausalLM", "Cohere2Config", {**_COHERE, "sliding_window": 8}),
+    "gpt-oss": ("GptOssForCausalLM", "GptOssConfig", _GPT_OSS),
     # What build.openvino refuses:
     "dynamic-rope": (
         "LlamaForCausalLM",
@@ -93,6 +102,10 @@ TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mamba": ("MambaForCausalLM", "MambaConfig", _MAMBA),
     "mamba2": ("Mamba2ForCausalLM", "Mamba2Config", {**_MAMBA, "num_heads": 8, "head_dim": 8, "n_groups": 1}),
 }
+
+
+# Of these, no table says what comes of each way to quantize.
+NOT_QUANTIZED = ("dynamic-rope", "granite", "olmo2", "smollm3", "cohere", "cohere2", "gpt-oss")
 
 
 def tiny_image(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:

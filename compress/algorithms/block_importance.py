@@ -5,13 +5,13 @@ Source: Men et al., "ShortGPT: Layers in Large Language Models are More Redundan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
-from compress.algorithms.forward_hooks import hearing
+from compress.algorithms.forward_hooks import hearing, passing_over
 
 Output: TypeAlias = (
     torch.Tensor | tuple[torch.Tensor | None, ...]
@@ -38,6 +38,15 @@ def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[s
         for call in calls:
             module(**call)
     return {name: 1 - sums[name] / counts[name] if counts[name] else 0.0 for name in names}
+
+
+def off_without(module: nn.Module, blocks: Collection[str], shorter: nn.Module, call: Mapping[str, Any]) -> float:
+    """How far the logits of `shorter` are from those of `module` with these blocks passed over, as a share of their size."""
+    with torch.no_grad():
+        found = shorter(**call).logits.float()
+        with passing_over(module, blocks):
+            wanted = module(**call).logits.float()
+    return float((found - wanted).norm() / wanted.norm())
 
 
 def _stream(before: torch.Tensor, output: Output) -> torch.Tensor:

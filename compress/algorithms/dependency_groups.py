@@ -12,7 +12,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 from unittest import mock
 
@@ -22,46 +22,15 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from compress.algorithms import expert_groups
+from compress.algorithms.coupled_units import Group, Shapes, Site
 from compress.errors import StageFailed
 
-Shapes = Mapping[str, torch.Size]
 ROOTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding)
 INSIDE_ATTENTION = ("q_proj", "k_proj", "v_proj", "to_q", "to_k", "to_v", "query", "key", "value", "c_attn")
 FED_BY_FREQUENCIES = ("time_embedding.linear_1.weight",)
+NORMS = (".q_norm.weight", ".k_norm.weight")
 TRACED = "pare_traced"
-
-
-@dataclass(frozen=True, order=True)
-class Site:
-    """A stretch of one axis of one parameter. It holds `copies` times all units of its group, one behind the other."""
-
-    parameter: str
-    axis: int
-    start: int
-    length: int
-    copies: int = 1
-
-
-@dataclass(frozen=True)
-class Group:
-    """Sites that share one choice: `units` candidates, `keep` of which stay, equally many in each of `blocks` (norm groups,
-    heads), so that what a norm or a head looks at stays whole. `even` ones are fed by a fixed code of frequencies, of which a
-    narrower model computes fewer over the same range: they are thinned out evenly, whatever their scores."""
-
-    sites: tuple[Site, ...]
-    units: int
-    keep: int
-    blocks: int = 1
-    even: bool = False
-
-    def choose(self, scores: torch.Tensor) -> torch.Tensor:
-        """Rising numbers of the units to keep: the highest scores of each block. `scores`: [units]."""
-        if self.even:
-            return torch.arange(self.keep, device=scores.device) * self.units // self.keep
-        per_block = scores.view(self.blocks, -1)
-        best = per_block.topk(self.keep // self.blocks, dim=1).indices.sort(1).values
-        first = torch.arange(self.blocks, device=scores.device)[:, None] * per_block.shape[1]
-        return (best + first).flatten()
 
 
 def find_groups(
@@ -92,6 +61,10 @@ def find_groups(
         _merge(staying if _stays(sites, shrinking, shapes) else coupled, shrinking)
     inside = {s for sites in coupled for s in sites if _inside_attention(s, flipped)}
     fed = {Site(name, 1, 0, shapes[name][1]) for name in FED_BY_FREQUENCIES if name in shapes}
+    for name in _per_head(shapes, targets):
+        _merge(coupled, {Site(name, 0, 0, shapes[name][0]), _query_of(name, shapes)})
+    if hidden := expert_groups.hidden_sites(module, shapes, targets):
+        _merge(coupled, {_embedding(module, shapes), *hidden})
     for site in fed:  # alone, or with what is added to the frequencies (a guidance embedding)
         _merge(coupled, {site})
     groups = [
@@ -102,6 +75,7 @@ def find_groups(
         if sites
     ]
     groups = [g for g in groups if g.keep < g.units] + [_whole(sorted(sites)) for sites in staying if sites]
+    groups += expert_groups.of_experts(module, shapes, targets)
     _check_closed(groups, shapes, targets)
     return tuple(groups)
 
@@ -111,25 +85,24 @@ def parameter_shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: p.shape for name, p in module.named_parameters(remove_duplicate=False)}
 
 
-def cut_state(
-    state: Mapping[str, torch.Tensor], groups: Sequence[Group], kept: Sequence[torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """The state of the narrower model: along each axis the kept units' entries. `kept`: one rising index [keep] a group."""
-    chosen: dict[tuple[str, int], list[torch.Tensor]] = {}
-    for group, units in zip(groups, kept, strict=True):
-        for site in group.sites:
-            chosen.setdefault((site.parameter, site.axis), []).append(positions(site, group, units))
-    cut = dict(state)
-    for (name, axis), parts in chosen.items():
-        cut[name] = cut[name].index_select(axis, torch.cat(parts).sort().values.to(cut[name].device))
-    return cut
+def _per_head(shapes: Shapes, targets: Shapes) -> list[str]:
+    """The parameters of attention that hold one entry, or one row, for each head, where heads go: Cohere's norms of queries and keys,
+    GPT-OSS's sinks."""
+    found = [n for n, shape in shapes.items() if n.endswith(".sinks") or (n.endswith(NORMS) and len(shape) == 2)]
+    return [name for name in found if shapes[name][0] != targets[name][0]]
 
 
-def positions(site: Site, group: Group, units: torch.Tensor) -> torch.Tensor:
-    """Where on its axis a site holds the given units."""
-    size = site.length // (site.copies * group.units)
-    within = torch.arange(site.length, device=units.device).view(site.copies, group.units, size)[:, units]
-    return site.start + within.flatten()
+def _query_of(name: str, shapes: Shapes) -> Site:
+    """What the queries' projection beside a parameter of attention gives."""
+    query = f"{name[: name.index('.self_attn.')]}.self_attn.q_proj.weight"
+    return Site(query, 0, 0, shapes[query][0])
+
+
+def _embedding(module: nn.Module, shapes: Shapes) -> Site:
+    """The hidden size, where tokens enter with it."""
+    embedding = cast("PreTrainedModel", module).get_input_embeddings()
+    name = next(n for n, one in module.named_modules() if one is embedding)
+    return Site(f"{name}.weight", 1, 0, shapes[f"{name}.weight"][1])
 
 
 def _stays(sites: set[Site], shrinking: set[Site], shapes: Shapes) -> bool:
@@ -246,8 +219,9 @@ def _check_closed(groups: Sequence[Group], shapes: Shapes, targets: Shapes) -> N
     covered: dict[tuple[str, int], int] = {}
     for group in groups:
         for site in group.sites:
-            key = (site.parameter, site.axis)
-            covered[key] = covered.get(key, 0) + site.length
+            if site.entry <= 0:  # what lies in one expert lies as well in each other one
+                key = (site.parameter, site.axis)
+                covered[key] = covered.get(key, 0) + site.length
     for name, shape in shapes.items():
         for axis, (before, after) in enumerate(zip(shape, targets[name], strict=True)):
             if before != after and covered.get((name, axis)) != before:
@@ -268,6 +242,7 @@ def _traceable(module: nn.Module) -> tuple[nn.Module, frozenset[str]]:
             parent, _, attribute = name.rpartition(".")
             setattr(traced.get_submodule(parent), attribute, linear)
             flipped.append(name)
+    expert_groups.pass_over(traced)
     traced.requires_grad_(True)
     return traced, frozenset(flipped)
 

@@ -27,6 +27,23 @@ def hearing(module: nn.Module, names: Iterable[str], hear: Hear) -> Iterator[Non
             handle.remove()
 
 
+@contextmanager
+def passing_over(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """Within: each of the named layers gives what it is given, its first argument or `hidden_states`, as the first part of its output."""
+
+    def give_back(layer: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
+        given = args[0] if args else named["hidden_states"]
+        return (given, *output[1:]) if isinstance(output, tuple) else given
+
+    layers = [module.get_submodule(name) for name in names]
+    handles = [layer.register_forward_hook(give_back, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _tell(
     hear: Hear, name: str, layer: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], output: object
 ) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from compress.algorithms.dependency_groups import Group, positions
+from compress.algorithms.coupled_units import Group, positions
 from compress.algorithms.forward_hooks import hearing
 
 Kept = Mapping[str, torch.Tensor]  # by the name of a norm, the rising numbers of its channels that stay

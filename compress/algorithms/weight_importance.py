@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from compress.algorithms.dependency_groups import Group, Site
+from compress.algorithms.coupled_units import ALL, Group, Site
 from compress.algorithms.forward_hooks import hearing
 from compress.algorithms.tensors import to_host
 from compress.machine.devices import CPU
@@ -84,5 +84,6 @@ def of_units(group: Group, saliency: Saliency) -> torch.Tensor:
 
 def _at(site: Site, group: Group, saliency: torch.Tensor) -> torch.Tensor:
     """[units]: the saliency of a site's entries, summed over all that belongs to one unit."""
-    stretch = saliency.narrow(site.axis, site.start, site.length).movedim(site.axis, 0)
+    here, axis = (saliency, site.axis) if site.entry == ALL else (saliency[site.entry], site.axis - 1)
+    stretch = here.narrow(axis, site.start, site.length).movedim(axis, 0)
     return to_host(stretch.reshape(site.copies, group.units, -1).sum((0, 2)))

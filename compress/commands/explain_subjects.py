@@ -96,7 +96,8 @@ def lines_of_models() -> Iterator[str]:
     for task in map(find_task, task_names()):
         yield from _entry(task.name, f"{task.title}, run by {', '.join(task.libraries)}")
     yield "\nfamilies whose config says what a cut leaves (prune.width: parts; prune.depth: blocks), and whose blocks can be compared with a"
-    yield "teacher's (distill.*); all others can be quantized and built"
+    yield "teacher's (distill.*); of any other decoder, blocks go and are compared where the source of its class shows that each feeds the"
+    yield "next and nothing else; all others can be quantized and built"
     for kind, family in FAMILIES.items():
         yield f"  {common_name(kind):<8} {kind:<30} {_cuts(kind, family)}"
     yield "\nbuilt into engines by"

@@ -83,6 +83,19 @@ def has_learned_positions(model_type: str) -> bool:
 
 
 @cache
+def model_sources(kind: str, model_type: str) -> tuple[str, str]:
+    """The text of the file of transformers that defines a model's class, in the folder of a model type or what it is a kind of, and the
+    texts beside it that define configs; "" where there is none."""
+    for folder in _near(model_type):
+        modeling = next(
+            (text for f in sorted(folder.glob("modeling_*.py")) if f"class {kind}(" in (text := _text(f))), ""
+        )
+        if modeling:
+            return modeling, "\n".join(_text(f) for f in sorted(folder.glob("configuration_*.py")))
+    return "", ""
+
+
+@cache
 def divisions_of(model_type: str) -> frozenset[tuple[str, str]]:
     """Pairs of fields of which the first must be a multiple of the second, or transformers' config class of this type refuses
     to be made: its source asks whether `self.FIRST % self.SECOND != 0`. Empty where no class of this type is found."""

@@ -47,7 +47,7 @@ def depth_pools(kind: str, config: Config) -> tuple[Pool, ...]:
     Raises:
         UserError: nothing can.
     """
-    record = family(kind)
+    record = family(kind, config)
     pools = tuple(_stack_pool(stack, config) for stack in record.stacks)
     if kind == "UNet2DConditionModel":
         pools = (_unet_pool(config),)
@@ -65,7 +65,7 @@ def cut_depth(kind: str, config: Config, ratio: float) -> tuple[Granted, ...]:
     """
     granted = tuple(Granted(p.field, p.count, p.count - p.removable(ratio)) for p in depth_pools(kind, config))
     if all(g.before == g.after for g in granted):
-        raise UserError(f"{kind} would be left without a block", fix=_instead_of_depth(family(kind)))
+        raise UserError(f"{kind} would be left without a block", fix=_instead_of_depth(family(kind, config)))
     return granted
 
 
@@ -140,9 +140,10 @@ def _stack_pool(stack: Stack, config: Config) -> Pool:
 
 
 def _drop_block(stack: Stack, index: int, config: dict[str, Any]) -> None:
+    config.update(stack.spelled(config))
     config[stack.field] -= 1
     for name in stack.lists:
-        if config.get(name):
+        if isinstance(config.get(name), list) and config[name]:  # some may be one value for all
             del config[name][index]
     for name in stack.indices:
         if config.get(name):

@@ -1,7 +1,8 @@
 """What each model family's own config can say: its widths, its stacks of blocks, and the values they may take.
 
 A structured cut is loaded by stock libraries only if the config describes it, so this table decides what can be cut, and
-snaps what was asked for to what can be granted. Pure: configs in, configs out, no model library.
+snaps what was asked for to what can be granted. Of a decoder that it does not name, the source of its class says where its blocks
+lie, and its widths stay. Pure: configs in, configs out, no model library is imported.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compress.errors import UserError
+from compress.machine.block_sources import blocks_of
 
 Config = Mapping[str, Any]
 Divisions = Collection[tuple[str, str]]  # fields of which the first must be a multiple of the second
 OF_CLASSES = re.compile(r"(ForCausalLM|LMHeadModel|2DConditionModel|TextModel(WithProjection)?|Transformer2DModel)$")
+DECODERS = ("ForCausalLM", "LMHeadModel")  # how the names of classes end that write text
 FAR = 2  # so many times the share asked for, what goes is reported as more than was meant
-PARTS = ("ffn", "heads", "hidden", "channels")
+PARTS = ("ffn", "heads", "experts", "hidden", "channels")
 
 
 @dataclass(frozen=True)
@@ -59,24 +62,32 @@ class Cut:
 class Width:
     """A width that `fields` set together; its values are multiples of what `multiple` reads off the config.
 
-    `explicit` names fields that must be written down with their present value, for else they would follow the cut one.
+    `explicit` names fields that must be written down with their present value, for else they would follow the cut one. `aliases`
+    are other names of the first field, which give way to it. `least` is what must be left.
     """
 
     fields: tuple[str, ...]
     multiple: Callable[[Config], int] = lambda config: 1
     present: Callable[[Config], int] | None = None  # the width, where the field may be empty
     explicit: Mapping[str, Callable[[Config], int]] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    least: Callable[[Config], int] = lambda config: 1
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Blocks of one kind: where they lie in the model, the field that counts them, and the fields that list one value a block."""
+    """Blocks of one kind: where they lie in the model, the field that counts them, and the fields that list one value a block.
+
+    `spelled` gives fields that say the same of each block by its number, of those that say it by a period: a period does not
+    outlast a block's going.
+    """
 
     path: str
     field: str
     lists: tuple[str, ...] = ()
     indices: tuple[str, ...] = ()  # fields that list block numbers
     pinned: tuple[int, ...] = ()  # blocks that differ from the others and stay: 0 the first, -1 the last
+    spelled: Callable[[Config], Mapping[str, Any]] = lambda config: {}
 
 
 @dataclass(frozen=True)
@@ -97,6 +108,17 @@ def _heads(config: Config) -> int:
     return int(config.get("num_attention_heads") or config.get("n_head") or 1)
 
 
+def _experts(config: Config) -> int:
+    return int(config.get("num_local_experts") or config["num_experts"])
+
+
+def _sparse_one_by_one(config: Config) -> Mapping[str, Any]:
+    """Which blocks have no experts, by their numbers alone."""
+    step, dense = int(config.get("decoder_sparse_step") or 1), config.get("mlp_only_layers") or []
+    blocks = range(int(config["num_hidden_layers"]))
+    return {"decoder_sparse_step": 1, "mlp_only_layers": [i for i in blocks if i in dense or (i + 1) % step]}
+
+
 _EXPLICIT = {"head_dim": _head_dim}
 _FFN = Width(("intermediate_size",))
 _KV_HEADS = Width(("num_key_value_heads", "num_attention_heads"), explicit=_EXPLICIT)
@@ -104,9 +126,15 @@ _DECODER = Family(
     {"ffn": _FFN, "heads": _KV_HEADS, "hidden": Width(("hidden_size",), explicit=_EXPLICIT)},
     (Stack("model.layers", "num_hidden_layers", lists=("layer_types",)),),
 )
+_STACK = "model.layers"
+_EXPERTS = Width(
+    ("num_local_experts",), present=_experts, aliases=("num_experts",), least=lambda c: int(c["num_experts_per_tok"])
+)
+_MIXTURE = Family({**_DECODER.widths, "experts": _EXPERTS}, _DECODER.stacks)
 # These read the size of a head from hidden_size ÷ num_attention_heads alone.
 _NO_HEAD_DIM = "has no field head_dim (a head is hidden size ÷ heads wide)"
 _HEADS_OR_HIDDEN = f"{_NO_HEAD_DIM}, so heads cannot go by themselves: cut ffn or hidden, or use prune.depth"
+_NOT_KNOWN = "is no class whose widths pare knows: use prune.depth"
 _NO_WIDTH = "has no field for its feed-forward width, and heads make its hidden size: use prune.depth"
 _CLIP_HIDDEN = "must keep the hidden size that the denoiser reads (cross_attention_dim): cut ffn, or use prune.depth"
 _CLIP = Family(
@@ -118,6 +146,26 @@ _CLIP = Family(
 FAMILIES: Mapping[str, Family] = {
     **dict.fromkeys(
         ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM"), _DECODER
+    ),
+    **dict.fromkeys(("GraniteForCausalLM", "Olmo2ForCausalLM", "CohereForCausalLM", "Cohere2ForCausalLM"), _DECODER),
+    "SmolLM3ForCausalLM": replace(
+        _DECODER, stacks=(Stack(_STACK, "num_hidden_layers", lists=("layer_types", "no_rope_layers")),)
+    ),
+    **dict.fromkeys(("MixtralForCausalLM", "GptOssForCausalLM"), _MIXTURE),
+    "Qwen3MoeForCausalLM": Family(
+        {
+            **_MIXTURE.widths,
+            "ffn": Width(("moe_intermediate_size",)),
+        },  # of the experts: blocks without any stay as they are
+        (
+            Stack(
+                _STACK,
+                "num_hidden_layers",
+                lists=("layer_types",),
+                indices=("mlp_only_layers",),
+                spelled=_sparse_one_by_one,
+            ),
+        ),
     ),
     "Phi3ForCausalLM": Family(
         {"ffn": _FFN},
@@ -186,19 +234,39 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-def family(kind: str) -> Family:
-    """The record of a model class.
+def family(kind: str, config: Config) -> Family:
+    """The record of a model class: from the table, or, of any other decoder of transformers, what the source of its class says.
 
     Raises:
-        UserError: its config is not known here.
+        UserError: neither says it.
     """
-    if kind not in FAMILIES:
-        known = ", ".join(dict.fromkeys(map(common_name, FAMILIES)))
-        message = (
-            f"models of the class {kind} cannot be cut or compared block by block: pare does not know their family"
-        )
-        raise UserError(message, fix=f"leave this stage out; the families it knows are {known} (`pare explain models`)")
-    return FAMILIES[kind]
+    if kind in FAMILIES:
+        return FAMILIES[kind]
+    found = _derived(kind, config)
+    if isinstance(found, Family):
+        return found
+    known = ", ".join(dict.fromkeys(map(common_name, FAMILIES)))
+    message = f"models of the class {kind} cannot be cut or compared block by block: {found}"
+    raise UserError(message, fix=f"leave this stage out; the families it knows are {known} (`pare explain models`)")
+
+
+def stacks_of(kind: str, config: Config) -> tuple[Stack, ...]:
+    """As `family` has them; () of a class that neither the table nor its source tells of."""
+    found = FAMILIES.get(kind) or _derived(kind, config)
+    return found.stacks if isinstance(found, Family) else ()
+
+
+def _derived(kind: str, config: Config) -> Family | str:
+    """What the source of a decoder's class says of its blocks, or why that is not enough."""
+    if not kind.endswith(DECODERS) or not config.get("model_type"):
+        return "pare does not know their family"
+    blocks = blocks_of(kind, str(config["model_type"]))
+    if isinstance(blocks, str):
+        return f"pare does not know their family, and the class {blocks}"
+    counts = [name for name in blocks.fields if isinstance(config.get(name), int)]
+    if not counts:
+        return f"their config.json does not say how many blocks they have ({blocks.fields[0]})"
+    return Family(stacks=(Stack(blocks.path, counts[0], blocks.lists),), unsaid=dict.fromkeys(PARTS, _NOT_KNOWN))
 
 
 def common_name(kind: str) -> str:
@@ -217,7 +285,7 @@ def cut_width(
     Raises:
         UserError: the config has no field for a part, or nothing can be granted.
     """
-    record = family(kind)
+    record = family(kind, config)
     changed: dict[str, Any] = {}
     granted: list[Granted] = []
     for part in dict.fromkeys(parts or record.default):  # a part named twice is cut once
@@ -231,7 +299,9 @@ def cut_width(
     if all(g.before == g.after for g in granted):
         reported = Cut(config, tuple(granted)).reported(ratio)
         raise UserError(f"{reported}: nothing to cut at this ratio", fix="ask for more, or use prune.depth")
-    return Cut({**config, **changed}, tuple(granted))
+    former = {alias for part in parts or record.default for alias in record.widths[part].aliases}
+    kept = {key: value for key, value in config.items() if key not in former}
+    return Cut({**kept, **changed}, tuple(granted))
 
 
 def _narrow(
@@ -243,18 +313,19 @@ def _narrow(
     if name == "mlp_ratio":
         return _narrow_mixing(config, ratio, align)
     present = width.present(config) if width.present else int(config.get(name) or config[width.fields[-1]])
-    multiple = 1 if part == "heads" else math.lcm(align, width.multiple(config))
+    multiple = 1 if part in ("heads", "experts") else math.lcm(align, width.multiple(config))
 
     def cut_to(after: int) -> dict[str, Any]:
         # Queries follow their keys, an embedding its hidden size.
         return {name: after, **{other: config[other] * after // present for other in width.fields[1:]}}
 
-    nearest = snap(present, ratio, multiple)
-    possible = [present, *range(multiple * (present // multiple), 0, -multiple)]
+    least = min(width.least(config), present)
+    nearest = max(snap(present, ratio, multiple), least)
+    possible = [present, *range(multiple * (present // multiple), least - 1, -multiple)]
     by_distance = sorted(possible, key=lambda size: abs(size - (1 - ratio) * present))
     fitting = (size for size in (nearest, *by_distance) if _divides({**config, **cut_to(size)}, divisions))
     changed = cut_to(next(fitting, present))
-    rows = [Granted(field, int(config.get(field) or present), size) for field, size in changed.items()]
+    rows = [Granted(field, int(config.get(field) or present), changed[field]) for field in width.fields]
     changed |= {key: read(config) for key, read in width.explicit.items()}
     return changed, rows[:1] if part == "hidden" else rows
 
@@ -292,10 +363,10 @@ def snap(width: int, ratio: float, multiple: int) -> int:
     return min(width, max(multiple, nearest))
 
 
-def derived_fields(kind: str) -> tuple[str, ...]:
+def derived_fields(kind: str, config: Config) -> tuple[str, ...]:
     """Fields that list one value a block, and that a library works out from the blocks' numbers where a config leaves them
     out: they must be written down before a block goes, or those behind it change their kind."""
-    return tuple(name for stack in family(kind).stacks for name in stack.lists)
+    return tuple(name for stack in family(kind, config).stacks for name in stack.lists)
 
 
 def feature_stacks(kind: str, config: Config) -> tuple[tuple[str, ...], ...]:
@@ -304,7 +375,7 @@ def feature_stacks(kind: str, config: Config) -> tuple[tuple[str, ...], ...]:
     Raises:
         UserError: the family is not known.
     """
-    record = family(kind)
+    record = family(kind, config)
     if kind == "UNet2DConditionModel":
         levels = range(len(config["block_out_channels"]))
         middle = ("mid_block",) if config.get("mid_block_type", "UNetMidBlock2DCrossAttn") else ()

@@ -60,6 +60,11 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM"), _DECODER
     ),
     **dict.fromkeys(("Gemma2ForCausalLM", "Gemma3ForCausalLM"), _DECODER),
+    **dict.fromkeys(
+        ("GraniteForCausalLM", "Olmo2ForCausalLM", "SmolLM3ForCausalLM", "CohereForCausalLM", "Cohere2ForCausalLM"),
+        _DECODER,
+    ),
+    **dict.fromkeys(("MixtralForCausalLM", "Qwen3MoeForCausalLM", "GptOssForCausalLM"), _DECODER),
     "Phi3ForCausalLM": (_DECODER[0], _DECODER[2]),
     "GPT2LMHeadModel": (
         Rule("wte.weight", ("vocab_size", "n_embd")),

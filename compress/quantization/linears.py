@@ -17,7 +17,7 @@ from typing import Any
 from compress.artifact import LANGUAGE_MODEL, Artifact, read_json
 from compress.errors import ManyProblems, Problem
 from compress.files.safetensors_headers import Stored, read_header
-from compress.model.families import FAMILIES
+from compress.model.families import Stack, stacks_of
 from compress.model.weight_files import loaded_files
 from compress.params import Fault
 from compress.quantization.patterns import matches, pattern_faults
@@ -44,6 +44,7 @@ TABLES = frozenset(
         "embedding",
     ]
 )
+NORMS = ("q_norm", "k_norm")  # Cohere's have a row for each head
 TRANSPOSED = frozenset(
     ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 )  # model types made of Conv1D: [in, out]
@@ -65,6 +66,7 @@ LEFT_ALONE: Mapping[str, tuple[str, ...]] = {
 }
 DIVISORS = (16, 32, 64, 128, 256, 512, 1024)  # group sizes that kernels know
 WORD = 32  # bits that packed codes lie in
+EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 # What each axis of a language model's layers follows, by the last word of its name: inputs, and outputs one after another.
 _AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -74,8 +76,10 @@ _AXES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "c_attn": ("hidden", ("hidden",) * 3),
     **dict.fromkeys(("o_proj", "out_proj"), ("attention", ("hidden",))),
     **dict.fromkeys(("gate_proj", "up_proj", "fc1", "c_fc"), ("hidden", ("ffn",))),
+    **dict.fromkeys(("w1", "w3"), ("hidden", ("ffn",))),  # Mixtral's
     "gate_up_proj": ("hidden", ("ffn", "ffn")),
-    **dict.fromkeys(("down_proj", "fc2"), ("ffn", ("hidden",))),
+    **dict.fromkeys(("down_proj", "fc2", "w2"), ("ffn", ("hidden",))),
+    **dict.fromkeys(("gate", "router"), ("hidden", ("experts",))),
 }
 
 
@@ -120,7 +124,7 @@ def linears(artifact: Artifact, component: str = LANGUAGE_MODEL) -> tuple[Linear
     found = [one for name, stored in tensors.items() if (one := _linear(name, stored, config))]
     if component == LANGUAGE_MODEL and found and not any(one.head for one in found):
         found += _tied_head(tensors, config)
-    found = _spelt(found, part.kind)
+    found = _spelt(found, stacks_of(part.kind, config))
     if component in artifact.planned:
         found = _as_planned(found, part.kind, read_json(artifact.folder(component) / "config.json"), config)
     return tuple(sorted(found, key=lambda one: _counted(one.name)))
@@ -226,7 +230,8 @@ def _linear(name: str, stored: Stored, config: Mapping[str, Any]) -> Linear | No
         outputs, inputs = (second, first) if kind in STACKED_TRANSPOSED else (first, second)
         return Linear(name.removesuffix(".weight"), inputs, outputs, expert=True, stacked=count)
     module, _, last = name.rpartition(".")
-    if last != "weight" or len(stored.shape) != 2 or module.rpartition(".")[2] in TABLES:
+    word = module.rpartition(".")[2]
+    if last != "weight" or len(stored.shape) != 2 or word in TABLES or word in NORMS:
         return None
     head = module in HEADS
     transposed = kind in TRANSPOSED and not head
@@ -247,9 +252,8 @@ def _tied_head(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> list
     ][:1]
 
 
-def _spelt(found: list[Linear], kind: str) -> list[Linear]:
+def _spelt(found: list[Linear], stacks: Sequence[Stack]) -> list[Linear]:
     """The layers as the class spells them: checkpoints may be of a model without its head, and lack the front of each name."""
-    stacks = FAMILIES[kind].stacks if kind in FAMILIES else ()
     for stack in stacks:
         words = stack.path.split(".")
         for cut in range(1, len(words)):
@@ -264,7 +268,7 @@ def _as_planned(found: list[Linear], kind: str, before: Mapping[str, Any], after
     does not."""
     if before == after:
         return found
-    stacks = FAMILIES[kind].stacks if kind in FAMILIES else ()
+    stacks = stacks_of(kind, before)
     if not stacks:
         return []
     for stack in stacks:
@@ -272,10 +276,16 @@ def _as_planned(found: list[Linear], kind: str, before: Mapping[str, Any], after
         numbers = {one.name: re.match(rf"{path}\.(\d+)\.", one.name) for one in found}
         found = [o for o in found if not (number := numbers[o.name]) or int(number[1]) < int(count or 0)]
     sizes = _sizes(before), _sizes(after)
-    return [_resized(one, *sizes) for one in found] if sizes[0] != sizes[1] else found
+    if sizes[0] == sizes[1]:
+        return found
+    fewer = (o for o in found if not (number := EXPERT.search(o.name)) or int(number[1]) < sizes[1]["experts"])
+    return [_resized(one, *sizes) for one in fewer]
 
 
 def _resized(one: Linear, before: Mapping[str, int], after: Mapping[str, int]) -> Linear:
+    if one.expert:
+        before, after = ({**sizes, "ffn": sizes["expert"]} for sizes in (before, after))
+        one = replace(one, stacked=after["experts"] if one.stacked else 0)
     word = one.name.rpartition(".")[2]
     axes = _AXES.get(word, ("hidden", ()))
     if word == "c_proj":
@@ -296,7 +306,10 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
     size = int(config.get("head_dim") or hidden // heads)
     ffn = config.get("intermediate_size") or config.get("ffn_dim") or config.get("n_inner") or 4 * hidden
     keys = int(config.get("num_key_value_heads") or heads)
-    return {"hidden": hidden, "attention": heads * size, "keys": keys * size, "ffn": int(ffn)}
+    experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
+    expert = int(config.get("moe_intermediate_size") or ffn)
+    found = {"hidden": hidden, "attention": heads * size, "keys": keys * size, "ffn": int(ffn)}
+    return {**found, "expert": expert, "experts": experts}
 
 
 def _ways(layers: Sequence[Linear]) -> Iterator[str]:

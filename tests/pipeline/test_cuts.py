@@ -27,8 +27,8 @@ from tests.tiny import tiny_diffusion, tiny_llama
 
 STAGES = ("prune.width", "prune.depth")
 FEW = {"prune.width": {}, "prune.depth": {"samples": 2}}
-COMMON = ("llama", "qwen2", "gpt2", "sd", "sd-text", "sd-vae", "flux-deep")
-FAMILIES = ("llama", "qwen2", "qwen3", "gpt2", "opt", "bert", "phi3", "gemma2", "sd", "sd-text", "sd-vae", "sdxl", "sdxl-text", "pixart-sigma", "sd3", "sd3-vae", "flux-deep", "sana")  # fmt: skip
+COMMON = ("llama", "qwen2", "gpt2", "olmo2", "gpt-oss", "sd", "sd-text", "sd-vae", "flux-deep")
+FAMILIES = ("llama", "qwen2", "qwen3", "granite", "olmo2", "smollm3", "cohere", "cohere2", "mixtral", "gpt-oss", "qwen3-moe", "gpt2", "opt", "bert", "phi3", "gemma2", "sd", "sd-text", "sd-vae", "sdxl", "sdxl-text", "pixart-sigma", "sd3", "sd3-vae", "flux-deep", "sana")  # fmt: skip
 NO_WIDTH = "has no field for its feed-forward width, and heads make its hidden size"
 NO_DEPTH = "has no block that its config can do without"
 REFUSED = {
@@ -42,7 +42,19 @@ GRANTED = {
     "prune.width": {
         **dict.fromkeys(("bert", "phi3", "sd-text", "sdxl-text"), "intermediate_size 64 → 32 (−50.0%)"),
         **dict.fromkeys(
-            ("llama", "qwen2", "qwen3", "gemma2"),
+            (
+                "llama",
+                "qwen2",
+                "qwen3",
+                "gemma2",
+                "granite",
+                "olmo2",
+                "smollm3",
+                "cohere",
+                "cohere2",
+                "mixtral",
+                "gpt-oss",
+            ),
             "intermediate_size 64 → 32 (−50.0%), num_key_value_heads 2 → 1 (−50.0%), num_attention_heads 4 → 2 (−50.0%)",
         ),
         **dict.fromkeys(
@@ -51,6 +63,7 @@ GRANTED = {
         **dict.fromkeys(
             ("sd-vae", "sd3-vae"), "block_out_channels[0] 16 → 8 (−50.0%), block_out_channels[1] 16 → 8 (−50.0%)"
         ),
+        "qwen3-moe": "moe_intermediate_size 32 → 16 (−50.0%), num_key_value_heads 2 → 1 (−50.0%), num_attention_heads 4 → 2 (−50.0%)",
         "gpt2": "n_inner 128 → 64 (−50.0%)",
         "opt": "ffn_dim 64 → 32 (−50.0%)",
         "sana": "mlp_ratio × hidden size 80 → 40 (−50.0%)",
@@ -246,7 +259,8 @@ def test_cuts_follow_one_another_and_are_forecast_from_what_will_be(tmp_path: Pa
     ("family", "name", "words"),
     [
         ("mamba", "prune.width", "models of the class MambaForCausalLM cannot be cut"),
-        ("bloom", "prune.depth", "models of the class BloomForCausalLM cannot be cut"),
+        ("mamba", "prune.depth", "and the class works out layer_types from its blocks' numbers"),
+        ("bloom", "prune.width", "ffn: BloomForCausalLM is no class whose widths pare knows"),
     ],
 )
 def test_a_family_that_is_not_known_is_refused(tmp_path: Path, family: str, name: str, words: str) -> None:

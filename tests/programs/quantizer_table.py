@@ -22,7 +22,7 @@ from compress.files.safetensors_headers import read_header
 from compress.model import bit_widths
 from compress.model.weight_files import loaded_files
 from compress.quantization.linears import HEADS, ROUTERS, TABLES
-from tests.families import TEXT
+from tests.families import NOT_QUANTIZED, TEXT
 from tests.opened_alone import WRITTEN, Call, Job, called_here, first_call, open_alone, written_here
 from tests.programs.family_table import TITLES, table
 from tests.programs.family_table import problems as planned_problems
@@ -33,7 +33,7 @@ from tests.stages import apply
 PAGE = Path(__file__).parents[2] / "docs/quantization.md"
 BEGIN, END = "<!-- cells: make slow -->", "<!-- /cells -->"
 WORKS = "✓"
-LANGUAGE = ("llama", *(name for name in TEXT if name != "dynamic-rope"))
+LANGUAGE = ("llama", *(name for name in TEXT if name not in NOT_QUANTIZED))
 PIPELINES = ("sd", "sdxl", "sd3", "flux-deep", "pixart-alpha", "pixart-sigma", "sana")
 ALIKE = 1e-4  # how far what stock libraries give may be from what pare measures, as a share of its size
 # Where activations are rounded too: one that lies between two codes goes either way with the last bit of a sum, and layers amplify it.

@@ -18,7 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from compress.algorithms import weight_importance
 from compress.algorithms.block_importance import of_blocks
-from compress.algorithms.dependency_groups import Group, Site, cut_state, find_groups, parameter_shapes, positions
+from compress.algorithms.coupled_units import ALL, Group, Site, cut_state, positions
+from compress.algorithms.dependency_groups import find_groups, parameter_shapes
+from compress.algorithms.expert_groups import sent
 from compress.engines.torch.runtime import blank, first_tensor
 from compress.errors import StageFailed
 from compress.model.depth_units import least_missed
@@ -59,8 +61,30 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...], dict[str, Any]
             ("ffn", "heads"),
             {**TOKENS, "use_cache": False},
         )
-        for name, kind in (("llama", "Llama"), ("qwen2", "Qwen2"), ("gemma2", "Gemma2"))
+        for name, kind in (("llama", "Llama"), ("qwen2", "Qwen2"), ("gemma2", "Gemma2"), ("olmo2", "Olmo2"))
     },
+    "cohere": (
+        lambda: language_model("CohereForCausalLM", "CohereConfig", {**GROUPED, "use_qk_norm": True}),
+        ("ffn", "heads"),
+        {**TOKENS, "use_cache": False},
+    ),
+    **{
+        name: (
+            partial(language_model, f"{kind}ForCausalLM", f"{kind}Config", {**GROUPED, **families._EXPERTS, **more}),
+            ("ffn", "heads", "experts"),
+            {"input_ids": TOKENS["input_ids"][:, :1], "use_cache": False},  # of four experts two have no token
+        )
+        for name, kind, more in (
+            ("mixtral", "Mixtral", {"num_local_experts": 4}),
+            ("gpt-oss", "GptOss", {"num_local_experts": 4}),
+            ("qwen3-moe", "Qwen3Moe", {"norm_topk_prob": True}),
+        )
+    },
+    "gpt-oss-hidden": (
+        lambda: language_model("GptOssForCausalLM", "GptOssConfig", families._GPT_OSS),
+        ("ffn", "heads", "hidden", "experts"),
+        {**TOKENS, "use_cache": False},
+    ),
     "llama-hidden": (
         lambda: language_model("LlamaForCausalLM", "LlamaConfig", families._MODERN),
         ("ffn", "heads", "hidden"),
@@ -152,7 +176,9 @@ def without_units(module: nn.Module, group: Group, units: torch.Tensor) -> nn.Mo
     made = copy.deepcopy(module)
     parameters = dict(made.named_parameters(remove_duplicate=False))
     for site in group.sites:
-        parameters[site.parameter].data.index_fill_(site.axis, positions(site, group, units), 0)
+        whole = parameters[site.parameter].data
+        part, axis = (whole, site.axis) if site.entry == ALL else (whole[site.entry], site.axis - 1)
+        part.index_fill_(axis, positions(site, group, units), 0)
     return made
 
 
@@ -160,7 +186,9 @@ def test_every_axis_that_shrinks_is_covered_once_and_no_other(found: Case) -> No
     covered = {(n, a): torch.zeros(s[a]) for n, s in parameter_shapes(found.module).items() for a in range(len(s))}
     for group in found.groups:
         for site in group.sites:
-            covered[site.parameter, site.axis][positions(site, group, torch.arange(group.units))] += 1
+            held = positions(site, group, torch.arange(group.units))
+            share = 1 if site.entry == ALL else 1 / parameter_shapes(found.module)[site.parameter][0]
+            covered[site.parameter, site.axis][held] += share
     for (name, axis), times in covered.items():
         shrinks = found.targets[name][axis] < len(times)
         assert torch.equal(times, torch.full_like(times, float(shrinks))), (name, axis)
@@ -208,7 +236,7 @@ def test_cutting_dead_neurons_changes_nothing(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("alive", [(0, 1), (1, 2), (0, 3)])
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "cohere"])
 def test_cutting_dead_key_heads_with_their_queries_changes_nothing(name: str, alive: tuple[int, int]) -> None:
     """Through the config, as the stage does: of four key heads with two queries each, two stay."""
     one = case(name)
@@ -223,6 +251,30 @@ def test_cutting_dead_key_heads_with_their_queries_changes_nothing(name: str, al
     assert all(
         torch.equal(g.choose(weight_importance.of_units(g, scores)), k) for g, k in zip(one.groups, kept, strict=True)
     )
+    smaller = copy.deepcopy(one.smaller)
+    smaller.load_state_dict(cut_state(killed.state_dict(), one.groups, kept))
+    assert torch.allclose(answer(smaller, one.call), answer(killed, one.call), atol=1e-5)
+    assert not torch.allclose(answer(smaller, one.call), answer(one.module, one.call), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt-oss", "qwen3-moe"])
+def test_cutting_dead_neurons_dead_heads_and_experts_without_a_token_changes_nothing(name: str) -> None:
+    """Through the config, as the stage does; each expert has other dead neurons."""
+    one = case(name)
+    tokens = sent(one.module, one.groups, [one.call])
+    random = torch.Generator().manual_seed(2)
+    kept = [g.choose(tokens[g.router] if g.router else torch.rand(g.units, generator=random)) for g in one.groups]
+    assert sorted((g.units, g.keep) for g in one.groups if g.units == 4) == [(4, 2)] * 2  # key heads, and experts
+    assert [int(t.sum()) for t in tokens.values()] == [2]
+    killed = one.module
+    for group, units in zip(one.groups, kept, strict=True):
+        if not group.router:
+            killed = without_units(killed, group, others(group, units))
+    # What a router sends where must be as it was, which dead heads would change.
+    kept = [
+        g.choose(sent(killed, [g], [one.call])[g.router]) if g.router else k
+        for g, k in zip(one.groups, kept, strict=True)
+    ]
     smaller = copy.deepcopy(one.smaller)
     smaller.load_state_dict(cut_state(killed.state_dict(), one.groups, kept))
     assert torch.allclose(answer(smaller, one.call), answer(killed, one.call), atol=1e-5)

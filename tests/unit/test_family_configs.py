@@ -194,6 +194,41 @@ def test_what_is_granted_always_divides(queries: int, keys: int, size: int, rati
     assert cut["num_attention_heads"] == cut["num_key_value_heads"] * queries
 
 
+MIXTURE: dict[str, Any] = {**LLAMA, "moe_intermediate_size": 64, "num_experts": 16, "num_experts_per_tok": 4}
+
+
+@pytest.mark.parametrize(("ratio", "left"), [(0.25, 12), (0.5, 8), (0.9, 4)])
+def test_a_mixture_keeps_what_a_token_is_sent_to(ratio: float, left: int) -> None:
+    cut = cut_width("Qwen3MoeForCausalLM", MIXTURE, ratio, ("experts",), 8)
+    assert cut.config["num_local_experts"] == left
+    assert "num_experts" not in cut.config  # the name that it had, which would say otherwise
+    assert cut.reported(ratio).endswith(f"num_local_experts 16 → {left} (−{1 - left / 16:.1%})")
+    again = cut_width(
+        "MixtralForCausalLM", {**LLAMA, "num_local_experts": 16, "num_experts_per_tok": 4}, ratio, ("experts",), 8
+    )
+    assert again.config["num_local_experts"] == left
+
+
+@given(st.integers(1, 32), st.data(), RATIOS)
+def test_experts_never_fall_below_what_a_token_is_sent_to(experts: int, data: st.DataObject, ratio: float) -> None:
+    each = data.draw(st.integers(1, experts))
+    config = {"num_local_experts": experts, "num_experts_per_tok": each}
+    try:
+        left = cut_width("GptOssForCausalLM", config, ratio, ("experts",), 8).config["num_local_experts"]
+    except UserError:
+        return  # nothing to cut at this ratio
+    wanted = (1 - ratio) * experts
+    assert each <= left < experts
+    assert abs(left - wanted) <= 0.5 + 1e-9 or left == each
+
+
+def test_the_experts_of_a_mixture_narrow_and_its_dense_blocks_do_not() -> None:
+    found = cut_width("Qwen3MoeForCausalLM", MIXTURE, 0.5, ("ffn",), 8).config
+    assert (found["moe_intermediate_size"], found["intermediate_size"]) == (32, 256)
+    found = cut_width("MixtralForCausalLM", {**LLAMA, "num_local_experts": 4}, 0.5, ("ffn",), 8).config
+    assert found["intermediate_size"] == 128  # of each of them
+
+
 def test_a_part_named_twice_is_cut_once() -> None:
     one, two = (cut_width("LlamaForCausalLM", LLAMA, 0.5, ("ffn",) * n, 8) for n in (1, 2))
     assert two == one
@@ -248,7 +283,7 @@ def test_a_ratio_too_small_to_grant_anything_is_refused() -> None:
 
 def test_a_family_that_is_not_known_is_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match="models of the class MambaForCausalLM cannot be cut") as caught:
-        family("MambaForCausalLM")
+        family("MambaForCausalLM", {"num_hidden_layers": 2})
     assert "families it knows are Llama, Mistral, " in caught.value.problems[0].fix
     assert "ForCausalLM" not in caught.value.problems[0].fix
 
@@ -323,6 +358,34 @@ def test_a_shorter_config_keeps_its_lists_in_step() -> None:
     assert (found["num_hidden_layers"], found["layer_types"]) == (2, ["sliding", "full"])
     assert config["layer_types"] == ["full", "sliding", "sliding", "full"]  # the one it was made from is as it was
     assert without(config, ()) == config
+
+
+def test_rope_goes_with_the_block_that_goes_without() -> None:
+    config = {**LLAMA, "num_hidden_layers": 4, "layer_types": ["a", "a", "a", "b"], "no_rope_layers": [1, 1, 1, 0]}
+    (stack,) = depth_pools("SmolLM3ForCausalLM", {**config, "no_rope_layer_interval": 4})
+    found = without(config, (stack.units[0], stack.units[1]))
+    assert (found["layer_types"], found["no_rope_layers"]) == (["a", "b"], [1, 0])
+
+
+@given(st.integers(1, 4), st.sets(st.integers(0, 7)), st.sets(st.integers(0, 7), min_size=1, max_size=7))
+def test_blocks_keep_their_kind_where_a_period_gave_it(step: int, dense: set[int], gone: set[int]) -> None:
+    def kinds(config: dict[str, Any]) -> list[bool]:
+        """As the class has it: which blocks have experts."""
+        only, every = config["mlp_only_layers"], config["decoder_sparse_step"]
+        return [i not in only and (i + 1) % every == 0 for i in range(config["num_hidden_layers"])]
+
+    config = {"num_hidden_layers": 8, "decoder_sparse_step": step, "mlp_only_layers": sorted(dense)}
+    (stack,) = depth_pools("Qwen3MoeForCausalLM", config)
+    found = without(config, tuple(stack.units[i] for i in sorted(gone)))
+    assert kinds(found) == [kind for i, kind in enumerate(kinds(config)) if i not in gone]
+    assert found["decoder_sparse_step"] == 1
+
+
+def test_a_field_that_is_one_value_for_all_blocks_is_no_list_of_theirs() -> None:
+    config = {"model_type": "hunyuan_v1_moe", "num_hidden_layers": 3, "num_experts": 4, "moe_topk": [1, 2, 2]}
+    (stack,) = depth_pools("HunYuanMoEV1ForCausalLM", config)
+    found = without(config, stack.units[:1])
+    assert (found["num_hidden_layers"], found["num_experts"], found["moe_topk"]) == (2, 4, [2, 2])
 
 
 def test_a_block_that_differs_from_the_others_stays_and_block_numbers_follow() -> None:

@@ -30,6 +30,7 @@ from compress.quantization.linears import (
 )
 from compress.quantization.patterns import matches
 from tests.families import TEXT, tiny_image, tiny_text
+from tests.stages import apply
 from tests.tiny import tiny_diffusion, tiny_llama
 
 FAMILIES_ = ("qwen2", "qwen3", "mistral", "gpt2", "opt", "gemma3", "bert", "phi3", "bloom", "mamba", "mpt")
@@ -139,6 +140,23 @@ def test_a_planned_cut_is_seen_in_the_layers(family: str, stage: str, params: di
     kind, config, _ = TEXT[family]
     made = getattr(transformers, kind)(getattr(transformers, config).from_dict(dict(planned.config(LANGUAGE_MODEL))))
     assert reported(planned) == built(made) != reported(artifact)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3-moe", "gpt-oss", "bloom"])
+@pytest.mark.parametrize(
+    ("stage", "params"), [("prune.depth", {"samples": 2}), ("prune.width", {"samples": 2, "parts": ["experts", "ffn"]})]
+)
+def test_a_planned_cut_of_a_mixture_is_what_comes_of_it(
+    family: str, stage: str, params: dict[str, Any], tmp_path: Path
+) -> None:
+    if family == "bloom" and stage == "prune.width":
+        return  # no part of it goes
+    artifact = describe(tiny_text(tmp_path / "model", family))
+    record = find_stage(stage)
+    checked = record.params(ratio=0.5, **params)
+    planned = expected_of(artifact, record, checked, (LANGUAGE_MODEL,), record.forecast(artifact, checked))
+    made, _ = apply(stage, artifact, tmp_path / "out", ratio=0.5, **params)
+    assert linears(planned) == linears(made) != linears(artifact)
 
 
 def test_of_what_cannot_be_reported_nothing_is_message(tmp_path: Path) -> None:

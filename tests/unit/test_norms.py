@@ -12,7 +12,7 @@ from torch import nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from compress.algorithms.dependency_groups import Group, Site, cut_state
+from compress.algorithms.coupled_units import Group, Site, cut_state
 from compress.algorithms.norms import keep_statistics
 
 WIDTH, KEEP = 16, 8

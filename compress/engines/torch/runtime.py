@@ -101,17 +101,20 @@ def blank(module: torch.nn.Module, config: Mapping[str, Any]) -> torch.nn.Module
     return made.float().to(next(module.parameters()).device).eval()
 
 
-def save_component(module: torch.nn.Module, before: Path, folder: Path) -> None:
+def save_component(module: torch.nn.Module, before: Path, folder: Path, *, as_built: bool = False) -> None:
     """Save a changed component as its library does, in the number type it was stored in, or packed as it is.
 
     Args:
         before: where the unchanged one lies: what it says of number types, and of how to generate, stays stated.
         folder: holds neither weights nor config.json yet.
+        as_built: a transformers model's weights by the names and in the tensors that its class has, where a checkpoint of it otherwise
+            has others: each expert's by itself.
     """
+    how = {"save_original_format": False} if as_built else {}
     with silent_libraries():  # diffusers warns of any cast, be there a part that is to stay as it is or none
         if getattr(module, "hf_quantizer", None) is None:  # the number type of packed weights is no one's to change
             module.to(stored_dtype(before))
-        module.save_pretrained(str(folder))  # type: ignore[operator]
+        module.save_pretrained(str(folder), **how)  # type: ignore[operator]
     config, old = read_json(folder / "config.json"), read_json(before / "config.json")
     for key in ("dtype", "torch_dtype"):
         config.pop(key, None)

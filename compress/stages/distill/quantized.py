@@ -6,7 +6,7 @@ goes to the unrounded ones. Rows and losses are those of `distill.logits`. What 
 the very numbers of the last step's rounding: plain transformers opens it with the library `compressed-tensors`, and vLLM serves it.
 Levels lie on both sides of zero: packed zero points are not opened by transformers (tried: 5.23 with compressed-tensors 0.20).
 transformers turns the weights back into floats when it first runs, so that it is small there, and no faster. The head and the routers of
-a mixture stay as they are. Source: Liu et al., "LLM-QAT: Data-Free Quantization Aware Training for Large Language Models" (2023); Esser
+a mixture stay as they are; its experts lie side by side in one tensor, and are left wide by `ignore: ["*experts*"]`. Source: Liu et al., "LLM-QAT: Data-Free Quantization Aware Training for Large Language Models" (2023); Esser
 et al., "Learned Step Size Quantization" (2020); the layout, the compressed-tensors library.
 
     - distill.quantized: {bits: 4, group_size: 16, steps: 400}
@@ -56,8 +56,10 @@ def refuse(artifact: Artifact, params: DistillQuantized) -> str:
     layers = _reached(artifact, params)
     if any(one.transposed for one in layers):
         return "compressed-tensors packs linear layers, and this family's are Conv1D, kept as [inputs, outputs]"
-    if stacked := sorted(one.name for one in layers if one.stacked):
-        return f"experts side by side in one tensor cannot be packed ({stacked[0]}): name them under `ignore`"
+    if experts := sorted(
+        one.name for one in layers if one.expert
+    ):  # a checkpoint may have them one by one, its class has not
+        return f'experts side by side in one tensor cannot be packed ({experts[0]}): name them under `ignore`: ["*experts*"]'
     if params.group_size == 0:
         return "group_size: 0 is none; -1 gives each row one scale"
     if linears(artifact) and not layers:
@@ -114,7 +116,9 @@ def run(artifact: Artifact, params: DistillQuantized, context: Context) -> None:
     curve = teach(learner, loss_at, params, context)
     record = pack(task.model, grid)
     made = derive(artifact, context.out, without=rewritten(artifact, (LANGUAGE_MODEL,)), link=context.link)
-    save_component(task.model, artifact.path, made.path)
+    # transformers does not put experts together that lie one by one beside packed layers (tried: 5.23).
+    mixture = any(one.expert for one in linears(artifact))
+    save_component(task.model, artifact.path, made.path, as_built=mixture)
     tell_packing(record, made.folder(LANGUAGE_MODEL))
     write_manifest(made.packing({LANGUAGE_MODEL: Quantization(PACKER, params.bits, PACKER)}))
     seen = params.steps * params.accumulate * params.batch * rows.tokens.shape[1]

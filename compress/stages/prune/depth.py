@@ -2,7 +2,8 @@
 
 Use it when latency matters at every batch size: a removed block is time saved in full. Recover with `distill.logits` or
 `distill.features`. Transformers lose whole layers; a UNet loses, as far as its config can say it, its middle, layers that a
-level has twice, layers of deep attention, or the attention of a block. The plan prints how many blocks go.
+level has twice, layers of deep attention, or the attention of a block. The plan prints how many blocks go. A decoder that
+`pare explain models` does not list is cut too where the source of its class shows that each block feeds the next and nothing else.
 Source: Men et al., "ShortGPT" (2024), block influence; Kim et al., "BK-SDM" (2023), for the UNet.
 
     - prune.depth: {ratio: 0.25}
@@ -20,14 +21,17 @@ from pydantic import Field
 from compress.artifact import Artifact, derive, rewritten, write_manifest
 from compress.catalogue import Forecast, stage
 from compress.context import Context
-from compress.errors import DataError
+from compress.errors import DataError, StageFailed
 from compress.model.depth_units import Pool, Unit, cut_depth, depth_pools, least_missed, renamed, unsettled, without
-from compress.model.families import Cut, Granted, derived_fields
+from compress.model.families import FAMILIES, Cut, Granted, derived_fields
 from compress.params import Params, Share
 from compress.planning.resources import opened_bytes
 
 if TYPE_CHECKING:
     from compress.opening.models import OpenModel
+
+
+SAME = 1e-3  # as a share of an output's size: how far off a shorter model may be that only source code tells of
 
 
 class PruneDepth(Params):
@@ -53,7 +57,7 @@ def forecast(artifact: Artifact, params: PruneDepth) -> Forecast:
 
 
 @stage(
-    version=1,
+    version=2,
     params=PruneDepth,
     formats={"torch": "torch"},
     effects=("weights",),
@@ -72,13 +76,16 @@ def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
     task = open_task(artifact, context.opening.of("float32"))
     for name in wanted:
         module, kind = task.component(name), artifact.components[name].kind
-        written = {f: getattr(module.config, f, None) for f in derived_fields(kind)}
+        written = {f: getattr(module.config, f, None) for f in derived_fields(kind, artifact.config(name))}
         config = {**artifact.config(name), **{f: value for f, value in written.items() if value}}
         gone, example = _least_missed(task, name, params, context)
         removed = frozenset(path for unit in gone for path in unit.removes)
-        shorter = blank(module, without(config, gone))
+        left = without(config, gone)
+        shorter = blank(module, left)
         names = {key: renamed(key, removed) for key in module.state_dict()}
         shorter.load_state_dict({new: v for k, v in module.state_dict().items() if (new := names[k])})
+        if kind not in FAMILIES:
+            _be_the_same(kind, module, removed, shorter, {f: left[f] for f in written if f in left}, example)
         reported = Cut(config, _granted(artifact, name, params)).reported(params.ratio)
         context.note(
             f"without {', '.join(sorted(removed))}; {reported}",
@@ -93,6 +100,27 @@ def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
 
 def _granted(artifact: Artifact, name: str, params: PruneDepth) -> tuple[Granted, ...]:
     return cut_depth(artifact.components[name].kind, artifact.config(name), params.ratio)
+
+
+def _be_the_same(
+    kind: str,
+    module: Any,
+    removed: frozenset[str],
+    shorter: Any,
+    listed: Mapping[str, Any],
+    example: Mapping[str, Any],
+) -> None:
+    """Raises a StageFailed where a shorter model is not the whole one with those blocks passed over. Of a short example a block's kind may
+    not show: so what is `listed` of the blocks must have been taken up too."""
+    from compress.algorithms.block_importance import off_without
+
+    fix = "this family cannot be cut in depth yet: leave this stage out, and report it"
+    if lost := [field for field, value in listed.items() if getattr(shorter.config, field, None) != value]:
+        raise StageFailed(f"the config class of a {kind} works out {lost[0]} though it is given", fix=fix)
+    if (off := off_without(module, removed, shorter, example)) > SAME:
+        gone = ", ".join(sorted(removed))
+        message = f"a {kind} without {gone} gives something else ({off:.2g} of its size) than with them passed over"
+        raise StageFailed(message, fix=fix)
 
 
 def _least_missed(

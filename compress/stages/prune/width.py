@@ -4,7 +4,8 @@ Use it when a model is wider than its task needs; win the quality back with `dis
 is a stock checkpoint with a smaller config. A ratio is snapped to what the config can say (whole norm groups and heads) and to
 multiples of `align`, which kernels like; the plan prints what was asked for against what is granted. Which parts a model has:
 `channels` for a UNet or a VAE; `ffn`, `heads` and `hidden` for a language model, as far as its config has a field for them; `ffn` for
-Sana's denoiser and for CLIP text encoders.
+Sana's denoiser and for CLIP text encoders. Of a mixture `ffn` is the width of every expert, and `experts` takes out whole ones: of each
+block those that its router sends the fewest tokens of the calibration data.
 Source: Fang et al., "DepGraph: Towards Any Structural Pruning" (2023), through torch-pruning.
 
     - prune.width: {ratio: 0.25}
@@ -36,13 +37,13 @@ NORM_ITEMS = 8  # calibration items on which norms are compared with those of be
 
 class PruneWidth(Params):
     ratio: Share = Field(0.25, description="share of each width to remove")
-    parts: tuple[Literal["ffn", "heads", "hidden", "channels"], ...] = Field(
+    parts: tuple[Literal["ffn", "heads", "experts", "hidden", "channels"], ...] = Field(
         (), description="which widths; none named: channels, or ffn and heads, as far as the model's config has them"
     )
     importance: Literal["magnitude", "taylor", "activation"] = Field(
-        "magnitude", description="what a weight is worth; the two others need calibration data"
+        "magnitude", description="what a weight is worth; the two others need calibration data, as experts always do"
     )
-    samples: int = Field(32, ge=1, description="calibration items that taylor and activation look at")
+    samples: int = Field(32, ge=1, description="calibration items that taylor, activation and experts look at")
     align: int = Field(8, ge=1, description="widths are multiples of this")
     components: tuple[str, ...] = Field((), description="what to cut; none named: the denoiser, or the language model")
 
@@ -55,18 +56,20 @@ def forecast(artifact: Artifact, params: PruneWidth) -> Forecast:
 
 
 @stage(
-    version=2,
+    version=3,
     params=PruneWidth,
     formats={"torch": "torch"},
     effects=("weights",),
     reproducible="bytes",
     bound_to=("isa",),  # worth is a sum of rounded numbers: another processor may rank two channels the other way
     libraries=("torch_pruning", "torch", "transformers", "diffusers"),
-    data=lambda params: () if params.importance == "magnitude" else ("calibration",),
+    data=lambda params: ("calibration",) if _sees_data(params) else (),
     forecast=forecast,
 )
 def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
-    from compress.algorithms.dependency_groups import cut_state, find_groups, parameter_shapes
+    from compress.algorithms.coupled_units import cut_state
+    from compress.algorithms.dependency_groups import find_groups, parameter_shapes
+    from compress.algorithms.expert_groups import sent
     from compress.algorithms.norms import keep_statistics
     from compress.algorithms.weight_importance import of_units
     from compress.engines.torch.runtime import blank, save_component, shares_kept
@@ -82,7 +85,8 @@ def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
         example = _example(task, name)
         groups = find_groups(module, example, parameter_shapes(smaller), heads)
         weight_importance = _saliency(task, name, params, context)
-        kept = [group.choose(of_units(group, weight_importance)) for group in groups]
+        tokens = sent(module, groups, _calls(task, name, params, context, params.samples))
+        kept = [g.choose(tokens[g.router] if g.router else of_units(g, weight_importance)) for g in groups]
         smaller.load_state_dict(cut_state(module.state_dict(), groups, kept))
         keep_statistics(module, smaller, groups, kept, _calls(task, name, params, context, NORM_ITEMS))
         reported = cut.reported(params.ratio)
@@ -91,6 +95,10 @@ def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
         )
         save_component(smaller, artifact.folder(name), made.folder(name))
     write_manifest(made)
+
+
+def _sees_data(params: PruneWidth) -> bool:
+    return params.importance != "magnitude" or "experts" in params.parts
 
 
 def _cut(artifact: Artifact, name: str, params: PruneWidth) -> Cut:
@@ -106,7 +114,7 @@ def _example(task: OpenModel, name: str) -> Mapping[str, Any]:
 
 def _calls(task: OpenModel, name: str, params: PruneWidth, context: Context, count: int) -> Iterator[Mapping[str, Any]]:
     """What a component is given while the model runs on calibration items, or on examples where there is no such data."""
-    asked = params.importance != "magnitude"
+    asked = _sees_data(params)
     items = context.data["calibration"].first(count) if asked else task.examples[:count]
     return _recorded(task, name, items, context.seed)
 
