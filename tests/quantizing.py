@@ -39,13 +39,13 @@ TOKENS = torch.arange(5, 25)[None]
 TAUGHT = {"steps": 20, "tokens": 16, "batch": 4, "group_size": 32, "precision": "float32", "warmup": 1}
 
 
-def tiny(family: str, folder: Path) -> Artifact:
-    """A model of the family, wide enough for every way."""
+def tiny(family: str, folder: Path, **changes: Any) -> Artifact:
+    """A model of the family, wide enough for every way, its config with `changes`."""
     if family not in ("llama", *TEXT):
         return describe(MODELS[family](folder))
     known = "dynamic-rope" if family == "llama" else family
     has = TEXT[known][2]
-    wanted = {k: v for k, v in {**WIDTH, **HEADED, **EVEN}.items() if k in has} | dict(OTHER.get(known, {}))
+    wanted = {k: v for k, v in {**WIDTH, **HEADED, **EVEN}.items() if k in has} | dict(OTHER.get(known, {})) | changes
     return describe(tiny_text(folder, known, **wanted))
 
 

@@ -34,6 +34,8 @@ LOOKED_AT = {"bits": [4], "timesteps": 1, "samples": 2}  # by stages that measur
 # What does nothing on a processor is tried in tests/unit/test_hooked_models.py, with a pretended GPU.
 TRIED = [name for name in stage_names() if not find_stage(name).elsewhere("cpu")]
 CASES = [(name, task) for name in TRIED for task in tasks_for(find_stage(name).needs)]
+# Stages that look at calibration data where a parameter asks for it, and what has no use otherwise.
+CALIBRATED_IF_ASKED, CALIBRATION = ("quantize.llamacpp",), ("samples", "length")
 COMPILED = "accelerate.compile"  # by each process that opens the model
 APART = ("quantize.gptq",)  # in a process of its own, with half a minute of imports; tests/pipeline has it in short
 
@@ -61,7 +63,8 @@ def steps_of(doc: str, specimen: Specimen | None = None) -> list[dict[str, dict[
             known = find_stage(stage).params
             taught = TRAINING if issubclass(known, Training) else TRAJECTORIES
             little = taught if issubclass(known, Optimising) else OTHER
-            params |= {k: v for k, v in little.items() if k in known.model_fields}
+            unused = CALIBRATION if stage in CALIBRATED_IF_ASKED else ()
+            params |= {k: v for k, v in little.items() if k in known.model_fields and k not in unused}
             params |= LOOKED_AT if stage.startswith("analyze.") else {}
             if specimen and stage.startswith(BUILDS):
                 params |= {k: v for k, v in specimen.built.items() if k in known.model_fields}

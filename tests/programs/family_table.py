@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import yaml
@@ -21,6 +22,7 @@ from compress.catalogue import Stage, builders, find_engine, find_stage, find_ta
 from compress.errors import Problem, RecipeError
 from compress.machine import deps
 from compress.model.describing import describe
+from tests import quantizing
 from tests.contract.test_stage_contract import steps_of
 from tests.families import MODELS, tiny_text
 from tests.specimens import find_specimen
@@ -63,12 +65,20 @@ TITLES = {
 }
 VARIANTS = {"flux", "sd3-no-t5"}  # the deeper one has blocks to spare; without T5 it is the same family
 # As the real models of a family are, where its tiny one tries another case: one window, tied embeddings, a scale of attention.
+USUAL: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": None},
+    "gemma2": {"tie_word_embeddings": True},
+    "gemma3": {"tie_word_embeddings": True},
+}
 TYPICAL: dict[str, Callable[[Path], Path]] = {
-    "mistral": partial(tiny_text, family="mistral", sliding_window=None),
-    "gemma2": partial(tiny_text, family="gemma2", tie_word_embeddings=True, query_pre_attn_scalar=8),
-    "gemma3": partial(tiny_text, family="gemma3", tie_word_embeddings=True, query_pre_attn_scalar=8),
+    "mistral": partial(tiny_text, family="mistral", **USUAL["mistral"]),
+    "gemma2": partial(tiny_text, family="gemma2", query_pre_attn_scalar=8, **USUAL["gemma2"]),
+    "gemma3": partial(tiny_text, family="gemma3", query_pre_attn_scalar=8, **USUAL["gemma3"]),
 }
 SIDE = 32  # pixels, of a stage that sets a size: what every family can make
+# Stages that pack side by side what the narrowest models do not have.
+WIDE = tuple(name for name in stage_names() if name.startswith("quantize.") or name == "distill.quantized")
+ODD = ("dynamic-rope",)  # what makes it a family of its own is no matter of widths
 SIZED = ("tokens",)  # what must fit a tiny model though a stage has a default
 WORKS, NONE = "✓", "–"
 SHOWN = ("prune", "distill", "quantize")  # the verbs of README's table
@@ -87,10 +97,12 @@ class Family:
 def family(name: str, folder: Path, stages: Sequence[str] = ()) -> Family:
     """What comes of these stages, or of all for its task, on a family's tiny model."""
     artifact = describe({**MODELS, **TYPICAL}[name](folder / "model"))
+    widened = artifact.writes_text and name not in ODD
+    wide = quantizing.tiny(name, folder / "wide", **USUAL.get(name, {})) if widened else artifact
     fitting = [one for one in stages or stage_names() if find_stage(one).works_on(find_task(artifact.task))]
     specimen = find_specimen(artifact.task)
     data = {"calibration": specimen.calibration, "train": specimen.train(folder)}
-    found = {one: refusal(find_stage(one), artifact, data, folder) for one in fitting}
+    found = {one: refusal(find_stage(one), wide if one in WIDE else artifact, data, folder) for one in fitting}
     return Family(TITLES.get(name, name), artifact.task, found)
 
 
@@ -126,7 +138,7 @@ def problems(
 
 def sentence(problem: Problem, folder: Path) -> str:
     """What a problem says, without the place of the tiny model."""
-    return problem.message.replace(f"{folder}/model", "the folder")
+    return problem.message.replace(f"{folder}/model", "the folder").replace(f"{folder}/wide", "the folder")
 
 
 def measured(names: Sequence[str] = ()) -> list[Family]:
