@@ -86,6 +86,8 @@ def _evaluate(asked: Asked, facts: Facts) -> Iterator[str]:
         yield f"  samples: {max(2, count)}"
         quality, gate = _quality(asked, text, count)
         metrics, gates = [*quality, *metrics], [*gate, *gates]
+    else:
+        gates.append("  # no gate of quality, and nothing measures it: that takes held-out data, --data evaluate=…")
     if text and (known := positions(facts.artifact.known_config(facts.artifact.main))) and known < LENGTH:
         yield f"  prompt_tokens: {known // 4}  # the model has {known} positions"
         yield f"  new_tokens: {known // 4}"

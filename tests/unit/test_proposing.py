@@ -132,6 +132,12 @@ def test_a_large_model_is_not_taught_on_a_processor(propose: Any, monkeypatch: p
     assert stages(propose("sd", MODERN, data=("train=zoo://digits/train",)))[0] == "accelerate.steps"
 
 
+def test_without_data_it_says_that_nothing_measures_quality(propose: Any) -> None:
+    for family in ("llama", "sd"):
+        assert "nothing measures it: that takes held-out data" in propose(family).text
+    assert "nothing measures it" not in propose("llama", data=given("evaluate")).text
+
+
 def test_wide_latents_are_not_taught_on_a_processor(propose: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """An update takes as long as its latents have places: half a minute for a small UNet at 64 by 64."""
     train = ("train=zoo://digits/train",)
