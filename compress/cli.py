@@ -94,8 +94,9 @@ def plan(
     set_: Set = None,
     device: Device = None,
     gpu: Annotated[
-        str, typer.Option("--for", help="say what each stage is worth on a GPU: H100, RTX 4090, T4, SM89, … or here")
-    ] = "",
+        str | None,
+        typer.Option("--for", help="say what each stage is worth on a GPU: H100, RTX 4090, T4, SM89, … or here"),
+    ] = None,
     cache: CacheDir = None,
     as_json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from compress.errors import UserError
 from compress.machine.gpus import HERE, Gpu, gpu_here
@@ -70,6 +71,7 @@ CARDS = {
         Card("RTX 5090", "SM120", 32),
     )
 }
+OLDEST = 50  # the least compute capability of the table below, as a number
 BATCHES = "wins where a call waits for weights; in large batches it loses to bfloat16"
 FORMATS: Mapping[str, Format] = {
     "float32": Format("float32", 50, NVIDIA),
@@ -108,17 +110,20 @@ def card(word: str) -> Card:
         UserError: nobody knows it, or this machine has none.
     """
     if word == HERE:
-        found = gpu_here()
-        if found is None:
+        here = gpu_here()
+        if here is None:
             raise UserError("nvidia-smi finds no NVIDIA GPU here", fix=f"name one: {', '.join(CARDS)}")
-        return Card(found.name, found.target, 0)
+        return Card(here.name, here.target, 0)
+    words = re.findall(r"[a-z0-9]+", word.lower())  # of what nvidia-smi calls it too: NVIDIA A100-SXM4-80GB
     by_name = {name.lower().replace(" ", ""): one for name, one in CARDS.items()}
-    asked = word.lower().replace(" ", "").removeprefix("nvidia").removeprefix("geforce").replace("-", "")
-    if asked in by_name:
-        return by_name[asked]
+    ways = {*words, *(one + other for one, other in pairwise(words))}
+    if named := next((one for name, one in by_name.items() if name in ways), None):
+        return named
+    found = re.fullmatch(r"sm(\d{2,3})|(\d{1,2})\.(\d)", word.lower().strip())  # nvidia-smi says 9.0 of SM90
+    number = int(found[1] or found[2] + found[3]) if found else 0
+    if number >= OLDEST:
+        return Card(f"SM{number}", f"SM{number}", 0)
     generations = sorted({one.target for one in CARDS.values()}, key=lambda target: int(target[2:]))
-    if re.fullmatch(r"SM\d{2,3}", word.upper()):
-        return Card(word.upper(), word.upper(), 0)
     known = ", ".join((HERE, *CARDS, *generations))
     raise UserError(f"no GPU is known as {word}", fix=f"give its generation, as nvidia-smi tells it, or one of {known}")
 

@@ -38,13 +38,13 @@ class Fit:
 
 
 @contextmanager
-def as_if(word: str) -> Iterator[Card | None]:
-    """Within: plans are made as if this machine had the GPU of a name; "" for none.
+def as_if(word: str | None) -> Iterator[Card | None]:
+    """Within: plans are made as if this machine had the GPU of a name; None for none.
 
     Raises:
         UserError: as `card`.
     """
-    asked = card(word) if word else None
+    asked = None if word is None else card(word)
     with supposing(gpu_of(asked)) if asked else nullcontext():
         yield asked
 

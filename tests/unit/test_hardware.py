@@ -153,3 +153,26 @@ def test_the_command_prints_it_and_json_holds_it(
     assert found["device"] == "cuda:0"
     assert found["for"]["gpu"] == {"name": "RTX 4090", "target": "SM89", "gigabytes": 24}
     assert [fit["runs"] for fit in found["for"]["stages"]] == [True]
+
+
+@pytest.mark.parametrize(
+    ("word", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("rtx4090", "RTX 4090"),
+        ("NVIDIA L4", "L4"),
+        ("9.0", "SM90"),
+        ("sm120", "SM120"),
+    ],
+)
+def test_a_gpu_may_be_called_as_nvidia_smi_calls_it(word: str, name: str) -> None:
+    assert card(word).name == name
+
+
+@pytest.mark.parametrize("word", ["", "L40", "A1000", "SM35", "3.5", "100"])
+def test_another_gpu_is_not_taken_for_one_that_is_known(word: str) -> None:
+    with pytest.raises(UserError, match="no GPU is known as"):
+        card(word)
