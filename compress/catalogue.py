@@ -294,9 +294,22 @@ def builders() -> tuple[Stage, ...]:
     return tuple(s for s in found if s.formats.get("torch") in engine_names())
 
 
+# What people know by a name of its own, and is a way of a stage.
+MEANT = {
+    "awq": "quantize.autoround: {method: awq}",
+    "rtn": "quantize.autoround: {method: rtn}",
+    "smoothquant": "quantize.nncf: {mode: int8}",
+    "nf4": "quantize.bitsandbytes: {mode: nf4}",
+    "fp8": "quantize.torchao: {mode: float8}",
+    "lcm": "distill.steps: {method: consistency}",
+    "imatrix": "quantize.llamacpp: {importance: true}",
+}
+
+
 def _find(what: str, name: str, known: tuple[str, ...], package: str, record: str, kind: type[R]) -> R:
     if name not in known:
-        raise UserError(f"no {what} is called `{name}`", fix=near(name, known))
+        called = MEANT.get(name.rpartition(".")[2]) if what == "stage" else None
+        raise UserError(f"no {what} is called `{name}`", fix=f"that is `{called}`" if called else near(name, known))
     found = getattr(importlib.import_module(f"{package}.{name}"), record, None)
     if not isinstance(found, kind):
         raise TypeError(f"{package}.{name}: `{record}` is no {kind.__name__}")

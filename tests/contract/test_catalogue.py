@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 import yaml
 
 import compress
-from compress.catalogue import Stage, find_metric, find_stage, metric_names, stage_names, tasks_for
-from compress.errors import near
+from compress.catalogue import MEANT, Stage, find_metric, find_stage, metric_names, stage_names, tasks_for
+from compress.errors import UserError, near
 from compress.machine import deps, gpus
 from compress.params import Params
 from compress.recipe.keep import KEEP
@@ -131,3 +132,14 @@ def test_there_is_a_recipe_for_every_stage() -> None:
 def test_an_unknown_name_is_refused_with_its_near_match() -> None:
     assert near("build.openvno", stage_names()) == "did you mean `build.openvino`?"
     assert "`kid`" in near("kidd", metric_names())
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_a_way_that_is_known_by_its_own_name_leads_to_its_stage(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        find_stage(f"quantize.{name}")
+    found = re.fullmatch(r"that is `([\w.]+): (.*)`", caught.value.problems[0].fix)
+    assert found
+    (params,) = yaml.safe_load_all(found[2])
+    known = find_stage(found[1]).params
+    known.model_validate({**({"steps": 2} if known.model_fields.get("steps") else {}), **params})

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization, derive, write_manifest
 from compress.catalogue import Forecast, stage
@@ -55,7 +55,7 @@ FLOAT32 = 4  # bytes
 
 
 class QuantizeLlamaCpp(Params):
-    type: Type = Field(
+    type: Annotated[Type, BeforeValidator(lambda given: given.lower() if isinstance(given, str) else given)] = Field(
         "q4_k_m", description="llama.cpp's name of what most weights are stored in; its digit is their bits"
     )
     importance: bool = Field(
