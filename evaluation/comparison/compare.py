@@ -230,12 +230,20 @@ def _side(name: str, view: Viewpoint, inside: str | None = None) -> Side:
         name,
         view.artifact.digest,
         f"{parts} {how}".strip()
+        + _packed(view)
         + (", called the lean way" if view.artifact.settings.lean else "")
         + _hooks(view, inside),
         dict(view.call),
         lineage,
         bytes_read(view.artifact, view.opening.dtype or ""),
     )
+
+
+def _packed(view: Viewpoint) -> str:
+    """How the weights of torch components are packed, which their libraries unpack or compute with."""
+    parts = view.artifact.components.items()
+    found = {name: part.quantization for name, part in parts if part.format == "torch" and part.quantization}
+    return "".join(f", `{name}` by {how.method} in {how.bits} bits" for name, how in found.items())
 
 
 def _hooks(view: Viewpoint, inside: str | None) -> str:

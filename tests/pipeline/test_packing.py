@@ -17,12 +17,15 @@ from compress.engines.torch.runtime import named_dtype, stored_dtype
 from compress.execution.reload import probe
 from compress.files.hashing import digest_files
 from compress.machine.deps import installed
+from compress.machine.devices import Opening
 from compress.model import bit_widths
 from compress.model.describing import describe
 from compress.opening import open_task
 from compress.quantization.reach import reach
 from compress.tasks import Usage
+from evaluation.comparison.compare import _side
 from evaluation.metrics.size import weights_read
+from evaluation.observe.collect import Viewpoint
 from tests.families import tiny_text
 from tests.opened_alone import called_here, first_call, opened_alone
 from tests.stages import apply
@@ -194,3 +197,14 @@ def test_the_printed_lines_open_a_packed_pipeline_in_its_own_number_type(dtype: 
 
 def test_nothing_is_stated_of_other_models(llama: Artifact, generator: Artifact) -> None:
     assert named_dtype(llama) == named_dtype(generator) == ""
+
+
+def test_a_report_names_how_weights_are_packed(packed: dict[str, Artifact], llama: Artifact) -> None:
+    def engine(artifact: Artifact) -> str:
+        return _side("candidate", Viewpoint(artifact, Opening("float32"), {}, (), "", 0, 1)).engine
+
+    assert engine(llama) == "torch float32 eager"
+    for artifact in packed.values():
+        how = artifact.components["model"].quantization
+        assert how is not None
+        assert engine(artifact).startswith(f"torch float32 eager, `model` by {how.method} in {how.bits} bits")
