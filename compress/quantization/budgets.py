@@ -13,8 +13,9 @@ from fractions import Fraction
 
 WITHIN = 0.02  # of the budget, that a choice may stay under it
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
-SIZED = "give a share such as 0.3, or 120 MB"  # what a budget may be
+SIZED = "give a share such as 0.3 or 30%, or 120 MB"  # what a budget may be
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(B|kB|MB|GB)\s*")
+_PERCENT = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*%\s*")
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,27 @@ def bytes_of(budget: float | str, whole: int) -> int:
     """A budget in bytes.
 
     Args:
-        budget: a share of `whole`, or a size with its unit: 120 MB.
+        budget: a share of `whole`, also in percent, or a size with its unit: 120 MB.
 
     Raises:
         ValueError: it is neither.
     """
     if not isinstance(budget, str):
         return int(budget * whole)
-    found = _SIZE.fullmatch(budget)
-    if found is None or not float(found[1]):
-        raise ValueError(f"{unreadable(budget)}: {SIZED}")
-    return int(float(found[1]) * UNITS[found[2]])
+    if why := unreadable(budget):
+        raise ValueError(f"{why}: {SIZED}")
+    if percent := _PERCENT.fullmatch(budget):
+        return int(float(percent[1]) / 100 * whole)
+    number, unit = _SIZE.fullmatch(budget).groups()  # type: ignore[union-attr]
+    return int(float(number) * UNITS[unit])
 
 
 def unreadable(budget: str) -> str:
     """Why a text is no size, or ""."""
-    found = _SIZE.fullmatch(budget)
-    return "" if found and float(found[1]) else f"`{budget[:40]}` is no size"
+    found, percent = _SIZE.fullmatch(budget), _PERCENT.fullmatch(budget)
+    if (found and float(found[1])) or (percent and 0 < float(percent[1]) <= 100):
+        return ""
+    return f"`{budget[:40]}` is no size"
 
 
 def choose(layers: Mapping[str, tuple[Option, ...]], budget: int) -> Choice:

@@ -86,7 +86,7 @@ def _kept_all(artifact: Artifact, keep: str) -> str:
 def way(artifact: Artifact, params: Offload) -> dict[str, object]:
     """What is written down: how weights take turns, and how many bytes of them stay."""
     how = params.how or (BLOCKS if artifact.writes_text else COMPONENTS)
-    return {"how": how} | ({"keep": bytes_of(params.keep, 0)} if params.keep else {})
+    return {"how": how} | ({"keep": bytes_of(params.keep, held_bytes(artifact, LANGUAGE_MODEL))} if params.keep else {})
 
 
 def forecast(artifact: Artifact, params: Offload) -> Forecast:
