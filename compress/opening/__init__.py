@@ -97,5 +97,5 @@ def _refuse(artifact: Artifact, opening: Opening) -> None:
             raise UserError(
                 f"`{name}`: {why}",
                 place=str(artifact.path),
-                fix="give the device that it was compiled for, or run the recipe again: it builds the engine anew",
+                fix="run the recipe again: it builds the engine anew; or give the device that it was compiled for",
             )

@@ -90,8 +90,8 @@ def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[
         if why := elsewhere(part.format, opening):
             yield Problem(place, f"`{name}`: {why}", "device: cpu, or give the torch model")
         elif unfit and (why := unfit(artifact.folder(name), opening.device)):
-            message = "give the device that it was compiled for, or the torch model to compile it for this one"
-            yield Problem(place, f"`{name}`: {why}", message)
+            fix = "run the recipe again: it builds the engine anew; or give the device that it was compiled for, or the torch model"
+            yield Problem(place, f"`{name}`: {why}", fix)
 
 
 @contextmanager

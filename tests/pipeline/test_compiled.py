@@ -29,7 +29,7 @@ from compress.engines.compiled.build import CompiledBuilder
 from compress.engines.compiled.runtime import AGAIN, Package
 from compress.engines.module import ENGINE, read_settings
 from compress.engines.parity import compare_calls
-from compress.errors import ModelError, RecipeError, StageFailed, UserError
+from compress.errors import PareError, RecipeError, StageFailed, UserError
 from compress.files.hashing import digest_file
 from compress.machine.devices import Opening
 from compress.model.describing import describe
@@ -202,7 +202,7 @@ def test_a_package_of_another_origin_is_not_run(
 ) -> None:
     folder = shutil.copytree(llama[1].path, tmp_path / "model")
     edit(folder)
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(PareError) as caught:
         compress.load(folder)
     problem = caught.value.problems[0]
     assert message in problem.message

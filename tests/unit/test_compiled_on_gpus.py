@@ -157,7 +157,7 @@ def test_an_artifact_for_the_other_kind_of_device_is_refused_when_it_is_planned_
     package(language_model(tmp_path / "model"), **said)
     made = describe(tmp_path / "model").replacing({LANGUAGE_MODEL: "compiled"})
     (problem,) = engine_places(made, Opening(device=device), "r.yaml:3:1")
-    reported = f"`{LANGUAGE_MODEL}`: it was compiled by AOTInductor for {built}, and here is {device.partition(':')[0]}"
+    reported = f"`{LANGUAGE_MODEL}`: it was compiled for {built}, and here is {device.partition(':')[0]}"
     assert (problem.place, problem.message) == ("r.yaml:3:1", reported)
     for opened in (lambda: compress.load(made, device=device), lambda: open_task(made, Opening(device=device))):
         with pytest.raises(UserError, match=reported):
@@ -360,6 +360,7 @@ def test_what_cannot_be_compiled_is_refused_when_it_is_planned(
     machine()
     monkeypatch.setattr(gpus, "gpus_here", lambda: ())
     assert "no CUDA toolkit" not in find_stage("build.compiled").machine()
+    monkeypatch.setattr(gpus, "toolkit", lambda: tmp_path)
     assert refused(tmp_path, "build.compiled: {}") == "device: cuda, and nvidia-smi finds no NVIDIA GPU here"
 
 

@@ -31,7 +31,7 @@ def unfit(folder: Path, device: str) -> str:
         ("a processor with ", settings.get("isa"), machine_fact("isa")),
     ):
         if built != here:
-            return f"it was compiled by {ENGINE.title} for {what}{built}, and here is {what}{here}"
+            return f"it was compiled for {what}{built}, and here is {what}{here}"
     return ""
 
 

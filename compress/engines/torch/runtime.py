@@ -146,7 +146,7 @@ def shares_kept(before: torch.nn.Module, after: torch.nn.Module, call: Mapping[s
 
 
 def named_dtype(artifact: Artifact) -> str:
-    """The number type that stock diffusers must be told to open a pipeline in, as Python writes it: that of the weights beside those that
+    """The number type that stock diffusers must be given to open a pipeline, as Python writes it: that of the weights beside those that
     torchao packed, for it takes another by default. "" where nothing need be stated."""
     if artifact.writes_text or not in_own_number_type(artifact):
         return ""
