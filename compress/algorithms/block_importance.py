@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from compress.algorithms.forward_hooks import hearing, passing_over
+from compress.algorithms.forward_hooks import hearing, passing_over, stream_of
 
 Output: TypeAlias = (
     torch.Tensor | tuple[torch.Tensor | None, ...]
@@ -27,7 +27,7 @@ def of_blocks(module: nn.Module, names: Sequence[str], calls: Iterable[Mapping[s
 
     def hear(name: str, args: tuple[torch.Tensor, ...], named: Mapping[str, torch.Tensor], output: Output) -> None:
         before = args[0] if args else named["hidden_states"]
-        after = _stream(before, output)
+        after = stream_of(before, output, 0)
         axis = 1 if after.dim() == 4 else -1  # images have their channels second, sequences last
         same = before.float().narrow(axis, 0, after.shape[axis])
         cosine = torch.cosine_similarity(same, after.float(), dim=axis)
@@ -47,10 +47,3 @@ def off_without(module: nn.Module, blocks: Collection[str], shorter: nn.Module, 
         with passing_over(module, blocks):
             wanted = module(**call).logits.float()
     return float((found - wanted).norm() / wanted.norm())
-
-
-def _stream(before: torch.Tensor, output: Output) -> torch.Tensor:
-    """Of what a block gives, the stream it was given: some give the text's beside the image's."""
-    given = [t for t in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(t)]
-    same = [t for t in given if t.shape == before.shape]
-    return same[-1] if same else given[0]

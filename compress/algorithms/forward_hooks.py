@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 # What is reported of a layer after it ran: its name, its arguments in order and by name, and its output.
@@ -32,8 +33,8 @@ def passing_over(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """Within: each of the named layers gives what it is given, its first argument or `hidden_states`, as the first part of its output."""
 
     def give_back(layer: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> Any:
-        given = args[0] if args else named["hidden_states"]
-        return (given, *output[1:]) if isinstance(output, tuple) else given
+        given = given_to(args, named)
+        return type(output)((given, *output[1:])) if isinstance(output, tuple | list) else given
 
     layers = [module.get_submodule(name) for name in names]
     handles = [layer.register_forward_hook(give_back, with_kwargs=True) for layer in layers]
@@ -42,6 +43,19 @@ def passing_over(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def given_to(args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+    """The stream that a block is given: its first argument, or `hidden_states`."""
+    return args[0] if args else named["hidden_states"]
+
+
+def stream_of(before: object, output: object, otherwise: int = -1) -> torch.Tensor:
+    """Of what a block gives, the stream it was given: some give the text's or their attention beside it. Where none has its shape, the one
+    at `otherwise`."""
+    given = [t for t in (output if isinstance(output, tuple | list) else (output,)) if torch.is_tensor(t)]
+    same = [t for t in given if torch.is_tensor(before) and t.shape == before.shape]
+    return same[-1] if same else given[otherwise]
 
 
 def _tell(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from compress.algorithms.forward_hooks import hearing
+from compress.algorithms.forward_hooks import hearing, stream_of
 
 Pairs = Sequence[tuple[str, str]]  # names of a student's and a teacher's block that are to agree
 
@@ -56,12 +57,12 @@ class Projections(nn.Module):
 
 @contextmanager
 def listening(module: nn.Module, names: Sequence[str]) -> Iterator[Mapping[str, torch.Tensor]]:
-    """Within: what the named blocks gave last, channels last."""
+    """Within: the stream that the named blocks gave last, channels last."""
     recorded: dict[str, torch.Tensor] = {}
 
-    def hear(name: str, args: object, named: object, output: torch.Tensor | tuple[torch.Tensor | None, ...]) -> None:
-        given = [t for t in (output if isinstance(output, tuple) else (output,)) if torch.is_tensor(t)]
-        last = given[-1]  # a block of two streams gives the text's first
+    def hear(name: str, args: tuple[Any, ...], named: Mapping[str, Any], output: object) -> None:
+        before = args[0] if args else named.get("hidden_states")
+        last = stream_of(before, output)
         recorded[name] = last.movedim(1, -1) if last.dim() == 4 else last
 
     with hearing(module, names, hear):

@@ -196,9 +196,17 @@ def _chained(loop: ast.For, block: str) -> tuple[str, set[str]]:
     if at is None:
         raise _OddError("does not call each of its blocks once")
     call, ran = calls[0], loop.body[at]
+    for node in ast.walk(loop.iter):
+        match node:
+            case ast.Subscript(slice=ast.Slice(lower=None, step=None)):
+                pass
+            case ast.Subscript():
+                raise _OddError("runs some of its blocks alone")
+            case _:
+                pass
     named = next((keyword.value for keyword in call.keywords if keyword.arg == "hidden_states"), None)
     first = call.args[0] if call.args else named
-    if not isinstance(first, ast.Name):
+    if not isinstance(first, ast.Name) or any(first.id in _stored(part) for part in loop.body[:at]):
         raise _OddError("gives its blocks something else than the stream of the one before")
     if not (
         isinstance(ran, ast.Assign) and ran.value is call and _gives_back(ran.targets[0], first.id, loop.body[at + 1 :])
@@ -301,10 +309,17 @@ def _count_is_no_factor(classes: Iterable[ast.ClassDef], count: str) -> None:
         for part in made.body:
             if isinstance(part, ast.FunctionDef) and part.name in INITIAL:
                 continue
+            parents = {child: parent for parent in ast.walk(part) for child in ast.iter_child_nodes(parent)}
             for node in ast.walk(part):
-                sides = ast.iter_child_nodes(node) if isinstance(node, ast.BinOp | ast.Compare) else ()
-                if any(isinstance(side, ast.Attribute) and side.attr in (count, COUNT) for side in sides):
+                if not isinstance(node, ast.Attribute) or node.attr not in (count, COUNT):
+                    continue
+                if isinstance(node.ctx, ast.Load) and not _counts_alone(parents[node]):
                     raise _OddError(f"reckons with how many blocks it has ({count})")
+
+
+def _counts_alone(parent: ast.AST) -> bool:
+    """Whether what a number of blocks is read for is to make or to run so many, or to keep it under a name."""
+    return isinstance(parent, ast.Slice | ast.Assign) or (isinstance(parent, ast.Call) and _called(parent) == "range")
 
 
 def _all_attend(classes: Iterable[ast.ClassDef]) -> None:

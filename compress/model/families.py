@@ -266,6 +266,8 @@ def _derived(kind: str, config: Config) -> Family | str:
     counts = [name for name in blocks.fields if isinstance(config.get(name), int)]
     if not counts:
         return f"their config.json does not say how many blocks they have ({blocks.fields[0]})"
+    if len(counts) > 1:
+        return f"their config.json counts the blocks more than once ({' and '.join(counts)})"
     return Family(stacks=(Stack(blocks.path, counts[0], blocks.lists),), unsaid=dict.fromkeys(PARTS, _NOT_KNOWN))
 
 

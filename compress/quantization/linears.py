@@ -306,10 +306,17 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, int]:
     size = int(config.get("head_dim") or hidden // heads)
     ffn = config.get("intermediate_size") or config.get("ffn_dim") or config.get("n_inner") or 4 * hidden
     keys = int(config.get("num_key_value_heads") or heads)
-    experts = int(config.get("num_local_experts") or config.get("num_experts") or 0)
-    expert = int(config.get("moe_intermediate_size") or ffn)
-    found = {"hidden": hidden, "attention": heads * size, "keys": keys * size, "ffn": int(ffn)}
-    return {**found, "expert": expert, "experts": experts}
+    experts = config.get("num_local_experts") or config.get("num_experts") or 0
+    expert = config.get("moe_intermediate_size") or ffn
+    found = {
+        "hidden": hidden,
+        "attention": heads * size,
+        "keys": keys * size,
+        "ffn": ffn,
+        "expert": expert,
+        "experts": experts,
+    }
+    return {name: one if isinstance(one, int) else 0 for name, one in found.items()}  # some list one a block
 
 
 def _ways(layers: Sequence[Linear]) -> Iterator[str]:

@@ -113,6 +113,24 @@ def test_it_may_be_written_otherwise(home: Path, changes: tuple[tuple[str, str],
     assert isinstance(told(home, *changes), Blocks)
 
 
+FIRST = "self.norm = OddNorm(config.hidden_size)"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (("self.h[: self.config.num_hidden_layers]", "self.h[1:]"), "runs some of its blocks alone"),
+        ((CALL, f"hidden_states = hidden_states + mask\n            {CALL}"), "gives its blocks something else than"),
+        ((FIRST, f"self.scale = 1 / math.sqrt(config.num_hidden_layers)\n        {FIRST}"), "reckons with how many"),
+        ((FIRST, f"self.scale = pow(config.num_hidden_layers, -0.5)\n        {FIRST}"), "reckons with how many"),
+    ],
+)
+def test_what_would_change_the_blocks_that_stay_is_refused(home: Path, change: tuple[str, str], why: str) -> None:
+    found = told(home, change)
+    assert isinstance(found, str)
+    assert why in found
+
+
 NUMBER, MORE = "has blocks that reckon with their own number", "hands more from block to block than the stream"
 
 

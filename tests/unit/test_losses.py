@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
+from compress.algorithms.forward_hooks import passing_over
 from compress.algorithms.losses import Projections, listening, match_blocks, relative_error, tempered_kl
 
 TENSOR = torch.arange(1.0, 7.0).view(2, 3)
@@ -134,3 +136,29 @@ def test_listening_ends_with_an_error_too() -> None:
     with pytest.raises(RuntimeError), listening(module, ["0"]):
         module(random(2, 4))
     assert not module[0]._forward_hooks
+
+
+class Attending(nn.Module):
+    """Gives its attention behind the stream, as some decoders' blocks do."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, hidden_states: torch.Tensor) -> Any:
+        return self.kind((2 * hidden_states, torch.ones(len(hidden_states), 3, 5, 5)))
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_of_what_a_block_gives_the_stream_is_heard(kind: type) -> None:
+    module, given = nn.ModuleList([Attending(kind)]), torch.ones(2, 5, 8)
+    with listening(module, ["0"]) as recorded:
+        module[0](given)
+    assert torch.equal(recorded["0"], 2 * given)
+    with listening(module, ["0"]) as recorded:
+        module[0](hidden_states=given)
+    assert torch.equal(recorded["0"], 2 * given)
+    with passing_over(module, ["0"]):
+        found = module[0](given)
+    assert type(found) is kind
+    assert torch.equal(found[0], given)

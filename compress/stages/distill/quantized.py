@@ -22,7 +22,8 @@ from pydantic import Field
 from compress.artifact import LANGUAGE_MODEL, Artifact, Quantization, derive, rewritten, write_manifest
 from compress.catalogue import Forecast, stage
 from compress.context import Context
-from compress.errors import ModelError
+from compress.errors import ModelError, Refusal
+from compress.model.families import DECODERS, FAMILIES, common_name
 from compress.params import Fault
 from compress.quantization.linears import (
     Linear,
@@ -53,13 +54,16 @@ class DistillQuantized(DistillLogits):
 
 
 def refuse(artifact: Artifact, params: DistillQuantized) -> str:
+    if (kind := artifact.components[artifact.main].kind) not in FAMILIES:
+        known = ", ".join(dict.fromkeys(common_name(one) for one in FAMILIES if one.endswith(DECODERS)))
+        return Refusal(f"it is tried on {known}, and {kind} is none of them", "take quantize.gptq or quantize.nncf")
     layers = _reached(artifact, params)
     if any(one.transposed for one in layers):
         return "compressed-tensors packs linear layers, and this family's are Conv1D, kept as [inputs, outputs]"
     if experts := sorted(
         one.name for one in layers if one.expert
     ):  # a checkpoint may have them one by one, its class has not
-        return f'experts side by side in one tensor cannot be packed ({experts[0]}): name them under `ignore`: ["*experts*"]'
+        return f'experts side by side in one tensor cannot be packed ({experts[0]}): name them under `ignore`: ["*.experts*"]'
     if params.group_size == 0:
         return "group_size: 0 is none; -1 gives each row one scale"
     if linears(artifact) and not layers:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from compress.opening.models import OpenModel
 
 
-SAME = 1e-3  # as a share of an output's size: how far off a shorter model may be that only source code tells of
+SAME = 1e-5  # as a share of an output's size: how far off a shorter model may be that only source code tells of
 
 
 class PruneDepth(Params):
