@@ -3,11 +3,12 @@
 Use it where rounding alone costs too much, at 2 and 3 bits above all; it needs text and training, where `quantize.gptq` needs neither.
 Each step computes with the weights rounded as they will be stored, by a scale for each `group_size` inputs of a row, and the gradient
 goes to the unrounded ones. Rows and losses are those of `distill.logits`. What is saved is compressed-tensors' pack-quantized layout,
-the very numbers of the last step's rounding: plain transformers opens it with the library `compressed-tensors`, and vLLM serves it.
-Levels lie on both sides of zero: packed zero points are not opened by transformers (tried: 5.23 with compressed-tensors 0.20).
+the very numbers of the last step's rounding: plain transformers opens it with the library `compressed-tensors`, and vLLM serves it (of a
+mixture that is not tried). Levels lie on both sides of zero: packed zero points are not opened by transformers (tried: 5.23 with compressed-tensors 0.20).
 transformers turns the weights back into floats when it first runs, so that it is small there, and no faster. The head and the routers of
-a mixture stay as they are; its experts lie side by side in one tensor, and are left wide by `ignore: ["*experts*"]`. Source: Liu et al., "LLM-QAT: Data-Free Quantization Aware Training for Large Language Models" (2023); Esser
-et al., "Learned Step Size Quantization" (2020); the layout, the compressed-tensors library.
+a mixture stay as they are; its experts lie side by side in one tensor, and are left wide by `ignore: ["*.experts*"]`.
+Source: Liu et al., "LLM-QAT: Data-Free Quantization Aware Training for Large Language Models" (2023); Esser et al., "Learned Step Size
+Quantization" (2020); the layout, the compressed-tensors library.
 
     - distill.quantized: {bits: 4, group_size: 16, steps: 400}
 """
