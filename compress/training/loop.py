@@ -32,6 +32,7 @@ from compress.machine.devices import CPU, kind_of
 from compress.params import Training
 from compress.training import checkpoints
 from compress.training.checkpoints import Curve, Spent
+from compress.training.precision import mixed_precision, without_cudnn_attention
 
 UNFUSED = (
     "Mismatch dtype between input and weight"  # of torch in autocast: a norm keeps its weights in float32, as it should
@@ -86,7 +87,7 @@ def train(
     Raises:
         StageFailed: a loss or gradient is not finite, nothing is to be trained, half-precision weights, no such device.
     """
-    with _accelerator(how, device) as accelerator, _without_cudnn_attention():
+    with _accelerator(how, device) as accelerator, without_cudnn_attention():
         module.to(torch.device(device)).train(dropout)  # accelerate would take the first of its kind
         learner = _new_learner(module, how, accelerator)
         settings = _settings(how, seed, accelerator, before or Spent())
@@ -150,7 +151,7 @@ def _accelerator(how: Training, device: str) -> Iterator[Accelerator]:
     try:
         accelerator = Accelerator(
             cpu=kind_of(device) == CPU,
-            mixed_precision=_mixed_precision(how.precision, device),
+            mixed_precision=mixed_precision(how.precision, device),
             # Both named outright: left out, they are read from the environment.
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=how.accumulate, sync_with_dataloader=False
@@ -167,33 +168,6 @@ def _accelerator(how: Training, device: str) -> Iterator[Accelerator]:
         for state, other in zip(states, others, strict=True):
             state._shared_state.clear()
             state._shared_state.update(other)
-
-
-@contextmanager
-def _without_cudnn_attention() -> Iterator[None]:
-    """cuDNN's attention may give gradients that are no numbers: in bfloat16 on an H200, torch 2.11, heads of 32, 80 tokens."""
-    before = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(before)
-
-
-def computes_in(precision: str, device: str) -> torch.dtype:
-    """The number type of a training's autocast, once `auto` is settled; float32 where there is none."""
-    return torch.bfloat16 if _mixed_precision(precision, device) == "bf16" else torch.float32
-
-
-def _mixed_precision(precision: str, device: str) -> str:
-    """accelerate's name of the precision, once `auto` is settled: "bf16" or "no"."""
-    if precision != "auto":
-        return "bf16" if precision == "bfloat16" else "no"
-    if kind_of(device) == CPU:
-        able = torch.cpu.get_capabilities()
-        return "bf16" if able.get("avx512_bf16") or able.get("amx_bf16") else "no"
-    cuda = torch.device(device).type == "cuda" and torch.cuda.is_available()
-    return "bf16" if cuda and torch.cuda.is_bf16_supported() else "no"
 
 
 def _settings(how: Training, seed: int, accelerator: Accelerator, before: Spent) -> str:

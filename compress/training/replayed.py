@@ -15,7 +15,7 @@ import torch
 
 from compress.opening.compile_and_capture import capturable
 from compress.opening.graphed import Graphed, Ran
-from compress.training.loop import computes_in
+from compress.training.precision import computes_in
 
 
 class Replayed:

@@ -30,6 +30,7 @@ from compress.params import Training
 from compress.training import loop as training
 from compress.training.checkpoints import Spent
 from compress.training.loop import Losses, kept_share, rate_at, train
+from compress.training.precision import mixed_precision
 from compress.zoo.training import loop
 
 STEPS = 120  # two to a point of the curve
@@ -274,9 +275,9 @@ def test_an_accelerator_of_someone_else_is_left_as_it_was(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("able", "expected"), [({"amx_bf16": True}, "bf16"), ({"avx2": True}, "no")])
 def test_auto_asks_the_processor(able: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    assert training._mixed_precision("auto", "cpu") == expected
-    assert training._mixed_precision("float32", "cpu") == "no"
-    assert training._mixed_precision("bfloat16", "cpu") == "bf16"
+    assert mixed_precision("auto", "cpu") == expected
+    assert mixed_precision("float32", "cpu") == "no"
+    assert mixed_precision("bfloat16", "cpu") == "bf16"
 
 
 # ---------------------------------------------------------------- stopped and gone on
