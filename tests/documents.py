@@ -91,9 +91,11 @@ def furnish(folder: Path) -> None:
     chatting(Path(shutil.copytree(llama, folder / "llama-3.2-1b-instruct")))
     exchanges(folder / "chats.jsonl", 8)
     exchanges(folder / "held-out-chats.jsonl", 8, first=100)
+    shutil.copytree(folder / "llama-3.2-1b-instruct", folder / "small-granite")
+    shutil.copytree(folder / "stable-diffusion-v1-5", folder / "fast-sana")
     shutil.copytree(zoo_model("digits-clip"), folder / "clip")
     for shade, name in enumerate(("train-images", "held-out")):
-        _images(folder / name, shade)
+        images(folder / name, shade)
     (folder / "held-out.jsonl").write_text("".join(json.dumps({"text": f"held out, {i}"}) + "\n" for i in range(300)))
     (folder / "train.txt").write_text("\n\n".join(f"to learn from, number {i}" for i in range(300)))
     for name in ("recipes", "reports"):
@@ -103,7 +105,8 @@ def furnish(folder: Path) -> None:
     (folder / "runs/quickstart").symlink_to(ROOT / "reports/quickstart")
 
 
-def _images(folder: Path, shade: int, count: int = 512) -> None:
+def images(folder: Path, shade: int, count: int = 512) -> None:
+    """A folder of images with captions, others for each shade."""
     folder.mkdir()
     for i in range(count):
         Image.fromarray(np.full((8, 8, 3), (i % 256, i // 256, 200 * shade), np.uint8)).save(folder / f"{i}.png")

@@ -59,7 +59,7 @@ def init(
         if model.startswith("hf://")
         else Source(describe(find_folder(model, here)), UNHASHED)
     )
-    sources = roles(data, here)
+    sources = calibrated(roles(data, here))
     units = open_units(sources["evaluate"], here).count if "evaluate" in sources else 0
     start = file.absolute().parent
     placed = {role: moved(one, start) for role, one in sources.items()}
@@ -111,6 +111,11 @@ def roles(data: Sequence[str], here: Path) -> dict[str, str]:
             raise UserError(f"--data gives {twice[0]} twice", fix="name each role once")
         found |= given
     return found
+
+
+def calibrated(sources: dict[str, str]) -> dict[str, str]:
+    """Training data calibrate as well, where nobody gives others: it takes a few of them, and changes no verdict."""
+    return {"calibration": sources["train"], **sources} if "train" in sources else sources
 
 
 def parts(source: str, here: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.exporters.utils import decompose_for_generation
 
 from compress.algorithms.forward_hooks import hearing
-from compress.engines.module import PLAIN
+from compress.engines.module import PLAIN, flatten
 from compress.engines.torch.runtime import silent_libraries
 
 Call = dict[str, Any]
@@ -67,6 +67,12 @@ def split(call: Mapping[str, Any]) -> tuple[Call, Call]:
     inputs = {n: _as_input(n, v) for n, v in call.items() if isinstance(v, torch.Tensor) or _is_tensors(v)}
     kept = {n: v for n, v in call.items() if n not in inputs and isinstance(v, PLAIN) and n != "return_dict"}
     return inputs, kept
+
+
+def outline(call: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a graph is bound to in a call: the shapes of its tensors, and its constants."""
+    inputs, constants = split(call)
+    return {name: tuple(value.shape) for name, value in flatten(inputs).items()}, constants
 
 
 def dynamic_shapes(small: Mapping[str, Any], large: Mapping[str, Any]) -> dict[str, Any]:

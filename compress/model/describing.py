@@ -24,7 +24,7 @@ from compress.catalogue import find_task, task_names
 from compress.errors import ModelError, Problem, near
 from compress.files.safetensors_headers import read_header
 from compress.model.single_files import instead
-from compress.pipelines.index import whole_of
+from compress.pipelines.index import INDEX, whole_of
 
 # By method, the distribution that opens packed weights. A method that is not among them may be anything: its name, which a model's
 # folder says, is never one to install.
@@ -84,8 +84,14 @@ def describe(path: Path) -> Artifact:
     raise ModelError(
         "this folder is no model: it has neither model_index.json nor config.json",
         place=str(path),
-        fix="give a folder written by save_pretrained of diffusers or transformers",
+        fix=_models_within(path) or "give a folder written by save_pretrained of diffusers or transformers",
     )
+
+
+def _models_within(path: Path) -> str:
+    """The models directly in a folder that is none itself, as a remedy; "" where there is none."""
+    found = sorted(f.name for f in path.iterdir() if (f / INDEX).is_file() or (f / "config.json").is_file())
+    return f"give {' or '.join(str(path / name) for name in found[:3])}, which it holds" if found else ""
 
 
 def _be_folder(path: Path) -> None:

@@ -77,7 +77,7 @@ class TextToImage:
         """Two prompts generated in two steps, or as near to that as the profile takes."""
         steps = min(2, self.artifact.settings.call.get("num_inference_steps", 2))
         items = [Item(str(i), (PROMPT, OTHER)[i % 2]) for i in range(profile.nearest("batch", 2))]
-        return self.generate_items(items, 0, num_inference_steps=steps).astype(np.float64)
+        return self.images(items, 0, num_inference_steps=steps)[0].astype(np.float64)
 
     def first_call(self, **call: object) -> None:
         self.generate_items((Item("0", PROMPT),), 0, **call)
@@ -112,7 +112,12 @@ class TextToImage:
         decoded: list[torch.Tensor] = []
         with self.watch("vae", lambda args, kwargs: decoded.append(args[0] if args else kwargs["z"])):
             generated = self.generate_items(items, seed, **call)
-        return generated, to_array(torch.cat(decoded).float()) if decoded else None
+        if not decoded:
+            return generated, None
+        latents = to_array(torch.cat(decoded).float())
+        if not np.isfinite(latents).all():  # which some decoders turn into an image
+            raise _no_numbers(items, "the latents of an image")
+        return generated, latents
 
     def generate(
         self, prompts: Sequence[str], noise_ids: Sequence[str], seed: int, **call: object
@@ -140,11 +145,7 @@ class TextToImage:
         """
         images = self._run(items, seed, "np", call)
         if not np.isfinite(images).all():
-            raise StageFailed(
-                f"an image for {items[0].text!r} or those beside it holds values that are no numbers",
-                place=items[0].id,
-                fix="the model is broken: look at the last stage, or use a higher precision",
-            )
+            raise _no_numbers(items, "an image")
         return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)
 
     def _be_lean(self) -> None:
@@ -367,6 +368,14 @@ def natural_dtype(artifact: Artifact) -> torch.dtype:
     if any(c.format != "torch" for c in artifact.components.values()) or not artifact.main:
         return torch.float32
     return stored_dtype(artifact.folder(artifact.main))
+
+
+def _no_numbers(items: Sequence[Item], what: str) -> StageFailed:
+    return StageFailed(
+        f"{what} for {items[0].text!r} or those beside it holds values that are no numbers",
+        place=items[0].id,
+        fix="the model is broken: look at the last stage, or use a higher precision",
+    )
 
 
 def _timed_items(items: Sequence[Item], batch: int) -> list[Item]:

@@ -53,7 +53,13 @@ def _head(asked: Asked, facts: Facts) -> Iterator[str]:
 def _data(asked: Asked) -> Iterator[str]:
     if asked.data:
         yield "data:"
-        yield from (f"  {role}: {scalar(asked.data[role])}" for role in ROLES if role in asked.data)
+        for role in (role for role in ROLES if role in asked.data):
+            shared = (
+                "  # those it learns from"
+                if role == "calibration" and asked.data.get("train") == asked.data[role]
+                else ""
+            )
+            yield f"  {role}: {scalar(asked.data[role])}{shared}"
     if "evaluate" not in asked.data:
         yield "# Without data to evaluate on, speed and size are measured, and quality is not: --data evaluate=…"
 

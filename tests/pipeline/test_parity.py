@@ -25,6 +25,7 @@ from compress.errors import StageFailed
 from compress.machine.devices import Opening
 from compress.model.describing import describe
 from compress.opening import open_task
+from compress.opening.text_to_image import standing_in
 from tests.families import MODELS
 from tests.stages import DATA
 from tests.tiny import tiny_diffusion, tiny_llama
@@ -76,6 +77,27 @@ def test_the_layer_that_breaks_a_decoder_is_named(pipeline: Artifact, tmp_path: 
         build_engines(pipeline, ("vae",), Damaging(layer), context(tmp_path))
     assert f"first in its layer `{layer}`" in str(caught.value)
     assert not (tmp_path / "scratch" / "blame").exists()
+
+
+class Late(OpenVINOBuilder):
+    """Builds denoisers that are wrong at the last timestep alone."""
+
+    def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
+        real = example.module.forward
+
+        def forward(sample: torch.Tensor, timestep: torch.Tensor, **others: Any) -> Any:
+            output = real(sample, timestep, **others)
+            output.sample = output.sample * (1 + (timestep < 500).float())
+            return output
+
+        forward.__signature__ = inspect.signature(real)  # type: ignore[attr-defined]
+        with standing_in(example.module, "forward", forward):
+            super().component(example, folder, watched)
+
+
+def test_an_engine_is_compared_on_every_call_of_a_generation(pipeline: Artifact, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match=r"differs from torch by 1 of its output's size"):
+        build_engines(pipeline, ("unet",), Late("float32"), context(tmp_path))
 
 
 @pytest.mark.slow

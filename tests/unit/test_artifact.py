@@ -74,6 +74,14 @@ def test_a_folder_that_is_no_model_is_one_clear_error(tmp_path: Path, content: d
     assert problem.fix
 
 
+def test_a_folder_of_models_names_them(tmp_path: Path) -> None:
+    llama(tmp_path / "small")
+    llama(tmp_path / "large")
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(ModelError, match=f"give {tmp_path}/large or {tmp_path}/small, which it holds"):
+        describe(tmp_path)
+
+
 def test_a_manifest_round_trips_and_holds_no_path(tmp_path: Path) -> None:
     parts = {"model": Component("openvino", "", "LlamaForCausalLM")}
     lineage = (Provenance("build.openvino", 1, {"precision": "float32"}, "k"),)

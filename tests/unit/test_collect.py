@@ -22,6 +22,7 @@ from compress.errors import StageFailed
 from compress.events import Event, silent
 from compress.machine.devices import Opening
 from compress.model.describing import describe
+from compress.model.exportable import ANY_SIZE
 from compress.opening.text_generation import TextGeneration
 from compress.opening.text_to_image import TextToImage
 from compress.recipe.values import EvalSpec
@@ -425,6 +426,24 @@ BROKEN = [
     ("vae", silence, "the candidate generated a constant image for 'a red three'"),
     ("unet", poison, "an image for 'a red three' or those beside it holds values that are no numbers"),
 ]
+
+
+def test_latents_of_no_numbers_are_an_error_though_their_decoder_paints_them(
+    images: Viewpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = TextToImage(images.artifact, Opening("float32"))
+    vae = task.component("vae")
+    real = vae.decode
+    monkeypatch.setattr(vae, "decode", lambda z, **named: real(torch.ones_like(z).cumsum(-1), **named))
+    with torch.no_grad():
+        poison(task.component("unet"))
+    for call in (lambda: task.images(ITEMS[:2], 0), lambda: task.probe(ANY_SIZE)):
+        with pytest.raises(StageFailed, match=r"the latents of an image for .* holds values that are no numbers"):
+            call()
+    monkeypatch.undo()
+    with torch.no_grad():
+        task.component("unet").conv_out.weight.zero_()
+    assert np.isfinite(task.probe(ANY_SIZE)).all()
 
 
 @pytest.mark.parametrize(("component", "spoil", "message"), BROKEN)

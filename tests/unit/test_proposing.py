@@ -11,7 +11,7 @@ import yaml
 
 import compress
 from compress.cli import main
-from compress.commands.init import init, moved, name_of, roles
+from compress.commands.init import calibrated, init, moved, name_of, roles
 from compress.errors import UserError
 from compress.machine.gpus import Gpu, supposing
 from compress.proposing import choices
@@ -232,3 +232,13 @@ def test_this_machine_is_described() -> None:
     found = this_machine()
     assert found.memory > GB
     assert "GB of memory" in found.words
+
+
+def test_training_data_calibrate_where_no_others_are_given(propose: Any) -> None:
+    given = {"train": "a", "evaluate": "b"}
+    assert calibrated(given) == {**given, "calibration": "a"}
+    assert calibrated({**given, "calibration": "c"})["calibration"] == "c"
+    assert calibrated({"evaluate": "b"}) == {"evaluate": "b"}
+    text = propose("llama", PLAIN, data=("train=zoo://docstrings/train",)).text
+    assert "calibration: zoo://docstrings/train  # those it learns from" in text
+    assert "- prune.depth" in text

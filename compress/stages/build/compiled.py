@@ -74,7 +74,7 @@ def refuse(artifact: Artifact, params: BuildCompiled) -> str:
 
 
 @stage(
-    version=3,
+    version=4,
     params=BuildCompiled,
     formats={"torch": "compiled"},
     effects=("format",),

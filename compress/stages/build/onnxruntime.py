@@ -58,7 +58,7 @@ def forecast(artifact: Artifact, params: BuildOnnxRuntime) -> Forecast:
 
 
 @stage(
-    version=3,
+    version=4,
     params=BuildOnnxRuntime,
     formats={"torch": "onnx"},
     effects=("format",),

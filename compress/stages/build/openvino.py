@@ -56,7 +56,7 @@ def forecast(artifact: Artifact, params: BuildOpenVINO) -> Forecast:
 
 
 @stage(
-    version=5,
+    version=6,
     params=BuildOpenVINO,
     formats={"torch": "openvino"},
     effects=("format",),

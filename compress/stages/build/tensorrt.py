@@ -110,7 +110,7 @@ def unavailable_here(params: BuildTensorRT) -> str:
 
 
 @stage(
-    version=3,
+    version=4,
     params=BuildTensorRT,
     formats={"torch": "tensorrt"},
     effects=("format",),
