@@ -192,7 +192,7 @@ def _opened(candidate: str, baseline: str, wanted: Wanted, store: Cache) -> tupl
         errors.append(error)
     try:
         kind = find_task(sides[0].task).data if sides else None
-        data = open_units(wanted.data, Path(), kind) if wanted.data else None
+        data = open_units(wanted.data, Path(), kind, store.root / "digests") if wanted.data else None
     except UserError as error:
         errors.append(error)
     misplaced = tuple(_misplaced(wanted)) if errors else ()

@@ -60,7 +60,8 @@ def init(
         else Source(describe(find_folder(model, here)), UNHASHED)
     )
     sources = calibrated(roles(data, here))
-    units = open_units(sources["evaluate"], here).count if "evaluate" in sources else 0
+    remembered = cache.root / "digests"
+    units = open_units(sources["evaluate"], here, memory=remembered).count if "evaluate" in sources else 0
     start = file.absolute().parent
     placed = {role: moved(one, start) for role, one in sources.items()}
     asked = Asked(fitting(file.stem), moved(model, start), placed, units, moved(features, start) if features else "")

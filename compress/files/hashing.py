@@ -13,7 +13,7 @@ from compress.errors import ModelError
 
 CHUNK = 1 << 20
 FILES = ".files"  # ends the note that holds the digest of each file, beside that of the whole folder
-Identity = tuple[int, int, int, int]  # device, inode, size, time of change
+Identity = tuple[int, ...]  # device, inode, size, time of change
 
 
 def digest_json(value: object) -> str:
@@ -88,7 +88,7 @@ def remembered_digest(file: Path, memory: Path | None = None) -> str:
             return note.read_text()
         digest = digest_file(file)
         if note:
-            _remember(note, digest)
+            remember(note, digest)
         return digest
 
 
@@ -134,8 +134,8 @@ def _stamp(path: Path) -> list[str | int]:
 def _digest_anew(folder: Path, note: Path | None) -> dict[str, str]:
     files = digest_files(folder)
     if note:
-        _remember(note.with_suffix(FILES), json.dumps(files))
-        _remember(note, digest_json(files))
+        remember(note.with_suffix(FILES), json.dumps(files))
+        remember(note, digest_json(files))
     return files
 
 
@@ -153,7 +153,7 @@ def _remembered_files(note: Path | None) -> dict[str, str]:
     return files
 
 
-def _remember(note: Path, text: str) -> None:
+def remember(note: Path, text: str) -> None:
     """Best effort: a memory that cannot be written costs time, not correctness."""
     try:
         note.parent.mkdir(parents=True, exist_ok=True)

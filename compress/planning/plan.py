@@ -211,7 +211,8 @@ def _look(
     place = recipe.place.get("model", "")
     source = with_adapters(found, recipe, cache.root / "digests", problems)
     opening = _opening(recipe, problems)
-    data = _open_all(recipe, problems, find_task(source.artifact.task).data if source else kind_meant(recipe))
+    kind = find_task(source.artifact.task).data if source else kind_meant(recipe)
+    data = _open_all(recipe, problems, kind, cache.root / "digests")
     problems += evaluation_problems(recipe, source.artifact if source else None, data)
     nodes: tuple[Node, ...] = ()
     for name, at in _named(recipe).items():
@@ -243,14 +244,14 @@ def _opening(recipe: Recipe, problems: list[Problem]) -> Opening:
     return Opening(device=device or CPU, trust_remote_code=recipe.trust_remote_code)
 
 
-def _open_all(recipe: Recipe, problems: list[Problem], kind: Kind | None) -> dict[str, Data]:
+def _open_all(recipe: Recipe, problems: list[Problem], kind: Kind | None, memory: Path) -> dict[str, Data]:
     opened = {}
     for role in ("train", "calibration", "evaluate"):
         named = getattr(recipe.data, role)
         place = recipe.place.get(f"data.{role}", recipe.place.get("data", ""))
         base = recipe.folder(f"data.{role}")
         opener = open_units if role == "evaluate" else open_data
-        if named and (found := collect(problems, place, partial(opener, named, base, kind))):
+        if named and (found := collect(problems, place, partial(opener, named, base, kind, memory))):
             opened[role] = found
     for role in ("train", "calibration"):
         both = role in opened and "evaluate" in opened

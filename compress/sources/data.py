@@ -13,7 +13,8 @@ from compress.data.images import read_image, refuse_other
 from compress.data.items import Data, Item, Kind, Message
 from compress.data.texts import PROSE, ROWS, captioning, read_rows, read_text, rekeyed
 from compress.errors import DataError
-from compress.files.hashing import digest_file, digest_json
+from compress.files.hashing import digest_json
+from compress.files.known_files import Looking, remembering
 from compress.files.user_paths import expanded
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 METADATA = "metadata.jsonl"  # in a folder of images: their captions
 
 
-def open_data(source: str, base: Path, kind: Kind | None = None) -> Data:
+def open_data(source: str, base: Path, kind: Kind | None = None, memory: Path | None = None) -> Data:
     """Open a source; relative paths start at `base`, the recipe's folder.
 
     Args:
         kind: what the model is run on, where that is known: no other is proposed in place of a source that is not there.
+        memory: a folder where digests of images are remembered, so that those that stay as they were are read once.
 
     Raises:
         DataError: it does not exist, or does not read.
@@ -44,7 +46,9 @@ def open_data(source: str, base: Path, kind: Kind | None = None) -> Data:
         raise DataError(message, place=source[:200], fix="check the path, and who may read it") from error
     if folder and kind == "captioned_images" and not (path / METADATA).is_file() and _texts_alone(path):
         raise DataError("is a folder of texts, and this model needs images", place=str(path), fix=_layouts(kind))
-    if folder or file:
+    if folder:
+        return _image_folder(path, source, memory)
+    if file:
         return next(layout for layout in LAYOUTS if layout.holds(path)).opened(path, source)
     raise DataError(f"no such data: {source}, at {path.absolute()}", fix=_instead(path, source, kind))
 
@@ -78,7 +82,7 @@ def _inside(folder: Path) -> list[Path]:
         return []
 
 
-def _image_folder(path: Path, source: str) -> Data:
+def _image_folder(path: Path, source: str, memory: Path | None = None) -> Data:
     metadata = path / METADATA
     if not metadata.is_file() and (texts := _texts_alone(path)):
         message = f"is a folder of {len(texts)} text{'s' * (len(texts) > 1)}, and texts are read from one file"
@@ -88,9 +92,8 @@ def _image_folder(path: Path, source: str) -> Data:
     if not metadata.is_file():
         raise DataError("an image folder needs metadata.jsonl", place=str(path), fix=captioning(path))
     numbered = read_rows(metadata)
-    for number, row in numbered:
-        _be_captioned(row, path, f"{metadata}:{number}")
-    rows = tuple((r["file_name"], r["text"], digest_file(path / r["file_name"])) for _, r in numbered)
+    with remembering(path, memory) as digest:
+        rows = tuple(_captioned(row, path, f"{metadata}:{number}", digest) for number, row in numbered)
 
     def read(index: int) -> Item:
         file, text, _ = rows[index]
@@ -115,8 +118,12 @@ def _given(captions: list[str]) -> frozenset[Observable]:
     return frozenset({"captions", "scenes"}) if all(map(scenes.is_scene, captions)) else frozenset({"captions"})
 
 
-def _be_captioned(row: Mapping[str, Any], folder: Path, place: str) -> None:
-    """Raises a DataError where a row of metadata names no image that is there, or no text."""
+def _captioned(row: Mapping[str, Any], folder: Path, place: str, digest: Looking) -> tuple[str, str, str]:
+    """A row of metadata: its file, its text, the file's digest.
+
+    Raises:
+        DataError: it names no image that is there, or no text.
+    """
     file, text = row.get("file_name"), row.get("text")
     if not isinstance(file, str) or not file or not (folder / file).is_file():
         raise DataError(
@@ -126,7 +133,7 @@ def _be_captioned(row: Mapping[str, Any], folder: Path, place: str) -> None:
         message = f"needs one text, and has {'none' if text is None else f'a {type(text).__name__}'}"
         raise DataError(message, place=place, fix='one caption a row: {"file_name": "0.png", "text": "…"}')
     try:
-        refuse_other(folder / file)
+        return file, text, digest(file, lambda: refuse_other(folder / file))
     except DataError as error:
         wrong = error.problems[0]
         raise DataError(f"{file} {wrong.message}", place=place, fix=wrong.fix) from error

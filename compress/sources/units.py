@@ -23,13 +23,13 @@ ID, TEXT, IMAGE = (
 )  # of a row of `Data.rows`; what comes last of an image, or is a text, may stand in one split alone
 
 
-def open_units(source: str, base: Path, kind: Kind | None = None) -> Data:
+def open_units(source: str, base: Path, kind: Kind | None = None, memory: Path | None = None) -> Data:
     """As `open_data`, of what is evaluated on: each unit once.
 
     Raises:
         DataError: also where an id stands for two items, or nothing is left.
     """
-    return distinct(open_data(source, base, kind))
+    return distinct(open_data(source, base, kind, memory))
 
 
 def distinct(data: Data) -> Data:
