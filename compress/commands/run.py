@@ -39,6 +39,7 @@ def run_plan(
     from compress.commands.evaluate import measure
     from compress.execution.execute import WARNINGS
     from compress.execution.unopened import first_warnings, warned_once
+    from compress.planning import durations
     from evaluation.comparison.compare import noting
     from evaluation.comparison.sides import Request
     from evaluation.preflight.image_checks import to_be_read
@@ -75,7 +76,10 @@ def run_plan(
                 *first_warnings((d.id, message) for d in done for message in d.facts.get(WARNINGS, ())),
             ),
         )
+        began = time.monotonic()
         comparison = measure(request, log)
+        name = durations.evaluation_name(found.source.artifact)
+        durations.remember(cache, name, time.monotonic() - began, found.measuring)
         if kept and has_card(candidate):
             complete(kept, comparison, recipe)
         return comparison

@@ -24,10 +24,9 @@ from compress.execution.widths import tell_widths
 from compress.files.hashing import Identity, digest_files, identities, list_files
 from compress.files.locks import hold
 from compress.model.describing import describe
-from compress.planning import keep_decision
+from compress.planning import durations, keep_decision
 from compress.planning.nodes import SOURCE, Node, on, with_lineage
 from compress.planning.plan import Plan, make_plan
-from compress.planning.resources import remember_seconds
 from compress.recipe.reading import read_text
 from compress.sources.models import Source
 from compress.store.cache import Cache, disk_errors, full_disk
@@ -208,7 +207,7 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
             shutil.rmtree(out, ignore_errors=True)
             if working:
                 working.release()
-    remember_seconds(cache, keep_decision.timed_as(node.stage, bool(node.made)), seconds, node.work)
+    durations.remember(cache, keep_decision.timed_as(node.stage, bool(node.made)), seconds, node.work)
     emit(Event("finished", node.id, facts={"key": node.key, "seconds": round(seconds, 3)}))
     return _done(node, made, notes, seconds, cached=False)
 

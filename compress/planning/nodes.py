@@ -15,7 +15,7 @@ from compress.errors import Problem, UserError
 from compress.machine.devices import Opening
 from compress.model.exportable import ANY_SIZE, Batches
 from compress.params import Params
-from compress.planning import keep_decision, resources
+from compress.planning import durations, keep_decision, resources
 from compress.planning.forecast import changed_fields, unsettled_fields
 from compress.planning.keys import stage_key
 from compress.planning.planned_artifact import different, expected_of
@@ -49,10 +49,11 @@ class Node:
     cached: bool
     expected: Artifact
     place: str = ""
-    disk_bytes: int = 0
+    disk_bytes: int = 0  # while it works
+    kept_bytes: int = 0  # of them, what it leaves
     items_bytes: Mapping[str, int] = field(default_factory=dict)  # what of it goes with a parameter that counts items
-    seconds: float | None = None  # from what it took when it last ran here on a model about as large; None: not known
-    work: resources.Work = field(default_factory=lambda: resources.Work(1))  # what that time goes with
+    seconds: float | None = None  # that it will take, as far as is known
+    work: durations.Work = durations.NO_WORK  # what that time goes with
     reported: str = ""  # requested against granted
     memory_bytes: int = 0  # for what is in memory beside a process's libraries, where the stage knows
     unavailable: str = ""  # why the model it leaves cannot run on this machine
@@ -171,7 +172,7 @@ class _Chain:
         )
         cached = self.cache.has(key)
         unsettled = unsettled_fields(forecast, before.unsettled if before else {})
-        work = resources.work(artifact, touched, step.params)
+        work = durations.work(artifact, touched, step.params)
         copies = 2 if step.if_faster and step.after == SOURCE else 1  # of what cannot be linked
         items = resources.items_bytes(forecast.item_bytes, step.params, self.data.get("train"))
         expected = expected_of(artifact, stage, step.params, touched, forecast)
@@ -192,8 +193,9 @@ class _Chain:
             expected=expected,
             place=step.place,
             disk_bytes=0 if cached else disk + sum(items.values()),
+            kept_bytes=0 if cached else copies * written,
             items_bytes=items,
-            seconds=resources.expected_seconds(self.cache, keep_decision.timed_as(stage, step.if_faster), work),
+            seconds=durations.expected(self.cache, keep_decision.timed_as(stage, step.if_faster), work),
             work=work,
             reported="; ".join(filter(None, reported)),
             memory_bytes=0 if cached else memory + beside,

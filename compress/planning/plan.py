@@ -14,7 +14,7 @@ from compress.errors import Problem, RecipeError
 from compress.files.hashing import unread_bytes
 from compress.machine.devices import AS_STORED, CPU, CUDA, Opening, settled
 from compress.model.describing import describe
-from compress.planning import resources
+from compress.planning import durations, resources
 from compress.planning.calls import asked_places, candidate_problems
 from compress.planning.cautions import cautions
 from compress.planning.controls import control_problems
@@ -42,17 +42,28 @@ class Plan:
     source: Source
     nodes: tuple[Node, ...]
     data: Mapping[str, Data] = field(default_factory=dict)
-    disk_bytes: int = 0
+    disk_bytes: int = 0  # at its worst moment
     memory_bytes: int = 0
     opening: Opening = AS_STORED
     warnings: tuple[str, ...] = ()  # what can run, and may not do what was meant
     models: Mapping[str, Source] = field(default_factory=dict)  # of their own that stages are given, as nodes name them
+    measuring_seconds: float | None = None  # that the comparison will take; None where nobody knows
 
     @property
     def seconds(self) -> float | None:
-        """Time of the stages still to run, if all of them ran here before; evaluation comes on top."""
+        """Time of the stages still to run, if that of all of them is known; the comparison comes on top."""
         times = [n.seconds for n in self.nodes if not n.cached]
         return None if any(t is None for t in times) else sum(t for t in times if t is not None)
+
+    @property
+    def kept_bytes(self) -> int:
+        """What of the disk its stages leave."""
+        return sum(node.kept_bytes for node in self.nodes)
+
+    @property
+    def measuring(self) -> durations.Work:
+        """What the comparison goes over."""
+        return durations.evaluation_work(self.recipe.evaluate, self.source.artifact)
 
 
 def make_plan(recipe: Recipe, cache: Cache) -> Plan:
@@ -78,7 +89,9 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     reported = [*sizes_apart(recipe, source.artifact, nodes), *(message for n in nodes for message in n.warnings)]
     reported += student_cautions(recipe, source.artifact, nodes, models)
     warnings = tuple(cautions(recipe, source, seen.data, reported))
-    return Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings, models)
+    made = Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings, models)
+    name = durations.evaluation_name(source.artifact)
+    return replace(made, measuring_seconds=durations.expected(cache, name, made.measuring))
 
 
 def sketch(recipe: Recipe, source: Source, cache: Cache) -> tuple[int, tuple[Problem, ...]]:
@@ -107,8 +120,9 @@ def _room(recipe: Recipe, source: Source, nodes: Sequence[Node], cache: Cache) -
     """Disk and memory that a plan takes, bytes, and what of them this machine does not have."""
     left = nodes[-1].expected if nodes else source.artifact
     evaluated = resources.evaluation_memory(recipe.evaluate, source.artifact, left)
-    disk, resident = resources.needed((n.disk_bytes for n in nodes), (evaluated, *(n.memory_bytes for n in nodes)))
-    disk += disk_bytes(source, cache)
+    text = source.artifact.writes_text
+    resident = resources.memory_at_most((evaluated, *(n.memory_bytes for n in nodes)), text)
+    disk = disk_bytes(source, cache) + resources.disk_at_most((n.disk_bytes, n.kept_bytes) for n in nodes)
     shares = [resources.Share(n.id, n.disk_bytes, n.items_bytes) for n in nodes]
     running = resident if any(not n.cached for n in nodes) else 0
     found = resources.problems(disk, running, cache.root, recipe.place.get("model", ""), shares)

@@ -1,15 +1,12 @@
-"""Time, disk and memory that a plan takes, and whether this machine has them."""
+"""Disk and memory that a plan takes, and whether this machine has them."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from pathlib import Path
-from typing import NamedTuple
 
 from compress.artifact import Artifact, weight_files
 from compress.catalogue import Stage, find_metric
@@ -20,45 +17,9 @@ from compress.params import Params
 from compress.quantization import sizes
 from compress.quantization.sizes import held_bytes
 from compress.recipe.values import EvalSpec
-from compress.store.cache import Cache
 
-ALIKE = 4  # times as many parameters: beyond that, what one run took says little of another
-READ = ("batch", "accumulate", "tokens", "substeps", "iters")  # parameters that say how much each round is of
-PROCESS_BYTES = (
-    1_000_000_000  # of each of two processes with torch, transformers and openvino imported, beside their models
-)
-
-
-class Work(NamedTuple):
-    """What a stage's time goes with, as far as a plan can tell: the parameters it works on, and how often it goes over something."""
-
-    parameters: int
-    rounds: int = 1
-
-
-def work(artifact: Artifact, touched: Iterable[str], params: Params) -> Work:
-    """The work of a stage. Of one that learns, its rounds are what it reads in all its updates."""
-    given = vars(params)
-    rounds = int(given.get("updates") or given.get("steps") or 1) * prod(int(given.get(name) or 1) for name in READ)
-    return Work(max(1, sum(sizes.parameters(artifact, name) for name in touched)), rounds)
-
-
-def remember_seconds(cache: Cache, stage: str, seconds: float, work: Work) -> None:
-    """Write down how long a stage took here, and for how much."""
-    note = cache.root / "seconds" / stage
-    note.parent.mkdir(exist_ok=True)
-    note.write_text(json.dumps({"seconds": round(seconds, 3), **work._asdict()}))
-
-
-def expected_seconds(cache: Cache, stage: str, work: Work) -> float | None:
-    """How long a stage will take, from its last time here; None where that was another size of model altogether, or never."""
-    try:
-        last = json.loads((cache.root / "seconds" / stage).read_text())
-        share, seconds = work.parameters / last["parameters"], float(last["seconds"])
-        seconds *= share * work.rounds / last["rounds"]
-    except (OSError, ValueError, TypeError, LookupError, ArithmeticError):  # older notes say other things
-        return None
-    return seconds if 1 / ALIKE <= share <= ALIKE else None
+# Of each of two processes, beside their models, with what they import: by whether the model writes text.
+PROCESS_BYTES = {True: 550_000_000, False: 750_000_000}
 
 
 def stage_bytes(stage: Stage, artifact: Artifact, expected: Artifact, touched: tuple[str, ...], copies: bool) -> int:
@@ -114,9 +75,22 @@ def opened_bytes(artifact: Artifact) -> int:
     return sum(4 * sizes.parameters(artifact, name) for name in artifact.components)
 
 
-def needed(disk: Iterable[int], memory: Iterable[int]) -> tuple[int, int]:
-    """Disk and memory of a whole plan, bytes, from those of its stages and of its evaluation."""
-    return sum(disk), 2 * PROCESS_BYTES + max(memory)  # two processes: ours, and the checker
+def disk_at_most(steps: Iterable[tuple[int, int]]) -> int:
+    """Disk of a whole plan at its worst moment, bytes, from what each stage takes while it works and what of that it leaves."""
+    kept = most = 0
+    for working, left in steps:
+        most = max(most, kept + working)
+        kept += left
+    return most
+
+
+def memory_at_most(held: Iterable[int], text: bool) -> int:
+    """Memory of a whole plan, bytes, from that of its stages and of its evaluation.
+
+    Args:
+        text: whether the model writes text.
+    """
+    return 2 * PROCESS_BYTES[text] + max(held)  # two processes: ours, and the checker
 
 
 @dataclass(frozen=True)

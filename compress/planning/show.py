@@ -42,6 +42,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
                 "key": n.key,
                 "cached": n.cached,
                 "disk_bytes": n.disk_bytes,
+                "kept_bytes": n.kept_bytes,
                 "memory_bytes": n.memory_bytes,
                 "seconds": n.seconds,
                 "told": n.reported,
@@ -53,8 +54,10 @@ def plan_dict(found: Plan) -> dict[str, Any]:
         "widths": {name: dict(one.shares) for name, one in part_widths(found).items()},
         "controls": list(found.recipe.evaluate.controls),
         "disk_bytes": found.disk_bytes,
+        "kept_bytes": found.kept_bytes,
         "memory_bytes": found.memory_bytes,
         "seconds": found.seconds,
+        "measuring_seconds": found.measuring_seconds,
         "warnings": list(found.warnings),
         "left_out": {role: data.left_out for role, data in found.data.items() if data.left_out},
     }
@@ -87,12 +90,19 @@ def plan_text(found: Plan) -> str:
         lines += [f"     {role}: {name}" for role, name in node.inputs.items() if name != SOURCE]
     if widths := part_widths(found):
         lines += ["  weights of each part:", *(f"     {name:<16} {one}" for name, one in widths.items())]
-    time = f", ~{lasting(found.seconds)} of stages, the evaluation not counted" if found.seconds is not None else ""
     lines.append(
-        f"  at most {found.disk_bytes / 1e6:.0f} MB of disk, about {found.memory_bytes / 1e9:.1f} GB of memory{time}"
+        f"  leaves about {found.kept_bytes / 1e6:.0f} MB on disk, at most {found.disk_bytes / 1e6:.0f} MB meanwhile; "
+        f"about {found.memory_bytes / 1e9:.1f} GB of memory{_time(found)}"
     )
     named = found.recipe.evaluate.controls
     beside = f", beside the control{'s' * (len(named) > 1)} {', '.join(named)}" if named else ""
     lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}{beside}")
     lines += [f"  warning: {message}" for message in found.warnings]
     return "\n".join(lines)
+
+
+def _time(found: Plan) -> str:
+    """How long it will take, in words; "" where nobody knows."""
+    counted = {"of stages": found.seconds, "of measuring": found.measuring_seconds}
+    known = [f"~{lasting(seconds)} {what}" for what, seconds in counted.items() if seconds]
+    return f", {' and '.join(known)}" if known else ""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, Literal
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.pipelines.call_arguments import STEPS, call_arguments
 from compress.pipelines.index import class_of
+from compress.planning.durations import latent_places
 from compress.proposing.machine import Machine
 from compress.quantization.sizes import parameters
 from compress.recipe.keep import IF_FASTER
@@ -21,7 +21,6 @@ TEACHABLE = 100_000_000  # parameters that a processor teaches within hours
 TEACHABLE_THERE = (
     1_000_000_000  # of a denoiser, times the places of its latents: the zoo's 3 M at 8 by 8 take half an hour
 )
-SIDE = 64  # of latents, where a config does not say
 GROUPS = (128, 64, 32)  # weights that share a scale: the first that divides a model's layers
 
 
@@ -187,20 +186,13 @@ def _with_data(title: str, facts: Facts, role: str, ways: tuple[tuple[Step, ...]
 def _untaught(facts: Facts) -> str:
     """Why nothing is taught here that could be, or ""."""
     count = parameters(facts.artifact, facts.artifact.main)
-    places = 0 if facts.artifact.writes_text else _places(facts.artifact)
+    places = 0 if facts.artifact.writes_text else latent_places(facts.artifact)
     if facts.machine.gpu or (0 < count <= TEACHABLE and count * places <= TEACHABLE_THERE):
         return ""
     if not count:
         return "how large it is, nobody knows before it is fetched, and a processor teaches small models alone"
     there = f" at latents of {places} places" if places else ""
     return f"teaching {count / 1e6:.0f} M parameters{there} takes days on a processor: run `pare init` where there is a GPU"
-
-
-def _places(artifact: Artifact) -> int:
-    """How many places the latents of a pipeline have."""
-    side = artifact.known_config(artifact.main).get("sample_size")
-    sides = side if isinstance(side, list) else [side, side]
-    return prod(one if isinstance(one, int) and one > 0 else SIDE for one in sides)
 
 
 def own_steps(artifact: Artifact) -> int:

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from compress.artifact import derive, write_manifest
-from compress.catalogue import Forecast, Stage, find_metric, find_stage, tasks_for
+from compress.catalogue import Forecast, Stage, find_metric, tasks_for
 from compress.errors import Problem, RecipeError, UserError
 from compress.files.hashing import list_files
 from compress.model.describing import describe
-from compress.planning import resources
+from compress.planning import durations
 from compress.planning.plan import Plan, make_plan
 from compress.planning.show import plan_text
 from compress.recipe.gates import Gate
@@ -221,40 +221,16 @@ def test_what_is_cached_shows_and_takes_no_room(llama: Path, cache: Cache) -> No
 def test_the_time_is_known_once_every_stage_still_to_run_ran_here_before(llama: Path, cache: Cache) -> None:
     wanted = recipe(llama, step(CUT), step(TUNE, after="demo.cut"))
     cut, tune = plan(wanted, cache).nodes
-    assert cut.work == resources.Work(6)  # parameters of the fake model
+    assert cut.work == durations.Work(6)  # parameters of the fake model
     cache.root.mkdir(exist_ok=True)
-    resources.remember_seconds(cache, "demo.cut", 4.5, cut.work)
+    durations.remember(cache, "demo.cut", 4.5, cut.work)
     assert plan(wanted, cache).seconds is None
-    resources.remember_seconds(cache, "demo.tune", 0.5, tune.work)
+    durations.remember(cache, "demo.tune", 0.5, tune.work)
     assert plan(wanted, cache).seconds == 5
-    assert "~5 s of stages, the evaluation not counted" in plan_text(plan(wanted, cache))
+    assert ", ~5 s of stages" in plan_text(plan(wanted, cache))
     for wrong in ("not a number", "0.5", "{}", '{"seconds": 1, "work": 0}', "[1]"):
         (cache.root / "seconds" / "demo.tune").write_text(wrong)
         assert plan(wanted, cache).seconds is None
-
-
-@pytest.mark.parametrize(
-    ("parameters", "rounds", "seconds"),
-    [(100, 6, 7.0), (200, 6, 14.0), (25, 6, 1.75), (401, 6, None), (24, 6, None), (100, 6000, 7000.0), (50, 3, 1.75)],
-)
-def test_a_time_goes_with_the_work_and_is_held_back_for_other_sizes(
-    parameters: int, rounds: int, seconds: float | None, cache: Cache
-) -> None:
-    cache.root.mkdir(exist_ok=True)
-    resources.remember_seconds(cache, "demo.cut", 7, resources.Work(100, 6))
-    assert resources.expected_seconds(cache, "demo.cut", resources.Work(parameters, rounds)) == seconds
-
-
-def test_what_learns_goes_over_all_that_its_updates_read(tmp_path: Path) -> None:
-    """Of a student of few steps, `steps` are those of its denoising."""
-    artifact = describe(language_model(tmp_path / "model"))
-    for name, params, rounds in (
-        ("distill.steps", {"steps": 2, "updates": 300, "batch": 8, "substeps": 3}, 300 * 8 * 3),
-        ("distill.logits", {"steps": 10, "batch": 4, "tokens": 64, "accumulate": 2}, 10 * 4 * 64 * 2),
-        ("prune.depth", {"ratio": 0.5}, 1),
-    ):
-        given = find_stage(name).params(**params)
-        assert resources.work(artifact, ("model",), given).rounds == rounds
 
 
 # What cannot work
@@ -454,7 +430,7 @@ def test_the_estimate_counts_float32_weights_whatever_the_file_holds(cache: Cach
     large = plan(recipe(language_model(tmp_path / "l", (2000, 1000)), step(CUT)), cache)
     assert large.disk_bytes - small.disk_bytes >= 4_000_000
     assert large.memory_bytes - small.memory_bytes == 3 * 4_000_000
-    assert small.memory_bytes > 2 * 10**9  # two processes with their libraries
+    assert small.memory_bytes > 10**9  # two processes with their libraries
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, *, disk: int = 100 * GIB, memory: int = 100 * GIB) -> None:
@@ -482,7 +458,7 @@ def test_a_model_too_large_for_memory_is_refused_with_both_numbers(
     monkeypatch.setattr("compress.sources.models.digest_folder", lambda path, memory: "digest")
     problem = only(refused(recipe(huge, step(CUT), place={"model": "r.yaml:3:8"}), cache))
     assert problem.place == "r.yaml:3:8"
-    assert "needs about 26.0 GB of memory, and this machine has 16.0 GB" in problem.message
+    assert "needs about 25.1 GB of memory, and this machine has 16.0 GB" in problem.message
     assert len(plan(recipe(huge), cache).nodes) == 0  # with nothing to run, nothing is refused
 
 

@@ -1,0 +1,158 @@
+"""How long stages and evaluations take: what they took here last, moved to other sizes along a line that was measured once.
+
+Source of the lines: `python -m tests.programs.durations`, on two cores; a machine's own runs say how many times faster or slower it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache as once
+from math import log, prod
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from compress.artifact import Artifact
+from compress.catalogue import find_metric
+from compress.params import Params
+from compress.quantization import sizes
+from compress.recipe.values import EvalSpec
+from compress.store.cache import Cache
+
+LINES = Path(__file__).with_name("durations.json")
+FOLDER = "seconds"  # in the cache
+KEPT = 8  # runs of each stage that are remembered, of as many sizes
+ALIKE = 4  # times as many parameters: beyond that, what one run took says little of another, where no line is known
+READ = ("batch", "accumulate", "tokens", "substeps", "iters")  # parameters that say how much each round is of
+SIDE = 64  # of latents, where a config does not say
+STEPS = 20  # of a pipeline whose recipe does not say
+SIDES = 3  # that are timed: baseline, candidate, and the baseline against itself
+
+
+class Work(NamedTuple):
+    """What time goes with, as far as a plan can tell: the parameters that are worked on, how often something goes over them, and how many
+    fresh processes are started."""
+
+    parameters: int
+    rounds: int = 1
+    starts: int = 0
+
+
+NO_WORK = Work(1)
+
+
+class Run(NamedTuple):
+    """What was seen once."""
+
+    seconds: float
+    work: Work
+
+
+@dataclass(frozen=True)
+class Line:
+    """Seconds: `fixed`, and more for each thousand million parameters gone over, and for each fresh process."""
+
+    fixed: float
+    each: float
+    start: float = 0.0
+
+    def at(self, work: Work) -> float:
+        return self.fixed + self.each * work.parameters * work.rounds / 1e9 + self.start * work.starts
+
+
+def work(artifact: Artifact, touched: Iterable[str], params: Params) -> Work:
+    """The work of a stage. Of one that learns, its rounds are what it reads in all its updates."""
+    given = vars(params)
+    rounds = int(given.get("updates") or given.get("steps") or 1) * prod(int(given.get(name) or 1) for name in READ)
+    read = rounds * (latent_places(artifact) if rounds > 1 else 1)
+    return Work(max(1, sum(sizes.parameters(artifact, name) for name in touched)), read)
+
+
+def evaluation_work(spec: EvalSpec, source: Artifact) -> Work:
+    """The work of a comparison: how often the model is gone over for quality and for speed, and the processes that start."""
+    metrics = [find_metric(name) for name in spec.metrics]
+    needs = frozenset(one for metric in metrics for one in metric.needs)
+    steps = 1 if source.writes_text else int(getattr(spec.baseline, "steps", None) or STEPS)
+    timed = int(getattr(spec, "new_tokens", 1)) if source.writes_text else steps
+    rounds = 2 * spec.samples * steps if needs - {"files", "timings", "starts", "token_timings"} else 0
+    if any(metric.timed for metric in metrics):
+        rounds += SIDES * spec.timing_blocks * timed
+    starts = 2 * (spec.starts + 1) if "starts" in needs else 0
+    return Work(max(1, sizes.parameters(source, source.main)), max(1, rounds) * latent_places(source), starts)
+
+
+def latent_places(artifact: Artifact) -> int:
+    """How many places the latents of a pipeline have, each of which its denoiser goes over; 1 of a language model."""
+    if artifact.writes_text or not artifact.main:
+        return 1
+    side = artifact.known_config(artifact.main).get("sample_size")
+    sides = side if isinstance(side, list) else [side, side]
+    return prod(one if isinstance(one, int) and one > 0 else SIDE for one in sides)
+
+
+def evaluation_name(source: Artifact) -> str:
+    """What the time of a comparison is remembered by."""
+    return f"evaluate {source.task}"
+
+
+def remember(cache: Cache, name: str, seconds: float, work: Work) -> None:
+    """Write down how long something took here, and for how much: the last run of each size."""
+    note = cache.root / FOLDER / name
+    note.parent.mkdir(exist_ok=True)
+    others = [one for one in runs(note) if one.work != work]
+    kept = [*others, Run(round(seconds, 3), work)][-KEPT:]
+    note.write_text(json.dumps([{"seconds": one.seconds, **one.work._asdict()} for one in kept]))
+
+
+def expected(cache: Cache, name: str, work: Work) -> float | None:
+    """How many seconds something will take; None where nobody knows."""
+    known = runs(cache.root / FOLDER / name)
+    line = lines().get(name)
+    if line is None:
+        return _scaled(known, work)
+    nearest = min(known, key=lambda one: _apart(one.work, work, line), default=None)
+    speed = nearest.seconds / line.at(nearest.work) if nearest else machine_speed(cache)
+    return line.at(work) * speed
+
+
+def machine_speed(cache: Cache) -> float:
+    """How many times as long as on the machine of the lines everything took here so far; 1 where nothing ran."""
+    found = []
+    for name, line in lines().items():
+        if known := runs(cache.root / FOLDER / name):
+            found.append(known[-1].seconds / line.at(known[-1].work))
+    return median(found) if found else 1.0
+
+
+@once
+def lines() -> Mapping[str, Line]:
+    """By stage, or evaluation of a task, its line."""
+    stored = json.loads(LINES.read_text(encoding="utf-8"))["lines"] if LINES.is_file() else {}
+    return {name: Line(**one) for name, one in stored.items()}
+
+
+def runs(note: Path) -> tuple[Run, ...]:
+    """What was written down; () where nothing was, or it does not read."""
+    try:
+        stored = json.loads(note.read_text())
+        rows = stored if isinstance(stored, list) else [stored]  # older notes hold the last run alone
+        found = tuple(Run(float(one.pop("seconds")), Work(**one)) for one in rows)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        return ()
+    return found if all(one.seconds > 0 and min(one.work[:2]) > 0 for one in found) else ()
+
+
+def _scaled(known: Sequence[Run], work: Work) -> float | None:
+    """Of something without a line: in proportion to the last run of a like size."""
+    if not known:
+        return None
+    last = known[-1]
+    share = work.parameters / last.work.parameters
+    return last.seconds * share * work.rounds / last.work.rounds if 1 / ALIKE <= share <= ALIKE else None
+
+
+def _apart(one: Work, other: Work, line: Line) -> float:
+    """How far two sizes are from each other, by what they should take."""
+    return abs(log(line.at(one) / line.at(other)))
