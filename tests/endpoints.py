@@ -14,7 +14,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from compress.data.items import Item
@@ -32,6 +31,7 @@ class Faults:
     lacks: calls that it does not have. refuses: arguments that it answers with 400; ignores: that it takes no notice of.
     failing: answers 500; cut: ends in the middle of an answer. slow: seconds before each answer. html: answers with a page.
     key: that it asks for. url: gives addresses in place of images. roams: no two of its answers are alike.
+    shifted: nats by which the log-probabilities of a text that it echoes are wrong.
     """
 
     lacks: tuple[str, ...] = ()
@@ -45,6 +45,7 @@ class Faults:
     key: str = ""
     url: bool = False
     roams: bool = False
+    shifted: float = 0.0
 
 
 @dataclass
@@ -191,14 +192,17 @@ def _written(writer: LanguageModel, body: Json, state: Served) -> Json:
     choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
     if body.get("logprobs"):
         shown = given[1:] if body.get("echo") else []
-        every = writer.token_logprobs([prompt], 1)[0].tolist() if shown else []
+        logits = writer.logits([[*given, *made]])[0].float().log_softmax(-1)
+        every = [float(logits[at, one]) for at, one in enumerate([*given, *made][1:])]
         names = [writer.tokenizer.decode([one]) for one in (*shown, *made)]
-        values = [*([None] if shown else []), *every[1:], *np.full(len(made), -1.0)]
-        choice["logprobs"] = (
-            {"content": [{"token": name, "logprob": -1.0} for name in names]}
-            if chat
-            else {"tokens": names, "token_logprobs": values}
-        )
-        choice["text"] = prompt + text if shown else text
+        # Of a given text, what begins it is not shown, and the first token has nothing before it.
+        echoed = [None, *(value - state.faults.shifted for value in every[1 : len(given) - 1])] if shown else []
+        values = [*echoed, *every[len(given) - 1 :]]
+        if chat:
+            rows = [{"token": name, "logprob": value} for name, value in zip(names, values, strict=True)]
+            choice["logprobs"] = {"content": rows}
+        else:
+            choice["logprobs"] = {"tokens": names, "token_logprobs": values}
+            choice["text"] = prompt + text if shown else text
     usage = {"prompt_tokens": len(given), "completion_tokens": len(made)}
     return {"id": "x", "model": body["model"], "choices": [choice], "usage": usage}

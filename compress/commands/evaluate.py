@@ -6,6 +6,7 @@ import json
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from compress.data.items import Data
 from compress.endpoints.address import TIMEOUT, is_address
 from compress.endpoints.finding import find_endpoint
 from compress.endpoints.served import Served
-from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
+from compress.errors import DataError, ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
 from compress.events import Emit, Event, silent
 from compress.execution.blame import cause, remedy
 from compress.files.user_paths import expanded
@@ -249,7 +250,10 @@ def _asked_of(served: Served, wanted: Wanted) -> str:
     from evaluation.preflight.endpoint_checks import task_served
 
     metrics = [name for name in (*wanted.metrics, *wanted.gates) if name in metric_names()]
-    return task_served(metrics, open_units(wanted.data, Path()) if wanted.data else None, served)
+    data = None
+    with suppress(DataError):  # which is reported where they are opened for good
+        data = open_units(wanted.data, Path()) if wanted.data else None
+    return task_served(metrics, data, served)
 
 
 def _model(named: str, store: Cache) -> Artifact:

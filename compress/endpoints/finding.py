@@ -11,6 +11,7 @@ from compress.endpoints.calls import Client, EndpointError
 from compress.endpoints.served import Served
 from compress.errors import UserError, near
 
+ANEW = ("created", "permission")  # of a list: what is made anew for each answer
 UNLISTED = (404, 405, 501)  # how servers answer that do not list their models
 
 
@@ -41,7 +42,7 @@ def find_endpoint(named: str, side: str, timeout: float = TIMEOUT) -> Served:
 
 
 def _chosen(address: Address, content: Any) -> tuple[str, dict[str, Any]]:
-    """The model that is meant, and what plain facts the list tells of it."""
+    """The model that is meant, and what the list tells of it."""
     rows = content.get("data") if isinstance(content, dict) else None
     known = {str(row["id"]): row for row in rows or () if isinstance(row, dict) and "id" in row}
     if not known:
@@ -53,5 +54,4 @@ def _chosen(address: Address, content: Any) -> tuple[str, dict[str, Any]]:
     if address.model and address.model not in known:
         raise UserError(f"has no model {address.model}", place=address.base, fix=near(address.model, names))
     model = address.model or names[0]
-    facts = {name: v for name, v in known[model].items() if isinstance(v, (str, int, float)) and name != "created"}
-    return model, facts
+    return model, {name: value for name, value in known[model].items() if name not in ANEW}

@@ -30,9 +30,9 @@ class Served(Artifact):
     listed: Mapping[str, Any] = field(default_factory=dict)
     calls: ImageCalls | TextCalls | None = None
     wanted: frozenset[Observable] = frozenset()
-    answers: Path = Path()
+    answers: Path | None = None
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a report says of it: its address, its host, and what the server's list says of the model."""
-        return {"address": str(self.address), "host": self.address.host, **self.listed}
+        return {**self.listed, "address": str(self.address), "host": self.address.host}

@@ -4,6 +4,7 @@ log-probabilities."""
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,10 @@ LENGTH = "length"  # why an answer ended that has as many tokens as were asked f
 REFUSED = (400, 404, 405, 422, 500, 501)  # how servers refuse what they do not do
 NO_TOKENS = "its server answers without the log-probabilities of what it writes, and so without its tokens"
 NO_ECHO = "its server does not echo a given text with log-probabilities"
+OTHERWISE = "its server echoes log-probabilities that are not those of the tokens that it writes"
+NEAR = (
+    0.2  # nats by which a token's log-probability may differ as it is given and as it is written: two ways of rounding
+)
 NO_STREAM = "its server does not stream"
 
 
@@ -60,14 +65,15 @@ class TextCalls:
 
     def asked(self, item: Item, words: int) -> Asked:
         """What of an item is continued: a conversation up to its last answer; a text as a question; or the start of a document, half of
-        its words and no more than `words`."""
+        its words and no more than `words` (of one word, half of that)."""
         if item.messages:
             last = max(at for at, one in enumerate(item.messages) if one.role == ASSISTANT)
             return [{"role": one.role, "content": one.content} for one in item.messages[:last]]
         if self.chat:
             return [{"role": USER, "content": item.text}]
-        found = item.text.split()
-        return " ".join(found[: min(words, max(1, len(found) // 2))])
+        ends = [word.end() for word in re.finditer(r"\S+", item.text)]
+        most = min(words, len(ends) // 2)
+        return item.text[: ends[most - 1]] if most else item.text[: max(1, len(item.text) // 2)]
 
     def write(self, asked: Asked, most: int, *, exact: bool = False) -> Written:
         """A greedy answer of at most `most` tokens, or of as many, as far as the server lets ask for that.
@@ -77,7 +83,7 @@ class TextCalls:
         """
         path, body = self._call(asked, most, exact)
         if self.tokens:
-            body |= {"logprobs": True} if path == CHAT else {"logprobs": 1}
+            body |= {"logprobs": True, "top_logprobs": 1} if path == CHAT else {"logprobs": 1}
         content = self.client.post(path, body).content
         choice = _choice(self.client, path, content)
         text, ended = _text(choice), choice.get("finish_reason") != LENGTH
@@ -120,15 +126,39 @@ class TextCalls:
         """
         import numpy as np
 
-        body = {"model": self.model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
-        content = self.client.post(PLAIN, body).content
-        found = _echoed(_choice(self.client, PLAIN, content), content)
-        if found is None:
-            raise self.client.odd("does not echo a given text with log-probabilities")
-        scored = [(token, value) for token, value in found if value is not None]
+        scored = [(token, value) for token, value in self.echoed(text) if value is not None]
         read = "".join(token for token, _ in scored)
         size = len(read.encode()) if text.endswith(read) else len(text.encode())
         return np.array([value for _, value in scored], dtype=np.float64), size
+
+    def echoed(self, text: str) -> list[tuple[str, float | None]]:
+        """The tokens of a given text, each with its log-probability.
+
+        Raises:
+            EndpointError: it does not echo them.
+        """
+        found, usage = self._probable(text, echo=True)
+        joined, ends = "", 0
+        for ends, (token, _) in enumerate(found, 1):
+            joined += token
+            if joined.endswith(text):
+                return found[:ends]
+        # What was written behind the text may stand there, too; where tokens are parts of letters, only its number tells.
+        if len(found) <= usage:
+            raise self.client.odd("does not echo a given text with log-probabilities")
+        return found[: len(found) - usage]
+
+    def first_token(self, text: str) -> tuple[str, float | None]:
+        """The token that is written behind a text, with its log-probability; ("", None) where there is none."""
+        return next(iter(self._probable(text, echo=False)[0]), ("", None))
+
+    def _probable(self, text: str, *, echo: bool) -> tuple[list[tuple[str, float | None]], int]:
+        """The tokens that come back with their log-probabilities, and how many of them were written."""
+        body = {"model": self.model, "prompt": text, "max_tokens": 1, "temperature": 0, "logprobs": 1}
+        content = self.client.post(PLAIN, {**body, "echo": True} if echo else body).content
+        choice, usage = _choice(self.client, PLAIN, content), content.get("usage")
+        written = usage.get("completion_tokens") if isinstance(usage, dict) else None
+        return _probabilities(choice), 1 if written is None else int(written)
 
     def _call(self, asked: Asked, most: int, exact: bool) -> tuple[str, dict[str, Any]]:
         given = {"prompt": asked} if isinstance(asked, str) else {"messages": list(asked)}
@@ -197,14 +227,23 @@ def _with_tokens(calls: TextCalls, tried: Asked) -> TextCalls:
 
 
 def _unechoed(calls: TextCalls) -> str:
-    """Why given texts cannot be scored; "" where they can."""
+    """Why given texts cannot be scored; "" where they can. A token that is written behind a text must be as likely once it is given."""
+    words = TRIED.split()
     try:
-        scores, _ = calls.score(TRIED)
+        values = [value for _, value in calls.echoed(TRIED)]
+        if len(values) < 2 or not all(value is None or math.isfinite(value) for value in values) or None in values[1:]:
+            return NO_ECHO
+        for text in (" ".join(words[:count]) for count in range(len(words), 0, -1)):
+            token, likely = calls.first_token(text)
+            if token.isascii() and token.isprintable() and token.strip() and likely is not None:
+                again, given = calls.echoed(text + token)[-1]
+                if again == token and given is not None:
+                    return OTHERWISE if abs(given - likely) > NEAR else ""
     except EndpointError as error:
         if not _says_no(error):
             raise
         return NO_ECHO
-    return "" if len(scores) > 1 and all(map(math.isfinite, scores)) else NO_ECHO
+    return ""  # nothing that it writes here can be given again
 
 
 def _streaming(calls: TextCalls, tried: Asked) -> tuple[TextCalls, str]:
@@ -259,14 +298,12 @@ def _ended(tokens: tuple[str, ...], text: str, ended: bool) -> tuple[str, ...]:
     return (*(tokens[:-1] if "".join(tokens[:-1]) == text else tokens), END)
 
 
-def _echoed(choice: Mapping[str, Any], content: Any) -> list[tuple[str, float | None]] | None:
-    """Each token of a given text with its log-probability, without what was written behind it; None where the server has none."""
+def _probabilities(choice: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    """Each token of an answer of `completions` with its log-probability, in either of the two forms; [] where there are none."""
     found = choice.get("logprobs")
-    tokens: Any
-    values: Any
-    tokens, values = (found.get(name) for name in ("tokens", "token_logprobs")) if isinstance(found, dict) else ([], [])
-    if not isinstance(tokens, list) or not isinstance(values, list) or len(tokens) != len(values):
-        return None
-    usage = content.get("usage")
-    behind = usage.get("completion_tokens", 1) if isinstance(usage, dict) else 1
-    return [(str(t), v) for t, v in zip(tokens, values, strict=True)][: len(tokens) - int(behind or 0)] or None
+    if not isinstance(found, dict):
+        return []
+    rows = [one for one in found.get("content") or () if isinstance(one, dict)]
+    tokens = found.get("tokens") or [one.get("token") for one in rows]
+    values = found.get("token_logprobs") or [one.get("logprob") for one in rows]
+    return [(str(token), value) for token, value in zip(tokens, values, strict=False)]

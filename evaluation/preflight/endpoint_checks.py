@@ -177,7 +177,8 @@ def cautions(sides: Sequence[Artifact], metrics: Asked) -> Iterator[tuple[str, s
         return
     message = "what a server serves is not known here, so nothing that it answers is kept for another run"
     quality = any(find_metric(name).quality for name in metrics)
-    yield "endpoints", message + (f"; this run's answers lie in {served[0].answers.parent}" if quality else "")
+    place = served[0].answers.parent if served[0].answers and quality else None
+    yield "endpoints", message + (f"; this run's answers lie in {place}" if place else "")
     if not any(find_metric(name).timed for name in metrics):
         return
     yield (

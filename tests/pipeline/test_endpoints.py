@@ -115,6 +115,11 @@ def test_texts_are_scored_where_a_server_echoes_them(home: Path, one: Served, tw
     assert "bits per byte" in found.candidate.note
 
 
+def test_an_echo_that_contradicts_what_is_written_is_refused(home: Path, one: Served) -> None:
+    with serving(text=home / "one", shifted=1.0) as wrong, pytest.raises(UserError, match="not those of the tokens"):
+        evaluate(home, wrong.url, one.url, "perplexity")
+
+
 def test_calls_are_timed_in_turns_with_their_tokens(home: Path, one: Served, two: Served) -> None:
     speeds = ("latency", "throughput", "time_to_first_token", "time_per_output_token")
     found = evaluate(home, two.url, one.url, *speeds)
@@ -347,6 +352,15 @@ def test_a_server_that_is_slow_or_no_server_of_models_is_refused(home: Path) -> 
 
 
 # ---------------------------------------------------------------- what no endpoint shows
+
+
+def test_two_runs_of_endpoints_are_compared_with_a_warning(home: Path, one: Served, two: Served) -> None:
+    gates = {"text_agreement": Gate(worse_by=0.1)}
+    evaluate(home, one.url, one.url, "text_agreement", gates=gates, out=home / "before")
+    evaluate(home, two.url, one.url, "text_agreement", gates=gates, out=home / "after")
+    found = compress.compare(home / "before", home / "after", out=home / "compared")
+    assert found.status == "fail"
+    assert any("the baselines are endpoints" in message for message in found.warnings)
 
 
 @pytest.mark.parametrize("metric", ["size", "kl", "energy", "cold_start", "peak_memory", "device_memory", "flops"])
