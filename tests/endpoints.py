@@ -31,6 +31,7 @@ class Faults:
     lacks: calls that it does not have. refuses: arguments that it answers with 400; ignores: that it takes no notice of.
     failing: answers 500; cut: ends in the middle of an answer. slow: seconds before each answer. html: answers with a page.
     key: that it asks for. url: gives addresses in place of images. roams: no two of its answers are alike.
+    moved: where it leads on to. mute: streams end after their first event.
     shifted: nats by which the log-probabilities of a text that it echoes are wrong.
     """
 
@@ -46,6 +47,8 @@ class Faults:
     url: bool = False
     roams: bool = False
     shifted: float = 0.0
+    moved: str = ""
+    mute: int = 0
 
 
 @dataclass
@@ -104,6 +107,8 @@ def serving(*names: str, text: Path | None = None, images: Path | None = None, *
                 self._answer(400, {"error": {"message": f"Unrecognized request argument supplied: {found[0]}"}})
             elif faults.html:
                 self._answer(200, b"<html>a page</html>", "text/html")
+            elif faults.moved:
+                self._answer(307, {}, moved=faults.moved)
             elif faults.failing and state.answered >= faults.sound:
                 faults.failing -= 1
                 self._answer(500, {"error": {"message": "out of slots"}})
@@ -125,10 +130,14 @@ def serving(*names: str, text: Path | None = None, images: Path | None = None, *
             else:
                 self._answer(404, {"error": {"message": "Not Found"}})
 
-        def _answer(self, status: int, content: Json | bytes, kind: str = "application/json", length: int = 0) -> None:
+        def _answer(
+            self, status: int, content: Json | bytes, kind: str = "application/json", length: int = 0, moved: str = ""
+        ) -> None:
             text = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
             self.send_header("Content-Type", kind)
+            if moved:
+                self.send_header("Location", moved)
             self.send_header("Content-Length", str(length or len(text)))
             self.end_headers()
             self.wfile.write(text)
@@ -143,6 +152,10 @@ def serving(*names: str, text: Path | None = None, images: Path | None = None, *
             chat = "message" in choice
             for letter in choice["message"]["content"] if chat else choice["text"]:
                 self._event(json.dumps({"choices": [{"delta": {"content": letter}} if chat else {"text": letter}]}))
+                if state.faults.mute and state.answered > state.faults.sound:
+                    state.faults.mute -= 1
+                    self.close_connection = True
+                    return
             self._event(json.dumps({"choices": [{"text": "", "finish_reason": choice["finish_reason"]}]}))
             self._event("[DONE]")
             self.wfile.write(b"0\r\n\r\n")

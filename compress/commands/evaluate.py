@@ -86,7 +86,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         if shown.components:
             refuse_nonfinite(shown, shown.digest, store.root / "digests")
     sides = looked_at(sides, metrics, data, wanted.spec, out)
-    reported = [*cautions(sides, metrics), *_far(sides, wanted), *([] if data else _apart(sides).items())]
+    reported = [*cautions(sides, metrics, data), *_far(sides, wanted), *([] if data else _apart(sides).items())]
     reported += [
         (str(side.path), message) for side in sides if side.components and (message := sampled_otherwise(side))
     ]

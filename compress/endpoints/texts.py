@@ -25,7 +25,8 @@ TRIED = "One, two, three, four,"  # what an endpoint is tried on
 END = ""  # stands for the token that ends a text
 EXACT = {"ignore_eos": True}  # vLLM and llama.cpp then write on to `max_tokens`
 LENGTH = "length"  # why an answer ended that has as many tokens as were asked for
-REFUSED = (400, 404, 405, 422, 500, 501)  # how servers refuse what they do not do
+ABSENT = (400, 404, 405, 422, 501)  # how servers refuse a call that they do not have
+REFUSED = (*ABSENT, 500)  # and an argument
 NO_TOKENS = "its server answers without the log-probabilities of what it writes, and so without its tokens"
 NO_ECHO = "its server does not echo a given text with log-probabilities"
 OTHERWISE = "its server echoes log-probabilities that are not those of the tokens that it writes"
@@ -182,7 +183,7 @@ def offers(client: Client, model: str, *, chat: bool) -> EndpointError | None:
     try:
         calls.write([{"role": USER, "content": TRIED}] if chat else TRIED, 1)
     except EndpointError as error:
-        if error.status not in REFUSED:
+        if error.status not in ABSENT:
             raise
         return error
     return None

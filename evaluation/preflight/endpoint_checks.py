@@ -170,7 +170,7 @@ def _lacking(side: Served, metrics: Asked) -> Iterator[Problem]:
             yield Problem(str(side.address), f"{metric.name} cannot be measured: {side.calls.unseeded}", UNSEEDED)
 
 
-def cautions(sides: Sequence[Artifact], metrics: Asked) -> Iterator[tuple[str, str]]:
+def cautions(sides: Sequence[Artifact], metrics: Asked, data: Data | None) -> Iterator[tuple[str, str]]:
     """What a reader must know of a comparison with endpoints in it."""
     served = [side for side in sides if isinstance(side, Served)]
     if not served:
@@ -179,6 +179,11 @@ def cautions(sides: Sequence[Artifact], metrics: Asked) -> Iterator[tuple[str, s
     quality = any(find_metric(name).quality for name in metrics)
     place = served[0].answers.parent if served[0].answers and quality else None
     yield "endpoints", message + (f"; this run's answers lie in {place}" if place else "")
+    if isinstance(served[0].calls, TextCalls) and served[0].calls.chat and not (data and data.conversations):
+        yield (
+            "endpoints",
+            "texts are put as questions, whole (chat/completions): one side does not go on from a text (completions)",
+        )
     if not any(find_metric(name).timed for name in metrics):
         return
     yield (

@@ -154,6 +154,7 @@ def test_a_server_that_has_chat_alone_is_asked_by_chat_on_both_sides(home: Path,
     with serving(text=home / "one", lacks=("completions",)) as chatting:
         found = evaluate(home, chatting.url, one.url, "text_agreement")
         assert found.rows[0].candidate.value == 1
+        assert any("texts are put as questions" in message for message in found.warnings)
     assert (
         len(one.asked("chat/completions")) == COUNT + 2
     )  # the first twice, and one that found out whether it has that call
@@ -349,6 +350,23 @@ def test_a_server_that_is_slow_or_no_server_of_models_is_refused(home: Path) -> 
     assert "--timeout" in caught.value.problems[0].fix
     with serving(text=home / "one", html=True) as pages, pytest.raises(UserError, match="text/html"):
         evaluate(home, pages.url, pages.url, "text_agreement")
+    with serving(text=home / "one", moved="/v2") as moved, pytest.raises(UserError, match="leads on to /v2"):
+        evaluate(home, moved.url, moved.url, "text_agreement")
+
+
+def test_a_stream_that_ends_early_ends_the_run(home: Path, one: Served) -> None:
+    with (
+        serving(text=home / "one", sound=12, mute=99) as broken,
+        pytest.raises(StageFailed, match="broke the connection"),
+    ):
+        evaluate(home, broken.url, one.url, "latency")
+
+
+def test_a_server_that_does_not_stream_is_not_timed(home: Path, one: Served) -> None:
+    with serving(text=home / "one", ignores=("stream",)) as whole:
+        with pytest.raises(UserError, match="latency cannot be measured: its server does not stream") as caught:
+            evaluate(home, whole.url, one.url, "latency")
+        assert caught.value.problems[0].fix == "measure quality alone"
 
 
 # ---------------------------------------------------------------- what no endpoint shows
