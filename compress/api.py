@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
+from compress.endpoints.address import TIMEOUT
 from compress.errors import ManyProblems, RecipeError, UserError
 from compress.events import Emit, named, silent
 from compress.execution.executors import LOCAL
@@ -144,20 +145,22 @@ def evaluate(
     reference: str = "",
     device: str = CPU,
     trust_remote_code: bool = False,
+    timeout: float = TIMEOUT,
     cache: str | Path | None = None,
     out: str | Path | None = None,
     emit: Emit = silent,
 ) -> Comparison:
-    """Compare any two of: model folder, artifact, `zoo://…`, folder of images. No recipe is needed.
+    """Compare any two of: model folder, artifact, `zoo://…`, folder of images, or two OpenAI-compatible endpoints. No recipe is needed.
 
     Args:
         metrics: names, or names with their parameters.
         features, reference: for every metric that has one and is given none itself: the feature extractor, and the real images.
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
         trust_remote_code: whether Python code in the models' folders may run.
+        timeout: seconds that an endpoint may be silent.
 
     Raises:
-        UserError: a folder is none of these, a metric or gate does not fit, there is no such device here, or a side cannot
+        UserError: a folder is none of these, an endpoint does not answer as it must, a metric or gate does not fit, there is no such device here, or a side cannot
             be opened there.
     """
     from compress.commands import evaluate
@@ -168,7 +171,7 @@ def evaluate(
     asked = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
     once = {name: given for name, given in (("features", features), ("reference", reference)) if given}
     spec = (spec or EvalSpec()).model_copy(update=once)
-    wanted = evaluate.Wanted(asked, gates or {}, data, spec, device, trust_remote_code)
+    wanted = evaluate.Wanted(asked, gates or {}, data, spec, device, trust_remote_code, timeout)
     request = evaluate.prepare(str(candidate), str(baseline), wanted, store, folder, emit)
     with disk_errors(folder), logged(folder, emit) as log:
         return evaluate.measure(request, log)

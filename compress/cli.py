@@ -147,9 +147,14 @@ def run(
 
 @app.command("eval")
 def evaluate(
-    candidate: Annotated[str, typer.Argument(help="model folder, artifact, zoo://NAME or folder of images")],
+    candidate: Annotated[
+        str, typer.Argument(help="model folder, artifact, zoo://NAME, folder of images, or http://HOST:PORT/v1#MODEL")
+    ],
     baseline: Annotated[str, typer.Argument(help="what to compare it with: any of these")],
-    metrics: Annotated[str, typer.Option(help="comma-separated; `pare list` shows them")] = "latency,size",
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="comma-separated; `pare list` shows them", show_default="latency,size; of endpoints latency"),
+    ] = None,
     data: Annotated[str, typer.Option(help="evaluation data, for quality metrics")] = "",
     samples: Annotated[int, typer.Option(min=2, help="prompts, documents or images to measure quality on")] = 256,
     features: Annotated[str, typer.Option(help="feature extractor of all metrics that have one")] = "",
@@ -162,16 +167,19 @@ def evaluate(
     trust: Annotated[
         bool, typer.Option("--trust-remote-code", help="let Python code in the models' own folders run")
     ] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds that an endpoint may be silent")] = 600,
     cache: CacheDir = None,
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Compare any two models or folders of images: quality on the same prompts and noise, speed interleaved."""
+    """Compare any two models, endpoints or folders of images: quality on the same prompts and noise, speed interleaved."""
     from compress import api
+    from compress.endpoints.address import is_address
     from compress.recipe.options import read_gates, read_metrics
     from compress.recipe.values import EvalSpec
 
-    asked, gates = read_metrics(metrics, set_ or ()), read_gates(gate or ())
+    usual = "latency" if is_address(candidate) or is_address(baseline) else "latency,size"
+    asked, gates = read_metrics(usual if metrics is None else metrics, set_ or ()), read_gates(gate or ())
     spec = EvalSpec(samples=samples)
     with _listening(as_json) as emit:
         comparison = api.evaluate(
@@ -185,6 +193,7 @@ def evaluate(
             reference=reference,
             device=device,
             trust_remote_code=trust,
+            timeout=timeout,
             cache=cache,
             out=out,
             emit=emit,

@@ -66,10 +66,13 @@ class Start:
 
 @dataclass(frozen=True)
 class Continuation:
-    """A prompt continued greedily until the model ends it or `Evidence.written` tokens stand there (the end counts as one)."""
+    """A prompt continued greedily until the model ends it or `Evidence.written` tokens stand there (the end counts as one).
+
+    tokens: a tokenizer's numbers, or of an endpoint their texts; () also where its server does not tell them.
+    """
 
     prompt: str
-    tokens: tuple[int, ...]
+    tokens: tuple[int | str, ...]
     text: str
 
 
@@ -148,7 +151,7 @@ class Evidence:
         return np.stack([self.image(i) for i in range(start, min(stop, len(self.items)))])
 
 
-def parting(one: Sequence[int], other: Sequence[int]) -> int:
+def parting(one: Sequence[object], other: Sequence[object]) -> int:
     """Index of the first token that differs or that only one has; -1 where there is none."""
     shorter = min(len(one), len(other))
     same = next((i for i in range(shorter) if one[i] != other[i]), shorter)

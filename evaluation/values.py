@@ -112,6 +112,7 @@ class Sizes:
 
 ENDLESS = (-math.inf, math.inf)
 IMAGES = "a folder of images"  # the engine of a side that is no model
+ENDPOINT = "an endpoint"  # begins the engine of a side that a server has
 # How results of before 0.1 spell what protocols and sides say; they are read so for one version.
 OLD_SPELLING = {"a folder of pictures": IMAGES, "the data's pictures": "the data's images", "pictures": "images"}
 ADAPTER = "adapter"  # what a lineage calls the fusing of adapters
@@ -333,7 +334,7 @@ class Completion:
     prompt: str
     baseline: str
     candidate: str
-    first_divergent_token: int  # -1 when they agree to the end
+    first_divergent_token: int  # -1 when they agree to the end; a word, where a server does not tell its tokens
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact
 from compress.catalogue import find_metric, find_task, metric_names, task_names
 from compress.data.items import Data
-from compress.errors import ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
+from compress.endpoints.address import TIMEOUT, is_address
+from compress.endpoints.finding import find_endpoint
+from compress.endpoints.served import Served
+from compress.errors import DataError, ManyProblems, ModelError, PareError, Problem, StageFailed, UserError
 from compress.events import Emit, Event, silent
 from compress.execution.blame import cause, remedy
 from compress.files.user_paths import expanded
@@ -31,6 +35,7 @@ from compress.recipe.gates import Gate
 from compress.recipe.shared_parameters import spread, takers, unused
 from compress.recipe.validate import check_values
 from compress.recipe.values import EvalSpec
+from compress.sources.data import as_captions
 from compress.sources.units import distinct, open_units
 from compress.store.cache import Cache
 
@@ -46,7 +51,7 @@ GENERATING = next(name for name in task_names() if find_task(name).folders)  # o
 @dataclass(frozen=True)
 class Wanted:
     """What `eval` measures: metrics with their parameters, gates, the data's name ("" for none), how much of it, where, and
-    whether the models' own Python code may run."""
+    whether the models' own Python code may run, and how many seconds an endpoint may be silent."""
 
     metrics: Mapping[str, Mapping[str, Any]]
     gates: Mapping[str, Gate] = field(default_factory=dict)
@@ -54,16 +59,20 @@ class Wanted:
     spec: EvalSpec = field(default_factory=EvalSpec)
     device: str = CPU
     trust_remote_code: bool = False
+    timeout: float = TIMEOUT
 
 
 def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Path, emit: Emit = silent) -> Request:
-    """What it takes to compare two sides, each a model folder, an artifact, `zoo://…` or a folder of images. Runs nothing.
+    """What it takes to compare two sides, each a model folder, an artifact, `zoo://…`, a folder of images or an endpoint. Runs nothing;
+    endpoints are asked for a few small answers.
 
     Raises:
         UserError: a side is none of these, they do different tasks, a metric or a gate does not fit, there is no such device
-            here, a side cannot be opened there, images do not read, or weights are no numbers.
+            here, a side cannot be opened there, images do not read, weights are no numbers, or an endpoint does not answer as a metric
+            needs it to.
     """
     from evaluation.comparison.sides import Request
+    from evaluation.preflight.endpoint_checks import cautions, looked_at
     from evaluation.preflight.image_checks import refuse_damaged
 
     opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
@@ -76,7 +85,8 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     for shown in sides:
         if shown.components:
             refuse_nonfinite(shown, shown.digest, store.root / "digests")
-    reported = [*_far(sides, wanted), *([] if data else _apart(sides).items())]
+    sides = looked_at(sides, metrics, data, wanted.spec, out)
+    reported = [*cautions(sides, metrics, data), *_far(sides, wanted), *([] if data else _apart(sides).items())]
     reported += [
         (str(side.path), message) for side in sides if side.components and (message := sampled_otherwise(side))
     ]
@@ -106,9 +116,10 @@ def _images(request: Request) -> Iterator[Images]:
     """Those that will be read."""
     from evaluation.comparison.sides import viewpoints
     from evaluation.preflight.image_checks import generated, to_be_read
+    from evaluation.preflight.image_folders import is_folder
 
     for side, view in zip(("baseline", "candidate"), viewpoints(request), strict=True):
-        if not view.artifact.components:
+        if is_folder(view.artifact):
             yield generated(view.artifact.path, view.items, side)
     yield from to_be_read(request.spec.metrics, request.data, request.spec.samples)
 
@@ -129,9 +140,9 @@ def _far(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[tuple[str, str]]
 
 def _apart(sides: Sequence[Artifact]) -> dict[str, str]:
     """What is not alike in two folders of images."""
-    from evaluation.preflight.image_folders import ill_paired
+    from evaluation.preflight.image_folders import ill_paired, is_folder
 
-    message = "" if any(side.components for side in sides) else ill_paired(*(side.path for side in reversed(sides)))
+    message = "" if not all(map(is_folder, sides)) else ill_paired(*(side.path for side in reversed(sides)))
     return {str(sides[0].path): message} if message else {}
 
 
@@ -187,12 +198,14 @@ def _opened(candidate: str, baseline: str, wanted: Wanted, store: Cache) -> tupl
     sides: list[Artifact] = []
     data = None
     try:
-        sides = _sides(candidate, baseline, store)
+        sides = _sides(candidate, baseline, wanted, store)
     except UserError as error:
         errors.append(error)
     try:
         kind = find_task(sides[0].task).data if sides else None
         data = open_units(wanted.data, Path(), kind, store.root / "digests") if wanted.data else None
+        if data and data.kind == "texts" and kind == "captioned_images" and any(isinstance(s, Served) for s in sides):
+            data = as_captions(data)
     except UserError as error:
         errors.append(error)
     misplaced = tuple(_misplaced(wanted)) if errors else ()
@@ -211,15 +224,36 @@ def _misplaced(wanted: Wanted) -> Iterator[Problem]:
             yield Problem("metrics", f"{name}.{setting}: {wrong.message}", wrong.fix)
 
 
-def _sides(candidate: str, baseline: str, store: Cache) -> list[Artifact]:
-    """Both sides. A folder of images does what the model beside it does, if that generates."""
+def _sides(candidate: str, baseline: str, wanted: Wanted, store: Cache) -> list[Artifact]:
+    """Both sides. A folder of images does what the model beside it does, if that generates; an endpoint what is asked of it."""
     from evaluation.preflight.image_folders import describe_generated, is_generated
 
-    folders = {named: expanded(named) for named in (candidate, baseline)}
+    both = {"candidate": candidate, "baseline": baseline}
+    folders = {named: expanded(named) for named in both.values() if not is_address(named)}
     models = {named: _model(named, store) for named, folder in folders.items() if not is_generated(folder)}
     beside = [side.task for side in models.values() if not find_task(side.task).fits(("images",))]
     task = next(iter(beside), GENERATING)
-    return [models.get(named) or describe_generated(folders[named], task) for named in (candidate, baseline)]
+    found = {
+        side: models.get(named) or describe_generated(folders[named], task)
+        for side, named in both.items()
+        if named in folders
+    }
+    served = {side: find_endpoint(named, side, wanted.timeout) for side, named in both.items() if side not in found}
+    other = next(iter(found.values()), None)
+    for side, one in served.items():
+        found[side] = replace(one, task=other.task if other else _asked_of(next(iter(served.values())), wanted))
+    return [found[side] for side in both]
+
+
+def _asked_of(served: Served, wanted: Wanted) -> str:
+    """The task of two endpoints."""
+    from evaluation.preflight.endpoint_checks import task_served
+
+    metrics = [name for name in (*wanted.metrics, *wanted.gates) if name in metric_names()]
+    data = None
+    with suppress(DataError):  # which is reported where they are opened for good
+        data = open_units(wanted.data, Path()) if wanted.data else None
+    return task_served(metrics, data, served)
 
 
 def _model(named: str, store: Cache) -> Artifact:
@@ -248,22 +282,23 @@ def _other_images(folder: Path) -> ModelError | None:
 
 def _own_captions(sides: Sequence[Artifact]) -> Data | None:
     """Where one side is a folder of images, what its images are of; two folders each have their own."""
-    from evaluation.preflight.image_folders import captions_of
+    from evaluation.preflight.image_folders import captions_of, is_folder
 
-    folders = [side.path for side in sides if not side.components]
+    folders = [side.path for side in sides if is_folder(side)]
     return distinct(captions_of(folders[0])) if len(folders) == 1 else None
 
 
 def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict[str, dict[str, Any]]:
     """The metrics with every parameter filled in."""
-    from evaluation.preflight.image_folders import check_metrics
+    from evaluation.preflight.endpoint_checks import beyond_endpoints
+    from evaluation.preflight.image_folders import check_metrics, is_folder
     from evaluation.verdict.gates import problems as gate_problems
 
     tasks = {side.task for side in sides}
     if len(tasks) > 1:
         raise UserError("the two models do different tasks", fix="compare two models of one task")
     metrics = {name: find_metric(name) for name in (*wanted.metrics, *wanted.gates)}
-    if any(not side.components for side in sides):
+    if any(map(is_folder, sides)):
         check_metrics([(name, metric.needs) for name, metric in metrics.items()])
     if data and (misplaced := tuple(kind_problems(data, find_task(sides[0].task), "--data"))):
         raise ManyProblems(misplaced)
@@ -274,7 +309,7 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
             raise UserError(
                 why.replace("this model does", "these do"), fix="drop it from --metrics (metrics= in Python)"
             )
-        if metric.needs_data and data is None and all(side.components for side in sides):
+        if metric.needs_data and data is None and not any(map(is_folder, sides)):
             raise UserError(f"{name} needs evaluation data", fix="give some with --data (data= in Python)")
     problems = [
         Problem(
@@ -287,6 +322,7 @@ def _check(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict
         for name, given in spread(wanted.metrics, wanted.spec).items()
     }
     problems += _misplaced(wanted)
+    problems += beyond_endpoints(sides, wanted.metrics, data, wanted.spec)
     if wanted.spec.controls:
         message = "evaluate.controls names steps of a recipe, and here are two models"
         problems.append(Problem("spec", message, "compare each control with the baseline by itself, or write a recipe"))

@@ -17,7 +17,7 @@ from compress.planning.chat_checks import chat_problems
 from compress.recipe.shared_parameters import takers, unused
 from compress.recipe.values import EvalSpec, Recipe
 from compress.sources.data import LAYOUTS
-from compress.tasks import Observable, Task
+from compress.tasks import WRITTEN, Observable, Task
 from compress.tokenizers.vocabulary import positions
 
 METADATA = "metadata.jsonl"
@@ -152,7 +152,7 @@ def beyond_training(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str]) 
 
 def _far(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], decided: bool) -> tuple[str, bool]:
     """That an evaluation writes further than a model has positions, in words or "", and whether they are learned ones."""
-    writing = {"timings", "token_timings", "completions"}
+    writing = {"timings", "token_timings", *WRITTEN}
     size = next((s.count for s in find_task(artifact.task).sizes(spec).values() if s.axis == "tokens"), 0)
     if not size or not (decided or any(find_metric(name).needs & writing for name in metrics)):
         return "", False

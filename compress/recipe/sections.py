@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from compress.catalogue import find_metric, find_stage, metric_names
+from compress.endpoints.address import COMPARED, NO_MODEL, is_address
 from compress.errors import Problem, RecipeError, UserError, near
 from compress.params import Params, placed
 from compress.recipe.adapters import read_adapters
@@ -185,6 +186,8 @@ class Reading:
                 self.problem(
                     node.at, f"{key} {given(model)} is no name in the zoo", "zoo://NAME; `pare list` shows them"
                 )
+        elif is_address(model):
+            self.problem(node.at, f"{key} {given(model)} {NO_MODEL}", COMPARED)
         elif not _FOLDER.match(model):
             name = model if model.strip("/") and "://" not in model and model.isprintable() else "NAME"
             fix = f"a folder is ./{name}, a model of the hub hf://{name}@<40-hex commit>, one of the zoo zoo://NAME"

@@ -111,6 +111,13 @@ def _image_folder(path: Path, source: str, memory: Path | None = None) -> Data:
     )
 
 
+def as_captions(data: Data) -> Data:
+    """Texts as captions without images, for a model that generates and is compared with another."""
+    texts = [row[1] for row in data.rows]
+    rows = tuple((id, text) for id, text, *_ in data.rows)
+    return replace(data, kind="captioned_images", rows=rows, gives=_given(texts))
+
+
 def _given(captions: list[str]) -> frozenset[Observable]:
     """What captions tell beside themselves: those in the grammar of the zoo's digits say where each digit stands."""
     from compress.zoo import scenes

@@ -23,25 +23,29 @@ if TYPE_CHECKING:
     from compress.recipe.values import EvalSpec
 
 # What can be seen of a model: `images` it generates, the `latents` they are decoded from, the `denoising` between, `documents`'
-# token probabilities, greedy `completions`, the time of a call and that of its tokens, the `language_model` itself, opened.
+# token probabilities, greedy `continuations` as text and `completions`, the same token by token, the time of a call and that of its
+# tokens, what a call draws of `energy`, the `language_model` itself, opened.
 # And what data may give beside its items: `captions`, and `scenes`, captions in the grammar of the zoo's digits.
 Observable = Literal[
     "images",
     "latents",
     "denoising",
     "documents",
+    "continuations",
     "completions",
     "language_model",
     "timings",
     "token_timings",
+    "energy",
     "starts",
     "files",
     "captions",
     "scenes",
 ]
-ALWAYS: frozenset[Observable] = frozenset({"timings", "starts", "files"})  # of a model of any task
+ALWAYS: frozenset[Observable] = frozenset({"timings", "energy", "starts", "files"})  # of a model of any task
 COST: frozenset[Observable] = ALWAYS | {"token_timings"}  # what it takes to run, and not what comes out
-OF_ITEMS: frozenset[Observable] = frozenset({"images", "latents", "documents", "completions"})  # what is made of data
+WRITTEN: frozenset[Observable] = frozenset({"continuations", "completions"})
+OF_ITEMS: frozenset[Observable] = WRITTEN | {"images", "latents", "documents"}  # what is made of data
 Axis = Literal["batch", "tokens"]
 
 

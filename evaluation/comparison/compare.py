@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from compress.artifact import Artifact
 from compress.catalogue import find_metric
+from compress.endpoints.served import Served
 from compress.errors import UserError
 from compress.events import Emit, Event, track
 from compress.pipelines.call_arguments import lost_settings
@@ -27,9 +28,10 @@ from evaluation.comparison.waterfall import measure_steps
 from evaluation.evidence import Evidence
 from evaluation.observe import cold_starts, hardware
 from evaluation.observe.collect import Viewpoint, collect
+from evaluation.observe.endpoint_times import time_endpoints
 from evaluation.observe.repeats import measured
 from evaluation.observe.timing import Interleaved, time_views
-from evaluation.values import IMAGES, Comparison, Estimate, Metric, P, Row, Sample, Side, shared
+from evaluation.values import ENDPOINT, IMAGES, Comparison, Estimate, Metric, P, Row, Sample, Side, shared
 
 if TYPE_CHECKING:
     from compress.opening.models import OpenModel
@@ -67,7 +69,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
         baseline=_side("baseline", views[0], timed.inside[0] if timed else ""),
         candidate=_side("candidate", views[1], timed.inside[1] if timed else ""),
         rows=rows,
-        machine=hardware.facts(request.opening.device) | _beside(timed),
+        machine=hardware.facts(request.opening.device) | _beside(timed) | _served(views),
         recipe=request.recipe_text,
         stages=request.stages,
         steps=steps,
@@ -146,6 +148,8 @@ def _observe(
 
 
 def _time(views: tuple[Viewpoint, Viewpoint], request: Request, emit: Emit) -> Interleaved:
+    if any(isinstance(view.artifact, Served) for view in views):
+        return time_endpoints(views, request.spec, emit)
     from compress.opening import open_task
 
     one, other = (open_task(view.artifact, view.opening) for view in views)
@@ -208,6 +212,13 @@ def _beside(timed: Interleaved | None) -> dict[str, object]:
     return {**timed.card, **({} if timed.others is None else {"others_share": round(timed.others, 3)})}
 
 
+def _served(views: tuple[Viewpoint, Viewpoint]) -> dict[str, object]:
+    """Of sides that servers have, where that is and what those call their models."""
+    sides = zip(("baseline", "candidate"), views, strict=True)
+    found = {name: view.artifact.facts for name, view in sides if isinstance(view.artifact, Served)}
+    return {"endpoints": found} if found else {}
+
+
 def _noise(metric: Metric[P], baseline: Evidence, sample: Sample, timed: Interleaved, params: P) -> Estimate:
     """The baseline against itself (A/A), as this metric sees it."""
     again: Estimate = metric.contrast(metric.measure(replace(baseline, timings=timed.again), params), sample)
@@ -215,6 +226,8 @@ def _noise(metric: Metric[P], baseline: Evidence, sample: Sample, timed: Interle
 
 
 def _side(name: str, view: Viewpoint, inside: str | None = None) -> Side:
+    if isinstance(view.artifact, Served):
+        return Side(name, "", f"{ENDPOINT}, {view.artifact.address}", dict(view.call))
     if not view.artifact.components:
         return Side(name, view.artifact.digest, IMAGES)
     engines = sorted({f"{c.format}" for c in view.artifact.components.values()})

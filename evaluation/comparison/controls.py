@@ -17,6 +17,7 @@ from compress.events import Emit, Event
 from compress.params import Params
 from compress.planning.controls import held_to
 from compress.recipe.gates import Gate
+from compress.tasks import WRITTEN
 from evaluation.comparison.control_rows import Beside
 from evaluation.comparison.rows import row_of
 from evaluation.comparison.waterfall import tried
@@ -102,7 +103,7 @@ def _observe(
 
 def _lean(view: Viewpoint, metrics: list[Metric[Params]]) -> Viewpoint:
     """The view, with no texts continued where no metric reads them."""
-    if any("completions" in metric.needs for metric in metrics):
+    if any(WRITTEN & metric.needs for metric in metrics):
         return view
     return replace(view, evidence={kind: how for kind, how in view.evidence.items() if kind != CONTINUATIONS})
 

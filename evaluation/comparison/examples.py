@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.catalogue import find_metric
-from evaluation.evidence import Evidence, parting
+from evaluation.evidence import Continuation, Evidence, parting
 from evaluation.values import Completion, Image, Row, Sample, Worst
 
 FIRST, WORST, COMPLETIONS, ITEMS = 6, 6, 6, 5
@@ -38,11 +38,17 @@ def completions(sides: Sides) -> tuple[Completion, ...]:
     """Continuations of both sides, those that part first in front."""
     pairs = zip(sides[0].items, sides[0].continuations, sides[1].continuations, strict=False)
     found = [
-        Completion(item.id, one.prompt, one.text, other.text, parting(one.tokens, other.tokens))
+        Completion(item.id, one.prompt, one.text, other.text, parting(*_parts(one, other)))
         for item, one, other in pairs
     ]
     found.sort(key=lambda c: c.first_divergent_token if c.first_divergent_token >= 0 else np.inf)
     return tuple(found[:COMPLETIONS])
+
+
+def _parts(one: Continuation, other: Continuation) -> tuple[Sequence[object], Sequence[object]]:
+    """The tokens of two continuations; their words, where those of one are not known."""
+    known = (one.tokens or not one.text) and (other.tokens or not other.text)
+    return (one.tokens, other.tokens) if known else (one.text.split(), other.text.split())
 
 
 def worst(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Worst, ...]:

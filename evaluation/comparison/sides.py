@@ -17,7 +17,7 @@ from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec
 from evaluation.observe.collect import Viewpoint
 from evaluation.observe.repeats import repeated
-from evaluation.preflight.image_folders import captions_of_both
+from evaluation.preflight.image_folders import captions_of_both, is_folder
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def viewpoints(request: Request) -> tuple[Viewpoint, Viewpoint]:
 
 def _looked_at(request: Request) -> tuple[Data | None, Data | None]:
     """The data that each side is looked at on: the request's, or of two folders of images what each is of."""
-    if request.data or request.baseline.components or request.candidate.components:
+    if request.data or not all(map(is_folder, (request.baseline, request.candidate))):
         return request.data, request.data
     return captions_of_both(request.baseline.path, request.candidate.path)
 

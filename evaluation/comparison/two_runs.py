@@ -13,7 +13,7 @@ from compress.errors import NotComparable, Problem, UserError
 from compress.recipe.gates import Gate
 from evaluation.comparison import samples
 from evaluation.comparison.examples import worst_of
-from evaluation.values import Comparison, Estimate, Row, Sample, Side, Verdict, Worst
+from evaluation.values import ENDPOINT, Comparison, Estimate, Row, Sample, Side, Verdict, Worst
 from evaluation.verdict import statistics
 from evaluation.verdict.gates import judge, message, problems
 
@@ -220,6 +220,8 @@ def _warnings(one: Comparison, other: Comparison, before: Mapping[str, Row]) -> 
     if odd:
         message = ", ".join(f"{name} {libraries[0][name]} → {libraries[1][name]}" for name in odd)
         found.append(f"libraries changed between the runs: {message}")
+    if any(run.baseline.engine.startswith(ENDPOINT) for run in (one, other)):
+        found.append("the baselines are endpoints: nobody knows here whether both served the same model")
     gone = [name for name, row in before.items() if name not in {r.metric for r in other.rows}]
     if gone:
         gated = [name for name in gone if before[name].gate]

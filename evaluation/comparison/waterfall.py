@@ -17,6 +17,7 @@ from compress.planning.controls import speed_metric
 from compress.planning.keep_decision import dropped
 from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec
+from compress.tasks import WRITTEN
 from evaluation.evidence import Evidence, Timings
 from evaluation.observe.collect import CONTINUATIONS, Viewpoint, collect
 from evaluation.observe.repeats import measured
@@ -95,7 +96,7 @@ def _observe(
     """Evidence of a model in the middle, with its timings, and the baseline's timings of the same blocks."""
     spec, found = request.spec, Evidence(view.artifact)
     few = replace(view, items=view.items[: spec.stage_samples * view.each])
-    if not any("completions" in find_metric(name).needs for name in names[1:]):
+    if not any(WRITTEN & find_metric(name).needs for name in names[1:]):
         few = replace(few, evidence={kind: how for kind, how in few.evidence.items() if kind != CONTINUATIONS})
     if names[1:]:
         side = f"model after {stage}"

@@ -41,7 +41,7 @@ def _unknown(sample: Sample) -> Estimate | None:
     version=1,
     title="energy",
     params=Energy,
-    needs=("timings",),
+    needs=("timings", "energy"),
     better="lower",
     statistic=Statistic("ratio", score, contrast),
     unit="J",

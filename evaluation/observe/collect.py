@@ -18,6 +18,7 @@ from compress.artifact import Artifact
 from compress.catalogue import find_engine, find_task
 from compress.data.images import READER, read_image
 from compress.data.items import Item
+from compress.endpoints.served import Served
 from compress.errors import StageFailed
 from compress.events import Emit, Event, silent, track
 from compress.files.hashing import digest_file, digest_json, touch
@@ -26,6 +27,7 @@ from compress.machine import deps
 from compress.machine.devices import Opening
 from compress.model.batching import company
 from evaluation.evidence import Continuation, Evidence
+from evaluation.observe.endpoints import answered
 from evaluation.preflight.image_folders import images_for, read_generated
 
 if TYPE_CHECKING:
@@ -111,6 +113,8 @@ def collect(view: Viewpoint, folders: Sequence[Path], side: str, emit: Emit) -> 
         protocol={"samples": len(view.items) // view.each, "seed": view.seed, "data": view.data_digest},
         each=view.each,
     )
+    if isinstance(view.artifact, Served):
+        return answered(found, view.artifact, view.evidence.get(CONTINUATIONS, (0, 0, 0)), side, emit)
     if view.items and not view.artifact.components:
         return _given(found, side)
     for kind in view.kinds:

@@ -98,6 +98,7 @@ def time_pair(
     prompt_tokens: int = 0,
     beside: Sequence[tuple[str, Run, int]] = (),
     device: str = CPU,
+    apart: bool = False,
 ) -> Interleaved:
     """Time two sides against each other, and others beside them.
 
@@ -106,6 +107,7 @@ def time_pair(
         meter: reads the energy that each call draws.
         beside: further models by name, each with its work.
         device: that the sides run on.
+        apart: whether they run in other processes, here or elsewhere: then nobody knows what of the machine is taken by others.
     """
     runs = [baseline, candidate, *(run for _, run, _ in beside), baseline]
     with turn(device, emit):
@@ -123,10 +125,11 @@ def time_pair(
     # Both of a block's calls of the baseline say how warm it was.
     slow = [started_slowly("baseline", (seconds[:, 0] + seconds[:, -1]) / 2)]
     slow += [started_slowly(name, seconds[:, s]) for s, name in enumerate(names, 1)]
-    unsettled = "; ".join(filter(None, (*slow, reported(watch.share), gpu_cards.slowed(before, after))))
+    share = None if apart else watch.share
+    unsettled = "; ".join(filter(None, (*slow, reported(share), gpu_cards.slowed(before, after))))
     if unsettled:
         emit(Event("warning", " beside ".join(("timing", *names[1:])), unsettled))
-    return Interleaved(one, other, again, unsettled, watch.share, tuple(more), gpu_cards.clocks(before, after))
+    return Interleaved(one, other, again, unsettled, share, tuple(more), gpu_cards.clocks(before, after))
 
 
 def started_slowly(side: str, seconds: Floats) -> str:

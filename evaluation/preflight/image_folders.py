@@ -12,6 +12,7 @@ import numpy as np
 from compress.artifact import Artifact
 from compress.data.images import read_image
 from compress.data.items import Data, Item
+from compress.endpoints.served import Served
 from compress.errors import DataError, UserError
 from compress.files.hashing import digest_file, digest_json, list_files
 from compress.sources.data import open_data
@@ -54,6 +55,11 @@ def _name(file: Path, folder: Path) -> str:
 def is_generated(folder: Path) -> bool:
     """Whether a folder holds images and no model."""
     return folder.is_dir() and not any((folder / name).is_file() for name in MODEL_FILES) and bool(files_of(folder))
+
+
+def is_folder(artifact: Artifact) -> bool:
+    """Whether a side is a folder of images: nothing that can be run, and nothing that a server runs."""
+    return not artifact.components and not isinstance(artifact, Served)
 
 
 def describe_generated(folder: Path, task: str) -> Artifact:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from html import escape
 
 from compress.catalogue import find_task, task_names
-from evaluation.values import ADAPTER, IMAGES, Comparison, Estimate, Row, Side
+from evaluation.values import ADAPTER, ENDPOINT, IMAGES, Comparison, Estimate, Row, Side
 
 MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", "not gated": "–"}
 VERDICTS = {
@@ -198,7 +198,7 @@ def sides(comparison: Comparison) -> tuple[tuple[str, Side], ...]:
 def runs(comparison: Comparison, side: Side) -> str:
     """What runs a side, and how it was called, in a recipe's words: the adapters in it, its steps and guidance, where the task
     has such settings."""
-    if side.engine == IMAGES:
+    if side.engine == IMAGES or side.engine.startswith(ENDPOINT):
         return side.engine
     task = find_task(comparison.task) if comparison.task in task_names() else None
     reported = (

@@ -16,7 +16,7 @@ from compress.data.items import Item
 from compress.errors import UserError
 from compress.recipe.gates import Gate
 from evaluation.evidence import Continuation, Evidence
-from evaluation.metrics import token_agreement, tokens_written
+from evaluation.metrics import text_agreement, token_agreement, tokens_written
 from evaluation.values import Sample
 from evaluation.verdict import statistics
 from evaluation.verdict.gates import judge, problems
@@ -63,6 +63,28 @@ def test_a_later_first_difference_is_never_worse() -> None:
     candidate = wrote(*[[0] * i + [1] * (8 - i) for i in range(8)], original=original)
     found = token_agreement.measure.measure(candidate, AGREEMENT).values
     assert found.tolist() == [i / 8 for i in range(8)]
+
+
+def test_agreement_of_texts_is_the_share_of_characters_before_the_first_that_differs() -> None:
+    def spoke(*texts: str, original: Evidence | None = None) -> Evidence:
+        items = tuple(Item(f"d{i}", "") for i in range(len(texts) + 1))
+        return Evidence(MODEL, items, original, continuations=tuple(Continuation("", (), text) for text in texts))
+
+    one, other = ("abcd", "abcd", "ab", "", "", "x"), ("abcd", "abXd", "abcd", "", "y", "")
+    params = text_agreement.TextAgreement()
+    found = text_agreement.measure.measure(spoke(*other, original=spoke(*one)), params)
+    assert found.unit_ids == ("d0", "d1", "d2", "d4", "d5")  # two that wrote nothing agree on nothing
+    plain = []
+    for a, b in zip(one, other, strict=True):
+        same = 0
+        while same < min(len(a), len(b)) and a[same] == b[same]:
+            same += 1
+        plain += [same / max(len(a), len(b))] if a or b else []
+    assert found.values.tolist() == plain
+    assert found.note == "1 of 5 agree to the end"
+    assert text_agreement.measure.measure(spoke(*one), params).values.tolist() == [1] * 4
+    with pytest.raises(UserError, match="no prompt was continued"):
+        text_agreement.measure.measure(spoke("", original=spoke("")), params)
 
 
 def test_the_number_of_tokens_counts_each_sides_own() -> None:

@@ -1,0 +1,144 @@
+"""What endpoints answer, as evidence: images and texts asked for one at a time, kept in the run's own folder and in no cache, for nobody knows
+here what a server serves. The first item is asked for twice, and a reader hears where the two answers differ."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compress.data.images import READER, read_image
+from compress.endpoints.calls import EndpointError
+from compress.endpoints.images import ImageCalls, seed_of
+from compress.endpoints.served import Served
+from compress.endpoints.texts import Asked, TextCalls
+from compress.errors import StageFailed
+from compress.events import Emit, Event, track
+from compress.files.hashing import digest_file, digest_json
+from compress.tasks import WRITTEN
+from evaluation.evidence import Continuation, Evidence
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+AGAIN = "nothing that an endpoint answers is kept for another run: see why, and run it again"
+
+
+def answered(found: Evidence, served: Served, continued: tuple[int, ...], side: str, emit: Emit) -> Evidence:
+    """The evidence with what metrics need of an endpoint.
+
+    Args:
+        continued: how many prompts are continued, by how many words of each, and to how many tokens.
+
+    Raises:
+        StageFailed: an answer does not come, or is a constant image.
+    """
+    if served.answers is None:
+        raise ValueError("nobody looked at what this endpoint does")
+    shutil.rmtree(served.answers, ignore_errors=True)  # of another run
+    if not found.items:
+        return found
+    served.answers.mkdir(parents=True)
+    if isinstance(served.calls, ImageCalls):
+        return _images(found, served.calls, served.answers, side, emit) if "images" in served.wanted else found
+    if isinstance(served.calls, TextCalls) and "documents" in served.wanted:
+        found = _scored(found, served.calls, side, emit)
+    if isinstance(served.calls, TextCalls) and served.wanted & WRITTEN:
+        found = _continued(found, served.calls, continued, served.answers, side, emit)
+    return found
+
+
+@contextmanager
+def answering(side: str, done: Sequence[object], total: int) -> Iterator[None]:
+    """Around calls to an endpoint.
+
+    Raises:
+        StageFailed: one of them failed; it says how many came before.
+    """
+    try:
+        yield
+    except EndpointError as error:
+        wrong = error.problems[0]
+        count = f", after {len(done)} of {total} answers" if total else ""
+        message = f"the {side} {wrong.message}{count}"
+        raise StageFailed(message, place=wrong.place, fix=f"{wrong.fix}; {AGAIN}") from error
+
+
+def _images(found: Evidence, calls: ImageCalls, folder: Path, side: str, emit: Emit) -> Evidence:
+    """Evidence with an image of each item, in a folder as `pare eval` takes one."""
+    from PIL import Image
+
+    rows: list[dict[str, str]] = []
+    with answering(side, rows, len(found.items)):
+        for item in track(found.items, emit, f"asking the {side} for images", len(found.items)):
+            image = calls.image(item.text, seed_of(found.seed, item.id))
+            if image.min() == image.max():
+                fix = "look at what its server serves"
+                raise StageFailed(f"the {side} answers {item.text!r} with a constant image", place=item.id, fix=fix)
+            rows.append({"file_name": _name(len(rows)), "text": item.text})
+            Image.fromarray(image).save(folder / rows[-1]["file_name"])
+        first = found.items[0]
+        again = calls.image(first.text, seed_of(found.seed, first.id))
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    if not np.array_equal(again, read_image(folder / _name(0))):
+        seeded = "with no seed, which its server does not take" if "seed" in calls.left_out else "with one seed"
+        _differs(side, f"asked twice for {first.text!r} {seeded}, it gave two different images", emit)
+
+    def image_at(index: int) -> NDArray[np.uint8]:
+        return read_image(folder / _name(index))
+
+    key = digest_json([READER, [digest_file(folder / row["file_name"]) for row in rows]])
+    return replace(found, image=image_at, key=key)
+
+
+def _continued(
+    found: Evidence, calls: TextCalls, how: tuple[int, ...], folder: Path, side: str, emit: Emit
+) -> Evidence:
+    """Evidence with the first prompts continued."""
+    count, words, most = how
+    items, rows = found.items[:count], list[Continuation]()
+    with answering(side, rows, len(items)):
+        for item in track(items, emit, f"asking the {side} for texts", len(items)):
+            asked = calls.asked(item, words)
+            written = calls.write(asked, most)
+            rows.append(Continuation(shown(asked), written.tokens or (), written.text))
+        again = calls.write(calls.asked(items[0], words), most) if items else None
+    if again and again.text != rows[0].text:
+        _differs(side, f"asked twice to continue {rows[0].prompt[:60]!r}, greedily, it wrote two different texts", emit)
+    (folder / "continuations.json").write_text(json.dumps([vars(row) for row in rows], indent=1, ensure_ascii=False))
+    return replace(found, continuations=tuple(rows))
+
+
+def _scored(found: Evidence, calls: TextCalls, side: str, emit: Emit) -> Evidence:
+    """Evidence with the items' texts scored, whole."""
+    rows: list[tuple[NDArray[np.float64], int]] = []
+    with answering(side, rows, len(found.items)):
+        for item in track(found.items, emit, f"having texts scored by the {side}", len(found.items)):
+            rows.append(calls.score(item.text))
+            if not np.isfinite(rows[-1][0]).all():
+                fix = "look at what its server serves"
+                raise StageFailed(f"the {side} gives a document no finite probability", place=item.id, fix=fix)
+        again, _ = calls.score(found.items[0].text)
+    if not np.array_equal(again, rows[0][0]):
+        _differs(side, "asked twice to score the first text, it gave two different answers", emit)
+    return replace(found, token_logprobs=tuple(row for row, _ in rows), bytes_read=tuple(size for _, size in rows))
+
+
+def shown(asked: Asked) -> str:
+    """What was asked, as a report shows it."""
+    return asked if isinstance(asked, str) else "\n".join(one["content"] for one in asked)
+
+
+def _differs(side: str, message: str, emit: Emit) -> None:
+    rest = "part of what differs between the sides is the server's own"
+    emit(Event("warning", side, f"{message}: {rest}"))
+
+
+def _name(index: int) -> str:
+    return f"{index:05d}.png"
