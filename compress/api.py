@@ -286,12 +286,13 @@ def load(
         ModelError: the folder is no model.
         UserError: there is no such device here, an engine does not run there, the model cannot be opened, or has no lean call.
     """
+    from compress.making.ready import ready
     from compress.opening import open_task
     from compress.planning.step_checks import source_problems
-    from compress.sources.models import fetch_weights, find_source
+    from compress.sources.models import find_source
 
     if not isinstance(artifact, Artifact):
-        artifact = fetch_weights(find_source(str(artifact), Path(), None)).artifact
+        artifact = ready(find_source(str(artifact), Path(), None), open_cache(None), silent).artifact
     artifact = artifact if lean is None else artifact.calling_lean(lean)
     opening = Opening(device=settled(device), trust_remote_code=trust_remote_code)
     if shut := tuple(source_problems(artifact, opening, str(artifact.path))):
