@@ -10,7 +10,7 @@ from compress.artifact import Artifact
 from compress.errors import ManyProblems, RecipeError, UserError
 from compress.events import Emit, named, silent
 from compress.execution.executors import LOCAL
-from compress.files.user_paths import expanded
+from compress.files.user_paths import BESIDE, expanded, file_and_config
 from compress.machine.devices import CPU, Opening, settled
 from compress.recipe.gates import Gate
 from compress.recipe.values import SCHEMA_VERSION, EvalSpec, Recipe
@@ -359,6 +359,9 @@ def _only(plans: tuple[Plan, ...], instead: str) -> Plan:
 
 def _reference(model: str | Path) -> str:
     """A model as a recipe refers to it: a folder by its whole path, whichever way it is given."""
+    file, config = file_and_config(str(model))
+    if config:
+        return f"{expanded(file).absolute()}{BESIDE}{_reference(config)}"
     path = expanded(model)
     return str(path.absolute()) if isinstance(model, Path) or path.is_dir() else model
 

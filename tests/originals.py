@@ -75,7 +75,11 @@ def vae(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensors:
         new = re.sub(r"up_blocks\.(\d+)\.upsamplers\.0", lambda m: f"up.{last - int(m[1])}.upsample", new)
         new = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", new)
         if "mid_block.attentions.0." in new:
-            new = new.replace("mid_block.attentions.0.", "mid.attn_1.").replace("group_norm", "norm").replace("to_out.0", "proj_out")
+            new = (
+                new.replace("mid_block.attentions.0.", "mid.attn_1.")
+                .replace("group_norm", "norm")
+                .replace("to_out.0", "proj_out")
+            )
             new = re.sub(r"to_([qkv])", r"\1", new)
             tensor = tensor[:, :, None, None] if tensor.ndim == 2 else tensor
         found[new] = tensor
@@ -84,7 +88,9 @@ def vae(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensors:
 
 def clip(tensors: Mapping[str, Tensor]) -> Tensors:
     """CLIP's text encoder as transformers kept it when these files were written."""
-    return {n if n.startswith(("text_model.", "text_projection.")) else f"text_model.{n}": t for n, t in tensors.items()}
+    return {
+        n if n.startswith(("text_model.", "text_projection.")) else f"text_model.{n}": t for n, t in tensors.items()
+    }
 
 
 def open_clip(tensors: Mapping[str, Tensor]) -> Tensors:
@@ -246,7 +252,9 @@ def whole(folder: Path, family: str) -> Tensors:
     sides: Tensors = under("first_stage_model.", vae(*part(folder, "vae")))
     if family == "sd3":
         clips = {one: clip(part(folder, name)[0]) for one, name in (("l", "text_encoder"), ("g", "text_encoder_2"))}
-        sides |= under("text_encoders.clip_l.transformer.", clips["l"]) | under("text_encoders.clip_g.transformer.", clips["g"])
+        sides |= under("text_encoders.clip_l.transformer.", clips["l"]) | under(
+            "text_encoders.clip_g.transformer.", clips["g"]
+        )
         if (folder / "text_encoder_3").is_dir():
             sides |= under("text_encoders.t5xxl.transformer.", part(folder, "text_encoder_3")[0])
         return under(DENOISER, sd3(*part(folder, "transformer"))) | sides
@@ -264,10 +272,18 @@ def whole(folder: Path, family: str) -> Tensors:
 
 
 def write_original(
-    folder: Path, file: Path, family: str, keep: Callable[[str], bool] = lambda name: True, dtype: torch.dtype | None = None
+    folder: Path,
+    file: Path,
+    family: str,
+    keep: Callable[[str], bool] = lambda name: True,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """A pipeline's folder as a checkpoint in one file, or those of its tensors that are kept."""
-    found = {n: t if dtype is None or not t.is_floating_point() else t.to(dtype) for n, t in whole(folder, family).items() if keep(n)}
+    found = {
+        n: t if dtype is None or not t.is_floating_point() else t.to(dtype)
+        for n, t in whole(folder, family).items()
+        if keep(n)
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.clone().contiguous() for name, tensor in found.items()}, file)
     return file

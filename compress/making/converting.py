@@ -67,11 +67,11 @@ def _component(found: Conversion, name: str, part: Part, out: Path) -> None:
         held = {one: stored.get_tensor(one) for one in names}
     try:
         with silent_libraries():
-            model = _made(found, name, part, held)
-            if empty := [one for one, weight in model.named_parameters() if weight.is_meta]:
-                raise ValueError(
-                    f"the file has no weights for {empty[0]}" + f" and {len(empty) - 1} more" * (len(empty) > 1)
-                )
+            cls = getattr(importlib.import_module(library_of(found.sketch.path, name)), kind)
+            if lacking := _lacking(found, name, part, cls):
+                more = f" and {len(lacking) - 1} more" * (len(lacking) > 1)
+                raise ValueError(f"the file has no weights for {lacking[0]}{more}")
+            model = _made(found, name, part, held, cls)
             model.save_pretrained(out, safe_serialization=True)
     except FAILS as error:
         first = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
@@ -80,7 +80,19 @@ def _component(found: Conversion, name: str, part: Part, out: Path) -> None:
         raise ModelError(message, place=str(found.file), fix=fix) from error
 
 
-def _made(found: Conversion, name: str, part: Part, held: Mapping[str, Tensor]) -> Any:
+def _lacking(found: Conversion, name: str, part: Part, cls: Any) -> list[str]:
+    """The weights of a component that the file does not have: an empty model of its config names all."""
+    from accelerate import init_empty_weights
+
+    folder = str(found.sketch.folder(name))
+    with init_empty_weights():
+        config = cls.load_config(folder) if hasattr(cls, "load_config") else cls.config_class.from_pretrained(folder)
+        empty = cls.from_config(config) if hasattr(cls, "load_config") else cls(config)
+    tied = set(getattr(empty, "all_tied_weights_keys", None) or getattr(empty, "_tied_weights_keys", None) or ())
+    return sorted(one for one, _ in empty.named_parameters() if one not in part.tensors and one not in tied)
+
+
+def _made(found: Conversion, name: str, part: Part, held: Mapping[str, Tensor], cls: Any) -> Any:
     """A component with its weights, by the function that diffusers' `from_single_file` has for its kind."""
     import torch
     from diffusers.loaders import single_file_utils as loaders
@@ -88,7 +100,6 @@ def _made(found: Conversion, name: str, part: Part, held: Mapping[str, Tensor]) 
     kind, library = found.sketch.components[name].kind, library_of(found.sketch.path, name)
     dtype = getattr(torch, next(torch_name for stored, _, torch_name in TYPES if stored == part.dtype))
     given = {"config": str(found.sketch.path), "subfolder": name, "torch_dtype": dtype, "local_files_only": True}
-    cls = getattr(importlib.import_module(library), kind)
     if library == "diffusers":
         front = (
             PREFIX if part.layout.convert is unet and not part.layout.begins else ""

@@ -15,7 +15,7 @@ from compress.machine.library_classes import loader_source
 RULE, TELLING, REPOSITORIES = "infer_diffusers_model_type", "CHECKPOINT_KEY_NAMES", "DIFFUSERS_DEFAULT_PIPELINE_PATHS"
 OTHERWISE = "v1"  # what the rule says of whatever it does not know
 PREFIX = "model.diffusion_model."  # of the denoiser's tensors, in files that hold more than it
-UNET, FLUX, SD3 = "input_blocks.", "double_blocks.", "joint_blocks."  # how the names of denoisers' tensors begin
+UNET, SD3 = "input_blocks.", "joint_blocks."  # how the names of denoisers' tensors begin
 
 
 def family_of(tensors: Mapping[str, Stored]) -> str:
@@ -34,7 +34,7 @@ def family_of(tensors: Mapping[str, Stored]) -> str:
         return "xl_base"
     if any(name.removeprefix(PREFIX).startswith(SD3) for name in whole):
         return "sd3"
-    return OTHERWISE if any(name.startswith(PREFIX + UNET) for name in whole) else ""
+    return OTHERWISE if any(name.startswith((PREFIX + UNET, f"{PREFIX}output_blocks.")) for name in whole) else ""
 
 
 def repository_of(family: str) -> str:
