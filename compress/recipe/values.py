@@ -116,7 +116,7 @@ STEP_KEYS = {
 }
 ROLE_KEY = (
     "{}: an earlier step's id, source, or a model of its own, as after `model:` (./folder, zoo://NAME, "
-    "hf://org/name@<40-hex commit>); default: source"
+    "hf://org/name@<40-hex commit>, ./x.safetensors::./folder); default: source"
 )
 
 
