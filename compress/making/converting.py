@@ -39,8 +39,8 @@ def convert(found: Conversion, key: str, out: Path) -> None:
     """
     refuse_lacking(found)
     sketch = found.sketch
-    foreseen = tuple(str(file.relative_to(sketch.path)) for file in holding(sketch, found.parts))
-    made = derive(sketch, out, without=foreseen, link=False)
+    planned = tuple(str(file.relative_to(sketch.path)) for file in holding(sketch, found.parts))
+    made = derive(sketch, out, without=planned, link=False)
     for name, part in found.parts.items():
         _component(found, name, part, out / name)
         shutil.copyfile(

@@ -1,5 +1,5 @@
 """The tensors of original checkpoints, as A1111 and ComfyUI keep them, under the names and in the shapes that diffusers gives them: what its
-converters will make of a file, foreseen from headers and configs.
+converters will make of a file, forecast from headers and configs.
 
 Source: `convert_ldm_unet_checkpoint` and its neighbours in diffusers' `loaders/single_file_utils.py`.
 """

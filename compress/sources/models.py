@@ -18,7 +18,7 @@ from compress.files.user_paths import expanded, file_and_config
 from compress.model.describing import describe
 from compress.model.weight_files import loaded_files
 from compress.pipelines.index import LEFT_OUT
-from compress.sources.originals import Conversion, foresee, key_of, refuse_lacking
+from compress.sources.originals import Conversion, forecast, key_of, refuse_lacking
 from compress.sources.variants import opened_of, variants, view_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def look_at(reference: str, base: Path, memory: Path | None) -> Artifact | None:
     if "hf://" in (reference[:5], config[:5]):
         return None
     if config:
-        return foresee(base / expanded(file), find_folder(config, base), _root(memory)).sketch
+        return forecast(base / expanded(file), find_folder(config, base), _root(memory)).sketch
     return describe(find_folder(reference, base))
 
 
@@ -97,7 +97,7 @@ def _original(file: Path, config: str, base: Path, memory: Path | None) -> Sourc
     """A checkpoint in one file, to be converted with the configs of a folder or of the hub."""
     remote, commit = _pinned(config) if config.startswith("hf://") else ("", "")
     folder = fetch_hub(remote, commit, weights=False) if remote else find_folder(config, base)
-    found = foresee(file, folder, _root(memory))
+    found = forecast(file, folder, _root(memory))
     if not remote:
         refuse_lacking(found)
         _check(found.sketch)
@@ -189,7 +189,7 @@ def fetch_weights(source: Source) -> Source:
         return source
     if isinstance(source.making, Conversion):
         repo, _, commit = source.remote.partition("@")
-        whole = foresee(source.making.file, fetch_hub(repo, commit, weights=True), source.artifact.path.parents[1])
+        whole = forecast(source.making.file, fetch_hub(repo, commit, weights=True), source.artifact.path.parents[1])
         return replace(source, artifact=whole.sketch, remote="", making=whole)
     artifact = describe(fetch_hub(source.remote, source.key.rsplit("@", 1)[1], weights=True))
     if which := variants(artifact):

@@ -1,7 +1,7 @@
-"""Checkpoints in one file, as A1111 and ComfyUI keep them, opened with the configs of a diffusers folder: foreseen from the file's header, so
+"""Checkpoints in one file, as A1111 and ComfyUI keep them, opened with the configs of a diffusers folder: planned from the file's header, so
 that all of planning looks at a folder as it will be, and converted once, by diffusers, before the first stage.
 
-What is foreseen is a folder of links in which stand, for the weights of the file, files with the header that they will have and no content:
+What is planned on is a folder of links in which stand, for the weights of the file, files with the header that they will have and no content:
 they take no room, and nobody reads more of them than that.
 """
 
@@ -72,7 +72,7 @@ class Conversion:
         return self.file.stat().st_size + max(files)
 
 
-def foresee(file: Path, configs: Path, root: Path | None) -> Conversion:
+def forecast(file: Path, configs: Path, root: Path | None) -> Conversion:
     """What converting a checkpoint with these configs will make. Only headers and JSON are read.
 
     Args:
@@ -225,9 +225,9 @@ def _unet_misfits(file: Path, tensors: Mapping[str, Stored], model: Artifact) ->
         yield Problem(
             place, f"addition_embed_type {'is' if wanted else 'is not'} text_time, and {shown(file)} {what}", fix
         )
-    if MARK in tensors and (said := _scheduler(model).get("prediction_type", "epsilon")) != V_PREDICTION:
+    if MARK in tensors and (stated := _scheduler(model).get("prediction_type", "epsilon")) != V_PREDICTION:
         place = str(model.path / "scheduler/scheduler_config.json")
-        message = f"prediction_type is {said}, and {shown(file)} says by its tensor {MARK} that it predicts v"
+        message = f"prediction_type is {stated}, and {shown(file)} says by its tensor {MARK} that it predicts v"
         yield Problem(
             place,
             message,
