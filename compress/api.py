@@ -11,7 +11,7 @@ from compress.endpoints.address import TIMEOUT
 from compress.errors import ManyProblems, RecipeError, UserError
 from compress.events import Emit, named, silent
 from compress.execution.executors import LOCAL
-from compress.files.user_paths import expanded
+from compress.files.user_paths import BESIDE, expanded, file_and_config
 from compress.machine.devices import CPU, Opening, settled
 from compress.recipe.gates import Gate
 from compress.recipe.values import SCHEMA_VERSION, EvalSpec, Recipe
@@ -289,12 +289,13 @@ def load(
         ModelError: the folder is no model.
         UserError: there is no such device here, an engine does not run there, the model cannot be opened, or has no lean call.
     """
+    from compress.making.ready import ready
     from compress.opening import open_task
     from compress.planning.step_checks import source_problems
-    from compress.sources.models import fetch_weights, find_source
+    from compress.sources.models import find_source
 
     if not isinstance(artifact, Artifact):
-        artifact = fetch_weights(find_source(str(artifact), Path(), None)).artifact
+        artifact = ready(find_source(str(artifact), Path(), None), open_cache(None), silent).artifact
     artifact = artifact if lean is None else artifact.calling_lean(lean)
     opening = Opening(device=settled(device), trust_remote_code=trust_remote_code)
     if shut := tuple(source_problems(artifact, opening, str(artifact.path))):
@@ -361,6 +362,9 @@ def _only(plans: tuple[Plan, ...], instead: str) -> Plan:
 
 def _reference(model: str | Path) -> str:
     """A model as a recipe refers to it: a folder by its whole path, whichever way it is given."""
+    file, config = file_and_config(str(model))
+    if config:
+        return f"{expanded(file).absolute()}{BESIDE}{_reference(config)}"
     path = expanded(model)
     return str(path.absolute()) if isinstance(model, Path) or path.is_dir() else model
 

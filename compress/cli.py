@@ -70,7 +70,7 @@ def check(
 
 @app.command()
 def init(
-    model: Annotated[str, typer.Argument(help="model folder, zoo://NAME or hf://org/name")],
+    model: Annotated[str, typer.Argument(help="model folder, zoo://NAME, hf://org/name, or FILE.safetensors::CONFIG")],
     data: Annotated[
         list[str] | None,
         typer.Option("--data", help="train=…, calibration=…, evaluate=…, or a folder with a part for each"),

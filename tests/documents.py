@@ -79,9 +79,11 @@ def furnish(folder: Path) -> None:
     from compress.zoo import zoo_model
     from tests.adapters import branches, shapes, write_peft
     from tests.chat_templates import chatting, exchanges
+    from tests.originals import write_original
     from tests.tiny import tiny_diffusion, tiny_llama
 
     shutil.copytree(tiny_diffusion(folder / "sd"), folder / "stable-diffusion-v1-5")
+    write_original(folder / "stable-diffusion-v1-5", folder / "juggernaut.safetensors", "sd1")
     llama = tiny_llama(folder / "llama-3.2-1b")
     config = json.loads((llama / "config.json").read_text())
     (llama / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 512}))

@@ -15,8 +15,14 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 TOKENS = 16  # a caption's length after padding
 
 
-def tiny_diffusion(folder: Path, *, xl: bool = False, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """A Stable Diffusion pipeline (or the XL one): 8x8 latents, 16x16 images, its own CLIP tokenizer."""
+def tiny_diffusion(
+    folder: Path, *, xl: bool = False, seed: int = 0, dtype: torch.dtype = torch.float32, second: int = 32
+) -> Path:
+    """A Stable Diffusion pipeline (or the XL one): 8x8 latents, 16x16 images, its own CLIP tokenizer.
+
+    Args:
+        second: how wide the second text encoder of the XL one is.
+    """
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 
     torch.manual_seed(seed)
@@ -36,11 +42,11 @@ def tiny_diffusion(folder: Path, *, xl: bool = False, seed: int = 0, dtype: torc
         "vae": vae,
         "scheduler": scheduler,
         "tokenizer": tokenizer,
-        "unet": _unet(xl),
+        "unet": _unet(xl, second),
         "text_encoder": _clip(len(tokenizer)),
     }
     if xl:
-        parts |= {"tokenizer_2": tokenizer, "text_encoder_2": _clip(len(tokenizer), projected=True)}
+        parts |= {"tokenizer_2": tokenizer, "text_encoder_2": _clip(len(tokenizer), projected=True, wide=second)}
         pipeline = StableDiffusionXLPipeline(**parts, add_watermarker=False)
     else:
         pipeline = StableDiffusionPipeline(
@@ -101,13 +107,13 @@ def tiny_byte_tokenizer() -> PreTrainedTokenizerBase:
     return PreTrainedTokenizerFast(tokenizer_object=bytewise, bos_token="<bos>", eos_token="<eos>")
 
 
-def _unet(xl: bool) -> torch.nn.Module:
+def _unet(xl: bool, second: int = 32) -> torch.nn.Module:
     from diffusers import UNet2DConditionModel
 
     extra = {
         "addition_embed_type": "text_time",
         "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 80,
+        "projection_class_embeddings_input_dim": second + 6 * 8,
     }
     return UNet2DConditionModel(
         sample_size=8,
@@ -115,24 +121,24 @@ def _unet(xl: bool) -> torch.nn.Module:
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=64 if xl else 32,
+        cross_attention_dim=32 + second if xl else 32,
         attention_head_dim=8,
         norm_num_groups=8,
         **(extra if xl else {}),
     )
 
 
-def _clip(words: int, projected: bool = False) -> torch.nn.Module:
+def _clip(words: int, projected: bool = False, wide: int = 32) -> torch.nn.Module:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     config = CLIPTextConfig(
         vocab_size=words,
-        hidden_size=32,
+        hidden_size=wide,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=TOKENS,
-        projection_dim=32,
+        projection_dim=wide,
         bos_token_id=words - 2,
         eos_token_id=words - 1,
         pad_token_id=words - 1,

@@ -3,32 +3,26 @@ begins with and what the candidate is compared with, for it is the model that it
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from compress.adapters.lora import TEMPLATE, Adapter, find_adapter
 from compress.adapters.tokenizer import chat_template, tokenizer_problems
 from compress.adapters.updates import Change, Matched, Whole, match, weights_of
 from compress.artifact import Artifact, Provenance, derive, holding, write_manifest
-from compress.errors import ManyProblems, ModelError, Problem, UserError
-from compress.events import Emit, Event
+from compress.errors import ModelError, Problem, UserError
 from compress.files.hashing import digest_json
-from compress.files.locks import hold
 from compress.machine import deps
 from compress.model.finite_checks import refuse_nonfinite_adapter
 from compress.recipe.values import Recipe
-from compress.sources.models import Source, fetch_weights
-from compress.store.cache import Cache, disk_errors
+from compress.sources.models import Source
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 STAGE = "adapter"  # what events, the cache and the lineage call it
-WARNINGS = "warnings"  # among the notes of what was fused
 VERSION = 2  # of how it is fused: in every key
 
 
@@ -39,6 +33,7 @@ class Fusion:
     base: Source
     adapters: tuple[Adapter, ...]
     places: tuple[str, ...]
+    stage: ClassVar[str] = STAGE
 
     @property
     def counted(self) -> list[list[object]]:
@@ -116,65 +111,7 @@ def _match(adapter: Adapter, artifact: Artifact) -> Matched:
         return Matched(problems=[(p.message, p.fix) for p in error.problems])
 
 
-def disk_bytes(source: Source, cache: Cache) -> int:
-    """What fusing will write."""
-    if source.fusion is None or cache.has(source.key):
-        return 0
-    return sum(f.stat().st_size for f in source.artifact.path.rglob("*") if f.is_file())
-
-
-def ready(source: Source, cache: Cache, emit: Emit) -> Source:
-    """The same source with its weights on this disk: those of a hub model are fetched, and adapters fused, once.
-
-    Raises:
-        ModelError: the hub does not give them.
-        ManyProblems: an adapter does not fit weights that came only now.
-        UserError: what was fused is not finite.
-    """
-    if source.fusion is None:
-        return fetch_weights(source)
-    fusion = replace(source.fusion, base=fetch_weights(source.fusion.base))
-    cache.prepare()
-
-    def note(message: str) -> None:
-        emit(Event("note", STAGE, message))
-
-    def warn(message: str) -> None:
-        emit(Event("warning", STAGE, message))
-
-    with disk_errors(cache.root), cache.locked(source.key, lambda: note("another run is at work on it; waiting")):
-        found = cache.get(source.key, warn)
-        if found is not None:
-            for message in cache.facts(source.key).get("notes", {}).get(WARNINGS, ()):  # as true as when it was made
-                warn(message)
-        else:
-            if problems := tuple(reported(replace(fusion, base=replace(fusion.base, remote="")))):
-                raise ManyProblems(problems)
-            found = _made(fusion, source.key, cache, emit)
-    return Source(found, source.key)
-
-
-def _made(fusion: Fusion, key: str, cache: Cache, emit: Emit) -> Artifact:
-    """Fuse into a folder beside, and move it into the cache when it is whole: what is cut off leaves nothing."""
-    emit(Event("started", STAGE, facts={"key": key}))
-    began, out = time.monotonic(), cache.fresh()
-    working = hold(out)
-    try:
-        unavailable = [f"adapter {one.name} changes no weight: its updates are 0" for one in _fuse(fusion, key, out)]
-        seconds = round(time.monotonic() - began, 3)
-        notes = {WARNINGS: unavailable} if unavailable else {}
-        made = cache.put(key, out, {"stage": STAGE, "seconds": seconds, "notes": notes})
-    finally:
-        shutil.rmtree(out, ignore_errors=True)
-        if working:
-            working.release()
-    for message in unavailable:
-        emit(Event("warning", STAGE, message))
-    emit(Event("finished", STAGE, facts={"key": key, "seconds": seconds}))
-    return made
-
-
-def _fuse(fusion: Fusion, key: str, out: Path) -> tuple[Adapter, ...]:
+def fuse(fusion: Fusion, key: str, out: Path) -> tuple[Adapter, ...]:
     """Write the model with its adapters in it; returns those that changed nothing, though they were to."""
     base, adapters = fusion.base.artifact, fusion.adapters
     weights = weights_of(base)

@@ -117,7 +117,7 @@ def _recipe(file: Path) -> str:
 
 def _planned(recipes: Sequence[Recipe]) -> str:
     """What planning says. Nothing is fetched for it: of a hub's model it would read JSON first."""
-    if any(recipe.model.startswith("hf://") for recipe in recipes):
+    if any("hf://" in recipe.model for recipe in recipes):
         return "ready, as far as can be known before its model is fetched; `pare check` does that"
     root = default_root()
     try:

@@ -76,7 +76,7 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     from evaluation.preflight.image_checks import refuse_damaged
 
     opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
-    sides, data = _opened(candidate, baseline, wanted, store)
+    sides, data = _opened(candidate, baseline, wanted, store, emit)
     metrics = _check(wanted, sides, data)
     data = data or _own_captions(sides)
     few = _few(metrics, data, wanted.spec, find_task(sides[0].task).repeats(wanted.spec))
@@ -188,7 +188,9 @@ def measure(request: Request, emit: Emit) -> Comparison:
     return comparison
 
 
-def _opened(candidate: str, baseline: str, wanted: Wanted, store: Cache) -> tuple[list[Artifact], Data | None]:
+def _opened(
+    candidate: str, baseline: str, wanted: Wanted, store: Cache, emit: Emit
+) -> tuple[list[Artifact], Data | None]:
     """Both sides, and the data.
 
     Raises:
@@ -198,7 +200,7 @@ def _opened(candidate: str, baseline: str, wanted: Wanted, store: Cache) -> tupl
     sides: list[Artifact] = []
     data = None
     try:
-        sides = _sides(candidate, baseline, wanted, store)
+        sides = _sides(candidate, baseline, wanted, store, emit)
     except UserError as error:
         errors.append(error)
     try:
@@ -224,13 +226,13 @@ def _misplaced(wanted: Wanted) -> Iterator[Problem]:
             yield Problem("metrics", f"{name}.{setting}: {wrong.message}", wrong.fix)
 
 
-def _sides(candidate: str, baseline: str, wanted: Wanted, store: Cache) -> list[Artifact]:
+def _sides(candidate: str, baseline: str, wanted: Wanted, store: Cache, emit: Emit) -> list[Artifact]:
     """Both sides. A folder of images does what the model beside it does, if that generates; an endpoint what is asked of it."""
     from evaluation.preflight.image_folders import describe_generated, is_generated
 
     both = {"candidate": candidate, "baseline": baseline}
     folders = {named: expanded(named) for named in both.values() if not is_address(named)}
-    models = {named: _model(named, store) for named, folder in folders.items() if not is_generated(folder)}
+    models = {named: _model(named, store, emit) for named, folder in folders.items() if not is_generated(folder)}
     beside = [side.task for side in models.values() if not find_task(side.task).fits(("images",))]
     task = next(iter(beside), GENERATING)
     found = {
@@ -256,14 +258,15 @@ def _asked_of(served: Served, wanted: Wanted) -> str:
     return task_served(metrics, data, served)
 
 
-def _model(named: str, store: Cache) -> Artifact:
-    from compress.sources.models import fetch_weights, find_source
+def _model(named: str, store: Cache, emit: Emit) -> Artifact:
+    from compress.making.ready import ready
+    from compress.sources.models import find_source
 
     try:
         found = find_source(named, Path(), store.root / "digests")
     except ModelError as error:
         raise _other_images(expanded(named)) or error from None
-    return replace(fetch_weights(found).artifact, digest=found.key)
+    return replace(ready(found, store, emit).artifact, digest=found.key)
 
 
 def _other_images(folder: Path) -> ModelError | None:

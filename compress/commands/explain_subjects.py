@@ -44,7 +44,8 @@ sources"""
 MODELS = """models
 
 What `model:` may name: a folder, `hf://ORGANISATION/NAME` with a commit behind @, or a model of the zoo (`pare list`). What it is for is reported
-from its own files, and `pare check` tells what of it does not fit together.
+from its own files, and `pare check` tells what of it does not fit together. A checkpoint in one file, as A1111 and ComfyUI keep them, is
+`FILE.safetensors::CONFIG`, or `{file: FILE.safetensors, config: CONFIG}`: its configs and tokenizers are those of CONFIG, a folder of its family.
 
 tasks"""
 OF_DATA: tuple[Observable, ...] = ("captions", "scenes")  # what only data can give

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import get_args
 
 from compress.errors import UserError
-from compress.files.user_paths import expanded
-from compress.model.describing import describe
+from compress.files.user_paths import BESIDE, expanded, file_and_config
 from compress.planning.plan import UNHASHED
 from compress.proposing.choices import Goal
 from compress.proposing.machine import Machine, this_machine
 from compress.proposing.propose import Proposal, propose
 from compress.proposing.writing import ROLES, Asked
-from compress.sources.models import Source, find_folder, find_source
+from compress.sources.models import Source, find_source, look_at
 from compress.sources.units import open_units
 from compress.store.cache import Cache
 
@@ -54,14 +53,11 @@ def init(
             "is there already, and nothing is overwritten", place=str(file), fix="give another file with --out"
         )
     here = Path.cwd()
-    source = (
-        find_source(model, here, cache.root / "digests")
-        if model.startswith("hf://")
-        else Source(describe(find_folder(model, here)), UNHASHED)
-    )
+    memory = cache.root / "digests"
+    seen = look_at(model, here, memory)
+    source = Source(seen, UNHASHED) if seen else find_source(model, here, memory)
     sources = calibrated(roles(data, here))
-    remembered = cache.root / "digests"
-    units = open_units(sources["evaluate"], here, memory=remembered).count if "evaluate" in sources else 0
+    units = open_units(sources["evaluate"], here, memory=memory).count if "evaluate" in sources else 0
     start = file.absolute().parent
     placed = {role: moved(one, start) for role, one in sources.items()}
     asked = Asked(fitting(file.stem), moved(model, start), placed, units, moved(features, start) if features else "")
@@ -81,6 +77,8 @@ def shown(file: Path, found: Proposal) -> str:
 
 def name_of(model: str) -> str:
     """What a recipe for a model is called: the last part of its name, without a revision."""
+    model, config = file_and_config(model)
+    model = model.removesuffix(".safetensors") if config else model
     last = model.rstrip("/").rpartition("/")[2].partition("@")[0] if "://" in model else Path(model).resolve().name
     return fitting(last)
 
@@ -134,6 +132,9 @@ def parts(source: str, here: Path) -> dict[str, str]:
 
 def moved(name: str, start: Path) -> str:
     """A name of the command line as a recipe in another folder gives it."""
+    file, config = file_and_config(name)
+    if config:
+        return f"{moved(file, start)}{BESIDE}{moved(config, start)}"
     if "://" in name or Path(name).expanduser().is_absolute():
         return name
     return f"./{Path(os.path.relpath(name, start)).as_posix()}"

@@ -18,7 +18,6 @@ from compress.execution.executors import LOCAL, Executor, find_executor
 from compress.execution.saving import save
 from compress.publishing.model_cards import has_card
 from compress.recipe.values import Recipe
-from compress.sources.models import fetch_weights
 from compress.store.cache import Cache, disk_errors
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Images] =
         DamagedImages: some do not read.
         UserError: weights cannot be had, or are no numbers, of which no stage would make any.
     """
-    from compress.adapters.fusing import ready
+    from compress.making.ready import base_of, ready
     from compress.model.finite_checks import refuse_nonfinite
     from evaluation.preflight.image_checks import refuse_damaged, to_be_learnt
 
@@ -103,7 +102,7 @@ def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Images] =
     for message in found.warnings:
         emit(Event("warning", "plan", message))
     if not found.nodes or not all(node.cached for node in found.nodes):
-        base = fetch_weights(found.source.fusion.base if found.source.fusion else found.source)
+        base = ready(base_of(found.source), cache, emit)
         refuse_nonfinite(base.artifact, base.key, cache.root / "digests")
     wanted = {name for node in found.nodes if not node.cached for name in node.models.values()}
     models = {name: ready(one, cache, emit) if name in wanted else one for name, one in found.models.items()}

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress.adapters.fusing import ready
 from compress.artifact import Artifact, write_manifest
 from compress.context import Context
 from compress.errors import ModelError, PareError, StageFailed, UserError, near
@@ -23,6 +22,7 @@ from compress.execution.reload import Checker, lent_checker
 from compress.execution.widths import tell_widths
 from compress.files.hashing import Identity, digest_files, identities, list_files
 from compress.files.locks import hold
+from compress.making.ready import ready
 from compress.model.describing import describe
 from compress.planning import durations, keep_decision
 from compress.planning.nodes import SOURCE, Node, on, with_lineage

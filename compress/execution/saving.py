@@ -106,7 +106,7 @@ def _problem(folder: Path, plan: Plan, root: Path) -> tuple[str, str]:
 
 def _holds(folder: Path, plan: Plan) -> bool:
     """Whether the candidate of this plan was copied there before, so that the same command may run again."""
-    if not (plan.nodes or plan.source.fusion) or not (folder / MANIFEST).is_file():
+    if not (plan.nodes or plan.source.making) or not (folder / MANIFEST).is_file():
         return False
     try:
         lineage = read_json(folder / MANIFEST).get("lineage")

@@ -70,7 +70,10 @@ def digest_folder(folder: Path, memory: Path | None = None) -> str:
 
 
 def unread_bytes(folder: Path, memory: Path) -> int:
-    """How much `digest_folder` would read of a folder: nothing where its digest is remembered, or there is no such folder."""
+    """How much `digest_folder` would read of a folder, or `remembered_digest` of a file: nothing where the digest is remembered, or there is
+    neither."""
+    if folder.is_file():
+        return 0 if _file_note(folder, memory).is_file() else folder.stat().st_size
     note = _note(folder, memory) if folder.is_dir() else None
     return 0 if note is None or note.is_file() else sum((folder / f).stat().st_size for f in list_files(folder))
 
@@ -82,7 +85,7 @@ def remembered_digest(file: Path, memory: Path | None = None) -> str:
         ModelError: it does not read.
     """
     with _reading(file):
-        note = memory / digest_json([str(file.resolve()), _stamp(file)]) if memory else None
+        note = _file_note(file, memory) if memory else None
         if note and note.is_file():
             touch(note)
             return note.read_text()
@@ -124,6 +127,11 @@ def _note(folder: Path, memory: Path | None) -> Path | None:
     if memory is None:
         return None
     return memory / digest_json([str(folder.resolve()), [_stamp(folder / f) for f in list_files(folder)]])
+
+
+def _file_note(file: Path, memory: Path) -> Path:
+    """Where the digest of a file as it is now is remembered."""
+    return memory / digest_json([str(file.resolve()), _stamp(file)])
 
 
 def _stamp(path: Path) -> list[str | int]:

@@ -5,6 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+BESIDE = "::"  # between a checkpoint in one file and the folder of its configs
+
+
+def file_and_config(reference: str) -> tuple[str, str]:
+    """What a reference to a model names: a folder or the like and "", or of `FILE::CONFIG` a checkpoint in one file and what its configs
+    are taken from."""
+    file, _, config = reference.partition(BESIDE)
+    return file, config
+
 
 def expanded(path: str | Path) -> Path:
     """A path with the home that it begins with, if there is one."""

@@ -67,6 +67,12 @@ def lacking_for(kind: str) -> tuple[str, ...]:
     return ()
 
 
+def loader_source() -> str:
+    """The text of the file in which diffusers tells original checkpoints apart; "" where it is not installed."""
+    home = _home("diffusers")
+    return _text(home / "loaders/single_file_utils.py") if home else ""
+
+
 @cache
 def _sources(folder: str) -> tuple[Path, ...]:
     """The files of Python below a folder of diffusers, sorted."""

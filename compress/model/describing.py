@@ -23,7 +23,7 @@ from compress.artifact import (
 from compress.catalogue import find_task, task_names
 from compress.errors import ModelError, Problem, near
 from compress.files.safetensors_headers import read_header
-from compress.model.single_files import instead
+from compress.model.single_files import what_it_is
 from compress.pipelines.index import INDEX, whole_of
 
 # By method, the distribution that opens packed weights. A method that is not among them may be anything: its name, which a model's
@@ -101,19 +101,20 @@ def _be_folder(path: Path) -> None:
     except OSError as error:  # a name that is too long, a folder that may not be read
         message = f"cannot be looked at: {error.strerror}"
         raise ModelError(message, place=str(path)[:200], fix="check the path, and who may read it") from error
-    if file and _is_adapter(path):
+    if file and is_adapter(path):
         message = "is an adapter, and no model by itself"
         raise ModelError(
             message, place=str(path), fix=f"in a recipe, write model: BASE and adapter: {path.name}; {FUSE}"
         )
     if file:
-        raise ModelError("is one file, and pare opens folders", place=str(path), fix=instead(path))
+        message, fix = what_it_is(path)
+        raise ModelError(message, place=str(path), fix=fix)
     if not folder:
         fix = "give a folder that diffusers or transformers saved"
         raise ModelError("no such model folder", place=str(path), fix=fix)
 
 
-def _is_adapter(file: Path) -> bool:
+def is_adapter(file: Path) -> bool:
     """Whether a file holds pairs of low-rank matrices."""
     try:
         return any("lora" in name for name in read_header(file).tensors)

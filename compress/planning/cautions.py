@@ -31,8 +31,8 @@ def cautions(recipe: Recipe, source: Source, data: Mapping[str, Data], stages: I
     """
     if evaluated := data.get("evaluate"):
         yield from data_cautions(evaluated, recipe.evaluate, recipe.gates)
-    if source.fusion:
-        yield from _unavailable_adapters(source.fusion)
+    if isinstance(source.making, Fusion):
+        yield from _unavailable_adapters(source.making)
     if otherwise := sampled_otherwise(source.artifact):
         yield otherwise
     if far := beyond_training(source.artifact, recipe.evaluate, recipe.evaluate.metrics):

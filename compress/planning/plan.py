@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from compress.adapters.fusing import disk_bytes, with_adapters
+from compress.adapters.fusing import with_adapters
 from compress.catalogue import find_stage, find_task
 from compress.data.items import Data, Kind
 from compress.errors import Problem, RecipeError
-from compress.files.hashing import unread_bytes
 from compress.machine.devices import AS_STORED, CPU, CUDA, Opening, settled
-from compress.model.describing import describe
+from compress.making.ready import disk_bytes, memory_bytes
 from compress.planning import durations, resources
 from compress.planning.calls import asked_places, candidate_problems
 from compress.planning.cautions import cautions
@@ -28,7 +27,7 @@ from compress.planning.step_checks import (
 from compress.planning.student_cautions import student_cautions
 from compress.recipe.values import Recipe, is_model
 from compress.sources.data import open_data
-from compress.sources.models import Source, find_folder, find_source
+from compress.sources.models import Source, find_source, look_at, unread
 from compress.sources.units import open_units, overlap
 from compress.store.cache import Cache
 
@@ -120,11 +119,11 @@ def _room(recipe: Recipe, source: Source, nodes: Sequence[Node], cache: Cache) -
     """Disk and memory that a plan takes, bytes, and what of them this machine does not have."""
     left = nodes[-1].expected if nodes else source.artifact
     evaluated = resources.evaluation_memory(recipe.evaluate, source.artifact, left)
-    text = source.artifact.writes_text
-    resident = resources.memory_at_most((evaluated, *(n.memory_bytes for n in nodes)), text)
+    making, text = memory_bytes(source, cache), source.artifact.writes_text
+    resident = resources.memory_at_most((evaluated, making, *(n.memory_bytes for n in nodes)), text)
     disk = disk_bytes(source, cache) + resources.disk_at_most((n.disk_bytes, n.kept_bytes) for n in nodes)
     shares = [resources.Share(n.id, n.disk_bytes, n.items_bytes) for n in nodes]
-    running = resident if any(not n.cached for n in nodes) else 0
+    running = resident if making or any(not n.cached for n in nodes) else 0
     found = resources.problems(disk, running, cache.root, recipe.place.get("model", ""), shares)
     return disk, resident, tuple(found)
 
@@ -148,9 +147,8 @@ def _too_large(recipe: Recipe, cache: Cache) -> tuple[Problem, ...]:
 def _unread_bytes(recipe: Recipe, cache: Cache) -> int:
     """How much would be read for the keys of a recipe's models."""
     named = {recipe.model: recipe.folder("model"), **dict.fromkeys(_named(recipe), recipe.start)}
-    here = {name: base for name, base in named.items() if not name.startswith("hf://")}
-    folders = collect([], "", lambda: [find_folder(name, base) for name, base in here.items()]) or []
-    return sum(unread_bytes(folder, cache.root / "digests") for folder in folders)
+    memory = cache.root / "digests"
+    return sum(collect([], "", lambda: [unread(name, base, memory) for name, base in named.items()]) or [])
 
 
 def problems_beside(recipe: Recipe, reported: Collection[Problem], cache: Cache) -> tuple[Problem, ...]:
@@ -173,9 +171,8 @@ def _unread(recipe: Recipe, wrong: frozenset[str], cache: Cache, problems: list[
     place = recipe.place.get("model", "")
 
     def look(name: str, base: Path, place: str) -> Source | None:
-        if name.startswith("hf://") or place in wrong:
-            return None
-        return Source(describe(find_folder(name, base)), UNHASHED)
+        found = None if place in wrong else look_at(name, base, cache.root / "digests")
+        return Source(found, UNHASHED) if found else None
 
     found = collect(problems, place, lambda: look(recipe.model, recipe.folder("model"), place))
     models = _models(recipe, look, problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from compress.adapters.fusing import Fusion
 from compress.events import lasting
 from compress.machine.devices import CPU
 from compress.planning.nodes import SOURCE
@@ -65,7 +66,7 @@ def plan_dict(found: Plan) -> dict[str, Any]:
 
 def _adapters(found: Plan) -> list[str]:
     """What is fused into the model, and into which it stated it belongs."""
-    fusion = found.source.fusion
+    fusion = found.source.making if isinstance(found.source.making, Fusion) else None
     return [
         f"adapter {one.name}"
         + (f" × {one.strength:g}" if one.strength != 1 else "")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from compress.catalogue import find_stage, stage_names
 from compress.errors import Problem, RecipeError
+from compress.files.user_paths import file_and_config
 from compress.recipe.adapters import read_adapters
+from compress.recipe.checkpoints import as_reference
 from compress.recipe.expand import extended, overridden, read_file, variants
 from compress.recipe.python_values import write_yaml
 from compress.recipe.sections import Reading, check_schema, is_text, refused
@@ -94,14 +96,20 @@ def hub_references(path: Path) -> tuple[str, ...]:
         if role in params.fields
     ]
     adapters = (spec.path for spec in read_adapters(root.fields.get("adapter"), []))
-    given = [str(value) for value in (*adapters, *named) if str(value).startswith("hf://")]
+    given = [one for value in (*adapters, *named) if (one := _fetched(str(value))).startswith("hf://")]
     try:
-        model = model_reference(path)
+        model = _fetched(model_reference(path))
     except RecipeError:
         if not given:
             raise
         model = ""
     return tuple(dict.fromkeys(one for one in (model, *given) if one.startswith("hf://") or not given))
+
+
+def _fetched(reference: str) -> str:
+    """What of a reference to a model may be of the hub: of a checkpoint in one file, its configs."""
+    file, config = file_and_config(reference)
+    return config or file
 
 
 def model_reference(path: Path) -> str:
@@ -112,6 +120,7 @@ def model_reference(path: Path) -> str:
     """
     root = parse_tree(read_file(path), str(path))
     node = root.fields.get("model")
+    node = as_reference(node, []) if node else None
     if node is None or not is_text(node):
         fix = "pin it in the recipe that this one extends" if "extends" in root.fields else "model: hf://org/name"
         raise RecipeError((Problem(node.at if node else root.place, "this file names no model", fix),))

@@ -12,6 +12,7 @@ from typing import Any
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.params import Params
 from compress.recipe.adapters import MAX_ADAPTERS, AdapterSpec
+from compress.recipe.checkpoints import CheckpointSpec
 from compress.recipe.gates import Bounds, Gate
 from compress.recipe.keep import ALWAYS, IF_FASTER, KEEP
 from compress.recipe.sections import MAX_ENTRIES
@@ -39,6 +40,7 @@ def recipe_schema() -> Schema:
     properties = {
         "schema": {"const": SCHEMA_VERSION, "description": "version of the recipe format"},
         **_record(Head, "head", definitions)["properties"],
+        "model": _model(definitions),
         "adapter": _adapter(definitions),
         **{key: _or_variable(value) for key, value in sections.items()},
         "extends": {"type": "string", "minLength": 1, "description": described},
@@ -61,6 +63,12 @@ def recipe_schema() -> Schema:
         "anyOf": [whole, {"required": ["extends"]}],  # what is laid over another recipe need not be whole
         "$defs": definitions,
     }
+
+
+def _model(definitions: Schema) -> Schema:
+    """A reference, or a checkpoint in one file with where its configs are from."""
+    either = [{"type": "string"}, _record(CheckpointSpec, "model", definitions)]
+    return {"anyOf": either, "description": Head.model_fields["model"].description}
 
 
 def _adapter(definitions: Schema) -> Schema:

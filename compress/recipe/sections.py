@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from compress.catalogue import find_metric, find_stage, metric_names
 from compress.endpoints.address import COMPARED, NO_MODEL, is_address
 from compress.errors import Problem, RecipeError, UserError, near
+from compress.files.user_paths import BESIDE, file_and_config
 from compress.params import Params, placed
 from compress.recipe.adapters import read_adapters
+from compress.recipe.checkpoints import as_reference
 from compress.recipe.controls import naming_problems
 from compress.recipe.expand import OVERRIDE, overridden
 from compress.recipe.gates import Gate
@@ -157,6 +159,10 @@ class Reading:
     def head(self, suffix: str) -> Head | None:
         """The head; of one with mistakes, its model and what else of it is sound; None where that is not."""
         fields = {key: node for key, node in self.root.fields.items() if key in Head.model_fields}
+        if (model := fields.get("model")) and (named := as_reference(model, self.problems)) is not model:
+            fields = {key: node for key, node in fields.items() if key != "model"} | ({"model": named} if named else {})
+            if named is None:
+                return None
         head = check_params(Head, Node(fields, self.root.place), "", self.problems)
         self.named_well(fields, suffix)
         if head is None:
@@ -177,7 +183,13 @@ class Reading:
             self.model(model, model.value)
 
     def model(self, node: Node, model: str, key: str = "model") -> None:
-        if model.startswith("hf://"):
+        file, config = file_and_config(model)
+        if config:
+            if not _FOLDER.match(file):
+                fix = f"./{file.strip('/') or 'x.safetensors'}{BESIDE}{config}"
+                self.problem(node.at, f"{key} {given(file)} is no file, as what stands before `{BESIDE}` is", fix)
+            self.model(node, config, f"{key}: config")
+        elif model.startswith("hf://"):
             if not _HUB.fullmatch(model):
                 fix = "write hf://org/name@<40-hex commit>; `pare check --pin` finds the commit"
                 self.problem(node.at, f"{key} {model} is not pinned to a commit, so a run could not be repeated", fix)

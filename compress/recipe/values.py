@@ -28,7 +28,10 @@ class Head(Params):
     """The single values at the top of a recipe."""
 
     name: str = Field(description="name of the recipe; letters, digits, `.`, `_` and `-`, for it names files")
-    model: str = Field(description="zoo://NAME, a folder as ./folder, or hf://org/name@<40-hex commit>")
+    model: str = Field(
+        description="zoo://NAME, a folder as ./folder, hf://org/name@<40-hex commit>, or a checkpoint in one file as {file: ./x.safetensors, config: "
+        "FOLDER}, which is ./x.safetensors::FOLDER elsewhere"
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="seed of everything random")
     device: str = Field(
         CPU,
@@ -113,7 +116,7 @@ STEP_KEYS = {
 }
 ROLE_KEY = (
     "{}: an earlier step's id, source, or a model of its own, as after `model:` (./folder, zoo://NAME, "
-    "hf://org/name@<40-hex commit>); default: source"
+    "hf://org/name@<40-hex commit>, ./x.safetensors::./folder); default: source"
 )
 
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from compress.artifact import Artifact, loaded_weights
 from compress.endpoints.address import COMPARED, NO_MODEL, is_address
 from compress.errors import ModelError
-from compress.files.hashing import digest_folder, digest_json
+from compress.files.hashing import digest_folder, digest_json, unread_bytes
 from compress.files.safetensors_headers import read_header
-from compress.files.user_paths import expanded
+from compress.files.user_paths import expanded, file_and_config
 from compress.model.describing import describe
 from compress.model.weight_files import loaded_files
 from compress.pipelines.index import LEFT_OUT
+from compress.sources.originals import Conversion, forecast, key_of, refuse_lacking
 from compress.sources.variants import opened_of, variants, view_of
 
 if TYPE_CHECKING:
@@ -36,16 +37,22 @@ class Source:
 
     artifact: Artifact
     key: str
-    remote: str = ""  # "org/name" while its weights are still to be fetched
-    fusion: Fusion | None = None  # what is still to be fused into it, which its key counts already
+    remote: str = (
+        ""  # "org/name" while its weights are still to be fetched; of a checkpoint's other parts with the commit
+    )
+    # How it is still to be made, of adapters or of a checkpoint in one file, which its key counts already.
+    making: Fusion | Conversion | None = None
 
 
 def find_source(reference: str, base: Path, memory: Path | None) -> Source:
-    """Find a model by what the recipe calls it; relative folders start at `base`. Only JSON and file sizes are read.
+    """Find a model by what the recipe calls it; relative folders start at `base`. Only JSON, headers and file sizes are read.
 
     Raises:
         ModelError: there is none, it is no model, its weights are cut short, or a hub revision is not pinned.
     """
+    file, config = file_and_config(reference)
+    if config:
+        return _original(base / expanded(file), config, base, memory)
     if reference.startswith("hf://"):
         return _hub(reference)
     if is_address(reference):
@@ -56,6 +63,50 @@ def find_source(reference: str, base: Path, memory: Path | None) -> Source:
         return _as_plain(artifact, which, memory)
     _check(artifact)
     return Source(artifact, digest_folder(path, memory))
+
+
+def look_at(reference: str, base: Path, memory: Path | None) -> Artifact | None:
+    """As `find_source`, but no weights are hashed; None where something would have to be fetched.
+
+    Raises:
+        ModelError: as `find_source` does.
+    """
+    file, config = file_and_config(reference)
+    if "hf://" in (reference[:5], config[:5]):
+        return None
+    if config:
+        return forecast(base / expanded(file), find_folder(config, base), _root(memory)).sketch
+    return describe(find_folder(reference, base))
+
+
+def unread(reference: str, base: Path, memory: Path) -> int:
+    """How much would be read for the key of a model, bytes: nothing of one of the hub.
+
+    Raises:
+        ModelError: the zoo has no such model.
+    """
+    file, config = file_and_config(reference)
+    if config:
+        return unread_bytes(base / expanded(file), memory)
+    return 0 if reference.startswith("hf://") else unread_bytes(find_folder(reference, base), memory)
+
+
+def _root(memory: Path | None) -> Path | None:
+    """The cache that digests are remembered in."""
+    return memory.parent if memory else None
+
+
+def _original(file: Path, config: str, base: Path, memory: Path | None) -> Source:
+    """A checkpoint in one file, to be converted with the configs of a folder or of the hub."""
+    remote, commit = _pinned(config) if config.startswith("hf://") else ("", "")
+    folder = fetch_hub(remote, commit, weights=False) if remote else find_folder(config, base)
+    found = forecast(file, folder, _root(memory))
+    if not remote:
+        refuse_lacking(found)
+        _check(found.sketch)
+    key = key_of(found, memory, f"{remote}@{commit}" if remote else "")
+    left = f"{remote}@{commit}" if remote and found.lacking else ""
+    return Source(found.sketch, key, left, found)
 
 
 def _as_plain(artifact: Artifact, which: Mapping[str, str], memory: Path | None) -> Source:
@@ -115,14 +166,20 @@ def parameter_count(folder: Path) -> int:
 
 
 def _hub(reference: str) -> Source:
+    repo, commit = _pinned(reference)
+    folder = fetch_hub(repo, commit, weights=False)
+    return Source(describe(folder), f"hf:{repo}@{commit}", remote=repo)
+
+
+def _pinned(reference: str) -> tuple[str, str]:
+    """The repository and the commit that a reference to the hub names."""
     match = HUB.fullmatch(reference)
     if not match or not match["revision"] or not COMMIT.fullmatch(match["revision"]):
         raise ModelError(
             f"{reference} is not pinned, so a run could not be repeated",
             fix="write hf://org/name@<40-hex commit>; `pare check --pin` finds it",
         )
-    folder = fetch_hub(match["repo"], match["revision"], weights=False)
-    return Source(describe(folder), f"hf:{match['repo']}@{match['revision']}", remote=match["repo"])
+    return match["repo"], match["revision"]
 
 
 def fetch_weights(source: Source) -> Source:
@@ -133,6 +190,10 @@ def fetch_weights(source: Source) -> Source:
     """
     if not source.remote:
         return source
+    if isinstance(source.making, Conversion):
+        repo, _, commit = source.remote.partition("@")
+        whole = forecast(source.making.file, fetch_hub(repo, commit, weights=True), source.artifact.path.parents[1])
+        return replace(source, artifact=whole.sketch, remote="", making=whole)
     artifact = describe(fetch_hub(source.remote, source.key.rsplit("@", 1)[1], weights=True))
     if which := variants(artifact):
         artifact = describe(view_of(artifact, which, source.key, None))

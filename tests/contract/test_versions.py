@@ -21,6 +21,8 @@ import pytest
 import compress
 from compress.adapters import fusing
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
+from compress.making import converting
+from compress.sources import originals
 from evaluation.features import feature_cache
 from evaluation.observe import collect
 from tests.imports import PACKAGES, Sources, named, what_runs
@@ -85,11 +87,16 @@ def reach_of_adapters(sources: Sources = SOURCES) -> frozenset[str]:
     return sources.reached([fusing.__name__], (), ALLOWED)
 
 
+def reach_of_conversions(sources: Sources = SOURCES) -> frozenset[str]:
+    """What decides a model that is made of a checkpoint in one file."""
+    return sources.reached([converting.__name__], (), ALLOWED)
+
+
 @cache
 def reaches() -> list[frozenset[str]]:
     """Of everything that has a version."""
     named = [*map(reach_of_stage, stage_names()), *map(reach_of_metric, metric_names())]
-    return [*named, reach_of_evidence(), reach_of_features(), reach_of_adapters()]
+    return [*named, reach_of_evidence(), reach_of_features(), reach_of_adapters(), reach_of_conversions()]
 
 
 Known = Mapping[str, Mapping[str, Any]]
@@ -114,6 +121,10 @@ def kept(sources: Sources = SOURCES) -> dict[str, dict[str, Any]]:
         "evidence": {"version": collect.FORMAT, "source": sources.fingerprint(reach_of_evidence(sources))},
         "features": {"version": feature_cache.FORMAT, "source": sources.fingerprint(reach_of_features(sources))},
         "adapters": {"version": fusing.VERSION, "source": sources.fingerprint(reach_of_adapters(sources))},
+        "conversions": {
+            "version": originals.VERSION,
+            "source": sources.fingerprint(reach_of_conversions(sources)),
+        },
     }
 
 

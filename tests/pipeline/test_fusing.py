@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import compress
-from compress.adapters.fusing import STAGE, ready
+from compress.adapters.fusing import STAGE
 from compress.artifact import Artifact, read_json
 from compress.commands.run import with_weights
 from compress.errors import UserError
 from compress.events import Event, silent
 from compress.execution.execute import execute, node_refs, run_node
+from compress.making.ready import ready
 from compress.planning.plan import make_plan
 from compress.recipe.reading import read_values
 from compress.store.cache import Cache

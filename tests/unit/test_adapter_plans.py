@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 import compress
-from compress.adapters.fusing import STAGE, ready, reported
+from compress.adapters.fusing import STAGE, reported
 from compress.adapters.lora import scale
 from compress.adapters.names import named
 from compress.cli import main
 from compress.errors import ManyProblems, RecipeError
 from compress.events import silent
 from compress.files.safetensors_headers import Stored, read_header, read_scalar
+from compress.making.ready import ready
 from compress.planning.plan import Plan
 from compress.planning.show import plan_dict, plan_text
 from compress.recipe.schema import recipe_schema
@@ -192,7 +193,7 @@ def test_one_of_two_weights_that_are_one_is_not_changed_alone(here: Path, tied: 
     if tied:
         assert "embeddings and head are one tensor" in refused(here)
     else:
-        assert plan(here).source.fusion
+        assert plan(here).source.making
 
 
 def test_a_head_that_only_the_embeddings_hold_is_no_layer_of_the_file(here: Path) -> None:
@@ -205,7 +206,7 @@ def test_a_head_that_only_the_embeddings_hold_is_no_layer_of_the_file(here: Path
 def test_whole_modules_are_kept_where_they_fit(here: Path, rows: int) -> None:
     adapter(here, pair() | {"base_model.model.lm_head.weight": (rows, 4)}, modules_to_save=["lm_head"])
     if rows == 9:
-        assert plan(here).source.fusion
+        assert plan(here).source.making
         assert "of which there is no share (scale 0.5)" in refused(here, "adapter={path: ./lora, scale: 0.5}")
     else:
         assert "lm_head.weight: 11×4 in the adapter, 9×4 in the model" in refused(here)
@@ -215,7 +216,7 @@ def test_an_adapter_does_not_undo_an_earlier_one(here: Path) -> None:
     bare = {name.removeprefix("base_model.model."): shape for name, shape in pair("lm_head", rows=9).items()}
     write_headers(here / "one.safetensors", bare)
     adapter(here, {"base_model.model.lm_head.weight": (9, 4)}, modules_to_save=["lm_head"])
-    assert plan(here, "adapter=[./lora, ./one.safetensors]").source.fusion
+    assert plan(here, "adapter=[./lora, ./one.safetensors]").source.making
     found = refused(here, "adapter=[./one.safetensors, ./lora]")
     assert "adapter ./lora replaces lm_head.weight, which adapter ./one.safetensors changed" in found
 
@@ -236,7 +237,7 @@ def test_magnitudes_act_at_any_scale(here: Path) -> None:
     adapter(here, pair() | magnitude(), use_dora=True)
     found = plan(here, "adapter={path: ./lora, scale: 0}")
     assert found.warnings == ()
-    assert found.source.fusion
+    assert found.source.making
 
 
 def test_an_adapter_of_no_strength_is_warned_of(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,12 +271,12 @@ def test_a_pair_is_scaled_as_peft_scales_it(options: dict[str, Any], expected: f
 def test_of_a_model_still_to_be_fetched_only_the_adapter_is_looked_at(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = plan(here).source.fusion
+    found = plan(here).source.making
     assert found
     away = replace(found, base=replace(found.base, remote="org/base"))
     write_headers(here / "base/model.safetensors", {"other.weight": (6, 4)})
     assert reported(away) == []
-    monkeypatch.setattr("compress.adapters.fusing.fetch_weights", lambda source: source)
+    monkeypatch.setattr("compress.making.ready.fetch_weights", lambda source: source)
     with pytest.raises(ManyProblems, match="which the model does not have"):
         ready(Source(found.base.artifact, "key", "org/base", away), Cache(here / "cache"), silent)
 
@@ -284,7 +285,7 @@ def test_biases_that_were_trained_are_kept_where_the_model_has_them(here: Path) 
     adapter(here, pair() | {f"base_model.model.{LAYER}.bias": (6,)}, bias="lora_only")
     assert f"is for {LAYER}.bias, which the model does not have" in refused(here)
     write_headers(here / "base/model.safetensors", {**MODEL, f"{LAYER}.bias": (6,)})
-    assert plan(here).source.fusion
+    assert plan(here).source.making
 
 
 def test_packed_weights_take_no_adapter(here: Path) -> None:
@@ -304,7 +305,7 @@ def test_a_tokenizer_with_other_tokens_is_not_left_out_in_silence(here: Path, fo
     words = {"a": 0, "b": 1}
     (here / "base/tokenizer.json").write_text(json.dumps({"model": {"vocab": words}, "added_tokens": []}))
     (here / "lora/tokenizer.json").write_text(json.dumps({"model": {"vocab": words}, "padding": {"length": 3}}))
-    assert plan(here).source.fusion
+    assert plan(here).source.making
     if form == "added":
         (here / "lora/added_tokens.json").write_text('{"<think>": 2}')
     else:
@@ -319,7 +320,7 @@ def test_padding_of_the_adapters_own_is_used_by_nothing(here: Path) -> None:
     whole["added_tokens"] = [{"id": 8, "content": "<|PAD_TOKEN|>"}]
     (here / "lora/tokenizer.json").write_text(json.dumps(whole))
     (here / "lora/special_tokens_map.json").write_text('{"pad_token": {"content": "<|PAD_TOKEN|>"}}')
-    assert plan(here).source.fusion
+    assert plan(here).source.making
     (here / "lora/tokenizer_config.json").write_text('{"eos_token": "<|PAD_TOKEN|>"}')  # it ends texts, too
     assert "other tokens than the model's: '<|PAD_TOKEN|>' (8)" in refused(here)
 
@@ -336,7 +337,7 @@ def test_a_vocabulary_that_is_no_json_is_held_by_what_was_added_to_it(here: Path
     else:  # both kept as tokenizer.model
         whole = {"added_tokens_decoder": {"1": begins} if message else {}}
     (here / "lora" / form).write_text(json.dumps(whole))
-    assert plan(here).source.fusion
+    assert plan(here).source.making
     (here / "lora/added_tokens.json").write_text('{"<think>": 3}')
     assert "other tokens than the model's: '<think>' (3)" in refused(here)
 
@@ -356,7 +357,7 @@ def test_without_its_config_nobody_knows_how_strong_peft_made_it(here: Path) -> 
 
 def test_pickled_and_several_adapters_are_reported(here: Path) -> None:
     (here / "lora/adapter_model.safetensors").rename(here / "lora/one.safetensors")
-    assert plan(here).source.fusion  # whatever its name, where it is alone
+    assert plan(here).source.making  # whatever its name, where it is alone
     write_headers(here / "lora/two.safetensors", pair())
     assert "holds several adapters: one.safetensors, two.safetensors" in refused(here)
     for file in (here / "lora").glob("*.safetensors"):
@@ -408,13 +409,13 @@ SPELLED = {
 def test_every_spelling_of_a_layer_is_understood(generator: Path, spelling: str) -> None:
     down, up = SPELLED[spelling].split()
     write_headers(generator / "lora/pytorch_lora_weights.safetensors", {down: (2, 4), up: (6, 2)})
-    assert plan(generator).source.fusion
+    assert plan(generator).source.making
 
 
 def test_a_text_encoder_may_be_named_as_attention_processors_once_were(generator: Path) -> None:
     front = "text_encoder.text_model.encoder.layers.0.self_attn.to_out_lora"
     write_headers(generator / "lora/old.safetensors", {f"{front}.down.weight": (2, 4), f"{front}.up.weight": (4, 2)})
-    assert plan(generator).source.fusion
+    assert plan(generator).source.making
 
 
 def test_a_file_may_be_given_as_the_adapter(generator: Path) -> None:
@@ -432,7 +433,7 @@ def test_updates_of_a_convolution_fit_whole_or_as_a_matrix(generator: Path) -> N
     ):
         front = "unet.conv_in"
         write_headers(generator / "lora/x.safetensors", {f"{front}.lora_A.weight": down, f"{front}.lora_B.weight": up})
-        assert plan(generator).source.fusion if fits else "updates of other shapes: conv_in" in refused(generator)
+        assert plan(generator).source.making if fits else "updates of other shapes: conv_in" in refused(generator)
 
 
 def test_an_adapter_of_a_part_that_the_pipeline_lacks_is_refused(generator: Path) -> None:

@@ -36,16 +36,39 @@ NAMES = {
 
 
 @pytest.mark.parametrize(("names", "kind"), NAMES.items(), ids=NAMES.values())
-@pytest.mark.parametrize("kept", ["safetensors", "ckpt"])
-def test_a_whole_pipelines_checkpoint_is_saved_as_a_folder_by_its_own_class(
-    here: Path, names: Sequence[str], kind: str, kept: str
+def test_a_whole_pipelines_pickled_checkpoint_is_saved_as_a_folder_by_its_own_class(
+    here: Path, names: Sequence[str], kind: str
 ) -> None:
-    file = here / f"models/v1.5.{kept}"
-    write_headers(file, dict.fromkeys(names, (2,)), "F16")
-    if kept == "ckpt":
-        torch.save({"state_dict": {name: torch.zeros(2).half() for name in names}}, file)
-    line = f'{kind}.from_single_file("models/v1.5.{kept}", dtype=torch.float16).save_pretrained("models/v1.5")'
+    file = here / "models/v1.5.ckpt"
+    file.parent.mkdir()
+    torch.save({"state_dict": {name: torch.zeros(2).half() for name in names}}, file)
+    line = f'{kind}.from_single_file("models/v1.5.ckpt", dtype=torch.float16).save_pretrained("models/v1.5")'
     assert reported(file) == f"save it as a folder and give that: import torch; from diffusers import {kind}; {line}"
+
+
+@pytest.mark.parametrize(("names", "kind"), NAMES.items(), ids=NAMES.values())
+def test_one_of_safetensors_wants_a_folder_of_configs_beside_it(here: Path, names: Sequence[str], kind: str) -> None:
+    write_headers(here / "v1.5.safetensors", dict.fromkeys(names, (2,)), "F16")
+    with pytest.raises(ModelError, match="which holds no configs") as caught:
+        describe(here / "v1.5.safetensors")
+    assert "behind it, ./v1.5.safetensors::./FOLDER" in caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("decoder.conv_in.weight", "a VAE"),
+        ("first_stage_model.decoder.up.0.block.0.conv1.weight", "a VAE"),
+        ("control_model.input_hint_block.0.weight", "a ControlNet"),
+        ("body.0.rdb1.conv1.weight", "an upscaler"),
+        ("text_model.encoder.layers.0.mlp.fc1.weight", "a text encoder"),
+    ],
+)
+def test_one_part_of_a_pipeline_is_told_what_it_is(here: Path, name: str, what: str) -> None:
+    write_headers(here / "x.safetensors", {name: (2, 2)})
+    with pytest.raises(ModelError, match=f"is {what}, and no model by itself") as caught:
+        describe(here / "x.safetensors")
+    assert "one part of a pipeline: give the folder" in caught.value.problems[0].fix
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "pytorch_model.bin"])
