@@ -1,6 +1,6 @@
 """How long stages and evaluations take: what they took here last, moved to other sizes along a line that was measured once.
 
-Source of the lines: `python -m tests.programs.durations`, on two cores; a machine's own runs say how many times faster or slower it is.
+Source of the lines: `python -m tests.programs.durations`, on two cores with AVX512-VNNI; a machine's own runs say how many times faster or slower it is.
 """
 
 from __future__ import annotations
