@@ -110,7 +110,7 @@ def _run(folder: Path, name: str, model: str, steps: list[dict[str, Any]], evalu
     try:
         compress.run(file, cache=folder / "cache", out=folder / "runs" / name)
     except PareError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{name}: {error}\n")
 
 
 def _text_models(folder: Path) -> dict[str, tuple[str, bool]]:
