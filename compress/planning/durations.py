@@ -15,9 +15,10 @@ from statistics import median
 from typing import NamedTuple
 
 from compress.artifact import Artifact
-from compress.catalogue import find_metric
+from compress.catalogue import Stage, find_metric
 from compress.params import Params
 from compress.quantization import sizes
+from compress.recipe.keep import IF_FASTER
 from compress.recipe.values import EvalSpec
 from compress.store.cache import Cache
 
@@ -62,11 +63,12 @@ class Line:
         return self.fixed + self.each * work.parameters * work.rounds / 1e9 + self.start * work.starts
 
 
-def work(artifact: Artifact, touched: Iterable[str], params: Params) -> Work:
-    """The work of a stage. Of one that learns, its rounds are what it reads in all its updates."""
+def work(artifact: Artifact, touched: Iterable[str], stage: Stage, params: Params) -> Work:
+    """The work of a stage. Of one that learns, its rounds are what it reads in all its updates; one that runs the model on data goes over
+    each place of its latents."""
     given = vars(params)
     rounds = int(given.get("updates") or given.get("steps") or 1) * prod(int(given.get(name) or 1) for name in READ)
-    read = rounds * (latent_places(artifact) if rounds > 1 else 1)
+    read = rounds * (latent_places(artifact) if rounds > 1 or stage.data(params) else 1)
     return Work(max(1, sum(sizes.parameters(artifact, name) for name in touched)), read)
 
 
@@ -109,7 +111,7 @@ def remember(cache: Cache, name: str, seconds: float, work: Work) -> None:
 def expected(cache: Cache, name: str, work: Work) -> float | None:
     """How many seconds something will take; None where nobody knows."""
     known = runs(cache.root / FOLDER / name)
-    line = lines().get(name)
+    line = lines().get(name) or lines().get(name.removesuffix(f" {IF_FASTER}"))  # whose timing is the smaller part
     if line is None:
         return _scaled(known, work)
     nearest = min(known, key=lambda one: _apart(one.work, work, line), default=None)

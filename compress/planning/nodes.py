@@ -172,7 +172,7 @@ class _Chain:
         )
         cached = self.cache.has(key)
         unsettled = unsettled_fields(forecast, before.unsettled if before else {})
-        work = durations.work(artifact, touched, step.params)
+        work = durations.work(artifact, touched, stage, step.params)
         copies = 2 if step.if_faster and step.after == SOURCE else 1  # of what cannot be linked
         items = resources.items_bytes(forecast.item_bytes, step.params, self.data.get("train"))
         expected = expected_of(artifact, stage, step.params, touched, forecast)

@@ -43,7 +43,7 @@ IMAGE_STEPS: tuple[dict[str, Any], ...] = (
     {"accelerate.steps": {"steps": 4}},
     {"prune.depth": {"ratio": 0.25}},
     {"prune.width": {"ratio": 0.25}},
-    {"distill.features": {"teacher": "source", "steps": 10, "batch": 4}},
+    {"distill.features": {"teacher": "source", "steps": 20}},
     {"distill.guidance": {"updates": 10, "batch": 4}},
     {"distill.steps": {"steps": 4, "updates": 10, "batch": 4}},
     {"quantize.torchao": {"mode": "int8_weights"}},

@@ -51,7 +51,7 @@ def test_without_a_line_a_time_goes_with_the_work_and_is_held_back_for_other_siz
 @pytest.mark.usefixtures("drawn")
 def test_a_line_tells_what_never_ran_and_the_machines_own_runs_how_fast_it_is(cache: Cache) -> None:
     wanted = Work(BILLION, 3, 4)
-    assert expected(cache, "demo.cut", wanted) == 10 + 2 * 3 + 5 * 4
+    assert expected(cache, "demo.cut", wanted) == expected(cache, "demo.cut if_faster", wanted) == 10 + 2 * 3 + 5 * 4
     remember(cache, "demo.tune", 6, Work(2 * BILLION))  # twice what its line says
     assert expected(cache, "demo.cut", wanted) == 2 * 36
     remember(cache, "demo.cut", 6, Work(BILLION))  # half of it
@@ -99,10 +99,13 @@ def test_what_learns_goes_over_all_that_its_updates_read(tmp_path: Path) -> None
         ("prune.depth", {"ratio": 0.5}, 1),
     )
     for name, params, rounds in cases:
-        given = find_stage(name).params(**params)
-        assert durations.work(text, ("model",), given).rounds == rounds
-        places = durations.latent_places(images) if rounds > 1 else 1
-        assert durations.work(images, ("unet",), given).rounds == rounds * places
+        taught = find_stage(name)
+        given = taught.params(**params)
+        assert durations.work(text, ("model",), taught, given).rounds == rounds
+        assert durations.work(images, ("unet",), taught, given).rounds == rounds * durations.latent_places(images)
+    saved = find_stage("quantize.torchao")
+    given = saved.params(mode="int8_weights")
+    assert durations.work(images, ("unet",), saved, given).rounds == 1  # it never runs the model
 
 
 def test_a_comparison_counts_what_is_scored_timed_and_started(tmp_path: Path) -> None:
