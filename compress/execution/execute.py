@@ -191,7 +191,7 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
             return _done(node, found, facts.get("notes", {}), float(facts.get("seconds", 0)), cached=True)
         given = inputs()
         node = on(node, given.artifact)
-        checker.start()
+        checker.start(given.artifact.task)
         emit(Event("started", node.id, facts={"key": node.key}))
         began = time.monotonic()
         notes: dict[str, Any] = {}

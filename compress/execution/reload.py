@@ -20,7 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from compress.catalogue import task_names
 from compress.errors import ContractError
 from compress.machine.devices import Opening
 from compress.model.exportable import ANY_SIZE, Batches, Profile
@@ -33,11 +32,12 @@ class Checker:
     process: subprocess.Popen[str] | None = field(default=None, init=False)
     surroundings: tuple[Mapping[str, str], str] | None = field(default=None, init=False)
 
-    def start(self) -> None:
+    def start(self, task: str = "") -> None:
+        """Start the process, unless it runs; it imports what opens models of this task."""
         if self.process is None:
             self.surroundings = _surroundings()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "compress.execution.reload"],
+                [sys.executable, "-m", "compress.execution.reload", *filter(None, [task])],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -103,7 +103,7 @@ def _surroundings() -> tuple[Mapping[str, str], str]:
 @contextmanager
 def lent_checker() -> Iterator[Checker]:
     """A checker for one run, of its own for that time. It stays for the next run, unless this one fails or the next is long in
-    coming: imports take eight seconds."""
+    coming: imports take seconds."""
     with _spare.take() as checker:
         yield checker
         _spare.keep(checker)
@@ -173,7 +173,7 @@ def serve() -> None:
     """Answer requests until the input closes. Only answers go to standard output, whatever libraries print."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    for name in task_names():  # eight seconds of imports, while the first stage is at work
+    for name in sys.argv[1:]:  # seconds of imports, while the first stage is at work
         importlib.import_module(f"compress.opening.{name}")
 
     for line in sys.stdin:

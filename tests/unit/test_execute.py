@@ -44,7 +44,7 @@ class Trusting:
     starts: int = 0
     asked: list[Profile] = field(default_factory=list)
 
-    def start(self) -> None:
+    def start(self, task: str) -> None:
         self.starts += 1
 
     def probe(self, folder: Path, profile: Profile = ANY_SIZE, *, trust: bool = False) -> dict[str, Any]:

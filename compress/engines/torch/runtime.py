@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers.utils import ModelOutput
 
 LIBRARIES = ("diffusers", "transformers")
+DIFFUSERS_LOGGING = "diffusers.utils.logging"
 GENERATION = "generation_config.json"
 HUB_KERNELS = "kernels"  # the package by which libraries fetch native code from the hub
 SCALES = ("absmax", "quant_map", ".SCB", "._weight_scale")  # how the names end of what packers keep beside weights
@@ -44,6 +45,8 @@ def find_class(library: str, name: str, place: Path) -> Any:
     Raises:
         ModelError: the model asks for code of its own, or for a class that the installed version does not have.
     """
+    if library == "diffusers":
+        importlib.import_module(DIFFUSERS_LOGGING)  # which makes it one of those that are silenced
     with silent_libraries():  # what a class imports may warn of parts that pare does not use
         found = getattr(importlib.import_module(library), name, None) if library in LIBRARIES else None
     if found is None:
@@ -180,12 +183,12 @@ def first_tensor(output: torch.Tensor | tuple[Any, ...] | ModelOutput | BaseOutp
 
 @contextmanager
 def silent_libraries() -> Iterator[None]:
-    """Turn off the progress bars and warnings of diffusers and transformers for a while: events tell what pare does. What is
-    imported meanwhile fetches no native code from the hub."""
-    from diffusers.utils import logging as diffusers_logging
+    """Turn off the progress bars and warnings of transformers, and of diffusers where it is imported, for a while: events tell what pare
+    does. What is imported meanwhile fetches no native code from the hub."""
     from transformers.utils import logging as transformers_logging
 
-    levels = [(library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)]
+    known = [transformers_logging, *filter(None, [sys.modules.get(DIFFUSERS_LOGGING)])]  # a second, which no text needs
+    levels = [(library, library.get_verbosity()) for library in known]
     bars = transformers_logging.is_progress_bar_enabled()
     for library, _ in levels:
         library.set_verbosity_error()
