@@ -14,12 +14,14 @@ import torch
 from safetensors import safe_open
 
 from compress.errors import DataError, ModelError
+from compress.files.hashing import digest_file
 from compress.model.describing import describe
 from compress.sources.models import check_safetensors, find_source
 from compress.zoo import MODELS, docstrings, open_zoo_data, scenes, zoo_model
 from compress.zoo.training import captions, digits_dit
 
 LARGEST_FILE = 15_000_000
+ALL_FILES = 42_000_000
 NAMES = tuple(sorted(p.name for p in MODELS.iterdir() if p.is_dir()))
 STOCK = ("digits-clip", "digits-diffusion", "digits-dit", "docs-llama")
 GENERATORS = {"digits-diffusion": {}, "digits-dit": digits_dit.CALL}  # and how each is called
@@ -44,6 +46,15 @@ def test_weights_are_whole_finite_bfloat16_and_within_15_mb(file: Path) -> None:
             tensor = tensors.get_tensor(key)
             assert tensor.dtype == torch.bfloat16, key
             assert tensor.isfinite().all(), key
+
+
+def test_all_weights_together_are_small_and_what_two_models_share_lies_there_once() -> None:
+    links = [file for file in weights() if file.is_symlink()]
+    assert all(file.resolve().is_relative_to(MODELS) and not file.readlink().is_absolute() for file in links)
+    own = [file for file in weights() if not file.is_symlink()]
+    assert sum(file.stat().st_size for file in own) <= ALL_FILES
+    digests = [digest_file(file) for file in own]
+    assert len(set(digests)) == len(digests)
 
 
 def test_no_shipped_file_is_larger_or_of_a_format_that_runs_code() -> None:
