@@ -23,6 +23,7 @@ from compress.store.cache import Cache, disk_errors
 if TYPE_CHECKING:
     from compress.execution.execute import Done
     from compress.planning.plan import Plan
+    from evaluation.comparison.sides import Request
     from evaluation.preflight.image_checks import Images
     from evaluation.values import Comparison
 
@@ -35,10 +36,8 @@ def run_plan(
     Args:
         kept: the folder to copy that artifact to, whatever the comparison will say of it.
     """
-    from compress.commands.evaluate import measure
     from compress.execution.execute import WARNINGS
     from compress.execution.unopened import first_warnings, warned_once
-    from compress.planning import durations
     from evaluation.comparison.compare import noting
     from evaluation.comparison.sides import Request
     from evaluation.preflight.image_checks import to_be_read
@@ -75,13 +74,26 @@ def run_plan(
                 *first_warnings((d.id, message) for d in done for message in d.facts.get(WARNINGS, ())),
             ),
         )
-        began = time.monotonic()
-        comparison = measure(request, log)
-        name = durations.evaluation_name(found.source.artifact)
-        durations.remember(cache, name, time.monotonic() - began, found.measuring)
+        comparison = _measured(found, request, cache, log)
         if kept and has_card(candidate):
             complete(kept, comparison, recipe)
         return comparison
+
+
+def _measured(found: Plan, request: Request, cache: Cache, log: Emit) -> Comparison:
+    """The comparison; how long it took is remembered, unless all that it looked at was known before."""
+    from compress.commands.evaluate import measure
+    from compress.planning import durations
+
+    def known() -> int:
+        return sum(1 for _ in (cache.root / "evidence").iterdir())
+
+    before, began = known(), time.monotonic()
+    comparison = measure(request, log)
+    if known() > before or not durations.scored(found.recipe.evaluate):
+        name = durations.noted_as(durations.evaluation_name(found.source.artifact), found.opening.device)
+        durations.remember(cache, name, time.monotonic() - began, found.measuring)
+    return comparison
 
 
 def with_weights(found: Plan, cache: Cache, emit: Emit, real: Iterable[Images] = ()) -> Plan:

@@ -207,7 +207,8 @@ def _one(node: Node, inputs: Callable[[], Inputs], plan: Plan, cache: Cache, che
             shutil.rmtree(out, ignore_errors=True)
             if working:
                 working.release()
-    durations.remember(cache, keep_decision.timed_as(node.stage, bool(node.made)), seconds, node.work)
+    timed = durations.noted_as(keep_decision.timed_as(node.stage, bool(node.made)), plan.opening.device)
+    durations.remember(cache, timed, seconds, node.work)
     emit(Event("finished", node.id, facts={"key": node.key, "seconds": round(seconds, 3)}))
     return _done(node, made, notes, seconds, cached=False)
 

@@ -27,7 +27,7 @@ def remembering(folder: Path, memory: Path | None) -> Iterator[Looking]:
     seen: Known = {}
 
     def digest(name: str, look: Callable[[], None]) -> str:
-        now = identity(folder / name)
+        now = _stamp(folder / name)
         before = known.get(name)
         if before is None or before[0] != now:
             look()
@@ -40,6 +40,11 @@ def remembering(folder: Path, memory: Path | None) -> Iterator[Looking]:
         touch(note)
     elif note:
         remember(note, json.dumps(seen))
+
+
+def _stamp(file: Path) -> Identity:
+    """What a file is now, with the time of its last change of any kind: a program can set the other one back."""
+    return *identity(file), file.stat().st_ctime_ns
 
 
 def _read(note: Path | None) -> Known:

@@ -16,11 +16,14 @@ from typing import NamedTuple
 
 from compress.artifact import Artifact
 from compress.catalogue import Stage, find_metric
+from compress.files import hashing
+from compress.machine.devices import CPU
 from compress.params import Params
 from compress.quantization import sizes
 from compress.recipe.keep import IF_FASTER
 from compress.recipe.values import EvalSpec
 from compress.store.cache import Cache
+from compress.tasks import COST, Observable
 
 LINES = Path(__file__).with_name("durations.json")
 FOLDER = "seconds"  # in the cache
@@ -29,6 +32,9 @@ ALIKE = 4  # times as many parameters: beyond that, what one run took says littl
 READ = ("batch", "accumulate", "tokens", "substeps", "iters")  # parameters that say how much each round is of
 SIDE = 64  # of latents, where a config does not say
 STEPS = 20  # of a pipeline whose recipe does not say
+TELLING = (
+    5  # seconds that something should take before it tells how fast a machine is: imports are a part of shorter ones
+)
 SIDES = 3  # that are timed: baseline, candidate, and the baseline against itself
 
 
@@ -75,10 +81,10 @@ def work(artifact: Artifact, touched: Iterable[str], stage: Stage, params: Param
 def evaluation_work(spec: EvalSpec, source: Artifact) -> Work:
     """The work of a comparison: how often the model is gone over for quality and for speed, and the processes that start."""
     metrics = [find_metric(name) for name in spec.metrics]
-    needs = frozenset(one for metric in metrics for one in metric.needs)
+    needs = needed(spec)
     steps = 1 if source.writes_text else int(getattr(spec.baseline, "steps", None) or STEPS)
     timed = int(getattr(spec, "new_tokens", 1)) if source.writes_text else steps
-    rounds = 2 * spec.samples * steps if needs - {"files", "timings", "starts", "token_timings"} else 0
+    rounds = 2 * spec.samples * steps if scored(spec) else 0
     if any(metric.timed for metric in metrics):
         rounds += SIDES * spec.timing_blocks * timed
     starts = 2 * (spec.starts + 1) if "starts" in needs else 0
@@ -94,18 +100,33 @@ def latent_places(artifact: Artifact) -> int:
     return prod(one if isinstance(one, int) and one > 0 else SIDE for one in sides)
 
 
+def needed(spec: EvalSpec) -> frozenset[Observable]:
+    """What a comparison looks at."""
+    return frozenset(one for name in spec.metrics for one in find_metric(name).needs)
+
+
+def scored(spec: EvalSpec) -> bool:
+    """Whether it looks at what comes out of a model, which is kept from run to run."""
+    return bool(needed(spec) - COST)
+
+
 def evaluation_name(source: Artifact) -> str:
     """What the time of a comparison is remembered by."""
     return f"evaluate {source.task}"
 
 
+def noted_as(name: str, device: str) -> str:
+    """What the time of something is remembered by, on a device: lines are of processors, and so are names without one."""
+    kind = device.partition(":")[0]
+    return name if kind == CPU else f"{name} on {kind}"
+
+
 def remember(cache: Cache, name: str, seconds: float, work: Work) -> None:
     """Write down how long something took here, and for how much: the last run of each size."""
     note = cache.root / FOLDER / name
-    note.parent.mkdir(exist_ok=True)
     others = [one for one in runs(note) if one.work != work]
     kept = [*others, Run(round(seconds, 3), work)][-KEPT:]
-    note.write_text(json.dumps([{"seconds": one.seconds, **one.work._asdict()} for one in kept]))
+    hashing.remember(note, json.dumps([{"seconds": one.seconds, **one.work._asdict()} for one in kept]))
 
 
 def expected(cache: Cache, name: str, work: Work) -> float | None:
@@ -123,7 +144,7 @@ def machine_speed(cache: Cache) -> float:
     """How many times as long as on the machine of the lines everything took here so far; 1 where nothing ran."""
     found = []
     for name, line in lines().items():
-        if known := runs(cache.root / FOLDER / name):
+        if (known := runs(cache.root / FOLDER / name)) and line.at(known[-1].work) >= TELLING:
             found.append(known[-1].seconds / line.at(known[-1].work))
     return median(found) if found else 1.0
 

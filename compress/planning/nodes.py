@@ -173,6 +173,7 @@ class _Chain:
         cached = self.cache.has(key)
         unsettled = unsettled_fields(forecast, before.unsettled if before else {})
         work = durations.work(artifact, touched, stage, step.params)
+        timed = durations.noted_as(keep_decision.timed_as(stage, step.if_faster), self.opening.device)
         copies = 2 if step.if_faster and step.after == SOURCE else 1  # of what cannot be linked
         items = resources.items_bytes(forecast.item_bytes, step.params, self.data.get("train"))
         expected = expected_of(artifact, stage, step.params, touched, forecast)
@@ -195,7 +196,7 @@ class _Chain:
             disk_bytes=0 if cached else disk + sum(items.values()),
             kept_bytes=0 if cached else copies * written,
             items_bytes=items,
-            seconds=durations.expected(self.cache, keep_decision.timed_as(stage, step.if_faster), work),
+            seconds=durations.expected(self.cache, timed, work),
             work=work,
             reported="; ".join(filter(None, reported)),
             memory_bytes=0 if cached else memory + beside,

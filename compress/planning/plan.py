@@ -42,6 +42,7 @@ class Plan:
     nodes: tuple[Node, ...]
     data: Mapping[str, Data] = field(default_factory=dict)
     disk_bytes: int = 0  # at its worst moment
+    kept_bytes: int = 0  # of the disk, what is left there
     memory_bytes: int = 0
     opening: Opening = AS_STORED
     warnings: tuple[str, ...] = ()  # what can run, and may not do what was meant
@@ -53,11 +54,6 @@ class Plan:
         """Time of the stages still to run, if that of all of them is known; the comparison comes on top."""
         times = [n.seconds for n in self.nodes if not n.cached]
         return None if any(t is None for t in times) else sum(t for t in times if t is not None)
-
-    @property
-    def kept_bytes(self) -> int:
-        """What of the disk its stages leave."""
-        return sum(node.kept_bytes for node in self.nodes)
 
     @property
     def measuring(self) -> durations.Work:
@@ -82,14 +78,14 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     problems += _as_a_whole(recipe, seen)
     if problems or source is None:
         raise RecipeError(tuple(problems))
-    disk, resident, lacking = _room(recipe, source, nodes, cache)
-    if lacking:
-        raise RecipeError(tuple(lacking))
+    room = _room(recipe, (source, *models.values()), nodes, cache)
+    if room.problems:
+        raise RecipeError(room.problems)
     reported = [*sizes_apart(recipe, source.artifact, nodes), *(message for n in nodes for message in n.warnings)]
     reported += student_cautions(recipe, source.artifact, nodes, models)
     warnings = tuple(cautions(recipe, source, seen.data, reported))
-    made = Plan(recipe, source, nodes, seen.data, disk, resident, seen.opening, warnings, models)
-    name = durations.evaluation_name(source.artifact)
+    made = Plan(recipe, source, nodes, seen.data, room.disk, room.kept, room.memory, seen.opening, warnings, models)
+    name = durations.noted_as(durations.evaluation_name(source.artifact), seen.opening.device)
     return replace(made, measuring_seconds=durations.expected(cache, name, made.measuring))
 
 
@@ -98,7 +94,7 @@ def sketch(recipe: Recipe, source: Source, cache: Cache) -> tuple[int, tuple[Pro
     problems: list[Problem] = []
     seen = _look(recipe, source, {}, cache, problems)
     problems += _as_a_whole(recipe, seen)
-    return _room(recipe, source, seen.nodes, cache)[1], tuple(problems)
+    return _room(recipe, (source,), seen.nodes, cache).memory, tuple(problems)
 
 
 def _as_a_whole(recipe: Recipe, seen: _Seen) -> list[Problem]:
@@ -115,17 +111,34 @@ def _as_a_whole(recipe: Recipe, seen: _Seen) -> list[Problem]:
     return problems
 
 
-def _room(recipe: Recipe, source: Source, nodes: Sequence[Node], cache: Cache) -> tuple[int, int, tuple[Problem, ...]]:
-    """Disk and memory that a plan takes, bytes, and what of them this machine does not have."""
+@dataclass(frozen=True)
+class _Room:
+    """What a plan takes, bytes: of the disk at its worst moment, what is left there, of the memory; and what of it this machine does not
+    have."""
+
+    disk: int
+    kept: int
+    memory: int
+    problems: tuple[Problem, ...]
+
+
+def _room(recipe: Recipe, models: Sequence[Source], nodes: Sequence[Node], cache: Cache) -> _Room:
+    """What a plan takes.
+
+    Args:
+        models: the source, then those that stages are given.
+    """
+    source = models[0]
     left = nodes[-1].expected if nodes else source.artifact
     evaluated = resources.evaluation_memory(recipe.evaluate, source.artifact, left)
-    making, text = memory_bytes(source, cache), source.artifact.writes_text
-    resident = resources.memory_at_most((evaluated, making, *(n.memory_bytes for n in nodes)), text)
-    disk = disk_bytes(source, cache) + resources.disk_at_most((n.disk_bytes, n.kept_bytes) for n in nodes)
+    making, text = max(memory_bytes(one, cache) for one in models), source.artifact.writes_text
+    memory = resources.memory_at_most((evaluated, making, *(n.memory_bytes for n in nodes)), text)
+    made = sum(disk_bytes(one, cache) for one in models)
+    disk = made + resources.disk_at_most((n.disk_bytes, n.kept_bytes) for n in nodes)
     shares = [resources.Share(n.id, n.disk_bytes, n.items_bytes) for n in nodes]
-    running = resident if making or any(not n.cached for n in nodes) else 0
+    running = memory if making or any(not n.cached for n in nodes) else 0
     found = resources.problems(disk, running, cache.root, recipe.place.get("model", ""), shares)
-    return disk, resident, tuple(found)
+    return _Room(disk, made + sum(n.kept_bytes for n in nodes), memory, tuple(found))
 
 
 def _too_large(recipe: Recipe, cache: Cache) -> tuple[Problem, ...]:
@@ -141,7 +154,7 @@ def _too_large(recipe: Recipe, cache: Cache) -> tuple[Problem, ...]:
     problems += _as_a_whole(recipe, seen)
     if problems or seen.source is None or not seen.nodes or cache.holds_any(seen.nodes[-1].stage.name):
         return ()
-    return _room(recipe, seen.source, seen.nodes, cache)[-1]
+    return _room(recipe, (seen.source,), seen.nodes, cache).problems
 
 
 def _unread_bytes(recipe: Recipe, cache: Cache) -> int:

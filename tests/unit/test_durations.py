@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from compress.catalogue import find_stage, stage_names, task_names
 from compress.model.describing import describe
 from compress.planning import durations
-from compress.planning.durations import Line, Run, Work, evaluation_work, expected, remember
+from compress.planning.durations import Line, Run, Work, evaluation_work, expected, noted_as, remember
 from compress.recipe.values import EvalSpec
 from compress.store.cache import Cache
 from tests.fakes import language_model, pipeline
@@ -52,7 +52,7 @@ def test_without_a_line_a_time_goes_with_the_work_and_is_held_back_for_other_siz
 def test_a_line_tells_what_never_ran_and_the_machines_own_runs_how_fast_it_is(cache: Cache) -> None:
     wanted = Work(BILLION, 3, 4)
     assert expected(cache, "demo.cut", wanted) == expected(cache, "demo.cut if_faster", wanted) == 10 + 2 * 3 + 5 * 4
-    remember(cache, "demo.tune", 6, Work(2 * BILLION))  # twice what its line says
+    remember(cache, "demo.tune", 22, Work(10 * BILLION))  # twice what its line says
     assert expected(cache, "demo.cut", wanted) == 2 * 36
     remember(cache, "demo.cut", 6, Work(BILLION))  # half of it
     assert expected(cache, "demo.cut", wanted) == 18
@@ -65,6 +65,28 @@ def test_the_run_of_the_nearest_size_counts(cache: Cache) -> None:
     remember(cache, "demo.cut", 2 * LINE.at(Work(100 * BILLION)), Work(100 * BILLION))
     assert expected(cache, "demo.cut", Work(2 * BILLION)) == pytest.approx(LINE.at(Work(2 * BILLION)) * 5 / 12)
     assert expected(cache, "demo.cut", Work(80 * BILLION)) == pytest.approx(2 * LINE.at(Work(80 * BILLION)))
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_gpu_has_no_line_and_notes_of_its_own(cache: Cache) -> None:
+    assert noted_as("demo.cut", "cpu") == "demo.cut"
+    elsewhere = noted_as("demo.cut", "cuda:1")
+    assert expected(cache, elsewhere, Work(BILLION)) is None
+    remember(cache, elsewhere, 3, Work(BILLION))
+    assert expected(cache, elsewhere, Work(2 * BILLION)) == 6
+    assert expected(cache, "demo.cut", Work(BILLION)) == LINE.at(Work(BILLION))
+
+
+@pytest.mark.usefixtures("drawn")
+def test_short_runs_say_nothing_of_a_machine(cache: Cache) -> None:
+    remember(cache, "demo.tune", 9, Work(1))  # most of which are imports
+    assert expected(cache, "demo.cut", Work(BILLION)) == LINE.at(Work(BILLION))
+
+
+def test_a_note_that_cannot_be_written_stops_nothing(cache: Cache) -> None:
+    (cache.root / "seconds").write_text("a file")
+    remember(cache, "demo.cut", 9, Work(1))
+    assert expected(cache, "demo.cut", Work(1)) is None
 
 
 def test_the_last_runs_of_some_sizes_are_kept(cache: Cache) -> None:
@@ -113,6 +135,8 @@ def test_a_comparison_counts_what_is_scored_timed_and_started(tmp_path: Path) ->
     places = durations.latent_places(images)
     size = EvalSpec(metrics={"size": {}})
     assert evaluation_work(size, text)[1:] == (1, 0)
+    costs = [EvalSpec(metrics={name: {}}) for name in ("throughput", "energy")]
+    assert evaluation_work(costs[0], text) == evaluation_work(costs[1], text)
     spoken = EvalSpec(
         metrics={"perplexity": {}, "throughput": {}, "peak_memory": {}}, samples=50, new_tokens=16, starts=2
     )

@@ -56,6 +56,21 @@ def test_one_of_the_same_size_and_time_is_another_file(tmp_path: Path, read: lis
     assert read == ["0.png"]
 
 
+def test_one_that_is_written_in_place_with_its_old_size_and_time_is_read_again(tmp_path: Path, read: list[str]) -> None:
+    folder, memory = tmp_path / "set", tmp_path / "memory"
+    images(folder, 0, 2)
+    before = open_data("set", tmp_path, memory=memory).digest
+    read.clear()
+    file = folder / "0.png"
+    facts, content = file.stat(), bytearray(file.read_bytes())
+    content[-20] ^= 1
+    with file.open("r+b") as stream:
+        stream.write(content)
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+    assert open_data("set", tmp_path, memory=memory).digest != before
+    assert read == ["0.png"]
+
+
 def test_what_was_refused_is_not_remembered(tmp_path: Path) -> None:
     folder, memory = tmp_path / "set", tmp_path / "memory"
     images(folder, 0, 2)
