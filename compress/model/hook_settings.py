@@ -16,9 +16,9 @@ from compress.pipelines.index import LEFT_OUT
 
 APART = "leave one of the two out"
 COMPILE, GRAPH, OFFLOAD = "accelerate.compile", "accelerate.cuda_graph", "accelerate.offload"
-STEP_CACHE, INTERVAL = "accelerate.step_cache", "accelerate.guidance_interval"
+ATTENTION, STEP_CACHE, INTERVAL = "accelerate.attention", "accelerate.step_cache", "accelerate.guidance_interval"
 # In the order in which they are applied: a graph replays compiled code; what tells steps apart stands around all that runs in one.
-APPLIED = (COMPILE, GRAPH, OFFLOAD, STEP_CACHE, INTERVAL)
+APPLIED = (ATTENTION, COMPILE, GRAPH, OFFLOAD, STEP_CACHE, INTERVAL)
 BY_STEP = (STEP_CACHE, INTERVAL)  # that do at one step what they do not at another
 # Packed weights whose calls ask the GPU for numbers on the way (bitsandbytes looks for outliers in 8 bits), so that none is captured.
 ASKING = (("bitsandbytes", 8),)
@@ -43,7 +43,8 @@ def unhookable(artifact: Artifact, name: str, **params: object) -> str:
         return Refusal(f"the model has {name} already", "leave this stage out")
     if there and OFFLOAD in (name, *there):
         other = name if name != OFFLOAD else there[0]
-        why = f"{other} wants weights that stay where they are, and {OFFLOAD} moves them at each call"
+        wants = "is not tried with other than" if other == ATTENTION else "wants"
+        why = f"{other} {wants} weights that stay where they are, and {OFFLOAD} moves them at each call"
         return Refusal(why, APART)
     if name == OFFLOAD:
         return _unmovable(artifact)

@@ -19,7 +19,8 @@ from compress.errors import UserError
 from compress.files.hashing import digest_json
 from compress.files.locks import Hold, hold
 from compress.machine.facts import machine_fact
-from compress.model.hook_settings import APPLIED, COMPILE, GRAPH, INTERVAL, OFFLOAD, STEP_CACHE, not_there
+from compress.model.hook_settings import APPLIED, ATTENTION, COMPILE, GRAPH, INTERVAL, OFFLOAD, STEP_CACHE, not_there
+from compress.opening.attention import attend, attended
 from compress.opening.compile_and_capture import capture, compile_blocks, ran
 from compress.opening.denoising import denoising_of, tell_steps
 from compress.opening.guidance_interval import Interval
@@ -67,6 +68,11 @@ def _capture(opened: OpenModel, settings: Sequence[Setting]) -> None:
         capture(opened.component(one.component))
 
 
+def _attend(opened: OpenModel, settings: Sequence[Setting]) -> None:
+    for one in settings:
+        attend(opened.component(one.component), str(one.params["backend"]))
+
+
 def _cache(opened: OpenModel, settings: Sequence[Setting]) -> None:
     for one in settings:
         module = opened.component(one.component)
@@ -81,6 +87,7 @@ def _limit(opened: OpenModel, settings: Sequence[Setting]) -> None:
 
 
 APPLY: dict[str, Callable[[OpenModel, Sequence[Setting]], None]] = {
+    ATTENTION: _attend,
     COMPILE: _compile,
     GRAPH: _capture,
     OFFLOAD: offload,
@@ -104,7 +111,7 @@ def ran_inside(opened: OpenModel) -> str:
 def _ran(module: torch.nn.Module) -> str:
     """What a module's calls really were, in words."""
     denoising = denoising_of(module)
-    return "; ".join(filter(None, (str(ran(module)), str(denoising.counted) if denoising else "")))
+    return "; ".join(filter(None, (attended(module), str(ran(module)), str(denoising.counted) if denoising else "")))
 
 
 def fell_back(opened: OpenModel) -> str:
