@@ -79,6 +79,7 @@ class Stage:
     run: does the work.
     components: those it works on, where its parameters do not say.
     packed: whether it takes weights that are quantized already.
+    lossy: of a stage that changes settings alone, whether a model then gives other numbers, beyond rounding.
     bound_to: what of the machine belongs into its key.
     data: from its parameters, the roles ("train", "calibration") it cannot do without.
     images: from its parameters, how many images of the training data it reads, of as many items.
@@ -109,6 +110,7 @@ class Stage:
     run: Run
     components: tuple[str, ...] = ()
     packed: bool = False
+    lossy: bool = False
     bound_to: frozenset[str] = frozenset()
     data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
     images: Callable[[Any], int] = field(default=lambda params: 0)
@@ -162,6 +164,7 @@ def stage(
     formats: Mapping[Format, Format] | None = None,
     components: tuple[str, ...] = (),
     packed: bool = False,
+    lossy: bool = False,
     bound_to: tuple[str, ...] = (),
     data: Callable[[P], tuple[str, ...]] | None = None,
     images: Callable[[P], int] | None = None,
@@ -194,6 +197,7 @@ def stage(
             run=run,
             components=components,
             packed=packed,
+            lossy=lossy,
             bound_to=frozenset(bound_to),
             data=data or (lambda params: ()),
             images=images or (lambda params: 0),

@@ -29,6 +29,19 @@ def hearing(module: nn.Module, names: Iterable[str], hear: Hear) -> Iterator[Non
 
 
 @contextmanager
+def standing_in(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Within: a function stands where a method of a module or a scheduler stood: its class's own, or what was hooked in its place."""
+    before = vars(owner).get(name)
+    setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        if before is not None:
+            setattr(owner, name, before)
+
+
+@contextmanager
 def passing_over(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
     """Within: each of the named layers gives what it is given, its first argument or `hidden_states`, as the first part of its output."""
 

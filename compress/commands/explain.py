@@ -213,6 +213,8 @@ def _stage(name: str) -> Iterator[str]:
     formats = ", ".join(f"{a} → {b}" for a, b in stage.formats.items()) or "any, which stays as it is"
     tasks, effects = ", ".join(tasks_for(stage.needs)), ", ".join(sorted(stage.effects))
     yield f"\ntasks     {tasks}\nformats   {formats}\nchanges   {effects}"
+    if stage.effects == {"settings"}:
+        yield f"numbers   {'other than without it: lossy' if stage.lossy else 'the same, but for rounding: exact'}"
     data = [f"{role} data" for role in stage.data(stage.params.model_construct())]
     yield f"repeats   {stage.reproducible}\nneeds     {', '.join((*stage.libraries, *data))}"
     if able := stage.machine():

@@ -73,6 +73,12 @@ def loader_source() -> str:
     return _text(home / "loaders/single_file_utils.py") if home else ""
 
 
+def hooks_source() -> str:
+    """The text of the file in which diffusers says what blocks of transformers give back; "" where it is not installed."""
+    home = _home("diffusers")
+    return _text(home / "hooks/_helpers.py") if home else ""
+
+
 @cache
 def _sources(folder: str) -> tuple[Path, ...]:
     """The files of Python below a folder of diffusers, sorted."""

@@ -5,7 +5,7 @@ The stages of the same names leave them behind, `opening/hooks.py` applies them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from compress.artifact import Artifact, Setting
@@ -16,7 +16,10 @@ from compress.pipelines.index import LEFT_OUT
 
 APART = "leave one of the two out"
 COMPILE, GRAPH, OFFLOAD = "accelerate.compile", "accelerate.cuda_graph", "accelerate.offload"
-APPLIED = (COMPILE, GRAPH, OFFLOAD)  # in the order in which they are applied: a graph replays compiled code
+ATTENTION, STEP_CACHE, INTERVAL = "accelerate.attention", "accelerate.step_cache", "accelerate.guidance_interval"
+# In the order in which they are applied: a graph replays compiled code; what tells steps apart stands around all that runs in one.
+APPLIED = (ATTENTION, COMPILE, GRAPH, OFFLOAD, STEP_CACHE, INTERVAL)
+BY_STEP = (STEP_CACHE, INTERVAL)  # that do at one step what they do not at another
 # Packed weights whose calls ask the GPU for numbers on the way (bitsandbytes looks for outliers in 8 bits), so that none is captured.
 ASKING = (("bitsandbytes", 8),)
 
@@ -33,23 +36,47 @@ def unhooked(artifact: Artifact) -> Artifact:
     return replace(artifact, settings=replace(artifact.settings, hook=()))
 
 
-def unhookable(artifact: Artifact, name: str) -> str:
-    """Why an artifact cannot have a hook, whatever the device; or ""."""
+def unhookable(artifact: Artifact, name: str, **params: object) -> str:
+    """Why an artifact cannot have a hook with these parameters, whatever the device; or ""."""
     there = [one.name for one in artifact.settings.hook if one.component == artifact.main]
     if name in there:
         return Refusal(f"the model has {name} already", "leave this stage out")
     if there and OFFLOAD in (name, *there):
         other = name if name != OFFLOAD else there[0]
-        why = f"{other} wants weights that stay where they are, and {OFFLOAD} moves them at each call"
+        wants = "is not tried with other than" if other == ATTENTION else "wants"
+        why = f"{other} {wants} weights that stay where they are, and {OFFLOAD} moves them at each call"
         return Refusal(why, APART)
     if name == OFFLOAD:
         return _unmovable(artifact)
+    if name in BY_STEP and artifact.settings.lean:
+        return Refusal("the lean call goes through its steps by itself, and tells nobody which it is at", APART)
+    if name in (STEP_CACHE, COMPILE, GRAPH) and (why := _whole(artifact, name, params)):
+        return why
     packed = artifact.components[artifact.main].quantization
     if name == GRAPH and packed and (packed.method, packed.bits) in ASKING:
         message = f"the weights of `{artifact.main}` are {packed.method} in {packed.bits} bits"
         why = f"{message}, whose calls ask the GPU for numbers on the way: no graph can be taken of them"
         return Refusal(why, "leave this stage out, or give the unquantized checkpoint")
     return ""
+
+
+def _whole(artifact: Artifact, name: str, params: Mapping[str, object]) -> str:
+    """Why code or graphs of whole calls and a cache that passes parts of them over do not go together, or ""."""
+    given = {one.name: one.params for one in artifact.settings.hook if one.component == artifact.main} | {name: params}
+    if STEP_CACHE not in given:
+        return ""
+    if GRAPH in given:
+        return Refusal(f"{GRAPH} replays calls whole, and {STEP_CACHE} passes parts of them over at some steps", APART)
+    if COMPILE in given and given[STEP_CACHE].get("method") != "deep":
+        why = f"the blocks that {COMPILE} compiles are those that {STEP_CACHE} passes over, and would be compiled anew as it decides"
+        return Refusal(why, APART)
+    return ""
+
+
+def losses(artifact: Artifact) -> tuple[str, ...]:
+    """The hooks of an artifact after which it gives other numbers, beyond rounding."""
+    known = dict.fromkeys(one.name for one in artifact.settings.hook if one.name in stage_names())
+    return tuple(name for name in known if find_stage(name).lossy)
 
 
 def movable(artifact: Artifact) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from compress.errors import UserError
+from compress.opening.denoising import denoising_of
 from compress.opening.graphed import DEVICES, Graphed, Ran
 from compress.opening.static_caches import Generate
 
@@ -124,7 +125,8 @@ def capture(module: torch.nn.Module) -> None:
 
 def ran(module: torch.nn.Module) -> Found:
     """What a module's calls were so far."""
-    graphed = vars(module).get("forward")
+    denoising = denoising_of(module)
+    graphed = denoising.inner if denoising else vars(module).get("forward")
     calls = graphed.ran if isinstance(graphed, Graphed) else None
     return Found(vars(module).get(COMPILED), calls)
 

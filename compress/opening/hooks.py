@@ -19,10 +19,14 @@ from compress.errors import UserError
 from compress.files.hashing import digest_json
 from compress.files.locks import Hold, hold
 from compress.machine.facts import machine_fact
-from compress.model.hook_settings import APPLIED, COMPILE, GRAPH, OFFLOAD, not_there
+from compress.model.hook_settings import APPLIED, ATTENTION, COMPILE, GRAPH, INTERVAL, OFFLOAD, STEP_CACHE, not_there
+from compress.opening.attention import attend, attended
 from compress.opening.compile_and_capture import capture, compile_blocks, ran
+from compress.opening.denoising import denoising_of, tell_steps
+from compress.opening.guidance_interval import Interval
 from compress.opening.models import OpenModel
 from compress.opening.offloading import MOVED, offload
+from compress.opening.step_caches import cached
 from compress.store.cache import default_root
 from compress.store.kinds import CODE
 
@@ -64,10 +68,31 @@ def _capture(opened: OpenModel, settings: Sequence[Setting]) -> None:
         capture(opened.component(one.component))
 
 
+def _attend(opened: OpenModel, settings: Sequence[Setting]) -> None:
+    for one in settings:
+        attend(opened.component(one.component), str(one.params["backend"]))
+
+
+def _cache(opened: OpenModel, settings: Sequence[Setting]) -> None:
+    for one in settings:
+        module = opened.component(one.component)
+        denoising = tell_steps(opened.stock, module)
+        denoising.cache = cached(module, denoising.counted, one.params)
+
+
+def _limit(opened: OpenModel, settings: Sequence[Setting]) -> None:
+    for one in settings:
+        denoising = tell_steps(opened.stock, opened.component(one.component))
+        denoising.limits = Interval(**one.params, counted=denoising.counted)
+
+
 APPLY: dict[str, Callable[[OpenModel, Sequence[Setting]], None]] = {
+    ATTENTION: _attend,
     COMPILE: _compile,
     GRAPH: _capture,
     OFFLOAD: offload,
+    STEP_CACHE: _cache,
+    INTERVAL: _limit,
 }
 
 
@@ -75,12 +100,18 @@ def ran_inside(opened: OpenModel) -> str:
     """What the calls of an opened model's hooked parts really were so far, in words; "" where nothing is hooked."""
     hook = opened.artifact.settings.hook
     parts = dict.fromkeys(one.component for one in hook if one.name != OFFLOAD)
-    message = {name: str(ran(opened.component(name))) for name in parts}
+    message = {name: _ran(opened.component(name)) for name in parts}
     words = [f"`{name}`: {found or 'plain calls'}" for name, found in message.items()]
     absent = {one.name for one, _ in not_there(opened.artifact, opened.opening)}
     moved = [one for one in hook if one.name == OFFLOAD and OFFLOAD not in absent]
     ways = dict.fromkeys(vars(opened.component(one.component)).get(MOVED, one.params["how"]) for one in moved)
     return "; ".join((*words, *(f"weights by {way}" for way in ways)))
+
+
+def _ran(module: torch.nn.Module) -> str:
+    """What a module's calls really were, in words."""
+    denoising = denoising_of(module)
+    return "; ".join(filter(None, (attended(module), str(ran(module)), str(denoising.counted) if denoising else "")))
 
 
 def fell_back(opened: OpenModel) -> str:

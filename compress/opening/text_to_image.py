@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from compress.algorithms.forward_hooks import standing_in
 from compress.algorithms.tensors import device_of, dtype_of, finish, to_array
 from compress.artifact import SCHEDULER, Artifact, read_json
 from compress.data.items import Item
@@ -26,6 +27,7 @@ from compress.machine.devices import AS_STORED, CPU, Opening
 from compress.model.exportable import Batches
 from compress.model.hook_settings import loaded_to, offloaded
 from compress.opening.captions import cut_short, uncounted
+from compress.opening.denoising import denoising_of
 from compress.opening.lean import lean_pipeline
 from compress.opening.models import Call, Timed
 from compress.opening.token_range import captions_known, larger_tokenizers
@@ -165,12 +167,19 @@ class TextToImage:
 
     @contextmanager
     def watch(self, component: str, recorded: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
-        """Tell `recorded` of every call to a component, with its real arguments, while the context lasts."""
+        """Tell `recorded` of every call to a component that is computed, with its real arguments, while the context lasts."""
         module = self.component(component)
         name = self.function_of(component)
         if name == "forward" and offloaded(self.artifact):  # what offloads puts other functions there while a call runs
             with _listening_before(module, recorded):
                 yield
+            return
+        if (denoising := denoising_of(module)) is not None:  # which tells what is really computed
+            denoising.listeners.append(recorded)
+            try:
+                yield
+            finally:
+                denoising.listeners.remove(recorded)
             return
         real = getattr(module, name)
 
@@ -325,19 +334,6 @@ def _listening_before(
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def standing_in(module: torch.nn.Module, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Within it, a function stands where a module's method stood: its class's own, or what was hooked in its place."""
-    before = vars(module).get(name)
-    setattr(module, name, function)
-    try:
-        yield
-    finally:
-        delattr(module, name)
-        if before is not None:
-            setattr(module, name, before)
 
 
 def noise_source(seed: int, noise_id: str) -> torch.Generator:

@@ -11,7 +11,7 @@ from compress.catalogue import Stage, find_engine, find_stage, find_task, tasks_
 from compress.errors import Problem, Refusal, UserError
 from compress.machine import deps
 from compress.machine.devices import Opening, kind_of
-from compress.model.hook_settings import APART, OFFLOAD, hook_problems, offloaded
+from compress.model.hook_settings import APART, BY_STEP, OFFLOAD, hook_problems, offloaded
 from compress.model.layer_checks import layer_problems
 from compress.model.remote_code import code_problems
 from compress.model.shape_checks import shape_problems
@@ -61,6 +61,9 @@ def source_problems(
         yield Problem(
             place, f"the lean call wants components that stay where they are, and {OFFLOAD} moves them", APART
         )
+    if artifact.settings.lean and (hooks := [one.name for one in artifact.settings.hook if one.name in BY_STEP]):
+        message = f"the lean call goes through its steps by itself, and {hooks[0]} has to know which it is at"
+        yield Problem(place, message, APART)
     for name in artifact.packed(artifact.components):
         packed = artifact.components[name].quantization
         if artifact.components[name].format != "torch":

@@ -11,6 +11,7 @@ from compress.catalogue import find_metric
 from compress.endpoints.served import Served
 from compress.errors import UserError
 from compress.events import Emit, Event, track
+from compress.model.hook_settings import losses
 from compress.pipelines.call_arguments import lost_settings
 from compress.recipe.values import EvalSpec
 from compress.sources.units import fewer
@@ -261,6 +262,8 @@ def _packed(view: Viewpoint) -> str:
 
 def _hooks(view: Viewpoint, inside: str | None) -> str:
     """What is hooked into a side's modules: as they counted it while they were timed, or as it is meant; None: nobody counted."""
-    meant = ", ".join(dict.fromkeys(one.name for one in view.artifact.settings.hook))
+    lossy = losses(view.artifact)
+    names = dict.fromkeys(one.name for one in view.artifact.settings.hook)
+    meant = ", ".join(f"{name}, lossy" if name in lossy else name for name in names)
     counted = "" if inside is None else f" ({inside or 'not timed'})"
     return f", {meant}{counted}" if meant else ""

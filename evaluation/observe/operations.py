@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def count_image(artifact: Artifact, opening: Opening, call: Mapping[str, Any]) -> dict[str, int]:
     """Operations of each component while the pipeline generates one image.
 
-    The pipeline itself runs once, for only it knows how often it calls which component on what shapes.
+    The pipeline itself runs once, for only it knows how often it calls which component on what shapes, and a cache which parts it passes over.
 
     Raises:
         ModelError: the pipeline does not load, or a component's class is not there.
@@ -33,7 +33,8 @@ def count_image(artifact: Artifact, opening: Opening, call: Mapping[str, Any]) -
     recorded: dict[str, list[Mapping[str, Any]]] = {name: [] for name in artifact.working}
     for name, shapes in task.shapes_of(artifact.working, _note, **call):
         recorded[name].append(shapes)
-    return {n: _count_calls(empty(artifact, n), task.function_of(n), calls) for n, calls in recorded.items()}
+    passed = {name: _passed_over(task.component(name), len(calls)) for name, calls in recorded.items()}
+    return {n: _count_calls(empty(artifact, n), task.function_of(n), c, passed[n]) for n, c in recorded.items()}
 
 
 def count_text(artifact: Artifact, prompt_tokens: int, new_tokens: int) -> int:
@@ -110,17 +111,46 @@ def _shapes(value: Any) -> Any:
     return type(value)(map(_shapes, value)) if type(value) in (list, tuple) else value
 
 
-def _count_calls(module: torch.nn.Module, function: str, calls: Sequence[Mapping[str, Any]]) -> int:
+def _passed_over(module: torch.nn.Module, calls: int) -> Sequence[frozenset[str]]:
+    """By call, the parts of a module that did not run for it, where a cache passed some over."""
+    from compress.opening.denoising import denoising_of
+
+    found = denoising_of(module)
+    return tuple(found.passed) if found else (frozenset[str](),) * calls
+
+
+def _count_calls(
+    module: torch.nn.Module, function: str, calls: Sequence[Mapping[str, Any]], passed: Sequence[frozenset[str]]
+) -> int:
     """Equal calls are counted once and multiplied."""
     from compress.engines.torch.runtime import count_flops
 
-    times: dict[str, int] = {}
+    times: dict[tuple[str, frozenset[str]], int] = {}
     shown: dict[str, Mapping[str, Any]] = {}
-    for one in calls:
-        times[repr(one)] = times.get(repr(one), 0) + 1
+    for one, parts in zip(calls, passed, strict=True):
+        times[repr(one), parts] = times.get((repr(one), parts), 0) + 1
         shown[repr(one)] = one
     run = getattr(module, function)
-    return sum(number * count_flops(run, shown[key]) for key, number in times.items())
+    whole = {key: count_flops(run, call) for key, call in shown.items()}
+    return sum(n * (whole[key] - _count_parts(module, shown[key], parts)) for (key, parts), n in times.items())
+
+
+def _count_parts(module: torch.nn.Module, call: Mapping[str, Any], parts: frozenset[str]) -> int:
+    """Operations of some parts of a module during a call."""
+    import torch
+
+    from compress.algorithms.forward_hooks import hearing
+    from compress.engines.torch.runtime import count_flops
+
+    if not parts:
+        return 0
+    caught: list[tuple[str, tuple[Any, ...], Mapping[str, Any]]] = []
+    with torch.no_grad(), hearing(module, parts, lambda name, args, named, out: caught.append((name, args, named))):
+        module(**call)
+    called: list[tuple[Any, Mapping[str, Any]]] = [
+        (partial(module.get_submodule(n), *args), named) for n, args, named in caught
+    ]
+    return sum(count_flops(part, named) for part, named in called)
 
 
 def _count_token(model: torch.nn.Module, seen: int) -> int:

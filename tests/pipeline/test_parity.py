@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from compress.algorithms.forward_hooks import standing_in
 from compress.artifact import Artifact, read_json
 from compress.building.build import build_engines, calibration_calls, first_calls
 from compress.context import Context
@@ -25,7 +26,6 @@ from compress.errors import StageFailed
 from compress.machine.devices import Opening
 from compress.model.describing import describe
 from compress.opening import open_task
-from compress.opening.text_to_image import standing_in
 from tests.families import MODELS
 from tests.stages import DATA
 from tests.tiny import tiny_diffusion, tiny_llama

@@ -178,6 +178,7 @@ def image_cases() -> list[Case]:
         ],
         "export.onnx": one("export.onnx", **words),
         "accelerate.compile": one("accelerate.compile"),
+        "accelerate.step_cache then interval": [*one("accelerate.step_cache"), *one("accelerate.guidance_interval")],
     }
     keys: dict[str, Steps] = {
         "build.compiled": one("build.compiled", **unet),

@@ -8,20 +8,26 @@ from typing import TypeVar
 from compress.artifact import Artifact, derive, write_manifest
 from compress.catalogue import Forecast, Stage, stage
 from compress.context import Context
-from compress.model.hook_settings import hooked, unhookable
+from compress.model.hook_settings import hooked, losses, unhookable
 from compress.params import Params
 
 P = TypeVar("P", bound=Params)
 
 
 def call_stage(
-    *, version: int, params: type[P], refuse: Callable[[Artifact, P], str], forecast: Callable[[Artifact, P], Forecast]
+    *,
+    version: int,
+    params: type[P],
+    lossy: bool,
+    refuse: Callable[[Artifact, P], str],
+    forecast: Callable[[Artifact, P], Forecast],
 ) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
     """The record of a stage that leaves a pipeline's settings and its scheduler otherwise, and none of its weights."""
     return stage(
         version=version,
         params=params,
         needs=("denoising",),
+        lossy=lossy,
         effects=("settings",),
         reproducible="bytes",
         libraries=("diffusers",),
@@ -39,9 +45,7 @@ def hook_stage(
         return unhookable(artifact, name)
 
     def forecast(artifact: Artifact, given: P) -> Forecast:
-        return Forecast(
-            settings=hooked(artifact, name).settings, reported=f"`{artifact.main}`: {reported}; that needs pare"
-        )
+        return forecast_hooked(artifact, name, reported)
 
     return stage(
         version=version,
@@ -56,7 +60,14 @@ def hook_stage(
     )
 
 
-def leave_hooked(artifact: Artifact, name: str, context: Context) -> None:
+def forecast_hooked(artifact: Artifact, name: str, reported: str, **params: object) -> Forecast:
+    """What comes of a hook: whether the model then gives other numbers, beyond rounding, and that stock libraries open it without."""
+    made = hooked(artifact, name, (), **params)
+    kept = "lossy" if name in losses(made) else "exact"
+    return Forecast(settings=made.settings, reported=f"`{artifact.main}`: {reported} ({kept}); that needs pare")
+
+
+def leave_hooked(artifact: Artifact, name: str, context: Context, **params: object) -> None:
     """The artifact with a hook more."""
     made = derive(artifact, context.out, link=context.link)
-    write_manifest(hooked(made, name))
+    write_manifest(hooked(made, name, (), **params))

@@ -17,7 +17,7 @@ from compress.catalogue import Forecast
 from compress.context import Context
 from compress.distillation.students import student_of
 from compress.errors import Refusal
-from compress.model.hook_settings import APART, OFFLOAD, offloaded
+from compress.model.hook_settings import APART, BY_STEP, OFFLOAD, offloaded
 from compress.params import Params
 from compress.pipelines.call_arguments import STEPS, call_arguments
 from compress.pipelines.index import class_of
@@ -38,6 +38,10 @@ def refuse(artifact: Artifact, params: Call) -> str:
         return Refusal("the model is called the lean way already", "leave this stage out")
     if offloaded(artifact):
         return Refusal(f"the lean call wants components that stay where they are, and {OFFLOAD} moves them", APART)
+    if hooks := [one.name for one in artifact.settings.hook if one.name in BY_STEP]:
+        return Refusal(
+            f"the lean call goes through its steps by itself, and {hooks[0]} has to know which it is at", APART
+        )
     why = without_lean_call(artifact, artifact.settings.call)
     return Refusal(why, _remedy(artifact)) if why else ""
 
@@ -62,7 +66,7 @@ def forecast(artifact: Artifact, params: Call) -> Forecast:
     return Forecast(settings=artifact.calling_lean().settings, reported=SUMMARY)
 
 
-@call_stage(version=1, params=Call, refuse=refuse, forecast=forecast)
+@call_stage(version=1, params=Call, lossy=False, refuse=refuse, forecast=forecast)
 def run(artifact: Artifact, params: Call, context: Context) -> None:
     made = derive(artifact, context.out, link=context.link)
     context.note(SUMMARY)

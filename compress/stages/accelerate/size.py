@@ -47,7 +47,7 @@ def forecast(artifact: Artifact, params: Size) -> Forecast:
     )
 
 
-@call_stage(version=1, params=Size, refuse=refuse, forecast=forecast)
+@call_stage(version=1, params=Size, lossy=True, refuse=refuse, forecast=forecast)
 def run(artifact: Artifact, params: Size, context: Context) -> None:
     made = derive(artifact, context.out, link=context.link)
     context.note(f"images {params.width} wide and {params.height} high")

@@ -95,7 +95,7 @@ def _reported(config: Mapping[str, Any], params: Steps) -> str:
     return f"{params.steps} step{'s' * (params.steps > 1)} of {reported(config, changed_by(config, params))}"
 
 
-@call_stage(version=2, params=Steps, refuse=refuse, forecast=forecast)
+@call_stage(version=2, params=Steps, lossy=True, refuse=refuse, forecast=forecast)
 def run(artifact: Artifact, params: Steps, context: Context) -> None:
     from compress.engines.torch.runtime import silent_libraries
     from compress.opening.schedulers import made, put

@@ -1,0 +1,42 @@
+"""How a pipeline has its denoiser asked without a prompt beside with one, read from its class's source."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Literal
+
+from compress.artifact import Artifact
+from compress.machine.library_classes import source_of
+from compress.pipelines.call_arguments import GUIDANCE, NEGATIVE, TRUE_GUIDANCE, call_arguments
+from compress.pipelines.index import class_of
+
+Asked = Literal["halves", "passes", ""]
+# As pipelines write it: one call on both halves of a batch, the one without a prompt first; or two in a step, the one with a prompt first.
+DOUBLED = "torch.cat([latents] * 2)"
+HALVED = re.compile(r"\w*uncond\w*, \w*(?:text|cond)\w* = noise_pred\.chunk\(2\)")
+PASS = re.compile(r"\.cache_context\(\"(\w+)\"")
+
+
+@cache
+def asked_how(kind: str) -> Asked:
+    """Whether a pipeline's class asks for both on the `halves` of one batch, or in two `passes` of a step; "" where neither is seen."""
+    text = source_of(kind, "pipelines") if kind else ""
+    if DOUBLED in text and HALVED.search(text) and "chunk(3)" not in text:
+        return "halves"
+    return "passes" if PASS.findall(text) == ["cond", "uncond"] else ""
+
+
+def unguided(artifact: Artifact) -> str:
+    """Why a pipeline, called as it is meant to be, asks its denoiser with the prompt alone; or ""."""
+    kind, own = class_of(artifact.path), artifact.settings.call
+    takes = call_arguments(kind) or {}
+    argument = TRUE_GUIDANCE if TRUE_GUIDANCE in takes else GUIDANCE
+    scale = own.get(argument, takes.get(argument))
+    if isinstance(scale, int | float) and scale <= 1:
+        return f"{kind} is called without guidance ({argument} {scale:g})"
+    if argument == TRUE_GUIDANCE and own.get(NEGATIVE) is None:
+        return f"{kind} is guided where it is given a {NEGATIVE}, and its own call has none"
+    if artifact.known_config(artifact.main).get("time_cond_proj_dim"):
+        return f"`{artifact.main}` takes its guidance as an input (time_cond_proj_dim)"
+    return ""
