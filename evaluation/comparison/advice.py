@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compress.params import Params
-from compress.tasks import OF_ITEMS
+from compress.tasks import OF_ITEMS, WRITTEN
+from compress.tasks.text_generation import Writing
 from evaluation.values import Metric, Row
 
 if TYPE_CHECKING:
@@ -37,12 +38,21 @@ def _setting(metric: Metric[Params], request: Request, share: float, seen: int, 
         return f"evaluate.starts: {math.ceil(spec.starts * share)}" + " in a recipe" * by_hand
     if not metric.needs & OF_ITEMS or not seen:
         return ""
+    if metric.needs & WRITTEN and not by_hand:
+        return _continued(math.ceil(spec.of(Writing).continuations * share), seen, held)
     wanted = math.ceil(seen * share)
     if 0 <= held < wanted:
         return f"the evaluation data hold {held}, so give more" + (
             "" if held == seen else f", or all of them, {_samples(held, by_hand)}"
         )
     return _samples(wanted, by_hand)
+
+
+def _continued(wanted: int, seen: int, held: int) -> str:
+    """Of what is seen of continuations alone, of which there are no more than samples."""
+    if 0 <= held < wanted:
+        return f"the evaluation data hold {held}, so give more, and evaluate.continuations: {wanted}"
+    return f"evaluate.continuations: {wanted}" + (f", with evaluate.samples: {wanted}" if wanted > seen else "")
 
 
 def _samples(count: int, by_hand: bool) -> str:

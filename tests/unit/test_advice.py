@@ -39,6 +39,10 @@ def setting(metric: str, needed: int, *, n: int = 64, seen: int = 64, held: int 
         ("latency", {"n": 20}, "evaluate.timing_blocks: 517"),
         ("energy", {"n": 20, "recipe": ""}, "evaluate.timing_blocks: 517 in a recipe"),
         ("peak_memory", {"n": 3}, "evaluate.starts: 517"),
+        ("token_agreement", {"n": 32}, "evaluate.continuations: 517, with evaluate.samples: 517"),
+        ("token_agreement", {"n": 32, "seen": 600}, "evaluate.continuations: 517"),
+        ("token_agreement", {"n": 32, "held": 64}, "the evaluation data hold 64, so give more, and evaluate.continuations: 517"),
+        ("token_agreement", {"n": 64, "recipe": ""}, "--samples 517"),  # which are continued, all of them
         ("accuracy", {}, ""),
         ("size", {}, ""),
     ],
