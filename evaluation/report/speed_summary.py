@@ -12,6 +12,7 @@ from evaluation.values import Comparison, Estimate, Row, Step
 Kind = Literal["faster", "slower", "unclear"]
 UNITS = ("ms", "s", "/s")  # of what is a time or a rate
 HEADS: dict[Kind, str] = {"faster": "Yes", "slower": "No", "unclear": "Not shown"}
+UNSETTLED = "Not settled"
 
 
 def answer(comparison: Comparison) -> str:
@@ -23,9 +24,11 @@ def answer(comparison: Comparison) -> str:
     lead = lead if lead in rows else rows[0]
     kind, text = message_of(lead)
     others = [message_of(row) for row in rows if row is not lead]
-    parts = [f"{HEADS[kind]}: {text}"]
+    unsettled = lead.noise.note if lead.noise else ""  # of times that prove nothing
+    parts = [f"{UNSETTLED if unsettled else HEADS[kind]}: {text}"]
     parts += [f"also {message}" for other, message in others if other == kind]
     parts += [f"but {message}" for other, message in others if other != kind]
+    parts += [unsettled] if unsettled else []
     return " ".join(("; ".join(parts) + ".", *(f"{message}." for message in slowed(comparison))))
 
 

@@ -41,7 +41,11 @@ def setting(metric: str, needed: int, *, n: int = 64, seen: int = 64, held: int 
         ("peak_memory", {"n": 3}, "evaluate.starts: 517"),
         ("token_agreement", {"n": 32}, "evaluate.continuations: 517, with evaluate.samples: 517"),
         ("token_agreement", {"n": 32, "seen": 600}, "evaluate.continuations: 517"),
-        ("token_agreement", {"n": 32, "held": 64}, "the evaluation data hold 64, so give more, and evaluate.continuations: 517"),
+        (
+            "token_agreement",
+            {"n": 32, "held": 64},
+            "the evaluation data hold 64, so give more, and evaluate.continuations: 517",
+        ),
         ("token_agreement", {"n": 64, "recipe": ""}, "--samples 517"),  # which are continued, all of them
         ("accuracy", {}, ""),
         ("size", {}, ""),
@@ -94,6 +98,18 @@ def test_every_speed_is_spoken_of_also_one_that_fell() -> None:
     assert faster(timed("latency", 0.5), timed("throughput", 2, "/s")).endswith(
         "; but 2.000× faster [1.960, 2.040] in throughput."
     )
+
+
+def test_times_that_prove_nothing_answer_nothing() -> None:
+    found = image()
+    rows = tuple(
+        replace(row, noise=replace(row.noise, note="others were at work")) if row.noise else row for row in found.rows
+    )
+    assert any(row.noise for row in rows)
+    said = speed_summary.answer(replace(found, rows=rows))
+    assert said.startswith("Not settled: ")
+    assert "; others were at work." in said
+    assert speed_summary.answer(found).startswith("Yes: ")
 
 
 def test_a_speed_without_a_number_leaves_the_answer_to_the_others() -> None:
