@@ -182,6 +182,7 @@ def image_cases() -> list[Case]:
     }
     keys: dict[str, Steps] = {
         "build.compiled": one("build.compiled", **unet),
+        "accelerate.attention": one("accelerate.attention"),
         "build.fastest": one("build.fastest", precisions=["float32", "int8"], **unet),
         "build.tensorrt": one("build.tensorrt", targets=["SM86"], precision="int8", **unet),
     }
