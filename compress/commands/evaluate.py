@@ -241,9 +241,10 @@ def _sides(candidate: str, baseline: str, wanted: Wanted, store: Cache, emit: Em
         if named in folders
     }
     served = {side: find_endpoint(named, side, wanted.timeout) for side, named in both.items() if side not in found}
-    other = next(iter(found.values()), None)
-    for side, one in served.items():
-        found[side] = replace(one, task=other.task if other else _asked_of(next(iter(served.values())), wanted))
+    if served:
+        other = next(iter(found.values()), None)
+        shared = other.task if other else _asked_of(next(iter(served.values())), wanted)
+        found |= {side: replace(one, task=shared) for side, one in served.items()}
     return [found[side] for side in both]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact
 from compress.catalogue import find_metric, find_task, task_names, tasks_for
 from compress.data.items import Data
-from compress.endpoints.images import ImageCalls, probe_images, seed_of
+from compress.endpoints.images import PROMPT, ImageCalls, probe_images, seed_of
 from compress.endpoints.served import Served
 from compress.endpoints.texts import TextCalls, offers, probe_texts
 from compress.errors import ManyProblems, Problem, UserError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from compress.params import Params
 
 SIZES = ("height", "width")  # of the baseline's settings, those that an endpoint can be asked for
-PROMPT = "a red house by the sea"
 # What no endpoint shows, why, and what is measured in its place.
 NEVER: Mapping[Observable, tuple[str, str]] = {
     "files": ("its files are its server's own", "measure it of the two models' folders"),
@@ -116,9 +115,25 @@ def looked_at(
             calls = _images(side, metrics, data, spec) if chat is None else _texts(side, chat, wanted)
             side = replace(side, calls=calls, wanted=wanted, answers=out / "answers" / name)
         found.append(side)
-    if lacking := tuple(p for side in found if isinstance(side, Served) for p in _lacking(side, metrics)):
-        raise ManyProblems(lacking)
+    each = find_task(sides[0].task).repeats(spec)
+    lacking = [p for side in found if isinstance(side, Served) for p in _lacking(side, metrics, each)]
+    if problems := (*lacking, *_unlike(found, metrics)):
+        raise ManyProblems(problems)
     return found
+
+
+def _unlike(sides: Sequence[Artifact], metrics: Asked) -> Iterator[Problem]:
+    """Metrics that look at two images point by point, where the two endpoints' have not one size."""
+    calls = [side.calls for side in sides if isinstance(side, Served) and isinstance(side.calls, ImageCalls)]
+    sizes = [f"{one.gave[1]}x{one.gave[0]}" for one in calls]
+    if len(set(sizes)) < 2:
+        return
+    for metric in filter(_of_one_noise, map(find_metric, metrics)):
+        message = (
+            f"{metric.name} compares images of one size, and the candidate's are {sizes[0]}, the baseline's {sizes[1]}"
+        )
+        fix = "ask both for one, spec=EvalSpec(baseline={'height': …, 'width': …}), or let both servers give one"
+        yield Problem("metrics", message, fix)
 
 
 def _by_chat(sides: Sequence[Artifact], data: Data | None) -> bool | None:
@@ -145,7 +160,8 @@ def _images(side: Served, metrics: Asked, data: Data | None, spec: EvalSpec) -> 
     height, width = (getattr(spec.baseline, name) for name in SIZES)
     if bool(height) != bool(width):
         raise UserError("evaluate.baseline sets one of height and width", fix="set both, or none")
-    seeded = any(_of_one_noise(find_metric(name)) for name in metrics)
+    several = find_task(side.task).repeats(spec) > 1
+    seeded = several or any(_of_one_noise(find_metric(name)) for name in metrics)
     size = f"{width}x{height}" if height else ""
     return probe_images(side.client, side.address.model, size, prompt, seed_of(spec.seed, name), seeded=seeded)
 
@@ -158,10 +174,15 @@ def _of_one_noise(metric: Metric[Params]) -> bool:
     return metric.own and "images" in metric.needs
 
 
-def _lacking(side: Served, metrics: Asked) -> Iterator[Problem]:
-    """Which metrics need what this endpoint was seen not to do."""
+def _lacking(side: Served, metrics: Asked, each: int) -> Iterator[Problem]:
+    """Which metrics need what this endpoint was seen not to do; `each`: how many images of a prompt are asked for."""
     if side.calls is None:
         return
+    if each > 1 and isinstance(side.calls, ImageCalls) and side.calls.alike:
+        message = (
+            f"{each} images of each prompt are asked for, and its server gives a prompt one image, whatever the seed"
+        )
+        yield Problem(str(side.address), message, "set evaluate.images_per_prompt to 1, and leave out variety")
     for metric in map(find_metric, metrics):
         if need := next(iter(sorted(metric.needs & side.calls.lacks.keys())), None):
             why = side.calls.lacks[need]
@@ -193,6 +214,6 @@ def cautions(sides: Sequence[Artifact], metrics: Asked, data: Data | None) -> It
             " again, of which a server may keep what it has read; what else ran there meanwhile is not known"
         ),
     )
-    hosts = sorted({side.address.host.rpartition(":")[0] or side.address.host for side in served})
+    hosts = sorted({side.address.machine for side in served})
     if len(hosts) > 1:
         yield "endpoints", f"the two sides run on different hosts, {' and '.join(hosts)}: times differ by these, too"
