@@ -14,13 +14,16 @@ from compress.endpoints.images import PROMPT, ImageCalls, probe_images, seed_of
 from compress.endpoints.served import Served
 from compress.endpoints.texts import TextCalls, offers, probe_texts
 from compress.errors import ManyProblems, Problem, UserError
+from compress.files.user_paths import expanded
 from compress.recipe.values import EvalSpec
 from compress.tasks import COST, Observable
+from evaluation.preflight.image_folders import is_generated
 from evaluation.values import Metric
 
 if TYPE_CHECKING:
     from compress.params import Params
 
+ANSWERS = "answers"  # in a run's folder
 SIZES = ("height", "width")  # of the baseline's settings, those that an endpoint can be asked for
 # What no endpoint shows, why, and what is measured in its place.
 NEVER: Mapping[Observable, tuple[str, str]] = {
@@ -43,6 +46,24 @@ INSTEAD: Mapping[Observable, str] = {
 }
 UNSEEDED = "use kid, cmmd or clip_score, which need no common noise"
 Asked = Mapping[str, Mapping[str, Any]]
+
+
+def overwritten(named: Sequence[object], out: Path) -> Iterator[Problem]:
+    """What a run of endpoints reads that lies where its answers will, or that holds those.
+
+    Args:
+        named: sides, data and settings of metrics; what is no path of this machine is passed by.
+    """
+    answers = (out / ANSWERS).resolve()
+    for name in dict.fromkeys(one for one in named if isinstance(one, str) and one and "://" not in one):
+        place = expanded(name).resolve()
+        if place.is_relative_to(answers) and place.exists():
+            message = "lies where this run's answers will, which replace those of another run"
+        elif place.is_dir() and answers.is_relative_to(place) and is_generated(place):
+            message = f"holds {out / ANSWERS}, where this run's answers will lie"
+        else:
+            continue
+        yield Problem(name, message, "give this run another folder with --out (out= in Python)")
 
 
 def task_served(metrics: Sequence[str], data: Data | None, served: Served) -> str:
@@ -113,7 +134,7 @@ def looked_at(
     for name, side in zip(("candidate", "baseline"), sides, strict=True):
         if isinstance(side, Served):
             calls = _images(side, metrics, data, spec) if chat is None else _texts(side, chat, wanted)
-            side = replace(side, calls=calls, wanted=wanted, answers=out / "answers" / name)
+            side = replace(side, calls=calls, wanted=wanted, answers=out / ANSWERS / name)
         found.append(side)
     each = find_task(sides[0].task).repeats(spec)
     lacking = [p for side in found if isinstance(side, Served) for p in _lacking(side, metrics, each)]
