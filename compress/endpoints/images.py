@@ -80,7 +80,7 @@ def probe_images(client: Client, model: str, size: str, prompt: str, seed: int, 
     import numpy as np
 
     calls, shown = _first(ImageCalls(client, model, size), prompt, seed)
-    calls = replace(calls, gave=shown.shape[:2])
+    calls = replace(calls, gave=(shown.shape[0], shown.shape[1]))
     if not seeded:
         return calls
     same = np.array_equal(shown, calls.image(prompt, seed))

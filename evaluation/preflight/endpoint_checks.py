@@ -16,6 +16,7 @@ from compress.endpoints.texts import TextCalls, offers, probe_texts
 from compress.errors import ManyProblems, Problem, UserError
 from compress.files.user_paths import expanded
 from compress.recipe.values import EvalSpec
+from compress.sources.units import TEXT
 from compress.tasks import COST, Observable
 from evaluation.preflight.image_folders import is_generated
 from evaluation.values import Metric
@@ -181,10 +182,18 @@ def _images(side: Served, metrics: Asked, data: Data | None, spec: EvalSpec) -> 
     height, width = (getattr(spec.baseline, name) for name in SIZES)
     if bool(height) != bool(width):
         raise UserError("evaluate.baseline sets one of height and width", fix="set both, or none")
-    several = find_task(side.task).repeats(spec) > 1
+    several = find_task(side.task).repeats(spec) > 1 or _repeat(data, spec.samples)
     seeded = several or any(_of_one_noise(find_metric(name)) for name in metrics)
     size = f"{width}x{height}" if height else ""
     return probe_images(side.client, side.address.model, size, prompt, seed_of(spec.seed, name), seeded=seeded)
+
+
+def _repeat(data: Data | None, samples: int) -> bool:
+    """Whether a prompt is among the first ones several times."""
+    if data is None:
+        return False
+    texts = [row[TEXT] for row in data.rows[:samples]] or [item.text for item in data.first(samples)]
+    return len(set(texts)) < len(texts)
 
 
 def _texts(side: Served, chat: bool, wanted: frozenset[Observable]) -> TextCalls:
@@ -225,6 +234,11 @@ def cautions(sides: Sequence[Artifact], metrics: Asked, data: Data | None) -> It
         yield (
             "endpoints",
             "texts are put as questions, whole (chat/completions): one side does not go on from a text (completions)",
+        )
+    if alike := [str(one.address) for one in served if isinstance(one.calls, ImageCalls) and one.calls.alike]:
+        yield (
+            alike[0],
+            "its server gives a prompt one image, whatever the seed: the images of a prompt that is there twice are copies",
         )
     if not any(find_metric(name).timed for name in metrics):
         return
