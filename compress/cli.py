@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compress.endpoints.address import TIMEOUT
 from compress.execution.executors import LOCAL
 from compress.exits import exit_code, unread
 from compress.machine.deferred import deferred
@@ -167,7 +168,7 @@ def evaluate(
     trust: Annotated[
         bool, typer.Option("--trust-remote-code", help="let Python code in the models' own folders run")
     ] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="seconds that an endpoint may be silent")] = 600,
+    timeout: Annotated[float, typer.Option(min=0.1, help="seconds that an endpoint may be silent")] = TIMEOUT,
     cache: CacheDir = None,
     out: Out = None,
     as_json: Json = False,

@@ -32,6 +32,8 @@ class Faults:
     failing: answers 500; cut: ends in the middle of an answer. slow: seconds before each answer. html: answers with a page.
     key: that it asks for. url: gives addresses in place of images. roams: no two of its answers are alike.
     moved: where it leads on to. mute: streams end after their first event.
+    uncounted: answers without `usage`. unnamed: its tokens leave out the one that ends a text. empty: nothing is written behind a prompt in
+    which this stands, and the end comes first.
     shifted: nats by which the log-probabilities of a text that it echoes are wrong.
     """
 
@@ -49,6 +51,9 @@ class Faults:
     shifted: float = 0.0
     moved: str = ""
     mute: int = 0
+    uncounted: bool = False
+    unnamed: bool = False
+    empty: str = ""
 
 
 @dataclass
@@ -198,6 +203,8 @@ def _written(writer: LanguageModel, body: Json, state: Served) -> Json:
     given = writer.encode(prompt)
     exact = {"min_new_tokens": body["max_tokens"]} if body.get("ignore_eos") else {}
     made = writer.generate([given], body["max_tokens"])[0] if exact else writer.complete(given, body["max_tokens"])
+    if state.faults.empty and state.faults.empty in prompt and not exact:
+        made = [writer.tokenizer.eos_token_id]
     ended = made[-1] == writer.tokenizer.eos_token_id and not exact
     spoken = made[: len(made) - ended]
     text = writer.tokenizer.decode(spoken) + (f" {len(state.calls)}" if state.faults.roams else "")
@@ -217,5 +224,9 @@ def _written(writer: LanguageModel, body: Json, state: Served) -> Json:
         else:
             choice["logprobs"] = {"tokens": names, "token_logprobs": values}
             choice["text"] = prompt + text if shown else text
+    if ended and state.faults.unnamed and (given_back := choice.get("logprobs")):
+        for rows in given_back.values():
+            rows.pop()
     usage = {"prompt_tokens": len(given), "completion_tokens": len(made)}
-    return {"id": "x", "model": body["model"], "choices": [choice], "usage": usage}
+    counted = {} if state.faults.uncounted else {"usage": usage}
+    return {"id": "x", "model": body["model"], "choices": [choice], **counted}

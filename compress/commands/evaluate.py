@@ -69,13 +69,17 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
     Raises:
         UserError: a side is none of these, they do different tasks, a metric or a gate does not fit, there is no such device
             here, a side cannot be opened there, images do not read, weights are no numbers, or an endpoint does not answer as a metric
-            needs it to.
+            needs it to; or its answers would take the place of what it is compared with.
     """
     from evaluation.comparison.sides import Request
-    from evaluation.preflight.endpoint_checks import cautions, looked_at
+    from evaluation.preflight.endpoint_checks import cautions, looked_at, overwritten
     from evaluation.preflight.image_checks import refuse_damaged
 
     opening = Opening(device=settled(wanted.device), trust_remote_code=wanted.trust_remote_code)
+    if any(map(is_address, (candidate, baseline))):
+        settings = [value for given in _spread(wanted).values() for value in given.values()]
+        if lost := tuple(overwritten((candidate, baseline, wanted.data, *settings), out)):
+            raise ManyProblems(lost)
     sides, data = _opened(candidate, baseline, wanted, store, emit)
     metrics = _check(wanted, sides, data)
     data = data or _own_captions(sides)
@@ -219,11 +223,15 @@ def _opened(
 
 
 def _misplaced(wanted: Wanted) -> Iterator[Problem]:
-    """What is wrong with what metrics name on disk; that there is no metric of a name is reported elsewhere."""
-    known = {name: given for name, given in wanted.metrics.items() if name in metric_names()}
-    for name, given in spread(known, wanted.spec).items():
+    """What is wrong with what metrics name on disk."""
+    for name, given in _spread(wanted).items():
         for setting, wrong in faults(find_metric(name).params, given).items():
             yield Problem("metrics", f"{name}.{setting}: {wrong.message}", wrong.fix)
+
+
+def _spread(wanted: Wanted) -> dict[str, dict[str, Any]]:
+    """The metrics that there are, with what they leave open; that there is none of a name is reported elsewhere."""
+    return spread({name: given for name, given in wanted.metrics.items() if name in metric_names()}, wanted.spec)
 
 
 def _sides(candidate: str, baseline: str, wanted: Wanted, store: Cache, emit: Emit) -> list[Artifact]:
@@ -241,9 +249,10 @@ def _sides(candidate: str, baseline: str, wanted: Wanted, store: Cache, emit: Em
         if named in folders
     }
     served = {side: find_endpoint(named, side, wanted.timeout) for side, named in both.items() if side not in found}
-    other = next(iter(found.values()), None)
-    for side, one in served.items():
-        found[side] = replace(one, task=other.task if other else _asked_of(next(iter(served.values())), wanted))
+    if served:
+        other = next(iter(found.values()), None)
+        shared = other.task if other else _asked_of(next(iter(served.values())), wanted)
+        found |= {side: replace(one, task=shared) for side, one in served.items()}
     return [found[side] for side in both]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import selectors
 import threading
 import time
 import weakref
@@ -70,12 +71,15 @@ class Client:
         """What `POST base/path` answers.
 
         Args:
-            again: whether a call that failed in passing is made again.
+            again: whether a call that failed in passing is made again; else it is sent once, over a connection that is open before.
 
         Raises:
             EndpointError: there is no answer that reads.
         """
-        for pause in PAUSES if again else ():
+        if not again:
+            self.connect()
+            return self._asked("POST", path, body, again=False)
+        for pause in PAUSES:
             try:
                 return self._asked("POST", path, body)
             except EndpointError as error:
@@ -85,13 +89,13 @@ class Client:
         return self._asked("POST", path, body)
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Json]:
-        """The events of an answer that comes bit by bit (server-sent events), each as it arrives.
+        """The events of an answer that comes bit by bit (server-sent events), each as it arrives. It is asked for once.
 
         Raises:
             EndpointError: as `post`, or the stream ends before it says so.
         """
         sent = json.dumps({**body, "stream": True}).encode()
-        reply, finished = self._reply("POST", path, sent), False
+        reply, finished = self._reply("POST", path, sent, again=False), False
         self._refuse(reply, path, "text/event-stream")
         try:
             for line in reply:
@@ -110,6 +114,23 @@ class Client:
         if not finished:
             raise self._lost(ConnectionError("the stream ended before [DONE]"))
 
+    def connect(self) -> None:
+        """Open this thread's connection, if it is not or its server has closed it, so that a call that is timed after this is all that
+        is timed.
+
+        Raises:
+            EndpointError: nobody answers.
+        """
+        connection, kept = self._connection()
+        if kept and _closed(connection):
+            self._close()
+        if connection.sock is None:
+            try:
+                connection.connect()
+            except (OSError, http.client.HTTPException) as error:
+                self._close()
+                raise self._lost(error) from error
+
     def _event(self, event: bytes) -> Json:
         try:
             found = json.loads(event)
@@ -119,11 +140,11 @@ class Client:
             raise self._failed(f"ends its stream with an error: {self._quoted(event)}")
         return found
 
-    def _asked(self, method: str, path: str, body: Mapping[str, Any] | None) -> Answer:
+    def _asked(self, method: str, path: str, body: Mapping[str, Any] | None, *, again: bool = True) -> Answer:
         """One call, and its answer as JSON."""
         sent = None if body is None else json.dumps(body).encode()
         began = time.perf_counter()
-        reply = self._reply(method, path, sent)
+        reply = self._reply(method, path, sent, again=again)
         try:
             text = reply.read()
         except (OSError, http.client.HTTPException) as error:
@@ -136,14 +157,15 @@ class Client:
         except ValueError as error:
             raise self.odd(f"answers /{path} with what is no JSON: {self._quoted(text)}") from error
 
-    def _reply(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
-        """The head of the answer. A connection that was kept and is closed meanwhile is opened anew, without a word."""
+    def _reply(self, method: str, path: str, body: bytes | None, *, again: bool) -> http.client.HTTPResponse:
+        """The head of the answer. A connection that was kept and is closed meanwhile is opened anew, without a word, for what may be sent
+        again."""
         connection, kept = self._connection()
         try:
             return self._sent(connection, method, path, body)
         except ConnectionError as error:
             self._close()
-            if not kept:
+            if not kept or not again:
                 raise self._lost(error) from error
         except (OSError, http.client.HTTPException) as error:
             self._close()
@@ -228,6 +250,13 @@ class Client:
         """What a server answers, as far as a reader wants it: its own message, without the key that some repeat."""
         shown = " ".join(_message(text).split())
         return (shown.replace(self._key, "…") if self._key else shown)[:SHOWN]
+
+
+def _closed(connection: http.client.HTTPConnection) -> bool:
+    """Whether a connection on which nothing is awaited was closed at its other end: there is something to be read, its end."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.sock, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def _close(connections: list[http.client.HTTPConnection]) -> None:

@@ -22,11 +22,10 @@ def find_endpoint(named: str, side: str, timeout: float = TIMEOUT) -> Served:
         side: baseline or candidate, which may have a key of its own: `PARE_BASELINE_API_KEY`.
 
     Raises:
-        UserError: the address is none, nobody answers, or it is not clear which of several models is meant.
+        UserError: the address is none, the key cannot be sent, nobody answers, or it is not clear which of several models is meant.
     """
     address = read_address(named)
-    own = KEY.replace("_", f"_{side.upper()}_", 1)
-    client = Client(address, timeout, os.environ.get(own) or os.environ.get(KEY, ""))
+    client = Client(address, timeout, _key(KEY.replace("_", f"_{side.upper()}_", 1)))
     try:
         content = client.get("models")
     except EndpointError as error:
@@ -39,6 +38,20 @@ def find_endpoint(named: str, side: str, timeout: float = TIMEOUT) -> Served:
     model, listed = _chosen(address, content)
     client.address = Address(address.base, model)
     return Served(Path(), "", {}, address=client.address, client=client, listed=listed)
+
+
+def _key(own: str) -> str:
+    """The key in the side's own variable or the common one, "" for none. Files of secrets end with a line's end, which is no part of it.
+
+    Raises:
+        UserError: it holds what no header can; it is not shown.
+    """
+    name = own if os.environ.get(own, "").strip() else KEY
+    key = os.environ.get(name, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        message = "holds a key with characters that cannot be sent: a line's end within, or none of ASCII"
+        raise UserError(message, place=name, fix=f"set {name} to the key alone")
+    return key
 
 
 def _chosen(address: Address, content: Any) -> tuple[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PATH = "images/generations"
+PROMPT = "a red house by the sea"  # what an endpoint is tried on, where there is no other
 UNKNOWN = (400, 422)  # how servers refuse an argument that they do not know
 # Arguments that some servers refuse: which are left out, in the order in which that is tried.
 LEFT_OUT = ((), ("seed",), ("response_format",), ("seed", "response_format"))
@@ -29,7 +30,8 @@ class ImageCalls:
     """How an endpoint is asked for images.
 
     size: WIDTHxHEIGHT, "" for the server's own. left_out: arguments that the server refuses.
-    unseeded: why a seed decides no image; "": it does, or nobody looked.
+    unseeded: why a seed decides no image; "": it does, or nobody looked. alike: whether a prompt has one image, whatever the seed.
+    gave: height and width of the image that it was tried with, (0, 0): none.
     """
 
     client: Client
@@ -37,6 +39,8 @@ class ImageCalls:
     size: str = ""
     left_out: tuple[str, ...] = ()
     unseeded: str = ""
+    alike: bool = False
+    gave: tuple[int, int] = (0, 0)
     lacks: Mapping[Observable, str] = field(default_factory=dict)
     yields: frozenset[Observable] = frozenset({"images", "timings"})
 
@@ -68,16 +72,24 @@ def probe_images(client: Client, model: str, size: str, prompt: str, seed: int, 
     """How an endpoint can be asked for images, found out by asking for one.
 
     Args:
-        seeded: whether it matters that a seed decides the image, for which two more are asked for.
+        seeded: whether it matters what a seed does to the image, for which one or two more are asked for.
 
     Raises:
         EndpointError: it gives none, or an address in place of one.
     """
+    import numpy as np
+
     calls, shown = _first(ImageCalls(client, model, size), prompt, seed)
+    calls = replace(calls, gave=(shown.shape[0], shown.shape[1]))
     if not seeded:
         return calls
-    lacking = "any image, for it takes none" if "seed" in calls.left_out else _unseeded(calls, prompt, seed, shown)
-    return replace(calls, unseeded=NO_SEED.format(lacking)) if lacking else calls
+    same = np.array_equal(shown, calls.image(prompt, seed))
+    alike = same and np.array_equal(shown, calls.image(prompt, seed ^ 1))
+    if "seed" in calls.left_out:
+        lacking = "any image, for it takes none"
+    else:
+        lacking = "two different images" if not same else "and another seed one image" if alike else ""
+    return replace(calls, unseeded=lacking and NO_SEED.format(lacking), alike=alike)
 
 
 def _first(calls: ImageCalls, prompt: str, seed: int) -> tuple[ImageCalls, NDArray[np.uint8]]:
@@ -92,15 +104,6 @@ def _first(calls: ImageCalls, prompt: str, seed: int) -> tuple[ImageCalls, NDArr
             if error.status not in UNKNOWN:
                 raise
     raise refused or AssertionError("there is a way that leaves out nothing")
-
-
-def _unseeded(calls: ImageCalls, prompt: str, seed: int, shown: NDArray[np.uint8]) -> str:
-    """What becomes of a seed that decides no image, in words; "" where it does."""
-    import numpy as np
-
-    if not np.array_equal(shown, calls.image(prompt, seed)):
-        return "two different images"
-    return "and another seed one image" if np.array_equal(shown, calls.image(prompt, seed ^ 1)) else ""
 
 
 def _decoded(client: Client, content: Any) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ Asked: TypeAlias = "str | Sequence[Mapping[str, str]]"
 PLAIN, CHAT = "completions", "chat/completions"
 TRIED = "One, two, three, four,"  # what an endpoint is tried on
 END = ""  # stands for the token that ends a text
+BROKEN = "\ufffd"  # stands for a part of a letter
 EXACT = {"ignore_eos": True}  # vLLM and llama.cpp then write on to `max_tokens`
 LENGTH = "length"  # why an answer ended that has as many tokens as were asked for
 ABSENT = (400, 404, 405, 422, 501)  # how servers refuse a call that they do not have
@@ -39,7 +40,8 @@ NO_STREAM = "its server does not stream"
 @dataclass(frozen=True)
 class Written:
     """An answer. tokens: as text, the end counting as one; None where the server does not tell them. whole: whether it has as many as
-    were asked for. length, read: tokens of the answer and of the prompt as the server counts them, 0 where it does not."""
+    were asked for. length, read: tokens of the answer and of the prompt as the server counts them, 0 where it does not (and where it does
+    not tell the answer's either)."""
 
     text: str
     tokens: tuple[str, ...] | None
@@ -88,7 +90,7 @@ class TextCalls:
         content = self.client.post(path, body).content
         choice = _choice(self.client, path, content)
         text, ended = _text(choice), choice.get("finish_reason") != LENGTH
-        tokens = _tokens(choice) if self.tokens else None
+        tokens = _tokens(choice, text) if self.tokens else None
         if tokens is None and self.tokens:
             raise self.client.odd(f"answers /{path} without log-probabilities, which it gave before")
         usage = content.get("usage")
@@ -96,7 +98,9 @@ class TextCalls:
             int((usage.get(name) if isinstance(usage, dict) else 0) or 0)
             for name in ("completion_tokens", "prompt_tokens")
         )
-        return Written(text, tokens and _ended(tokens, text, ended), not ended, length, read)
+        if tokens is not None and ended:
+            tokens = _ended(tokens, text, length)
+        return Written(text, tokens, not ended, length or len(tokens or ()), read)
 
     def timed(self, asked: Asked, most: int) -> tuple[float, float]:
         """Seconds of one streamed answer of `most` tokens, and those until its first. It is asked for once.
@@ -112,6 +116,7 @@ class TextCalls:
     def streamed(self, asked: Asked, most: int) -> tuple[float, float, str]:
         """Seconds of a streamed answer, those until its first token (0: none came), and why it ended."""
         path, body = self._call(asked, most, True)
+        self.client.connect()
         began, first, why = time.perf_counter(), 0.0, ""
         for event in self.client.stream(path, body):
             for choice in event.get("choices") or ():
@@ -283,20 +288,34 @@ def _text(choice: Mapping[str, Any]) -> str:
     return "".join(part for part in parts if isinstance(part, str))
 
 
-def _tokens(choice: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """The tokens of an answer as text, in either of the two forms that servers give; None where there are none."""
+def _tokens(choice: Mapping[str, Any], text: str) -> tuple[str, ...] | None:
+    """The tokens of an answer as text, in either of the two forms that servers give: () of an empty answer, None where the server does
+    not tell them."""
     found = choice.get("logprobs")
     if not isinstance(found, dict):
         return None
-    named = found.get("tokens") or [one.get("token") for one in found.get("content") or () if isinstance(one, dict)]
-    return tuple(map(str, named)) or None
+    named, rows = found.get("tokens"), found.get("content")
+    if not named and isinstance(rows, list):
+        named = [one.get("token") for one in rows if isinstance(one, dict)]
+    if not isinstance(named, list) or (text and not named):
+        return None
+    return tuple(map(str, named))
 
 
-def _ended(tokens: tuple[str, ...], text: str, ended: bool) -> tuple[str, ...]:
-    """Tokens in which the end counts as one, whether the server names it or not."""
-    if not ended:
-        return tokens
-    return (*(tokens[:-1] if "".join(tokens[:-1]) == text else tokens), END)
+def _ended(tokens: tuple[str, ...], text: str, length: int) -> tuple[str, ...]:
+    """Tokens of an answer that its model ended, in which the end counts as one, whether the server names it or not.
+
+    Args:
+        length: how many tokens the server counts, 0 where it does not.
+    """
+    last = tokens[-1] if tokens else ""
+    if "".join(tokens[:-1]) == text:
+        named = bool(tokens)
+    elif "".join(tokens) == text:
+        named = False
+    else:  # tokens are parts of letters: their number tells, unless the last one is plainly of the text
+        named = not (last and (text.endswith(last) or BROKEN in last)) and (not length or len(tokens) >= length)
+    return (*(tokens[:-1] if named else tokens), END)
 
 
 def _probabilities(choice: Mapping[str, Any]) -> list[tuple[str, float | None]]:

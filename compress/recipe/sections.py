@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from compress.catalogue import find_metric, find_stage, metric_names
-from compress.endpoints.address import COMPARED, NO_MODEL, is_address
+from compress.endpoints.address import COMPARED, NO_MODEL, is_address, plain
 from compress.errors import Problem, RecipeError, UserError, near
 from compress.files.user_paths import BESIDE, file_and_config
 from compress.params import Params, placed
@@ -199,7 +199,7 @@ class Reading:
                     node.at, f"{key} {given(model)} is no name in the zoo", "zoo://NAME; `pare list` shows them"
                 )
         elif is_address(model):
-            self.problem(node.at, f"{key} {given(model)} {NO_MODEL}", COMPARED)
+            self.problem(node.at, f"{key} {given(plain(model))} {NO_MODEL}", COMPARED)
         elif not _FOLDER.match(model):
             name = model if model.strip("/") and "://" not in model and model.isprintable() else "NAME"
             fix = f"a folder is ./{name}, a model of the hub hf://{name}@<40-hex commit>, one of the zoo zoo://NAME"

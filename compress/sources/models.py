@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.artifact import Artifact, loaded_weights
-from compress.endpoints.address import COMPARED, NO_MODEL, is_address
+from compress.endpoints.address import COMPARED, NO_MODEL, is_address, plain
 from compress.errors import ModelError
 from compress.files.hashing import digest_folder, digest_json, unread_bytes
 from compress.files.safetensors_headers import read_header
@@ -56,7 +56,7 @@ def find_source(reference: str, base: Path, memory: Path | None) -> Source:
     if reference.startswith("hf://"):
         return _hub(reference)
     if is_address(reference):
-        raise ModelError(NO_MODEL, place=reference, fix=COMPARED)
+        raise ModelError(NO_MODEL, place=plain(reference), fix=COMPARED)
     path = find_folder(reference, base)
     artifact = describe(path)
     if which := variants(artifact):

@@ -30,6 +30,7 @@ from evaluation.evidence import Evidence
 from evaluation.observe import cold_starts, hardware
 from evaluation.observe.collect import Viewpoint, collect
 from evaluation.observe.endpoint_times import time_endpoints
+from evaluation.observe.endpoints import alike_scored
 from evaluation.observe.repeats import measured
 from evaluation.observe.timing import Interleaved, time_views
 from evaluation.values import ENDPOINT, IMAGES, Comparison, Estimate, Metric, P, Row, Sample, Side, shared
@@ -139,6 +140,8 @@ def _observe(
         collect(view if looked else replace(view, items=()), request.evidence_dirs, side, emit)
         for view, side in zip(views, ("baseline", "candidate"), strict=True)
     )
+    if all(isinstance(view.artifact, Served) for view in views):
+        one, other = alike_scored((one, other), emit)
     if any("starts" in m.needs for m in metrics):
         started = cold_starts.start_both(views, request.spec.starts, emit)
         one, other = replace(one, starts=started[0]), replace(other, starts=started[1])

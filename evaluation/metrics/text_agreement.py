@@ -20,7 +20,7 @@ class TextAgreement(Params):
 
 
 @metric(
-    version=1,
+    version=2,
     title="text agreement",
     params=TextAgreement,
     needs=("continuations",),
@@ -32,14 +32,22 @@ class TextAgreement(Params):
 def measure(evidence: Evidence, params: TextAgreement) -> Sample:
     original = evidence.original or evidence
     both = zip(original.continuations, evidence.continuations, strict=True)
-    # An empty prompt is not continued, and two that wrote nothing do not agree on anything.
-    found = {unit: (a.text, b.text) for unit, (a, b) in zip(evidence.unit_ids, both, strict=False) if a.text or b.text}
+    # An empty prompt is not continued, and two that wrote nothing do not agree on anything. What the original alone wrote nothing to
+    # stays among its own, for the other side may have.
+    alone = evidence.original is None
+    found = {
+        unit: (a.text, b.text)
+        for unit, (a, b) in zip(evidence.unit_ids, both, strict=False)
+        if a.text or b.text or (alone and a.prompt)
+    }
     if not found:
-        raise UserError("no prompt was continued", fix="set evaluate: {continuations: 32}, or drop text_agreement")
+        raise UserError(
+            "no prompt was continued by either side", fix="set evaluate: {continuations: 32}, or drop text_agreement"
+        )
     parted = {unit: parting(one, other) for unit, (one, other) in found.items()}
     shares = [1.0 if at < 0 else at / max(map(len, found[unit])) for unit, at in parted.items()]
     protocol: dict[str, str | int | float] = {"new_tokens": evidence.written}
-    if evidence.original is None:
+    if alone:
         return Sample(tuple(found), np.array(shares), protocol=protocol)
     agree = sum(at < 0 for at in parted.values())
     return Sample(tuple(found), np.array(shares), protocol=protocol, note=f"{agree} of {len(found)} agree to the end")

@@ -25,7 +25,7 @@ class TokenAgreement(Params):
 
 
 @metric(
-    version=1,
+    version=2,
     title="token agreement",
     params=TokenAgreement,
     needs=("completions",),
@@ -40,12 +40,18 @@ def measure(evidence: Evidence, params: TokenAgreement) -> Sample:
     original = evidence.original or evidence
     both = zip(original.continuations, evidence.continuations, strict=True)
     message = zip(evidence.unit_ids, both, strict=False)
-    # An empty prompt is not continued, and two that wrote nothing do not agree on anything.
-    found = {unit: (one.tokens, other.tokens) for unit, (one, other) in message if one.tokens or other.tokens}
+    # An empty prompt is not continued, and two that wrote nothing do not agree on anything. What the original alone wrote nothing to
+    # stays among its own, for the other side may have.
+    alone = evidence.original is None
+    found = {
+        unit: (one.tokens, other.tokens)
+        for unit, (one, other) in message
+        if one.tokens or other.tokens or (alone and one.prompt)
+    }
     ids, pairs = tuple(found), list(found.values())
     if not found:
         raise UserError("no prompt was continued", fix="set evaluate: {continuations: 32}, or drop token_agreement")
-    if evidence.original is None:
+    if alone:
         return Sample(ids, np.ones(len(ids)), protocol={"new_tokens": evidence.written})
     longest = np.array([max(len(one), len(other)) for one, other in pairs])
     parted = np.array([parting(one, other) for one, other in pairs])

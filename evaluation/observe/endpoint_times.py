@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from compress.data.items import Item
-from compress.endpoints.images import ImageCalls, seed_of
+from compress.endpoints.images import PROMPT, ImageCalls, seed_of
 from compress.endpoints.served import Served
 from compress.endpoints.texts import TRIED, Asked, TextCalls
 from compress.errors import StageFailed
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from evaluation.observe.collect import Viewpoint
 
 LOOKED_AT = 8  # prompts, for some that both sides answer at length
-PROMPT = "a red house by the sea"
 Call = Callable[[], tuple[float, float]]
 
 
@@ -91,17 +90,27 @@ def _prompts(
     """
     own = spec.of(Writing)
     found: list[tuple[int, int, Asked]] = []
+    uncounted = dict[str, None]()
     for item in items[:LOOKED_AT] or (Item("0", TRIED),):
         asked = one.asked(item, own.prompt_tokens)
         with answering("baseline", (), 0):
             mine = one.write(asked, own.new_tokens, exact=True)
         with answering("candidate", (), 0):
             theirs = other.write(asked, own.new_tokens, exact=True)
+        uncounted |= {
+            side: None
+            for side, w in (("baseline", mine), ("candidate", theirs))
+            if w.text and not (w.whole or w.length)
+        }
         reach = min(own.new_tokens if w.whole else w.length - 1 for w in (mine, theirs))
         found.append((reach, mine.read, asked))
         if sum(reach == own.new_tokens for reach, *_ in found) == spec.timing_batch:
             break
     found = sorted((row for row in found if row[0] > 1), key=lambda row: -row[0])[: spec.timing_batch]
+    if not found and uncounted:
+        message = f"the {' and the '.join(uncounted)} ended all answers before {own.new_tokens} tokens and counts none (`usage`)"
+        fix = "let the server tell its `usage`, ask for fewer tokens (evaluate.new_tokens), or drop the speeds"
+        raise StageFailed(f"{message}, so it is not known how many are timed", fix=fix)
     if not found:
         message = f"none of {len(items[:LOOKED_AT]) or 1} prompts is answered with two tokens or more by both sides"
         raise StageFailed(f"{message}, so there is no token to be timed", fix="give other prompts, or drop the speeds")

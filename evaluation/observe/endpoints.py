@@ -27,6 +27,7 @@ from evaluation.evidence import Continuation, Evidence
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+SIDES = ("baseline", "candidate")
 AGAIN = "nothing that an endpoint answers is kept for another run: see why, and run it again"
 
 
@@ -41,17 +42,31 @@ def answered(found: Evidence, served: Served, continued: tuple[int, ...], side: 
     """
     if served.answers is None:
         raise ValueError("nobody looked at what this endpoint does")
-    shutil.rmtree(served.answers, ignore_errors=True)  # of another run
     if not found.items:
+        shutil.rmtree(served.answers, ignore_errors=True)  # of another run
         return found
-    served.answers.mkdir(parents=True)
-    if isinstance(served.calls, ImageCalls):
-        return _images(found, served.calls, served.answers, side, emit) if "images" in served.wanted else found
-    if isinstance(served.calls, TextCalls) and "documents" in served.wanted:
-        found = _scored(found, served.calls, side, emit)
-    if isinstance(served.calls, TextCalls) and served.wanted & WRITTEN:
-        found = _continued(found, served.calls, continued, served.answers, side, emit)
+    with _anew(served.answers) as folder:
+        if isinstance(served.calls, ImageCalls) and "images" in served.wanted:
+            found = _images(found, served.calls, folder, served.answers, side, emit)
+        if isinstance(served.calls, TextCalls) and "documents" in served.wanted:
+            found = _scored(found, served.calls, side, emit)
+        if isinstance(served.calls, TextCalls) and served.wanted & WRITTEN:
+            found = _continued(found, served.calls, continued, folder, side, emit)
     return found
+
+
+@contextmanager
+def _anew(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of this one, of another run, once all of it is there; else nothing changes."""
+    made = folder.with_name(f".{folder.name}")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    try:
+        yield made
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 @contextmanager
@@ -70,8 +85,8 @@ def answering(side: str, done: Sequence[object], total: int) -> Iterator[None]:
         raise StageFailed(message, place=wrong.place, fix=f"{wrong.fix}; {AGAIN}") from error
 
 
-def _images(found: Evidence, calls: ImageCalls, folder: Path, side: str, emit: Emit) -> Evidence:
-    """Evidence with an image of each item, in a folder as `pare eval` takes one."""
+def _images(found: Evidence, calls: ImageCalls, folder: Path, later: Path, side: str, emit: Emit) -> Evidence:
+    """Evidence with an image of each item, in a folder as `pare eval` takes one, which lies elsewhere later."""
     from PIL import Image
 
     rows: list[dict[str, str]] = []
@@ -91,7 +106,7 @@ def _images(found: Evidence, calls: ImageCalls, folder: Path, side: str, emit: E
         _differs(side, f"asked twice for {first.text!r} {seeded}, it gave two different images", emit)
 
     def image_at(index: int) -> NDArray[np.uint8]:
-        return read_image(folder / _name(index))
+        return read_image(later / _name(index))
 
     key = digest_json([READER, [digest_file(folder / row["file_name"]) for row in rows]])
     return replace(found, image=image_at, key=key)
@@ -128,6 +143,30 @@ def _scored(found: Evidence, calls: TextCalls, side: str, emit: Emit) -> Evidenc
     if not np.array_equal(again, rows[0][0]):
         _differs(side, "asked twice to score the first text, it gave two different answers", emit)
     return replace(found, token_logprobs=tuple(row for row, _ in rows), bytes_read=tuple(size for _, size in rows))
+
+
+def alike_scored(sides: tuple[Evidence, Evidence], emit: Emit) -> tuple[Evidence, Evidence]:
+    """Two endpoints' evidence with the same tokens of each document scored: where one server gives the first a probability, and the other
+    does not, it counts on neither side.
+
+    Raises:
+        StageFailed: they still differ in how many, so a probability of a token is not the same thing on both sides.
+    """
+    lengths = [np.array([len(row) for row in side.token_logprobs]) for side in sides]
+    if len(lengths[0]) != len(lengths[1]) or (lengths[0] == lengths[1]).all():
+        return sides
+    for longer, shorter in ((0, 1), (1, 0)):
+        if (lengths[longer] - lengths[shorter] == 1).all():
+            message = f"the {SIDES[longer]} gives each text's first token a probability, and the {SIDES[shorter]} none"
+            emit(Event("warning", "endpoints", f"{message}: it counts on neither side"))
+            rows = tuple(row[1:] for row in sides[longer].token_logprobs)
+            changed = replace(sides[longer], token_logprobs=rows, bytes_read=sides[shorter].bytes_read)
+            return (changed, sides[1]) if longer == 0 else (sides[0], changed)
+    first = int(np.flatnonzero(lengths[0] != lengths[1])[0])
+    one, other = (int(row.sum()) for row in lengths)
+    message = f"the two servers score the same texts in {one} and {other} tokens, so their perplexities do not compare"
+    fix = "drop perplexity and use text_agreement, or serve two models of one tokenizer"
+    raise StageFailed(message, place=sides[0].items[first].id, fix=fix)
 
 
 def shown(asked: Asked) -> str:

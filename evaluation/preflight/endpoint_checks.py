@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact
 from compress.catalogue import find_metric, find_task, task_names, tasks_for
 from compress.data.items import Data
-from compress.endpoints.images import ImageCalls, probe_images, seed_of
+from compress.endpoints.images import PROMPT, ImageCalls, probe_images, seed_of
 from compress.endpoints.served import Served
 from compress.endpoints.texts import TextCalls, offers, probe_texts
 from compress.errors import ManyProblems, Problem, UserError
+from compress.files.user_paths import expanded
 from compress.recipe.values import EvalSpec
+from compress.sources.units import TEXT
 from compress.tasks import COST, Observable
+from evaluation.preflight.image_folders import is_generated
 from evaluation.values import Metric
 
 if TYPE_CHECKING:
     from compress.params import Params
 
+ANSWERS = "answers"  # in a run's folder
 SIZES = ("height", "width")  # of the baseline's settings, those that an endpoint can be asked for
-PROMPT = "a red house by the sea"
 # What no endpoint shows, why, and what is measured in its place.
 NEVER: Mapping[Observable, tuple[str, str]] = {
     "files": ("its files are its server's own", "measure it of the two models' folders"),
@@ -44,6 +47,24 @@ INSTEAD: Mapping[Observable, str] = {
 }
 UNSEEDED = "use kid, cmmd or clip_score, which need no common noise"
 Asked = Mapping[str, Mapping[str, Any]]
+
+
+def overwritten(named: Sequence[object], out: Path) -> Iterator[Problem]:
+    """What a run of endpoints reads that lies where its answers will, or that holds those.
+
+    Args:
+        named: sides, data and settings of metrics; what is no path of this machine is passed by.
+    """
+    answers = (out / ANSWERS).resolve()
+    for name in dict.fromkeys(one for one in named if isinstance(one, str) and one and "://" not in one):
+        place = expanded(name).resolve()
+        if place.is_relative_to(answers) and place.exists():
+            message = "lies where this run's answers will, which replace those of another run"
+        elif place.is_dir() and answers.is_relative_to(place) and is_generated(place):
+            message = f"holds {out / ANSWERS}, where this run's answers will lie"
+        else:
+            continue
+        yield Problem(name, message, "give this run another folder with --out (out= in Python)")
 
 
 def task_served(metrics: Sequence[str], data: Data | None, served: Served) -> str:
@@ -114,11 +135,27 @@ def looked_at(
     for name, side in zip(("candidate", "baseline"), sides, strict=True):
         if isinstance(side, Served):
             calls = _images(side, metrics, data, spec) if chat is None else _texts(side, chat, wanted)
-            side = replace(side, calls=calls, wanted=wanted, answers=out / "answers" / name)
+            side = replace(side, calls=calls, wanted=wanted, answers=out / ANSWERS / name)
         found.append(side)
-    if lacking := tuple(p for side in found if isinstance(side, Served) for p in _lacking(side, metrics)):
-        raise ManyProblems(lacking)
+    each = find_task(sides[0].task).repeats(spec)
+    lacking = [p for side in found if isinstance(side, Served) for p in _lacking(side, metrics, each)]
+    if problems := (*lacking, *_unlike(found, metrics)):
+        raise ManyProblems(problems)
     return found
+
+
+def _unlike(sides: Sequence[Artifact], metrics: Asked) -> Iterator[Problem]:
+    """Metrics that look at two images point by point, where the two endpoints' have not one size."""
+    calls = [side.calls for side in sides if isinstance(side, Served) and isinstance(side.calls, ImageCalls)]
+    sizes = [f"{one.gave[1]}x{one.gave[0]}" for one in calls]
+    if len(set(sizes)) < 2:
+        return
+    for metric in filter(_of_one_noise, map(find_metric, metrics)):
+        message = (
+            f"{metric.name} compares images of one size, and the candidate's are {sizes[0]}, the baseline's {sizes[1]}"
+        )
+        fix = "ask both for one, spec=EvalSpec(baseline={'height': …, 'width': …}), or let both servers give one"
+        yield Problem("metrics", message, fix)
 
 
 def _by_chat(sides: Sequence[Artifact], data: Data | None) -> bool | None:
@@ -145,9 +182,18 @@ def _images(side: Served, metrics: Asked, data: Data | None, spec: EvalSpec) -> 
     height, width = (getattr(spec.baseline, name) for name in SIZES)
     if bool(height) != bool(width):
         raise UserError("evaluate.baseline sets one of height and width", fix="set both, or none")
-    seeded = any(_of_one_noise(find_metric(name)) for name in metrics)
+    several = find_task(side.task).repeats(spec) > 1 or _repeat(data, spec.samples)
+    seeded = several or any(_of_one_noise(find_metric(name)) for name in metrics)
     size = f"{width}x{height}" if height else ""
     return probe_images(side.client, side.address.model, size, prompt, seed_of(spec.seed, name), seeded=seeded)
+
+
+def _repeat(data: Data | None, samples: int) -> bool:
+    """Whether a prompt is among the first ones several times."""
+    if data is None:
+        return False
+    texts = [row[TEXT] for row in data.rows[:samples]] or [item.text for item in data.first(samples)]
+    return len(set(texts)) < len(texts)
 
 
 def _texts(side: Served, chat: bool, wanted: frozenset[Observable]) -> TextCalls:
@@ -158,10 +204,15 @@ def _of_one_noise(metric: Metric[Params]) -> bool:
     return metric.own and "images" in metric.needs
 
 
-def _lacking(side: Served, metrics: Asked) -> Iterator[Problem]:
-    """Which metrics need what this endpoint was seen not to do."""
+def _lacking(side: Served, metrics: Asked, each: int) -> Iterator[Problem]:
+    """Which metrics need what this endpoint was seen not to do; `each`: how many images of a prompt are asked for."""
     if side.calls is None:
         return
+    if each > 1 and isinstance(side.calls, ImageCalls) and side.calls.alike:
+        message = (
+            f"{each} images of each prompt are asked for, and its server gives a prompt one image, whatever the seed"
+        )
+        yield Problem(str(side.address), message, "set evaluate.images_per_prompt to 1, and leave out variety")
     for metric in map(find_metric, metrics):
         if need := next(iter(sorted(metric.needs & side.calls.lacks.keys())), None):
             why = side.calls.lacks[need]
@@ -184,6 +235,11 @@ def cautions(sides: Sequence[Artifact], metrics: Asked, data: Data | None) -> It
             "endpoints",
             "texts are put as questions, whole (chat/completions): one side does not go on from a text (completions)",
         )
+    if alike := [str(one.address) for one in served if isinstance(one.calls, ImageCalls) and one.calls.alike]:
+        yield (
+            alike[0],
+            "its server gives a prompt one image, whatever the seed: the images of a prompt that is there twice are copies",
+        )
     if not any(find_metric(name).timed for name in metrics):
         return
     yield (
@@ -193,6 +249,6 @@ def cautions(sides: Sequence[Artifact], metrics: Asked, data: Data | None) -> It
             " again, of which a server may keep what it has read; what else ran there meanwhile is not known"
         ),
     )
-    hosts = sorted({side.address.host.rpartition(":")[0] or side.address.host for side in served})
+    hosts = sorted({side.address.machine for side in served})
     if len(hosts) > 1:
         yield "endpoints", f"the two sides run on different hosts, {' and '.join(hosts)}: times differ by these, too"
