@@ -24,9 +24,19 @@ from compress.files.hashing import digest_json, identity, list_files, remembered
 from compress.files.safetensors_headers import Stored, read_header
 from compress.machine import deps
 from compress.model.describing import FUSE, describe, is_adapter
+from compress.model.field_checks import field_problems
 from compress.model.layer_checks import layer_problems
 from compress.model.original_families import family_of, repository_of
-from compress.model.original_layouts import DENOISERS, ENCODER, FLUX_WIDTH, Layout, converted, layouts_of
+from compress.model.original_layouts import (
+    DENOISERS,
+    ENCODER,
+    FLUX_WIDTH,
+    Layout,
+    converted,
+    layouts_of,
+    owned,
+    passed_over,
+)
 from compress.model.resave_advice import TYPES, shown
 from compress.model.shape_checks import shape_problems
 from compress.model.single_files import PART_FIX, what_it_is
@@ -34,7 +44,7 @@ from compress.model.weight_files import loaded_files
 from compress.pipelines.index import INDEX, LEFT_OUT, library_of, named_parts
 
 STAGE = "convert"  # what events, the cache and the lineage call it
-VERSION = 1  # of how it is converted: in every key
+VERSION = 2  # of how it is converted: in every key
 BYTES = {"F32": 4, "BF16": 2, "F16": 2}
 SKETCHES = "views"  # below the cache, beside other folders of links
 LIBRARIES = ("torch", "diffusers", "transformers")
@@ -88,7 +98,12 @@ def forecast(file: Path, configs: Path, root: Path | None) -> Conversion:
         raise ManyProblems(found)
     parts = {layout.component: _part(file, layout, tensors, model) for layout in layouts}
     sketch = describe(_sketch(file, configs, model, parts, root))
-    problems = [*layer_problems(sketch), *shape_problems(sketch), *_levels(sketch, parts)]
+    problems = [
+        *layer_problems(sketch),
+        *shape_problems(sketch),
+        *_levels(sketch, parts),
+        *field_problems(sketch, parts),
+    ]
     if apart := [replace(p, place=_in(p.place, sketch.path, configs)) for p in problems]:
         fix = _belonging(tensors)
         raise ManyProblems(tuple(Problem(p.place, f"{p.message}: not those of {shown(file)}", fix) for p in apart))
@@ -206,7 +221,7 @@ def _misfits(
                 message,
                 "save it with the program that wrote it, or without this part, which then is the configs' folder's",
             )
-    own = {one.dtype for name, one in tensors.items() if any(layout.of(name) for layout in layouts)}
+    own = {tensors[name].dtype for layout in layouts for name in owned(layout, tensors)}
     if strange := sorted(own & PACKED):
         message = f"has weights of 8 bits ({', '.join(strange)}), which diffusers would take for plain ones"
         yield Problem(place, message, "give the same checkpoint in float16 or bfloat16; a stage quantizes it then")
@@ -252,10 +267,11 @@ def _belonging(tensors: Mapping[str, Stored]) -> str:
 def _part(file: Path, layout: Layout, tensors: Mapping[str, Stored], model: Artifact) -> Part:
     """Raises a ModelError where the config does not say how the part is built."""
     name = layout.component
-    own = {tensor: one for tensor, one in tensors.items() if layout.of(tensor)}
+    own = {tensor: tensors[tensor] for tensor in owned(layout, tensors)}
     kind, place = model.components[name].kind, str(model.folder(name) / "config.json")
     try:
-        into = converted(layout, {tensor: one.shape for tensor, one in own.items()}, model.config(name), kind)
+        shapes, config = {tensor: one.shape for tensor, one in own.items()}, model.config(name)
+        into, strange = converted(layout, shapes, config, kind), passed_over(layout, shapes, config)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         message = f"does not say how `{name}` of {shown(file)} is built: {type(error).__name__}: {error}"
         raise ModelError(message, place=place, fix=_belonging(tensors)) from error
@@ -265,6 +281,10 @@ def _part(file: Path, layout: Layout, tensors: Mapping[str, Stored], model: Arti
     ):
         message = f"is a FLUX of width {width}, and diffusers converts those of {FLUX_WIDTH} alone"
         raise ModelError(message, place=str(file), fix="give the model's folder, as diffusers saves it")
+    if strange:
+        more = f" and {len(strange) - 1} more" * (len(strange) > 1)
+        message = f"has tensors in `{name}` that diffusers knows nothing of, and would leave out ({strange[0]}{more})"
+        raise ModelError(message, place=str(file), fix=_belonging(tensors))
     held = {one.dtype for one in own.values()}
     return Part(layout, into, next((dtype for dtype, *_ in TYPES if dtype in held), "F32"))
 

@@ -94,7 +94,7 @@ def test_configs_of_another_family_are_refused_both_ways(here: Path) -> None:
     assert "addition_embed_type is not text_time, and sdxl.safetensors is of Stable Diffusion XL's kind" in found
     assert "diffusers takes hf://stabilityai/stable-diffusion-xl-base-1.0@<commit>" in found
     found = refused("sd1.safetensors::sdxl")
-    assert f"{here.name}/sdxl/unet/config.json" in str(Path.cwd() / found) or "sdxl/unet/config.json" in found
+    assert "sdxl/unet/config.json: " in found
     assert "addition_embed_type is text_time" in found
 
 
