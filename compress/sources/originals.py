@@ -8,10 +8,7 @@ they take no room, and nobody reads more of them than that.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -22,6 +19,7 @@ from compress.artifact import MANIFEST, SCHEDULER, STEMS, Artifact, holding, rea
 from compress.errors import ManyProblems, ModelError, Problem
 from compress.files.hashing import digest_json, identity, list_files, remembered_digest
 from compress.files.safetensors_headers import Stored, read_header
+from compress.files.views import view
 from compress.machine import deps
 from compress.model.describing import FUSE, describe, is_adapter
 from compress.model.field_checks import field_problems
@@ -46,7 +44,6 @@ from compress.pipelines.index import INDEX, LEFT_OUT, library_of, named_parts
 STAGE = "convert"  # what events, the cache and the lineage call it
 VERSION = 2  # of how it is converted: in every key
 BYTES = {"F32": 4, "BF16": 2, "F16": 2}
-SKETCHES = "views"  # below the cache, beside other folders of links
 LIBRARIES = ("torch", "diffusers", "transformers")
 PACKED = frozenset({"F8_E4M3", "F8_E5M2", "I8", "U8"})
 WIDE = "wo"  # of T5's layers, which overflow in float16: the library keeps them in float32
@@ -338,30 +335,19 @@ def _sketch(file: Path, configs: Path, model: Artifact, parts: Mapping[str, Part
     """The folder of the model as it will be."""
     taken = tuple(_taken(model, parts))
     stamps = [[str(one), *identity(configs / one)] for one in taken]
-    root = root or Path(tempfile.gettempdir()) / f"pare-{os.getuid()}"
-    place = (
-        root
-        / SKETCHES
-        / digest_json([STAGE, VERSION, str(file.resolve()), *identity(file), str(configs.resolve()), stamps])
-    )
-    if place.is_dir() and all(one.exists() for one in place.rglob("*")):
-        return place
-    made = place.with_name(f".{place.name}.{os.getpid()}")
-    shutil.rmtree(made, ignore_errors=True)
-    for one in taken:
-        (made / one).parent.mkdir(parents=True, exist_ok=True)
-        (made / one).symlink_to((configs / one).resolve())
-    _write(made / INDEX, _without_judges(read_json(configs / INDEX)))
-    for name, part in parts.items():
-        config = made / name / "config.json"
-        _write(config, _typed(read_json(config), part.dtype))
-        _write_header(made / name / f"{STEMS.get(library_of(made, name), 'model')}.safetensors", part)
-    shutil.rmtree(place, ignore_errors=True)
-    try:
-        made.rename(place)
-    except OSError:  # another run has just made the same
-        shutil.rmtree(made, ignore_errors=True)
-    return place
+    key = digest_json([STAGE, VERSION, str(file.resolve()), *identity(file), str(configs.resolve()), stamps])
+
+    def fill(made: Path) -> None:
+        for one in taken:
+            (made / one).parent.mkdir(parents=True, exist_ok=True)
+            (made / one).symlink_to((configs / one).resolve())
+        _write(made / INDEX, _without_judges(read_json(configs / INDEX)))
+        for name, part in parts.items():
+            config = made / name / "config.json"
+            _write(config, _typed(read_json(config), part.dtype))
+            _write_header(made / name / f"{STEMS.get(library_of(made, name), 'model')}.safetensors", part)
+
+    return view(root, key, fill)
 
 
 def _without_judges(index: dict[str, Any]) -> dict[str, Any]:
