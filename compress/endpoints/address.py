@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from compress.errors import UserError
+from compress.files.user_paths import SERVED
 
-SCHEMES = ("http://", "https://")
 KEY = "PARE_API_KEY"
 TIMEOUT = 600.0  # seconds until something of an answer must have come
 HERE, LOOPBACK = "localhost", ("localhost", "::1")
@@ -48,7 +48,7 @@ def plain(named: str) -> str:
 
 def is_address(named: str) -> bool:
     """Whether a side is named by where it is served."""
-    return named.lower().startswith(SCHEMES)
+    return named.lower().startswith(SERVED)
 
 
 def read_address(named: str) -> Address:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Provenance, derive, holding, write_manifest
 from compress.errors import ModelError
 from compress.model.original_families import PREFIX
-from compress.model.original_layouts import unet
+from compress.model.original_layouts import owned, unet
 from compress.model.resave_advice import TYPES
 from compress.pipelines.index import library_of
 from compress.sources.originals import STAGE, VERSION, Conversion, Part, refuse_lacking
@@ -55,7 +55,7 @@ def _component(found: Conversion, name: str, part: Part, out: Path) -> None:
     """Have diffusers make one component of the file's tensors.
 
     Raises:
-        ModelError: it does not, or the file has too few for it.
+        ModelError: it does not, or the file has too few for it, or more than it takes.
     """
     from safetensors import safe_open
 
@@ -63,14 +63,11 @@ def _component(found: Conversion, name: str, part: Part, out: Path) -> None:
 
     kind = found.sketch.components[name].kind
     with safe_open(found.file, framework="pt") as stored:
-        names = [one for one in stored.keys() if part.layout.of(one)]  # noqa: SIM118 (safe_open is no mapping)
-        held = {one: stored.get_tensor(one) for one in names}
+        held = {one: stored.get_tensor(one) for one in owned(part.layout, stored.keys())}
     try:
-        with silent_libraries():
+        with silent_libraries(diffusers=True):
             cls = getattr(importlib.import_module(library_of(found.sketch.path, name)), kind)
-            if lacking := _lacking(found, name, part, cls):
-                more = f" and {len(lacking) - 1} more" * (len(lacking) > 1)
-                raise ValueError(f"the file has no weights for {lacking[0]}{more}")
+            _compare(part, _empty(found, name, cls))
             model = _made(found, name, part, held, cls)
             model.save_pretrained(out, safe_serialization=True)
     except FAILS as error:
@@ -80,16 +77,29 @@ def _component(found: Conversion, name: str, part: Part, out: Path) -> None:
         raise ModelError(message, place=str(found.file), fix=fix) from error
 
 
-def _lacking(found: Conversion, name: str, part: Part, cls: Any) -> list[str]:
-    """The weights of a component that the file does not have: an empty model of its config names all."""
+def _empty(found: Conversion, name: str, cls: Any) -> Any:
+    """A component of its config, without numbers."""
     from accelerate import init_empty_weights
 
     folder = str(found.sketch.folder(name))
     with init_empty_weights():
-        config = cls.load_config(folder) if hasattr(cls, "load_config") else cls.config_class.from_pretrained(folder)
-        empty = cls.from_config(config) if hasattr(cls, "load_config") else cls(config)
+        if hasattr(cls, "load_config"):
+            return cls.from_config(cls.load_config(folder))
+        return cls(cls.config_class.from_pretrained(folder))
+
+
+def _compare(part: Part, empty: Any) -> None:
+    """Raises a ValueError where a file has weights that its config has no place for, or none for some place: diffusers would leave out the
+    ones, and make up the others, without a word."""
     tied = set(getattr(empty, "all_tied_weights_keys", None) or getattr(empty, "_tied_weights_keys", None) or ())
-    return sorted(one for one, _ in empty.named_parameters() if one not in part.tensors and one not in tied)
+    lacking = sorted(one for one, _ in empty.named_parameters() if one not in part.tensors and one not in tied)
+    extra = sorted(part.tensors.keys() - empty.state_dict().keys())
+    for names, message in (
+        (lacking, "the file has no weights for"),
+        (extra, "by its config it has no place for the file's"),
+    ):
+        if names:
+            raise ValueError(f"{message} {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}")
 
 
 def _made(found: Conversion, name: str, part: Part, held: Mapping[str, Tensor], cls: Any) -> Any:

@@ -7,7 +7,7 @@ Source: `convert_ldm_unet_checkpoint` and its neighbours in diffusers' `loaders/
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,13 @@ _OPEN_CLIP_LAYER = {
 }
 _OPEN_CLIP_BLOCK = re.compile(r"transformer\.resblocks\.(?P<layer>\d+)\.(?P<rest>.+)")
 LAST_OF_SD2 = 23  # the layer of its text encoder whose output it does not use
+# What diffusers leaves out of a file with reason, by the names within a part: what is computed anew or has another copy, what only training
+# or the other half of a CLIP uses, and marks that trainers set for ComfyUI. Projections are some encoders' alone (`open_clip_of_sd2`,
+# `clip_of_sd3`), and whether they are left out depends on these.
+LEFT_BEHIND = re.compile(
+    r"(.*\.)?position_ids|logit_scale|attn_mask|(vision_model|visual|visual_projection|loss|model_ema)(\..+)?|v_pred|ztsnr"
+)
+T5_COPY = "encoder.embed_tokens.weight"  # of its embedding
 _QKV = ("q", "k", "v")
 _FLUX_TOP = {
     "img_in": "x_embedder",
@@ -172,7 +179,7 @@ def vae(name: str, shape: Shape, config: Mapping[str, Any]) -> Renamed:
 
 def clip(name: str, shape: Shape, config: Mapping[str, Any]) -> Renamed:
     """A text encoder of transformers', which has its own names."""
-    if not name.endswith("position_ids"):
+    if not LEFT_BEHIND.fullmatch(name):
         yield name, shape
 
 
@@ -208,7 +215,7 @@ def open_clip_of_sd2(name: str, shape: Shape, config: Mapping[str, Any]) -> Rena
 
 def t5(name: str, shape: Shape, config: Mapping[str, Any]) -> Renamed:
     """T5's encoder, which has its own names; its embedding is kept once."""
-    if name != "encoder.embed_tokens.weight":
+    if name != T5_COPY and not LEFT_BEHIND.fullmatch(name):
         yield name, shape
 
 
@@ -247,7 +254,8 @@ def sd3(name: str, shape: Shape, config: Mapping[str, Any]) -> Renamed:
 
 def as_it_is(name: str, shape: Shape, config: Mapping[str, Any]) -> Renamed:
     """A part that has diffusers' names already."""
-    yield name, shape
+    if not LEFT_BEHIND.fullmatch(name):
+        yield name, shape
 
 
 @dataclass(frozen=True)
@@ -271,6 +279,12 @@ class Layout:
         return name.removeprefix(self.begins) if name.startswith(self.begins) else ""
 
 
+# What is left out of single parts.
+LEFT_OUT_OF: Mapping[Callable[[str, Shape, Mapping[str, Any]], Renamed], re.Pattern[str]] = {
+    open_clip_of_sd2: re.compile(rf"text_projection|transformer\.resblocks\.{LAST_OF_SD2}\..+"),
+    clip_of_sd3: re.compile(r"text_projection\..+"),
+    t5: re.compile(re.escape(T5_COPY)),
+}
 _CLIPS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 _DENOISERS = (
     ("unet", ("UNet2DConditionModel",), "input_blocks.0.0.weight", unet),
@@ -332,6 +346,31 @@ def converted(layout: Layout, tensors: Mapping[str, Shape], config: Mapping[str,
     return {
         name.removeprefix("text_model."): shape for name, shape in found.items() if name != "text_projection.weight"
     }
+
+
+def owned(layout: Layout, names: Iterable[str]) -> list[str]:
+    """The tensors of a part. What has the prefix of another is not of one that has none."""
+    others = () if layout.begins else tuple({one.begins for one in LAYOUTS if one.begins})
+    return [
+        name for name in names if layout.of(name) and not (others and (name.startswith(others) or ENCODER.match(name)))
+    ]
+
+
+def passed_over(layout: Layout, tensors: Mapping[str, Shape], config: Mapping[str, Any]) -> list[str]:
+    """Tensors of a part that diffusers' converter leaves out, though nothing says that they are of no use.
+
+    Raises:
+        KeyError, TypeError, ValueError: as `converted` does.
+    """
+    reasons = LEFT_OUT_OF.get(layout.convert)
+    return [
+        name
+        for name, shape in tensors.items()
+        if (own := layout.of(name))
+        and not LEFT_BEHIND.fullmatch(own)
+        and not (reasons and reasons.fullmatch(own))
+        and not any(layout.convert(own, shape, config))
+    ]
 
 
 def _resnet(rest: str) -> str:

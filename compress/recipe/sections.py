@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from compress.catalogue import find_metric, find_stage, metric_names
@@ -183,7 +184,7 @@ class Reading:
             self.model(model, model.value)
 
     def model(self, node: Node, model: str, key: str = "model") -> None:
-        file, config = file_and_config(model)
+        file, config = file_and_config(model, Path(node.at.rsplit(":", 2)[0]).parent)
         if config:
             if not _FOLDER.match(file):
                 fix = f"./{file.strip('/') or 'x.safetensors'}{BESIDE}{config}"

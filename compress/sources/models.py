@@ -50,7 +50,7 @@ def find_source(reference: str, base: Path, memory: Path | None) -> Source:
     Raises:
         ModelError: there is none, it is no model, its weights are cut short, or a hub revision is not pinned.
     """
-    file, config = file_and_config(reference)
+    file, config = file_and_config(reference, base)
     if config:
         return _original(base / expanded(file), config, base, memory)
     if reference.startswith("hf://"):
@@ -71,7 +71,7 @@ def look_at(reference: str, base: Path, memory: Path | None) -> Artifact | None:
     Raises:
         ModelError: as `find_source` does.
     """
-    file, config = file_and_config(reference)
+    file, config = file_and_config(reference, base)
     if "hf://" in (reference[:5], config[:5]):
         return None
     if config:
@@ -85,7 +85,7 @@ def unread(reference: str, base: Path, memory: Path) -> int:
     Raises:
         ModelError: the zoo has no such model.
     """
-    file, config = file_and_config(reference)
+    file, config = file_and_config(reference, base)
     if config:
         return unread_bytes(base / expanded(file), memory)
     return 0 if reference.startswith("hf://") else unread_bytes(find_folder(reference, base), memory)

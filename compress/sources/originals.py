@@ -8,10 +8,7 @@ they take no room, and nobody reads more of them than that.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -22,11 +19,22 @@ from compress.artifact import MANIFEST, SCHEDULER, STEMS, Artifact, holding, rea
 from compress.errors import ManyProblems, ModelError, Problem
 from compress.files.hashing import digest_json, identity, list_files, remembered_digest
 from compress.files.safetensors_headers import Stored, read_header
+from compress.files.views import view
 from compress.machine import deps
 from compress.model.describing import FUSE, describe, is_adapter
+from compress.model.field_checks import field_problems
 from compress.model.layer_checks import layer_problems
 from compress.model.original_families import family_of, repository_of
-from compress.model.original_layouts import DENOISERS, ENCODER, FLUX_WIDTH, Layout, converted, layouts_of
+from compress.model.original_layouts import (
+    DENOISERS,
+    ENCODER,
+    FLUX_WIDTH,
+    Layout,
+    converted,
+    layouts_of,
+    owned,
+    passed_over,
+)
 from compress.model.resave_advice import TYPES, shown
 from compress.model.shape_checks import shape_problems
 from compress.model.single_files import PART_FIX, what_it_is
@@ -34,9 +42,8 @@ from compress.model.weight_files import loaded_files
 from compress.pipelines.index import INDEX, LEFT_OUT, library_of, named_parts
 
 STAGE = "convert"  # what events, the cache and the lineage call it
-VERSION = 1  # of how it is converted: in every key
+VERSION = 2  # of how it is converted: in every key
 BYTES = {"F32": 4, "BF16": 2, "F16": 2}
-SKETCHES = "views"  # below the cache, beside other folders of links
 LIBRARIES = ("torch", "diffusers", "transformers")
 PACKED = frozenset({"F8_E4M3", "F8_E5M2", "I8", "U8"})
 WIDE = "wo"  # of T5's layers, which overflow in float16: the library keeps them in float32
@@ -88,7 +95,12 @@ def forecast(file: Path, configs: Path, root: Path | None) -> Conversion:
         raise ManyProblems(found)
     parts = {layout.component: _part(file, layout, tensors, model) for layout in layouts}
     sketch = describe(_sketch(file, configs, model, parts, root))
-    problems = [*layer_problems(sketch), *shape_problems(sketch), *_levels(sketch, parts)]
+    problems = [
+        *layer_problems(sketch),
+        *shape_problems(sketch),
+        *_levels(sketch, parts),
+        *field_problems(sketch, parts),
+    ]
     if apart := [replace(p, place=_in(p.place, sketch.path, configs)) for p in problems]:
         fix = _belonging(tensors)
         raise ManyProblems(tuple(Problem(p.place, f"{p.message}: not those of {shown(file)}", fix) for p in apart))
@@ -206,7 +218,7 @@ def _misfits(
                 message,
                 "save it with the program that wrote it, or without this part, which then is the configs' folder's",
             )
-    own = {one.dtype for name, one in tensors.items() if any(layout.of(name) for layout in layouts)}
+    own = {tensors[name].dtype for layout in layouts for name in owned(layout, tensors)}
     if strange := sorted(own & PACKED):
         message = f"has weights of 8 bits ({', '.join(strange)}), which diffusers would take for plain ones"
         yield Problem(place, message, "give the same checkpoint in float16 or bfloat16; a stage quantizes it then")
@@ -252,10 +264,11 @@ def _belonging(tensors: Mapping[str, Stored]) -> str:
 def _part(file: Path, layout: Layout, tensors: Mapping[str, Stored], model: Artifact) -> Part:
     """Raises a ModelError where the config does not say how the part is built."""
     name = layout.component
-    own = {tensor: one for tensor, one in tensors.items() if layout.of(tensor)}
+    own = {tensor: tensors[tensor] for tensor in owned(layout, tensors)}
     kind, place = model.components[name].kind, str(model.folder(name) / "config.json")
     try:
-        into = converted(layout, {tensor: one.shape for tensor, one in own.items()}, model.config(name), kind)
+        shapes, config = {tensor: one.shape for tensor, one in own.items()}, model.config(name)
+        into, strange = converted(layout, shapes, config, kind), passed_over(layout, shapes, config)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         message = f"does not say how `{name}` of {shown(file)} is built: {type(error).__name__}: {error}"
         raise ModelError(message, place=place, fix=_belonging(tensors)) from error
@@ -265,6 +278,10 @@ def _part(file: Path, layout: Layout, tensors: Mapping[str, Stored], model: Arti
     ):
         message = f"is a FLUX of width {width}, and diffusers converts those of {FLUX_WIDTH} alone"
         raise ModelError(message, place=str(file), fix="give the model's folder, as diffusers saves it")
+    if strange:
+        more = f" and {len(strange) - 1} more" * (len(strange) > 1)
+        message = f"has tensors in `{name}` that diffusers knows nothing of, and would leave out ({strange[0]}{more})"
+        raise ModelError(message, place=str(file), fix=_belonging(tensors))
     held = {one.dtype for one in own.values()}
     return Part(layout, into, next((dtype for dtype, *_ in TYPES if dtype in held), "F32"))
 
@@ -318,30 +335,19 @@ def _sketch(file: Path, configs: Path, model: Artifact, parts: Mapping[str, Part
     """The folder of the model as it will be."""
     taken = tuple(_taken(model, parts))
     stamps = [[str(one), *identity(configs / one)] for one in taken]
-    root = root or Path(tempfile.gettempdir()) / f"pare-{os.getuid()}"
-    place = (
-        root
-        / SKETCHES
-        / digest_json([STAGE, VERSION, str(file.resolve()), *identity(file), str(configs.resolve()), stamps])
-    )
-    if place.is_dir() and all(one.exists() for one in place.rglob("*")):
-        return place
-    made = place.with_name(f".{place.name}.{os.getpid()}")
-    shutil.rmtree(made, ignore_errors=True)
-    for one in taken:
-        (made / one).parent.mkdir(parents=True, exist_ok=True)
-        (made / one).symlink_to((configs / one).resolve())
-    _write(made / INDEX, _without_judges(read_json(configs / INDEX)))
-    for name, part in parts.items():
-        config = made / name / "config.json"
-        _write(config, _typed(read_json(config), part.dtype))
-        _write_header(made / name / f"{STEMS.get(library_of(made, name), 'model')}.safetensors", part)
-    shutil.rmtree(place, ignore_errors=True)
-    try:
-        made.rename(place)
-    except OSError:  # another run has just made the same
-        shutil.rmtree(made, ignore_errors=True)
-    return place
+    key = digest_json([STAGE, VERSION, str(file.resolve()), *identity(file), str(configs.resolve()), stamps])
+
+    def fill(made: Path) -> None:
+        for one in taken:
+            (made / one).parent.mkdir(parents=True, exist_ok=True)
+            (made / one).symlink_to((configs / one).resolve())
+        _write(made / INDEX, _without_judges(read_json(configs / INDEX)))
+        for name, part in parts.items():
+            config = made / name / "config.json"
+            _write(config, _typed(read_json(config), part.dtype))
+            _write_header(made / name / f"{STEMS.get(library_of(made, name), 'model')}.safetensors", part)
+
+    return view(root, key, fill)
 
 
 def _without_judges(index: dict[str, Any]) -> dict[str, Any]:

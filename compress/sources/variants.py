@@ -4,20 +4,17 @@ that have the plain names, under which every library looks for them. Nothing is 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from compress.artifact import MANIFEST, STEMS, Artifact, read_json
 from compress.files.hashing import digest_json, list_files
+from compress.files.views import view
 from compress.model.resave_advice import variant_of
 from compress.model.weight_files import loaded_files
 from compress.pipelines.index import INDEX, LEFT_OUT, library_of
 
 ENDING = ".safetensors"
-VIEWS = "views"
 
 
 def variants(artifact: Artifact) -> dict[str, str]:
@@ -64,27 +61,19 @@ def view_of(artifact: Artifact, which: Mapping[str, str], key: str, root: Path |
         which: as `variants` has it. key: stands for the folder's content.
         root: of the cache in which it is made; None: the system's temporary folder, in one of this user's.
     """
-    root = root or Path(tempfile.gettempdir()) / f"pare-{os.getuid()}"
-    place = root / VIEWS / digest_json([key, str(artifact.path.resolve()), dict(which)])
-    if place.is_dir() and all(file.exists() for file in place.rglob("*")):
-        return place
-    part = place.with_name(f".{place.name}.{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
     named = {artifact.folder(name): (variant, _stem(artifact, name)) for name, variant in which.items()}
-    for file in list_files(artifact.path):
-        source, target = artifact.path / file, part / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        variant, stem = named.get(source.parent, ("", ""))
-        if variant and source.name.startswith(stem):
-            _stand_in(source, target.parent, variant)
-        else:
-            target.symlink_to(source.resolve())
-    shutil.rmtree(place, ignore_errors=True)
-    try:
-        part.rename(place)
-    except OSError:  # another run has just made the same
-        shutil.rmtree(part, ignore_errors=True)
-    return place
+
+    def fill(made: Path) -> None:
+        for file in list_files(artifact.path):
+            source, target = artifact.path / file, made / file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            variant, stem = named.get(source.parent, ("", ""))
+            if variant and source.name.startswith(stem):
+                _stand_in(source, target.parent, variant)
+            else:
+                target.symlink_to(source.resolve())
+
+    return view(root, digest_json([key, str(artifact.path.resolve()), dict(which)]), fill)
 
 
 def _stand_in(source: Path, folder: Path, variant: str) -> None:

@@ -263,6 +263,31 @@ def test_a_file_that_lacks_weights_is_refused_when_it_is_converted(home: Path, t
     assert not list((tmp_path / "cache/entries").iterdir())
 
 
+@pytest.mark.parametrize(
+    "name", [f"{DENOISER}middle_block.0.out_layers.9.weight", f"{DENOISER}output_blocks.9.0.in_layers.0.bias"]
+)
+def test_a_file_with_weights_that_its_config_has_no_place_for_is_refused_when_it_is_converted(
+    home: Path, tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / "x.safetensors"
+    save_file({**load_file(home / "sd1.safetensors"), name: torch.zeros(2)}, file)
+    source = find_source(f"{file}::{home / 'sd1'}", Path(), None)
+    with pytest.raises(ModelError, match=r"does not make `unet`.*by its config it has no place for the file's "):
+        ready(source, Cache(tmp_path / "cache"), silent)
+    assert not list((tmp_path / "cache/entries").iterdir())
+
+
+def test_converting_in_a_fresh_process_says_nothing(home: Path, tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from compress.events import silent; from compress.store.cache import Cache; "
+        "from compress.making.ready import ready; from compress.sources.models import find_source; "
+        f"ready(find_source({f'{home}/sd1.safetensors::{home}/sd1'!r}, Path(), None), Cache(Path({str(tmp_path / 'cache')!r})), silent)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "diffusers" not in ran.stderr
+    assert "should be kept" not in ran.stdout + ran.stderr
+
+
 def test_python_the_command_line_and_teachers_take_the_same_spelling(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

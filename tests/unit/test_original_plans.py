@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from compress.planning.plan import Plan
 from compress.recipe.reading import hub_references, read_values
 from compress.recipe.schema import recipe_schema
 from compress.sources.models import find_source, look_at
+from tests import originals
 from tests.adapters import write_config
 from tests.fakes import language_model, write_headers
+from tests.families import tiny_image
 from tests.originals import write_original
 from tests.tiny import tiny_diffusion
 
@@ -94,7 +98,7 @@ def test_configs_of_another_family_are_refused_both_ways(here: Path) -> None:
     assert "addition_embed_type is not text_time, and sdxl.safetensors is of Stable Diffusion XL's kind" in found
     assert "diffusers takes hf://stabilityai/stable-diffusion-xl-base-1.0@<commit>" in found
     found = refused("sd1.safetensors::sdxl")
-    assert f"{here.name}/sdxl/unet/config.json" in str(Path.cwd() / found) or "sdxl/unet/config.json" in found
+    assert "sdxl/unet/config.json: " in found
     assert "addition_embed_type is text_time" in found
 
 
@@ -165,6 +169,120 @@ def test_what_neither_the_file_nor_the_folder_holds_is_named(here: Path) -> None
         "`vae`, `text_encoder`", "`text_encoder`, `vae`"
     )
     assert find_source("sd1.safetensors::sd1", Path(), None).making  # which has all of them itself
+
+
+def flux(here: Path, *, guided: bool, **config: Any) -> str:
+    """A FLUX of its real width and one layer of each kind, of which there is a header alone, and a folder of configs."""
+    from accelerate import init_empty_weights
+    from diffusers import FluxTransformer2DModel
+
+    with init_empty_weights():
+        model = FluxTransformer2DModel(num_layers=1, num_single_layers=1, guidance_embeds=guided)
+    tensors = originals.flux({name: one.to("meta") for name, one in model.state_dict().items()})
+    write_sparse(here / "flux.safetensors", {f"{D}{name}": tuple(one.shape) for name, one in tensors.items()})
+    model.save_config(here / "flux/transformer")
+    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (here / "flux/model_index.json").write_text(json.dumps(index))
+    changed(here / "flux/transformer/config.json", **config)
+    return "flux.safetensors::flux"
+
+
+def write_sparse(file: Path, named: Shapes) -> None:
+    """A file of which only the header takes room."""
+    header, end = {}, 0
+    for name, shape in named.items():
+        begin, end = end, end + 2 * prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with file.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.truncate(8 + len(text) + end)
+
+
+def test_guidance_that_a_flux_has_is_in_its_config(here: Path) -> None:
+    for guided in (True, False):
+        assert find_source(flux(here, guided=guided), Path(), None).making
+        (one,) = problems(flux(here, guided=guided, guidance_embeds=not guided))
+        assert one.place == "flux/transformer/config.json"
+        assert f"guidance_embeds is {str(not guided).lower()}, and by the weights of `transformer`" in one.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"qk_norm": None}, 'qk_norm is null, and by the weights of `transformer` it is "rms_norm"'),
+        ({"dual_attention_layers": []}, "dual_attention_layers is [], and by the weights of `transformer` it is [0]"),
+        ({"dual_attention_layers": [1]}, "dual_attention_layers is [1]"),
+    ],
+)
+def test_norms_and_second_attentions_of_sd3_are_in_its_config(here: Path, fields: dict[str, Any], message: str) -> None:
+    folder = tiny_image(here, "sd3")
+    write_original(folder, here / "sd3.safetensors", "sd3")
+    assert find_source(f"sd3.safetensors::{folder}", Path(), None).making
+    changed(folder / "transformer/config.json", **fields)
+    (one,) = problems(f"sd3.safetensors::{folder}")
+    assert one.place == f"{folder}/transformer/config.json"
+    assert message in one.message
+
+
+VAE = "vae/config.json"
+
+
+@pytest.mark.parametrize(
+    ("file", "field", "value"),
+    [
+        (UNET, "use_linear_projection", True),
+        (VAE, "use_quant_conv", False),
+        (VAE, "use_post_quant_conv", False),
+        (VAE, "mid_block_add_attention", False),
+    ],
+)
+def test_a_field_that_alone_decides_which_tensors_there_are_is_held_against_them(
+    here: Path, file: str, field: str, value: bool
+) -> None:
+    changed(here / "sd1" / file, **{field: value})
+    (one,) = problems("sd1.safetensors::sd1")
+    assert one.place == f"sd1/{file}"
+    assert f"{field} is {str(value).lower()}, and by the weights of `{file.split('/')[0]}`" in one.message
+
+
+@pytest.mark.parametrize(
+    "name", [f"{D}extra.weight", f"{D}label_emb.0.0.bias", "first_stage_model.encoder.down.0.attn.0.q.weight"]
+)
+def test_tensors_that_nobody_knows_are_not_left_out_in_silence(here: Path, name: str) -> None:
+    more = {f"{D}label_emb.0.0.weight": (2, 2)} if "label_emb" in name else {}
+    write_headers(here / "x.safetensors", {**shapes(here, "sd1"), name: (2,), **more})
+    (one,) = problems("x.safetensors::sd1")
+    assert name in one.message or "Stable Diffusion XL's kind" in one.message
+
+
+def test_what_diffusers_leaves_out_with_reason_is_no_hindrance(here: Path) -> None:
+    for family in ("sd1", "sdxl"):
+        more = {"first_stage_model.loss.logvar": (), "first_stage_model.model_ema.decay": (), "model_ema.decay": ()}
+        more |= {"cond_stage_model.transformer.vision_model.x": (2,)} if family == "sd1" else {}
+        write_headers(here / "x.safetensors", {**shapes(here, family), **more})
+        found = find_source(f"x.safetensors::{family}", Path(), None).making
+        known = find_source(f"{family}.safetensors::{family}", Path(), None).making
+        assert found
+        assert known
+        assert {n: part.tensors for n, part in found.parts.items()} == {n: p.tensors for n, p in known.parts.items()}
+
+
+def test_a_vae_beside_a_denoiser_without_a_prefix_is_no_part_of_it(here: Path) -> None:
+    bare = {name.removeprefix(D): shape for name, shape in shapes(here, "sd1").items() if name.startswith(D)}
+    vae = {
+        f"vae.{name.removeprefix('first_stage_model.')}": shape
+        for name, shape in shapes(here, "sd1").items()
+        if name.startswith("first_stage_model.")
+    }
+    write_headers(here / "x.safetensors", {**bare, **vae, "ztsnr": ()})
+    found = find_source("x.safetensors::sd1", Path(), None).making
+    known = find_source("sd1.safetensors::sd1", Path(), None).making
+    assert found
+    assert known
+    assert {name: part.tensors for name, part in found.parts.items()} == {
+        name: part.tensors for name, part in known.parts.items() if name != "text_encoder"
+    }
 
 
 def lora(here: Path) -> str:

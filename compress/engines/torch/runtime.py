@@ -45,9 +45,9 @@ def find_class(library: str, name: str, place: Path) -> Any:
     Raises:
         ModelError: the model asks for code of its own, or for a class that the installed version does not have.
     """
-    if library == "diffusers":
-        importlib.import_module(DIFFUSERS_LOGGING)  # which makes it one of those that are silenced
-    with silent_libraries():  # what a class imports may warn of parts that pare does not use
+    with silent_libraries(
+        diffusers=library == "diffusers"
+    ):  # what a class imports may warn of parts that pare does not use
         found = getattr(importlib.import_module(library), name, None) if library in LIBRARIES else None
     if found is None:
         raise ModelError(
@@ -182,11 +182,18 @@ def first_tensor(output: torch.Tensor | tuple[Any, ...] | ModelOutput | BaseOutp
 
 
 @contextmanager
-def silent_libraries() -> Iterator[None]:
+def silent_libraries(*, diffusers: bool = False) -> Iterator[None]:
     """Turn off the progress bars and warnings of transformers, and of diffusers where it is imported, for a while: events tell what pare
-    does. What is imported meanwhile fetches no native code from the hub."""
+    does. What is imported meanwhile fetches no native code from the hub.
+
+    Args:
+        diffusers: it may be imported meanwhile for the first time.
+    """
     from transformers.utils import logging as transformers_logging
 
+    if diffusers:
+        with without_hub_kernels():
+            importlib.import_module(DIFFUSERS_LOGGING)
     known = [transformers_logging, *filter(None, [sys.modules.get(DIFFUSERS_LOGGING)])]  # a second, which no text needs
     levels = [(library, library.get_verbosity()) for library in known]
     bars = transformers_logging.is_progress_bar_enabled()

@@ -102,7 +102,7 @@ def run(artifact: Artifact, params: QuantizeBitsandbytes, context: Context) -> N
     from compress.engines.torch.runtime import silent_libraries
 
     def config(name: str, left: tuple[str, ...]) -> Any:
-        with silent_libraries():  # importing them looks for native code, and says so
+        with silent_libraries(diffusers=True):  # importing them looks for native code, and says so
             return config_of(artifact, name, left, params)
 
     pack_all(artifact, wanted(artifact, params), params.ignore, config, packing(params), context)

@@ -174,7 +174,7 @@ def run(artifact: Artifact, params: QuantizeTorchao, context: Context) -> None:
     from compress.engines.torch.runtime import silent_libraries
 
     def config(name: str, left: tuple[str, ...]) -> Any:
-        with silent_libraries():  # importing them looks for native code, and says so
+        with silent_libraries(diffusers=True):  # importing them looks for native code, and says so
             return config_of(artifact, name, left, params)
 
     names = wanted(artifact, params)
