@@ -181,7 +181,7 @@ def evaluate(
 
     usual = "latency" if is_address(candidate) or is_address(baseline) else "latency,size"
     asked, gates = read_metrics(usual if metrics is None else metrics, set_ or ()), read_gates(gate or ())
-    spec = EvalSpec(samples=samples, continuations=samples)  # a metric of continuations sees as many as any
+    spec = EvalSpec.model_validate({"samples": samples, "continuations": samples})  # continued are as many as scored
     with _listening(as_json) as emit:
         comparison = api.evaluate(
             candidate,
