@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress.errors import UserError
-from compress.files.user_paths import expanded
+from compress.errors import ModelError, UserError
+from compress.files.user_paths import expanded, file_and_config
 from compress.recipe.options import read_metrics
+from compress.recipe.reading import read_values
+from compress.sources.models import find_source
 from tests.fakes import language_model, pipeline
 
 NOBODY = "~nobody-at-all"
@@ -65,3 +67,19 @@ def test_a_home_is_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(here))
     assert expanded("~/x") == here / "x"
     assert [expanded(path) for path in ("~", "~\0", "./~", "a/~")] == [here, Path("~\0"), Path("~"), Path("a/~")]
+
+
+def test_a_folder_with_two_colons_in_its_name_is_that_folder(here: Path) -> None:
+    language_model(here / "gpt::v2")
+    assert find_source("./gpt::v2", here, None).artifact.path == here / "gpt::v2"
+    assert compress.plan(written(here, model="./gpt::v2"), cache=here / "cache").source.artifact.writes_text
+    assert file_and_config("./other::v2", here) == ("./other", "v2")
+
+
+@pytest.mark.parametrize("address", ["http://[::1]:8000/v1", "HTTPS://host/v1#a::b"])
+def test_an_address_with_two_colons_is_an_address(address: str) -> None:
+    assert file_and_config(address) == (address, "")
+    with pytest.raises(ModelError, match="is an endpoint"):
+        compress.load(address)
+    with pytest.raises(UserError, match="is an endpoint"):
+        read_values({"schema": 1, "name": "r", "model": address}, "r.yaml")
