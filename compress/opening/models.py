@@ -113,6 +113,12 @@ class LanguageModel(OpenModel, Protocol):
 
     def read(self, item: Item | str) -> Reading: ...
 
+    def cut_short(self, items: Sequence[Item]) -> str:
+        """How many of the items are longer than the model reads, in words; "" where none."""
+
+    def questions_cut(self, items: Sequence[Item], new_tokens: int) -> str:
+        """Of how many conversations the end alone is continued, for that leaves no room for so many new tokens; "" where none."""
+
     def prompt(self, item: Item, most: int, new_tokens: int) -> list[int]: ...
 
     def token_logprobs(self, items: Sequence[Item | str], batch: int) -> list[NDArray[np.float64]]: ...

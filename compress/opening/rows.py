@@ -70,6 +70,17 @@ def read_item(tokenizer: Any, item: Item | str, longest: int, known: int | None)
     return Reading(([] if start is None else [int(start)]) + tokens)
 
 
+def is_longer(tokenizer: Any, item: Item | str, longest: int) -> bool:
+    """Whether an item has more tokens than `read_item` gives."""
+    if isinstance(item, Item) and item.messages:
+        return len(tokens_of_chat(tokenizer, item)) > longest
+    text = item.text if isinstance(item, Item) else item
+    begun = (tokenizer.bos_token_id, tokenizer.eos_token_id) != (None, None)
+    room = longest - begun
+    found = tokenizer(text, add_special_tokens=False, truncation=True, max_length=room + 1)["input_ids"]
+    return len(found) > room
+
+
 def open_tokenizer(artifact: Artifact, opening: Opening) -> Any:
     """A language model's tokenizer.
 

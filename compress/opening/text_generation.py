@@ -20,7 +20,7 @@ from compress.model.batching import apart, company
 from compress.model.exportable import Batches
 from compress.model.hook_settings import loaded_to
 from compress.opening.models import Call, Timed
-from compress.opening.rows import open_tokenizer, read_item
+from compress.opening.rows import is_longer, open_tokenizer, read_item
 from compress.opening.token_range import be_known
 from compress.tasks.text_generation import Writing
 from compress.tokenizers.chats import Reading, question_of
@@ -143,6 +143,29 @@ class TextGeneration:
             DataError: the model has no embedding for one of them, or no chat template for a conversation.
         """
         return read_item(self.tokenizer, item, self.max_tokens, self.known)
+
+    def cut_short(self, items: Sequence[Item]) -> str:
+        """As `LanguageModel.cut_short`."""
+        longer = sum(is_longer(self.tokenizer, item, self.max_tokens) for item in items)
+        what = "conversations" if any(item.messages for item in items) else "documents"
+        behind = "the answers" if what == "conversations" else "the tokens"
+        return (
+            f"{longer} of {len(items)} {what} are longer than the {self.max_tokens} tokens that the model reads: {behind} behind "
+            "those are not scored"
+            if longer
+            else ""
+        )
+
+    def questions_cut(self, items: Sequence[Item], new_tokens: int) -> str:
+        """As `LanguageModel.questions_cut`."""
+        room = max(1, self.max_tokens - new_tokens)
+        longer = sum(bool(item.messages) and len(question_of(self.tokenizer, item)) > room for item in items)
+        return (
+            f"{longer} of {len(items)} conversations leave no room for {new_tokens} tokens: of each the last {room} tokens are "
+            "continued"
+            if longer
+            else ""
+        )
 
     def prompt(self, item: Item, most: int, new_tokens: int) -> list[int]:
         """What of an item is continued by `new_tokens` tokens: a document's start, `most` tokens or half of it; of a conversation all

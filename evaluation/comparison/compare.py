@@ -58,7 +58,7 @@ def compare(request: Request, emit: Emit) -> Comparison:
             emit(Event("warning", side, lost))
     sides, timed = _observe(views, request, emit)
     for message in dict.fromkeys(message for side in sides for message in side.message):
-        emit(Event("warning", "captions", message))
+        emit(Event("warning", "captions" if sides[0].image else "data", message))
     if unfit := worse_than_guessing(sides[0]):
         emit(Event("warning", "baseline", unfit))
     rows, scored = _rows(sides, request, timed, emit)

@@ -37,7 +37,7 @@ FORMAT = 4
 MANIFEST = "evidence.json"
 CONTINUATIONS = "continuations"
 STORED_AS = {"images": "pictures"}  # what keys call a kind since before it had this name: evidence of then still counts
-NOTES = "said.json"  # what a reader must know of generated images, where there is something
+NOTES = "said.json"  # what a reader must know of the evidence, where there is something
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,7 @@ def _generate(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
                     fix="the model is broken: look at the last stage, or use a higher precision",
                 )
             Image.fromarray(image).save(folder / _name(start + offset))
-    if message := task.cut_short(view.items, **view.call):
-        (folder / NOTES).write_text(json.dumps(message))
+    _say(folder, task.cut_short(view.items, **view.call))
     if latents:
         _save({"latents": np.stack(latents).astype(np.float16)}, folder / "latents.safetensors")
 
@@ -231,8 +230,18 @@ def _read_images(folder: Path, found: Evidence) -> Evidence:
         with safe_open(stored, framework="numpy") as tensors:
             return np.asarray(tensors.get_slice("latents")[index], dtype=np.float32)
 
-    message = (json.loads((folder / NOTES).read_text()),) if (folder / NOTES).is_file() else ()
-    return replace(found, image=image, latent=latent if stored.is_file() else None, message=message)
+    latents = latent if stored.is_file() else None
+    return replace(found, image=image, latent=latents, message=(*found.message, *_said(folder)))
+
+
+def _say(folder: Path, message: str) -> None:
+    """Keep what a reader must know beside the evidence."""
+    if message:
+        (folder / NOTES).write_text(json.dumps(message))
+
+
+def _said(folder: Path) -> tuple[str, ...]:
+    return (json.loads((folder / NOTES).read_text()),) if (folder / NOTES).is_file() else ()
 
 
 def _name(index: int) -> str:
@@ -268,6 +277,7 @@ def _score(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
     lengths = np.array([len(s) for s in ordered])
     sizes = np.array([_bytes_read(task, i, n) for i, n in zip(view.items, lengths, strict=True)])
     _save({"logprobs": np.concatenate(ordered), "lengths": lengths, "bytes": sizes}, folder / "logprobs.safetensors")
+    _say(folder, task.cut_short(view.items))
 
 
 def _read_scores(folder: Path, found: Evidence) -> Evidence:
@@ -276,7 +286,8 @@ def _read_scores(folder: Path, found: Evidence) -> Evidence:
     stored = load_file(folder / "logprobs.safetensors")
     ends = np.cumsum(stored["lengths"])
     scores = tuple(np.split(stored["logprobs"], ends[:-1]))
-    return replace(found, token_logprobs=scores, bytes_read=tuple(stored["bytes"].tolist()))
+    sizes, message = tuple(stored["bytes"].tolist()), (*found.message, *_said(folder))
+    return replace(found, token_logprobs=scores, bytes_read=sizes, message=message)
 
 
 def _bytes_read(task: LanguageModel, item: Item, scored: int) -> int:
@@ -304,12 +315,13 @@ def _continue(view: Viewpoint, folder: Path, side: str, emit: Emit) -> None:
         decode = task.tokenizer.decode
         rows.append({"prompt": decode(prompt, skip_special_tokens=True), "tokens": written, "text": decode(written)})
     (folder / "continuations.json").write_text(json.dumps(rows, indent=1))
+    _say(folder, task.questions_cut(items, most))
 
 
 def _read_continuations(folder: Path, found: Evidence) -> Evidence:
     rows = json.loads((folder / "continuations.json").read_text())
     written = tuple(Continuation(row["prompt"], tuple(row["tokens"]), row["text"]) for row in rows)
-    return replace(found, continuations=written)
+    return replace(found, continuations=written, message=(*found.message, *_said(folder)))
 
 
 # How each kind of evidence is made into a folder, and read out of it.

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from compress.artifact import Artifact
-from compress.data.items import Item
+from compress.data.items import Item, Message
 from compress.errors import StageFailed
 from compress.events import Event, silent
 from compress.machine.devices import Opening
@@ -28,6 +28,7 @@ from compress.opening.text_to_image import TextToImage
 from compress.recipe.values import EvalSpec
 from compress.store.cache import Cache
 from evaluation.observe.collect import KINDS, MANIFEST, Viewpoint, collect
+from tests.chat_templates import chatting
 from tests.tiny import tiny_diffusion, tiny_llama
 
 CAPTIONS = ("a red three", "a blue seven", "green on white paper", "the array", "a red seven on paper")
@@ -217,6 +218,31 @@ def test_an_empty_document_keeps_its_place(texts: Viewpoint, tmp_path: Path) -> 
     items = (DOCUMENTS[0], Item("empty", ""), DOCUMENTS[1])
     found = collect(replace(texts, items=items), (tmp_path,), "baseline", silent).token_logprobs
     assert [len(f) for f in found] == [len(TEXTS[0]), 0, len(TEXTS[1])]
+
+
+def test_what_is_longer_than_the_model_reads_is_said(tmp_path: Path) -> None:
+    folder = tiny_llama(tmp_path / "llama")  # of 64 positions
+    chatting(folder)
+    long = "and so it goes on " * 10
+    items = (Item("a", "short"), Item("b", long))
+    task = TextGeneration(describe(folder), Opening("float32"))
+    assert task.cut_short(items[:1]) == ""
+    assert (
+        task.cut_short(items)
+        == "1 of 2 documents are longer than the 64 tokens that the model reads: the tokens behind those are not scored"
+    )
+    exact = Item("c", "x" * 63)  # behind the token that begins a text
+    assert task.cut_short((exact,)) == ""
+    assert "1 of 1" in task.cut_short((replace(exact, text="x" * 64),))
+    chat = Item("d", "x", messages=(Message("user", long), Message("assistant", "yes")))
+    assert task.questions_cut((chat, items[1]), 8) == (
+        "1 of 2 conversations leave no room for 8 tokens: of each the last 56 tokens are continued"
+    )
+    assert task.questions_cut(items, 8) == ""
+    artifact = replace(describe(folder), digest="chats")
+    view = Viewpoint(artifact, Opening("float32"), {}, items, "words", 0, 2, {"documents": ()})
+    for _ in range(2):  # made, and read
+        assert collect(view, (tmp_path / "evidence",), "baseline", silent).message == (task.cut_short(items),)
 
 
 def test_latents_are_what_the_images_were_decoded_from(images: Viewpoint, tmp_path: Path) -> None:
