@@ -285,6 +285,16 @@ def test_rows_keep_what_is_foretold_and_leave_out_those_without(models: tuple[Pa
     assert rows.share.endswith("of them the assistant's")
     with pytest.raises(DataError, match=r"none of 1 rows of 100 tokens has a token of the assistant's"):
         rows_of(task, DistillLogits(tokens=100), context)
+    beyond = item("Hi" * 4 * task.max_tokens, "Hello!")
+    told: list[str] = []
+    context = Context(
+        tmp_path, tmp_path, data={"train": data(beyond)}, note=lambda message, **facts: told.append(message)
+    )
+    with pytest.raises(DataError, match=f"give shorter conversations: the model reads {task.max_tokens} tokens"):
+        rows_of(task, DistillLogits(tokens=task.max_tokens + 1), context)
+    assert told == [
+        f"rows of {task.max_tokens} tokens, the most that the model reads, where {task.max_tokens + 1} were asked for"
+    ]
     plain = rows_of(
         task, DistillLogits(tokens=16), Context(tmp_path, tmp_path, data={"train": data(Item("t", "a" * 40))})
     )

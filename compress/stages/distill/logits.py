@@ -122,6 +122,8 @@ def rows_of(task: LanguageModel, params: DistillLogits, context: Context) -> Row
 
     stream, learnt = _read(task, params.documents, context)
     length = min(params.tokens, task.max_tokens)
+    if length < params.tokens:
+        context.note(f"rows of {length} tokens, the most that the model reads, where {params.tokens} were asked for")
     count = len(stream) // length
     if not count:
         raise DataError(
@@ -137,7 +139,9 @@ def rows_of(task: LanguageModel, params: DistillLogits, context: Context) -> Row
     spoken = counted.any(1)
     if not spoken.any():
         message = f"none of {count} rows of {length} tokens has a token of the assistant's"
-        raise DataError(message, place=context.data["train"].source, fix="raise `tokens`, or give more conversations")
+        short = f"give shorter conversations: the model reads {length} tokens, and each answer lies behind them"
+        fix = short if length == task.max_tokens else "raise `tokens`, or give more conversations"
+        raise DataError(message, place=context.data["train"].source, fix=fix)
     return Rows(tokens[spoken], counted[spoken])
 
 
