@@ -287,9 +287,7 @@ def test_rows_keep_what_is_foretold_and_leave_out_those_without(models: tuple[Pa
         rows_of(task, DistillLogits(tokens=100), context)
     beyond = item("Hi" * 4 * task.max_tokens, "Hello!")
     told: list[str] = []
-    context = Context(
-        tmp_path, tmp_path, data={"train": data(beyond)}, note=lambda message, **facts: told.append(message)
-    )
+    context = replace(context, data={"train": data(beyond)}, emit=lambda event: told.append(event.message))
     with pytest.raises(DataError, match=f"give shorter conversations: the model reads {task.max_tokens} tokens"):
         rows_of(task, DistillLogits(tokens=task.max_tokens + 1), context)
     assert told == [
