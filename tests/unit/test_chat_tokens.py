@@ -290,7 +290,7 @@ def test_rows_keep_what_is_foretold_and_leave_out_those_without(models: tuple[Pa
     context = replace(context, data={"train": data(beyond)}, emit=lambda event: told.append(event.message))
     with pytest.raises(DataError, match=f"give shorter conversations: the model reads {task.max_tokens} tokens"):
         rows_of(task, DistillLogits(tokens=task.max_tokens + 1), context)
-    assert told == [
+    assert list(filter(None, told)) == [
         f"rows of {task.max_tokens} tokens, the most that the model reads, where {task.max_tokens + 1} were asked for"
     ]
     plain = rows_of(
