@@ -15,7 +15,7 @@ from compress.files.safetensors_headers import read_header
 from compress.model.weight_files import loaded_files
 
 Shapes = Mapping[str, tuple[int, ...]]
-Value = str | bool | list[int] | None
+Value = str | bool | int | list[int] | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,23 @@ def _gate(shapes: Shapes) -> str:
     return "gated-gelu" if _any(r"encoder\.block\.0\..*\.DenseReluDense\.wi_0\.weight")(shapes) else "relu"
 
 
+def _count(pattern: str) -> Callable[[Shapes], int | None]:
+    """How many of something there are, by the largest number in their names; None where there is none."""
+    known = re.compile(pattern)
+
+    def counted(shapes: Shapes) -> int | None:
+        numbers = [int(match[1]) for name in shapes if (match := known.match(name))]
+        return max(numbers) + 1 if numbers else None
+
+    return counted
+
+
+def _levels(shapes: Shapes) -> str | None:
+    """How many levels an encoder has, in words."""
+    found = _count(r"encoder\.down_blocks\.(\d+)\.")(shapes)
+    return None if found is None else f"{found} levels"
+
+
 FIELDS: Mapping[str, tuple[Field, ...]] = {
     "FluxTransformer2DModel": (
         Field("guidance_embeds", False, _any(r"time_text_embed\.guidance_embedder\.linear_1\.weight")),
@@ -67,9 +84,22 @@ FIELDS: Mapping[str, tuple[Field, ...]] = {
         Field("dual_attention_layers", [], _dual, lambda stated, shown: sorted(stated or ()) == shown),
     ),
     "UNet2DConditionModel": (
+        Field("mid_block_type", "UNetMidBlock2DCrossAttn", _any(r"mid_block\..+")),
         Field("use_linear_projection", False, _linear, lambda stated, shown: shown is None or bool(stated) == shown),
     ),
     "AutoencoderKL": (
+        Field(
+            "layers_per_block",
+            1,
+            _count(r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+            lambda stated, shown: shown is None or stated == shown,
+        ),
+        Field(
+            "block_out_channels",
+            [64],
+            _levels,
+            lambda stated, shown: shown is None or f"{len(stated)} levels" == shown,
+        ),
         Field("use_quant_conv", True, _any(r"quant_conv\.weight")),
         Field("use_post_quant_conv", True, _any(r"post_quant_conv\.weight")),
         Field("mid_block_add_attention", True, _any(r"decoder\.mid_block\.attentions\.0\.to_q\.weight")),

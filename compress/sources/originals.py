@@ -196,6 +196,9 @@ def _configs(folder: Path, file: Path) -> Artifact:
     return found
 
 
+XL = "StableDiffusionXL"  # how the classes of its pipelines begin
+
+
 def _misfits(
     file: Path, tensors: Mapping[str, Stored], layouts: tuple[Layout, ...], model: Artifact
 ) -> Iterator[Problem]:
@@ -237,6 +240,10 @@ def _unet_misfits(file: Path, tensors: Mapping[str, Stored], model: Artifact) ->
         yield Problem(
             place, f"addition_embed_type {'is' if wanted else 'is not'} text_time, and {shown(file)} {what}", fix
         )
+    kind = str(read_json(model.path / INDEX).get("_class_name", ""))
+    if kind.startswith("StableDiffusion") and kind.startswith(XL) != wanted:
+        message = f"_class_name is {kind}, and its UNet {'is' if wanted else 'is not'} of Stable Diffusion XL's kind"
+        yield Problem(str(model.path / INDEX), message, "give the whole folder of one family")
     if MARK in tensors and (stated := _scheduler(model).get("prediction_type", "epsilon")) != V_PREDICTION:
         place = str(model.path / "scheduler/scheduler_config.json")
         message = f"prediction_type is {stated}, and {shown(file)} says by its tensor {MARK} that it predicts v"

@@ -235,15 +235,29 @@ VAE = "vae/config.json"
         (VAE, "use_quant_conv", False),
         (VAE, "use_post_quant_conv", False),
         (VAE, "mid_block_add_attention", False),
+        (VAE, "layers_per_block", 2),
+        (UNET, "mid_block_type", None),
     ],
 )
 def test_a_field_that_alone_decides_which_tensors_there_are_is_held_against_them(
-    here: Path, file: str, field: str, value: bool
+    here: Path, file: str, field: str, value: object
 ) -> None:
     changed(here / "sd1" / file, **{field: value})
     (one,) = problems("sd1.safetensors::sd1")
     assert one.place == f"sd1/{file}"
-    assert f"{field} is {str(value).lower()}, and by the weights of `{file.split('/')[0]}`" in one.message
+    assert f"{field} is {json.dumps(value)}, and by the weights of `{file.split('/')[0]}`" in one.message
+
+
+def test_the_levels_of_an_autoencoder_are_those_of_its_weights(here: Path) -> None:
+    changed(here / "sd1" / VAE, block_out_channels=[16, 16, 16], down_block_types=["DownEncoderBlock2D"] * 3)
+    assert any('by the weights of `vae` it is "2 levels"' in one.message for one in problems("sd1.safetensors::sd1"))
+
+
+def test_the_class_of_another_familys_pipeline_is_refused(here: Path) -> None:
+    changed(here / "sd1" / "model_index.json", _class_name="StableDiffusionXLPipeline")
+    (one,) = problems("sd1.safetensors::sd1")
+    assert one.place == "sd1/model_index.json"
+    assert one.message == "_class_name is StableDiffusionXLPipeline, and its UNet is not of Stable Diffusion XL's kind"
 
 
 @pytest.mark.parametrize(
