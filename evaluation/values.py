@@ -113,6 +113,7 @@ class Sizes:
 ENDLESS = (-math.inf, math.inf)
 IMAGES = "a folder of images"  # the engine of a side that is no model
 ENDPOINT = "an endpoint"  # begins the engine of a side that a server has
+OWN_REFERENCE = "the baseline's images"  # in a score's protocol: what it was compared with where there are no real ones
 # How results of before 0.1 spell what protocols and sides say; they are read so for one version.
 OLD_SPELLING = {"a folder of pictures": IMAGES, "the data's pictures": "the data's images", "pictures": "images"}
 ADAPTER = "adapter"  # what a lineage calls the fusing of adapters

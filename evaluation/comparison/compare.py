@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,19 @@ from evaluation.observe.endpoint_times import time_endpoints
 from evaluation.observe.endpoints import alike_scored
 from evaluation.observe.repeats import measured
 from evaluation.observe.timing import Interleaved, time_views
-from evaluation.values import ENDPOINT, IMAGES, Comparison, Estimate, Metric, P, Row, Sample, Side, shared
+from evaluation.values import (
+    ENDPOINT,
+    IMAGES,
+    OWN_REFERENCE,
+    Comparison,
+    Estimate,
+    Metric,
+    P,
+    Row,
+    Sample,
+    Side,
+    shared,
+)
 
 if TYPE_CHECKING:
     from compress.opening.models import OpenModel
@@ -62,6 +75,8 @@ def compare(request: Request, emit: Emit) -> Comparison:
     if unfit := worse_than_guessing(sides[0]):
         emit(Event("warning", "baseline", unfit))
     rows, scored = _rows(sides, request, timed, emit)
+    if message := _without_real(rows):
+        emit(Event("warning", "reference", message))
     chain = [(stage, beside(views[0], request, artifact)) for stage, artifact in request.chain]
     steps = measure_steps(chain, views[0], sides, request, emit)
     controls = _controls(views, sides, request, emit)
@@ -116,6 +131,18 @@ def _fewer(request: Request) -> str:
     """That the data hold fewer items than somebody asked for, in words, or ""."""
     usual = EvalSpec.model_fields["samples"].default
     return fewer(request.data, request.spec.samples, usual) if request.data else ""
+
+
+def _without_real(rows: Sequence[Row]) -> str:
+    """Which scores are distances from the baseline's own images, in words; "" where none is."""
+    names = [row.metric for row in rows if row.protocol.get("reference") == OWN_REFERENCE]
+    if not names:
+        return ""
+    verb = "is a distance" if len(names) == 1 else "are distances"
+    return (
+        f"no real images are given, so {', '.join(names)} {verb} from the baseline's own: where those are not real, name some as "
+        "`reference`"
+    )
 
 
 def noting(emit: Emit, warnings: list[str]) -> Emit:

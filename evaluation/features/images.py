@@ -23,7 +23,7 @@ from evaluation.features.opening import open_features
 from evaluation.features.statistics import export, read_statistics
 from evaluation.preflight.image_checks import Images, refuse_damaged
 from evaluation.preflight.image_folders import SUFFIXES, files_of
-from evaluation.values import Sample
+from evaluation.values import OWN_REFERENCE, Sample
 
 Read = Callable[[], NDArray[np.uint8]]
 
@@ -110,7 +110,7 @@ def _own_reference(evidence: Evidence, extractor: Extractor, values: Features) -
             evidence.memory, extractor, evidence.data_key, len(real), lambda: _extract(extractor, real)
         ), "the data's images"
     found = generated(evidence.original, extractor) if evidence.original else values
-    return found, "the baseline's images"
+    return found, OWN_REFERENCE
 
 
 def _of_folder(files: Sequence[Path], digest: str, extractor: Extractor, memory: Path | None) -> Features:

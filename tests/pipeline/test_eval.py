@@ -79,6 +79,8 @@ def test_two_folders_of_images_are_compared_without_a_model(shell: Any, places: 
     assert rows["fid"]["baseline"]["value"] == rows["kid"]["baseline"]["value"] == 0
     assert rows["fid"]["candidate"]["value"] > 0
     assert rows["kid"]["protocol"]["reference"] == "the baseline's images"
+    (said,) = (message for message in found["warnings"] if message.startswith("reference: "))
+    assert "fid, kid, precision, recall are distances from the baseline's own" in said
     assert rows["ssim"]["verdict"]["status"] == "fail"
     assert found["candidate"]["engine"] == "a folder of images"
     assert found == json.loads((places.root / "out" / "result.json").read_text())
@@ -118,6 +120,7 @@ def test_with_data_the_folders_images_are_held_against_the_real_ones(places: Pla
     found = evaluate(places, places.other, places.real, "with data", metrics=metrics, gates=gates, data=SCENES)
     rows = {row.metric: row for row in found.rows}
     assert rows["kid"].protocol["reference"] == "the data's images"
+    assert not any("no real images" in message for message in found.warnings)
     assert rows["kid"].baseline.value == pytest.approx(0, abs=1e-9)  # they are the real ones
     assert rows["clip_score"].verdict.status == "fail"  # other scenes than the captions tell of
     assert len(found.images) > 6
