@@ -32,10 +32,10 @@ EDITORS: Mapping[str, tuple[str, Mapping[str, Mapping[str, Any]]]] = {
     "StableDiffusionXLInstructPix2PixPipeline": ("sdxl", EIGHT),
     "StableDiffusion3Img2ImgPipeline": ("sd3-no-t5", {}),
     "StableDiffusion3InpaintPipeline": ("sd3-no-t5", {"transformer": WIDE, "vae": {"latent_channels": 16}}),
-    "FluxImg2ImgPipeline": ("flux", {}),
-    "FluxInpaintPipeline": ("flux", {}),
-    "FluxFillPipeline": ("flux", FILL),
-    "FluxKontextPipeline": ("flux", {}),
+    "FluxImg2ImgPipeline": ("flux-deep", {}),
+    "FluxInpaintPipeline": ("flux-deep", {}),
+    "FluxFillPipeline": ("flux-deep", FILL),
+    "FluxKontextPipeline": ("flux-deep", {}),
 }
 PROMPTS = ("a red three", "blue", "green on paper", "a seven", "the three", "red paper", "white", "an array")
 

@@ -131,7 +131,7 @@ class TextToImage:
         Args:
             noise_ids: one for each prompt; an image's initial noise depends on (seed, noise id) and on nothing else.
         """
-        items = [Item(name, prompt) for name, prompt in zip(noise_ids, prompts, strict=True)]
+        items = [self.example(name, prompt) for name, prompt in zip(noise_ids, prompts, strict=True)]
         return self.generate_items(items, seed, **call)
 
     def generate_items(self, items: Sequence[Item], seed: int, **call: object) -> NDArray[np.uint8]:
@@ -172,10 +172,16 @@ class TextToImage:
         return cut_short(self.pipeline, captions, {**self.artifact.settings.call, **call})
 
     @contextmanager
-    def watch(self, component: str, recorded: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
-        """Tell `recorded` of every call to a component, with its real arguments, while the context lasts."""
+    def watch(
+        self, component: str, recorded: Callable[[tuple[Any, ...], dict[str, Any]], None], function: str = ""
+    ) -> Iterator[None]:
+        """Tell `recorded` of every call to a component, with its real arguments, while the context lasts.
+
+        Args:
+            function: the method that is called, where it is another than `function_of` says.
+        """
         module = self.component(component)
-        name = self.function_of(component)
+        name = function or self.function_of(component)
         if name == "forward" and offloaded(self.artifact):  # what offloads puts other functions there while a call runs
             with _listening_before(module, recorded):
                 yield

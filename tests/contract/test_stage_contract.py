@@ -40,9 +40,7 @@ CALIBRATED_IF_ASKED, CALIBRATION = ("quantize.llamacpp",), ("samples", "length")
 DAILY = {
     ("accelerate.steps", "image_to_image"),
     ("prune.width", "inpainting"),
-    ("distill.features", "instruction_editing"),
-    ("distill.decoder", "image_to_image"),
-    ("quantize.torchao", "inpainting"),
+    ("quantize.torchao", "instruction_editing"),
 }
 COMPILED = "accelerate.compile"  # by each process that opens the model
 APART = ("quantize.gptq",)  # in a process of its own, with half a minute of imports; tests/pipeline has it in short
