@@ -27,6 +27,7 @@ from compress.pipelines.index import INDEX, class_of
 from compress.planning.step_checks import source_problems
 from compress.recipe.values import EvalSpec
 from compress.sources.data import open_data
+from tests.devices import HERE, Watched
 from tests.editors import EDITORS, SIDE, edits, tiny_editor
 from tests.stages import apply
 
@@ -115,6 +116,16 @@ def test_the_steps_that_run_are_the_work(editor: Artifact, items: tuple[Item, ..
         task.first_call(**task.brief)
     assert len(counted) == 8
     assert task.probe(ANY_SIZE).shape == (2, SIDE, SIDE, 3)
+
+
+def test_it_runs_where_it_was_opened(editor: Artifact, items: tuple[Item, ...]) -> None:
+    more = {"padding_mask_crop": 2} if class_of(editor.path) == "StableDiffusionInpaintPipeline" else {}
+    wanted, _ = open_images(editor, FLOAT32).images(items[:2], 0, num_inference_steps=STEPS, **more)
+    with Watched() as watched:
+        task: Any = open_images(editor, HERE)
+        found, _ = task.images(items[:2], 0, num_inference_steps=STEPS, **more)
+    assert watched.seen
+    assert (found == wanted).all()
 
 
 def test_a_timed_call_reads_no_file(inpainter: Artifact, items: tuple[Item, ...]) -> None:
