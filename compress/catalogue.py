@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from compress.engines import Engine
 from compress.errors import UserError, near
 from compress.params import Params
-from compress.tasks import Observable, Task
+from compress.tasks import OF_DATA, Observable, Task
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact, Format, Quantization, Settings
@@ -147,7 +147,14 @@ class Stage:
 
     def touches(self, artifact: Artifact, params: Params) -> tuple[str, ...]:
         """The components it works on: as its parameters or its record say, `all` being those that it takes, else the main one."""
-        return artifact.choose(getattr(params, "components", self.components), self.takes)
+        named = getattr(params, "components", self.components)
+        found = artifact.choose(named, self.takes)
+        return tuple(n for n in found if named != "all" or not self._halves(artifact, n))
+
+    def _halves(self, artifact: Artifact, component: str) -> bool:
+        """Whether what it leaves of a component does one of the two things that the pipeline calls it for."""
+        format = artifact.components[component].format
+        return self.leaves(format) != format and both_ways(artifact, component)
 
     def works_on(self, task: Task) -> bool:
         """Whether models of this task show what it needs."""
@@ -289,7 +296,13 @@ def find_engine(format: str) -> Engine:
 
 def tasks_for(needs: frozenset[Observable]) -> tuple[str, ...]:
     """The tasks whose models, on data that gives all it can, show what a metric or a stage needs."""
-    return tuple(n for n in task_names() if not find_task(n).fits(needs, ("captions", "scenes")))
+    return tuple(n for n in task_names() if not find_task(n).fits(needs, OF_DATA))
+
+
+def both_ways(artifact: Artifact, component: str) -> bool:
+    """Whether a component makes latents of the images that a model is given, beside images of latents: an engine has one graph, and stands
+    for its decoder alone."""
+    return component == "vae" and "inputs" in find_task(artifact.task).takes
 
 
 def builders() -> tuple[Stage, ...]:

@@ -79,6 +79,7 @@ def furnish(folder: Path) -> None:
     from compress.zoo import zoo_model
     from tests.adapters import branches, shapes, write_peft
     from tests.chat_templates import chatting, exchanges
+    from tests.editors import edits, tiny_editor
     from tests.originals import write_original
     from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -98,6 +99,10 @@ def furnish(folder: Path) -> None:
     shutil.copytree(zoo_model("digits-clip"), folder / "clip")
     for shade, name in enumerate(("train-images", "held-out")):
         images(folder / name, shade)
+    inpainter = tiny_editor(folder / "inpainter", "StableDiffusionInpaintPipeline")
+    shutil.copytree(inpainter, folder / "stable-diffusion-inpainting")
+    for shade, name in enumerate(("train-edits", "held-out-edits")):
+        edits(folder / name, masks=True, count=64, shade=shade)
     (folder / "held-out.jsonl").write_text("".join(json.dumps({"text": f"held out, {i}"}) + "\n" for i in range(300)))
     (folder / "train.txt").write_text("\n\n".join(f"to learn from, number {i}" for i in range(300)))
     for name in ("recipes", "reports"):

@@ -28,6 +28,7 @@ from compress.recipe.adapters import AdapterSpec
 from compress.recipe.gates import Gate
 from compress.recipe.keep import KEEP
 from compress.recipe.values import ADAPTER_KEY, ROLE_KEY, STEP_KEYS, DataSpec, EvalSpec, Head
+from compress.tasks import OF_DATA
 
 GATES = """gates
 
@@ -185,7 +186,7 @@ def _task(name: str) -> Iterator[str]:
     yield from (*parameter_lines(task.settings),) or ("  none",)
     yield "\nevaluate.baseline"
     yield from (*parameter_lines(task.baseline),) or ("  none",)
-    fitting = [metric for metric in metric_names() if not task.fits(find_metric(metric).needs, ("captions", "scenes"))]
+    fitting = [metric for metric in metric_names() if not task.fits(find_metric(metric).needs, OF_DATA)]
     working = [stage for stage in stage_names() if find_stage(stage).works_on(task)]
     yield f"\ndata      {task.data}"
     for title, names in (("metrics", fitting), ("stages", working)):

@@ -19,12 +19,12 @@ from compress.catalogue import (
     task_names,
 )
 from compress.commands.explain_parameters import WIDTH
-from compress.data.items import KINDS_OF_DATA
+from compress.data.items import ALSO, KINDS_OF_DATA
 from compress.model.exportable import NO_GRAPH
 from compress.model.families import FAMILIES, PARTS, Family, common_name
 from compress.recipe.values import DataSpec
 from compress.sources.data import LAYOUTS
-from compress.tasks import Observable, Task
+from compress.tasks import OF_DATA, Task
 
 if TYPE_CHECKING:
     from compress.params import Params
@@ -48,10 +48,10 @@ from its own files, and `pare check` tells what of it does not fit together. A c
 `FILE.safetensors::CONFIG`, or `{file: FILE.safetensors, config: CONFIG}`: its configs and tokenizers are those of CONFIG, a folder of its family.
 
 tasks"""
-OF_DATA: tuple[Observable, ...] = ("captions", "scenes")  # what only data can give
 GIVEN = {
     "captions": "a text for each image, none of them empty",
     "scenes": "captions in the grammar of the zoo's digits",
+    "edits": "captions of what is there before an edit and after it, for each image",
 }
 REFERENCE = "reference"  # the parameter of metrics that compare images with real ones
 UNET = "UNet2DConditionModel"  # whose blocks go level by level, and not out of one stack
@@ -87,7 +87,7 @@ def _by_need(task: Task) -> Iterator[str]:
     for need in OF_DATA:
         yield from _names(f"need {GIVEN[need]}", [m for m in fitting if need in m.needs])
     yield from _names(f"compared with the images, or against a `{REFERENCE}` in their place", real)
-    if others := [layout.title for layout in LAYOUTS if layout.kind != task.data]:
+    if others := [one.title for one in LAYOUTS if task.data not in (one.kind, *ALSO.get(one.kind, ()))]:
         yield from _entry("refused", "; ".join(others))
 
 

@@ -21,6 +21,7 @@ READER = 2  # what is kept of files that were read is kept under this number: ra
 # The first bytes of the formats that are read, so that a plan can tell an image without decoding it.
 STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 DEEP = 65535 // 255  # 16 bits to 8: 257
+ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and those of its values that swap the sides
 SAVE = "save it as an 8-bit PNG or JPEG"
 
 
@@ -54,6 +55,23 @@ def refuse_other(path: Path) -> None:
         start = stream.read(12)
     if not start.startswith(STARTS) and not (start[:4] == b"RIFF" and start[8:] == b"WEBP") and not _opens(path):
         raise DataError("is no image", place=str(path), fix=SAVE)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Height and width of an image as it is shown, from its header.
+
+    Raises:
+        DataError: it does not read so far.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as opened:
+            wide, tall = opened.size
+            turned = opened.getexif().get(ORIENTATION, 1) in SIDEWAYS
+            return (wide, tall) if turned else (tall, wide)
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"is no image that reads: {error}", place=str(path), fix="mend or remove it") from error
 
 
 def _opens(path: Path) -> bool:

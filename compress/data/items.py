@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from compress.tasks import Observable
 
 
-Kind = Literal["captioned_images", "texts"]
+Kind = Literal["captioned_images", "image_edits", "masked_images", "texts"]
 USER, ASSISTANT = "user", "assistant"  # roles of messages: a model learns to write those of the assistant
 
 
@@ -34,6 +34,9 @@ class Item:
     text: of a conversation, a plain rendering to be looked at.
     file: the image's, in the data's folder: several captions may be of one.
     messages: of a conversation, what a model is given through its chat template.
+    input: the image that another is made of, uint8 [height, width, 3], as it lies in `input_file`; what is made of it is `image`.
+    mask: where that image is inpainted, bool [height, width], as it lies in `mask_file`.
+    before, after: captions of the input, and of what is made of it; "" where nobody wrote any.
     """
 
     id: str
@@ -41,6 +44,18 @@ class Item:
     image: Callable[[], NDArray[np.uint8]] | None = None
     file: str = ""
     messages: tuple[Message, ...] = ()
+    input: Callable[[], NDArray[np.uint8]] | None = None
+    mask: Callable[[], NDArray[np.bool_]] | None = None
+    input_file: str = ""
+    mask_file: str = ""
+    before: str = ""
+    after: str = ""
+
+    @property
+    def given(self) -> dict[str, Callable[[], object]]:
+        """By their names in the data's folder, the files that a model is given of it, and how each is read."""
+        read = {self.input_file: self.input, self.mask_file: self.mask}
+        return {name: one for name, one in read.items() if name and one}
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,7 @@ class Data:
     """A source of items. `digest` covers their content and belongs into keys; `read(i)` is deterministic.
 
     rows: what the digest is of, item by item: id, text, and the digest of an image's file, or a conversation as JSON; none where items
-        have no end.
+        have no end. Of an edit, between text and image: the digests of input and mask, and both captions.
     loose: the rows whose id nobody gave, so that it gives way where it stands for another item too.
     place: where an item stands, for whoever looks for it.
     left_out: which items of the source do not count, in words.
@@ -87,4 +102,14 @@ class Data:
             yield item
 
 
-KINDS_OF_DATA: Mapping[Kind, str] = {"captioned_images": "images with captions", "texts": "texts"}
+KINDS_OF_DATA: Mapping[Kind, str] = {
+    "captioned_images": "images with captions",
+    "image_edits": "images with what they are made of",
+    "masked_images": "images with masks of what is inpainted",
+    "texts": "texts",
+}
+# What rows of a kind read as too, the plainest first: columns that are not asked for are left alone.
+ALSO: Mapping[Kind, tuple[Kind, ...]] = {
+    "image_edits": ("captioned_images",),
+    "masked_images": ("captioned_images", "image_edits"),
+}

@@ -18,6 +18,7 @@ from compress.machine.library_classes import has_learned_positions
 from compress.model.families import feature_stacks
 from compress.pipelines.autoencoders import TEACHERS, levels_of
 from compress.pipelines.call_arguments import NEGATIVE, call_arguments
+from compress.pipelines.image_inputs import base_of
 from compress.pipelines.index import class_of
 from compress.pipelines.part_checks import POOLED, READS
 from compress.pipelines.schedulers import config_of
@@ -147,7 +148,7 @@ def reported_misfits(student: Artifact, teacher: Artifact, guidance: float | Non
     if ours != theirs:
         yield Misfit(TEACHER, f"its `{name}` is of the class {theirs}, and the student's of {ours}", LIKE)
         return
-    kind = class_of(student.path)
+    kind = base_of(class_of(student.path))
     texts = {field for table in (READS, POOLED) for field in table.get(kind, {})}
     config, other = student.known_config(name), teacher.known_config(name)
     yield from _unlike(f"`{name}`", config, other, sorted({*texts, *CALL}))

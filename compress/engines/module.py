@@ -79,7 +79,8 @@ class EngineModule(torch.nn.Module):
         return tuple(grouped.values()) if kwargs.get("return_dict") is False else ModelOutput(grouped)
 
     def decode(self, *args: object, **kwargs: object) -> Any:
-        """A VAE's decoder. The encoder is not part of the engine: text-to-image never calls it."""
+        """A VAE's decoder. The encoder is not part of the engine: text-to-image never calls it, and of what is given images the VAE stays
+        in torch."""
         return self.forward(*args, **kwargs)
 
     def cache_context(self, name: str) -> AbstractContextManager[None]:

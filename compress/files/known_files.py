@@ -14,9 +14,10 @@ Known = dict[str, tuple[Identity, str]]
 
 
 class Looking(Protocol):
-    """Gives the digest of a file, by its name in the folder; `look` is called of one that is not known, or is another by now."""
+    """Gives the digest of a file, by its name in the folder; `look` is called of one that is not known, or is another by now. What is looked
+    at otherwise in another role is known by that too."""
 
-    def __call__(self, name: str, look: Callable[[], None]) -> str: ...
+    def __call__(self, name: str, look: Callable[[], None], *, role: str = "") -> str: ...
 
 
 @contextmanager
@@ -26,13 +27,13 @@ def remembering(folder: Path, memory: Path | None) -> Iterator[Looking]:
     known = _read(note)
     seen: Known = {}
 
-    def digest(name: str, look: Callable[[], None]) -> str:
-        now = _stamp(folder / name)
-        before = known.get(name)
+    def digest(name: str, look: Callable[[], None], *, role: str = "") -> str:
+        now, key = _stamp(folder / name), f"{name}\n{role}" if role else name
+        before = known.get(key)
         if before is None or before[0] != now:
             look()
             before = now, digest_file(folder / name)
-        seen[name] = before
+        seen[key] = before
         return before[1]
 
     yield digest

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, Format
-from compress.catalogue import find_engine
+from compress.catalogue import both_ways, find_engine
+from compress.errors import Refusal
 from compress.machine.library_classes import has_class
 from compress.params import Params
 
@@ -62,7 +63,8 @@ ANY_SIZE = Batches(batch=(1, 1, 2**31))
 
 def wanted(artifact: Artifact, components: Components) -> tuple[str, ...]:
     """The components to build: those named, or all that generate or write and are torch's still."""
-    return artifact.choose(components, lambda format: format == "torch")
+    found = artifact.choose(components, lambda format: format == "torch")
+    return tuple(name for name in found if components != "all" or not both_ways(artifact, name))
 
 
 def refuse_components(artifact: Artifact, components: Components) -> str:
@@ -73,6 +75,11 @@ def refuse_components(artifact: Artifact, components: Components) -> str:
         return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
     if unavailable := [name for name in components if name not in artifact.working]:
         return f"{', '.join(unavailable)} takes no part in generating or writing; {', '.join(artifact.working)} do"
+    if both := [name for name in components if both_ways(artifact, name)]:
+        why = (
+            f"`{both[0]}` encodes what the model is given and decodes what it makes, and an engine does one of the two"
+        )
+        return Refusal(why, f"leave {both[0]} out of `components`: it stays in torch")
     return ""
 
 

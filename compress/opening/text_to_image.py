@@ -73,16 +73,20 @@ class TextToImage:
 
     @property
     def examples(self) -> Sequence[Item]:
-        return EXAMPLES
+        return tuple(self.example(one.id, one.text) for one in EXAMPLES)
+
+    def example(self, id: str, text: str) -> Item:
+        """An item of no data, to look at the model on."""
+        return Item(id, text)
 
     def probe(self, profile: Batches) -> NDArray[np.float64]:
         """Two prompts generated in two steps, or as near to that as the profile takes."""
         steps = min(2, self.artifact.settings.call.get("num_inference_steps", 2))
-        items = [Item(str(i), (PROMPT, OTHER)[i % 2]) for i in range(profile.nearest("batch", 2))]
+        items = [self.example(str(i), (PROMPT, OTHER)[i % 2]) for i in range(profile.nearest("batch", 2))]
         return self.images(items, 0, num_inference_steps=steps)[0].astype(np.float64)
 
     def first_call(self, **call: object) -> None:
-        self.generate_items((Item("0", PROMPT),), 0, **call)
+        self.generate_items((self.example("0", PROMPT),), 0, **call)
 
     def timed(self, items: Sequence[Item], spec: EvalSpec, call: Mapping[str, Any]) -> Timed:
         """One call generates as many prompts as `timing_batch` says, as one batch; its work is counted, not assumed.
@@ -90,7 +94,7 @@ class TextToImage:
         Raises:
             UserError: the model is meant to be called the lean way, and this call is not one.
         """
-        timed = _timed_items(items, spec.timing_batch)
+        timed = self.held(_timed_items(items or (self.example("0", PROMPT),), spec.timing_batch), **call)
         evaluations: list[None] = []
         with self.watch(self.artifact.main, lambda args, kwargs: evaluations.append(None)):
             self.first_call(**call)
@@ -129,7 +133,7 @@ class TextToImage:
         Args:
             noise_ids: one for each prompt; an image's initial noise depends on (seed, noise id) and on nothing else.
         """
-        items = [Item(name, prompt) for name, prompt in zip(noise_ids, prompts, strict=True)]
+        items = [self.example(name, prompt) for name, prompt in zip(noise_ids, prompts, strict=True)]
         return self.generate_items(items, seed, **call)
 
     def generate_items(self, items: Sequence[Item], seed: int, **call: object) -> NDArray[np.uint8]:
@@ -160,16 +164,26 @@ class TextToImage:
         """What the pipeline is given of the items: their captions."""
         return {"prompt": [item.text for item in items]}
 
+    def held(self, items: Sequence[Item], **call: object) -> list[Item]:
+        """The items with all that the pipeline is given of them in memory, so that a timed call reads no file."""
+        return list(items)
+
     def cut_short(self, items: Sequence[Item], **call: object) -> str:
         """As `ImageModel.cut_short`."""
         captions = list(dict.fromkeys(item.text for item in items))
         return cut_short(self.pipeline, captions, {**self.artifact.settings.call, **call})
 
     @contextmanager
-    def watch(self, component: str, recorded: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
-        """Tell `recorded` of every call to a component that is computed, with its real arguments, while the context lasts."""
+    def watch(
+        self, component: str, recorded: Callable[[tuple[Any, ...], dict[str, Any]], None], function: str = ""
+    ) -> Iterator[None]:
+        """Tell `recorded` of every call to a component that is computed, with its real arguments, while the context lasts.
+
+        Args:
+            function: the method that is called, where it is another than `function_of` says.
+        """
         module = self.component(component)
-        name = self.function_of(component)
+        name = function or self.function_of(component)
         if name == "forward" and offloaded(self.artifact):  # what offloads puts other functions there while a call runs
             with _listening_before(module, recorded):
                 yield
@@ -240,7 +254,7 @@ class TextToImage:
 
     def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: object) -> list[T]:
         """As `ImageModel.shapes_of`: what is kept may be no more than the shapes."""
-        return self._recorded(components, (Item("0", PROMPT),), 0, keep, call)
+        return self._recorded(components, (self.example("0", PROMPT),), 0, keep, call)
 
     def _recorded(
         self, components: Sequence[str], items: Sequence[Item], seed: int, keep: Callable[[str, Call], T], call: Call
@@ -274,7 +288,11 @@ class TextToImage:
         # Without gradients, as diffusers itself runs; inference mode would leave tensors behind that nothing can train or trace:
         # SDXL casts its VAE's weights for the time of a call, some positions are buffers that a longer text replaces.
         with torch.no_grad(), uncounted(self.pipeline):
-            return self.pipeline(**self.given(items), generator=generators, output_type=output, **arguments).images
+            return self.call(items, generators, output, arguments)
+
+    def call(self, items: Sequence[Item], generators: list[torch.Generator], output: str, arguments: Call) -> Any:
+        """The pipeline's images or latents of the items, each with its own source of noise, as one batch."""
+        return self.pipeline(**self.given(items), generator=generators, output_type=output, **arguments).images
 
     def _schedule(self, name: Any) -> None:
         """Let the named scheduler generate, made of the model's own one's training schedule; without a name, the model's own."""
@@ -375,7 +393,7 @@ def _no_numbers(items: Sequence[Item], what: str) -> StageFailed:
 
 
 def _timed_items(items: Sequence[Item], batch: int) -> list[Item]:
-    some = items[:batch] or (Item("0", PROMPT),)
+    some = items[:batch]
     return [replace(some[i % len(some)], id=f"timing/{i}") for i in range(batch)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from compress.artifact import MANIFEST, SCHEDULER, Artifact
 from compress.machine.library_classes import source_of
+from compress.pipelines.image_inputs import STRENGTH, TEXT_ALONE, too_weak
 from compress.pipelines.image_sizes import SIDES, own_size, size_faults
 from compress.pipelines.index import class_of
 from compress.pipelines.schedulers import changes, config_of, faults, foreign, left_out, named_config, reported
@@ -38,12 +39,16 @@ def call_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
     takes = call_arguments(kind)
     if takes is not None:
         # Of arguments alone that a recipe gives: what a model's own manifest says is its maker's.
-        asked = (n for n in call if n != SCHEDULER and n not in artifact.settings.call)
+        # An image that it is given is resized to the size that is asked for, also where the pipeline takes none.
+        beside = (SCHEDULER, *SIDES) if kind in TEXT_ALONE else (SCHEDULER,)
+        asked = (n for n in call if n not in beside and n not in artifact.settings.call)
         yield from (_untaken(kind, name) for name in asked if name not in takes)
         yield from _ignored_prompt(kind, takes, artifact, call)
         yield from _ignored_scale(kind, takes, artifact, call)
     steps = call.get(STEPS, (takes or {}).get(STEPS))
     yield from _scheduler_faults(kind, artifact, call, steps)
+    for message in too_weak(artifact, call, takes or {}, steps):
+        yield Fault(STRENGTH if STRENGTH in call else STEPS, message, "give a greater strength, or more steps")
     sized = artifact.calling(**call)
     yield from (Fault(side, message, fix) for side, message, fix in size_faults(sized))
     yield from _engine_faults(artifact, call, takes or {})

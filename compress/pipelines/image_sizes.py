@@ -88,7 +88,7 @@ def own_size(artifact: Artifact) -> int:
     stated = DEFAULT.search(_source(artifact))
     known = artifact.known_config(artifact.main).get("sample_size") if artifact.main else None
     latents = int(stated[1]) if stated else known
-    return latents * _pixels_a_latent(artifact) if isinstance(latents, int) else 0
+    return latents * pixels_a_latent(artifact) if isinstance(latents, int) else 0
 
 
 def _source(artifact: Artifact) -> str:
@@ -101,7 +101,7 @@ def size_multiple(artifact: Artifact) -> int:
     source = _source(artifact)
     if bins(artifact):
         return 1
-    pixels, fixed = _pixels_a_latent(artifact), FIXED.search(source)
+    pixels, fixed = pixels_a_latent(artifact), FIXED.search(source)
     known = {"self.vae_scale_factor": int(fixed[1]) if fixed else pixels, "self.patch_size": _patch(artifact)}
     found = MULTIPLE.search(source)
     factors = [f.strip() for f in (found["product"] or found["one"]).split("*")] if found else []
@@ -109,7 +109,7 @@ def size_multiple(artifact: Artifact) -> int:
     return lcm(prod(values) or 1, pixels or 1)  # what a latent does not cover is cut off
 
 
-def _pixels_a_latent(artifact: Artifact) -> int:
+def pixels_a_latent(artifact: Artifact) -> int:
     """How many pixels wide a VAE's latent pixel is; 0 where its config does not say."""
     config = artifact.known_config("vae") if "vae" in artifact.components else {}
     levels = config.get("encoder_block_out_channels") or config.get("block_out_channels")
@@ -129,4 +129,4 @@ def _largest(artifact: Artifact) -> int:
     if not artifact.main or artifact.components[artifact.main].kind != "SD3Transformer2DModel":
         return 0
     positions = artifact.known_config(artifact.main).get("pos_embed_max_size")
-    return positions * _patch(artifact) * _pixels_a_latent(artifact) if isinstance(positions, int) else 0
+    return positions * _patch(artifact) * pixels_a_latent(artifact) if isinstance(positions, int) else 0

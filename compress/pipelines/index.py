@@ -13,7 +13,18 @@ from compress.errors import ModelError
 
 INDEX = "model_index.json"
 # Words in diffusers' class names: of pipelines that are given more than text, and of those that give other than images.
-OTHER_INPUTS = ("Img2Img", "Inpaint", "Control", "Upscale", "Pix2Pix", "Edit", "Variation", "SuperResolution", "Fill")
+OTHER_INPUTS = (
+    "Img2Img",
+    "Inpaint",
+    "Control",
+    "Upscale",
+    "Pix2Pix",
+    "Edit",
+    "Variation",
+    "SuperResolution",
+    "Fill",
+    "Kontext",
+)
 OTHER_OUTPUTS = ("Video", "Audio", "Animate", "Motion", "Temporal", "3D", "1D")
 # Parts that judge or mark images rather than generate them: they would change what is measured, and are never opened.
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")

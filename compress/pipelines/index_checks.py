@@ -8,6 +8,7 @@ from typing import Any
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.errors import ModelError, Problem
 from compress.machine.library_classes import defines, has_class
+from compress.pipelines.image_inputs import base_of
 from compress.pipelines.index import INDEX, LEFT_OUT, named_parts
 from compress.pipelines.schedulers import config_of, left_out
 
@@ -48,7 +49,7 @@ def _lacking(artifact: Artifact, name: str, kind: str) -> str:
 
 
 def _remedy(name: str, index: Mapping[str, Any]) -> str:
-    if name in SPARED.get(str(index.get("_class_name", "")), ()):
+    if name in SPARED.get(base_of(str(index.get("_class_name", ""))), ()):
         return f'{FETCH}; to generate without it, write "{name}": [null, null] there'
     return FETCH
 

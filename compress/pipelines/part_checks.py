@@ -8,7 +8,9 @@ from typing import Any
 from compress.artifact import SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.errors import Problem
 from compress.machine.library_classes import has_class, lacking_for
-from compress.pipelines.index import INDEX, LEFT_OUT
+from compress.pipelines.image_inputs import PACKED, base_of, channels_beside
+from compress.pipelines.image_sizes import pixels_a_latent
+from compress.pipelines.index import INDEX, LEFT_OUT, class_of
 from compress.pipelines.index_checks import part_problems
 from compress.pipelines.schedulers import config_of, faults
 
@@ -32,7 +34,6 @@ POOLED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "StableDiffusion3Pipeline": {"pooled_projection_dim": ("text_encoder", "text_encoder_2")},
 }
 TIMES = 6  # numbers that SDXL says an image's sizes and crop in, each embedded beside the pooled text
-PACKED = 4  # FLUX and its like lay two by two latents into one token
 UNPACKED = (
     "UNet2DConditionModel",
     "SD3Transformer2DModel",
@@ -40,6 +41,7 @@ UNPACKED = (
     "SanaTransformer2DModel",
     "HunyuanDiT2DModel",
 )
+GIVEN = "9 and 8 channels are models that are given an image beside the text: name the class of their pipeline in model_index.json"
 OWN_CODE = "pare runs the pipelines and models of diffusers and transformers alone: give one made of their classes"
 
 
@@ -94,15 +96,16 @@ def _latents(artifact: Artifact) -> Iterator[Problem]:
     if main not in artifact.components or not isinstance(made, int):
         return
     config, packed = artifact.config(main), () if artifact.components[main].kind in UNPACKED else (PACKED * made,)
+    given = channels_beside(class_of(artifact.path), made, pixels_a_latent(artifact))
     for field, does, fits in (
-        ("in_channels", "takes", (made, *packed)),
+        ("in_channels", "takes", given or (made, *packed)),
         ("out_channels", "gives", (made, 2 * made, *packed)),
     ):
         if not isinstance(found := config.get(field), int) or found in fits:
             continue
         message = f"`{main}` {does} {found} channels ({field}), and the VAE makes latents of {made} (latent_channels)"
-        beside = field == "in_channels" and found in (8, 9)
-        hint = "9 and 8 channels are models that are given an image beside the text" if beside else SAVED
+        beside = field == "in_channels" and found in (2 * made, 2 * made + 1) and not given
+        hint = GIVEN if beside else SAVED
         yield Problem(str(artifact.folder(main) / "config.json"), message, hint)
 
 
@@ -110,7 +113,7 @@ def _widths(artifact: Artifact, pipeline: str) -> Iterator[Problem]:
     """The denoiser reads texts as wide as its encoders write them, word by word and as a whole."""
     if artifact.main not in artifact.components:
         return
-    config = artifact.config(artifact.main)
+    config, pipeline = artifact.config(artifact.main), base_of(pipeline)
     wholes = POOLED.get(pipeline, {}) if config.get("addition_embed_type", "text_time") == "text_time" else {}
     for field, encoders in (*READS.get(pipeline, {}).items(), *wholes.items()):
         # What encoder_hid_dim says is turned into what the field says.

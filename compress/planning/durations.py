@@ -15,10 +15,14 @@ from statistics import median
 from typing import NamedTuple
 
 from compress.artifact import Artifact
-from compress.catalogue import Stage, find_metric
+from compress.catalogue import Stage, find_metric, find_task
 from compress.files import hashing
 from compress.machine.devices import CPU
 from compress.params import Params
+from compress.pipelines.call_arguments import STEPS as CALLED_STEPS
+from compress.pipelines.call_arguments import call_arguments
+from compress.pipelines.image_inputs import steps_run, strength_of
+from compress.pipelines.index import class_of
 from compress.quantization import sizes
 from compress.recipe.keep import IF_FASTER
 from compress.recipe.values import EvalSpec
@@ -82,13 +86,22 @@ def evaluation_work(spec: EvalSpec, source: Artifact) -> Work:
     """The work of a comparison: how often the model is gone over for quality and for speed, and the processes that start."""
     metrics = [find_metric(name) for name in spec.metrics]
     needs = needed(spec)
-    steps = 1 if source.writes_text else int(getattr(spec.baseline, "steps", None) or STEPS)
+    steps = 1 if source.writes_text else _steps(spec, source)
     timed = int(getattr(spec, "new_tokens", 1)) if source.writes_text else steps
     rounds = 2 * spec.samples * steps if scored(spec) else 0
     if any(metric.timed for metric in metrics):
         rounds += SIDES * spec.timing_blocks * timed
     starts = 2 * (spec.starts + 1) if "starts" in needs else 0
     return Work(max(1, sizes.parameters(source, source.main)), max(1, rounds) * latent_places(source), starts)
+
+
+def _steps(spec: EvalSpec, source: Artifact) -> int:
+    """The steps of an image that are run, which a strength makes fewer than are asked for."""
+    kind, asked = class_of(source.path), find_task(source.task).asked(spec.baseline, source.settings.call)
+    return max(
+        1,
+        steps_run(kind, int(asked.get(CALLED_STEPS) or STEPS), strength_of(source, asked, call_arguments(kind) or {})),
+    )
 
 
 def latent_places(artifact: Artifact) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compress.artifact import Artifact
 from compress.catalogue import find_metric, find_stage, find_task, metric_names, stage_names, task_names, tasks_for
-from compress.data.items import KINDS_OF_DATA, Data, Kind
+from compress.data.items import ALSO, KINDS_OF_DATA, Data, Kind
 from compress.data.texts import PROMPTS, ROWS
 from compress.errors import Problem
 from compress.machine import deps
@@ -16,12 +16,11 @@ from compress.params import Params, faults
 from compress.planning.chat_checks import chat_problems
 from compress.recipe.shared_parameters import takers, unused
 from compress.recipe.values import EvalSpec, Recipe
-from compress.sources.data import LAYOUTS
-from compress.tasks import WRITTEN, Observable, Task
+from compress.sources.data import LAYOUTS, ZOO
+from compress.tasks import OF_DATA, WRITTEN, Task
 from compress.tokenizers.vocabulary import positions
 
 METADATA = "metadata.jsonl"
-OF_DATA: frozenset[Observable] = frozenset({"captions", "scenes"})  # what only data can give
 
 
 def evaluation_problems(recipe: Recipe, artifact: Artifact | None, data: Mapping[str, Data]) -> Iterator[Problem]:
@@ -65,7 +64,8 @@ def kind_meant(recipe: Recipe) -> Kind | None:
     """The kind of data that a recipe's stages and metrics are for, where its model does not tell; None where they fit several."""
     needs = [find_stage(step.stage).needs for step in recipe.stages if step.stage in stage_names()]
     needs += [find_metric(name).needs for name in recipe.evaluate.metrics]
-    kinds = {find_task(one).data for one in task_names() if all(one in tasks_for(each) for each in needs)}
+    fitting = (find_task(one).data for one in task_names() if all(one in tasks_for(each) for each in needs))
+    kinds = {ALSO.get(kind, (kind,))[0] for kind in fitting}
     return next(iter(kinds)) if len(kinds) == 1 else None
 
 
@@ -89,7 +89,8 @@ def kind_problems(data: Data, task: Task, place: str = "", *, taught: bool = Fal
             return
         ways = " or ".join(layout.title for layout in LAYOUTS if layout.kind == task.data)
         message = f"{data.source} holds {KINDS_OF_DATA[data.kind]}, and this model needs {KINDS_OF_DATA[task.data]}"
-        yield Problem(place, message, f"give {ways}, or a set of the zoo; `pare explain data` tells all")
+        sets = ", or a set of the zoo" if task.data in ZOO else ""
+        yield Problem(place, message, f"give {ways}{sets}; `pare explain data` tells all")
 
 
 def _of_images(file: Path, taught: bool) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.data.chats import canonical, conversation_of, plain
+from compress.data.edits import AFTER, BEFORE, SHAPES, Edit, edit_of, read_mask
 from compress.data.images import read_image, refuse_other
 from compress.data.items import Data, Item, Kind, Message
 from compress.data.texts import PROSE, ROWS, captioning, read_rows, read_text, rekeyed
@@ -44,10 +46,10 @@ def open_data(source: str, base: Path, kind: Kind | None = None, memory: Path | 
     except OSError as error:  # a name that is too long, a folder that may not be read
         message = f"cannot be looked at: {error.strerror}"
         raise DataError(message, place=source[:200], fix="check the path, and who may read it") from error
-    if folder and kind == "captioned_images" and not (path / METADATA).is_file() and _texts_alone(path):
+    if folder and kind not in (None, "texts") and not (path / METADATA).is_file() and _texts_alone(path):
         raise DataError("is a folder of texts, and this model needs images", place=str(path), fix=_layouts(kind))
     if folder:
-        return _image_folder(path, source, memory)
+        return _image_folder(path, source, memory, "captioned_images" if kind in (None, "texts") else kind)
     if file:
         return next(layout for layout in LAYOUTS if layout.holds(path)).opened(path, source)
     raise DataError(f"no such data: {source}, at {path.absolute()}", fix=_instead(path, source, kind))
@@ -55,7 +57,7 @@ def open_data(source: str, base: Path, kind: Kind | None = None, memory: Path | 
 
 def _instead(path: Path, source: str, kind: Kind | None) -> str:
     """What to give in place of data that are not there: what has nearly that name, or what could be given."""
-    beside = {"texts": Path.is_file, "captioned_images": Path.is_dir, None: Path.exists}[kind]
+    beside = Path.exists if kind is None else Path.is_file if kind == "texts" else Path.is_dir
     names = [one.name for one in _inside(path.parent) if beside(one)]
     if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.7):
         return f"did you mean `{source.removesuffix(path.name)}{close[0]}`?"
@@ -65,7 +67,8 @@ def _instead(path: Path, source: str, kind: Kind | None) -> str:
 def _layouts(kind: Kind | None) -> str:
     """What data of a kind, or of any, can be given as."""
     ways = [layout.title for layout in LAYOUTS if kind in (None, layout.kind)]
-    return f"give {', '.join(ways)}, or {' or '.join(ZOO[one] for one in ZOO if kind in (None, one))}"
+    sets = " or ".join(ZOO[one] for one in ZOO if kind in (None, one))
+    return f"give {', '.join(ways)}{f', or {sets}' if sets else ''}"
 
 
 def _texts_alone(folder: Path) -> list[str]:
@@ -82,7 +85,7 @@ def _inside(folder: Path) -> list[Path]:
         return []
 
 
-def _image_folder(path: Path, source: str, memory: Path | None = None) -> Data:
+def _image_folder(path: Path, source: str, memory: Path | None = None, kind: Kind = "captioned_images") -> Data:
     metadata = path / METADATA
     if not metadata.is_file() and (texts := _texts_alone(path)):
         message = f"is a folder of {len(texts)} text{'s' * (len(texts) > 1)}, and texts are read from one file"
@@ -92,23 +95,52 @@ def _image_folder(path: Path, source: str, memory: Path | None = None) -> Data:
     if not metadata.is_file():
         raise DataError("an image folder needs metadata.jsonl", place=str(path), fix=captioning(path))
     numbered = read_rows(metadata)
+    found: list[tuple[tuple[str, str, str], Edit | None]] = []
     with remembering(path, memory) as digest:
-        rows = tuple(_captioned(row, path, f"{metadata}:{number}", digest) for number, row in numbered)
+        for number, row in numbered:
+            at = f"{metadata}:{number}"
+            found.append((_captioned(row, path, at, digest), edit_of(row, kind, path, at, digest)))
+    rows = tuple((file, text, *(edit.content if edit else ()), seen) for (file, text, seen), edit in found)
 
     def read(index: int) -> Item:
-        file, text, _ = rows[index]
-        return Item(file, text, lambda: read_image(path / file), file)
+        (file, text, _), edit = found[index]
+        return _edited(Item(file, text, lambda: read_image(path / file), file), edit, path)
 
     def place(index: int) -> str:
         return f"{metadata}:{numbered[index][0]}"
 
-    blank = next((index for index, (_, text, _) in enumerate(rows) if not text.strip()), None)
-    lacks: dict[Observable, str] = {} if blank is None else {"captions": f"the text of {place(blank)} is empty"}
-    gives = _given([text for _, text, _ in rows]) if blank is None else frozenset()
+    gives, lacks = _captions_of([row[1] for row in rows], [edit for _, edit in found if edit], place)
     loose = range(len(rows))  # a file may have several captions, and each is an item
-    return Data(
-        source, "captioned_images", digest_json(rows), len(rows), read, gives, lacks, rows, loose, place, folder=path
+    return Data(source, kind, digest_json(rows), len(rows), read, gives, lacks, rows, loose, place, folder=path)
+
+
+def _edited(item: Item, edit: Edit | None, folder: Path) -> Item:
+    """An item with what its image is made of."""
+    if edit is None:
+        return item
+    return replace(
+        item,
+        input=lambda: read_image(folder / edit.input),
+        mask=(lambda: read_mask(folder / edit.mask)) if edit.mask else None,
+        input_file=edit.input,
+        mask_file=edit.mask,
+        before=edit.before,
+        after=edit.after,
     )
+
+
+def _captions_of(
+    texts: list[str], edits: list[Edit], place: Callable[[int], str]
+) -> tuple[frozenset[Observable], dict[Observable, str]]:
+    """What the rows' texts tell, and where what they might have shown is lacking."""
+    lacks: dict[Observable, str] = {}
+    if (blank := next((i for i, text in enumerate(texts) if not text.strip()), None)) is not None:
+        lacks["captions"] = f"the text of {place(blank)} is empty"
+    gives: frozenset[Observable] = _given(texts) if blank is None else frozenset()
+    short = next((i for i, edit in enumerate(edits) if not edit.before.strip() or not edit.after.strip()), None)
+    if short is not None:
+        lacks["edits"] = f"{place(short)} has not both `{BEFORE}` and `{AFTER}`"
+    return (gives | {"edits"} if edits and short is None else gives), lacks
 
 
 def as_captions(data: Data) -> Data:
@@ -228,6 +260,21 @@ LAYOUTS = (
         "captioned_images",
         Path.is_dir,
         _image_folder,
+    ),
+    Layout(
+        "a folder of images with the images that they are made of, named in metadata.jsonl",
+        f"one {SHAPES['image_edits']} a line: image `file_name` is what `text`, a prompt or an instruction, is to make of `input_file_name` (or "
+        f"`source_file_name`); `{BEFORE}` and `{AFTER}` may caption both, for metrics that follow the edit",
+        "image_edits",
+        Path.is_dir,
+        partial(_image_folder, kind="image_edits"),
+    ),
+    Layout(
+        "a folder of images with the images that they are made of and masks, named in metadata.jsonl",
+        f"one {SHAPES['masked_images']} a line: the mask, of the input's size, is white where that is inpainted",
+        "masked_images",
+        Path.is_dir,
+        partial(_image_folder, kind="masked_images"),
     ),
     Layout(
         f"a file of JSON rows ({', '.join(ROWS)})",

@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 
 # What can be seen of a model: `images` it generates, the `latents` they are decoded from, the `denoising` between, `documents`'
 # token probabilities, greedy `continuations` as text and `completions`, the same token by token, the time of a call and that of its
-# tokens, what a call draws of `energy`, the `language_model` itself, opened.
-# And what data may give beside its items: `captions`, and `scenes`, captions in the grammar of the zoo's digits.
+# tokens, what a call draws of `energy`, the `language_model` itself, opened; that its denoising goes along `trajectories` which begin at
+# noise alone; and that it is given `inputs`, images of which others are made, and `masks`, which say where.
+# And what data may give beside its items: `captions`, `scenes`, captions in the grammar of the zoo's digits, and `edits`, captions of what
+# is there before an edit and after it.
 Observable = Literal[
     "images",
     "latents",
     "denoising",
+    "trajectories",
+    "inputs",
+    "masks",
     "documents",
     "continuations",
     "completions",
@@ -41,7 +46,10 @@ Observable = Literal[
     "files",
     "captions",
     "scenes",
+    "edits",
 ]
+OF_DATA: tuple[Observable, ...] = ("captions", "scenes", "edits")  # what only data can give
+
 ALWAYS: frozenset[Observable] = frozenset({"timings", "energy", "starts", "files"})  # of a model of any task
 COST: frozenset[Observable] = ALWAYS | {"token_timings"}  # what it takes to run, and not what comes out
 WRITTEN: frozenset[Observable] = frozenset({"continuations", "completions"})
@@ -119,6 +127,7 @@ class Task:
     name: its file's. title: in words.
     data: the kind of items it is run on.
     yields: what can be observed of a model; a metric or a stage fits where it needs no more than that.
+    takes: of that, what its models are given of an item beside its text.
     settings: its own part of `evaluate`, and `baseline` that of `evaluate.baseline`; no other task may say a name otherwise.
     called: by the names in `baseline`, the arguments of a call that they set; instead: by such an argument, the one that is set in
         its place where a model's own call has that.
@@ -140,6 +149,7 @@ class Task:
     data: Kind
     yields: frozenset[Observable]
     recognise: Callable[[Path], Artifact | Problem | None]
+    takes: frozenset[Observable] = frozenset()
     settings: type[Params] = NoSettings
     baseline: type[Params] = NoSettings
     called: Mapping[str, str] = field(default_factory=dict)

@@ -23,7 +23,17 @@ from compress.tasks import Task, Usage, literal
 if TYPE_CHECKING:
     from compress.recipe.values import EvalSpec
 
-FIX = "give a text-to-image pipeline, such as StableDiffusionPipeline or FluxPipeline"
+FIX = "give a text-to-image pipeline, such as StableDiffusionPipeline or FluxPipeline, or one that is given images, such as StableDiffusionInpaintPipeline"
+
+
+CALLED: Mapping[str, str] = {
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "negative_prompt": "negative_prompt",
+    "height": "height",
+    "width": "width",
+    "scheduler": SCHEDULER,
+}
 
 
 class Judging(Params):
@@ -76,7 +86,7 @@ def recognise(path: Path) -> Artifact | Problem | None:
         artifact = Artifact(path, "text_to_image", found.components)
         return artifact.calling(**{BINNED: False}) if unbinned(artifact) else artifact
     why = "takes or gives something else" if found.denoiser else f"has no {' or '.join(DENOISERS)} of its own"
-    message = f"pare generates images from text alone, and {found.kind or 'this pipeline'} {why}"
+    message = f"pare generates images from text alone or changes images, and {found.kind or 'this pipeline'} {why}"
     return Problem(str(path), message, FIX)
 
 
@@ -99,13 +109,17 @@ def usage(usage: Usage) -> tuple[str, ...]:
         *(("import torch",) if typed else ()),
         "from diffusers import DiffusionPipeline" if usage.stock else "import compress",
         f"generate = {opened}({usage.opened}{typed}){moved}",
-        *_scheduled(usage),
+        *scheduled(usage, "generate"),
         f'generate({literal(usage.text or "a red house by the sea")}{called.arguments()}).images[0].save("image.png")',
     )
 
 
-def _scheduled(usage: Usage) -> tuple[str, ...]:
-    """Lines that put the scheduler in the place of the model's own that the model was measured with."""
+def scheduled(usage: Usage, pipeline: str) -> tuple[str, ...]:
+    """Lines that put the scheduler in the place of the model's own that the model was measured with.
+
+    Args:
+        pipeline: what the lines in front of them call it.
+    """
     file = Path(usage.folder) / SCHEDULER_CONFIG
     if SCHEDULER not in usage.call:
         return ()
@@ -114,7 +128,7 @@ def _scheduled(usage: Usage) -> tuple[str, ...]:
     more = "".join(f", {name}={literal(value)}" for name, value in changed.items())
     return (
         f"from diffusers import {kind}",
-        f"generate.scheduler = {kind}.from_config(generate.scheduler.config{more})",
+        f"{pipeline}.scheduler = {kind}.from_config({pipeline}.scheduler.config{more})",
     )
 
 
@@ -122,17 +136,10 @@ TASK = Task(
     name="text_to_image",
     title="text to image",
     data="captioned_images",
-    yields=frozenset({"images", "latents", "denoising"}),
+    yields=frozenset({"images", "latents", "denoising", "trajectories"}),
     settings=Judging,
     baseline=Generating,
-    called={
-        "steps": "num_inference_steps",
-        "guidance": "guidance_scale",
-        "negative_prompt": "negative_prompt",
-        "height": "height",
-        "width": "width",
-        "scheduler": SCHEDULER,
-    },
+    called=CALLED,
     instead={GUIDANCE: TRUE_GUIDANCE},
     reported=("steps", "guidance"),
     evidence=evidence,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from compress.catalogue import find_metric
 from evaluation.evidence import Continuation, Evidence, parting
+from evaluation.observe.given_images import input_of, mask_of
 from evaluation.values import Completion, Image, Row, Sample, Worst
 
 FIRST, WORST, COMPLETIONS, ITEMS = 6, 6, 6, 5
@@ -29,9 +30,18 @@ def grid(sides: Sides, rows: Sequence[Row], measured: Measured) -> tuple[Image, 
             if losses[index] > 0:
                 unit = measured[row.metric][0].unit_ids[index]
                 chosen.setdefault(at[unit], f"among the worst by {row.title}")
-    return tuple(
-        Image(one.items[i].id, one.items[i].text, one.image(i), other.image(i), why) for i, why in chosen.items()
-    )
+    return tuple(_shown(one, other, index, why) for index, why in chosen.items())
+
+
+def _shown(one: Evidence, other: Evidence, index: int, why: str) -> Image:
+    """An item as both sides show it, with what they were given at the size of what the first makes of it."""
+    item, given = one.items[index], dict[str, NDArray[np.uint8]]()
+    made, beside = (side.images(index, index + 1)[0] for side in (one, other))
+    if item.input is not None:
+        given["input"] = input_of(one, index, made)
+    if item.mask is not None:
+        given["mask"] = np.repeat(mask_of(one, index, made)[..., None], 3, axis=2).astype(np.uint8) * 255
+    return Image(item.id, item.text, made, beside, why, given)
 
 
 def completions(sides: Sides) -> tuple[Completion, ...]:

@@ -62,7 +62,7 @@ def generated(evidence: Evidence, extractor: Extractor) -> Features:
     """Features of the images that this side generated, float32 [n, d]."""
     count = len(evidence.items)
     reads = [partial(_generated, evidence, index) for index in range(count)]
-    return remembered(evidence.memory, extractor, evidence.key, count, lambda: _extract(extractor, reads))
+    return remembered(evidence.memory, extractor, evidence.key, count, lambda: extract(extractor, reads))
 
 
 def protocol_of(extractor: Extractor) -> dict[str, str | int | float]:
@@ -89,7 +89,7 @@ def export_reference(source: str, features: str, resize: str, out: Path, count: 
     if len(reads) < 2:
         raise DataError(f"{len(reads)} images have no covariance", place=source, fix="give more")
     refuse_damaged([Images("", tuple(reads))], emit=emit)
-    export(out, _extract(extractor, reads))
+    export(out, extract(extractor, reads))
     return len(reads)
 
 
@@ -101,13 +101,11 @@ def _own_reference(evidence: Evidence, extractor: Extractor, values: Features) -
     once = firsts(item.file or item.id for item in units)
     if len(real) == len(evidence.items) and len(once) < len(units):
         reads = [real[index * evidence.each] for index in once]
-        found = remembered(
-            evidence.memory, extractor, evidence.data_key, len(reads), lambda: _extract(extractor, reads)
-        )
+        found = remembered(evidence.memory, extractor, evidence.data_key, len(reads), lambda: extract(extractor, reads))
         return found, f"the data's {len(reads)} images"
     if len(real) == len(evidence.items):
         return remembered(
-            evidence.memory, extractor, evidence.data_key, len(real), lambda: _extract(extractor, real)
+            evidence.memory, extractor, evidence.data_key, len(real), lambda: extract(extractor, real)
         ), "the data's images"
     found = generated(evidence.original, extractor) if evidence.original else values
     return found, OWN_REFERENCE
@@ -115,7 +113,7 @@ def _own_reference(evidence: Evidence, extractor: Extractor, values: Features) -
 
 def _of_folder(files: Sequence[Path], digest: str, extractor: Extractor, memory: Path | None) -> Features:
     reads = [partial(read_image, file) for file in files]
-    return remembered(memory, extractor, digest_json([READER, digest]), len(files), lambda: _extract(extractor, reads))
+    return remembered(memory, extractor, digest_json([READER, digest]), len(files), lambda: extract(extractor, reads))
 
 
 def _folder(path: Path) -> tuple[list[Path], str, str]:
@@ -148,7 +146,7 @@ def _of_data(source: str, count: int) -> tuple[list[Read], str]:
     return [reads[i] for i in kept], message if len(kept) < len(items) else ""
 
 
-def _extract(extractor: Extractor, reads: Sequence[Read]) -> Features:
+def extract(extractor: Extractor, reads: Sequence[Read]) -> Features:
     """Features of the images, each read when its batch is due."""
 
     def one_by_one() -> Iterator[list[NDArray[np.uint8]]]:

@@ -1,6 +1,6 @@
 """Floating-point operations of one whole call, GFLOP: what theory promises, to be held beside what was measured.
 
-Of one image as the pipeline generates it (text encoders, every denoiser call, the decoder), or of one prompt read and continued.
+Of one image as the pipeline generates it (text encoders, every denoiser call, the decoder, and the encoder where it is given images), or of one prompt read and continued.
 A multiply-add counts two; precision does not count, so that int8 has as many as float32.
 """
 

@@ -8,7 +8,7 @@ Source: Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -25,6 +25,8 @@ from evaluation.verdict import statistics
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from evaluation.observe.image_pairs import Image
 
 BATCH = 8  # pairs; the first layers of large images are large
 TINY = 1e-10
@@ -72,18 +74,22 @@ def _unit(layer: NDArray[np.float32]) -> NDArray[np.float32]:
     own=True,
 )
 def measure(evidence: Evidence, params: Lpips) -> Sample:
-    network, protocol = _open(params.features)
+    network, protocol = open_network(params.features)
     if evidence.original is None:
         return Sample(evidence.unit_ids, np.zeros(len(evidence.items)), protocol=protocol)
+    return Sample(evidence.unit_ids, distances_of(network, image_pairs(evidence)), protocol=protocol)
+
+
+def distances_of(network: Any, waiting: Iterator[tuple[Image, Image]]) -> NDArray[np.float64]:
+    """The distance of each pair of images, `BATCH` pairs at a time, float64 [pairs]; the two of a pair are of one size."""
     weights, found = getattr(network, "weights", ()), []
-    waiting = image_pairs(evidence)
     while pairs := list(islice(waiting, BATCH)):
         one, other = (network.layers(np.stack(side)) for side in zip(*pairs, strict=True))
         found.append(distances(one, other, weights))
-    return Sample(evidence.unit_ids, np.concatenate(found), protocol=protocol)
+    return np.concatenate(found)
 
 
-def _open(reference: str) -> tuple[Any, dict[str, str]]:
+def open_network(reference: str) -> tuple[Any, dict[str, str]]:
     """The network, and the protocol that names it."""
     if reference.endswith(".safetensors"):
         from evaluation.features.alexnet import open_alexnet

@@ -7,15 +7,19 @@ engine's component keeps the config of the torch one it was built from, so that 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
+from compress.catalogue import both_ways
 from compress.machine.devices import Opening
 from compress.pipelines.index import library_of
 
 if TYPE_CHECKING:
     import torch
+
+ENCODE = "encode"
 
 
 def count_image(artifact: Artifact, opening: Opening, call: Mapping[str, Any]) -> dict[str, int]:
@@ -29,12 +33,25 @@ def count_image(artifact: Artifact, opening: Opening, call: Mapping[str, Any]) -
     """
     from compress.opening import open_images
 
-    task = open_images(artifact, opening)
+    task: Any = open_images(artifact, opening)
     recorded: dict[str, list[Mapping[str, Any]]] = {name: [] for name in artifact.working}
-    for name, shapes in task.shapes_of(artifact.working, _note, **call):
-        recorded[name].append(shapes)
+    encoded: dict[str, list[Mapping[str, Any]]] = {n: [] for n in artifact.working if both_ways(artifact, n)}
+    with ExitStack() as also:
+        for name, calls in encoded.items():
+            also.enter_context(task.watch(name, lambda args, kwargs, calls=calls: calls.append(_first(args)), ENCODE))
+        for name, shapes in task.shapes_of(artifact.working, _note, **call):
+            recorded[name].append(shapes)
     passed = {name: _passed_over(task.component(name), len(calls)) for name, calls in recorded.items()}
-    return {n: _count_calls(empty(artifact, n), task.function_of(n), c, passed[n]) for n, c in recorded.items()}
+    found = {n: _count_calls(empty(artifact, n), task.function_of(n), c, passed[n]) for n, c in recorded.items()}
+    return found | {
+        n: found[n] + _count_calls(empty(artifact, n), ENCODE, c, (frozenset[str](),) * len(c))
+        for n, c in encoded.items()
+    }
+
+
+def _first(args: Sequence[Any]) -> dict[str, Any]:
+    """The shape of what an autoencoder is given to encode."""
+    return {"x": _shapes(args[0])}
 
 
 def count_text(artifact: Artifact, prompt_tokens: int, new_tokens: int) -> int:

@@ -70,14 +70,19 @@ def overwritten(named: Sequence[object], out: Path) -> Iterator[Problem]:
 def task_served(metrics: Sequence[str], data: Data | None, served: Served) -> str:
     """What an endpoint is for: what its metrics are of, or else the data, or else what it answers."""
     needs: frozenset[Observable] = frozenset().union(*(find_metric(name).needs - COST for name in metrics))
-    fitting = tasks_for(needs) if needs else ()
+    fitting = _served(needs) if needs else ()
     if len(fitting) == 1:
         return fitting[0]
     if data is not None and data.kind != "texts":  # which may be captions
         return next(name for name in task_names() if find_task(name).data == data.kind)
     client, model = served.client, served.address.model
     writes = any(offers(client, model, chat=chat) is None for chat in (False, True))
-    return tasks_for(frozenset({"continuations"} if writes else {"images"}))[0]
+    return _served(frozenset({"continuations"} if writes else {"images"}))[0]
+
+
+def _served(needs: frozenset[Observable]) -> tuple[str, ...]:
+    """The tasks that endpoints can do, which are given texts alone."""
+    return tuple(name for name in tasks_for(needs) if not find_task(name).takes)
 
 
 def beyond_endpoints(sides: Sequence[Artifact], metrics: Asked, data: Data | None, spec: EvalSpec) -> Iterator[Problem]:

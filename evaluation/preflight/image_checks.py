@@ -48,15 +48,20 @@ def frames(recipe: Recipe, nodes: Iterable[Node], data: Mapping[str, Data]) -> I
     """Images that a plan will read and whose headers tell several frames, each by its data's place."""
     spec, evaluated = recipe.evaluate, data.get("evaluate")
     read = {"evaluate": spec.samples if _own_images(spec.metrics) and evaluated else 0, "train": _learnt(nodes)}
-    for role, most in read.items():
-        found = data.get(role)
-        if most and found is not None and found.folder is not None:
-            place = recipe.place.get(f"data.{role}", "")
-            for name in dict.fromkeys(item.file for item in found.first(most) if item.file):
-                if has_several_frames(found.folder / name):
-                    yield Problem(
-                        place, f"{found.folder / name} holds several frames", "save the one that is meant as a PNG"
-                    )
+    for role, found in data.items():
+        if found.folder is not None:
+            most = read.get(role, 0)
+            names = [item.file for item in found.first(most) if item.file]
+            names += [
+                name for item in found.first(found.count if role != "evaluate" else spec.samples) for name in item.given
+            ]
+            yield from _several(found.folder, names, recipe.place.get(f"data.{role}", ""))
+
+
+def _several(folder: Path, names: Iterable[str], place: str) -> Iterator[Problem]:
+    for name in dict.fromkeys(names):
+        if has_several_frames(folder / name):
+            yield Problem(place, f"{folder / name} holds several frames", "save the one that is meant as a PNG")
 
 
 def _own_images(metrics: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -71,7 +76,8 @@ def _learnt(nodes: Iterable[Node]) -> int:
 
 
 def to_be_read(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, samples: int) -> Iterator[Images]:
-    """The real images that these metrics compare what is generated with: their references, and where one has none, the items' own."""
+    """The real images that these metrics compare what is generated with: their references, and where one has none, the items' own; and
+    those that the model is given."""
     asked = (find_metric(name).params(**values) for name, values in metrics.items())
     for reference in dict.fromkeys(str(one.reference) for one in asked if isinstance(one, AgainstReal)):
         folder = expanded(reference)
@@ -79,6 +85,10 @@ def to_be_read(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, samp
             yield of_files(files_of(folder))
         elif not reference and data is not None and data.count >= 0:
             yield _of_items(data, samples)
+    if data is not None and data.count >= 0:
+        given = {name: read for item in data.first(samples) for name, read in item.given.items()}
+        if given:
+            yield Images(digest_json([data.digest, len(given), "given"]), tuple(given.values()))
 
 
 def to_be_learnt(nodes: Iterable[Node], data: Data | None) -> Iterator[Images]:

@@ -201,7 +201,7 @@ def _images(comparison: Comparison) -> str:
     factor = max(1, 255 // max(1, *(int(d.max(initial=0)) for d in differences.values()), 0))
     cells = []
     for p in comparison.images:
-        shown = [("original", p.baseline), ("compressed", p.candidate)]
+        shown = [*p.given.items(), ("original", p.baseline), ("compressed", p.candidate)]
         if p.unit_id in differences:
             bright = (differences[p.unit_id] * np.uint8(factor)).astype(np.uint8)
             shown.append((f"difference ×{factor}" if factor > 1 else "difference", bright))

@@ -13,7 +13,7 @@ import yaml
 
 import compress
 from compress.artifact import CHOSEN
-from compress.catalogue import engine_names, find_stage, stage_names, task_names, tasks_for
+from compress.catalogue import engine_names, find_stage, find_task, stage_names, task_names, tasks_for
 from compress.errors import RecipeError
 from compress.events import silent
 from compress.execution.execute import Done, execute
@@ -36,12 +36,21 @@ TRIED = [name for name in stage_names() if not find_stage(name).elsewhere("cpu")
 CASES = [(name, task) for name in TRIED for task in tasks_for(find_stage(name).needs)]
 # Stages that look at calibration data where a parameter asks for it, and what has no use otherwise.
 CALIBRATED_IF_ASKED, CALIBRATION = ("quantize.llamacpp",), ("samples", "length")
+# Of tasks that are given images.
+DAILY = {
+    ("accelerate.steps", "image_to_image"),
+    ("prune.width", "inpainting"),
+    ("quantize.torchao", "instruction_editing"),
+}
 COMPILED = "accelerate.compile"  # by each process that opens the model
 APART = ("quantize.gptq",)  # in a process of its own, with half a minute of imports; tests/pipeline has it in short
 
 
 def slow(name: str, task: str) -> bool:
-    """Half a minute of graphs taken and compiled; the stage's other task shows the contract too, and tests/pipeline builds both."""
+    """Half a minute of graphs taken and compiled; the stage's other task shows the contract too, and tests/pipeline builds both. What is given
+    images is tried in a few cells each day, and in all beside these."""
+    if find_task(task).takes and (name, task) not in DAILY:
+        return True
     if name in (COMPILED, *APART):
         return True
     return name.startswith(BUILDS) and task != tasks_for(find_stage(name).needs)[-1]
@@ -102,7 +111,7 @@ def tried(request: pytest.FixtureRequest, models: dict[str, Path], tmp_path_fact
         "schema": 1,
         "name": "contract",
         "model": str(models[task]),
-        "data": {"calibration": specimen.calibration, "train": specimen.train(folder)},
+        "data": {"calibration": specimen.calibration(folder), "train": specimen.train(folder)},
         "stages": steps_of(find_stage(name).doc, specimen),
     }
     recipe = folder / "recipe.yaml"

@@ -396,7 +396,7 @@ def test_texts_of_an_endpoint_are_not_compared_with_a_folders(home: Path, one: S
 
 
 def test_images_metrics_do_not_fit_texts(home: Path, one: Served) -> None:
-    with pytest.raises(UserError, match="kid measures text_to_image"):
+    with pytest.raises(UserError, match=r"kid measures .*\btext_to_image, and these do text_generation"):
         evaluate(home, one.url, one.url, "perplexity", "kid")
 
 

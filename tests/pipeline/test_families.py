@@ -199,7 +199,7 @@ def test_an_encoder_that_was_made_a_decoder_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "part", "name"),
     [
-        ("StableDiffusionImg2ImgPipeline", "UNet2DConditionModel", "unet"),
+        ("StableDiffusionUpscalePipeline", "UNet2DConditionModel", "unet"),
         ("FluxControlNetPipeline", "FluxTransformer2DModel", "transformer"),
         ("WanPipeline", "WanTransformer3DModel", "transformer"),
         ("AudioLDM2Pipeline", "AudioLDM2UNet2DConditionModel", "unet"),
@@ -210,7 +210,7 @@ def test_an_encoder_that_was_made_a_decoder_is_one(tmp_path: Path) -> None:
 def test_a_pipeline_that_does_not_generate_from_text_is_refused(
     tmp_path: Path, kind: str, part: str, name: str
 ) -> None:
-    with pytest.raises(ModelError, match=f"images from text alone, and {kind}"):
+    with pytest.raises(ModelError, match=f"images from text alone or changes images, and {kind}"):
         describe(pipeline(tmp_path / "p", kind, **{name: part}))
 
 

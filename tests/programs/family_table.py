@@ -101,7 +101,7 @@ def family(name: str, folder: Path, stages: Sequence[str] = ()) -> Family:
     wide = quantizing.tiny(name, folder / "wide", **USUAL.get(name, {})) if widened else artifact
     fitting = [one for one in stages or stage_names() if find_stage(one).works_on(find_task(artifact.task))]
     specimen = find_specimen(artifact.task)
-    data = {"calibration": specimen.calibration, "train": specimen.train(folder)}
+    data = {"calibration": specimen.calibration(folder), "train": specimen.train(folder)}
     found = {one: refusal(find_stage(one), wide if one in WIDE else artifact, data, folder) for one in fitting}
     return Family(TITLES.get(name, name), artifact.task, found)
 

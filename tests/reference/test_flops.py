@@ -26,6 +26,7 @@ from evaluation.evidence import Evidence
 from evaluation.metrics import flops
 from evaluation.observe.operations import add_up, count_image, count_text
 from evaluation.values import Sample
+from tests.editors import tiny_editor
 from tests.families import TEXT, tiny_image, tiny_text
 from tests.stages import apply
 from tests.tiny import tiny_diffusion, tiny_llama
@@ -127,6 +128,16 @@ def test_a_pipeline_is_counted_as_it_runs(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("family", ["pixart-alpha", "sd3", "flux"])
 def test_so_are_transformers_and_encoders_that_are_given_masks(tmp_path: Path, family: str) -> None:
     artifact = describe(tiny_image(tmp_path, family))
+    parts = count_image(artifact, Opening(), {"num_inference_steps": STEPS})
+    assert sum(parts.values()) == on_the_real_pipeline(artifact)
+
+
+@pytest.mark.parametrize(
+    "kind", ["StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline", "FluxKontextPipeline"]
+)
+def test_what_is_encoded_counts_too(tmp_path: Path, kind: str) -> None:
+    """An input, and what of it a mask leaves; of more steps at a strength, those that run."""
+    artifact = describe(tiny_editor(tmp_path, kind))
     parts = count_image(artifact, Opening(), {"num_inference_steps": STEPS})
     assert sum(parts.values()) == on_the_real_pipeline(artifact)
 

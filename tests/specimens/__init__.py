@@ -13,13 +13,13 @@ from typing import Any
 class Specimen:
     """A tiny model of a task, and data for it.
 
-    model: makes it in a folder, and says where it lies. calibration: a source of items. train: makes such a source in a folder.
+    model: makes it in a folder, and says where it lies. calibration, train: make sources of items in a folder, or name them.
     built: parameters of a stage that builds engines, where its own would build more than shows its contract.
     quantized: of a stage that packs weights in torch: what its library cannot take of the model.
     """
 
     model: Callable[[Path], Path]
-    calibration: str
+    calibration: Callable[[Path], str]
     train: Callable[[Path], str]
     built: Mapping[str, Any] = field(default_factory=dict)
     quantized: Mapping[str, Any] = field(default_factory=dict)

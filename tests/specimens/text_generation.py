@@ -15,7 +15,7 @@ def train(folder: Path) -> str:
 
 SPECIMEN = Specimen(
     model=lambda folder: tiny_llama(folder / "llama"),
-    calibration="zoo://docstrings/validation",
+    calibration=lambda folder: "zoo://docstrings/validation",
     train=train,
     quantized={"ignore": ["*.k_proj", "*.v_proj"]},  # 16 wide, and auto-round takes multiples of 32
 )

@@ -7,7 +7,7 @@ from tests.tiny import tiny_diffusion
 
 SPECIMEN = Specimen(
     model=tiny_diffusion,
-    calibration="zoo://digits/validation",
+    calibration=lambda folder: "zoo://digits/validation",
     train=lambda folder: "zoo://digits/train",
     built={"components": ["text_encoder"]},  # the smallest: tests/pipeline builds them all
 )

@@ -15,6 +15,8 @@ from compress.model.exportable import NO_GRAPH
 from compress.model.families import FAMILIES, Family, Stack, Width
 from compress.sources import data
 from compress.sources.data import LAYOUTS, open_data
+from compress.tasks import OF_DATA
+from tests.editors import edits
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -26,7 +28,15 @@ def test_every_layout_is_reported_and_opens_what_it_says(tmp_path: Path) -> None
     (images / "metadata.jsonl").write_text(json.dumps({"file_name": "0.png", "text": "a cat"}))
     rows.write_text(json.dumps({"text": "a cat"}))
     text.write_text("a cat\n\na dog")
-    assert [open_data(str(path), tmp_path).kind for path in (images, rows, text)] == [one.kind for one in LAYOUTS]
+    edits(tmp_path / "edits", masks=True)
+    for layout in LAYOUTS:
+        there = [path for path in (images, tmp_path / "edits", rows, text) if layout.holds(path)]
+        assert layout.kind in {open_data(str(path), tmp_path, layout.kind).kind for path in there[-1:]}
+    assert [open_data(str(path), tmp_path).kind for path in (images, rows, text)] == [
+        "captioned_images",
+        "texts",
+        "texts",
+    ]
     assert all(layout.title in explain("data") for layout in LAYOUTS)
 
 
@@ -43,7 +53,7 @@ def test_a_layout_that_is_added_is_opened_and_reported(tmp_path: Path, monkeypat
 def test_every_metric_of_a_task_is_reported_with_what_it_needs(name: str) -> None:
     task, reported = find_task(name), explain("data").partition(f"\n{name}: ")[2].partition("\n\n")[0]
     words = reported.replace(",", " ").split()
-    fitting = {m for m in metric_names() if not task.fits(find_metric(m).needs, ("captions", "scenes"))}
+    fitting = {m for m in metric_names() if not task.fits(find_metric(m).needs, OF_DATA)}
     assert {m for m in metric_names() if m in words} >= fitting
     free = reported.partition("measured without any\n")[2].partition("  measured on")[0]
     assert "latency" in free

@@ -57,7 +57,7 @@ def unfit(artifact: Artifact, params: DistillGuidance, inputs: Mapping[str, Arti
 @stage(
     version=2,
     params=DistillGuidance,
-    needs=("denoising",),
+    needs=("denoising", "trajectories"),
     formats={"torch": "torch"},
     effects=("weights", "settings"),
     reproducible="bytes",

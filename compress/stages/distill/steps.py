@@ -100,7 +100,7 @@ def _origin(params: DistillSteps) -> int:
 @stage(
     version=2,
     params=DistillSteps,
-    needs=("denoising",),
+    needs=("denoising", "trajectories"),
     formats={"torch": "torch"},
     effects=("weights", "settings"),
     reproducible="bytes",

@@ -287,7 +287,7 @@ def _tell_choice(made: Artifact, name: str, work: Work, context: Context) -> Non
 
 
 def _wanted(artifact: Artifact, params: QuantizeNNCF) -> tuple[str, ...]:
-    return artifact.choose(params.components, bool)
+    return artifact.choose(params.components, lambda format: format == "openvino") or (artifact.main,)
 
 
 def _quantize(model: openvino.Model, feeds: list[Any], params: QuantizeNNCF, work: Work) -> Any:
