@@ -95,7 +95,9 @@ def test_the_page_can_be_followed_to_its_end(
     heading: str, furnish: Callable[[Path], None], judge: Callable[[Path, list[str]], None], tmp_path: Path
 ) -> None:
     furnish(tmp_path)
-    judge(tmp_path, play(heading, tmp_path))
+    printed = play(heading, tmp_path)
+    assert len(printed) == len(steps(heading)) > 3
+    judge(tmp_path, printed)
 
 
 def test_nothing_on_the_page_is_left_out() -> None:
