@@ -131,6 +131,7 @@ def views(place: Path, spec: EvalSpec, words: bool, task: str = "") -> Any:
 
 BASELINE: Mapping[str, Any] = {
     "dtype": "bfloat16", "steps": 3, "guidance": 2.5, "negative_prompt": "ugly", "height": 16, "width": 16, "scheduler": "lcm",
+    "strength": 0.5, "image_guidance": 2.0, "padding_mask_crop": 4,
 }  # fmt: skip
 SEEN: Mapping[str, Any] = {
     "samples": 3, "batch": 5, "seed": 7, "prompt_tokens": 9, "new_tokens": 11, "continuations": 13,
@@ -140,7 +141,7 @@ SEEN: Mapping[str, Any] = {
 
 @pytest.mark.parametrize("field", BaselineSpec.model_fields)
 def test_the_baseline_is_run_as_asked(place: Path, field: str) -> None:
-    asked = EvalSpec(baseline=BaselineSpec(**{field: BASELINE.get(field, 0.5)}))  # a share, of a further task
+    asked = EvalSpec(baseline=BaselineSpec(**{field: BASELINE[field]}))
     owners = [name for name in task_names() if field in find_task(name).baseline.model_fields] or [""]
     for task in owners:
         assert views(place, asked, words=False, task=task) != views(place, EvalSpec(), words=False, task=task)
