@@ -34,6 +34,7 @@ class Faults:
     moved: where it leads on to. mute: streams end after their first event.
     uncounted: answers without `usage`. unnamed: its tokens leave out the one that ends a text. empty: nothing is written behind a prompt in
     which this stands, and the end comes first.
+    one: every prompt and seed has the same image. growing: each image is larger than the one before. sorry: answers 200 with an error.
     shifted: nats by which the log-probabilities of a text that it echoes are wrong.
     """
 
@@ -54,6 +55,9 @@ class Faults:
     uncounted: bool = False
     unnamed: bool = False
     empty: str = ""
+    one: bool = False
+    growing: bool = False
+    sorry: bool = False
 
 
 @dataclass
@@ -112,6 +116,8 @@ def serving(*names: str, text: Path | None = None, images: Path | None = None, *
                 self._answer(400, {"error": {"message": f"Unrecognized request argument supplied: {found[0]}"}})
             elif faults.html:
                 self._answer(200, b"<html>a page</html>", "text/html")
+            elif faults.sorry:
+                self._answer(200, {"error": {"message": "the model is not loaded"}})
             elif faults.moved:
                 self._answer(307, {}, moved=faults.moved)
             elif faults.failing and state.answered >= faults.sound:
@@ -190,9 +196,12 @@ def _image(painter: ImageModel, body: Json, state: Served) -> Json:
     if state.faults.url:
         return {"created": 1, "data": [{"url": "http://elsewhere.example/image.png"}]}
     seed = len(state.calls) if state.faults.roams else body.get("seed", 0)
-    found, _ = painter.images([Item("0", body["prompt"])], seed, num_inference_steps=2)
+    asked, seed = ("a", 0) if state.faults.one else (body["prompt"], seed)
+    found, _ = painter.images([Item("0", asked)], seed, num_inference_steps=2)
     stream = io.BytesIO()
-    Image.fromarray(found[0]).save(stream, "PNG")
+    made = Image.fromarray(found[0])
+    larger = len(state.calls) if state.faults.growing else 0
+    made.resize((made.width + larger, made.height)).save(stream, "PNG")
     return {"created": 1, "data": [{"b64_json": base64.b64encode(stream.getvalue()).decode()}]}
 
 

@@ -280,7 +280,8 @@ def _model(named: str, store: Cache, emit: Emit) -> Artifact:
 
 def _other_images(folder: Path) -> ModelError | None:
     """The error of a folder that holds no model, and images of a format that is not read."""
-    from evaluation.preflight.image_folders import MODEL_FILES, OTHER_SUFFIXES, SUFFIXES
+    from compress.data.images import SUFFIXES
+    from evaluation.preflight.image_folders import MODEL_FILES, OTHER_SUFFIXES
 
     if not folder.is_dir() or any((folder / name).is_file() for name in MODEL_FILES):
         return None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 READER = 2  # what is kept of files that were read is kept under this number: raise it where a file is read otherwise
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")  # wherever a folder of images is given
 # The first bytes of the formats that are read, so that a plan can tell an image without decoding it.
 STARTS = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 DEEP = 65535 // 255  # 16 bits to 8: 257

@@ -153,9 +153,12 @@ class Client:
         seconds = time.perf_counter() - began
         self._refuse(reply, path, "json", text)
         try:
-            return Answer(json.loads(text), seconds)
+            content = json.loads(text)
         except ValueError as error:
             raise self.odd(f"answers /{path} with what is no JSON: {self._quoted(text)}") from error
+        if isinstance(content, dict) and content.get("error"):  # some servers say so with HTTP 200
+            raise self.odd(f"answers /{path} with an error: {self._quoted(text)}")
+        return Answer(content, seconds)
 
     def _reply(self, method: str, path: str, body: bytes | None, *, again: bool) -> http.client.HTTPResponse:
         """The head of the answer. A connection that was kept and is closed meanwhile is opened anew, without a word, for what may be sent

@@ -21,9 +21,12 @@ def turn(device: str, emit: Emit) -> Iterator[None]:
     kind = "this GPU" if kind_of(device) == "cuda" else "this machine"
 
     def waiting() -> None:
-        emit(Event("note", "timing", f"waits its turn: another run measures on {kind}"))
+        holder = place.read_text(errors="replace").strip()
+        which = f"process {holder}, another run," if holder.isdigit() else "another run"
+        emit(Event("note", "timing", f"waits its turn: {which} measures on {kind}"))
 
     with locked(place, waiting):
+        place.write_text(f"{os.getpid()}\n")
         yield
 
 

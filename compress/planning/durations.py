@@ -28,12 +28,15 @@ from compress.recipe.keep import IF_FASTER
 from compress.recipe.values import EvalSpec
 from compress.store.cache import Cache
 from compress.tasks import COST, Observable
+from compress.tokenizers.vocabulary import positions
 
 LINES = Path(__file__).with_name("durations.json")
 FOLDER = "seconds"  # in the cache
-KEPT = 8  # runs of each stage that are remembered, of as many sizes
+KEPT = 16  # runs of each stage that are remembered
+OF_A_SIZE = 2  # of them, of which the shorter one counts
 ALIKE = 4  # times as many parameters: beyond that, what one run took says little of another, where no line is known
-READ = ("batch", "accumulate", "tokens", "substeps", "iters")  # parameters that say how much each round is of
+TOKENS = "tokens"
+READ = ("batch", "accumulate", TOKENS, "substeps", "iters")  # parameters that say how much each round is of
 SIDE = 64  # of latents, where a config does not say
 STEPS = 20  # of a pipeline whose recipe does not say
 TELLING = (
@@ -76,10 +79,17 @@ class Line:
 def work(artifact: Artifact, touched: Iterable[str], stage: Stage, params: Params) -> Work:
     """The work of a stage. Of one that learns, its rounds are what it reads in all its updates; one that runs the model on data goes over
     each place of its latents."""
-    given = vars(params)
+    given = dict(vars(params))
+    if given.get(TOKENS) and (most := _read_at_most(artifact)):
+        given[TOKENS] = min(int(given[TOKENS]), most)
     rounds = int(given.get("updates") or given.get("steps") or 1) * prod(int(given.get(name) or 1) for name in READ)
     read = rounds * (latent_places(artifact) if rounds > 1 or stage.data(params) else 1)
     return Work(max(1, sum(sizes.parameters(artifact, name) for name in touched)), read)
+
+
+def _read_at_most(artifact: Artifact) -> int:
+    """The tokens of a text that a language model has positions for, to which rows of more are cut; 0 where its config does not say."""
+    return positions(artifact.known_config(artifact.main)) if artifact.writes_text and artifact.main else 0
 
 
 def evaluation_work(spec: EvalSpec, source: Artifact) -> Work:
@@ -135,29 +145,44 @@ def noted_as(name: str, device: str) -> str:
 
 
 def remember(cache: Cache, name: str, seconds: float, work: Work) -> None:
-    """Write down how long something took here, and for how much: the last run of each size."""
+    """Write down how long something took here, and for how much: the last runs of each size, so that one beside which others were at work is
+    not all that is known."""
     note = cache.root / FOLDER / name
-    others = [one for one in runs(note) if one.work != work]
-    kept = [*others, Run(round(seconds, 3), work)][-KEPT:]
+    known = runs(note)
+    alike = [one for one in known if one.work == work][1 - OF_A_SIZE :]
+    kept = [*(one for one in known if one.work != work), *alike, Run(round(seconds, 3), work)][-KEPT:]
     hashing.remember(note, json.dumps([{"seconds": one.seconds, **one.work._asdict()} for one in kept]))
 
 
 def expected(cache: Cache, name: str, work: Work) -> float | None:
     """How many seconds something will take; None where nobody knows."""
-    known = runs(cache.root / FOLDER / name)
+    known = shortest(runs(cache.root / FOLDER / name))
     line = lines().get(name) or lines().get(name.removesuffix(f" {IF_FASTER}"))  # whose timing is the smaller part
     if line is None:
         return _scaled(known, work)
+    usual = machine_speed(cache)
     nearest = min(known, key=lambda one: _apart(one.work, work, line), default=None)
-    speed = nearest.seconds / line.at(nearest.work) if nearest else machine_speed(cache)
-    return line.at(work) * speed
+    if nearest is None:
+        return line.at(work) * usual
+    # The further away in size, the less a run tells of this one, and the more all others do.
+    share = 1 / (1 + _apart(nearest.work, work, line))
+    return line.at(work) * float((nearest.seconds / line.at(nearest.work)) ** share * usual ** (1 - share))
+
+
+def shortest(known: Sequence[Run]) -> list[Run]:
+    """Of each size the shortest run, in the order in which those were last seen."""
+    found: dict[Work, Run] = {}
+    for one in known:
+        before = found.pop(one.work, one)
+        found[one.work] = min(before, one)
+    return list(found.values())
 
 
 def machine_speed(cache: Cache) -> float:
     """How many times as long as on the machine of the lines everything took here so far; 1 where nothing ran."""
     found = []
     for name, line in lines().items():
-        if (known := runs(cache.root / FOLDER / name)) and line.at(known[-1].work) >= TELLING:
+        if (known := shortest(runs(cache.root / FOLDER / name))) and line.at(known[-1].work) >= TELLING:
             found.append(known[-1].seconds / line.at(known[-1].work))
     return median(found) if found else 1.0
 

@@ -383,9 +383,8 @@ class Reading:
                     else near(name, tuple(sorted(measured)))
                 )
                 self.problem(child.key, f"gates.{name}: this metric is not in evaluate.metrics", fix)
-            if child.value is None:
-                fix = "give a bound (`pare explain gates`); null takes away a gate that `extends` brings, and it brings none here"
-                self.problem(child.place, f"gates.{name} must be a mapping, not nothing", fix)
+            if (unbound := _unbound(name, child.value)) is not None:
+                self.problem(child.place, *unbound)
                 continue
             gate = check_params(Gate, child, f"gates.{name}", self.problems)
             if gate is not None and (why := gate.miscounted()):
@@ -395,6 +394,20 @@ class Reading:
             elif gate is not None and name in measured:
                 found[name] = gate
         return found
+
+
+def _unbound(name: str, given: Any) -> tuple[str, str] | None:
+    """What is wrong with a gate that is a margin alone or nothing, and what to write; None of anything else."""
+    if given is None:
+        fix = (
+            "give a bound (`pare explain gates`); null takes away a gate that `extends` brings, and it brings none here"
+        )
+        return f"gates.{name} must be a mapping, not nothing", fix
+    if isinstance(given, bool) or not isinstance(given, (str, int, float)):
+        return None
+    word = "worse_by" if name not in metric_names() or find_metric(name).quality else "speedup"
+    fix = f"gates: {{{name}: {{{word}: {given}}}}}, or --set gates.{name}.{word}={given}; `pare explain gates`"
+    return f"gates.{name} must be a mapping of a bound, not {given!r} alone", fix
 
 
 def _misspelt(name: str, measured: Iterable[str]) -> bool:

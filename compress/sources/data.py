@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.data.chats import canonical, conversation_of, plain
 from compress.data.edits import AFTER, BEFORE, SHAPES, Edit, edit_of, read_mask
-from compress.data.images import read_image, refuse_other
+from compress.data.images import SUFFIXES, read_image, refuse_other
 from compress.data.items import Data, Item, Kind, Message
 from compress.data.texts import PROSE, ROWS, captioning, read_rows, read_text, rekeyed
 from compress.errors import DataError
@@ -111,7 +112,25 @@ def _image_folder(path: Path, source: str, memory: Path | None = None, kind: Kin
 
     gives, lacks = _captions_of([row[1] for row in rows], [edit for _, edit in found if edit], place)
     loose = range(len(rows))  # a file may have several captions, and each is an item
-    return Data(source, kind, digest_json(rows), len(rows), read, gives, lacks, rows, loose, place, folder=path)
+    unused = _unused(path, [row for _, row in numbered])
+    return Data(source, kind, digest_json(rows), len(rows), read, gives, lacks, rows, loose, place, unused, path)
+
+
+def _unused(folder: Path, rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many images of a folder no row names, in words; "" where there are none."""
+    named = {os.path.normpath(value) for row in rows for value in row.values() if isinstance(value, str)}
+    within = {"", *(os.path.dirname(str(row["file_name"])) for row in rows)}
+    there = {
+        os.path.normpath(os.path.join(place, one.name))
+        for place in within
+        for one in _inside(folder / place)
+        if one.suffix.lower() in SUFFIXES
+    }
+    left = sorted(there - named)
+    are = "are named" if len(left) > 1 else "is named"
+    return (
+        f"{len(left)} of {len(there)} images in {folder} {are} in no row of {METADATA}: {left[0]} first" if left else ""
+    )
 
 
 def _edited(item: Item, edit: Edit | None, folder: Path) -> Item:

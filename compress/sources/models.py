@@ -30,6 +30,10 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 # Of a hub model beside its weights: configs, every kind of vocabulary, and the template of conversations.
 TEXTS = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "*.jinja")
 
+HOST_PORT = re.compile(
+    r"(\w[\w.-]*|\[[\da-fA-F:]+\]):\d{2,5}(/|#|$)"
+)  # as an endpoint is called by who leaves out its scheme
+
 
 @dataclass(frozen=True)
 class Source:
@@ -148,7 +152,11 @@ def find_folder(reference: str, base: Path) -> Path:
         from compress.zoo import zoo_model
 
         return zoo_model(reference.removeprefix("zoo://"))
-    return base / expanded(reference)
+    found = base / expanded(reference)
+    if HOST_PORT.match(reference) and not found.exists():
+        message, fix = "is no folder, and an address only with its scheme", f"of an endpoint, write http://{reference}"
+        raise ModelError(message, place=reference, fix=fix)
+    return found
 
 
 def check_safetensors(file: Path) -> int:

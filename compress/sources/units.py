@@ -125,4 +125,5 @@ def _refuse_shared_ids(data: Data) -> None:
 def _message(data: Data, copies: int, empty: int, kept: int) -> str:
     why = [f"{copies} {'is a copy' if copies == 1 else 'are copies'} of others"] if copies else []
     why += [f"{empty} hold{'s' * (empty == 1)} no text"] if empty else []
-    return f"{kept} of {len(data.rows)} items of {data.source} count: {' and '.join(why)}"
+    message = f"{kept} of {len(data.rows)} items of {data.source} count: {' and '.join(why)}"
+    return f"{data.left_out}; {message}" if data.left_out else message

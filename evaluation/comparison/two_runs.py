@@ -83,8 +83,12 @@ def against(old: Run, new: Run, across_machines: bool, tolerance: str) -> Compar
 
 
 def _odd(row: Row, was: Row) -> list[str]:
-    """What two rows of one metric were measured otherwise by."""
-    return sorted(k for k in {*was.protocol, *row.protocol} if was.protocol.get(k) != row.protocol.get(k))
+    """What two rows of one metric were measured otherwise by: a cost is of some calls, however many samples there are, and what only the
+    files tell of none."""
+    metric = find_metric(row.metric)
+    apart = {"samples", "seed", "data"} if metric.needs <= {"files"} else set() if metric.quality else {"samples"}
+    named = {*was.protocol, *row.protocol} - apart
+    return sorted(k for k in named if was.protocol.get(k) != row.protocol.get(k))
 
 
 def _outdated(row: Row, was: Row) -> bool:

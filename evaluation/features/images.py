@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.data.images import READER, read_image
+from compress.data.images import READER, SUFFIXES, read_image
 from compress.errors import DataError, UserError
 from compress.events import Emit, Event, silent
 from compress.files.hashing import digest_file, digest_json
@@ -22,7 +22,7 @@ from evaluation.features.feature_cache import Features, remembered
 from evaluation.features.opening import open_features
 from evaluation.features.statistics import export, read_statistics
 from evaluation.preflight.image_checks import Images, refuse_damaged
-from evaluation.preflight.image_folders import SUFFIXES, files_of
+from evaluation.preflight.image_folders import files_of
 from evaluation.values import OWN_REFERENCE, Sample
 
 Read = Callable[[], NDArray[np.uint8]]

@@ -61,7 +61,7 @@ def _calls(view: Viewpoint) -> ImageCalls | TextCalls:
 
 def _at_once(side: str, calls: Sequence[Call], pool: ThreadPoolExecutor) -> tuple[float, float]:
     """All calls at a time: seconds until the last is answered, and until each has its first token."""
-    with answering(side, (), 0):
+    with answering(side, (), ()):
         if len(calls) == 1:
             return calls[0]()
         began = time.perf_counter()
@@ -93,9 +93,9 @@ def _prompts(
     uncounted = dict[str, None]()
     for item in items[:LOOKED_AT] or (Item("0", TRIED),):
         asked = one.asked(item, own.prompt_tokens)
-        with answering("baseline", (), 0):
+        with answering("baseline", (), ()):
             mine = one.write(asked, own.new_tokens, exact=True)
-        with answering("candidate", (), 0):
+        with answering("candidate", (), ()):
             theirs = other.write(asked, own.new_tokens, exact=True)
         uncounted |= {
             side: None

@@ -4,6 +4,7 @@ here what a server serves. The first item is asked for twice, and a reader hears
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.data.images import READER, read_image
+from compress.data.images import READER, read_image, size_of
+from compress.data.items import Item
 from compress.endpoints.calls import EndpointError
 from compress.endpoints.images import ImageCalls, seed_of
 from compress.endpoints.served import Served
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIDES = ("baseline", "candidate")
+FILE_NAME = re.compile(r"\w[\w .()-]{0,199}")
 AGAIN = "nothing that an endpoint answers is kept for another run: see why, and run it again"
 
 
@@ -70,17 +73,21 @@ def _anew(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def answering(side: str, done: Sequence[object], total: int) -> Iterator[None]:
+def answering(side: str, done: Sequence[object], asked: Sequence[Item]) -> Iterator[None]:
     """Around calls to an endpoint.
 
+    Args:
+        asked: what it is asked in turn; () where that has no names.
+
     Raises:
-        StageFailed: one of them failed; it says how many came before.
+        StageFailed: one of them failed; it says which, and how many came before.
     """
     try:
         yield
     except EndpointError as error:
-        wrong = error.problems[0]
-        count = f", after {len(done)} of {total} answers" if total else ""
+        wrong, at = error.problems[0], len(done)
+        which = f", asked for item {asked[at].id}" if at < len(asked) else ""
+        count = f"{which}, after {at} of {len(asked)} answers" if asked else ""
         message = f"the {side} {wrong.message}{count}"
         raise StageFailed(message, place=wrong.place, fix=f"{wrong.fix}; {AGAIN}") from error
 
@@ -90,23 +97,25 @@ def _images(found: Evidence, calls: ImageCalls, folder: Path, later: Path, side:
     from PIL import Image
 
     rows: list[dict[str, str]] = []
-    with answering(side, rows, len(found.items)):
+    names = _names(found.items)
+    with answering(side, rows, found.items):
         for item in track(found.items, emit, f"asking the {side} for images", len(found.items)):
             image = calls.image(item.text, seed_of(found.seed, item.id))
             if image.min() == image.max():
                 fix = "look at what its server serves"
                 raise StageFailed(f"the {side} answers {item.text!r} with a constant image", place=item.id, fix=fix)
-            rows.append({"file_name": _name(len(rows)), "text": item.text})
+            rows.append({"file_name": names[len(rows)], "text": item.text})
             Image.fromarray(image).save(folder / rows[-1]["file_name"])
         first = found.items[0]
         again = calls.image(first.text, seed_of(found.seed, first.id))
+    _look_alike(side, found.items, [folder / name for name in names], emit)
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    if not np.array_equal(again, read_image(folder / _name(0))):
+    if not np.array_equal(again, read_image(folder / names[0])):
         seeded = "with no seed, which its server does not take" if "seed" in calls.left_out else "with one seed"
         _differs(side, f"asked twice for {first.text!r} {seeded}, it gave two different images", emit)
 
     def image_at(index: int) -> NDArray[np.uint8]:
-        return read_image(later / _name(index))
+        return read_image(later / names[index])
 
     key = digest_json([READER, [digest_file(folder / row["file_name"]) for row in rows]])
     return replace(found, image=image_at, key=key)
@@ -118,12 +127,15 @@ def _continued(
     """Evidence with the first prompts continued."""
     count, words, most = how
     items, rows = found.items[:count], list[Continuation]()
-    with answering(side, rows, len(items)):
+    with answering(side, rows, items):
         for item in track(items, emit, f"asking the {side} for texts", len(items)):
             asked = calls.asked(item, words)
             written = calls.write(asked, most)
             rows.append(Continuation(shown(asked), written.tokens or (), written.text))
         again = calls.write(calls.asked(items[0], words), most) if items else None
+    if rows and side == SIDES[0] and not any(row.text.strip() for row in rows):  # a candidate's would differ from all
+        fix = "look at what its server serves, and whether the template of its model ends the answer at once"
+        raise StageFailed(f"the {side} answers none of {len(rows)} prompts with a text", place=items[0].id, fix=fix)
     if again and again.text != rows[0].text:
         _differs(side, f"asked twice to continue {rows[0].prompt[:60]!r}, greedily, it wrote two different texts", emit)
     (folder / "continuations.json").write_text(json.dumps([vars(row) for row in rows], indent=1, ensure_ascii=False))
@@ -133,7 +145,7 @@ def _continued(
 def _scored(found: Evidence, calls: TextCalls, side: str, emit: Emit) -> Evidence:
     """Evidence with the items' texts scored, whole."""
     rows: list[tuple[NDArray[np.float64], int]] = []
-    with answering(side, rows, len(found.items)):
+    with answering(side, rows, found.items):
         for item in track(found.items, emit, f"having texts scored by the {side}", len(found.items)):
             rows.append(calls.score(item.text))
             if not np.isfinite(rows[-1][0]).all():
@@ -169,6 +181,16 @@ def alike_scored(sides: tuple[Evidence, Evidence], emit: Emit) -> tuple[Evidence
     raise StageFailed(message, place=sides[0].items[first].id, fix=fix)
 
 
+def _look_alike(side: str, items: Sequence[Item], files: Sequence[Path], emit: Emit) -> None:
+    """A warning where an endpoint gave images of several sizes, or different prompts one image."""
+    if len(sizes := {size_of(file) for file in files}) > 1:
+        some = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3])
+        emit(Event("warning", side, f"its server gave images of {len(sizes)} sizes, {some} among them"))
+    prompts = len({item.text for item in items})
+    if prompts > 1 and (kinds := len({digest_file(file) for file in files})) < prompts:
+        emit(Event("warning", side, f"its server gave {prompts} different prompts {kinds} different images"))
+
+
 def shown(asked: Asked) -> str:
     """What was asked, as a report shows it."""
     return asked if isinstance(asked, str) else "\n".join(one["content"] for one in asked)
@@ -179,5 +201,9 @@ def _differs(side: str, message: str, emit: Emit) -> None:
     emit(Event("warning", side, f"{message}: {rest}"))
 
 
-def _name(index: int) -> str:
-    return f"{index:05d}.png"
+def _names(items: Sequence[Item]) -> list[str]:
+    """The file of each item's image: called by its id, by which other folders of images are compared with these, or numbered where an id
+    is no name of a file."""
+    named = [one if one.endswith(".png") else f"{one}.png" for one in (item.id for item in items)]
+    fit = all(map(FILE_NAME.fullmatch, named)) and len({name.lower() for name in named}) == len(named)
+    return named if fit else [f"{index:05d}.png" for index in range(len(items))]

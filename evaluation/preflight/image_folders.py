@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compress.artifact import Artifact
-from compress.data.images import read_image
+from compress.data.images import SUFFIXES, read_image
 from compress.data.items import Data, Item
 from compress.endpoints.served import Served
 from compress.errors import DataError, UserError
@@ -22,8 +22,6 @@ from evaluation.evidence import Evidence
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Of images, wherever a folder of them is given.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 OTHER_SUFFIXES = (
     ".heic",
     ".heif",

@@ -6,11 +6,12 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from compress.artifact import read_json
+from compress.data.images import SUFFIXES
 from compress.errors import UserError
 from compress.files.user_paths import expanded
 from compress.params import Fault
 from compress.sources.models import find_folder
-from evaluation.preflight.image_folders import SUFFIXES, files_of
+from evaluation.preflight.image_folders import files_of
 
 WEIGHTS = (".safetensors", ".pth", ".pt")
 TYPES = ("clip", "dinov2", "dinov2_with_registers")  # that give features here, as a config.json calls them

@@ -438,6 +438,25 @@ def test_an_empty_answer_of_one_server_is_a_difference(turned: bool, home: Path)
     assert found.rows[0].contrast.value == pytest.approx(-1 / COUNT)
 
 
+def test_a_baseline_that_answers_nothing_is_nothing_to_compare_with(home: Path) -> None:
+    with serving(text=home / "one") as sound, serving(text=home / "one", empty="red") as mute:
+        with pytest.raises(StageFailed, match=f"the baseline answers none of {COUNT} prompts with a text"):
+            evaluate(home, mute.url, mute.url, "text_agreement")
+        assert evaluate(home, mute.url, sound.url, "text_agreement").rows[0].candidate.value == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("one", f"gave {COUNT} different prompts 1 different images"), ("growing", f"gave images of {COUNT} sizes")],
+)
+def test_one_image_for_all_and_images_of_several_sizes_are_told_of(
+    fault: str, said: str, home: Path, painter: Path
+) -> None:
+    with serving(images=painter, **{fault: True}) as odd, serving(images=painter) as sound:
+        found = evaluate(home, odd.url, sound.url, "clip_score")
+    assert any(said in message for message in found.warnings)
+
+
 def test_prompts_that_are_there_twice_are_told_of_where_their_images_are_copies(home: Path, painter: Path) -> None:
     folder = home / "twice"
     folder.mkdir()

@@ -210,6 +210,7 @@ def test_two_servers_of_images_are_compared_by_captions_alone(home: Path, pipeli
         assert [body["seed"] for body in second.asked("images/generations")][: COUNT + 3] == seeds[: COUNT + 3]
         assert evaluate(home, first.url, first.url, "ssim", gates=gates).exit_code == 0
     shown = home / "out/answers/candidate"
+    assert {file.stem for file in shown.glob("*.png")} == {str(index) for index in range(COUNT)}  # the items' ids
     again = compress.evaluate(shown, shown, metrics=["ssim"], cache=home / "cache", out=home / "again")
     assert again.rows[0].candidate.value == 1  # answers lie as a folder of images that can be compared
 
@@ -338,7 +339,9 @@ def test_what_fails_on_is_one_error_with_what_came_before(
         with pytest.raises(StageFailed, match=message) as caught:
             evaluate(home, broken.url, one.url, "text_agreement")
         (problem,) = caught.value.problems
-        assert f"after 3 of {COUNT} answers" in problem.message  # and one before, which asked whether it answers at all
+        assert (
+            f"asked for item 3, after 3 of {COUNT} answers" in problem.message
+        )  # and one before, which asked whether it answers at all
         assert broken.url in problem.place
         assert "nothing that an endpoint answers is kept" in problem.fix
         assert caught.value.exit_code == 3
@@ -352,6 +355,19 @@ def test_a_server_that_is_slow_or_no_server_of_models_is_refused(home: Path) -> 
         evaluate(home, pages.url, pages.url, "text_agreement")
     with serving(text=home / "one", moved="/v2") as moved, pytest.raises(UserError, match="leads on to /v2"):
         evaluate(home, moved.url, moved.url, "text_agreement")
+
+
+def test_an_error_that_comes_with_http_200_is_quoted(home: Path, one: Served) -> None:
+    with serving(text=home / "one", sorry=True) as broken:
+        with pytest.raises(UserError, match="with an error: the model is not loaded") as caught:
+            evaluate(home, broken.url, one.url, "text_agreement")
+        assert broken.url in caught.value.problems[0].place
+
+
+def test_an_address_without_its_scheme_is_told_from_a_folder(home: Path, one: Served) -> None:
+    with pytest.raises(ModelError, match="an address only with its scheme") as caught:
+        evaluate(home, one.url, one.url.removeprefix("http://"), "text_agreement")
+    assert caught.value.problems[0].fix == f"of an endpoint, write {one.url}"
 
 
 def test_a_stream_that_ends_early_ends_the_run(home: Path, one: Served) -> None:

@@ -258,6 +258,14 @@ def test_other_data_are_reported_by_the_beginning_of_their_digests(old: Run) -> 
     assert caught.value.problems[0].fix == "give both recipes the same data.evaluate"
 
 
+def test_costs_of_other_samples_are_compared_and_quality_is_not(old: Run) -> None:
+    for metric, change in (("size", {"samples": 7, "data": "b" * 64, "seed": 9}), ("latency", {"samples": 7})):
+        assert against(old, with_protocol(old, metric, **change), False, "10%").status == "pass"
+    for metric, change in (("perplexity", {"samples": 7}), ("latency", {"data": "b" * 64}), ("size", {"counts": "x"})):
+        with pytest.raises(NotComparable, match=f"{metric} was measured by different protocols"):
+            against(old, with_protocol(old, metric, **change), False, "10%")
+
+
 def test_no_metric_in_common_is_no_comparison(old: Run) -> None:
     with pytest.raises(NotComparable, match="no metric in common"):
         against(old, changed(old, rows=()), False, "10%")

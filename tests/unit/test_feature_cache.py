@@ -18,6 +18,7 @@ from PIL import Image
 
 from compress.artifact import Artifact
 from compress.catalogue import find_metric
+from compress.data.images import SUFFIXES
 from compress.data.items import Item
 from compress.errors import DataError, ModelError, UserError
 from compress.events import Event
@@ -31,7 +32,7 @@ from evaluation.features import images as under_test
 from evaluation.features.extractor import BATCH, Extractor
 from evaluation.features.images import against_real, export_reference
 from evaluation.observe.repeats import repeated
-from evaluation.preflight.image_folders import SUFFIXES, files_of
+from evaluation.preflight.image_folders import files_of
 from evaluation.preflight.references import AgainstReal
 
 COUNT = BATCH + 5

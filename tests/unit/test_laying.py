@@ -82,3 +82,14 @@ def test_null_that_meets_no_gate_is_a_mistake(over: Any) -> None:
     with pytest.raises(RecipeError, match=r"gates\.kid must be a mapping, not nothing") as caught:
         over(gates={"kid": None})
     assert "it brings none here" in caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize(("metric", "word"), [("kid", "worse_by"), ("latency", "speedup")])
+@pytest.mark.parametrize("margin", ["20%", 3, 0.5])
+def test_a_margin_alone_is_no_bound(metric: str, word: str, margin: Any, over: Any) -> None:
+    with pytest.raises(RecipeError, match=rf"gates\.{metric} must be a mapping of a bound, not .* alone") as caught:
+        over(gates={metric: margin})
+    fix = caught.value.problems[0].fix
+    assert fix.startswith(f"gates: {{{metric}: {{{word}: {margin}}}}}, or --set gates.{metric}.{word}={margin}")
+    inherited = {"faster": None} if metric == "latency" else {}
+    assert over(gates={metric: {**inherited, word: 2}}).gates[metric].given == (word,)

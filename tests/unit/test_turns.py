@@ -50,7 +50,7 @@ def test_the_second_waits_says_so_and_goes_on_when_the_first_ends() -> None:
     waiting.start()
     assert asked.wait(30)
     assert not measured.is_set()
-    assert "another run measures on this machine" in heard[0].message
+    assert heard[0].message == f"waits its turn: process {other.pid}, another run, measures on this machine"
     other.kill()  # however it ends
     assert measured.wait(30)
     waiting.join()

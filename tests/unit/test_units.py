@@ -50,6 +50,30 @@ def images(folder: Path, *found: tuple[int, str]) -> str:
     return str(folder)
 
 
+# Images that nobody names
+
+
+def test_images_that_no_row_names_are_told_of(tmp_path: Path) -> None:
+    source = images(tmp_path / "a", (10, "red"), (20, "blue"), (30, "red"))
+    assert open_units(source, tmp_path).left_out == ""
+    for name in ("left.png", "over.JPG", "notes.txt"):
+        (tmp_path / "a" / name).write_bytes((tmp_path / "a" / "0.png").read_bytes())
+    said = f"2 of 5 images in {source} are named in no row of metadata.jsonl: left.png first"
+    assert open_units(source, tmp_path).left_out == said
+    (tmp_path / "a" / "within").mkdir()
+    (tmp_path / "a" / "within" / "3.png").write_bytes((tmp_path / "a" / "0.png").read_bytes())
+    assert open_units(source, tmp_path).left_out == said  # of a folder that nobody names
+    rows = [
+        {"file_name": "within/3.png", "text": "red", "conditioning": "./left.png"},
+        {"file_name": "0.png", "text": "red"},
+    ]
+    lines(tmp_path / "a" / "metadata.jsonl", rows)
+    found = open_units(source, tmp_path).left_out
+    assert found.startswith(
+        f"3 of 6 images in {source} are named in no row of metadata.jsonl: 1.png first; 1 of 2 items"
+    )
+
+
 # Each item once
 
 
