@@ -16,9 +16,10 @@ import typer
 import yaml
 
 import compress
-from compress.catalogue import engine_names, find_engine, find_metric, metric_names, stage_names
+from compress.catalogue import engine_names, find_engine, find_metric, find_stage, metric_names, stage_names
 from compress.cli import app
 from compress.errors import RecipeError
+from compress.model.hook_settings import APPLIED
 from compress.recipe.schema import recipe_schema
 from compress.recipe.values import Recipe
 from evaluation.values import Comparison
@@ -287,3 +288,12 @@ def _sources() -> tuple[str, ...]:
     """The sources, with strings that are continued on the next line in one piece."""
     files = (file for name in ("compress", "evaluation") for file in (ROOT / name).rglob("*.py"))
     return tuple(re.sub(r'"\n\s*f?"', "", file.read_text()) for file in files)
+
+
+def test_what_needs_pare_is_listed_by_name() -> None:
+    """Hooks, the lean call, and whatever leaves a component that torch does not run."""
+    section = (ROOT / "docs" / "engines.md").read_text().partition("## What needs pare")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall("`([a-z_.]+)`", row)]
+    engines = {name for name in stage_names() if {*find_stage(name).formats.values()} - {"torch"}}
+    assert sorted(named) == sorted({*APPLIED, "accelerate.call", *engines})
