@@ -17,6 +17,7 @@ from compress.execution.executors import LOCAL
 from compress.exits import exit_code, unread
 from compress.machine.deferred import deferred
 from compress.machine.devices import CPU
+from compress.machine.quota import keep_to_quota
 
 if TYPE_CHECKING:
     from compress.events import Emit
@@ -338,6 +339,7 @@ def cache(
 def main(arguments: Sequence[str] | None = None) -> None:
     """The `pare` command: runs one verb and turns every error into its exit code."""
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # looking for some reads every installed distribution
+    keep_to_quota(os.environ)
     sys.exit(exit_code(app, list(sys.argv[1:] if arguments is None else arguments)))
 
 
