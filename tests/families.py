@@ -104,8 +104,8 @@ TEXT: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 
 
-# Of these, no table says what comes of each way to quantize.
-NOT_QUANTIZED = ("dynamic-rope", "granite", "olmo2", "smollm3", "cohere", "cohere2", "gpt-oss")
+# Of these, no table says what comes of each way to quantize: they are Llamas.
+NOT_QUANTIZED = ("dynamic-rope",)
 
 
 def tiny_image(folder: Path, family: str, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> Path:

@@ -70,7 +70,7 @@ TUNED = {"group_size": 32, "samples": 8, "length": 16, "batch": 4}
 ENGINE = ("build.openvino",)
 AUTOROUND, PACKED, SMALL = "quantize.autoround", "quantize.bitsandbytes", "quantize.torchao"
 WRITING = (
-    Way("GPTQ, 4 bits", "quantize.gptq", 0.6, {"bits": 4, **ROUND}),
+    Way("GPTQ, 4 bits", "quantize.gptq", 0.7, {"bits": 4, **ROUND}),
     Way("GPTQ, 8 bits", "quantize.gptq", 0.06, {"bits": 8, **ROUND}),
     Way("signed gradients, 4 bits, compressed-tensors", AUTOROUND, 0.7, {"iters": 4, **TUNED}),
     Way("AWQ, 6 bits, compressed-tensors", AUTOROUND, 0.3, {"method": "awq", "bits": 6, **TUNED}),
