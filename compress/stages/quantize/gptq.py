@@ -48,7 +48,21 @@ FLOAT32 = 4  # bytes
 # Fewer workers raise an error.
 ENVIRONMENT = {"GPTQMODEL_CPU_WORKERS": "2", "GPTQMODEL_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 # By class, the blocks that GPTQModel quantizes and transformers opens again.
-TRIED = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma2", "Gemma3", "Phi3", "OPT", "Granite", "Olmo2", "SmolLM3", "Cohere", "Cohere2")
+TRIED = (
+    "Llama",
+    "Mistral",
+    "Qwen2",
+    "Qwen3",
+    "Gemma2",
+    "Gemma3",
+    "Phi3",
+    "OPT",
+    "Granite",
+    "Olmo2",
+    "SmolLM3",
+    "Cohere",
+    "Cohere2",
+)
 STACKS = {
     kind: FAMILIES[kind].stacks[0].path for kind in (*(f"{name}ForCausalLM" for name in TRIED), "GPT2LMHeadModel")
 }
