@@ -154,7 +154,7 @@ class Stage:
     def _halves(self, artifact: Artifact, component: str) -> bool:
         """Whether what it leaves of a component does one of the two things that the pipeline calls it for."""
         format = artifact.components[component].format
-        return self.leaves(format) != format and both_ways(artifact, component)
+        return self.leaves(format) != format and halved(artifact, component)
 
     def works_on(self, task: Task) -> bool:
         """Whether models of this task show what it needs."""
@@ -300,9 +300,14 @@ def tasks_for(needs: frozenset[Observable]) -> tuple[str, ...]:
 
 
 def both_ways(artifact: Artifact, component: str) -> bool:
-    """Whether a component makes latents of the images that a model is given, beside images of latents: an engine has one graph, and stands
-    for its decoder alone."""
+    """Whether a component makes latents of the images that a model is given, beside images of latents."""
     return component == "vae" and "inputs" in find_task(artifact.task).takes
+
+
+def halved(artifact: Artifact, component: str) -> bool:
+    """Whether an engine would do one of the two things that a pipeline calls a component for: of autoencoders that give the mean and variance of
+    a latent it has a graph for each."""
+    return both_ways(artifact, component) and artifact.components[component].kind not in ENCODED
 
 
 def builders() -> tuple[Stage, ...]:
@@ -311,6 +316,7 @@ def builders() -> tuple[Stage, ...]:
     return tuple(s for s in found if s.formats.get("torch") in engine_names())
 
 
+ENCODED = ("AutoencoderKL",)  # classes whose encoder has a graph of its own
 # What people know by a name of its own, and is a way of a stage.
 MEANT = {
     "awq": "quantize.autoround: {method: awq}",

@@ -6,31 +6,36 @@ A stage `build.NAME` gives this a `Builder`; everything that engines have in com
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, derive, weight_files, write_manifest
-from compress.catalogue import find_engine
+from compress.catalogue import both_ways, find_engine
 from compress.context import Context
 from compress.data.items import Item
+from compress.engines import ENCODER
 from compress.engines.builder import Builder, Example, Feed
-from compress.engines.module import flatten
+from compress.engines.module import Encoding, flatten
 from compress.engines.parity import Difference, Outputs, compare, compare_calls, first_broken
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, in_float32, outline, split
 from compress.errors import StageFailed
 from compress.machine.devices import CPU
 from compress.model.bit_widths import packing
-from compress.opening import open_language, open_task
-from compress.opening.models import LanguageModel, OpenModel
+from compress.opening import open_images, open_language
+from compress.opening.models import ImageModel, LanguageModel, OpenModel
 from compress.pipelines.index import library_of
 
 LONG = 300  # tokens; beyond the chunks that some layers cut a text into
 IMAGES_A_BATCH = 4
 LONGEST_TEXT = 128
+ENCODE = "encode"  # what a VAE is called by beside `decode`
 
 
 def build_engines(
@@ -56,21 +61,64 @@ def build_engines(
 def _pipeline(
     artifact: Artifact, made: Artifact, names: tuple[str, ...], builder: Builder, context: Context, samples: int
 ) -> None:
-    task = open_task(artifact, context.opening)
+    task = open_images(artifact, context.opening)
     some = task.examples
     fits = builder.profile.nearest("batch", len(some))
-    small, large = (every_call(task, names, some[:n]) for n in (2, 3))
+    small = every_call(task, names, some[:2])
+    with encoding(task, names) as given:
+        large = every_call(task, names, some[:3])
     fitting = large if fits == len(some) else every_call(task, names, repeated(some, fits))
-    feeds = calibration_calls(task, names, samples, context) if samples else {}
+    with encoding(task, names) as calibrating:
+        feeds = calibration_calls(task, names, samples, context) if samples else {}
     for name in context.progress(names, "components", len(names)):
-        module, library = task.component(name), library_of(artifact.path, name)
         calls = small[name][0], large[name][0], feeds.get(name, ()), fitting[name][0]
-        example = Example(module, task.function_of(name), *calls)
-        kind = artifact.components[name].kind
-        builder.component(example, made.folder(name))
-        engine = builder.open_component(made.folder(name), library, kind)
-        found, held = _farthest(example, engine, fitting[name])
-        _judge(name, found, builder, replace(example, fitting=held), made.folder(name), library, kind, context)
+        example = Example(task.component(name), task.function_of(name), *calls)
+        _component(name, example, fitting[name], made, made.folder(name), builder, context)
+        if name in given:
+            example = _encoder(example, given[name], calibrating[name], fits)
+            _component(name, example, [example.held], made, made.folder(name) / ENCODER, builder, context)
+
+
+def _component(
+    name: str, example: Example, calls: Sequence[Call], made: Artifact, folder: Path, builder: Builder, context: Context
+) -> None:
+    """Build an engine in a folder, and hold it against torch on these calls."""
+    library, kind = library_of(made.path, name), made.components[name].kind
+    if folder != made.folder(name):
+        folder.mkdir()
+        shutil.copyfile(made.folder(name) / "config.json", folder / "config.json")
+    builder.component(example, folder)
+    found, held = _farthest(example, builder.open_component(folder, library, kind), calls)
+    title = name if folder == made.folder(name) else f"{name}'s {folder.name}"
+    _judge(title, found, builder, replace(example, fitting=held), folder, library, kind, context)
+
+
+@contextmanager
+def encoding(task: ImageModel, names: Sequence[str]) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """Within: by component that encodes what the model is given, the images it is given."""
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in names if both_ways(task.artifact, name)}
+    with ExitStack() as watches:
+        for name, seen in found.items():
+            watches.enter_context(task.watch(name, partial(_keep_image, seen), ENCODE))
+        yield found
+
+
+def _keep_image(seen: list[torch.Tensor], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    image: torch.Tensor = args[0] if args else kwargs["x"]
+    seen.append(image.detach().clone())
+
+
+def _encoder(
+    decoder: Example, images: Sequence[torch.Tensor], calibrating: Sequence[torch.Tensor], fits: int
+) -> Example:
+    """The encoder beside a VAE's decoder, with calls of two and three images: some pipelines give it one at a time."""
+    seen = torch.cat([image for image in images if image.shape[1:] == images[0].shape[1:]])
+
+    def rows(count: int) -> Call:
+        return {"x": torch.cat([seen] * -(-count // len(seen)))[:count]}
+
+    feeds = [{"x": in_float32(image)} for image in calibrating]
+    return Example(Encoding(decoder.module), "forward", rows(2), rows(3), feeds, rows(fits))
 
 
 def _farthest(example: Example, engine: torch.nn.Module, calls: Sequence[Call]) -> tuple[Difference, Call]:

@@ -26,6 +26,7 @@ from compress.building.build import first_calls, repeated
 from compress.building.racing import Pace, fastest, race, undecided
 from compress.catalogue import Stage, find_engine
 from compress.context import Context
+from compress.engines import ENCODER
 from compress.errors import CacheError, PareError, StageFailed
 from compress.events import Event
 from compress.machine.devices import CPU, Opening
@@ -263,9 +264,14 @@ def _assemble(artifact: Artifact, kept: Mapping[str, Artifact], context: Context
     weights = [f.relative_to(artifact.path) for name in engines for f in weight_files(artifact.folder(name))]
     made = derive(artifact, context.out, without=tuple(map(str, weights)), link=context.link)
     for name, trial in engines.items():
-        for file in sorted(trial.folder(name).iterdir()):
-            if file.is_file() and file.name != MANIFEST and not (made.folder(name) / file.name).exists():
-                _place(file, made.folder(name) / file.name)
+        folder = trial.folder(name)
+        for file in (
+            file for place in (folder, folder / ENCODER) if place.is_dir() for file in sorted(place.iterdir())
+        ):
+            target = made.folder(name) / file.relative_to(folder)
+            if file.is_file() and file.name != MANIFEST and not target.exists():
+                target.parent.mkdir(exist_ok=True)
+                _place(file, target)
     write_manifest(made.replacing({name: trial.components[name].format for name, trial in engines.items()}))
 
 

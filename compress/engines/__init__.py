@@ -32,6 +32,7 @@ TOLERANCE: Mapping[str, float] = {
 }
 
 SETTINGS = "engine.json"  # beside an engine: what built it, and how it is called
+ENCODER = "encoder"  # beside the engine of a VAE's decoder, in a folder of its own: that of its encoder, where a pipeline is given images
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,14 @@ class Engine:
 
     def reads(self, folder: Path) -> tuple[Path, ...]:
         """The weight files in a component's folder that running it reads."""
-        return self.weights(folder) if self.weights else self.written(folder)
+        if not self.weights:
+            return self.written(folder)
+        return tuple(file for place in (folder, folder / ENCODER) for file in self.weights(place))
 
     def written(self, folder: Path) -> tuple[Path, ...]:
         """All that it wrote into a component's folder, by name."""
-        return tuple(sorted({file for pattern in self.files for file in folder.glob(pattern)}))
+        places = (folder, folder / ENCODER)
+        return tuple(sorted({file for place in places for pattern in self.files for file in place.glob(pattern)}))
 
 
 def tolerances(*precisions: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from compress.engines.decoding import decode, plain
-from compress.engines.module import CPU, EngineModule, Runner, config_of, read_settings
+from compress.engines.module import CPU, EngineModule, Runner, config_of, read_settings, with_encoder
 from compress.errors import UserError
 from compress.machine.devices import Opening
 
@@ -232,7 +232,7 @@ def loading(
     """
 
     def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
-        return EngineModule(folder, library, kind, open_runner(folder))
+        return with_encoder(folder, lambda place: EngineModule(place, library, kind, open_runner(place)))
 
     def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
         return EngineLanguageModel(folder, kind, decoder(open_runner(folder)))

@@ -11,6 +11,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,11 +19,12 @@ import torch
 from transformers.utils import ModelOutput
 
 from compress.artifact import read_json
-from compress.engines import SETTINGS
+from compress.engines import ENCODER, SETTINGS
 from compress.engines.torch.runtime import find_class, silent_libraries
 from compress.errors import ModelError, UserError
 
 ENGINE = SETTINGS
+MOMENTS = "moments"  # of a latent's distribution: mean and log variance, one behind the other
 SIZES = "call it at the sizes it was built for: only the batch, and a language model's text, may vary"
 PLAIN = (bool, int, float, str)  # arguments that become part of a graph
 FORM = ("return_dict", "generator")  # how the output comes, and what no decoder draws from
@@ -79,8 +81,7 @@ class EngineModule(torch.nn.Module):
         return tuple(grouped.values()) if kwargs.get("return_dict") is False else ModelOutput(grouped)
 
     def decode(self, *args: object, **kwargs: object) -> Any:
-        """A VAE's decoder. The encoder is not part of the engine: text-to-image never calls it, and of what is given images the VAE stays
-        in torch."""
+        """A VAE's decoder."""
         return self.forward(*args, **kwargs)
 
     def cache_context(self, name: str) -> AbstractContextManager[None]:
@@ -125,6 +126,34 @@ class EngineModule(torch.nn.Module):
         if isinstance(value, Mapping):
             return any(self._matters(f"{name}.{key}", inner) for key, inner in value.items())
         return bool(value)
+
+
+class Encoding(torch.nn.Module):
+    """A VAE's encoder as a component that an engine can stand for: images [n, 3, height, width] to mean and log variance of their latents."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, x: torch.Tensor, return_dict: bool = True) -> dict[str, torch.Tensor]:
+        return {MOMENTS: self.vae.encode(x).latent_dist.parameters}
+
+
+def with_encoder(folder: Path, opened: Callable[[Path], EngineModule]) -> EngineModule:
+    """A component's engine; where that of its encoder lies beside it, it encodes, too."""
+    found = opened(folder)
+    if (folder / ENCODER / ENGINE).is_file():
+        found.encode = partial(_encoded, opened(folder / ENCODER))  # type: ignore[assignment]
+    return found
+
+
+def _encoded(encoder: EngineModule, x: torch.Tensor, return_dict: bool = True) -> Any:
+    """What a VAE's `encode` gives: the distribution of the latents of images [n, 3, height, width]."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+    from diffusers.models.modeling_outputs import AutoencoderKLOutput
+
+    found = DiagonalGaussianDistribution(encoder(x=x)[MOMENTS])
+    return AutoencoderKLOutput(latent_dist=found) if return_dict else (found,)
 
 
 class Twin:

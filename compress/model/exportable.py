@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from compress.artifact import LANGUAGE_MODEL, Artifact, Format
-from compress.catalogue import both_ways, find_engine
+from compress.catalogue import find_engine, halved
 from compress.errors import Refusal
 from compress.machine.library_classes import has_class
 from compress.params import Params
@@ -64,7 +64,7 @@ ANY_SIZE = Batches(batch=(1, 1, 2**31))
 def wanted(artifact: Artifact, components: Components) -> tuple[str, ...]:
     """The components to build: those named, or all that generate or write and are torch's still."""
     found = artifact.choose(components, lambda format: format == "torch")
-    return tuple(name for name in found if components != "all" or not both_ways(artifact, name))
+    return tuple(name for name in found if components != "all" or not halved(artifact, name))
 
 
 def refuse_components(artifact: Artifact, components: Components) -> str:
@@ -75,10 +75,8 @@ def refuse_components(artifact: Artifact, components: Components) -> str:
         return f"the model has no component {', '.join(unknown)}; it has {', '.join(artifact.components)}"
     if unavailable := [name for name in components if name not in artifact.working]:
         return f"{', '.join(unavailable)} takes no part in generating or writing; {', '.join(artifact.working)} do"
-    if both := [name for name in components if both_ways(artifact, name)]:
-        why = (
-            f"`{both[0]}` encodes what the model is given and decodes what it makes, and an engine does one of the two"
-        )
+    if both := [name for name in components if halved(artifact, name)]:
+        why = f"`{both[0]}` encodes what the model is given and decodes what it makes, and an engine of {artifact.components[both[0]].kind} does one of the two"
         return Refusal(why, f"leave {both[0]} out of `components`: it stays in torch")
     return ""
 

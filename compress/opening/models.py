@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -93,6 +94,11 @@ class ImageModel(OpenModel, Protocol):
 
     def shapes_of(self, components: Sequence[str], keep: Callable[[str, Call], T], **call: object) -> list[T]:
         """What `keep` makes of every call to these components while one image is generated."""
+
+    def watch(
+        self, component: str, recorded: Callable[[tuple[Any, ...], dict[str, Any]], None], function: str = ""
+    ) -> AbstractContextManager[None]:
+        """Within: tells `recorded` of every call to a component."""
 
     def cut_short(self, items: Sequence[Item], **call: object) -> str:
         """How many of the items' captions are longer than the model reads, in words; "" where none."""

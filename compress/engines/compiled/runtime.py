@@ -29,7 +29,7 @@ from compress.engines.language import (
     foreign_cache,
     step_inputs,
 )
-from compress.engines.module import CPU, EngineModule, read_settings
+from compress.engines.module import CPU, EngineModule, read_settings, with_encoder
 from compress.errors import ModelError, UserError
 from compress.files.hashing import digest_file
 from compress.machine.devices import Opening, target_of
@@ -293,8 +293,14 @@ def load_component(folder: Path, library: str, kind: str, opening: Opening) -> E
         ModelError: it is no package of `build.compiled`, or one that was built for another torch, device, GPU or processor.
         UserError: torch has no such device here.
     """
-    package = _checked(folder, opening)
-    return EngineModule(folder, library, kind, package, package.home)
+
+    check_origin(folder)
+
+    def opened(place: Path) -> EngineModule:
+        package = Package(place, device_of(opening))
+        return EngineModule(place, library, kind, package, package.home)
+
+    return with_encoder(folder, opened)
 
 
 def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:

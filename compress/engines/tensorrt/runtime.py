@@ -20,7 +20,7 @@ import torch
 
 from compress.algorithms.tensors import device_of, to_array
 from compress.engines.language import EngineLanguageModel, Past, TensorPast, foreign_cache, step_inputs
-from compress.engines.module import EngineModule, read_settings
+from compress.engines.module import EngineModule, read_settings, with_encoder
 from compress.engines.onnx.runtime import CACHE_IN
 from compress.engines.tensorrt.compile import Network
 from compress.engines.tensorrt.record import (
@@ -51,7 +51,8 @@ def load_component(folder: Path, library: str, kind: str, opening: Opening) -> E
         ModelError: the folder holds no engine.
         UserError: there is no GPU here that could run it.
     """
-    return EngineModule(folder, library, kind, Engine(folder, device_of(opening)), device_of(opening))
+    home = device_of(opening)
+    return with_encoder(folder, lambda place: EngineModule(place, library, kind, Engine(place, home), home))
 
 
 def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:

@@ -74,7 +74,7 @@ def refuse(artifact: Artifact, params: BuildCompiled) -> str:
 
 
 @stage(
-    version=4,
+    version=5,
     params=BuildCompiled,
     formats={"torch": "compiled"},
     effects=("format",),

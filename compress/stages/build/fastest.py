@@ -95,7 +95,7 @@ def forecast(artifact: Artifact, params: BuildFastest) -> Forecast:
 
 
 @stage(
-    version=3,
+    version=4,
     params=BuildFastest,
     formats={"torch": CHOSEN},
     effects=("format",),

@@ -58,7 +58,7 @@ def forecast(artifact: Artifact, params: BuildOnnxRuntime) -> Forecast:
 
 
 @stage(
-    version=4,
+    version=5,
     params=BuildOnnxRuntime,
     formats={"torch": "onnx"},
     effects=("format",),

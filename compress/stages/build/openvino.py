@@ -2,7 +2,7 @@
 
 Use it after everything that changes torch weights: an engine is fast and cannot be trained or pruned any more. The result
 takes any batch size, and images of the size the pipeline was built at. A VAE's engine is its decoder: text-to-image needs
-no encoder, and a pipeline that is given images keeps its VAE in torch. `bfloat16` is a compile hint, fast where the processor has the instructions; the stored weights stay as they are.
+no encoder; a pipeline that is given images gets one for its encoder, too, which `quantize.nncf` leaves as it is. `bfloat16` is a compile hint, fast where the processor has the instructions; the stored weights stay as they are.
 In fewer bits the graph is quantized by NNCF as `quantize.nncf` does it, which has more to set. Source: OpenVINO, and the
 exporter of transformers (`transformers.exporters`).
 
@@ -56,7 +56,7 @@ def forecast(artifact: Artifact, params: BuildOpenVINO) -> Forecast:
 
 
 @stage(
-    version=6,
+    version=7,
     params=BuildOpenVINO,
     formats={"torch": "openvino"},
     effects=("format",),

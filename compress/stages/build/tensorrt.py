@@ -110,7 +110,7 @@ def unavailable_here(params: BuildTensorRT) -> str:
 
 
 @stage(
-    version=4,
+    version=5,
     params=BuildTensorRT,
     formats={"torch": "tensorrt"},
     effects=("format",),

@@ -33,7 +33,7 @@ def refuse(artifact: Artifact, params: ExportOnnx) -> str:
 
 
 @stage(
-    version=2,
+    version=3,
     params=ExportOnnx,
     formats={"torch": "onnx"},
     effects=("format",),
