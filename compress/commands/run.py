@@ -81,16 +81,18 @@ def run_plan(
 
 
 def _measured(found: Plan, request: Request, cache: Cache, log: Emit) -> Comparison:
-    """The comparison; how long it took is remembered, unless all that it looked at was known before."""
+    """The comparison; how long it took is remembered, unless some of what it looked at was known before."""
     from compress.commands.evaluate import measure
     from compress.planning import durations
+    from evaluation.comparison.sides import viewpoints
 
     def known() -> int:
         return sum(1 for _ in (cache.root / "evidence").iterdir())
 
     before, began = known(), time.monotonic()
     comparison = measure(request, log)
-    if known() > before or not durations.scored(found.recipe.evaluate):
+    looked_at = sum(len(view.kinds) for view in viewpoints(request))
+    if known() - before >= looked_at or not durations.scored(found.recipe.evaluate):
         name = durations.noted_as(durations.evaluation_name(found.source.artifact), found.opening.device)
         durations.remember(cache, name, time.monotonic() - began, found.measuring)
     return comparison

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,9 @@ def edit_of(row: Mapping[str, Any], kind: Kind, folder: Path, place: str, digest
     """
     if kind not in SHAPES:
         return None
-    seen: list[str] = []
     input_file = _named(row, INPUT, kind, folder, place)
     try:
-        input_digest = digest(input_file, lambda: _look(folder, input_file, seen))
+        input_digest = digest(input_file, lambda: refuse_other(folder / input_file))
     except DataError as error:
         raise _at(place, input_file, error) from error
     texts = [_text(row, key, place) for key in (BEFORE, AFTER)]
@@ -62,10 +62,9 @@ def edit_of(row: Mapping[str, Any], kind: Kind, folder: Path, place: str, digest
         return Edit(input_file, input_digest, before=texts[0], after=texts[1])
     mask_file = _named(row, MASK, kind, folder, place)
     try:
-        # By a name of its own: a file may be looked at as an image elsewhere, and would be known.
-        mask_digest = digest(mask_file, lambda: _look_at_mask(folder, mask_file, seen), role="mask")
-        if seen:
-            _be_of_one_size(folder, input_file, mask_file)
+        # By a name of its own: a file may be looked at as an image elsewhere, and would be known; and its size is that of this very input.
+        look = partial(_look_at_mask, folder, mask_file, input_file)
+        mask_digest = digest(mask_file, look, role=f"mask of {input_digest}")
     except DataError as error:
         raise _at(place, mask_file, error) from error
     return Edit(input_file, input_digest, mask_file, mask_digest, *texts)
@@ -102,18 +101,14 @@ def _text(row: Mapping[str, Any], key: str, place: str) -> str:
     return text or ""
 
 
-def _look(folder: Path, name: str, seen: list[str]) -> None:
+def _look_at_mask(folder: Path, name: str, image: str) -> None:
+    """Raises a DataError where a mask is no image, the same everywhere, or of another size than its image."""
     refuse_other(folder / name)
-    seen.append(name)
-
-
-def _look_at_mask(folder: Path, name: str, seen: list[str]) -> None:
-    """Raises a DataError where a mask is no image, or the same everywhere."""
-    _look(folder, name, seen)
     mask = read_mask(folder / name)
     if mask.all() or not mask.any():
         what = "is white throughout: all would be inpainted" if mask.all() else "is black throughout: nothing would be"
         raise DataError(what, place=str(folder / name), fix="give a mask that is white where the image is inpainted")
+    _be_of_one_size(folder, image, name)
 
 
 def _be_of_one_size(folder: Path, image: str, mask: str) -> None:

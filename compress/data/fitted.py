@@ -34,6 +34,15 @@ def fitted_mask(mask: NDArray[np.bool_], height: int, width: int) -> NDArray[np.
     return np.asarray(resized) > 127
 
 
+def mask_fault(mask: NDArray[np.bool_], height: int, width: int) -> str:
+    """Why a mask says nothing at this size, in words; "" where it does."""
+    found = fitted_mask(mask, height, width)
+    if found.any() and not found.all():
+        return ""
+    what = "all of it" if found.all() else "nothing"
+    return f"at {width} × {height} pixels, to which inputs and masks are cut about their middle, leaves {what} to be inpainted"
+
+
 def _middle(image: NDArray[np.uint8] | NDArray[np.bool_], height: int, width: int) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the largest part about the middle that has the shape asked for."""
     tall, wide = image.shape[:2]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from compress.engines.torch.runtime import silent_libraries
 from compress.model.attention_backends import KERNELS, PACKAGES, on_gpus_alone
@@ -57,6 +58,23 @@ def attend(module: Any, backend: str) -> None:
             from diffusers.models.attention_dispatch import attention_backend
 
             vars(module)["forward"] = Attending(module, partial(attention_backend, in_diffusers))
+
+
+class _Heard(TorchFunctionMode):
+    """Hears whether anybody asks torch for attention."""
+
+    heard = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.heard = self.heard or func is torch.nn.functional.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
+
+
+def asks_torch(call: Callable[[], object]) -> bool:
+    """Whether a call has torch compute attention, so that it matters by which of its kernels; some models multiply and normalise by themselves."""
+    with _Heard() as mode:
+        call()
+    return mode.heard
 
 
 @contextmanager

@@ -33,6 +33,7 @@ BESIDE = frozenset(
         "mid_block_additional_residual",
     }
 )
+LOOPED = "_num_timesteps"  # the attribute in which pipelines count the steps that they will run: at a strength not all of the scheduler's
 Call = Mapping[str, Any]
 
 
@@ -151,7 +152,8 @@ class Denoising:
         scheduler = pipeline.scheduler
         self._forget()
         self.passed.clear()
-        self._at = at = At(lambda: _guided(pipeline, args, given), lambda: len(scheduler.timesteps))
+        vars(pipeline).pop(LOOPED, None)  # of another call
+        self._at = at = At(lambda: _guided(pipeline, args, given), lambda: _steps(pipeline))
         step = scheduler.step
 
         @functools.wraps(step)
@@ -205,6 +207,13 @@ def rows_of(call: Call) -> int:
     """Rows of a denoiser's call."""
     latent = call[next(name for name in ("sample", "hidden_states", "x") if name in call)]
     return len(latent)
+
+
+def _steps(pipeline: Any) -> int:
+    """The steps that a pipeline's call runs, once its loop has begun."""
+    found = vars(pipeline).get(LOOPED)
+    begun = getattr(pipeline.scheduler, "begin_index", None) or 0
+    return found if isinstance(found, int) else len(pipeline.scheduler.timesteps) - begun
 
 
 def _guided(pipeline: Any, args: tuple[Any, ...], given: Mapping[str, Any]) -> bool:

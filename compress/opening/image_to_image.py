@@ -20,13 +20,12 @@ from compress.opening.models import Call
 from compress.opening.text_to_image import LOOKS, TextToImage
 from compress.pipelines.call_arguments import STEPS, call_arguments
 from compress.pipelines.image_inputs import steps_for, strength_of
-from compress.pipelines.image_sizes import SIDES, own_size
+from compress.pipelines.image_sizes import SIDES, called_size
 from compress.pipelines.index import class_of
 
 if TYPE_CHECKING:
     import torch
 
-SIDE = 512  # pixels, of a pipeline that nothing tells the size of
 PERIODS = 3  # of the waves in an image of no data
 
 
@@ -53,9 +52,7 @@ class ImageToImage(TextToImage):
 
     def size(self, call: Mapping[str, Any]) -> tuple[int, int]:
         """Height and width of what a call with these arguments is given, and generates."""
-        own = own_size(self.artifact) or SIDE
-        tall, wide = (call.get(side) or self.artifact.settings.call.get(side) or own for side in SIDES)
-        return int(tall), int(wide)
+        return called_size(self.artifact, call)
 
     def example(self, id: str, text: str) -> Item:
         """Waves of colour, of the size that the model's own call generates."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from compress.artifact import Artifact
-from compress.data.fitted import fitted_mask
+from compress.data.fitted import fitted_mask, mask_fault
 from compress.data.items import Item
 from compress.errors import DataError, StageFailed
 from compress.machine.devices import Opening
@@ -41,7 +41,10 @@ class Inpainting(ImageToImage):
         return {**super().given(items), "mask_image": masks}
 
     def read(self, item: Item, size: tuple[int, int]) -> Item:
-        mask = fitted_mask(_mask_of(item), *size)
+        mask = fitted_mask(whole := _mask_of(item), *size)
+        if why := mask_fault(whole, *size):
+            fix = "give a mask within the middle, or a size of the input's shape"
+            raise DataError(f"its mask {why}", place=item.id, fix=fix)
         return replace(super().read(item, size), mask=lambda: mask)
 
     def call(self, items: Sequence[Item], generators: list[torch.Generator], output: str, arguments: Call) -> Any:

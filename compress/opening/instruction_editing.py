@@ -6,11 +6,7 @@ from compress.artifact import Artifact
 from compress.machine.devices import Opening
 from compress.opening.image_to_image import ImageToImage
 from compress.opening.models import Call
-
-AREA, RESIZES = (
-    "max_area",
-    "_auto_resize",
-)  # of FLUX Kontext's call: it would generate, and look at, other sizes than are asked for
+from compress.pipelines.image_sizes import exactly
 
 
 def open_model(artifact: Artifact, opening: Opening) -> InstructionEditing:
@@ -21,4 +17,4 @@ class InstructionEditing(ImageToImage):
     """A pipeline ready to change images as instructions say."""
 
     def sized(self, size: tuple[int, int]) -> Call:
-        return {**super().sized(size), **({AREA: size[0] * size[1], RESIZES: False} if RESIZES in self.takes else {})}
+        return {**super().sized(size), **exactly(self.takes, *size)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from compress.artifact import Artifact
 from compress.machine.library_classes import source_of
@@ -27,9 +28,9 @@ def asked_how(kind: str) -> Asked:
     return "passes" if PASS.findall(text) == ["cond", "uncond"] else ""
 
 
-def unguided(artifact: Artifact) -> str:
-    """Why a pipeline, called as it is meant to be, asks its denoiser with the prompt alone; or ""."""
-    kind, own = class_of(artifact.path), artifact.settings.call
+def unguided(artifact: Artifact, call: Mapping[str, Any] | None = None) -> str:
+    """Why a pipeline, called as it is meant to be or with these arguments, asks its denoiser with the prompt alone; or ""."""
+    kind, own = class_of(artifact.path), artifact.settings.call if call is None else call
     takes = call_arguments(kind) or {}
     argument = TRUE_GUIDANCE if TRUE_GUIDANCE in takes else GUIDANCE
     scale = own.get(argument, takes.get(argument))

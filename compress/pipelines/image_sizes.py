@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import lcm, prod
+from typing import Any
 
 from compress.artifact import MANIFEST, Artifact, read_json
 from compress.errors import Problem
@@ -12,6 +13,8 @@ from compress.machine.library_classes import source_of
 from compress.pipelines.index import INDEX
 
 SIDES = ("height", "width")
+AREA, RESIZES = "max_area", "_auto_resize"
+SIDE = 512  # pixels, of a pipeline that nothing tells the size of
 
 # As pipelines write it: `height % 8 != 0`, `height % (self.vae_scale_factor * 2) != 0`.
 MULTIPLE = re.compile(r"\bheight % (?:\((?P<product>[\w.* ]+)\)|(?P<one>[\w.]+)) != 0")
@@ -25,6 +28,23 @@ KNOWN = re.compile(r"[\[(](\d{3,4})(?:\.0)?, (\d{3,4})(?:\.0)?[\])]")  # sizes, 
 ALIKE = 0.1  # share of their pixels by which the sizes of one list differ
 
 SIZED = re.compile(r"transformer\.config\.sample_size == (\d+)")  # as they ask which table of sizes to look in
+
+
+def called_size(artifact: Artifact, call: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width of what a pipeline that is given images is given by a call, and generates."""
+    own = own_size(artifact) or SIDE
+    tall, wide = (call.get(side) or artifact.settings.call.get(side) or own for side in SIDES)
+    return int(tall), int(wide)
+
+
+def exactly(takes: Mapping[str, object], height: int, width: int) -> dict[str, Any]:
+    """The arguments beside height and width with which a pipeline generates that size: FLUX Kontext would look at, and generate, the nearest that
+    it was trained on.
+
+    Args:
+        takes: the arguments of its call.
+    """
+    return {AREA: height * width, RESIZES: False} if RESIZES in takes else {}
 
 
 def size_problems(artifact: Artifact) -> Iterator[Problem]:

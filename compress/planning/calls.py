@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact
 from compress.catalogue import find_stage, find_task, stage_names
 from compress.errors import Problem
+from compress.pipelines.hooked_calls import hook_faults
 from compress.pipelines.lean import lean_faults
 from compress.recipe.values import BaselineSpec, Recipe
 from compress.tasks import Fault
@@ -74,6 +75,7 @@ def call_problems(artifact: Artifact, call: Call, places: Mapping[str, str], pla
 def _faults(artifact: Artifact, call: Call) -> Iterator[Fault]:
     yield from find_task(artifact.task).calls(artifact, call)
     yield from lean_faults(artifact, call)
+    yield from hook_faults(artifact, call)
 
 
 def asked_places(recipe: Recipe, source: Artifact) -> dict[str, str]:

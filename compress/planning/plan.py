@@ -13,14 +13,15 @@ from compress.data.items import Data, Kind
 from compress.errors import Problem, RecipeError
 from compress.machine.devices import AS_STORED, CPU, CUDA, Opening, settled
 from compress.making.ready import disk_bytes, memory_bytes
+from compress.pipelines.image_sizes import called_size
 from compress.planning import durations, resources
-from compress.planning.calls import asked_places, candidate_problems
+from compress.planning.calls import asked_places, candidate_problems, planned_calls
 from compress.planning.cautions import cautions
 from compress.planning.controls import control_problems
 from compress.planning.engine_checks import engine_problems
 from compress.planning.evaluation_checks import evaluation_problems, kind_meant
 from compress.planning.nodes import Node, chain_of, collect
-from compress.planning.size_mismatch import sizes_apart
+from compress.planning.size_mismatch import pixels_apart, sizes_apart
 from compress.planning.step_checks import (
     source_problems,
 )
@@ -99,14 +100,19 @@ def sketch(recipe: Recipe, source: Source, cache: Cache) -> tuple[int, tuple[Pro
 
 def _as_a_whole(recipe: Recipe, seen: _Seen) -> list[Problem]:
     """What is wrong with a plan that no step of it shows by itself."""
-    from evaluation.preflight.image_checks import frames
+    from evaluation.preflight.image_checks import frames, masks
 
     problems: list[Problem] = []
     source, nodes = seen.source, seen.nodes
     if source and nodes:
         problems += engine_problems(recipe, source.artifact, {n.id: n.stage for n in nodes}, nodes[-1].unavailable)
         problems += candidate_problems(recipe, source.artifact, nodes)
+        problems += pixels_apart(recipe, source.artifact, nodes)
     problems += frames(recipe, nodes, seen.data)
+    if source:
+        calls = planned_calls(recipe, source.artifact, nodes)
+        sizes = tuple(dict.fromkeys(called_size(source.artifact, call) for call in calls))
+        problems += masks(seen.data.get("evaluate"), recipe.evaluate.samples, sizes)
     problems += control_problems(recipe, source.artifact if source else None, nodes)
     return problems
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
+from compress.catalogue import find_metric
+from compress.errors import Problem
 from compress.pipelines.image_sizes import SIDES, own_size
 from compress.planning.calls import planned_calls
 from compress.recipe.values import Recipe
@@ -16,12 +18,31 @@ if TYPE_CHECKING:
 
 def sizes_apart(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[str]:
     """That a recipe's baseline and its candidate generate different sizes, with what to write instead."""
+    if (message := _message(recipe, source, nodes)) and not list(pixels_apart(recipe, source, nodes)):
+        yield f"{message[0]}, which no metric tells from better or worse: {message[1]}"
+
+
+def pixels_apart(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[Problem]:
+    """Metrics that hold an image against the baseline's own pixel by pixel, where the two are of different sizes."""
+    metrics = [find_metric(name) for name in recipe.evaluate.metrics]
+    paired = [one.name for one in metrics if one.own and "images" in one.needs]
+    if paired and (message := _message(recipe, source, nodes)):
+        compare = "compare" if len(paired) > 1 else "compares"
+        index = list(recipe.evaluate.metrics).index(paired[0])
+        place = recipe.place.get(f"evaluate.metrics.{index}", recipe.place.get("evaluate.metrics", ""))
+        yield Problem(place, f"{', '.join(paired)} {compare} images pixel by pixel, and {message[0]}", message[1])
+
+
+def _message(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> tuple[str, str] | None:
+    """In words, that baseline and candidate generate different sizes, and what to write; None where they do not."""
     baseline, candidate = (_size(source, call) for call in planned_calls(recipe, source, nodes))
-    if baseline and candidate and baseline != candidate:
-        (height, width), (high, wide) = baseline, candidate
-        message = f"the baseline generates images {width} wide and {height} high, and the candidate {wide} wide and {high} high"
-        fix = f"write height: {high} and width: {wide} under evaluate.baseline to compare like with like"
-        yield f"{message}, which no metric tells from better or worse: {fix}"
+    if not baseline or not candidate or baseline == candidate:
+        return None
+    (height, width), (high, wide) = baseline, candidate
+    message = (
+        f"the baseline generates images {width} wide and {height} high, and the candidate {wide} wide and {high} high"
+    )
+    return message, f"write height: {high} and width: {wide} under evaluate.baseline to compare like with like"
 
 
 def _size(artifact: Artifact, call: Mapping[str, Any]) -> tuple[int, ...]:

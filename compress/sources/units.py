@@ -11,16 +11,15 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+from compress.data.edits import SHAPES
 from compress.data.items import Data, Kind
 from compress.errors import DataError
 from compress.files.hashing import digest_json
 from compress.sources.data import open_data
 
-ID, TEXT, IMAGE = (
-    0,
-    1,
-    2,
-)  # of a row of `Data.rows`; what comes last of an image, or is a text, may stand in one split alone
+# Of a row of `Data.rows`: an edit's input stands where a captioned image has its file.
+ID, TEXT, IMAGE = 0, 1, 2
+INPUT = IMAGE
 
 
 def open_units(source: str, base: Path, kind: Kind | None = None, memory: Path | None = None) -> Data:
@@ -69,13 +68,13 @@ def firsts(keys: Iterable[Hashable]) -> list[int]:
 
 def overlap(role: str, one: Data, other: Data) -> str:
     """What the data of a role shares with those of the evaluation, in words with the first such item; "" where that is nothing,
-    or nobody can tell. An image is the same whatever its caption says, a text whatever space is around it."""
+    or nobody can tell. An image is the same whatever its caption says, a text whatever space is around it, and an edit where it is of the same image."""
     message = f"data.{role} shares {{}} with data.evaluate"
     if one.digest == other.digest:
         return message.format("every item")
     if one.kind != other.kind or all(data.source.startswith("zoo://") for data in (one, other)):
         return ""  # zoo splits are disjoint by construction, and tested to be
-    content = TEXT if one.kind == "texts" else -1
+    content = TEXT if one.kind == "texts" else INPUT if one.kind in SHAPES else -1  # an image's file comes last
     mine, known = (
         {row[content].strip(): i for i, row in reversed(list(enumerate(data.rows)))} for data in (one, other)
     )

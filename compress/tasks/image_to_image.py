@@ -65,8 +65,7 @@ def editing(usage: Usage, text: str, images: tuple[str, ...]) -> tuple[str, ...]
     takes = call_arguments(class_of(Path(usage.folder)))
     left_out = {SCHEDULER, *(side for side in SIDES if takes is not None and side not in takes)}
     called = replace(usage, call={name: value for name, value in usage.call.items() if name not in left_out})
-    resized = f".resize({size})" if (size := _size(usage)) else ""
-    read = {name: f'load_image("{FILES[name]}"){resized}' for name in images}
+    read = {name: _fitted(f'load_image("{FILES[name]}")', name, _size(usage)) for name in images}
     words = literal(usage.text or text)
     # One of FLUX's pipelines takes the image in front of the text.
     behind = next(iter(takes or ()), "") == "image"
@@ -74,11 +73,18 @@ def editing(usage: Usage, text: str, images: tuple[str, ...]) -> tuple[str, ...]
     given = "".join(f", {name}={one}" for name, one in read.items())
     return (
         *(("import torch",) if typed else ()),
+        *(("from PIL import Image, ImageOps",) if _size(usage) else ()),
         f"{'from diffusers import DiffusionPipeline' if usage.stock else 'import compress'}; from diffusers.utils import load_image",
         f"edit = {opened}({usage.opened}{typed}){moved}",
         *scheduled(usage, "edit"),
         f'edit({first}{given}{called.arguments()}).images[0].save("image.png")',
     )
+
+
+def _fitted(image: str, name: str, size: tuple[int, int] | None) -> str:
+    """An image in Python, cut about its middle to the shape of a size and resized to it, as it was where the model was measured."""
+    how = "NEAREST" if name == "mask_image" else "LANCZOS"
+    return f"ImageOps.fit({image}, {size}, Image.{how})" if size else image
 
 
 def _size(usage: Usage) -> tuple[int, int] | None:

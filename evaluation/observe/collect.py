@@ -33,9 +33,13 @@ from evaluation.preflight.image_folders import images_for, read_generated
 if TYPE_CHECKING:
     from compress.opening.models import LanguageModel
 
-FORMAT = 4
-MANIFEST = "evidence.json"
 CONTINUATIONS = "continuations"
+FORMAT = 4
+FORMATS = {
+    "documents": 5,
+    CONTINUATIONS: 5,
+}  # of some kinds another: since then evidence says how much of the texts was read
+MANIFEST = "evidence.json"
 STORED_AS = {"images": "pictures"}  # what keys call a kind since before it had this name: evidence of then still counts
 NOTES = "said.json"  # what a reader must know of the evidence, where there is something
 
@@ -76,7 +80,9 @@ class Viewpoint:
         # What was read together before is no score of such a model's items.
         kept = company(self.artifact) if kind != CONTINUATIONS else "any"
         apart = [] if kept == "any" else [kept]
-        return digest_json([FORMAT, STORED_AS.get(kind, kind), *how, *self.evidence.get(kind, ()), *device, *apart])
+        return digest_json(
+            [FORMATS.get(kind, FORMAT), STORED_AS.get(kind, kind), *how, *self.evidence.get(kind, ()), *device, *apart]
+        )
 
     @property
     def _libraries(self) -> dict[str, str]:

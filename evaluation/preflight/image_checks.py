@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.catalogue import find_metric
 from compress.data.animation import has_several_frames
+from compress.data.fitted import mask_fault
 from compress.data.images import READER, read_image
 from compress.data.items import Data, Item
 from compress.errors import DamagedImages, DataError, Problem
@@ -56,6 +58,20 @@ def frames(recipe: Recipe, nodes: Iterable[Node], data: Mapping[str, Data]) -> I
                 name for item in found.first(found.count if role != "evaluate" else spec.samples) for name in item.given
             ]
             yield from _several(found.folder, names, recipe.place.get(f"data.{role}", ""))
+
+
+def masks(data: Data | None, samples: int, sizes: Iterable[tuple[int, int]]) -> Iterator[Problem]:
+    """Masks of what is evaluated on that say nothing at a size, given as height and width, that the items are brought to."""
+    if data is None or data.kind != "masked_images":
+        return
+    for index, item in enumerate(data.first(samples)):
+        with suppress(DataError):  # a damaged file is reported with all others like it
+            mask = item.mask() if item.mask else None
+            if mask is not None and (why := next(filter(None, (mask_fault(mask, *size) for size in sizes)), "")):
+                fix = (
+                    "give a mask within the middle, or a size of the input's shape: evaluate.baseline.height and width"
+                )
+                yield Problem(data.place(index), f"the mask {why}", fix)
 
 
 def _several(folder: Path, names: Iterable[str], place: str) -> Iterator[Problem]:

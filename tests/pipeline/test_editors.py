@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+import compress
 from compress.artifact import Artifact, read_json
 from compress.catalogue import find_task
 from compress.data.items import Item
 from compress.engines.torch.runtime import silent_libraries
-from compress.errors import DataError, StageFailed
+from compress.errors import DataError, RecipeError, StageFailed
 from compress.machine.devices import Opening
 from compress.model.describing import describe
 from compress.model.exportable import ANY_SIZE
@@ -213,6 +214,44 @@ def test_what_is_given_is_cut_to_the_size_that_is_generated(folder: Path, items:
         task.images([i], 0, num_inference_steps=4)[0] for i in (items[0], replace(items[0], input=lambda: wide))
     )
     assert (one == other).all()
+
+
+def test_a_mask_that_is_cut_away_is_told_of_before_and_when_it_runs(
+    folder: Path, inpainter: Artifact, tmp_path: Path
+) -> None:
+    wide = edits(tmp_path / "wide", masks=True, count=2)
+    for index, side in enumerate((slice(0, 4), slice(20, 28))):  # at the edge, and in the middle
+        mask = np.zeros((SIDE, 3 * SIDE), np.uint8)
+        mask[:, side] = 255
+        Image.fromarray(mask).save(wide / f"{index}-mask.png")
+        Image.fromarray(np.random.default_rng(index).integers(0, 255, (SIDE, 3 * SIDE, 3), np.uint8)).save(
+            wide / f"{index}-input.png"
+        )
+    body = f"schema: 1\nname: x\nmodel: {inpainter.path}\ndata: {{evaluate: {wide}}}\nevaluate: {{metrics: [unmasked_psnr], baseline: {{height: {SIDE}, width: {{}}}}}}\n"
+    (tmp_path / "r.yaml").write_text(body.replace("{}", str(SIDE)))
+    with pytest.raises(RecipeError, match="leaves nothing to be inpainted") as caught:
+        compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
+    (problem,) = caught.value.problems
+    assert problem.place == f"{wide}/metadata.jsonl:1"
+    (tmp_path / "r.yaml").write_text(body.replace("{}", str(3 * SIDE)))
+    compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
+    items = open_data(str(wide), Path(), "masked_images").first(2)
+    with pytest.raises(DataError, match="leaves nothing to be inpainted"):
+        open_images(inpainter, FLOAT32).images(items, 0, num_inference_steps=2)
+
+
+def test_kontext_generates_the_size_that_its_call_says_whoever_opens_it(
+    folder: Path, items: tuple[Item, ...], tmp_path: Path
+) -> None:
+    source = describe(tiny_editor(tmp_path / "kontext", "FluxKontextPipeline"))
+    made, _ = apply("accelerate.size", source, tmp_path / "made", height=24, width=16)
+    image = Image.fromarray(items[0].input() if items[0].input else np.zeros((SIDE, SIDE, 3), np.uint8))
+    pipeline = compress.load(made.path)
+    pipeline.set_progress_bar_config(disable=True)
+    found = pipeline(
+        image=image.resize((16, 24)), prompt="red", **{**made.settings.call, "num_inference_steps": 1}
+    ).images[0]
+    assert found.size == (16, 24)
 
 
 def test_an_item_without_what_it_takes_is_named(inpainter: Artifact, items: tuple[Item, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,19 @@ def test_what_is_named_is_tried_first(models: Mapping[str, Artifact], tmp_path: 
 def pretending_able() -> Any:
     """No kernel for GPUs is left out here: torch says itself that it has none."""
     return mock.patch("compress.opening.attention.on_gpus_alone", return_value=False)
+
+
+def test_a_model_that_computes_attention_by_itself_takes_no_kernel(
+    models: Mapping[str, Artifact], tmp_path: Path
+) -> None:
+    folder = MODELS["llama"](tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "attn_implementation": "eager"}))
+    with pytest.raises(StageFailed, match="attention by flash: LlamaForCausalLM computes attention by itself"):
+        apply(ATTENTION, describe(folder), tmp_path / "made", backend="flash")
+    found, recorded = apply(ATTENTION, describe(folder), tmp_path / "fastest")
+    assert not found.settings.hook
+    assert {"math", "flash"} <= recorded[-1].facts["left_out"].keys()
 
 
 def test_what_gives_other_numbers_is_left_out(models: Mapping[str, Artifact], tmp_path: Path) -> None:

@@ -147,6 +147,19 @@ def test_a_mask_is_looked_at_again_where_its_image_changed(tmp_path: Path) -> No
         open_data("set", tmp_path, "masked_images", memory)
 
 
+def test_a_mask_that_is_given_to_another_image_is_held_against_that_one(tmp_path: Path) -> None:
+    folder, memory = edits(tmp_path / "set", masks=True), tmp_path / "memory"
+    memory.mkdir()
+    Image.fromarray(np.zeros((16, 48, 3), np.uint8)).save(folder / "0-input.png")
+    Image.fromarray(np.eye(16, 48, dtype=np.uint8) * 255).save(folder / "0-mask.png")
+    open_data("set", tmp_path, "masked_images", memory)
+    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+    rows[0]["mask_file_name"], rows[1]["mask_file_name"] = rows[1]["mask_file_name"], rows[0]["mask_file_name"]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError, match=r"16 × 16 pixels, and 0-input\.png 48 × 16"):
+        open_data("set", tmp_path, "masked_images", memory)
+
+
 def test_a_file_that_is_known_as_an_image_is_still_looked_at_as_a_mask(tmp_path: Path) -> None:
     memory = tmp_path / "memory"
     memory.mkdir()
@@ -176,6 +189,10 @@ def test_splits_share_what_is_to_be_made_and_edits_of_one_input_are_units(tmp_pa
     edits(tmp_path / "other", masks=True, shade=1)
     other = open_units("other", tmp_path, "masked_images")
     assert overlap("train", data, other) == ""
+    retouched = edits(tmp_path / "retouched", masks=True)
+    for file in retouched.glob("?.png"):  # what is made of them is another, and what it is made of the same
+        Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    assert " shares " in overlap("train", open_units("retouched", tmp_path, "masked_images"), data)
     assert "every item" in overlap("train", data, open_units("set", tmp_path, "masked_images"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+import compress
 from compress.artifact import Artifact
 from compress.catalogue import find_stage
+from compress.errors import RecipeError
 from compress.machine.devices import AS_STORED
 from compress.model.describing import describe
 from compress.model.hook_settings import COMPILE, GRAPH, INTERVAL, STEP_CACHE, hooked
@@ -19,6 +22,7 @@ from compress.opening.denoising import denoising_of
 from compress.opening.hooks import ran_inside
 from compress.pipelines.guided_calls import asked_how
 from evaluation.observe.operations import count_image
+from tests.editors import tiny_editor
 from tests.families import MODELS
 from tests.graphs import pretended
 from tests.stages import apply
@@ -78,6 +82,51 @@ def test_what_is_left_out_is_not_computed(family: str, models: Mapping[str, Arti
         count_image(meant(artifact, 0.25, 0.75), AS_STORED, CALL)[main] / count_image(artifact, AS_STORED, CALL)[main]
     )
     assert share == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "kind", ["StableDiffusionImg2ImgPipeline", "StableDiffusion3InpaintPipeline", "FluxImg2ImgPipeline"]
+)
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_shares_are_of_the_steps_that_a_strength_leaves(kind: str, strength: float, tmp_path: Path) -> None:
+    flux = "Flux" in kind
+    made = describe(tiny_editor(tmp_path / "model", kind)).calling(strength=strength, **(TRULY if flux else {}))
+    opened: Any = open_images(meant(made, 0, 0.5))
+    asked = opened.asking(STEPS, {})
+    opened.images(opened.examples[:1], 0, num_inference_steps=asked)
+    assert f"{STEPS // 2} of {2 * STEPS} rows left out" in ran_inside(opened)
+
+
+@pytest.mark.parametrize(
+    ("hook", "params", "baseline", "said"),
+    [
+        (INTERVAL, {"stop": 0.6}, {"guidance": 1.0}, "has no guidance to leave out"),
+        (INTERVAL, {"start": 0.03, "stop": 0.1}, {"steps": 8}, "none of 8 steps lies within 0.03 to 0.1"),
+        (INTERVAL, {"stop": 0.95}, {"steps": 8}, "each of 8 steps lies within 0 to 0.95"),
+        (STEP_CACHE, {}, {"steps": 1}, "one step is run"),
+    ],
+)
+def test_what_the_call_gives_nothing_to_do_is_refused(
+    hook: str,
+    params: dict[str, float],
+    baseline: dict[str, float],
+    said: str,
+    models: Mapping[str, Artifact],
+    tmp_path: Path,
+) -> None:
+    body = {
+        "schema": 1,
+        "name": "x",
+        "model": str(models["sd"].path),
+        "stages": [{hook: params}],
+        "evaluate": {"baseline": baseline, "metrics": ["size"]},
+    }
+    (tmp_path / "r.yaml").write_text(json.dumps(body))
+    with pytest.raises(RecipeError) as caught:
+        compress.check(tmp_path / "r.yaml", cache=tmp_path / "cache")
+    (problem,) = caught.value.problems
+    assert said in problem.message
+    assert "leave the stage out" in problem.fix
 
 
 def test_a_cache_goes_with_it(models: Mapping[str, Artifact]) -> None:

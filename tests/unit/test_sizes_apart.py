@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compress.catalogue import find_stage
+from compress.errors import RecipeError
 from compress.planning.plan import make_plan
+from compress.recipe.values import EvalSpec
 from compress.stages.accelerate.size import WASTED
 from compress.store.cache import Cache
 from tests.fakes import pipeline, recipe, step
@@ -30,6 +33,22 @@ def test_fewer_pixels_that_are_generated_all_the_same_are_warned_of(kind: str, b
     warnings = sized(tmp_path / "model", kind, height=512, width=512)
     assert any(WASTED in message for message in warnings) == binned
     assert any("the baseline generates images 1024 wide and 1024 high, and the candidate 512" in w for w in warnings)
+
+
+def test_a_metric_of_pixels_is_refused_where_the_sides_have_not_one_size(tmp_path: Path) -> None:
+    made = pipeline(tmp_path / "model")
+    (made / "unet/config.json").write_text(json.dumps({"sample_size": 64}))
+    (made / "vae/config.json").write_text(json.dumps({"block_out_channels": [8, 8, 8, 8]}))
+    asking = step(find_stage("accelerate.size"), height=256, width=256)
+    spec = EvalSpec(metrics={"clip_score": {}, "lpips": {}, "ssim": {}})
+    wanted = replace(recipe(made, asking), evaluate=spec)
+    with pytest.raises(RecipeError) as caught:
+        make_plan(wanted, Cache(tmp_path / "cache"))
+    (problem,) = (one for one in caught.value.problems if "pixel by pixel" in one.message)
+    assert problem.message.startswith(
+        "lpips, ssim compare images pixel by pixel, and the baseline generates images 512"
+    )
+    assert "evaluate.baseline" in problem.fix
 
 
 def test_a_size_that_both_sides_generate_is_no_matter(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.errors import StageFailed
 from compress.machine.devices import kind_of
-from compress.model.attention_backends import NATIVE, ROUNDING, Backend, candidates, on_gpus_alone, unattended
+from compress.model.attention_backends import KERNELS, NATIVE, ROUNDING, Backend, candidates, on_gpus_alone, unattended
 from compress.model.hook_settings import ATTENTION, hooked, unhookable, unhooked
 from compress.params import Params
 from compress.stages.accelerate import leave_hooked
@@ -139,9 +139,19 @@ def _chosen(artifact: Artifact, backends: tuple[str, ...], context: Context) -> 
 
 def _unable(ways: dict[str, Any], module: torch.nn.Module) -> dict[str, str]:
     """By backend, why it cannot compute the call, or what else it gives; torch's own choice, which is compared with, is never among them."""
+    from compress.opening.attention import asks_torch
+
     usual, why = _first(ways[NATIVE]()), dict[str, str]()
+    if not asks_torch(ways[NATIVE]):
+        why = {
+            one: f"{type(module).__name__} computes attention by itself, and asks torch for none"
+            for one in ways
+            if one in KERNELS
+        }
     most = APART.get(str(next(module.parameters()).dtype), APART_IN_HALF)
     for one, way in ways.items():
+        if one in why:
+            continue
         try:
             given = _first(way())
         except Exception as error:  # a kernel or a package refuses in ways of its own

@@ -17,8 +17,9 @@ from compress.catalogue import Forecast
 from compress.context import Context
 from compress.errors import Refusal
 from compress.params import Params
-from compress.pipelines.call_arguments import call_faults
-from compress.pipelines.image_sizes import BINNED, resized
+from compress.pipelines.call_arguments import call_arguments, call_faults
+from compress.pipelines.image_sizes import BINNED, exactly, resized
+from compress.pipelines.index import class_of
 from compress.stages.accelerate import call_stage
 
 WASTED = (
@@ -39,8 +40,14 @@ def refuse(artifact: Artifact, params: Size) -> str:
     return next((Refusal(fault.message, fault.fix) for fault in found if fault.argument in asked), "")
 
 
+def sized(artifact: Artifact, params: Size) -> Artifact:
+    """The artifact with a call that generates this size."""
+    takes = call_arguments(class_of(artifact.path)) or {}
+    return artifact.calling(height=params.height, width=params.width, **exactly(takes, params.height, params.width))
+
+
 def forecast(artifact: Artifact, params: Size) -> Forecast:
-    made = artifact.calling(height=params.height, width=params.width)
+    made = sized(artifact, params)
     warnings = (WASTED,) if resized(artifact, params.height, params.width) else ()
     return Forecast(
         settings=made.settings, reported=f"images {params.width} wide and {params.height} high", warnings=warnings
@@ -51,4 +58,4 @@ def forecast(artifact: Artifact, params: Size) -> Forecast:
 def run(artifact: Artifact, params: Size, context: Context) -> None:
     made = derive(artifact, context.out, link=context.link)
     context.note(f"images {params.width} wide and {params.height} high")
-    write_manifest(made.calling(height=params.height, width=params.width))
+    write_manifest(sized(made, params))

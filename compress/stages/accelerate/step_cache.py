@@ -111,9 +111,9 @@ def way(params: StepCache) -> dict[str, Any]:
 
 def reported(params: StepCache) -> str:
     if params.method == DEEP:
-        return f"levels within the outermost {params.levels} run at each {params.interval}. step, and are reused at the others"
+        return f"levels within the outermost {params.levels} run once in {params.interval} steps, and are reused at the others"
     if params.method == "taylorseer":
-        return f"blocks run at the first {params.warmup} steps and at each {params.interval}. behind them, and are foretold at the others"
+        return f"blocks run at the first {params.warmup} steps and once in {params.interval} behind them, and are foretold at the others"
     if params.method == "mag":
         return f"what blocks add is reused for at most {params.skip} steps in a row, while the error that adds up is below {params.threshold:g}"
     return f"blocks behind the first one are reused where that one's change differs by less than {params.threshold:g}"
