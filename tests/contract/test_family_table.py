@@ -24,7 +24,7 @@ from tests.programs.family_table import (
     short_table,
 )
 
-CHEAP = ("llama", "sd", "mamba")
+CHEAP = ("llama", "sd", "mamba", "StableDiffusionInpaintPipeline")
 
 
 def between(page: Path) -> str:

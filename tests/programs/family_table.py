@@ -24,6 +24,7 @@ from compress.machine import deps
 from compress.model.describing import describe
 from tests import quantizing
 from tests.contract.test_stage_contract import steps_of
+from tests.editors import EDITORS, tiny_editor
 from tests.families import MODELS, tiny_text
 from tests.specimens import find_specimen
 
@@ -63,6 +64,9 @@ TITLES = {
     "mamba": "Mamba",
     "mamba2": "Mamba 2",
 }
+# Pipelines that are given images, by class; their parts are a family's.
+GIVEN_IMAGES: dict[str, Callable[[Path], Path]] = {kind: partial(tiny_editor, kind=kind) for kind in EDITORS}
+FROM_TEXT = "text_to_image"
 VARIANTS = {"flux", "sd3-no-t5"}  # the deeper one has blocks to spare; without T5 it is the same family
 # As the real models of a family are, where its tiny one tries another case: one window, tied embeddings, a scale of attention.
 USUAL: dict[str, dict[str, Any]] = {
@@ -96,14 +100,15 @@ class Family:
 
 def family(name: str, folder: Path, stages: Sequence[str] = ()) -> Family:
     """What comes of these stages, or of all for its task, on a family's tiny model."""
-    artifact = describe({**MODELS, **TYPICAL}[name](folder / "model"))
+    artifact = describe({**MODELS, **GIVEN_IMAGES, **TYPICAL}[name](folder / "model"))
     widened = artifact.writes_text and name not in ODD
     wide = quantizing.tiny(name, folder / "wide", **USUAL.get(name, {})) if widened else artifact
-    fitting = [one for one in stages or stage_names() if find_stage(one).works_on(find_task(artifact.task))]
+    of = FROM_TEXT if name in GIVEN_IMAGES else artifact.task  # what works there is asked for here, too
+    fitting = [one for one in stages or stage_names() if find_stage(one).works_on(find_task(of))]
     specimen = find_specimen(artifact.task)
     data = {"calibration": specimen.calibration(folder), "train": specimen.train(folder)}
     found = {one: refusal(find_stage(one), wide if one in WIDE else artifact, data, folder) for one in fitting}
-    return Family(TITLES.get(name, name), artifact.task, found)
+    return Family(TITLES.get(name, name.removesuffix("Pipeline")), artifact.task, found)
 
 
 def refusal(stage: Stage, artifact: Artifact, data: Mapping[str, str], folder: Path) -> str:
@@ -144,7 +149,10 @@ def sentence(problem: Problem, folder: Path) -> str:
 def measured(names: Sequence[str] = ()) -> list[Family]:
     """These families, or all that tests make: one without a title goes by its name."""
     found = []
-    for name in names or [name for name in (*TITLES, *MODELS) if name in MODELS and name not in VARIANTS]:
+    for name in names or [
+        *(name for name in (*TITLES, *MODELS) if name in MODELS and name not in VARIANTS),
+        *GIVEN_IMAGES,
+    ]:
         with tempfile.TemporaryDirectory() as folder:
             found.append(family(name, Path(folder)))
     return list({one.title: one for one in found}.values())
@@ -191,7 +199,7 @@ def short_table(families: Sequence[Family]) -> str:
     """By family, how many stages of each verb take it, and which engines."""
     columns = short_columns()
     rows: dict[tuple[str, ...], list[str]] = {}
-    for one in families:
+    for one in (one for one in families if not find_task(one.task).takes):
         cells = tuple(
             _share([one.refusals[name] for name in names if name in one.refusals]) for names in columns.values()
         )
