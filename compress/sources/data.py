@@ -310,4 +310,9 @@ LAYOUTS = (
         _text,
     ),
 )
-ZOO: Mapping[Kind, str] = {"captioned_images": "zoo://digits/test", "texts": "zoo://docstrings/test"}
+ZOO: Mapping[Kind, str] = {
+    "captioned_images": "zoo://digits/test",
+    "image_edits": "zoo://digits-edits/test",
+    "masked_images": "zoo://digits-holes/test",
+    "texts": "zoo://docstrings/test",
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from compress.zoo.docstrings import Document
 
 MODELS = Path(__file__).parent / "models"
-SETS, SPLITS = ("digits", "docstrings"), ("train", "validation", "test")
+SETS, SPLITS = ("digits", "digits-edits", "digits-holes", "docstrings"), ("train", "validation", "test")
 
 
 def zoo_model(name: str) -> Path:
@@ -28,7 +29,7 @@ def zoo_model(name: str) -> Path:
 
 
 def open_zoo_data(source: str) -> Data:
-    """Open `zoo://digits/SPLIT` or `zoo://docstrings/SPLIT`, SPLIT being train, validation or test.
+    """Open `zoo://SET/SPLIT`, SET being one of `SETS` and SPLIT train, validation or test.
 
     Raises:
         DataError: there is no such set or split.
@@ -36,11 +37,13 @@ def open_zoo_data(source: str) -> Data:
     name, _, split = source.removeprefix("zoo://").partition("/")
     if split not in SPLITS:
         raise DataError(f"{source} names no split", fix=f"zoo://{name}/train, /validation or /test")
-    if name == "digits":
-        return _digits(source, split)
-    if name == "docstrings":
-        return _docstrings(source, split)
-    raise DataError(f"the zoo has no data set `{name}`", fix=near(name, SETS))
+    openers = dict(zip(SETS, (_digits, _edits, _holes, _docstrings), strict=True))
+    if name not in openers:
+        raise DataError(f"the zoo has no data set `{name}`", fix=near(name, SETS))
+    return openers[name](source, split)
+
+
+# A scene is a function of (generator, split, index), and so is what is made of one: those are its content.
 
 
 def _digits(source: str, split: str) -> Data:
@@ -50,10 +53,34 @@ def _digits(source: str, split: str) -> Data:
         scene = scenes.scene(split, index)
         return Item(f"{split}/{index}", scene.caption, lambda: scenes.render(scene))
 
-    # A scene is a function of (generator, split, index), so these are its content.
     return Data(
         source, "captioned_images", f"digits-v{scenes.VERSION}/{split}", -1, read, frozenset({"captions", "scenes"})
     )
+
+
+def _edits(source: str, split: str) -> Data:
+    from compress.zoo import edits, scenes
+
+    def read(index: int) -> Item:
+        edit = edits.edit(split, index)
+        before, after = edit.before, edit.after
+        shown = Item(f"{split}/{index}", edit.instruction, lambda: scenes.render(after))
+        return replace(shown, input=lambda: scenes.render(before), before=before.caption, after=after.caption)
+
+    digest = f"digits-v{scenes.VERSION}/edits-v{edits.VERSION}/{split}"
+    return Data(source, "image_edits", digest, -1, read, frozenset({"captions", "scenes", "edits"}))
+
+
+def _holes(source: str, split: str) -> Data:
+    from compress.zoo import holes, scenes
+
+    def read(index: int) -> Item:
+        hole = holes.hole(split, index)
+        whole = Item(f"{split}/{index}", hole.scene.caption, lambda: scenes.render(hole.scene))
+        return replace(whole, input=lambda: hole.rest, mask=lambda: hole.mask)
+
+    digest = f"digits-v{scenes.VERSION}/holes-v{holes.VERSION}/{split}"
+    return Data(source, "masked_images", digest, -1, read, frozenset({"captions", "scenes"}))
 
 
 def _docstrings(source: str, split: str) -> Data:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from compress.algorithms.tensors import to_array
+from compress.data.items import Item
 from compress.errors import DataError
 from compress.files.hashing import digest_folder
 from compress.machine.devices import CPU
@@ -36,7 +37,7 @@ class Generated(Protocol):
     """What of an evaluation's evidence the reader looks at."""
 
     @property
-    def items(self) -> Sequence[object]: ...
+    def items(self) -> Sequence[Item]: ...
 
     @property
     def unit_ids(self) -> tuple[str, ...]: ...
@@ -117,12 +118,17 @@ def marks(captions: Sequence[str], images: NDArray[np.uint8]) -> tuple[NDArray[n
     return found[:, 0], found[:, 1]
 
 
+def shown(item: Item) -> str:
+    """What an item's image is to show: its text, or where that is an instruction, the caption of what follows it."""
+    return item.text if scenes.is_scene(item.text) else item.after or item.text
+
+
 def marks_of(evidence: Generated) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`marks` of all that one side generated, a batch at a time."""
     parts = []
     for start in range(0, len(evidence.items), BATCH):
         items = evidence.items[start : start + BATCH]
-        parts.append(marks([item.text for item in items], evidence.images(start, start + BATCH)))  # type: ignore[attr-defined]
+        parts.append(marks([shown(item) for item in items], evidence.images(start, start + BATCH)))
     return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
 
 

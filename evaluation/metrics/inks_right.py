@@ -1,6 +1,7 @@
 """Share of the digits asked for that have the ink asked for, in the place asked for.
 
-Only for captions in the grammar of `zoo://digits`; the classifier was trained on scans that no test scene holds.
+Only for captions in the grammar of `zoo://digits`, and where an item's text is an instruction, for such a caption of what follows it; the classifier
+was trained on scans that no test scene holds.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def frames(recipe: Recipe, nodes: Iterable[Node], data: Mapping[str, Data]) -> I
 
 def masks(data: Data | None, samples: int, sizes: Iterable[tuple[int, int]]) -> Iterator[Problem]:
     """Masks of what is evaluated on that say nothing at a size, given as height and width, that the items are brought to."""
-    if data is None or data.kind != "masked_images":
+    if data is None or data.kind != "masked_images" or data.count < 0:  # the zoo's are made as they are asked for
         return
     for index, item in enumerate(data.first(samples)):
         with suppress(DataError):  # a damaged file is reported with all others like it

@@ -206,7 +206,9 @@ def _images(comparison: Comparison) -> str:
             bright = (differences[p.unit_id] * np.uint8(factor)).astype(np.uint8)
             shown.append((f"difference ×{factor}" if factor > 1 else "difference", bright))
         cells.append(_figure(p, shown))
-    return f'<div class="grid">{"".join(cells)}</div>' if cells else ""
+    # What a side was given stands in one row with what it made of it, and such rows are longer.
+    kind = "grid given" if any(p.given for p in comparison.images) else "grid"
+    return f'<div class="{kind}">{"".join(cells)}</div>' if cells else ""
 
 
 def _figure(p: Image, shown: list[tuple[str, NDArray[np.uint8]]]) -> str:

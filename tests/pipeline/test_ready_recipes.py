@@ -238,3 +238,44 @@ def test_a_chain_runs(name: str, tmp_path: Path) -> None:
     (row,) = result.rows
     assert row.candidate.value < row.baseline.value
     assert (tmp_path / "saved" / MODELFILE).is_file() == (name == "ollama")
+
+
+# ---------------------------------------------------------------- the zoo's models that are given images
+
+GIVEN_IMAGES = {"image/editing": {"input"}, "image/inpainting": {"input", "mask"}}
+
+
+def given_images(name: str) -> Recipe:
+    """A quickstart with little training and few items."""
+    little = {
+        "stages.1.steps": 4,
+        "stages.1.prompts": 8,
+        "evaluate.samples": 8,
+        "evaluate.stage_samples": 0,
+        "gates": None,
+    }
+    found = read_recipes(RECIPES / f"{name}.yaml")[0]
+    return found.with_({**little, "evaluate.metrics": [one for one in found.evaluate.metrics if one not in LONG]})
+
+
+LONG = {"latency", "cold_start", "peak_memory", "energy"}  # what times or starts processes
+
+
+@pytest.mark.parametrize("name", GIVEN_IMAGES)
+def test_a_quickstart_of_given_images_is_planned_and_gates_quality_and_speed(name: str, tmp_path: Path) -> None:
+    found = compress.plan(RECIPES / f"{name}.yaml", cache=tmp_path / "cache")
+    assert isinstance(found, Plan)
+    assert {node.stage.name for node in found.nodes} >= {"prune.depth", "distill.features", "build.openvino"}
+    gates = found.recipe.gates
+    assert gates.keys() >= {"digits_read", "inks_right", "kid", "latency"}
+    assert gates["latency"].speedup == 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GIVEN_IMAGES)
+def test_a_quickstart_of_given_images_runs(name: str, tmp_path: Path) -> None:
+    result = compress.run(given_images(name), cache=tmp_path / "cache", out=tmp_path / "out")
+    assert all(np.isfinite(row.candidate.value) for row in result.rows if row.candidate)
+    page = (tmp_path / "out" / "report.html").read_text()
+    for shown in (*GIVEN_IMAGES[name], "original", "compressed"):
+        assert f'alt="{shown}: ' in page

@@ -192,7 +192,8 @@ def test_a_batch_is_a_function_of_its_number_and_most_of_it_are_pairs(monkeypatc
 
 
 def test_the_whole_zoo_is_within_its_room() -> None:
-    assert sum(f.stat().st_size for f in MODELS.rglob("*") if f.is_file()) <= ALL_WEIGHTS
+    own = [f for f in MODELS.rglob("*") if f.is_file() and not f.is_symlink()]  # what several share takes its room once
+    assert sum(f.stat().st_size for f in own) <= ALL_WEIGHTS
 
 
 def test_it_generates_two_digits_that_are_read_right() -> None:

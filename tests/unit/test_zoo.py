@@ -23,8 +23,9 @@ from compress.zoo.training import captions, digits_dit
 LARGEST_FILE = 15_000_000
 ALL_FILES = 42_000_000
 NAMES = tuple(sorted(p.name for p in MODELS.iterdir() if p.is_dir()))
-STOCK = ("digits-clip", "digits-diffusion", "digits-dit", "docs-llama")
+STOCK = ("digits-clip", "digits-diffusion", "digits-dit", "digits-editing", "digits-inpainting", "docs-llama")
 GENERATORS = {"digits-diffusion": {}, "digits-dit": digits_dit.CALL}  # and how each is called
+GIVEN_IMAGES = {"digits-editing": "zoo://digits-edits/test", "digits-inpainting": "zoo://digits-holes/test"}
 
 
 def weights() -> Iterator[Path]:
@@ -32,9 +33,9 @@ def weights() -> Iterator[Path]:
         yield from sorted((MODELS / name).rglob("*.safetensors"))
 
 
-def test_the_zoo_holds_its_five_models_and_nothing_unknown() -> None:
-    assert NAMES == ("digits-clip", "digits-diffusion", "digits-dit", "digits-reader", "docs-llama")
-    assert len(list(weights())) == 10
+def test_the_zoo_holds_its_seven_models_and_nothing_unknown() -> None:
+    assert tuple(sorted((*STOCK, "digits-reader"))) == NAMES
+    assert len(list(weights())) == 16
 
 
 @pytest.mark.parametrize("file", list(weights()), ids=lambda f: str(f.relative_to(MODELS).parent))
@@ -87,14 +88,22 @@ def stock_pipeline(name: str) -> Any:
 def stock_modules(name: str) -> list[torch.nn.Module]:
     from transformers import AutoModel, AutoModelForCausalLM
 
-    if name in GENERATORS:
+    if name in GENERATORS or name in GIVEN_IMAGES:
         return [part for part in stock_pipeline(name).components.values() if isinstance(part, torch.nn.Module)]
     kind = AutoModelForCausalLM if name == "docs-llama" else AutoModel
     return [kind.from_pretrained(MODELS / name)]
 
 
 @pytest.mark.parametrize(
-    ("name", "parts"), [("digits-clip", 1), ("digits-diffusion", 3), ("digits-dit", 4), ("docs-llama", 1)]
+    ("name", "parts"),
+    [
+        ("digits-clip", 1),
+        ("digits-diffusion", 3),
+        ("digits-dit", 4),
+        ("digits-editing", 3),
+        ("digits-inpainting", 3),
+        ("docs-llama", 1),
+    ],
 )
 def test_a_model_opens_by_the_librarys_automatic_class_as_one_of_its_own(name: str, parts: int) -> None:
     modules = stock_modules(name)
@@ -211,24 +220,35 @@ def test_training_json_tells_numbers_on_held_out_data(reported: tuple[str, dict[
         "digits-clip": lambda: [facts["test_top1_of_64"]],
         "digits-reader": lambda: [facts["digits_right"], facts["inks_right"]],
         **dict.fromkeys(
-            GENERATORS,
-            lambda: [
-                facts["test"][kind][mark]
-                for kind in ("one_digit", "two_digits")
-                for mark in ("digits_read", "inks_right")
-            ],
+            (*GENERATORS, *GIVEN_IMAGES),
+            lambda: [group[mark] for group in _groups(facts).values() for mark in ("digits_read", "inks_right")],
         ),
     }[name]()
     assert all(0.5 < share <= 1 for share in shares)
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+def _groups(facts: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """What was measured of each group of held-out items."""
+    return {name: found for name, found in facts["test"].items() if isinstance(found, dict)}
+
+
+@pytest.mark.parametrize("name", [*GENERATORS, *GIVEN_IMAGES])
 def test_the_generators_numbers_say_how_they_were_measured(name: str) -> None:
-    test = json.loads((MODELS / name / "training.json").read_text())["test"]
+    facts = json.loads((MODELS / name / "training.json").read_text())
+    test, groups = facts["test"], _groups(facts)
     assert test["steps"] > 0
     assert test["guidance"] > 0
+    assert ("image_guidance" in test) == (name == "digits-editing")
     assert test["dtype"] in ("float32", "bfloat16")
-    assert test["one_digit"]["prompts"] == test["two_digits"]["prompts"] >= 96
+    assert groups.keys() == ({"digit", "ink", "paper"} if name == "digits-editing" else {"one_digit", "two_digits"})
+    assert {group["prompts"] for group in groups.values()} == {256}
+    assert all(group.get("kept_psnr", 99) > 20 for group in groups.values())
+
+
+@pytest.mark.parametrize("name", GIVEN_IMAGES)
+def test_the_models_that_are_given_images_do_what_they_are_asked_for_in_nine_of_ten(name: str) -> None:
+    groups = _groups(json.loads((MODELS / name / "training.json").read_text()))
+    assert min(group[mark] for group in groups.values() for mark in ("digits_read", "inks_right")) >= 0.9
 
 
 # ---------------------------------------------------------------- by name
@@ -239,6 +259,8 @@ def test_the_generators_numbers_say_how_they_were_measured(name: str) -> None:
     [
         ("digits-diffusion", "text_to_image", "unet"),
         ("digits-dit", "text_to_image", "transformer"),
+        ("digits-editing", "instruction_editing", "unet"),
+        ("digits-inpainting", "inpainting", "unet"),
         ("docs-llama", "text_generation", "model"),
     ],
 )
@@ -278,7 +300,7 @@ def test_digits_are_as_many_as_wanted_with_images_made_when_asked_for() -> None:
         assert np.array_equal(item.image(), scenes.render(scene))
 
 
-@pytest.mark.parametrize("kind", ["digits", "docstrings"])
+@pytest.mark.parametrize("kind", ["digits", "digits-edits", "digits-holes", "docstrings"])
 def test_splits_have_digests_of_their_own_which_stay(kind: str) -> None:
     digests = [open_zoo_data(f"zoo://{kind}/{split}").digest for split in ("validation", "test")]
     assert digests[0] != digests[1]

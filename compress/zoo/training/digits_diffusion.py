@@ -117,6 +117,31 @@ def export(model: Denoiser, vae: AutoencoderKL, folder: Path, facts: dict[str, o
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
+def velocity_loss(
+    unet: UNet2DConditionModel,
+    noise_levels: DDIMScheduler,
+    clean: torch.Tensor,
+    hidden: torch.Tensor,
+    beside: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Mean squared error of the velocity at times and noise drawn by chance.
+
+    Args:
+        clean: scaled latents [b, 4, 8, 8]. hidden: of their texts [b, 16, 128].
+        beside: what the UNet sees beside the noisy latents, [b, c, 8, 8].
+    """
+    noise, times = torch.randn_like(clean), torch.randint(0, 1000, (len(clean),))
+    noisy = noise_levels.add_noise(clean, noise, times)
+    target = noise_levels.get_velocity(clean, noise, times)
+    seen = noisy if beside is None else torch.cat([noisy, beside], dim=1)
+    guess = unet(seen, times, encoder_hidden_states=hidden).sample.float()
+    alphas = noise_levels.alphas_cumprod
+    ratio = (alphas / (1 - alphas))[times]  # min-SNR-5 weights for v-prediction (Hang et al., 2023)
+    weight = torch.minimum(ratio, torch.tensor(5.0)) / (ratio + 1)
+    weight = 0.25 + weight
+    return ((guess - target).square().mean(dim=(1, 2, 3)) * weight).mean()
+
+
 def rewrite(path: Path, **more: str) -> None:
     """Save a config again with `more`, and without the place on this machine that its part was loaded from."""
     config = {**json.loads(path.read_text()), **more}
@@ -152,21 +177,12 @@ def main() -> None:
     print(sum(p.numel() for p in model.parameters()) / 1e6, "M parameters besides the autoencoder", flush=True)
     before = load_shipped(model) if arguments.from_shipped else Spent()
     noise_levels = scheduler()
-    alphas = noise_levels.alphas_cumprod
 
     def loss_at(step: int) -> torch.Tensor:
         draw = torch.from_numpy(np.random.default_rng([7, step]).integers(len(codes), size=BATCH))
         clean, words = codes[draw], tokens[draw].clone()
         words[torch.rand(BATCH) < DROPPED] = blank
-        noise, times = torch.randn_like(clean), torch.randint(0, 1000, (BATCH,))
-        noisy = noise_levels.add_noise(clean, noise, times)
-        target = noise_levels.get_velocity(clean, noise, times)
-        hidden = model.text(words).last_hidden_state
-        guess = model.unet(noisy, times, encoder_hidden_states=hidden).sample.float()
-        ratio = (alphas / (1 - alphas))[times]  # min-SNR-5 weights for v-prediction (Hang et al., 2023)
-        weight = torch.minimum(ratio, torch.tensor(5.0)) / (ratio + 1)
-        weight = 0.25 + weight
-        return ((guess - target).square().mean(dim=(1, 2, 3)) * weight).mean()
+        return velocity_loss(model.unet, noise_levels, clean, model.text(words).last_hidden_state)
 
     how = Training(steps=arguments.steps, learning_rate=1e-3, warmup=200, ema=0.998)
     facts: dict[str, object] = {"data": "zoo://digits/train", "scenes": len(codes), "batch": BATCH}
