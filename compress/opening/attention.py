@@ -60,21 +60,21 @@ def attend(module: Any, backend: str) -> None:
             vars(module)["forward"] = Attending(module, partial(attention_backend, in_diffusers))
 
 
-class _Heard(TorchFunctionMode):
-    """Hears whether anybody asks torch for attention."""
+class _Asked(TorchFunctionMode):
+    """Notes whether torch is asked for attention."""
 
-    heard = False
+    asked = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.heard = self.heard or func is torch.nn.functional.scaled_dot_product_attention
+        self.asked = self.asked or func is torch.nn.functional.scaled_dot_product_attention
         return func(*args, **(kwargs or {}))
 
 
 def asks_torch(call: Callable[[], object]) -> bool:
     """Whether a call has torch compute attention, so that it matters by which of its kernels; some models multiply and normalise by themselves."""
-    with _Heard() as mode:
+    with _Asked() as mode:
         call()
-    return mode.heard
+    return mode.asked
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact
 from compress.catalogue import find_stage, find_task, stage_names
 from compress.errors import Problem
-from compress.pipelines.hooked_calls import hook_faults
 from compress.pipelines.lean import lean_faults
+from compress.planning.hooked_calls import hook_faults
 from compress.recipe.values import BaselineSpec, Recipe
 from compress.tasks import Fault
 
