@@ -189,7 +189,7 @@ def test_training_goes_on_and_exports_what_it_came_to(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(loop, "CHECKPOINTS", tmp_path / "training")
     monkeypatch.setattr(given_images, "CHECKPOINTS", tmp_path / "training")
-    asked = argparse.Namespace(steps=2, rate=1e-3, minutes=5, scenes=COUNT, out=tmp_path / "out", from_shipped=True)
+    asked = argparse.Namespace(steps=2, rate=1e-3, minutes=1000, scenes=COUNT, out=tmp_path / "out", from_shipped=True)
     batches = digits_inpainting.Batches(digits_vae.load(shipped=True), COUNT)
     setup = given_images.Setup("digits-inpainting", "zoo://digits-holes/train", KINDS["digits-inpainting"], 9, batches)
     spent = describe(zoo_model("digits-inpainting")).path / "training.json"
