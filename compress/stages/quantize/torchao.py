@@ -161,6 +161,7 @@ def _together(artifact: Artifact, name: str, layers: Sequence[Linear]) -> dict[s
     params=QuantizeTorchao,
     formats={"torch": "torch"},
     effects=("weights",),
+    carries=True,
     reproducible="bytes",
     libraries=("torchao",),
     extra="torchao",
