@@ -23,6 +23,7 @@ CHOSEN = "fastest"  # stands in plans alone: whatever format the choice will fal
 MANIFEST = "pare.json"
 SCHEMA = 1
 LANGUAGE_MODEL = "model"
+LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls an adapter's weights
 DENOISERS = ("unet", "transformer")
 # What the libraries call a component's weights: `NAME.safetensors`, or `NAME.safetensors.index.json` and the files that it names.
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
@@ -215,6 +216,12 @@ class Artifact:
     def calling_lean(self, lean: bool = True) -> Artifact:
         """The same artifact, called the lean way or not, which only pare can."""
         return replace(self, settings=replace(self.settings, lean=lean, needs_pare=lean or self.settings.needs_pare))
+
+
+def adapted(artifact: Artifact, components: Iterable[str]) -> str:
+    """The first of the adapters beside a model that changes one of these components; "" where none does."""
+    wanted = set(components)
+    return next((name for name, one in artifact.adapters.items() if wanted & set(one.components)), "")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.adapters.lora import FILES, METADATA, Adapter, expected_rank
+from compress.adapters.lora import METADATA, Adapter
 from compress.adapters.lora import scale as scale_of
 from compress.adapters.updates import Matched, Update
-from compress.artifact import Artifact, KeptAdapter
+from compress.artifact import LORA_FILE, Artifact, KeptAdapter
 from compress.errors import StageFailed
 from compress.files.safetensors_headers import read_header
 from compress.machine import deps
@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from compress.algorithms.coupled_units import Group
     from compress.context import Context
 
-FOLDER, FILE = "adapters", FILES[1]
+FOLDER = "adapters"
 LIBRARY, EXTRA = "peft", "lora"
 FUSE_IT = "leave out fuse: false, and it is fused into the model first"
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
-OLDER = "text_model."  # what is in front of a CLIP text encoder's layers in some checkpoints, and not in the model itself
+OLDER = (
+    "text_model."  # what is in front of a CLIP text encoder's layers in some checkpoints, and not in the model itself
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,10 @@ def kept_problems(adapter: Adapter, matched: Matched, artifact: Artifact) -> Ite
         where = " and ".join(sorted(parts))
         yield f"{front} changes `{other[0]}`, and {kind} loads adapters into {where} alone", FUSE_IT
     if matched.wholes:
-        yield f"{front} replaces whole weights, such as {matched.wholes[0].weight}, which cannot stay beside them", FUSE_IT
+        yield (
+            f"{front} replaces whole weights, such as {matched.wholes[0].weight}, which cannot stay beside them",
+            FUSE_IT,
+        )
     if odd := [one.weight for one in matched.updates if one.magnitude or one.transposed]:
         yield f"{front} has more than a pair for {odd[0]}, and what becomes of that after a cut is not defined", FUSE_IT
     if not deps.installed(LIBRARY):
@@ -112,8 +117,8 @@ def write(pairs: Pairs, folder: Path) -> None:
             tensors[f"{component}.{name}{UP}"] = pair.up.contiguous()
         configs |= {f"{component}.{key}": value for key, value in _config(layers).items()}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).unlink(missing_ok=True)
-    save_file(tensors, folder / FILE, {"format": "pt", METADATA: json.dumps(configs, sort_keys=True)})
+    (folder / LORA_FILE).unlink(missing_ok=True)
+    save_file(tensors, folder / LORA_FILE, {"format": "pt", METADATA: json.dumps(configs, sort_keys=True)})
 
 
 def _config(layers: Mapping[str, Pair]) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def read(folder: Path) -> dict[str, dict[str, Pair]]:
     """The pairs of an adapter that `write` wrote, by component."""
     from safetensors import safe_open
 
-    file = folder / FILE
+    file = folder / LORA_FILE
     said: Mapping[str, Any] = json.loads(read_header(file).metadata[METADATA])
     pairs: dict[str, dict[str, Pair]] = {}
     with safe_open(file, framework="pt") as stored:
@@ -154,7 +159,9 @@ def read(folder: Path) -> dict[str, dict[str, Pair]]:
     return pairs
 
 
-Cut = Callable[[str, Pair], tuple[str, Pair] | None]  # of a layer's name in the module and its pair; None where the layer goes
+Cut = Callable[
+    [str, Pair], tuple[str, Pair] | None
+]  # of a layer's name in the module and its pair; None where the layer goes
 
 
 def recut(made: Artifact, component: str, layers: Sequence[str], cut: Cut, context: Context) -> Artifact:
@@ -183,7 +190,11 @@ def recut(made: Artifact, component: str, layers: Sequence[str], cut: Cut, conte
         kept[name] = replace(one, components=tuple(sorted(left)))
         if gone:
             some = f"{', '.join(gone[:3])}{f' and {len(gone) - 3} more' * (len(gone) > 3)}"
-            context.note(f"adapter {name} without its updates of {some}", component=component, **{f"adapter {name} dropped": len(gone)})
+            context.note(
+                f"adapter {name} without its updates of {some}",
+                component=component,
+                **{f"adapter {name} dropped": len(gone)},
+            )
     return replace(made, adapters=kept)
 
 

@@ -14,7 +14,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from compress.artifact import STEMS, read_json
+from compress.artifact import LORA_FILE, STEMS, read_json
 from compress.errors import ModelError
 from compress.files.hashing import digest_json, remembered_digest
 from compress.files.safetensors_headers import Header, read_header
@@ -22,7 +22,7 @@ from compress.files.user_paths import expanded
 from compress.sources.models import COMMIT, HUB, fetch_hub
 
 CONFIG = "adapter_config.json"
-FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+FILES = ("adapter_model.safetensors", LORA_FILE)
 PEFT = "base_model.model."  # what peft puts in front of each name; its files say no alpha themselves
 PICKLED = ("*.bin", "*.pt", "*.ckpt")
 TOKENIZER = ("tokenizer.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model")

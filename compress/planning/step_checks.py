@@ -258,9 +258,13 @@ def _adapter_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: st
     if not kept:
         return
     front = f"{stage.name}: the adapter {kept[0]} is kept beside `{name}`"
-    beside = f"leave out fuse: false of the adapter, and it is fused in before the first stage; or leave out {stage.name}"
+    beside = (
+        f"leave out fuse: false of the adapter, and it is fused in before the first stage; or leave out {stage.name}"
+    )
     if stage.leaves(artifact.components[name].format) != artifact.components[name].format:
-        yield Problem(step.place, f"{front}, and an engine has its weights inside, where no adapter reaches them", beside)
+        yield Problem(
+            step.place, f"{front}, and an engine has its weights inside, where no adapter reaches them", beside
+        )
     elif not stage.carries:
         yield Problem(step.place, f"{front}, and what becomes of an adapter there is not defined", beside)
 

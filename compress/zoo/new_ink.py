@@ -12,7 +12,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.zoo.scenes import CENTRES, INKS, NEW_INKS, PAPERS, PLACES, SPLITS, Layout, Scene, describe, scene, split_of
+from compress.zoo.scenes import (
+    CENTRES,
+    INKS,
+    NEW_INKS,
+    PAPERS,
+    PLACES,
+    SPLITS,
+    Layout,
+    Scene,
+    describe,
+    scene,
+    split_of,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,19 +40,18 @@ FAINT = 90  # how far in colour from the paper those are at least, for no ink is
 def teal_scene(split: str, index: int) -> Scene:
     """Scene number `index` of a split. Two-digit captions belong to one split, as those of zoo://digits do."""
     rng = np.random.default_rng([VERSION, SPLITS.index(split), index])
-    for attempt in count():
-        found = scene(split, index, SEEDS + attempt)
-        which = int(rng.integers(len(found.digits)))
-        made = with_ink(found, which, TEAL)
-        if made.layout == "single" or split_of(made.caption) == split:
-            return made
-    raise AssertionError
+    layout = scene(split, index, SEEDS).layout
+    found = (scene(split, index, SEEDS + attempt) for attempt in count())
+    made = (with_ink(one, int(rng.integers(len(one.digits))), TEAL) for one in found if one.layout == layout)
+    return next(one for one in made if layout == "single" or split_of(one.caption) == split)
 
 
 def with_ink(found: Scene, which: int, ink: str) -> Scene:
     """The same scene, one digit of it in another ink."""
     digits = tuple(replace(d, ink=ink) if n == which else d for n, d in enumerate(found.digits))
-    return replace(found, digits=digits, caption=describe(found.layout, tuple((d.value, d.ink) for d in digits), found.paper))
+    return replace(
+        found, digits=digits, caption=describe(found.layout, tuple((d.value, d.ink) for d in digits), found.paper)
+    )
 
 
 def inks_by_colour(image: NDArray[np.uint8], layout: Layout, paper: str) -> tuple[str, ...]:

@@ -55,7 +55,9 @@ class Batches:
         found = kept(NAME, count, encode)
         self.codes = torch.stack([found["plain"], found["teal"]])
         texts = [[one.caption for one in some] for some in (plain, teal)]
-        tokens = [new_tokenizer()(t, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids for t in texts]
+        tokens = [
+            new_tokenizer()(t, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids for t in texts
+        ]
         self.tokens = torch.stack(tokens)
         self.blank = new_tokenizer()("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
 
@@ -111,8 +113,20 @@ def main() -> None:
         return velocity_loss(pipeline.unet, noise_levels, clean, pipeline.text_encoder(words).last_hidden_state)
 
     how = Training(steps=asked.steps, learning_rate=asked.rate, warmup=50, ema=0.99, checkpoint_seconds=120)
-    facts: dict[str, object] = {"base": "zoo://digits-diffusion", "data": "zoo://digits-teal/train", "scenes": asked.scenes, "batch": BATCH}
-    curve = train(NAME, trained, loss_at, how, asked.minutes, every=lambda step: export(pipeline, asked.out, {**facts, "steps": step}))
+    facts: dict[str, object] = {
+        "base": "zoo://digits-diffusion",
+        "data": "zoo://digits-teal/train",
+        "scenes": asked.scenes,
+        "batch": BATCH,
+    }
+    curve = train(
+        NAME,
+        trained,
+        loss_at,
+        how,
+        asked.minutes,
+        every=lambda step: export(pipeline, asked.out, {**facts, "steps": step}),
+    )
     export(pipeline, asked.out, {**facts, **spent(NAME), "loss": curve[:: max(1, len(curve) // 100)]})
 
 
