@@ -80,7 +80,7 @@ def test_an_adapter_changes_the_plan(place: Path, field: str) -> None:
         place / "lora/adapter_model.safetensors", {"w.lora_A.weight": (1, 3), "w.lora_B.weight": (2, 1)}
     )
     spec = AdapterSpec(path=str(lora.parent))
-    other = spec.model_copy(update={field: {"path": str(place / "none"), "scale": 0.5}[field]})
+    other = spec.model_copy(update={field: {"path": str(place / "none"), "scale": 0.5, "fuse": False}[field]})
     before = replace(whole(place), model=str(language_model(place / "tuned")))
     write_headers(place / "tuned/model.safetensors", {"w.weight": (2, 3)})
     plans = [planned(replace(before, adapters=found), place) for found in ((), (spec,), (other,))]
