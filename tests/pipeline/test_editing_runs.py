@@ -131,12 +131,6 @@ def test_the_lines_of_the_summary_make_an_image(run: tuple[str, Any], place: Pat
         ),
         ("inpainting", {"data.train": CAPTIONS}, "holds texts", "named in metadata.jsonl"),
         (
-            "inpainting",
-            {"stages": [{"build.openvino": {"components": ["vae"]}}]},
-            "encodes what the model",
-            "leave vae out",
-        ),
-        (
             "image_to_image",
             {"stages": [{"accelerate.steps": {"steps": 1}}]},
             "strength 0.5 leaves none of 1",
