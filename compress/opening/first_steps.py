@@ -1,5 +1,5 @@
 """What a pipeline tells its denoiser at the first step of a generating, without running it: a stand-in answers that there is nothing, so that
-the pipeline sets its scheduler's steps, and whatever it makes of prompts, images and masks is heard."""
+the pipeline sets its scheduler's steps, and whatever it makes of prompts, images and masks is written down."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def hearing_the_first_step(
         stack.enter_context(standing_in(scheduler, "step", nowhere))
         for name, place in LAYING.items():
             if hasattr(scheduler, name):
-                heard = _laying(getattr(scheduler, name), place, found, still)
-                stack.enter_context(standing_in(scheduler, name, heard))
+                noted = _laying(getattr(scheduler, name), place, found, still)
+                stack.enter_context(standing_in(scheduler, name, noted))
         yield found
 
 
@@ -100,7 +100,7 @@ def _laying(lay: Callable[..., Any], place: int, found: FirstStep, still: bool) 
     """What lays noise over images in a scheduler's place: before the first step over what is given, behind it over what a mask keeps."""
 
     @wraps(lay)
-    def heard(image: torch.Tensor, *args: torch.Tensor) -> Any:
+    def noted(image: torch.Tensor, *args: torch.Tensor) -> Any:
         if not found.run:
             found.laid = True
             return image if still else lay(image, *args)
@@ -110,7 +110,7 @@ def _laying(lay: Callable[..., Any], place: int, found: FirstStep, still: bool) 
                 return torch.zeros_like(image)
         return lay(image, *args)
 
-    return heard
+    return noted
 
 
 def latent_of(call: Mapping[str, Any]) -> torch.Tensor:
