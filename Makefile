@@ -74,4 +74,5 @@ train-zoo: setup  ## resumes from the cache folder's training/
 	$(BIN)/python -m compress.zoo.training.digits_dit
 	$(BIN)/python -m compress.zoo.training.digits_editing
 	$(BIN)/python -m compress.zoo.training.digits_inpainting
+	$(BIN)/python -m compress.zoo.training.digits_teal
 	$(BIN)/python -m compress.zoo.training.docs_llama

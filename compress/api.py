@@ -276,7 +276,12 @@ def apply(
 
 
 def load(
-    artifact: Artifact | str | Path, *, device: str = CPU, trust_remote_code: bool = False, lean: bool | None = None
+    artifact: Artifact | str | Path,
+    *,
+    device: str = CPU,
+    trust_remote_code: bool = False,
+    lean: bool | None = None,
+    adapters: bool = True,
 ) -> Any:
     """A stock diffusers pipeline or transformers model, its engine components in place, ready to call.
 
@@ -284,6 +289,8 @@ def load(
         device: cpu, cuda, cuda:1, mps, or auto for the best there is.
         lean: whether a pipeline's call is the lean one, which generates the very same images in less time (`pare explain
             accelerate.call`); by default, as the artifact is meant to be called.
+        adapters: whether the LoRAs that are kept beside it (`fuse: false`) are loaded, each at its scale; they can be switched as any that
+            `load_lora_weights` loads.
 
     Raises:
         ModelError: the folder is no model.
@@ -297,7 +304,7 @@ def load(
     if not isinstance(artifact, Artifact):
         artifact = ready(find_source(str(artifact), Path(), None), open_cache(None), silent).artifact
     artifact = artifact if lean is None else artifact.calling_lean(lean)
-    opening = Opening(device=settled(device), trust_remote_code=trust_remote_code)
+    opening = Opening(device=settled(device), trust_remote_code=trust_remote_code, adapters=adapters)
     if shut := tuple(source_problems(artifact, opening, str(artifact.path))):
         raise ManyProblems(shut)
     return open_task(artifact, opening).stock

@@ -23,6 +23,7 @@ CHOSEN = "fastest"  # stands in plans alone: whatever format the choice will fal
 MANIFEST = "pare.json"
 SCHEMA = 1
 LANGUAGE_MODEL = "model"
+LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls an adapter's weights
 DENOISERS = ("unet", "transformer")
 # What the libraries call a component's weights: `NAME.safetensors`, or `NAME.safetensors.index.json` and the files that it names.
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
@@ -100,6 +101,22 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class KeptAdapter:
+    """A LoRA that goes with a model without being in its weights, in the folder that diffusers' `load_lora_weights` takes.
+
+    path: relative to the artifact. scale: what its update is multiplied by, beside its own alpha and rank. components: those that it changes.
+    """
+
+    path: str
+    scale: float
+    components: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a manifest has it."""
+        return {"path": self.path, "scale": self.scale, "components": list(self.components)}
+
+
+@dataclass(frozen=True)
 class Provenance:
     """One stage that made an artifact: everything here is known before it runs, so equal work gives equal bytes.
 
@@ -127,6 +144,7 @@ class Artifact:
     lineage: tuple[Provenance, ...] = ()
     digest: str = ""
     planned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # configs of what is still to be made
+    adapters: Mapping[str, KeptAdapter] = field(default_factory=dict)  # that it is opened with, by name
 
     @property
     def main(self) -> str:
@@ -200,6 +218,12 @@ class Artifact:
         return replace(self, settings=replace(self.settings, lean=lean, needs_pare=lean or self.settings.needs_pare))
 
 
+def adapted(artifact: Artifact, components: Iterable[str]) -> str:
+    """The first of the adapters beside a model that changes one of these components; "" where none does."""
+    wanted = set(components)
+    return next((name for name, one in artifact.adapters.items() if wanted & set(one.components)), "")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON file that holds an object, as all files of a model do, or say which file does not.
 
@@ -225,6 +249,8 @@ def write_manifest(artifact: Artifact) -> None:
         "settings": artifact.settings.to_json(),
         "lineage": [p.to_json() for p in artifact.lineage],
     }
+    if artifact.adapters:
+        body["adapters"] = {name: one.to_json() for name, one in sorted(artifact.adapters.items())}
     (artifact.path / MANIFEST).write_text(json.dumps(body, indent=2, sort_keys=True) + "\n")
 
 
@@ -282,6 +308,7 @@ def holding(artifact: Artifact, components: Iterable[str]) -> tuple[Path, ...]:
     wanted = set(components)
     others = {artifact.folder(name) for name in artifact.components if name not in wanted}
     others -= {artifact.folder(name) for name in wanted}
+    others |= {artifact.path / one.path for one in artifact.adapters.values()}
     found = (artifact.path / relative for relative in list_files(artifact.path))
     return tuple(file for file in found if _holds_weights(file.name) and not others.intersection(file.parents))
 

@@ -79,6 +79,8 @@ class Stage:
     run: does the work.
     components: those it works on, where its parameters do not say.
     packed: whether it takes weights that are quantized already.
+    carries: whether an adapter that is kept beside the model works on what it leaves: its layers have the shapes that they had, or the adapter
+        is cut along with them.
     lossy: of a stage that changes settings alone, whether a model then gives other numbers, beyond rounding.
     bound_to: what of the machine belongs into its key.
     data: from its parameters, the roles ("train", "calibration") it cannot do without.
@@ -110,6 +112,7 @@ class Stage:
     run: Run
     components: tuple[str, ...] = ()
     packed: bool = False
+    carries: bool = False
     lossy: bool = False
     bound_to: frozenset[str] = frozenset()
     data: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
@@ -171,6 +174,7 @@ def stage(
     formats: Mapping[Format, Format] | None = None,
     components: tuple[str, ...] = (),
     packed: bool = False,
+    carries: bool = False,
     lossy: bool = False,
     bound_to: tuple[str, ...] = (),
     data: Callable[[P], tuple[str, ...]] | None = None,
@@ -204,6 +208,7 @@ def stage(
             run=run,
             components=components,
             packed=packed,
+            carries=carries,
             lossy=lossy,
             bound_to=frozenset(bound_to),
             data=data or (lambda params: ()),

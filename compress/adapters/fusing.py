@@ -1,5 +1,5 @@
-"""A model with adapters fused into its weights: planned from headers, made once, kept like any stage's work. It is what the chain
-begins with and what the candidate is compared with, for it is the model that its user has today."""
+"""A model with adapters fused into its weights, or beside it: planned from headers, made once, kept like any stage's work. It is what the
+chain begins with and what the candidate is compared with, for it is the model that its user has today."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from compress.adapters.keeping import beside, keep, kept_problems, named_after
 from compress.adapters.lora import TEMPLATE, Adapter, find_adapter
 from compress.adapters.tokenizer import chat_template, tokenizer_problems
 from compress.adapters.updates import Change, Matched, Whole, match, weights_of
@@ -28,7 +29,7 @@ VERSION = 2  # of how it is fused: in every key
 
 @dataclass(frozen=True)
 class Fusion:
-    """A model and the adapters that are to be fused into it, one after the other, each with the place it is named at."""
+    """A model and the adapters that are to be fused into it, one after the other, or to stay beside it, each with the place it is named at."""
 
     base: Source
     adapters: tuple[Adapter, ...]
@@ -38,7 +39,17 @@ class Fusion:
     @property
     def counted(self) -> list[list[object]]:
         """What of the adapters decides the result."""
-        return [[one.digest, one.strength] for one in self.adapters]
+        return [[one.digest, one.strength, *([one.kept] if one.kept else ())] for one in self.adapters]
+
+    @property
+    def fused(self) -> tuple[Adapter, ...]:
+        """Those that go into the weights."""
+        return tuple(one for one in self.adapters if not one.kept)
+
+    @property
+    def beside(self) -> tuple[Adapter, ...]:
+        """Those that stay adapters."""
+        return tuple(one for one in self.adapters if one.kept)
 
 
 def with_adapters(base: Source | None, recipe: Recipe, memory: Path | None, problems: list[Problem]) -> Source | None:
@@ -54,6 +65,8 @@ def with_adapters(base: Source | None, recipe: Recipe, memory: Path | None, prob
         place = recipe.place.get(path, "")
         try:
             adapter = find_adapter(spec.path, spec.scale, recipe.folder(path), memory)
+            if not spec.fuse:
+                adapter = replace(adapter, kept=named_after(spec.path, [one.kept for one, _ in found]))
             refuse_nonfinite_adapter(adapter.file, adapter.digest, memory)
             found.append((adapter, place))
         except UserError as error:
@@ -66,7 +79,13 @@ def with_adapters(base: Source | None, recipe: Recipe, memory: Path | None, prob
     fusion = Fusion(base, tuple(one for one, _ in found), tuple(place for _, place in found))
     problems += reported(fusion)
     key = digest_json([STAGE, VERSION, base.key, fusion.counted, deps.version("torch")])
-    return Source(base.artifact, key, base.remote, fusion)
+    return Source(with_kept(base.artifact, fusion.beside), key, base.remote, fusion)
+
+
+def with_kept(artifact: Artifact, adapters: tuple[Adapter, ...]) -> Artifact:
+    """A model, planned or made, with the adapters that stay beside it."""
+    matched = {one.kept: beside(one, _match(one, artifact)) for one in adapters}
+    return replace(artifact, adapters={**artifact.adapters, **matched}) if matched else artifact
 
 
 def reported(fusion: Fusion) -> list[Problem]:
@@ -77,6 +96,9 @@ def reported(fusion: Fusion) -> list[Problem]:
     for number, (adapter, place) in enumerate(zip(fusion.adapters, fusion.places, strict=True)):
         matched = Matched() if fusion.base.remote else _match(adapter, artifact)
         message = [*matched.problems, *_undone(adapter, matched, changed), *_again(adapter, fusion.adapters[:number])]
+        if adapter.kept:
+            found += [Problem(place, why, fix) for why, fix in (*message, *kept_problems(adapter, matched, artifact))]
+            continue
         changed |= {(change.component, change.weight): adapter.name for change in matched.changes}
         if adapter.folder and artifact.writes_text:
             message += [
@@ -105,15 +127,16 @@ def _again(adapter: Adapter, before: tuple[Adapter, ...]) -> Iterator[tuple[str,
 
 
 def _match(adapter: Adapter, artifact: Artifact) -> Matched:
+    """As `match`; of one that stays an adapter by its own scale alone."""
     try:
-        return match(adapter, artifact, weights_of(artifact))
+        return match(replace(adapter, strength=1.0) if adapter.kept else adapter, artifact, weights_of(artifact))
     except ModelError as error:  # of the model: its own check tells the same with its remedy
         return Matched(problems=[(p.message, p.fix) for p in error.problems])
 
 
 def fuse(fusion: Fusion, key: str, out: Path) -> tuple[Adapter, ...]:
     """Write the model with its adapters in it; returns those that changed nothing, though they were to."""
-    base, adapters = fusion.base.artifact, fusion.adapters
+    base, adapters = fusion.base.artifact, fusion.fused
     weights = weights_of(base)
     matched = [match(adapter, base, weights) for adapter in adapters]
     changes = _by_file(adapters, matched, {c: {n: w.file for n, w in inside.items()} for c, inside in weights.items()})
@@ -130,9 +153,18 @@ def fuse(fusion: Fusion, key: str, out: Path) -> tuple[Adapter, ...]:
     }
     for adapter in adapters:
         _take_template(adapter, out)
-    params = {"adapters": [{"digest": one.digest, "scale": one.strength} for one in adapters]}
+    for adapter in fusion.beside:
+        keep(adapter, _match(adapter, base), out)
+    made = with_kept(replace(made, path=base.path), fusion.beside)
+    made = replace(made, path=out)
+    params = {"adapters": [_stated(one) for one in fusion.adapters]}
     write_manifest(replace(made, lineage=(*base.lineage, Provenance(STAGE, VERSION, params, key))))
     return tuple(one for one in adapters if one.strength and one.digest not in effective)
+
+
+def _stated(adapter: Adapter) -> dict[str, object]:
+    """What the lineage says of an adapter."""
+    return {"digest": adapter.digest, "scale": adapter.strength, **({"kept": adapter.kept} if adapter.kept else {})}
 
 
 def _indices(folder: Path, read: set[Path]) -> Iterator[Path]:

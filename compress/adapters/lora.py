@@ -14,7 +14,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
-from compress.artifact import STEMS, read_json
+from compress.artifact import LORA_FILE, STEMS, read_json
 from compress.errors import ModelError
 from compress.files.hashing import digest_json, remembered_digest
 from compress.files.safetensors_headers import Header, read_header
@@ -22,7 +22,7 @@ from compress.files.user_paths import expanded
 from compress.sources.models import COMMIT, HUB, fetch_hub
 
 CONFIG = "adapter_config.json"
-FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+FILES = ("adapter_model.safetensors", LORA_FILE)
 PEFT = "base_model.model."  # what peft puts in front of each name; its files say no alpha themselves
 PICKLED = ("*.bin", "*.pt", "*.ckpt")
 TOKENIZER = ("tokenizer.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "spiece.model")
@@ -64,6 +64,7 @@ class Adapter:
 
     name: as the recipe has it. file: its tensors. folder: where its config and tokenizer lie; None where it is one file.
     config: of peft; {} where it has none. strength: what the recipe multiplies its update by. digest: of all that counts of it.
+    kept: what it is called where it stays beside the model; "" of one that is fused into it.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Adapter:
     config: Mapping[str, Any]
     strength: float
     digest: str
+    kept: str = ""
 
     @property
     def base(self) -> str:
@@ -120,6 +122,10 @@ def find_adapter(path: str, strength: float, start: Path, memory: Path | None) -
 
 
 def _place(path: str, start: Path) -> Path:
+    if path.startswith("zoo://"):
+        from compress.zoo import zoo_adapter
+
+        return zoo_adapter(path.removeprefix("zoo://"))
     if not path.startswith("hf://"):
         return start / expanded(path)
     match = HUB.fullmatch(path)

@@ -54,14 +54,9 @@ def cut_state(
     state: Mapping[str, torch.Tensor], groups: Sequence[Group], kept: Sequence[torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """The state of the narrower model: along each axis the kept units' entries. `kept`: one rising index [keep] a group."""
-    chosen: dict[tuple[str, int], dict[int, list[torch.Tensor]]] = {}
-    for group, units in zip(groups, kept, strict=True):
-        for site in group.sites:
-            entries = chosen.setdefault((site.parameter, site.axis), {})
-            entries.setdefault(site.entry, []).append(positions(site, group, units))
     cut = dict(state)
     for (name, axis), entries in sorted(
-        chosen.items(), key=lambda one: ALL in one[1]
+        _chosen(groups, kept).items(), key=lambda one: ALL in one[1]
     ):  # single experts, then whole ones
         indices = {e: torch.cat(parts).sort().values.to(cut[name].device) for e, parts in entries.items()}
         if ALL in indices:
@@ -69,6 +64,24 @@ def cut_state(
         else:
             cut[name] = torch.stack([cut[name][e].index_select(axis - 1, indices[e]) for e in range(len(indices))])
     return cut
+
+
+def indices(groups: Sequence[Group], kept: Sequence[torch.Tensor]) -> dict[tuple[str, int], torch.Tensor]:
+    """By parameter and axis, the rising numbers of the entries that stay; of those that are cut as a whole, and not expert by expert."""
+    chosen = _chosen(groups, kept).items()
+    return {place: torch.cat(entries[ALL]).sort().values for place, entries in chosen if ALL in entries}
+
+
+def _chosen(
+    groups: Sequence[Group], kept: Sequence[torch.Tensor]
+) -> dict[tuple[str, int], dict[int, list[torch.Tensor]]]:
+    """By parameter and axis, and by the entry of the first axis that they lie in, where the kept units are."""
+    chosen: dict[tuple[str, int], dict[int, list[torch.Tensor]]] = {}
+    for group, units in zip(groups, kept, strict=True):
+        for site in group.sites:
+            entries = chosen.setdefault((site.parameter, site.axis), {})
+            entries.setdefault(site.entry, []).append(positions(site, group, units))
+    return chosen
 
 
 def positions(site: Site, group: Group, units: torch.Tensor) -> torch.Tensor:

@@ -50,13 +50,18 @@ A gate that `extends` brings is taken away by `null`: `gates: {kid: null}`, or `
 bounds"""
 ADAPTERS = """An adapter is a LoRA that peft, diffusers or kohya's trainers saved: a folder or its .safetensors file. It is fused before the first stage, so
 the baseline is the model with the adapter in it; what of it cannot be kept (LoHa, packed weights, new tokens) is refused by `pare check`.
-`pare run RECIPE --save FOLDER` without stages writes the fused model out, for the commands that take no recipe."""
+`pare run RECIPE --save FOLDER` without stages writes the fused model out, for the commands that take no recipe.
+
+With `fuse: false` it stays an adapter beside a pipeline, in `adapters/NAME` of every folder that a stage leaves, for diffusers' `load_lora_weights`.
+Baseline and candidate are judged with it loaded, stages work on the model without it. Each stage says what becomes of it: `prune.depth` drops its
+updates of blocks that go, `prune.width` cuts its pairs along with their layers (rank and alpha stay), distillation, settings, and quantization to
+torch modules leave it as it is. An engine of a component that it changes is refused: there, fuse it."""
 ADAPTER = f"""adapter
 
 {ADAPTERS}
 
     model: ./base
-    adapter: ./lora                      # or {{path: ./lora, scale: 0.8}}, or a list of these
+    adapter: ./lora                      # or {{path: ./lora, scale: 0.8}}, {{path: ./lora, fuse: false}}, or a list of these
 
 `pare explain recipe` tells the rest of a recipe.
 
@@ -214,6 +219,12 @@ def _stage(name: str) -> Iterator[str]:
     formats = ", ".join(f"{a} → {b}" for a, b in stage.formats.items()) or "any, which stays as it is"
     tasks, effects = ", ".join(tasks_for(stage.needs)), ", ".join(sorted(stage.effects))
     yield f"\ntasks     {tasks}\nformats   {formats}\nchanges   {effects}"
+    if (
+        stage.makes
+        and set(stage.needs) <= {"images", "latents", "denoising", "trajectories"}
+        and "torch" in stage.formats
+    ):
+        yield f"adapters  {'go on beside what it leaves (fuse: false)' if stage.carries else 'of what it works on must be fused'}"
     if stage.effects == {"settings"}:
         yield f"numbers   {'other than without it: lossy' if stage.lossy else 'the same, but for rounding: exact'}"
     data = [f"{role} data" for role in stage.data(stage.params.model_construct())]

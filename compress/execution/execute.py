@@ -290,7 +290,7 @@ def _run_stage(node: Node, given: Inputs, plan: Plan, cache: Cache, out: Path, e
         out=out,
         scratch=cache.scratch(node.key),
         seed=plan.recipe.seed,
-        opening=plan.opening,
+        opening=replace(plan.opening, adapters=False),
         inputs=given.roles,
         data={role: plan.data[role] for role in node.stage.data(node.params)},  # only what is part of its key
         emit=emit,

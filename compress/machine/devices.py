@@ -23,11 +23,13 @@ class Opening:
     dtype: of the torch components, a name such as float32; None keeps the checkpoint's own, or float32 beside an engine.
     device: as `settled` gives it: cpu, cuda:0, mps.
     trust_remote_code: whether Python code in the model's folder may run.
+    adapters: whether the adapters that are kept beside the model are loaded into it. Stages work on the model without them.
     """
 
     dtype: str | None = None
     device: str = CPU
     trust_remote_code: bool = False
+    adapters: bool = True
 
     def of(self, dtype: str | None) -> Opening:
         """The same device in another number type."""

@@ -14,6 +14,7 @@ from compress.artifact import (
     SCHEMA,
     Artifact,
     Component,
+    KeptAdapter,
     Provenance,
     Quantization,
     Setting,
@@ -195,6 +196,7 @@ def _from_manifest(path: Path) -> Artifact:
             components={name: _component(c) for name, c in data["components"].items()},
             settings=_settings(data["settings"]),
             lineage=tuple(Provenance(**p) for p in data["lineage"]),
+            adapters={name: _kept(one) for name, one in data.get("adapters", {}).items()},
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         message = f"{type(error).__name__}: {error}"
@@ -207,9 +209,18 @@ def _from_manifest(path: Path) -> Artifact:
 def _component(message: Mapping[str, Any]) -> Component:
     packed = message.get("quantization")
     part = Component(**{**message, "quantization": Quantization(**packed) if packed else None})
-    if Path(part.path).is_absolute() or ".." in Path(part.path).parts:
-        raise ValueError(f"{part.path} lies outside the folder")
+    _be_inside(part.path)
     return part
+
+
+def _kept(message: Mapping[str, Any]) -> KeptAdapter:
+    _be_inside(str(message["path"]))
+    return KeptAdapter(str(message["path"]), float(message["scale"]), tuple(map(str, message["components"])))
+
+
+def _be_inside(path: str) -> None:
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"{path} lies outside the folder")
 
 
 def _settings(message: Mapping[str, Any]) -> Settings:

@@ -33,6 +33,10 @@ def open_task(artifact: Artifact, opening: Opening = AS_STORED) -> OpenModel:
     """
     _refuse(artifact, opening)
     opened: OpenModel = importlib.import_module(f"compress.opening.{artifact.task}").open_model(artifact, opening)
+    if artifact.adapters and opening.adapters:
+        from compress.opening.kept_adapters import load_kept
+
+        load_kept(opened)
     if artifact.settings.hook:
         from compress.opening.hooks import apply_hooks
 

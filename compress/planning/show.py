@@ -69,6 +69,7 @@ def _adapters(found: Plan) -> list[str]:
     fusion = found.source.making if isinstance(found.source.making, Fusion) else None
     return [
         f"adapter {one.name}"
+        + (f", kept beside it as {one.kept}" if one.kept else "")
         + (f" × {one.strength:g}" if one.strength != 1 else "")
         + (f", trained on {one.base}" if one.base else "")
         for one in (fusion.adapters if fusion else ())

@@ -246,9 +246,27 @@ def _component_problems(
         message = f"the weights of `{name}` are {part.quantization.method} already, and {stage.name} cannot change packed weights"
         yield Problem(place, message, chain_remedies.for_packed(recipe, step, stage, artifact, name))
     yield from _level_problems(step, stage, artifact, name)
+    yield from _adapter_problems(step, stage, artifact, name)
     left = stage.leaves(part.format)
     if left != part.format and stage.formats and (why := _nowhere(left, step, stage, opening)):
         yield Problem(place, f"{stage.name}: {why}", "device: cpu, or leave this stage out")
+
+
+def _adapter_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str) -> Iterator[Problem]:
+    """Adapters beside the model that would not go on working on what a stage makes of a component."""
+    kept = [called for called, one in artifact.adapters.items() if name in one.components] if stage.makes else []
+    if not kept:
+        return
+    front = f"{stage.name}: the adapter {kept[0]} is kept beside `{name}`"
+    beside = (
+        f"leave out fuse: false of the adapter, and it is fused in before the first stage; or leave out {stage.name}"
+    )
+    if stage.leaves(artifact.components[name].format) != artifact.components[name].format:
+        yield Problem(
+            step.place, f"{front}, and an engine has its weights inside, where no adapter reaches them", beside
+        )
+    elif not stage.carries:
+        yield Problem(step.place, f"{front}, and what becomes of an adapter there is not defined", beside)
 
 
 def _nowhere(left: str, step: StepSpec, stage: Stage, opening: Opening) -> str:

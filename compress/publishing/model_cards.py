@@ -141,6 +141,9 @@ def _head(artifact: Artifact, described: Described) -> Iterator[str]:
         cells = (name, part.kind, find_engine(part.format).title, packed)
         yield f"| {' | '.join(map(plain, cells))} |"
     yield ""
+    for name, one in artifact.adapters.items():
+        where, of = plain(one.path), plain(" and ".join(one.components))
+        yield f"The LoRA {plain(name)} for {of}, in `{where}`, goes with it (scale {one.scale:g}).\n"
 
 
 def _made(lineage: Sequence[Provenance]) -> Iterator[str]:
@@ -176,7 +179,8 @@ def _needed(artifact: Artifact, own: bool) -> list[str]:
     packed = (part.quantization for part in parts if part.format == "torch" and part.quantization)
     openers = [opener for one in packed for opener in openers_of(one)]
     engines = [find_engine(part.format).distribution for part in parts if part.format != "torch"]
-    more = sorted({one for one in (*openers, *engines) if one})
+    adapted = ("peft",) if artifact.adapters else ()
+    more = sorted({one for one in (*openers, *engines, *adapted) if one})
     first = ("pare",) if own else find_task(artifact.task).libraries
     return [*first, *more] if more or own else []
 

@@ -1,4 +1,4 @@
-"""What a recipe says of adapters: `adapter: ./lora`, `{path: ./lora, scale: 0.8}`, or a list of these."""
+"""What a recipe says of adapters: `adapter: ./lora`, `{path: ./lora, scale: 0.8}`, `{path: ./lora, fuse: false}`, or a list of these."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class AdapterSpec(Params):
     )
     scale: float = Field(
         1.0, allow_inf_nan=False, description="what its update is multiplied by, beside its own alpha and rank"
+    )
+    fuse: bool = Field(
+        True,
+        description="whether it is fused into the model; false: it stays an adapter beside it, which stages carry on",
     )
 
 

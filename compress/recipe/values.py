@@ -106,7 +106,7 @@ else:
     )
 
 
-ADAPTER_KEY = "a LoRA adapter, or a list of them, fused into the model first: what is compressed, and compared with, is the two together"
+ADAPTER_KEY = "a LoRA adapter, or a list of them, fused into the model first, or kept beside it (fuse: false): what is compressed, and compared with, is the two together"
 # What may stand beside a stage's own parameters, and what each is for; a stage's inputs stand there too.
 STEP_KEYS = {
     "id": "name of this step, by which later ones refer to it; default: the stage's",

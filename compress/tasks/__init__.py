@@ -82,7 +82,8 @@ class Fault:
 class Usage:
     """A model that somebody wants to call: its folder, whether stock libraries alone open it, whether its own Python code may run,
     the arguments of a call that it is meant for, a text to try it on, the device that it was measured on, whether the text is the question
-    of a conversation, and the number type that must be named where a library would take another, such as torch.float32."""
+    of a conversation, the number type that must be named where a library would take another, such as torch.float32, and the adapters beside it:
+    name, path within the folder, scale."""
 
     folder: str
     stock: bool
@@ -92,6 +93,7 @@ class Usage:
     device: str = CPU
     chat: bool = False
     dtype: str = ""
+    adapters: tuple[tuple[str, str, float], ...] = ()
 
     @property
     def opened(self) -> str:

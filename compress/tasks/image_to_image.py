@@ -17,7 +17,7 @@ from compress.pipelines.image_sizes import SIDES, own_size
 from compress.pipelines.index import class_of, read_pipeline
 from compress.pipelines.part_checks import pipeline_problems
 from compress.tasks import Task, Usage, literal
-from compress.tasks.text_to_image import CALLED, Generating, Judging, evidence, repeats, scheduled
+from compress.tasks.text_to_image import CALLED, Generating, Judging, adapted, evidence, repeats, scheduled
 
 KINDS = (
     "StableDiffusionImg2ImgPipeline",
@@ -76,6 +76,7 @@ def editing(usage: Usage, text: str, images: tuple[str, ...]) -> tuple[str, ...]
         *(("from PIL import Image, ImageOps",) if _size(usage) else ()),
         f"{'from diffusers import DiffusionPipeline' if usage.stock else 'import compress'}; from diffusers.utils import load_image",
         f"edit = {opened}({usage.opened}{typed}){moved}",
+        *adapted(usage, "edit"),
         *scheduled(usage, "edit"),
         f'edit({first}{given}{called.arguments()}).images[0].save("image.png")',
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from compress.artifact import DENOISERS, SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
+from compress.artifact import DENOISERS, LORA_FILE, SCHEDULER, SCHEDULER_CONFIG, Artifact, read_json
 from compress.errors import Problem
 from compress.machine.devices import CPU
 from compress.params import Params, Shared
@@ -109,9 +110,23 @@ def usage(usage: Usage) -> tuple[str, ...]:
         *(("import torch",) if typed else ()),
         "from diffusers import DiffusionPipeline" if usage.stock else "import compress",
         f"generate = {opened}({usage.opened}{typed}){moved}",
+        *adapted(usage, "generate"),
         *scheduled(usage, "generate"),
         f'generate({literal(usage.text or "a red house by the sea")}{called.arguments()}).images[0].save("image.png")',
     )
+
+
+def adapted(usage: Usage, pipeline: str) -> tuple[str, ...]:
+    """Lines that load the adapters beside a model, where that is not pare's affair."""
+    given = usage.adapters if usage.stock else ()
+    lines = tuple(
+        f"{pipeline}.load_lora_weights({literal(usage.folder)}, subfolder={literal(path)}, weight_name={literal(LORA_FILE)}, "
+        f"adapter_name={literal(name)})"
+        for name, path, _ in given
+    )
+    names, scales = [name for name, _, _ in given], [scale for _, _, scale in given]
+    several = len(given) > 1 or scales not in ([], [1.0])
+    return (*lines, *((f"{pipeline}.set_adapters({json.dumps(names)}, {scales})",) if several else ()))
 
 
 def scheduled(usage: Usage, pipeline: str) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from compress.errors import DataError, ModelError, near
 if TYPE_CHECKING:
     from compress.zoo.docstrings import Document
 
-MODELS = Path(__file__).parent / "models"
-SETS, SPLITS = ("digits", "digits-edits", "digits-holes", "docstrings"), ("train", "validation", "test")
+MODELS, ADAPTERS = Path(__file__).parent / "models", Path(__file__).parent / "adapters"
+SETS, SPLITS = ("digits", "digits-edits", "digits-holes", "digits-teal", "docstrings"), ("train", "validation", "test")
 
 
 def zoo_model(name: str) -> Path:
@@ -28,6 +28,18 @@ def zoo_model(name: str) -> Path:
     return MODELS / name
 
 
+def zoo_adapter(name: str) -> Path:
+    """The folder of the zoo's adapter `name`.
+
+    Raises:
+        ModelError: there is none; the fix names the near matches.
+    """
+    known = tuple(sorted(p.name for p in ADAPTERS.iterdir() if p.is_dir())) if ADAPTERS.is_dir() else ()
+    if name not in known:
+        raise ModelError(f"the zoo has no adapter `{name}`", fix=near(name, known))
+    return ADAPTERS / name
+
+
 def open_zoo_data(source: str) -> Data:
     """Open `zoo://SET/SPLIT`, SET being one of `SETS` and SPLIT train, validation or test.
 
@@ -37,7 +49,7 @@ def open_zoo_data(source: str) -> Data:
     name, _, split = source.removeprefix("zoo://").partition("/")
     if split not in SPLITS:
         raise DataError(f"{source} names no split", fix=f"zoo://{name}/train, /validation or /test")
-    openers = dict(zip(SETS, (_digits, _edits, _holes, _docstrings), strict=True))
+    openers = dict(zip(SETS, (_digits, _edits, _holes, _teal, _docstrings), strict=True))
     if name not in openers:
         raise DataError(f"the zoo has no data set `{name}`", fix=near(name, SETS))
     return openers[name](source, split)
@@ -81,6 +93,17 @@ def _holes(source: str, split: str) -> Data:
 
     digest = f"digits-v{scenes.VERSION}/holes-v{holes.VERSION}/{split}"
     return Data(source, "masked_images", digest, -1, read, frozenset({"captions", "scenes"}))
+
+
+def _teal(source: str, split: str) -> Data:
+    from compress.zoo import new_ink, scenes
+
+    def read(index: int) -> Item:
+        scene = new_ink.teal_scene(split, index)
+        return Item(f"{split}/{index}", scene.caption, lambda: scenes.render(scene))
+
+    digest = f"digits-v{scenes.VERSION}/teal-v{new_ink.VERSION}/{split}"
+    return Data(source, "captioned_images", digest, -1, read, frozenset({"captions", "scenes"}))
 
 
 def _docstrings(source: str, split: str) -> Data:

@@ -19,11 +19,12 @@ from compress.data.items import Item
 from compress.errors import DataError
 from compress.files.hashing import digest_folder
 from compress.machine.devices import CPU
-from compress.zoo import MODELS, scenes
+from compress.zoo import MODELS, new_ink, scenes
 from evaluation.values import Sample
 
 FOLDER = MODELS / "digits-reader"
 NOTHING_DIGIT, NOTHING_INK = len(scenes.WORDS), len(scenes.INKS)
+INKS_AND_NONE = (*scenes.INKS, "")
 BATCH = 64
 
 
@@ -94,24 +95,30 @@ def load_reader() -> Reader:
 
 
 def marks(captions: Sequence[str], images: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each image the share of its digits read right, and of its inks right, each in the place asked for.
+    """For each image the share of its digits read right, and of its inks right, each in the place asked for. The network knows the six inks of
+    zoo://digits: where a caption asks for another, all of its inks are read off the colour of the strokes.
 
     Raises:
         DataError: a caption is not in the grammar of zoo://digits.
     """
     digits, inks = load_reader().read(images)
     shares = []
-    for caption, read_digits, read_inks in zip(captions, digits, inks, strict=True):
+    for caption, image, read_digits, read_inks in zip(captions, images, digits, inks, strict=True):
         try:
-            layout, things, _ = scenes.parse(caption)
+            layout, things, paper = scenes.parse(caption)
         except ValueError as error:
             raise DataError(
                 str(error), fix="digits_read and inks_right are for zoo://digits only; remove them"
             ) from error
         slots = [scenes.SLOTS.index(place) for place in scenes.PLACES[layout]]
+        coloured = (
+            new_ink.inks_by_colour(image, layout, paper)
+            if new_ink.has_new_ink(caption)
+            else tuple(INKS_AND_NONE[read_inks[s]] for s in slots)
+        )
         right = [
-            (read_digits[s] == value, read_inks[s] == list(scenes.INKS).index(ink))
-            for s, (value, ink) in zip(slots, things, strict=True)
+            (read_digits[s] == value, found == ink)
+            for s, found, (value, ink) in zip(slots, coloured, things, strict=True)
         ]
         shares.append(np.mean(right, axis=0))
     found = np.array(shares, dtype=np.float64)
@@ -140,4 +147,6 @@ def share_read(evidence: Generated, which: Literal["digits", "inks"]) -> Sample:
     """
     found = marks_of(evidence)[("digits", "inks").index(which)]
     protocol = {"reader": "digits-reader", "weights": weights()}
+    if which == "inks" and any(new_ink.has_new_ink(shown(item)) for item in evidence.items):
+        protocol["new inks"] = f"by the colour of strokes, v{new_ink.VERSION}"
     return Sample(evidence.unit_ids, np.asarray(found, dtype=np.float64), protocol=protocol)

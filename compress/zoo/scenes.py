@@ -28,6 +28,7 @@ INKS = {
     "purple": (135, 35, 165),
     "orange": (235, 115, 0),
 }
+NEW_INKS = {"teal": (14, 112, 119)}  # of captions that no model of the zoo was trained on: `new_ink.py`
 PAPERS = {"white": (250, 250, 248), "yellow": (250, 238, 150), "pink": (252, 214, 226), "grey": (208, 212, 218)}
 SLOTS = ("centre", "left", "right", "top", "bottom")
 SPLITS = ("train", "validation", "test")
@@ -36,7 +37,8 @@ PLACES: dict[Layout, tuple[str, ...]] = {"single": ("centre",), "left": ("left",
 CENTRES = {"centre": (32, 32), "left": (32, 17), "right": (32, 47), "top": (17, 32), "bottom": (47, 32)}  # row, column
 SINGLE_SHARE = 0.5
 
-_THING = rf"(?P<ink{{0}}>{'|'.join(INKS)}) (?P<digit{{0}}>{'|'.join(WORDS)})"
+_COLOURS = {**INKS, **NEW_INKS}
+_THING = rf"(?P<ink{{0}}>{'|'.join((*INKS, *NEW_INKS))}) (?P<digit{{0}}>{'|'.join(WORDS)})"
 _GRAMMAR = re.compile(
     rf"a {_THING.format(1)}(?: (?P<relation>left of|above) a {_THING.format(2)})? on (?P<paper>{'|'.join(PAPERS)}) paper"
 )
@@ -164,7 +166,7 @@ def render(scene: Scene) -> NDArray[np.uint8]:
             slice(max(left, 0), min(left + digit.size, SIZE)),
         )
         part = cover[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left, None]
-        canvas[rows, columns] += part * (np.array(INKS[digit.ink], dtype=np.float32) + tint - canvas[rows, columns])
+        canvas[rows, columns] += part * (np.array(_COLOURS[digit.ink], dtype=np.float32) + tint - canvas[rows, columns])
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
 
 

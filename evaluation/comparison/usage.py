@@ -38,9 +38,16 @@ def hand_over(request: Request, call: Mapping[str, Any]) -> Handed | None:
     text = " ".join(asked[0].split()[:WORDS]) if asked else ""
     how = request.opening
     dtype = named_dtype(artifact)
-    usage = Usage(folder, is_stock(artifact), how.trust_remote_code, call, text, how.device, chat, dtype)
+    usage = Usage(
+        folder, is_stock(artifact), how.trust_remote_code, call, text, how.device, chat, dtype, beside(artifact)
+    )
     cached = any(root.parent / "entries" in artifact.path.parents for root in request.evidence_dirs[:1])
     return Handed(folder, find_task(artifact.task).usage(usage), IN_CACHE if cached and not request.kept else "")
+
+
+def beside(artifact: Artifact) -> tuple[tuple[str, str, float], ...]:
+    """The adapters beside a model, as lines of Python name them."""
+    return tuple((name, one.path, one.scale) for name, one in artifact.adapters.items())
 
 
 def is_stock(artifact: Artifact) -> bool:

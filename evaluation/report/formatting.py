@@ -210,10 +210,15 @@ def runs(comparison: Comparison, side: Side) -> str:
 
 
 def _adapters(side: Side) -> list[str]:
-    """The adapters that were fused into a side before any stage."""
-    fused = (made["params"].get("adapters", ()) for made in side.lineage if made["stage"] == ADAPTER)
-    scales = [one["scale"] for adapters in fused for one in adapters]
-    return [f"with an adapter in it (scale {scale:g})" for scale in scales]
+    """The adapters that were fused into a side before any stage, or are loaded beside it."""
+    named = (made["params"].get("adapters", ()) for made in side.lineage if made["stage"] == ADAPTER)
+    return [
+        f"with the adapter {one['kept']} beside it (scale {one['scale']:g})"
+        if "kept" in one
+        else f"with an adapter in it (scale {one['scale']:g})"
+        for adapters in named
+        for one in adapters
+    ]
 
 
 def handed(comparison: Comparison) -> tuple[str, ...]:

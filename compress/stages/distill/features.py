@@ -82,6 +82,7 @@ def unfit(artifact: Artifact, params: DistillFeatures, inputs: Mapping[str, Arti
     needs=("denoising",),
     formats={"torch": "torch"},
     effects=("weights",),
+    carries=True,
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),

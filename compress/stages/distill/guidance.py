@@ -60,6 +60,7 @@ def unfit(artifact: Artifact, params: DistillGuidance, inputs: Mapping[str, Arti
     needs=("denoising", "trajectories"),
     formats={"torch": "torch"},
     effects=("weights", "settings"),
+    carries=True,
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),

@@ -105,6 +105,7 @@ def _origin(params: DistillSteps) -> int:
     needs=("denoising", "trajectories"),
     formats={"torch": "torch"},
     effects=("weights", "settings"),
+    carries=True,
     reproducible="bytes",
     bound_to=("isa",),
     data=lambda params: ("train",),

@@ -65,7 +65,8 @@ def run(artifact: Artifact, params: ExportHub, context: Context) -> None:
     itself = Provenance(NAME, VERSION, params.counted(), "")
     stock = not _library(artifact)
     trusted = context.opening.trust_remote_code
-    usage = Usage(params.repo, stock, trusted, artifact.settings.call, dtype=named_dtype(artifact))
+    adapters = tuple((name, one.path, one.scale) for name, one in artifact.adapters.items())
+    usage = Usage(params.repo, stock, trusted, artifact.settings.call, dtype=named_dtype(artifact), adapters=adapters)
     code = find_task(artifact.task).usage(usage)
     if not stock:  # pare opens folders
         opened = f"compress.load({literal(params.repo)}"

@@ -61,6 +61,7 @@ def forecast(artifact: Artifact, params: PruneDepth) -> Forecast:
     params=PruneDepth,
     formats={"torch": "torch"},
     effects=("weights",),
+    carries=True,
     reproducible="bytes",
     bound_to=("isa",),  # influence is a sum of rounded numbers: another processor may rank two blocks the other way
     libraries=("torch", "transformers", "diffusers"),
@@ -68,6 +69,7 @@ def forecast(artifact: Artifact, params: PruneDepth) -> Forecast:
     forecast=forecast,
 )
 def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
+    from compress.adapters.keeping import recut, renaming
     from compress.engines.torch.runtime import blank, save_component, shares_kept
     from compress.opening import open_task
 
@@ -95,6 +97,7 @@ def run(artifact: Artifact, params: PruneDepth, context: Context) -> None:
             **shares_kept(module, shorter, example),
         )
         save_component(shorter, artifact.folder(name), made.folder(name))
+        made = recut(made, name, tuple(names), renaming(names), context)
     write_manifest(made)
 
 

@@ -60,6 +60,7 @@ def forecast(artifact: Artifact, params: PruneWidth) -> Forecast:
     params=PruneWidth,
     formats={"torch": "torch"},
     effects=("weights",),
+    carries=True,
     reproducible="bytes",
     bound_to=("isa",),  # worth is a sum of rounded numbers: another processor may rank two channels the other way
     libraries=("torch_pruning", "torch", "transformers", "diffusers"),
@@ -67,6 +68,7 @@ def forecast(artifact: Artifact, params: PruneWidth) -> Forecast:
     forecast=forecast,
 )
 def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
+    from compress.adapters.keeping import narrowing, recut
     from compress.algorithms.coupled_units import cut_state
     from compress.algorithms.dependency_groups import find_groups, parameter_shapes
     from compress.algorithms.expert_groups import sent
@@ -94,6 +96,7 @@ def run(artifact: Artifact, params: PruneWidth, context: Context) -> None:
             reported, component=name, granted=reported, groups=len(groups), **shares_kept(module, smaller, example)
         )
         save_component(smaller, artifact.folder(name), made.folder(name))
+        made = recut(made, name, tuple(module.state_dict()), narrowing(groups, kept), context)
     write_manifest(made)
 
 

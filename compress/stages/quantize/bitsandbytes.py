@@ -89,6 +89,7 @@ def forecast(artifact: Artifact, params: QuantizeBitsandbytes) -> Forecast:
     params=QuantizeBitsandbytes,
     formats={"torch": "torch"},
     effects=("weights",),
+    carries=True,
     reproducible="bytes",
     bound_to=("isa",),
     libraries=("bitsandbytes", "accelerate"),

@@ -21,10 +21,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from compress.artifact import Artifact, Quantization
+from compress.artifact import Artifact, Quantization, adapted
 from compress.catalogue import Forecast, stage
 from compress.context import Context
-from compress.errors import UserError
+from compress.errors import Refusal, UserError
 from compress.params import Fault, Later, Params, Share, unused_faults
 from compress.quantization.automatic import (
     LISTED,
@@ -74,6 +74,9 @@ class QuantizeTorchao(Params):
 def refuse(artifact: Artifact, params: QuantizeTorchao) -> str:
     if params.mode == "int4_weights" and (why := needs_bfloat16(artifact)):
         return why
+    if params.mode == "int4_weights" and (kept := adapted(artifact, wanted(artifact, params))):
+        message = f"peft lays no adapter on torchao's int4 weights, and {kept} is kept beside the model"
+        return Refusal(message, "mode: int8_weights; or leave out fuse: false of the adapter")
     return refuse_reach(artifact, wanted(artifact, params), params.ignore, TORCHAO)
 
 
@@ -161,6 +164,7 @@ def _together(artifact: Artifact, name: str, layers: Sequence[Linear]) -> dict[s
     params=QuantizeTorchao,
     formats={"torch": "torch"},
     effects=("weights",),
+    carries=True,
     reproducible="bytes",
     libraries=("torchao",),
     extra="torchao",
