@@ -66,7 +66,8 @@ def with_adapters(base: Source | None, recipe: Recipe, memory: Path | None, prob
         try:
             adapter = find_adapter(spec.path, spec.scale, recipe.folder(path), memory)
             if not spec.fuse:
-                adapter = replace(adapter, kept=named_after(spec.path, [one.kept for one, _ in found]))
+                taken = [*(base.artifact.adapters if base else ()), *(one.kept for one, _ in found)]
+                adapter = replace(adapter, kept=named_after(spec.path, taken))
             refuse_nonfinite_adapter(adapter.file, adapter.digest, memory)
             found.append((adapter, place))
         except UserError as error:

@@ -21,7 +21,6 @@ from compress.adapters.updates import Matched, Update
 from compress.artifact import LORA_FILE, Artifact, KeptAdapter
 from compress.errors import StageFailed
 from compress.files.safetensors_headers import read_header
-from compress.machine import deps
 from compress.pipelines.index import class_of
 from compress.pipelines.lora_parts import lora_parts
 
@@ -84,8 +83,6 @@ def kept_problems(adapter: Adapter, matched: Matched, artifact: Artifact) -> Ite
         )
     if odd := [one.weight for one in matched.updates if one.magnitude or one.transposed]:
         yield f"{front} has more than a pair for {odd[0]}, and what becomes of that after a cut is not defined", FUSE_IT
-    if not deps.installed(LIBRARY):
-        yield f"{front} is to stay beside the model, which needs the library {LIBRARY}", f"pip install 'pare[{EXTRA}]'"
 
 
 def keep(adapter: Adapter, matched: Matched, out: Path) -> None:
@@ -146,14 +143,14 @@ def read(folder: Path) -> dict[str, dict[str, Pair]]:
     from safetensors import safe_open
 
     file = folder / LORA_FILE
-    written: Mapping[str, Any] = json.loads(read_header(file).metadata[METADATA])
+    reported: Mapping[str, Any] = json.loads(read_header(file).metadata[METADATA])
     pairs: dict[str, dict[str, Pair]] = {}
     with safe_open(file, framework="pt") as stored:
         for key in stored.keys():  # noqa: SIM118 (safe_open is no mapping)
             if key.endswith(DOWN):
                 component, _, name = key.removesuffix(DOWN).partition(".")
                 options = {
-                    k.removeprefix(f"{component}."): v for k, v in written.items() if k.startswith(f"{component}.")
+                    k.removeprefix(f"{component}."): v for k, v in reported.items() if k.startswith(f"{component}.")
                 }
                 down, up = stored.get_tensor(key), stored.get_tensor(f"{component}.{name}{UP}")
                 alpha = scale_of(options, name.removeprefix(OLDER), down.shape[0]) * down.shape[0]

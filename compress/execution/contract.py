@@ -135,7 +135,9 @@ def _check_files(before: Digested, after: Digested, node: Node) -> None:
 
 
 def _check_forecast(after: Artifact, node: Node) -> None:
-    """Later stages were planned on the configs, the packing and the settings that this one was forecast to leave."""
+    """Later stages were planned on the configs, the packing, the settings and the adapters that this one was forecast to leave."""
+    if after.adapters.keys() != node.expected.adapters.keys():
+        raise broken(node, "the adapters beside the model are others than those that it was given")
     for name, part in node.expected.components.items():
         if name not in _chosen(node) and part.quantization != (packed := after.components[name].quantization):
             planned, is_ = (vars(q) if q else NOTHING for q in (part.quantization, packed))

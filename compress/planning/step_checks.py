@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 
+from compress.adapters.keeping import EXTRA, LIBRARY
 from compress.artifact import CHOSEN, MANIFEST, Artifact
 from compress.catalogue import Stage, find_engine, find_stage, find_task, tasks_for
 from compress.errors import Problem, Refusal, UserError
@@ -57,6 +58,11 @@ def source_problems(
     yield from engine_places(artifact, opening, place)
     yield from hook_problems(artifact, opening, place)
     yield from packed_place_problems(artifact, opening, place)
+    if artifact.adapters and opening.adapters and not deps.installed(LIBRARY):
+        message = (
+            f"the adapter {next(iter(artifact.adapters))} is kept beside the model, which needs the library {LIBRARY}"
+        )
+        yield Problem(place, message, f"pip install 'pare[{EXTRA}]'")
     if artifact.settings.lean and offloaded(artifact):
         yield Problem(
             place, f"the lean call wants components that stay where they are, and {OFFLOAD} moves them", APART

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import compress
 from compress.adapters.keeping import read
-from compress.artifact import Artifact
+from compress.artifact import Artifact, derive
 from compress.errors import ModelError, StageFailed
 from compress.events import silent
 from compress.execution.execute import execute
@@ -209,13 +210,9 @@ def test_a_compiled_denoiser_has_it_in_its_blocks(kept: Artifact, tmp_path: Path
 
 
 def test_updates_without_a_place_are_an_error_and_no_warning(kept: Artifact, tmp_path: Path) -> None:
-    from compress.artifact import derive
-
     made = derive(kept, tmp_path / "out", link=False)
     file = made.path / "adapters/lora/pytorch_lora_weights.safetensors"
     tensors = {key.replace("mid_block", "no_block"): value for key, value in load_file(file).items()}
-    from safetensors import safe_open
-
     with safe_open(file, framework="pt") as stored:
         metadata = stored.metadata()
     save_file(tensors, file, metadata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import torch
 from safetensors.torch import load_file
 
 import compress
-from compress.adapters import keeping
 from compress.adapters.keeping import Pair, named_after, read, write
 from compress.artifact import Artifact, Component, KeptAdapter, holding, write_manifest
-from compress.catalogue import find_stage, stage_names
-from compress.errors import Problem, RecipeError
+from compress.catalogue import find_stage, find_task, stage_names
+from compress.errors import RecipeError, Refusal
+from compress.machine import deps
 from compress.model.describing import describe
 from compress.pipelines.lora_parts import lora_parts
 from compress.planning.plan import Plan
 from compress.planning.show import plan_text
+from compress.publishing.model_cards import Described, write_card
+from compress.tasks import Usage
 from tests.adapters import branches, of_kinds, shapes, write_diffusers, write_peft
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -41,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _as_if_peft_were_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping.deps, "installed", lambda module: True)
+    monkeypatch.setattr(deps, "installed", lambda module: True)
 
 
 def plan(model: Path, cache: Path, *stages: Mapping[str, Any], adapter: Any = None, **more: Any) -> Plan:
@@ -95,6 +98,10 @@ def test_stages_that_carry_it_on_are_planned_and_leave_it(model: Path, tmp_path:
 
 
 REFUSED: list[tuple[Mapping[str, Any], str]] = [
+    (
+        {"quantize.bitsandbytes": {"components": ["unet"], "mode": "int8"}},
+        "what becomes of an adapter there is not defined",
+    ),
     ({"build.openvino": {"components": ["unet"]}}, "an engine has its weights inside"),
     ({"build.compiled": {"components": ["unet"]}}, "an engine has its weights inside"),
     ({"build.fastest": {"components": ["unet"]}}, "an engine has its weights inside"),
@@ -102,28 +109,30 @@ REFUSED: list[tuple[Mapping[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("step", "why"), REFUSED, ids=lambda one: str(one)[:40])
-def test_an_engine_of_what_it_changes_is_refused(
-    model: Path, tmp_path: Path, step: Mapping[str, Any], why: str
-) -> None:
+def test_what_would_leave_it_behind_is_refused(model: Path, tmp_path: Path, step: Mapping[str, Any], why: str) -> None:
     more = {"data": {"calibration": "zoo://digits/validation"}}
     found = [one for one in refused(model, tmp_path, step, **more) if "adapter" in one[0]]
     ((message, fix),) = found
     assert "the adapter lora is kept beside `unet`" in message
     assert why in message
     assert "leave out fuse: false" in fix
-    otherwise: tuple[Problem, ...] = ()  # of what this machine lacks, and no longer of the adapter
-    try:  # the way out
-        plan(model, tmp_path, step, adapter=str(model.parent / "lora"), **more)
+    assert not [one for one in ways_out(model, tmp_path, step, **more) if "adapter" in one]
+
+
+def ways_out(model: Path, cache: Path, step: Mapping[str, Any], **more: Any) -> list[str]:
+    """What is still wrong where the adapter is fused: what this machine lacks."""
+    try:
+        plan(model, cache, step, adapter=str(model.parent / "lora"), **more)
     except RecipeError as error:
-        otherwise = error.problems
-    assert not any("adapter" in p.message for p in otherwise)
+        return [p.message for p in error.problems]
+    return []
 
 
 def test_every_stage_that_makes_weights_says_whether_it_carries_adapters() -> None:
     carrying = {name for name in stage_names() if find_stage(name).carries}
     assert carrying == {
         *("prune.depth", "prune.width", "distill.features", "distill.steps", "distill.guidance"),
-        *("quantize.torchao", "quantize.bitsandbytes"),
+        "quantize.torchao",
     }
     assert all(find_stage(name).makes for name in carrying)
 
@@ -135,7 +144,7 @@ def test_what_cannot_stay_beside_a_model_is_refused(
     ((message, fix),) = refused(model, tmp_path, adapter=vae)
     assert "changes `vae`, and StableDiffusionPipeline loads adapters into text_encoder and unet alone" in message
     assert "leave out fuse: false" in fix
-    monkeypatch.setattr(keeping.deps, "installed", lambda module: module != "peft")
+    monkeypatch.setattr(deps, "installed", lambda module: module != "peft")
     assert refused(model, tmp_path)[0][1] == "pip install 'pare[lora]'"
 
 
@@ -222,3 +231,37 @@ def test_the_zoo_has_an_adapter_and_names_it_where_another_is_meant(tmp_path: Pa
     with pytest.raises(RecipeError, match="the zoo has no adapter `digits-teel`") as caught:
         compress.check(tmp_path / "r.yaml", cache=tmp_path / "cache")
     assert "digits-teal" in str(caught.value)
+
+
+@pytest.mark.parametrize("more", [{"mode": "int4_weights", "group_size": 32}, {"mode": "float8"}], ids=str)
+def test_other_modes_than_int8_are_refused_and_that_is_their_remedy(tmp_path: Path, more: Mapping[str, Any]) -> None:
+    base = tiny_diffusion(tmp_path, dtype=torch.bfloat16)
+    write_diffusers(tmp_path / "lora", {"unet": branches(of_kinds(shapes(base / UNET), ATTENTION))})
+    stage = find_stage("quantize.torchao")
+    artifact = plan(base, tmp_path / "cache").source.artifact
+    why = stage.refuse(artifact, stage.params(components=("unet",), **more))
+    assert "peft lays adapters on torchao's int8 weights alone, and lora is kept beside the model" in why
+    assert isinstance(why, Refusal)
+    assert "mode: int8_weights" in why.fix
+    assert not stage.refuse(artifact, stage.params(components=("unet",), mode="int8_weights"))
+
+
+def test_it_is_handed_over_in_lines_of_python() -> None:
+    usage = Usage("./small", True, adapters=(("ink", "adapters/ink", 1.0),))
+    lines = find_task("text_to_image").usage(usage)
+    load = 'generate.load_lora_weights("./small", subfolder="adapters/ink", weight_name="pytorch_lora_weights.safetensors", adapter_name="ink")'
+    assert load in lines
+    assert not [line for line in lines if "set_adapters" in line]
+    half = find_task("text_to_image").usage(replace(usage, adapters=(("ink", "adapters/ink", 0.5),)))
+    assert 'generate.set_adapters(["ink"], [0.5])' in half
+    assert not [line for line in find_task("text_to_image").usage(replace(usage, stock=False)) if "lora" in line]
+
+
+def test_a_model_card_names_it_and_the_library_that_loads_it(tmp_path: Path) -> None:
+    kept = {"ink": KeptAdapter("adapters/ink", 0.5, ("unet",))}
+    made = Artifact(
+        tmp_path, "text_to_image", {"unet": Component("torch", "unet", "UNet2DConditionModel")}, adapters=kept
+    )
+    card = str(write_card(made, (), Described("me/small"), code=("…",), own=""))
+    assert "The LoRA ink for unet, in `adapters/ink`, goes with it (scale 0.5)." in card
+    assert "pip install torch transformers diffusers peft" in card

@@ -46,8 +46,7 @@ def test_inks_old_and_new_are_read_off_the_strokes_of_real_scenes() -> None:
 
 @pytest.mark.parametrize("shown", ["green", "blue"])
 def test_the_inks_beside_it_are_not_taken_for_it(shown: str) -> None:
-    every = [new_ink.teal_scene("test", index) for index in MANY]
-    teal = [one for one in every if one.layout == "single"]
+    teal = [one for one in (new_ink.teal_scene("test", i) for i in MANY) if one.layout == "single"]
     other = [new_ink.with_ink(one, 0, shown) for one in teal]
     images = np.stack([scenes.render(one) for one in other])
     assert marks([one.caption for one in teal], images)[1].mean() < 0.02

@@ -89,7 +89,6 @@ def forecast(artifact: Artifact, params: QuantizeBitsandbytes) -> Forecast:
     params=QuantizeBitsandbytes,
     formats={"torch": "torch"},
     effects=("weights",),
-    carries=True,
     reproducible="bytes",
     bound_to=("isa",),
     libraries=("bitsandbytes", "accelerate"),

@@ -74,8 +74,8 @@ class QuantizeTorchao(Params):
 def refuse(artifact: Artifact, params: QuantizeTorchao) -> str:
     if params.mode == "int4_weights" and (why := needs_bfloat16(artifact)):
         return why
-    if params.mode == "int4_weights" and (kept := adapted(artifact, wanted(artifact, params))):
-        message = f"peft lays no adapter on torchao's int4 weights, and {kept} is kept beside the model"
+    if not params.mode.startswith("int8") and (kept := adapted(artifact, wanted(artifact, params))):
+        message = f"peft lays adapters on torchao's int8 weights alone, and {kept} is kept beside the model"
         return Refusal(message, "mode: int8_weights; or leave out fuse: false of the adapter")
     return refuse_reach(artifact, wanted(artifact, params), params.ignore, TORCHAO)
 
