@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from compress.data.items import Data
 from compress.distillation.conditioning import caption_values
 from compress.errors import Refusal
 from compress.machine.library_classes import source_of
-from compress.params import TRAINED, Optimising, Params, Training
+from compress.params import TRAINED, Later, Optimising, Params, Training
 from compress.pipelines.call_arguments import (
     GUIDANCE,
     MOST_GUIDANCE,
@@ -24,6 +24,7 @@ from compress.pipelines.call_arguments import (
     call_arguments,
     tells_guidance,
 )
+from compress.pipelines.image_inputs import IMAGE_GUIDANCE, PASTED, STRENGTH, too_weak
 from compress.pipelines.index import class_of
 from compress.pipelines.schedulers import config_of, faults, foreign, read_class
 from compress.sources.models import parameter_count
@@ -47,6 +48,18 @@ class FewSteps(Optimising):
     )
     negative_prompt: str | None = Field(
         None, min_length=1, description="what the teacher's guidance leads away from; it is taught with it"
+    )
+    image_guidance: Annotated[float | None, Later()] = Field(
+        None,
+        ge=1,
+        le=MOST_GUIDANCE,
+        description="the teacher's guidance by the image that it edits (image_guidance_scale), taught too; default: the teacher's own",
+    )
+    strength: Annotated[float | None, Later()] = Field(
+        None,
+        gt=0,
+        le=1,
+        description="of a pipeline that takes one, with which the student will be called; default: the model's own",
     )
     updates: int = Field(400, ge=1, description="optimiser steps")
     batch: int = Field(32, ge=1, description="latents of a step of the optimiser")
@@ -76,7 +89,7 @@ def images_read(params: FewSteps) -> int:
 def without_images(params: Params, train: Data | None) -> str:
     """Why training data have not what noise is to be added to, or ""."""
     asked = isinstance(params, FewSteps) and params.latents == "pictures"
-    if not asked or train is None or train.kind == "captioned_images":
+    if not asked or train is None or train.kind != "texts":
         return ""
     return f"latents: images are asked for, and {train.source} holds captions alone"
 
@@ -119,6 +132,22 @@ def guiding(artifact: Artifact) -> Guiding:
     scale = own.get(argument, takes.get(argument))
     number = float(scale) if isinstance(scale, int | float) else None
     return Guiding(argument, bool(argument) and not reported, number, own.get(NEGATIVE))
+
+
+def image_guidance(artifact: Artifact, params: FewSteps) -> float | None:
+    """The scale by which a pipeline is led towards the image that it edits; None of one that is not."""
+    takes = call_arguments(class_of(artifact.path)) or {}
+    if IMAGE_GUIDANCE not in takes:
+        return None
+    if params.image_guidance is not None:
+        return params.image_guidance
+    own = artifact.settings.call.get(IMAGE_GUIDANCE, takes[IMAGE_GUIDANCE])
+    return float(own) if isinstance(own, int | float) else 1.0
+
+
+def strength(params: FewSteps) -> dict[str, object]:
+    """The argument that says with which strength a student is called; {} leaves it as it is."""
+    return {} if params.strength is None else {STRENGTH: params.strength}
 
 
 def folded(artifact: Artifact) -> str:
@@ -213,7 +242,7 @@ def refusal(artifact: Artifact, params: FewSteps, steps: int | None, method: Met
     if params.latents == "pictures" and artifact.known_config("vae").get("latents_mean") is not None:
         why = "how its `vae` scales latents channel by channel (latents_mean) is not known here"
         return Refusal(why, "set latents: teacher")
-    if why := _unguided(artifact, params):
+    if why := _unguided(artifact, params) or _unlike_noise(artifact, params, steps):
         return why
     if why := guided_twice(artifact):
         return Refusal(why, f"take {NEGATIVE} out of the call in its {MANIFEST}")
@@ -249,6 +278,22 @@ def _unguided(artifact: Artifact, params: FewSteps) -> str:
     return ""
 
 
+def _unlike_noise(artifact: Artifact, params: FewSteps, steps: int | None) -> str:
+    """Why no trajectories are followed from the image that a pipeline is given, or ""."""
+    kind = class_of(artifact.path)
+    takes, own = call_arguments(kind) or {}, artifact.settings.call
+    for name, value in ((IMAGE_GUIDANCE, params.image_guidance), (STRENGTH, params.strength)):
+        if value is not None and name not in takes:
+            return Refusal(f"{kind} takes no {name}", f"leave `{name.removesuffix('_scale')}` out")
+    if own.get(PASTED) is not None:
+        why = f"{PASTED} makes it work on each image by itself, on a part of it"
+        return Refusal(why, f"take {PASTED} out of the call in its {MANIFEST}")
+    if steps is None:
+        return ""
+    weak = next(too_weak(artifact, strength(params), takes, steps), "")
+    return Refusal(weak, "ask for more steps, or for a larger `strength`") if weak else ""
+
+
 def forecast_taught(artifact: Artifact, params: FewSteps, **call: object) -> Forecast:
     """What comes of it: the call of a student, and the disk and memory that teaching takes."""
     weights = 4 * parameter_count(artifact.folder(artifact.main))
@@ -259,7 +304,7 @@ def forecast_taught(artifact: Artifact, params: FewSteps, **call: object) -> For
     how = guiding(artifact)
     # A negative prompt that was taught, be it the model's own, is asked for no more: it would be ignored.
     away = {NEGATIVE: None} if params.negative_prompt is not None or (how.folds and how.away) else {}
-    called = artifact.calling(**call, **how.student(params.guidance), **away)
+    called = artifact.calling(**call, **how.student(params.guidance), **strength(params), **away)
     return Forecast(
         scratch_bytes=2 * 4 * weights,
         item_bytes={"captions": 4 * (latent + text)},

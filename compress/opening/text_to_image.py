@@ -28,6 +28,7 @@ from compress.model.exportable import Batches
 from compress.model.hook_settings import loaded_to, offloaded
 from compress.opening.captions import cut_short, uncounted
 from compress.opening.denoising import denoising_of
+from compress.opening.first_steps import FirstStep, hearing_the_first_step
 from compress.opening.lean import lean_pipeline
 from compress.opening.models import Call, Timed
 from compress.opening.token_range import captions_known, larger_tokenizers
@@ -70,6 +71,10 @@ class TextToImage:
     def brief(self) -> Mapping[str, Any]:
         """A few steps, at timesteps spread evenly."""
         return {"num_inference_steps": LOOKS}
+
+    def asking(self, run: int, call: Mapping[str, Any]) -> int:
+        """How many steps must be asked for, so that so many run."""
+        return run
 
     @property
     def examples(self) -> Sequence[Item]:
@@ -222,26 +227,23 @@ class TextToImage:
             # Yielded out of the pipeline's context, which would change the caller's gradient mode.
             yield from self._recorded(components, some, seed, partial(_owned, {}), call)
 
-    def first_step(self, items: Sequence[Item], seed: int, steps: int, **call: object) -> list[Call]:
-        """What the denoiser is given at the first of `steps` steps: one call, or one with the prompt and one without.
+    def first_step(
+        self, items: Sequence[Item], seed: int, steps: int, *, still: bool = False, **call: object
+    ) -> FirstStep:
+        """What happens at the first of `steps` steps. The denoiser does not run, and the scheduler's steps are set.
 
-        It does not run: a stand-in says that there is nothing, at every step, so that the scheduler's steps are set.
+        Args:
+            still: lay no noise over what the pipeline is given, so that the latents are its own.
         """
-        module, found = self.component(self.artifact.main), list[Call]()
-        names, channels = arguments_of(type(module).forward), getattr(module.config, "out_channels", None)
+        self._schedule({**self.artifact.settings.call, **call}.get(SCHEDULER))
+        main = self.artifact.main
 
-        def stand_in(*args: object, **kwargs: object) -> tuple[torch.Tensor]:
-            given = _owned({}, self.artifact.main, {**dict(zip(names, args, strict=False)), **kwargs})[1]
-            found.append(given)
-            latent = latent_of(given)
-            shape = list(latent.shape)
-            if latent.dim() == 4 and channels:  # a learned variance doubles them
-                shape[1] = channels
-            return (latent.new_zeros(shape),)
+        def own(given: Call) -> Call:
+            return _owned({}, main, given)[1]
 
-        with standing_in(module, "forward", stand_in):
+        with hearing_the_first_step(self.component(main), self.pipeline.scheduler, own, still=still) as found:
             self._run(items, seed, "latent", {**call, STEPS: steps})
-        return found[: len(found) // steps]
+        return found
 
     def latents(self, items: Sequence[Item], seed: int, **call: object) -> torch.Tensor:
         """What is generated for the items before it is decoded, in the form that the denoiser takes."""
@@ -364,17 +366,6 @@ def noise_source(seed: int, noise_id: str) -> torch.Generator:
 def function_of(component: str) -> str:
     """The method a text-to-image pipeline calls a component by."""
     return "decode" if component == "vae" else "forward"
-
-
-def latent_of(call: Mapping[str, Any]) -> torch.Tensor:
-    """The latent among a denoiser's arguments."""
-    latent: torch.Tensor = call[latent_name(call)]
-    return latent
-
-
-def latent_name(call: Mapping[str, Any]) -> str:
-    """What a denoiser calls the latent among its arguments."""
-    return next(name for name in ("sample", "hidden_states") if name in call)
 
 
 def natural_dtype(artifact: Artifact) -> torch.dtype:

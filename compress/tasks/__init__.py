@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # What can be seen of a model: `images` it generates, the `latents` they are decoded from, the `denoising` between, `documents`'
 # token probabilities, greedy `continuations` as text and `completions`, the same token by token, the time of a call and that of its
-# tokens, what a call draws of `energy`, the `language_model` itself, opened; that its denoising goes along `trajectories` which begin at
-# noise alone; and that it is given `inputs`, images of which others are made, and `masks`, which say where.
+# tokens, what a call draws of `energy`, the `language_model` itself, opened; that its denoising goes along `trajectories` which can be
+# followed without its pipeline; and that it is given `inputs`, images of which others are made, and `masks`, which say where.
 # And what data may give beside its items: `captions`, `scenes`, captions in the grammar of the zoo's digits, and `edits`, captions of what
 # is there before an edit and after it.
 Observable = Literal[

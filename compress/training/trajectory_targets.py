@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -20,20 +20,22 @@ from compress.algorithms.trajectories import (
     answer,
     boundary,
     landing,
-    move,
     pseudo_huber,
     split,
     velocity_error,
 )
 from compress.artifact import SCHEDULER_CONFIG, Artifact, Settings, derive, rewritten, write_manifest
 from compress.context import Context
-from compress.distillation.few_steps import FewSteps, flows, guiding, last_level, sampler
+from compress.distillation.few_steps import FewSteps, flows, guiding, image_guidance, last_level, sampler, strength
 from compress.engines.torch.runtime import save_component
 from compress.errors import ModelError
 from compress.model.hook_settings import unhooked
+from compress.opening import open_images
 from compress.opening.schedulers import made, put
 from compress.opening.text_to_image import TextToImage
-from compress.pipelines.call_arguments import NEGATIVE
+from compress.pipelines.call_arguments import NEGATIVE, call_arguments
+from compress.pipelines.image_inputs import IMAGE_GUIDANCE
+from compress.pipelines.index import class_of
 from compress.pipelines.schedulers import config_of
 from compress.training.loop import teach
 from compress.training.replayed import replayed
@@ -55,7 +57,10 @@ LOOKS = 4  # draws of the batch that is held back; steps of a walk that is compa
 
 @dataclass(frozen=True)
 class Classroom:
-    """A student, its teacher, the course that both go, and the batches: the last is held back."""
+    """A student, its teacher, the course that both go, and the batches: the last is held back.
+
+    first: the first of the course's steps that is run.
+    """
 
     student: Denoiser
     teacher: Denoiser
@@ -64,6 +69,7 @@ class Classroom:
     target: Target
     device: str
     seed: int
+    first: int = 0
 
     def loss_at(self, number: int) -> Mapping[str, torch.Tensor]:
         """The losses of a batch, drawn by its number; noise and steps from torch's own generator."""
@@ -78,31 +84,32 @@ class Classroom:
 
     def _losses(self, file: Path) -> Mapping[str, torch.Tensor]:
         batch = read_batch(file, self.device)
-        steps = torch.randint(self.course.steps, (len(batch.latents),), device="cpu")
+        steps = torch.randint(self.first, self.course.steps, (len(batch.latents),), device="cpu")
         return self.target(self, batch, steps)
 
 
 def halve(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, torch.Tensor]:
     """One step of the student's lands where all the parts of it take its teacher."""
-    latent, here = noised(batch, room.course, steps), room.course.at(steps, 0)
+    begun, here = noised(batch, room.course, steps, room.first), room.course.at(steps, 0)
+    latent = begun.latent
     with torch.no_grad():
-        reached = room.teacher.walk(batch.taught, latent, room.course, steps)
+        reached = room.teacher.walk(batch.taught, latent, room.course, steps, batch.keeps(begun.noise))
         image = landing(latent, here, reached, room.course.at(steps, room.course.substeps))
         wanted = answer(image, latent, here, room.student.prediction)
     found = room.student.answer(batch.own, latent, here)
-    return {"landing": velocity_error(found, wanted, here, room.student.prediction)}
+    return {"landing": velocity_error(*batch.made(found, wanted), here, room.student.prediction)}
 
 
 def agree(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, torch.Tensor]:
     """The student sees the same image in a latent and in where one step of its teacher's takes it."""
-    latent, here, there = noised(batch, room.course, steps), room.course.at(steps, 0), room.course.at(steps, 1)
+    begun = noised(batch, room.course, steps, room.first)
+    latent, there = begun.latent, room.course.at(steps, 1)
     with torch.no_grad():
-        nearer = move(
-            split(room.teacher.answer(batch.taught, latent, here), latent, here, room.teacher.prediction), there
-        )
+        nearer = room.teacher.walk(batch.taught, latent, room.course, steps, batch.keeps(begun.noise))
         clean = (there.sigma == 0).to(nearer.device).view(-1, *[1] * (nearer.dim() - 1))
         wanted = torch.where(clean, nearer, _consistent(room.student, batch, nearer, room, steps, 1))
-    return {"agreement": pseudo_huber(_consistent(room.student, batch, latent, room, steps, 0), wanted)}
+    found = _consistent(room.student, batch, latent, room, steps, 0)
+    return {"agreement": pseudo_huber(*batch.made(found, wanted))}
 
 
 def _consistent(
@@ -117,11 +124,20 @@ def _consistent(
 
 def imitate(room: Classroom, batch: Batch, steps: torch.Tensor) -> Mapping[str, torch.Tensor]:
     """The student says without guidance what its teacher says with it."""
-    latent, here = noised(batch, room.course, steps), room.course.at(steps, 0)
+    latent, here = noised(_either(batch), room.course, steps, room.first).latent, room.course.at(steps, 0)
     with torch.no_grad():
         wanted = room.teacher.answer(batch.taught, latent, here)
     found = room.student.answer(batch.own, latent, here)
-    return {"guided": velocity_error(found, wanted, here, room.student.prediction)}
+    return {"guided": velocity_error(*batch.made(found, wanted), here, room.student.prediction)}
+
+
+def _either(batch: Batch) -> Batch:
+    """A batch in which half of the images that noise is added to are those that are given: with any strength some level is the first."""
+    if batch.given is None:
+        return batch
+    chosen = torch.rand(len(batch.latents), device="cpu") < 0.5
+    shape = (-1, *[1] * (batch.latents.dim() - 1))
+    return replace(batch, latents=torch.where(chosen.to(batch.latents.device).view(shape), batch.given, batch.latents))
 
 
 def teach_denoiser(
@@ -132,16 +148,18 @@ def teach_denoiser(
     substeps: int,
     target: Target,
     last: float | None = None,
+    called: int | None = None,
 ) -> torch.nn.Module:
     """Teach an artifact's denoiser along a course of `steps` steps, each of `substeps` of its teacher's.
 
     Args:
         last: where along a flow the last of them begins, where the pipeline does not see to it.
+        called: steps that the student will be asked for, if not as many as the course has.
 
     Raises:
         ModelError: the teacher is an engine, or its pipeline is not followed.
     """
-    room, sentence = _classroom(artifact, params, context, (steps, substeps, last), target)
+    room, sentence = _classroom(artifact, params, context, (steps, substeps, last, called or steps), target)
     student = room.student.module.requires_grad_(True)
     curve = teach(student, room.loss_at, params.training(), context, held_back=room.held_back)
     message = f"loss {curve[0][1]:.4g} → {curve[-1][1]:.4g} on {sentence}"
@@ -166,35 +184,40 @@ def _classroom(
     artifact: Artifact,
     params: FewSteps,
     context: Context,
-    way: tuple[int, int, float | None],
+    way: tuple[int, int, float | None, int],
     target: Target,
 ) -> tuple[Classroom, str]:
     """Student and teacher with all that they are taught by; their pipelines' other parts need no memory from here on."""
     source, name, opening = context.inputs["teacher"], artifact.main, context.opening.of("float32")
     if name not in source.components or source.components[name].format != "torch":
         raise ModelError(f"the teacher has no torch `{name}`", place=str(source.path), fix="name an earlier step")
-    reported, scale = _guided(source, params)
-    tasks = [
-        TextToImage(unhooked(side), opening) for side in (artifact, source)
-    ]  # hooks are for calls that are not trained with
-    steps, substeps, last = way
+    reported, scales = _guided(source, params)
+    # Hooks are for calls that are not trained with.
+    tasks = [cast("TextToImage", open_images(unhooked(side), opening)) for side in (artifact, source)]
+    steps, substeps, last, called = way
     for task in tasks:
         _step_as(task, artifact, last)
-    alone = {**guiding(artifact).student(params.guidance), NEGATIVE: None}
-    course = _course(tasks[1], reported, steps, substeps)
-    predictions = [prediction_of(config_of(side)) for side in (artifact, source)]
+    alone = {**guiding(artifact).student(params.guidance), **strength(params), **_unled(artifact)}
+    course, first = _course(tasks[1], reported, steps, substeps), _first(tasks[1], reported, steps, called)
+    asked = (_asked(artifact, 1.0), _asked(source, *scales))
     few = min(steps, LOOKS)
-    check_followed(tasks[1], reported, _course(tasks[1], reported, few, 1), predictions[1], scale)
-    check_followed(tasks[0], alone, _course(tasks[0], alone, few, 1), predictions[0], 1.0)
+    check_followed(tasks[1], reported, _course(tasks[1], reported, few, 1), asked[1])
+    check_followed(tasks[0], alone, _course(tasks[0], alone, few, 1), asked[0])
     _step_as(tasks[1], artifact, last_level(artifact, 1))  # which generates in as many steps as it likes
     files, origin = record(tasks[0], tasks[1], reported, alone, params, context)
     student, teacher = (
-        Denoiser(task.component(name).requires_grad_(False), prediction, join)
-        for task, prediction, join in zip(tasks, predictions, (1.0, scale), strict=True)
+        make(task.component(name).requires_grad_(False)) for make, task in zip(asked, tasks, strict=True)
     )
     teacher = replace(teacher, call=replayed(teacher.module, opening.device, params.precision))
-    room = Classroom(student, teacher, course, files, target, opening.device, context.seed)
-    return room, f"{origin}, {len(files)} batches, guidance {scale:g}"
+    room = Classroom(student, teacher, course, files, target, opening.device, context.seed, first)
+    guided = ", ".join(f"{what} {scale:g}" for what, scale in zip(("guidance", "of the image"), scales, strict=False))
+    return room, f"{origin}, {len(files)} batches, {guided}"
+
+
+def _asked(side: Artifact, scale: float, image_scale: float = 1.0) -> Callable[[torch.nn.Module], Denoiser]:
+    """How the denoiser of one side is asked; the scales as `Denoiser` has them."""
+    prediction = prediction_of(config_of(side))
+    return lambda module: Denoiser(module, prediction, scale, image_scale=image_scale)
 
 
 def _step_as(task: TextToImage, artifact: Artifact, last: float | None) -> None:
@@ -204,17 +227,33 @@ def _step_as(task: TextToImage, artifact: Artifact, last: float | None) -> None:
     task.step_with(made({**config, **says}, sampler(config, "progressive", 0, last), artifact.path))
 
 
-def _guided(source: Artifact, params: FewSteps) -> tuple[dict[str, object], float]:
-    """The arguments by which a teacher is called, and the scale by which its two answers are joined."""
-    how = guiding(source)
+def _guided(source: Artifact, params: FewSteps) -> tuple[dict[str, object], tuple[float, ...]]:
+    """The arguments by which a teacher is called, and the scales by which its answers are joined."""
+    how, shown = guiding(source), image_guidance(source, params)
     scale = params.guidance if params.guidance is not None else how.scale
     number = 1.0 if scale is None else scale
-    return how.call(number if how.argument else None, params.negative_prompt), number
+    call = {**how.call(number if how.argument else None, params.negative_prompt), **strength(params)}
+    if shown is None:
+        return call, (number,)
+    return {**call, IMAGE_GUIDANCE: shown}, (number, shown)
 
 
-def _course(task: TextToImage, reported: Mapping[str, object], steps: int, substeps: int) -> Course:
-    """The course of a pipeline, whose steps depend on its own way to set them, so it is let do that."""
-    call = task.first_step(task.examples[:1], 0, steps, **reported)[0]
-    scheduler = task.pipeline.scheduler
-    reported_time = float(call[TIME].flatten()[0]) if torch.is_tensor(call[TIME]) else float(call[TIME])
-    return course_of(scheduler, steps, substeps, reported_time / float(scheduler.timesteps[0]))
+def _unled(artifact: Artifact) -> dict[str, object]:
+    """The argument by which a pipeline is led away from nothing, whatever its own call says; {} of one that takes none."""
+    return {NEGATIVE: None} if NEGATIVE in (call_arguments(class_of(artifact.path)) or {}) else {}
+
+
+def _course(task: TextToImage, reported: Mapping[str, Any], steps: int, substeps: int) -> Course:
+    """The course of a pipeline, whose steps depend on its own way to set them, so it is let do that. Where a strength would leave none of so
+    few it has more."""
+    begun, scheduler = task.first_step(task.examples[:1], 0, steps, **reported), task.pipeline.scheduler
+    time, all_steps = begun.calls[0][TIME], len(scheduler.timesteps)
+    reported_time = float(time.flatten()[0]) if torch.is_tensor(time) else float(time)
+    scale = reported_time / float(scheduler.timesteps[all_steps - begun.run])
+    return course_of(scheduler, all_steps, substeps, scale)
+
+
+def _first(task: TextToImage, reported: Mapping[str, Any], steps: int, called: int) -> int:
+    """The first of a course's steps that is run, where the pipeline is asked for `called`: none before it, by its strength."""
+    run = task.first_step(task.examples[:1], 0, called, **reported).run
+    return (called - run) * steps // called

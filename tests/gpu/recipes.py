@@ -112,10 +112,10 @@ def _noise(artifact: Artifact, report: Report, here: Opening, there: Opening) ->
     import torch
 
     from compress.algorithms.tensors import to_host
-    from compress.opening.text_to_image import TextToImage, latent_of
+    from compress.opening.text_to_image import TextToImage
 
     tasks = [TextToImage(artifact, opening) for opening in (here, there)]
-    one, other = (to_host(latent_of(task.first_step(task.examples, 0, 2)[0])) for task in tasks)
+    one, other = (to_host(task.first_step(task.examples, 0, 2).begun) for task in tasks)
     same = torch.equal(one, other)
     report("noise of three images", {"equal to the bit": same})
     return same

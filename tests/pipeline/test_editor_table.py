@@ -21,6 +21,9 @@ from compress.machine import deps
 from compress.machine.devices import Opening
 from compress.model.describing import describe
 from compress.opening import open_images
+from compress.pipelines.call_arguments import call_arguments
+from compress.pipelines.image_inputs import STRENGTH
+from compress.pipelines.index import class_of
 from compress.sources.data import open_data
 from compress.store.cache import Cache
 from tests.contract.test_stage_contract import COMPILED, TRIED, steps_of
@@ -30,13 +33,14 @@ from tests.specimens import find_specimen
 STAGES = tuple(name for name in TRIED if not find_stage(name).needs & {"language_model"})
 # The refusals, by what they say: of every pipeline that is given images, and of some.
 NEVER: Mapping[str, str] = {
-    "distill.steps": "distill.steps works on text_to_image, and this model does",
-    "distill.guidance": "distill.guidance works on text_to_image, and this model does",
     "accelerate.call": "there is a lean call for",
     "quantize.bitsandbytes": "it takes an NVIDIA GPU, and the device is cpu",
 }
 # And where a transformer stands in the UNet's place, as of those that generate from text alone.
 TRANSFORMERS: Mapping[str, str] = {"prune.width": "has no field for its feed-forward width"}
+REPORTED: Mapping[str, str] = {
+    "distill.guidance": "makes one pass a step already"
+}  # of FLUX, whose guidance is an input
 # The cells of every day: each task, each family of parts, and each kind of stage.
 DAILY = {
     ("StableDiffusionImg2ImgPipeline", "build.openvino"),
@@ -73,11 +77,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 
 def refusal(stage: str, source: Artifact) -> str:
     """What the plan says of a stage that it refuses; "" of one that runs."""
-    return NEVER.get(stage, "") or (TRANSFORMERS.get(stage, "") if source.main == "transformer" else "")
+    transformer = TRANSFORMERS.get(stage, "") if source.main == "transformer" else ""
+    reported = REPORTED.get(stage, "") if class_of(source.path).startswith("Flux") else ""
+    return NEVER.get(stage, "") or transformer or reported
 
 
 def fitting(step: dict[str, dict[str, Any]], source: Artifact, stage: str) -> dict[str, dict[str, Any]]:
-    """A step of a docstring's recipe; of a transformer, blocks go where the UNet is made narrower, and its own scheduler stays."""
+    """A step of a docstring's recipe; of a transformer, blocks go where the UNet is made narrower, and its own scheduler stays. A student of two
+    steps is taught with a strength that leaves one."""
+    if "distill.steps" in step and STRENGTH in (call_arguments(class_of(source.path)) or {}):
+        step = {"distill.steps": {**step["distill.steps"], STRENGTH: 0.6}}
     if source.main == "unet":
         return step
     if stage != "prune.width" and "prune.width" in step:

@@ -23,17 +23,20 @@ from safetensors.torch import load_file, save_file
 import compress
 from compress.artifact import Artifact
 from compress.commands.run import with_weights
-from compress.errors import ModelError
+from compress.errors import ModelError, UserError
 from compress.events import Event, silent
 from compress.execution.execute import execute
 from compress.files.safetensors_headers import read_header
 from compress.making.ready import base_of, disk_bytes, memory_bytes, ready
+from compress.model.describing import describe
+from compress.opening import open_images
 from compress.planning.plan import Plan, make_plan
 from compress.recipe.reading import read_values
 from compress.sources import models
 from compress.sources.models import find_source
 from compress.store.cache import Cache
 from tests.adapters import branches, of_kinds, shapes, write_kohya
+from tests.editors import tiny_editor
 from tests.families import tiny_image
 from tests.originals import DENOISER, part, unet, write_original
 from tests.tiny import tiny_diffusion
@@ -108,6 +111,29 @@ def test_a_checkpoint_is_the_model_that_it_was_written_from(home: Path, tmp_path
     assert [node.key for node in again.nodes] == [node.key for node in plan.nodes]
     assert again.nodes[0].cached
     assert disk_bytes(again.source, cache) == memory_bytes(again.source, cache) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "family"),
+    [
+        ("StableDiffusionInpaintPipeline", 9, "stable-diffusion-inpainting"),
+        ("StableDiffusionInstructPix2PixPipeline", 8, "instruct-pix2pix"),
+    ],
+)
+def test_a_checkpoint_of_a_pipeline_that_is_given_images_is_opened_with_its_configs(
+    kind: str, channels: int, family: str, tmp_path: Path
+) -> None:
+    """Its UNet takes more channels than a latent has; configs of one that takes these alone are not those of the file."""
+    folder = tiny_editor(tmp_path / "model", kind)
+    file = write_original(folder, tmp_path / "one.safetensors", "sd1")
+    found = ready(find_source(f"{file}::{folder}", Path(), tmp_path / "digests"), Cache(tmp_path / "cache"), silent)
+    own, made = (open_images(one) for one in (describe(folder), found.artifact))
+    assert found.artifact.task == describe(folder).task
+    assert np.array_equal(own.images(own.examples, 0)[0], made.images(made.examples, 0)[0])
+    plain = tiny_editor(tmp_path / "plain", "StableDiffusionImg2ImgPipeline")
+    with pytest.raises(UserError, match=f"32×{channels}×3×3, and by this config 32×4×3×3") as refused:
+        find_source(f"{file}::{plain}", Path(), tmp_path / "digests")
+    assert family in refused.value.problems[0].fix
 
 
 def test_weights_stay_as_wide_as_the_file_has_them(home: Path, tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_the_first_call_is_counted_whole(generator: Artifact) -> None:
     timed = opened.timed(opened.examples, spec, CALL)
     assert timed.work == 3
     timed.run()
-    (first,) = opened.first_step(opened.examples[:1], 0, 3, guidance_scale=1.0)
+    (first,) = opened.first_step(opened.examples[:1], 0, 3, guidance_scale=1.0).calls
     assert first["encoder_hidden_states"].shape[0] == 1
     assert timed.run()[0] > 0  # a stand-in's end leaves the weights' turns as they were
 

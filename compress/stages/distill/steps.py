@@ -6,7 +6,9 @@ teacher lead; the teacher's guidance is taught as its own output, so that plain 
 many steps each, every one taught by the round before, are the classic ladder; a last round taught by the guided original itself
 mends what they lost. `method: consistency` teaches one student for several numbers of steps, sampled by LCMScheduler; it can
 keep less of an image's variety, and is for pipelines whose scheduler goes by a schedule of betas (DDIM, PNDM, Euler, DPM-Solver++), not
-along a flow (FLUX, SD3). The latents are the training data's images, encoded, or what the teacher generates.
+along a flow (FLUX, SD3). The latents are the training data's images, encoded, or what the teacher generates. A student of a pipeline that is
+given images is given them with each caption, begins as far up as `strength` says, and is not taught what lies outside a mask; InstructPix2Pix's
+needs neither of its two guidances any more.
 Source: Salimans & Ho, "Progressive Distillation for Fast Sampling of Diffusion Models" (2022); Meng et al., "On Distillation of
 Guided Diffusion Models" (2022); Luo et al., "Latent Consistency Models" (2023).
 
@@ -121,6 +123,8 @@ def run(artifact: Artifact, params: DistillSteps, context: Context) -> None:
     consistent, config = params.method == "consistency", config_of(artifact)
     steps, substeps = (_origin(params), 1) if consistent else (params.steps, params.substeps or SUBSTEPS)
     last = last_level(artifact, params.steps)
-    student = teach_denoiser(artifact, params, context, steps, substeps, agree if consistent else halve, last)
+    student = teach_denoiser(
+        artifact, params, context, steps, substeps, agree if consistent else halve, last, params.steps
+    )
     samples = made(config, sampler(config, params.method, _origin(params), last), artifact.path)
     leave_taught(artifact, student, forecast(artifact, params).settings, context, samples)
