@@ -165,5 +165,5 @@ def _engine_faults(artifact: Artifact, call: Mapping[str, Any], takes: Mapping[s
             continue
         meant = f"of {side} {built[side]}" if built[side] else "of the pipeline's own size"
         message = f"{side} {asked} is asked for, and the engine of `{engines[0]}` is built for images {meant}"
-        size = ", ".join(f"{one}: {call[one]}" for one in SIDES if call.get(one))
+        size = ", ".join(f"{one}: {call.get(one) or built[one]}" for one in SIDES if call.get(one) or built[one])
         yield Fault(side, message, f"put `- accelerate.size: {{{size}}}` in front of the stage that builds it")

@@ -112,7 +112,9 @@ def _as_a_whole(recipe: Recipe, seen: _Seen) -> list[Problem]:
     if source:
         calls = planned_calls(recipe, source.artifact, nodes)
         sizes = tuple(dict.fromkeys(called_size(source.artifact, call) for call in calls))
-        problems += masks(seen.data.get("evaluate"), recipe.evaluate.samples, sizes)
+        own = tuple(dict.fromkeys(called_size(one, {}) for one in (source.artifact, *(n.expected for n in nodes))))
+        for role, data in seen.data.items():
+            problems += masks(data, *((recipe.evaluate.samples, sizes) if role == "evaluate" else (data.count, own)))
     problems += control_problems(recipe, source.artifact if source else None, nodes)
     return problems
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from compress.catalogue import find_metric
 from compress.data.animation import has_several_frames
 from compress.data.fitted import mask_fault
-from compress.data.images import READER, read_image
+from compress.data.images import READER, read_image, size_of
 from compress.data.items import Data, Item
 from compress.errors import DamagedImages, DataError, Problem
 from compress.events import Emit, silent, track
@@ -60,18 +60,29 @@ def frames(recipe: Recipe, nodes: Iterable[Node], data: Mapping[str, Data]) -> I
             yield from _several(found.folder, names, recipe.place.get(f"data.{role}", ""))
 
 
-def masks(data: Data | None, samples: int, sizes: Iterable[tuple[int, int]]) -> Iterator[Problem]:
-    """Masks of what is evaluated on that say nothing at a size, given as height and width, that the items are brought to."""
-    if data is None or data.kind != "masked_images" or data.count < 0:  # the zoo's are made as they are asked for
+def masks(data: Data, most: int, sizes: Iterable[tuple[int, int]]) -> Iterator[Problem]:
+    """The first mask that says nothing at a size, given as height and width, that the items are brought to, and how many more there are."""
+    if data.kind != "masked_images" or data.count < 0:  # the zoo's are made as they are asked for
         return
-    for index, item in enumerate(data.first(samples)):
+    found = []
+    for index, item in enumerate(data.first(most)):
         with suppress(DataError):  # a damaged file is reported with all others like it
-            mask = item.mask() if item.mask else None
-            if mask is not None and (why := next(filter(None, (mask_fault(mask, *size) for size in sizes)), "")):
-                fix = (
-                    "give a mask within the middle, or a size of the input's shape: evaluate.baseline.height and width"
-                )
-                yield Problem(data.place(index), f"the mask {why}", fix)
+            cut = [size for size in sizes if not _of_shape(data, item, size)]
+            mask = item.mask() if cut and item.mask else None
+            if mask is not None and (why := next(filter(None, (mask_fault(mask, *size) for size in cut)), "")):
+                found.append((index, why))
+    if found:
+        (first, why), more = found[0], len(found) - 1
+        fix = "give a mask within the middle, or a size of the input's shape: evaluate.baseline.height and width"
+        yield Problem(data.place(first), f"the mask {why}" + (f"; so do {more} more" if more else ""), fix)
+
+
+def _of_shape(data: Data, item: Item, size: tuple[int, int]) -> bool:
+    """Whether an item's mask has the very shape of a size by its header, so that nothing of it is cut away."""
+    if data.folder is None or not item.mask_file:
+        return False
+    tall, wide = size_of(data.folder / item.mask_file)
+    return tall * size[1] == wide * size[0] and tall <= size[0]
 
 
 def _several(folder: Path, names: Iterable[str], place: str) -> Iterator[Problem]:

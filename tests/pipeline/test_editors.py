@@ -233,6 +233,10 @@ def test_a_mask_that_is_cut_away_is_told_of_before_and_when_it_runs(
         compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
     (problem,) = caught.value.problems
     assert problem.place == f"{wide}/metadata.jsonl:1"
+    learnt = f"schema: 1\nname: x\nmodel: {inpainter.path}\ndata: {{train: {wide}}}\nstages: [{{distill.features: {{teacher: source, steps: 1}}}}]\n"
+    (tmp_path / "learnt.yaml").write_text(learnt)
+    with pytest.raises(RecipeError, match="leaves nothing to be inpainted"):
+        compress.plan(tmp_path / "learnt.yaml", cache=tmp_path / "cache")
     (tmp_path / "r.yaml").write_text(body.replace("{}", str(3 * SIDE)))
     compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
     items = open_data(str(wide), Path(), "masked_images").first(2)
