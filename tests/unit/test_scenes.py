@@ -49,7 +49,7 @@ def test_the_three_forms_of_the_grammar(caption, parsed):
     [
         "",
         "a red three",
-        "a teal three on white paper",
+        "a beige three on white paper",
         "a red ten on white paper",
         "a red three on black paper",
         "a red three below a blue seven on white paper",
