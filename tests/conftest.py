@@ -39,6 +39,19 @@ def reloading(stranger: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compress.execution.execute.lent_checker", lambda: contextlib.nullcontext(stranger))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _alike() -> Iterator[None]:
+    """The test that runs is no part of a run's surroundings: else each would start a process of its own to reload artifacts."""
+    from compress.execution import reload
+
+    def surroundings() -> tuple[dict[str, str], str]:
+        return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}, os.getcwd()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reload, "_surroundings", surroundings)
+        yield
+
+
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str, str], str]:
     """What the file `tests/golden/NAME` says; `make golden` first writes the given text there, and the diff is reviewed."""
