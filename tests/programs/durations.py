@@ -1,7 +1,7 @@
 """Measures how long stages take on models of several sizes, and fits the lines of `compress/planning/durations.json` to it.
 
-`python -m tests.programs.durations measure FOLDER` runs stages, on a machine that does nothing else (half an hour on two cores), and
-`python -m tests.programs.durations fit CACHE [CACHE …]` writes the lines. One that nothing was noted of stays as it was.
+`python -m tests.programs.durations measure FOLDER` runs stages, on a machine that does nothing else (half an hour on two cores), `editors FOLDER`
+in place of `measure` only what compares pipelines that are given images (five minutes), and `python -m tests.programs.durations fit CACHE [CACHE …]` writes the lines. One that nothing was noted of stays as it was.
 """
 
 from __future__ import annotations
@@ -58,6 +58,14 @@ COMPARED: dict[bool, dict[str, Any]] = {
 }
 
 
+# By task that is given images, a model of the zoo, the class that it is opened as, and its data.
+EDITORS = {
+    "image_to_image": ("digits-diffusion", "StableDiffusionImg2ImgPipeline", "zoo://digits-edits/test"),
+    "instruction_editing": ("digits-editing", "StableDiffusionInstructPix2PixPipeline", "zoo://digits-edits/test"),
+    "inpainting": ("digits-inpainting", "StableDiffusionInpaintPipeline", "zoo://digits-holes/test"),
+}
+
+
 def fitted(seen: Sequence[Run]) -> Line:
     """The line that differs least from what was seen, in proportion to it; none of its numbers is negative."""
     facts = np.array([[1.0, one.work.parameters * one.work.rounds / 1e9, one.work.starts] for one in seen])
@@ -93,10 +101,30 @@ def measure(folder: Path) -> None:
         _run(folder, f"{name}-all", model, [*steps[-2:]], COMPARED[text])
 
 
-def _run(folder: Path, name: str, model: str, steps: list[dict[str, Any]], evaluate: dict[str, Any]) -> None:
+def measure_editors(folder: Path) -> None:
+    """Compare each of two sizes with itself in fewer steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for task, (model, kind, items) in EDITORS.items():
+        for name, small in ((f"{task}-small", True), (f"{task}-large", False)):
+            _pipeline(folder / name, model, kind, small)
+            steps, metrics = [IMAGE_STEPS[0]], COMPARED[False]["metrics"]
+            for number, asked in enumerate((metrics[:1], metrics)):
+                evaluate = {**COMPARED[False], "metrics": asked}
+                _run(folder, f"{name}-{number}", f"./{name}", steps, evaluate, {"evaluate": items})
+
+
+def _run(
+    folder: Path,
+    name: str,
+    model: str,
+    steps: list[dict[str, Any]],
+    evaluate: dict[str, Any],
+    given_data: dict[str, str] | None = None,
+) -> None:
     data = {"train": "./train", "calibration": "./train", "evaluate": "./held-out"}
     if "llama" in name:
         data = {role: f"{one}.jsonl" for role, one in data.items()}
+    data = given_data or data
     given = {
         "schema": 1,
         "name": name,
@@ -140,19 +168,29 @@ def _text_models(folder: Path) -> dict[str, tuple[str, bool]]:
 
 def _image_models(folder: Path) -> dict[str, tuple[str, bool]]:
     """The zoo's pipeline, of 3 million, and one whose denoiser has 40 million random weights and sixteen times the places."""
+    images(folder / "train", 0, 64)
+    images(folder / "held-out", 1, 64)
+    for name in (found := {"diffusion-3": True, "diffusion-40": False}):
+        _pipeline(folder / name, "digits-diffusion", "StableDiffusionPipeline", found[name])
+    return {name: (f"./{name}", False) for name in found}
+
+
+def _pipeline(folder: Path, model: str, kind: str, small: bool) -> None:
+    """A pipeline of the zoo as one of a class; one that is not small has random weights, 16 times as many, and 16 times the places."""
     from diffusers import UNet2DConditionModel
 
     from compress.zoo import zoo_model
 
-    images(folder / "train", 0, 64)
-    images(folder / "held-out", 1, 64)
-    small, large = zoo_model("digits-diffusion"), folder / "diffusion-40"
-    shutil.copytree(small, large, dirs_exist_ok=True)
-    config = UNet2DConditionModel.load_config(small / "unet")
+    shutil.copytree(zoo_model(model), folder, dirs_exist_ok=True)
+    (folder / "pare.json").unlink(missing_ok=True)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": kind}))
+    if small:
+        return
+    config = UNet2DConditionModel.load_config(folder / "unet")
     wide = {**config, "block_out_channels": [4 * one for one in config["block_out_channels"]], "sample_size": 32}
-    shutil.rmtree(large / "unet")
-    UNet2DConditionModel.from_config(wide).save_pretrained(large / "unet")
-    return {"diffusion-3": (str(small), False), "diffusion-40": ("./diffusion-40", False)}
+    shutil.rmtree(folder / "unet")
+    UNet2DConditionModel.from_config(wide).save_pretrained(folder / "unet")
 
 
 def fit(caches: Sequence[str]) -> None:
@@ -169,6 +207,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["measure", where]:
             measure(Path(where))
+        case ["editors", where]:
+            measure_editors(Path(where))
         case ["fit", *found] if found:
             fit(found)
         case _:
