@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         run,
         run_all,
         schema,
+        text,
     )
     from compress.errors import PareError
 
@@ -52,6 +53,7 @@ __all__ = [
     "run",
     "run_all",
     "schema",
+    "text",
 ]
 _HOME = {**dict.fromkeys(__all__, "compress.api"), "PareError": "compress.errors"}
 __version__ = "0.1.0"

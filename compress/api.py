@@ -56,6 +56,15 @@ def plan(recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, cache: s
     return _only(plan_all(recipe, overrides, cache=cache), "plan_all")
 
 
+def text(found: Plan | Comparison) -> str:
+    """A plan as `pare plan` prints it, or a comparison as `pare run` ends."""
+    from compress.planning.plan import Plan
+    from compress.planning.show import plan_text
+    from evaluation.report import terminal
+
+    return plan_text(found) if isinstance(found, Plan) else terminal.text(found)
+
+
 def plan_all(
     recipe: str | Path | Recipe, overrides: Sequence[str] = (), *, cache: str | Path | None = None
 ) -> tuple[Plan, ...]:

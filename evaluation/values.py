@@ -374,6 +374,9 @@ class Comparison:
     handed: Handed | None = None  # None: the candidate is no model, but images
     controls: tuple[Control, ...] = ()  # what other branches of the recipe left
 
+    def __repr__(self) -> str:
+        return f"<comparison {self.name}: {self.status}, {len(self.rows)} metrics; compress.text tells more>"
+
     def records(self) -> list[dict[str, Any]]:
         """A tidy record a row: every number in a column of its own."""
         return [_record(row) for row in self.rows]

@@ -50,6 +50,12 @@ class Plan:
     models: Mapping[str, Source] = field(default_factory=dict)  # of their own that stages are given, as nodes name them
     measuring_seconds: float | None = None  # that the comparison will take; None where nobody knows
 
+    def __repr__(self) -> str:
+        cached = sum(node.cached for node in self.nodes)
+        return (
+            f"<plan of {self.recipe.name}: {len(self.nodes)} stages, {cached} of them cached; compress.text tells more>"
+        )
+
     @property
     def seconds(self) -> float | None:
         """Time of the stages still to run, if that of all of them is known; the comparison comes on top."""

@@ -54,7 +54,8 @@ def realised(comparison: Comparison) -> Realised | None:
     measured = wall.contrast.value
     if not (math.isfinite(theoretical) and math.isfinite(measured) and theoretical > 0):
         return None
-    return Realised(theoretical, measured, measured / theoretical, _sentence(theoretical, wall, text))
+    alike = comparison.baseline.engine == comparison.candidate.engine
+    return Realised(theoretical, measured, measured / theoretical, _sentence(theoretical, wall, text, alike))
 
 
 def roof(comparison: Comparison) -> str:
@@ -90,13 +91,16 @@ def _is_text(known: dict[str, Row]) -> bool:
     return "time_per_output_token" in known or "new_tokens" in counted or decoded.get("counts") == "decoded tokens"
 
 
-def _sentence(theoretical: float, wall: Row, text: bool) -> str:
+def _sentence(theoretical: float, wall: Row, text: bool, alike: bool) -> str:
+    """alike: whether both sides run in the same engine and precision."""
     measured = wall.contrast
     message = f"{measured.value:.1f}× measured, {_promise(theoretical, 'bytes a token' if text else 'operations')}"
     share = measured.value / theoretical
     if measured.low > theoretical:  # else the measurement does not say that it is more
-        rest = "fewer operations" if text else "precision"
-        return f"{message}: {share:.1f} times what arithmetic alone explains, so engine, {rest} or quicker calls gave the rest"
+        rest = "fewer operations or quicker calls" if text else "fewer or quicker calls"
+        if not alike:
+            rest = f"engine, {'fewer operations' if text else 'precision'} or quicker calls"
+        return f"{message}: {share:.1f} times what arithmetic alone explains, so {rest} gave the rest"
     if measured.high >= theoretical:
         return f"{message}: what arithmetic explains, as far as the measurement can tell"
     return f"{message}: {100 * share:.0f}% of what arithmetic promises"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,15 @@ def table(comparison: Comparison) -> Table:
         verdict = Text(formatting.mark(row), style=COLOURS[row.verdict.status])
         found.add_row(*(Text(formatting.visible(cell)) for cell in cells), verdict)
     return found
+
+
+def text(comparison: Comparison) -> str:
+    """What `show` prints, without colours, 120 columns wide."""
+    from rich.console import Console
+
+    out = Console(file=io.StringIO(), width=120, force_terminal=False)
+    show(comparison, out)
+    return out.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
 def show(comparison: Comparison, console: Console | None = None) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import compress
 from compress.artifact import derive, write_manifest
 from compress.catalogue import Forecast, Stage, find_metric, tasks_for
 from compress.errors import Problem, RecipeError, UserError
@@ -227,7 +228,9 @@ def test_the_time_is_known_once_every_stage_still_to_run_ran_here_before(llama: 
     assert plan(wanted, cache).seconds is None
     durations.remember(cache, "demo.tune", 0.5, tune.work)
     assert plan(wanted, cache).seconds == 5
-    assert ", ~5 s of stages" in plan_text(plan(wanted, cache))
+    assert ", ~5 s of stages" in (shown := plan_text(plan(wanted, cache)))
+    assert compress.text(plan(wanted, cache)) == shown
+    assert repr(plan(wanted, cache)) == "<plan of demo: 2 stages, 0 of them cached; compress.text tells more>"
     for wrong in ("not a number", "0.5", "{}", '{"seconds": 1, "work": 0}', "[1]"):
         (cache.root / "seconds" / "demo.tune").write_text(wrong)
         assert plan(wanted, cache).seconds is None

@@ -19,6 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+import compress
 from compress.catalogue import find_metric
 from compress.recipe.gates import Gate
 from evaluation.comparison.control_rows import Beside, Control
@@ -296,6 +297,14 @@ def test_markdown_cells_cannot_break_the_table_or_bring_markup() -> None:
     assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == 7
     assert "<img" not in page
     assert not re.search(r"(?<!\\)[`\[]|http://|@all", line)
+
+
+def test_a_comparison_prints_what_a_run_ends_with() -> None:
+    assert compress.text(text()) == printed(text(), width=120)
+    assert (
+        repr(text())
+        == f"<comparison {text().name}: {text().status}, {len(text().rows)} metrics; compress.text tells more>"
+    )
 
 
 def test_terminal_shows_markup_and_escape_codes_as_text() -> None:

@@ -28,8 +28,11 @@ def decoding(ratio: float, spread: float = 0.0) -> Row:
     return row("throughput", ratio, spread, "higher", counts="decoded tokens")
 
 
-def compared(rows: tuple[Row, ...], read: tuple[int, int] = (0, 0), **machine: float) -> Comparison:
-    before, after = (Side(name, "", "", read_bytes=n) for name, n in zip(("baseline", "candidate"), read, strict=True))
+def compared(
+    rows: tuple[Row, ...], read: tuple[int, int] = (0, 0), engine: str = "openvino", **machine: float
+) -> Comparison:
+    before = Side("baseline", "", "torch float32 eager", read_bytes=read[0])
+    after = Side("candidate", "", engine, read_bytes=read[1])
     return Comparison("x", "text_generation", before, after, rows, machine, "")
 
 
@@ -45,6 +48,16 @@ def test_more_than_arithmetic_explains_is_flagged() -> None:
     assert found.sentence == (
         "11.4× measured, 4.2× fewer operations: 2.7 times what arithmetic alone explains, so engine, precision or quicker calls gave the rest"
     )
+
+
+def test_the_same_engine_gave_nothing() -> None:
+    images = (row("latency", 2.0, 0.03), row("flops", 1.5))
+    found = of_comparison(compared(images, engine="torch float32 eager"))
+    assert found is not None
+    assert found.sentence.endswith("alone explains, so fewer or quicker calls gave the rest")
+    text = of_comparison(compared((row("time_per_output_token", 4.0),), (200, 100), engine="torch float32 eager"))
+    assert text is not None
+    assert text.sentence.endswith("so fewer operations or quicker calls gave the rest")
 
 
 def test_less_is_a_share_of_the_promise() -> None:
