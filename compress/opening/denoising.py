@@ -223,8 +223,8 @@ def _guided(pipeline: Any, args: tuple[Any, ...], given: Mapping[str, Any]) -> b
         return bool(known)
     bound = inspect.signature(type(pipeline).__call__).bind(pipeline, *args, **given)
     bound.apply_defaults()
-    scale = bound.arguments.get("guidance_scale")
-    return isinstance(scale, int | float) and scale > 1
+    scale, shown = bound.arguments.get("guidance_scale"), bound.arguments.get("image_guidance_scale", 1)
+    return isinstance(scale, int | float) and scale > 1 and shown >= 1
 
 
 def _sizes(call: Call) -> tuple[object, ...]:

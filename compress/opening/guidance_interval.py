@@ -1,8 +1,9 @@
 """Guidance within some of the steps alone: outside, the pass without a prompt is not computed, and a pipeline is given the other's answer for
 both, so that what it steers towards is what it already has.
 
-A pipeline calls its denoiser on both halves of a batch at once (`halves`: first without a prompt, then with it) or twice in a step (`passes`:
-first with the prompt). Either way its own loop runs, and `u + s (c - u)` with `u = c` is `c`, to the bit.
+A pipeline calls its denoiser on both halves of a batch at once (`halves`: first without a prompt, then with it), on thirds (`thirds`: with the
+prompt and the image that is edited, with the image alone, with neither) or twice in a step (`passes`: first with the prompt). Each time its own
+loop runs, and `u + s (c - u)` with `u = c` is `c`, to the bit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 
 from compress.opening.denoising import At, Call, Counted, rows_of
 
+PARTS = {"halves": (2, 1), "thirds": (3, 0)}  # of a batch, and which of them has all that the pipeline is asked with
+
 
 class Interval:
     """Leaves the pass without a prompt out at steps before `start` and from `stop` on, both shares of the steps."""
@@ -24,33 +27,32 @@ class Interval:
     def run(self, compute: Callable[[Call], Any], call: Call, at: At) -> Any:
         if self.start * at.steps <= at.step < self.stop * at.steps:
             return compute(call)
-        if self.how == "halves":
-            return self._halved(compute, call, at)
+        if self.how in PARTS:
+            return self._one_part(compute, call, at, *PARTS[self.how])
         if at.part == 0:
             at.kept = compute(call)
             return at.kept
         self.counted.unguided += rows_of(call)
         return _copied(at.kept)
 
-    def _halved(self, compute: Callable[[Call], Any], call: Call, at: At) -> Any:
+    def _one_part(self, compute: Callable[[Call], Any], call: Call, at: At, parts: int, which: int) -> Any:
         rows = rows_of(call)
-        if at.part or rows % 2 or not at.guided():  # SD3 calls once more, without some layers, where it is asked to
+        if at.part or rows % parts or not at.guided():  # SD3 calls once more, without some layers, where it is asked to
             return compute(call)
-        self.counted.unguided += rows // 2
-        return _mapped(compute({name: _half(value, rows) for name, value in call.items()}), _doubled)
+        share = rows // parts
+        self.counted.unguided += rows - share
+        kept = slice(which * share, (which + 1) * share)
+        found = compute({name: _rows(value, rows, kept) for name, value in call.items()})
+        return _mapped(found, lambda value: torch.cat([value] * parts))
 
 
-def _half(value: Any, rows: int) -> Any:
-    """The second half of all that has as many rows as the latent."""
+def _rows(value: Any, rows: int, kept: slice) -> Any:
+    """Some rows of all that has as many rows as the latent."""
     if isinstance(value, torch.Tensor):
-        return value[rows // 2 :] if value.dim() and len(value) == rows else value
+        return value[kept] if value.dim() and len(value) == rows else value
     if isinstance(value, dict):
-        return {name: _half(one, rows) for name, one in value.items()}
-    return type(value)(_half(one, rows) for one in value) if type(value) in (list, tuple) else value
-
-
-def _doubled(value: torch.Tensor) -> torch.Tensor:
-    return torch.cat([value, value])
+        return {name: _rows(one, rows, kept) for name, one in value.items()}
+    return type(value)(_rows(one, rows, kept) for one in value) if type(value) in (list, tuple) else value
 
 
 def _copied(given: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from compress.artifact import MANIFEST, SCHEDULER, Artifact
 from compress.machine.library_classes import source_of
-from compress.pipelines.image_inputs import STRENGTH, TEXT_ALONE, too_weak
+from compress.pipelines.image_inputs import IMAGE_GUIDANCE, STRENGTH, TEXT_ALONE, too_weak
 from compress.pipelines.image_sizes import SIDES, own_size, size_faults
 from compress.pipelines.index import class_of
 from compress.pipelines.schedulers import changes, config_of, faults, foreign, left_out, named_config, reported
@@ -45,6 +45,7 @@ def call_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
         yield from (_untaken(kind, name) for name in asked if name not in takes)
         yield from _ignored_prompt(kind, takes, artifact, call)
         yield from _ignored_scale(kind, takes, artifact, call)
+        yield from _ignored_image_scale(kind, takes, artifact, call)
     steps = call.get(STEPS, (takes or {}).get(STEPS))
     yield from _scheduler_faults(kind, artifact, call, steps)
     for message in too_weak(artifact, call, takes or {}, steps):
@@ -107,6 +108,20 @@ def _ignored_scale(
         message = f"{kind} ignores {GUIDANCE}: its `{artifact.main}` has no input for it (guidance_embeds)"
         truly = f"; it sets {TRUE_GUIDANCE} of a model whose own call has that (`settings.call` in {MANIFEST})"
         yield Fault(GUIDANCE, message, f"leave guidance out{truly if TRUE_GUIDANCE in takes else ''}")
+
+
+def _ignored_image_scale(
+    kind: str, takes: Mapping[str, object], artifact: Artifact, call: Mapping[str, Any]
+) -> Iterator[Fault]:
+    """A scale of the input image that would be ignored in silence: pipelines are led by the image where the text leads them too."""
+    if call.get(IMAGE_GUIDANCE) is None or IMAGE_GUIDANCE not in takes:
+        return
+    if {GUIDANCE, IMAGE_GUIDANCE} & set(artifact.settings.call):  # a student that was taught both is given neither
+        return
+    given = call.get(GUIDANCE, takes.get(GUIDANCE))
+    if isinstance(given, int | float) and given <= 1:
+        message = f"{kind} ignores {IMAGE_GUIDANCE} unless {GUIDANCE} is above 1, and it is {given:g}"
+        yield Fault(IMAGE_GUIDANCE, message, "leave image_guidance out, or set guidance above 1")
 
 
 def tells_guidance(artifact: Artifact) -> bool:

@@ -31,8 +31,16 @@ def hook_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
         elif steps and (within := sum(start * steps <= at < stop * steps for at in range(steps))) in (0, steps):
             message = f"{'none' if not within else 'each'} of {steps} step{'s' * (steps > 1)} lies within {start:g} to {stop:g}"
             yield Fault(STEPS, f"{INTERVAL}: {message}", f"give more steps or another interval, {LEAVE}")
-    if STEP_CACHE in hooks and steps == 1:
-        yield Fault(STEPS, f"{STEP_CACHE}: one step is run, and there is none to reuse", f"give more steps, {LEAVE}")
+    if STEP_CACHE in hooks and steps and (why := _reuses_nothing(hooks[STEP_CACHE], steps)):
+        yield Fault(STEPS, f"{STEP_CACHE}: {why}", f"give more steps, {LEAVE}")
+
+
+def _reuses_nothing(params: Mapping[str, Any], steps: int) -> str:
+    """Why a cache of steps has none to reuse in so many, or ""."""
+    if steps == 1:
+        return "one step is run, and there is none to reuse"
+    whole = int(params.get("warmup", 0)) or int(float(params.get("retain", 0)) * steps + 0.5)
+    return f"all blocks run at each of {steps} steps, as at the first {whole}" if whole >= steps else ""
 
 
 def _steps(artifact: Artifact, call: Mapping[str, Any]) -> int:

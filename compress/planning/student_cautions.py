@@ -1,16 +1,19 @@
-"""What a student of few steps is taught that it is then not compared by: another guidance than the baseline's, steps that its teacher
+"""What a student of few steps is taught that it is then not compared by: another guidance or strength than the baseline's, steps that its teacher
 itself was never taught."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.catalogue import find_task
 from compress.distillation.compatibility import TEACHER
 from compress.distillation.few_steps import FewSteps, folded, guiding
 from compress.distillation.students import STEPS, off_grid, parts_of
+from compress.pipelines.call_arguments import call_arguments
+from compress.pipelines.image_inputs import STRENGTH, strength_of
+from compress.pipelines.index import class_of
 from compress.planning.calls import baseline_call
 from compress.recipe.values import Recipe
 from compress.sources.models import Source
@@ -32,8 +35,22 @@ def student_cautions(
         teacher = known.get(node.inputs.get(TEACHER, ""), source)
         if isinstance(node.params, FewSteps) and (message := _otherwise_guided(recipe, source, teacher, node.params)):
             yield f"{node.id}: {message}"
+        if node.stage.name == STEPS and (message := _of_another_strength(recipe, source, teacher, node.params)):
+            yield f"{node.id}: {message}"
         if node.stage.name == STEPS and (message := off_grid(teacher, parts_of(node.params.counted()))):
             yield f"{node.id}: {message}"
+
+
+def _of_another_strength(recipe: Recipe, source: Artifact, teacher: Artifact, params: Any) -> str:
+    """That a student is taught the way of another strength than the baseline goes that it is compared with, or ""."""
+    takes = call_arguments(class_of(source.path)) or {}
+    if STRENGTH not in takes:
+        return ""
+    taught = params.strength or strength_of(teacher, {}, takes)
+    asked = strength_of(source, baseline_call(source, recipe.evaluate.baseline), takes)
+    if taught == asked:
+        return ""
+    return f"it is taught the way of strength {taught:g}, and the baseline goes that of {asked:g}: set the same in both"
 
 
 def _otherwise_guided(recipe: Recipe, source: Artifact, teacher: Artifact, params: FewSteps) -> str:

@@ -26,6 +26,7 @@ from compress.pipelines.schedulers import NAMED
 from compress.planning.calls import call_beside, lineage_since
 from compress.recipe.values import BaselineSpec, EvalSpec
 from compress.tasks.text_to_image import Usage, usage
+from tests.editors import tiny_editor
 from tests.families import CALLS, IMAGES, tiny_image
 from tests.stages import DATA
 from tests.tiny import tiny_diffusion
@@ -116,6 +117,17 @@ def test_a_scale_is_never_ignored(tmp_path: Path, kind: str, config: dict[str, A
     assert [f"guidance_scale: {kind} ignores guidance_scale" in one for one in found] == [True] * ignored
     assert not faults(artifact.calling(guidance_scale=0.0))  # its maker's own
     assert not faults(artifact)
+
+
+def test_a_scale_of_the_image_is_ignored_without_guidance_by_the_text(tmp_path: Path) -> None:
+    made = describe(tiny_editor(tmp_path / "m", "StableDiffusionInstructPix2PixPipeline"))
+    assert isinstance(made, Artifact)
+    (found,) = call_faults(made, {"guidance_scale": 1.0, "image_guidance_scale": 2.0})
+    assert found.argument == "image_guidance_scale"
+    assert "ignores image_guidance_scale unless guidance_scale is above 1, and it is 1" in found.message
+    assert not [*call_faults(made, {"guidance_scale": 2.0, "image_guidance_scale": 2.0})]
+    student = made.calling(guidance_scale=1.0)  # as teaching leaves it
+    assert not [*call_faults(student, {"guidance_scale": 1.0, "image_guidance_scale": 2.0})]
 
 
 def test_a_scale_that_a_pipeline_ignores_is_reported_where_it_is_given(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from tests.unit.test_hooked_models import problems_of
 STEPS = 8
 CALL = {"num_inference_steps": STEPS}
 HALVES = ("sd", "sdxl", "sd3", "pixart-alpha", "pixart-sigma", "sana")
+THIRDS = ("StableDiffusionInstructPix2Pix", "StableDiffusionXLInstructPix2Pix")
 TRULY = {"true_cfg_scale": 3.0, "negative_prompt": "paper"}
 
 
@@ -97,6 +98,28 @@ def test_shares_are_of_the_steps_that_a_strength_leaves(kind: str, strength: flo
     assert f"{STEPS // 2} of {2 * STEPS} rows left out" in ran_inside(opened)
 
 
+@pytest.mark.parametrize("kind", THIRDS)
+def test_of_thirds_one_is_computed(kind: str, tmp_path: Path) -> None:
+    made = describe(tiny_editor(tmp_path / "model", f"{kind}Pipeline")).calling(guidance_scale=3.0)
+    plain = open_images(made)
+
+    def limited(start: float, stop: float) -> Any:
+        return open_images(hooked(made, INTERVAL, (), start=start, stop=stop, how="thirds"))
+
+    assert torch.equal(latents(limited(0, 1), 0, 1), latents(plain, 0, 1))
+    assert torch.equal(latents(limited(1, 1), 0, 1), latents(plain, 0, 1, guidance_scale=1.0))
+    opened = limited(0.25, 0.75)
+    rows = [len(call["sample"]) for _, call in opened.calls_of(["unet"], opened.examples[:1], 0, **CALL)]
+    assert rows == [1, 1, 3, 3, 3, 3, 1, 1]
+    assert f"8 of {3 * STEPS} rows left out" in ran_inside(opened)
+    apart = torch.cat([latents(opened, 0), latents(opened, 1)])
+    torch.testing.assert_close(latents(opened, 0, 1), apart, rtol=1e-4, atol=1e-4 * float(apart.std()))
+    for off in ({"guidance_scale": 1.0}, {"image_guidance_scale": 0.5}):
+        assert torch.equal(latents(limited(0, 0.5), 0, **off), latents(plain, 0, **off))
+        assert "called without guidance" in refused(made.calling(**off))
+    assert refused(made) == ""
+
+
 @pytest.mark.parametrize(
     ("hook", "params", "baseline", "said"),
     [
@@ -104,11 +127,13 @@ def test_shares_are_of_the_steps_that_a_strength_leaves(kind: str, strength: flo
         (INTERVAL, {"start": 0.03, "stop": 0.1}, {"steps": 8}, "none of 8 steps lies within 0.03 to 0.1"),
         (INTERVAL, {"stop": 0.95}, {"steps": 8}, "each of 8 steps lies within 0 to 0.95"),
         (STEP_CACHE, {}, {"steps": 1}, "one step is run"),
+        (STEP_CACHE, {"method": "taylorseer", "warmup": 4}, {"steps": 4}, "at each of 4 steps, as at the first 4"),
+        (STEP_CACHE, {"method": "mag", "retain": 0.9}, {"steps": 4}, "at each of 4 steps, as at the first 4"),
     ],
 )
 def test_what_the_call_gives_nothing_to_do_is_refused(
     hook: str,
-    params: dict[str, float],
+    params: dict[str, Any],
     baseline: dict[str, float],
     said: str,
     models: Mapping[str, Artifact],
@@ -117,8 +142,9 @@ def test_what_the_call_gives_nothing_to_do_is_refused(
     body = {
         "schema": 1,
         "name": "x",
-        "model": str(models["sd"].path),
+        "model": str(models["sd3" if "method" in params else "sd"].path),
         "stages": [{hook: params}],
+        "data": {"calibration": "zoo://digits/validation"},
         "evaluate": {"baseline": baseline, "metrics": ["size"]},
     }
     (tmp_path / "r.yaml").write_text(json.dumps(body))
@@ -178,6 +204,7 @@ def test_pipelines_are_known_by_their_source() -> None:
         "halves"
     }
     assert {asked_how(f"{name}Pipeline") for name in ("Flux", "QwenImage", "CogView4")} == {"passes"}
+    assert {asked_how(f"{name}Pipeline") for name in THIRDS} == {"thirds"}
     assert {asked_how(f"{name}Pipeline") for name in ("ZImage", "Chroma", "StableDiffusionPAG", "No")} == {""}
 
 

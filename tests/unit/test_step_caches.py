@@ -272,6 +272,8 @@ def test_what_has_no_such_parts_is_refused(models: Mapping[str, Path], tmp_path:
     assert "has 2 levels, and levels: 2 leaves none" in refused(of["sdxl"], levels=2)
     assert "method deep has no use for threshold" in refused(of["sd"], threshold=0.1)
     assert "one step" in refused(of["sd"].calling(num_inference_steps=1))
+    assert refused(of["sd"], interval=1) == refused(of["sd3"], method="taylorseer", interval=1)
+    assert refused(of["sd"], interval=1) == "interval: 1 reuses nothing"
     narrow = models["flux"].parent / "narrow"
     config = json.loads((models["flux"] / "transformer/config.json").read_text())
     alone = Artifact(

@@ -20,6 +20,7 @@ from compress.planning.plan import Plan, make_plan
 from compress.recipe.values import BaselineSpec, EvalSpec
 from compress.stages.distill.steps import CONSISTENCY_RATE, RATE, DistillSteps
 from compress.store.cache import Cache
+from tests.editors import tiny_editor
 from tests.fakes import pipeline, recipe, step
 
 Asked = tuple[str, dict[str, Any]]
@@ -37,7 +38,9 @@ def model(tmp_path: Path) -> Path:
     return made
 
 
-def plan(model: Path, *asked: Asked, guidance: float | None = None) -> Plan:
+def plan(
+    model: Path, *asked: Asked, guidance: float | None = None, train: str = "zoo://digits/train", **baseline: float
+) -> Plan:
     steps, after = [], "source"
     for number, (name, given) in enumerate(asked):
         taught = name in ("distill.steps", "distill.guidance")
@@ -46,8 +49,8 @@ def plan(model: Path, *asked: Asked, guidance: float | None = None) -> Plan:
         found = step(find_stage(name), id=f"{number}", after=after, place=f"r.yaml:{number}", inputs=inputs, **params)
         steps.append(found)
         after = f"{number}"
-    data = {"train": "zoo://digits/train"}
-    spec = EvalSpec(baseline=BaselineSpec(guidance=guidance))
+    data = {"train": train}
+    spec = EvalSpec(baseline=BaselineSpec(guidance=guidance, **baseline))
     return make_plan(recipe(model, *steps, data=data, evaluate=spec), Cache(model.parent / "cache"))
 
 
@@ -249,6 +252,27 @@ def test_another_guidance_than_the_baselines_is_warned_of(
     warnings = plan(model, (stage, {**params, "guidance": taught}), guidance=baseline).warnings
     assert len(warnings) == bool(message)
     assert all(message in one for one in warnings)
+
+
+@pytest.mark.parametrize(
+    ("taught", "baseline", "said"),
+    [
+        ({"strength": 0.5}, {"strength": 0.9}, "the way of strength 0.5, and the baseline goes that of 0.9"),
+        ({}, {"strength": 0.5}, "the way of strength 0.8, and the baseline goes that of 0.5"),
+        ({"strength": 0.5}, {}, "the way of strength 0.5, and the baseline goes that of 0.8"),
+        ({"strength": 0.5}, {"strength": 0.5}, ""),
+        ({}, {}, ""),
+    ],
+)
+def test_another_strength_than_the_baselines_is_warned_of(
+    taught: dict[str, Any], baseline: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    editor = tiny_editor(tmp_path / "model", "StableDiffusionImg2ImgPipeline")
+    train = "zoo://digits-edits/train"
+    warnings = plan(
+        editor, ("distill.steps", {"steps": 4, "guidance": 3.0, **taught}), guidance=3.0, train=train, **baseline
+    ).warnings
+    assert [said in one for one in warnings] == [True] * bool(said)
 
 
 @pytest.mark.parametrize("scale", [1e9, float("inf"), float("nan"), -1.0])

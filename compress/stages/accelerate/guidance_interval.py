@@ -1,10 +1,11 @@
-"""Guide within some of the steps alone; at the others the denoiser is asked with the prompt only, which is half the work.
+"""Guide within some of the steps alone; at the others the denoiser is asked with the prompt only, which is half the work or less.
 
 Guidance shapes an image where it takes form; at the noisiest steps it narrows what comes out, and at the last ones it changes little. Outside
-`start` to `stop`, both shares of the steps, the half of a batch without a prompt is not computed, or the pass without one is left out; the
-pipeline's own loop runs as ever. Images come out otherwise than with guidance at all steps, not always worse: let metrics say. The model's files
-stay as they are; stock pipelines guide at each step. It goes with `accelerate.step_cache`, compiled blocks and CUDA graphs; a pipeline that asks
-for both in a way that is not known here, or is called without guidance, is refused.
+`start` to `stop`, both shares of the steps, the half of a batch without a prompt is not computed, or the pass without one is left out, and of
+InstructPix2Pix's thirds that with the prompt and the image alone is computed; the pipeline's own loop runs as ever. Images come out otherwise
+than with guidance at all steps, not always worse: let metrics say. The model's files stay as they are; stock pipelines guide at each step. It
+goes with compiled blocks, CUDA graphs and `accelerate.step_cache`, which begins anew where guidance sets in or ends, and so reuses less with a
+`start` above 0. A pipeline that asks for both in a way that is not known here, or is called without guidance, is refused.
 Source: Kynkäänniemi et al., "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models" (2024).
 
     - accelerate.guidance_interval: {start: 0.0, stop: 0.6}

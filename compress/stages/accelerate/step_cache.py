@@ -87,6 +87,8 @@ def refuse(artifact: Artifact, params: StepCache) -> str:
         return Refusal(
             f"{student.reported()}, each far from the others: there is nothing to reuse", "leave this stage out"
         )
+    if params.interval == 1 and asked.method in USED["interval"]:
+        return Refusal("interval: 1 reuses nothing", "give at least 2, or leave this stage out")
     steps = steps_of(artifact)
     return Refusal("images take one step, and there is none to reuse", "leave this stage out") if steps == 1 else ""
 
