@@ -96,7 +96,7 @@ def measure(folder: Path) -> None:
             f"{name}-quality",
             model,
             [*steps[-2:]],
-            {**COMPARED[text], "metrics": COMPARED[text]["metrics"][:1]},
+            {**COMPARED[text], "metrics": COMPARED[text]["metrics"][:1], "samples": COMPARED[text]["samples"] + 1},
         )
         _run(folder, f"{name}-all", model, [*steps[-2:]], COMPARED[text])
 
@@ -108,8 +108,9 @@ def measure_editors(folder: Path) -> None:
         for name, small in ((f"{task}-small", True), (f"{task}-large", False)):
             _pipeline(folder / name, model, kind, small)
             steps, metrics = [IMAGE_STEPS[0]], COMPARED[False]["metrics"]
-            for number, asked in enumerate((metrics[:1], metrics)):
-                evaluate = {**COMPARED[False], "metrics": asked}
+            for number, asked in enumerate((metrics[:1], metrics)[: 1 + small]):
+                # Of other items each time: what is known already of a side is no part of what is noted.
+                evaluate = {**COMPARED[False], "metrics": asked, "samples": COMPARED[False]["samples"] + number}
                 _run(folder, f"{name}-{number}", f"./{name}", steps, evaluate, {"evaluate": items})
 
 
