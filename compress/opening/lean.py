@@ -15,12 +15,16 @@ from typing import Any
 import torch
 
 from compress.engines.module import EngineModule
-from compress.opening.lean_pipelines import BEGIN, Asked, Begun, Memory
-from compress.opening.lean_schedules import Numbers, doubled, guided, lean, seen, tensor_of
+from compress.opening import lean_editors, lean_pipelines
+from compress.opening.lean_pipelines import Asked, Begun, Memory
+from compress.opening.lean_schedules import Numbers, lean, seen, tensor_of
 from compress.pipelines.call_arguments import GUIDANCE, NEGATIVE, STEPS, call_arguments
+from compress.pipelines.image_inputs import IMAGE_GUIDANCE, STRENGTH
 from compress.pipelines.lean import no_lean_call, unusual
 
 PROCESSOR = "VaeImageProcessor"
+# `compress.pipelines.lean.SCHEDULERS` has the same classes.
+BEGIN = {**lean_pipelines.BEGIN, **lean_editors.BEGIN}
 
 
 class LeanCall:
@@ -72,6 +76,8 @@ def _stock_because(pipe: Any, prompt: object, others: tuple[object, ...], given:
     if not isinstance(given.get(STEPS, 1), int):
         return f"{STEPS} is no whole number"
     if why := no_lean_call(kind, type(pipe.scheduler).__name__, pipe.scheduler.config):
+        return why
+    if kind in lean_editors.BEGIN and (why := lean_editors.left_to_stock(pipe, _asked(pipe, "", given))):
         return why
     return _changed(pipe)
 
@@ -129,6 +135,9 @@ def _asked(pipe: Any, prompt: str | list[str], given: Mapping[str, Any]) -> Aske
         value("output_type"),
         value("return_dict"),
         value("max_sequence_length"),
+        value("image"),
+        value("mask_image"),
+        *(1.0 if (found := value(name)) is None else found for name in (STRENGTH, IMAGE_GUIDANCE)),
     )
 
 
@@ -142,12 +151,16 @@ def _generate(pipe: Any, asked: Asked) -> Any:
 
 
 def _denoised(begun: Begun) -> Numbers:
-    x, schedule, scale = lean(begun.latents), begun.schedule, begun.guidance
-    for index in range(len(schedule.times)):
-        predicted = lean(begun.predict(tensor_of(x if scale is None else doubled(x)), index))
+    x, schedule, guidance = begun.latents, begun.schedule, begun.guidance
+    # Encoded latents may lie in memory channel by channel, and torch keeps that order where numpy does not: a convolution rounds by it.
+    numbers = lean if x.is_contiguous() else tensor_of
+    x = numbers(x)
+    for index in range(begun.first, len(schedule.times)):
+        predicted = numbers(begun.predict(tensor_of(guidance.repeated(x) if guidance else x), index))
         if isinstance(predicted, torch.Tensor):  # autocast lets a denoiser answer in another type
             x = tensor_of(x)
-        x = schedule.step(index, predicted if scale is None else guided(predicted, scale), x)
+        x = schedule.step(index, guidance.lead(predicted) if guidance else predicted, x)
+        x = numbers(begun.behind(tensor_of(x), index)) if begun.behind else x
     return x
 
 
@@ -162,7 +175,7 @@ def _finished(pipe: Any, image: torch.Tensor, output: str) -> Any:
 
 def _given(pipe: Any, images: Any, asked: Asked) -> Any:
     """What the stock call gives: its output, or a tuple."""
-    checked = {"nsfw_content_detected": None} if type(pipe).__name__ == "StableDiffusionPipeline" else {}
+    checked = {"nsfw_content_detected": None} if hasattr(pipe, "run_safety_checker") else {}
     if not asked.as_dict:
         return (images, *checked.values())
     return _output_of(type(pipe).__mro__[2])(images=images, **checked)

@@ -3,7 +3,7 @@ with the same arguments to every component, and without what the stock call asks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from compress.engines.module import EngineModule
-from compress.opening.lean_schedules import Ddim, Flow, Kept, Numbers, Schedule, tensor_of
+from compress.opening.lean_schedules import Ddim, Flow, Guidance, Kept, Numbers, Schedule, classifier_free, tensor_of
 from compress.opening.lean_texts import Reader
 
 NEGATIVES = 4  # sets of negative prompts whose embeddings are kept
@@ -31,6 +31,10 @@ class Asked:
     output: str
     as_dict: bool
     longest: int | None  # tokens of a prompt, for pipelines that are reported
+    image: Any = None  # what is made another of
+    mask: Any = None
+    strength: float = 1.0
+    image_guidance: float = 1.0
 
     @property
     def count(self) -> int:
@@ -41,16 +45,20 @@ class Asked:
 class Begun:
     """A call of which all is ready but the steps.
 
-    guidance: the scale by which two predictions of each row are led apart; None where there is one.
-    predict: what the denoiser gives at a step for latents, doubled where there is guidance.
+    guidance: how several predictions of each row become one; None where there is one.
+    predict: what the denoiser gives at a step for latents, each as often as the guidance takes it.
     decode: the image of the latents behind the last step.
+    first: the step of the schedule at which the latents are.
+    behind: what else becomes of the latents behind a step.
     """
 
     latents: torch.Tensor
     schedule: Schedule
-    guidance: float | None
+    guidance: Guidance | None
     predict: Callable[[torch.Tensor, int], torch.Tensor]
     decode: Callable[[Numbers], torch.Tensor]
+    first: int = 0
+    behind: Callable[[torch.Tensor, int], torch.Tensor] | None = None
 
 
 @dataclass
@@ -73,17 +81,11 @@ def stable_diffusion(pipe: Any, asked: Asked, memory: Memory) -> Begun:
         height, width = (side * pipe.vae_scale_factor for side in sides)
     pipe.check_inputs(asked.prompt, height, width, None, asked.negative)
     scale = asked.guidance if asked.guidance > 1 else None
-    embeds = _clip_embeds(pipe, asked, scale is not None, memory)
-    schedule = _ddim(pipe, asked, memory)
+    embeds = clip_embeds(pipe, asked, scale is not None, memory)
+    schedule = ddim(pipe, asked, memory)
     latents = _noise(pipe, pipe.unet, asked, (height, width), embeds.dtype, memory)
-    predict = _unet(pipe.unet, schedule, embeds, None)
-
-    def decode(x: Numbers) -> torch.Tensor:
-        z = tensor_of(x / pipe.vae.config.scaling_factor)
-        image: torch.Tensor = pipe.vae.decode(z, return_dict=False, generator=asked.generator)[0]
-        return image
-
-    return Begun(latents, schedule, scale, predict, decode)
+    predict = unet_of(pipe.unet, schedule, embeds)
+    return Begun(latents, schedule, classifier_free(scale), predict, decoding(pipe, asked.generator))
 
 
 def stable_diffusion_xl(pipe: Any, asked: Asked, memory: Memory) -> Begun:
@@ -97,7 +99,7 @@ def stable_diffusion_xl(pipe: Any, asked: Asked, memory: Memory) -> Begun:
         do_classifier_free_guidance=scale is not None,
         negative_prompt=asked.negative,
     )
-    schedule = _ddim(pipe, asked, memory)
+    schedule = ddim(pipe, asked, memory)
     latents = _noise(pipe, pipe.unet, asked, (height, width), embeds.dtype, memory)
     projected = pipe.text_encoder_2.config.projection_dim if pipe.text_encoder_2 is not None else int(pooled.shape[-1])
     sizes = pipe._get_add_time_ids(
@@ -107,8 +109,8 @@ def stable_diffusion_xl(pipe: Any, asked: Asked, memory: Memory) -> Begun:
         embeds, pooled = torch.cat([without, embeds]), torch.cat([pooled_without, pooled])
         sizes = torch.cat([sizes, sizes])
     added = {"text_embeds": pooled.to(memory.device), "time_ids": sizes.to(memory.device).repeat(asked.count, 1)}
-    predict = _unet(pipe.unet, schedule, embeds.to(memory.device), added)
-    return Begun(latents, schedule, scale, predict, lambda x: _decode_xl(pipe, x))
+    predict = unet_of(pipe.unet, schedule, embeds.to(memory.device), added)
+    return Begun(latents, schedule, classifier_free(scale), predict, lambda x: _decode_xl(pipe, x))
 
 
 def stable_diffusion_3(pipe: Any, asked: Asked, memory: Memory) -> Begun:
@@ -145,7 +147,7 @@ def stable_diffusion_3(pipe: Any, asked: Asked, memory: Memory) -> Begun:
         )[0]
         return found
 
-    return Begun(latents, schedule, scale, predict, lambda x: _decode_shifted(pipe, x))
+    return Begun(latents, schedule, classifier_free(scale), predict, lambda x: _decode_shifted(pipe, x))
 
 
 def flux(pipe: Any, asked: Asked, memory: Memory) -> Begun:
@@ -185,7 +187,7 @@ def flux(pipe: Any, asked: Asked, memory: Memory) -> Begun:
     return Begun(latents, schedule, None, predict, decode)
 
 
-# By the pipeline's class, its lean call: `compress.pipelines.lean.SCHEDULERS` has the same classes.
+# By the pipeline's class, its lean call.
 BEGIN: Mapping[str, Callable[[Any, Asked, Memory], Begun]] = {
     "StableDiffusionPipeline": stable_diffusion,
     "StableDiffusionXLPipeline": stable_diffusion_xl,
@@ -209,7 +211,7 @@ def _noise(
     return found
 
 
-def _ddim(pipe: Any, asked: Asked, memory: Memory) -> Schedule:
+def ddim(pipe: Any, asked: Asked, memory: Memory) -> Schedule:
     make = lambda: Ddim.of(pipe.scheduler, asked.steps, memory.device)  # noqa: E731
     return memory.schedules.get(pipe.scheduler, (asked.steps, memory.device), make)
 
@@ -239,12 +241,18 @@ def _shift(tokens: int, low: int, high: int, base: float, most: float) -> float:
     return tokens * slope + (base - slope * low)
 
 
-def _unet(
-    unet: Any, schedule: Schedule, embeds: torch.Tensor, added: Mapping[str, torch.Tensor] | None
+def unet_of(
+    unet: Any,
+    schedule: Schedule,
+    embeds: torch.Tensor,
+    added: Mapping[str, torch.Tensor] | None = None,
+    beside: Sequence[torch.Tensor] = (),
 ) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    """beside: what stands behind the latents in its input's channels."""
+
     def predict(x: torch.Tensor, index: int) -> torch.Tensor:
         found: torch.Tensor = unet(
-            x,
+            torch.cat([x, *beside], dim=1) if beside else x,
             schedule.times[index],
             encoder_hidden_states=embeds,
             timestep_cond=None,
@@ -255,6 +263,18 @@ def _unet(
         return found
 
     return predict
+
+
+def decoding(pipe: Any, generator: Any = None) -> Callable[[Numbers], torch.Tensor]:
+    """How Stable Diffusion 1 and 2 make an image of latents."""
+
+    def decode(x: Numbers) -> torch.Tensor:
+        z = tensor_of(x / pipe.vae.config.scaling_factor)
+        given = {} if generator is None else {"generator": generator}
+        image: torch.Tensor = pipe.vae.decode(z, return_dict=False, **given)[0]
+        return image
+
+    return decode
 
 
 def _decode_xl(pipe: Any, x: Numbers) -> torch.Tensor:
@@ -277,15 +297,25 @@ def _decode_shifted(pipe: Any, x: Numbers) -> torch.Tensor:
     return image
 
 
-def _clip_embeds(pipe: Any, asked: Asked, guided: bool, memory: Memory) -> torch.Tensor:
+def clip_embeds(pipe: Any, asked: Asked, guided: bool, memory: Memory) -> torch.Tensor:
     """A CLIP encoder's states for the prompts, behind those of the negative prompts where there is guidance."""
+    embeds, without = known_embeds(pipe, asked, guided, memory) or pipe.encode_prompt(
+        asked.prompt, memory.device, 1, guided, asked.negative
+    )
+    return embeds if without is None else torch.cat([without, embeds])
+
+
+def known_embeds(
+    pipe: Any, asked: Asked, guided: bool, memory: Memory
+) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+    """A CLIP encoder's states for the prompts, and for the negative prompts where there is guidance; None where the stock pipeline has more to
+    do, or to say."""
     tokens = _tokens(pipe, asked.prompt, memory)
     negative = _negatives(asked) if guided else ()
     if tokens is None or negative is None:
-        embeds, without = pipe.encode_prompt(asked.prompt, memory.device, 1, guided, asked.negative)
-        return torch.cat([without, embeds]) if guided else embeds
+        return None
     embeds = _encoded(pipe, tokens, memory)
-    return torch.cat([_negative_embeds(pipe, negative, memory), embeds]) if guided else embeds
+    return embeds, _negative_embeds(pipe, negative, memory) if guided else None
 
 
 def _negatives(asked: Asked) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -142,9 +143,26 @@ def tensor_of(x: Numbers) -> torch.Tensor:
     return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
 
-def doubled(x: Numbers) -> Numbers:
-    """The latents twice, one below the other: with the prompt and without it."""
-    return np.concatenate((x, x)) if isinstance(x, np.ndarray) else torch.cat([x] * 2)
+@dataclass(frozen=True)
+class Guidance:
+    """times: as often as a denoiser is asked for each latent, in one batch. lead: what its predictions come to."""
+
+    times: int
+    lead: Callable[[Numbers], Numbers]
+
+    def repeated(self, x: Numbers) -> Numbers:
+        """The latents so often, one below the other."""
+        return np.concatenate((x,) * self.times) if isinstance(x, np.ndarray) else torch.cat([x] * self.times)
+
+
+def classifier_free(scale: float | None) -> Guidance | None:
+    """Guidance by the prompt; None without a scale."""
+    return None if scale is None else Guidance(2, partial(guided, scale=scale))
+
+
+def instructed(scale: float, shown: float) -> Guidance:
+    """Guidance by an instruction and by the image that it changes, each by its scale."""
+    return Guidance(3, partial(_instructed, scale=scale, shown=shown))
 
 
 def guided(predicted: Numbers, scale: float) -> Numbers:
@@ -152,6 +170,13 @@ def guided(predicted: Numbers, scale: float) -> Numbers:
     rows = len(predicted) // 2
     without, with_prompt = predicted[:rows], predicted[rows:]
     return without + scale * (with_prompt - without)
+
+
+def _instructed(predicted: Numbers, scale: float, shown: float) -> Numbers:
+    """Brooks et al., "InstructPix2Pix" (2023), equation 3, of predictions [with both; with the image; with neither]."""
+    rows = len(predicted) // 3
+    both, with_image, neither = predicted[:rows], predicted[rows : 2 * rows], predicted[2 * rows :]
+    return neither + scale * (both - with_image) + shown * (with_image - neither)
 
 
 def seen(image: torch.Tensor) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Where a text-to-image pipeline has a lean call: a loop that generates the stock pipeline's very images without most of its Python.
+"""Where a pipeline of images has a lean call: a loop that generates the stock pipeline's very images without most of its Python.
 
 A stock call asks each module for its device and its hooks, reads signatures, makes its schedule anew, tokenizes twice and draws a progress
 bar: some milliseconds, which two steps behind an engine feel. Read from JSON and the class's source; `opening/lean.py` runs it.
@@ -11,6 +11,7 @@ from typing import Any
 
 from compress.artifact import SCHEDULER, Artifact
 from compress.pipelines.call_arguments import call_arguments
+from compress.pipelines.image_inputs import IMAGE_GUIDANCE, STRENGTH
 from compress.pipelines.index import class_of
 from compress.pipelines.schedulers import config_of, named_config
 from compress.tasks import Fault
@@ -18,6 +19,9 @@ from compress.tasks import Fault
 # By the pipeline's class, the scheduler whose steps its lean call takes, and what is an argument of it beside the usual ones.
 SCHEDULERS: Mapping[str, str] = {
     "StableDiffusionPipeline": "DDIMScheduler",
+    "StableDiffusionImg2ImgPipeline": "DDIMScheduler",
+    "StableDiffusionInpaintPipeline": "DDIMScheduler",
+    "StableDiffusionInstructPix2PixPipeline": "DDIMScheduler",
     "StableDiffusionXLPipeline": "DDIMScheduler",
     "StableDiffusion3Pipeline": "FlowMatchEulerDiscreteScheduler",
     "FluxPipeline": "FlowMatchEulerDiscreteScheduler",
@@ -37,6 +41,9 @@ USUAL = frozenset(
 MORE: Mapping[str, frozenset[str]] = {
     "StableDiffusion3Pipeline": frozenset({"max_sequence_length"}),
     "FluxPipeline": frozenset({"max_sequence_length"}),
+    "StableDiffusionImg2ImgPipeline": frozenset({"image", STRENGTH}),
+    "StableDiffusionInpaintPipeline": frozenset({"image", "mask_image", STRENGTH}),
+    "StableDiffusionInstructPix2PixPipeline": frozenset({"image", IMAGE_GUIDANCE}),
 }
 # Settings under which a scheduler's steps are others than those that are walked here.
 UNUSUAL = ("thresholding", "stochastic_sampling", "invert_sigmas", "use_flow_sigmas")
@@ -46,7 +53,7 @@ PLAIN = (bool, int, float, str, type(None))
 
 def takes(kind: str) -> frozenset[str]:
     """The arguments, behind the prompt, of a pipeline class's lean call."""
-    return USUAL | MORE.get(kind, frozenset())
+    return (USUAL | MORE.get(kind, frozenset())) & set(call_arguments(kind) or ())
 
 
 def no_lean_call(kind: str, scheduler: str, config: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from compress.data.items import Item
 from compress.engines.module import EngineModule
 from compress.errors import ManyProblems, UserError
 from compress.model.describing import describe
-from compress.opening.lean_pipelines import BEGIN
+from compress.opening.lean import BEGIN
 from compress.opening.lean_texts import Reader
 from compress.opening.text_to_image import TextToImage
 from compress.pipelines.lean import SCHEDULERS

@@ -3,8 +3,9 @@
 A stock call of diffusers takes some milliseconds beside its components: it looks for hooks and devices in every module, makes its schedule
 anew, tokenizes each prompt twice. That is a large share of an image once a student generates it in two steps behind an engine, and nothing of
 one that takes a second. The model's files stay as they are; with another caller than pare it is the stock pipeline. Put it last.
-It is there for StableDiffusionPipeline and StableDiffusionXLPipeline with DDIMScheduler, and for StableDiffusion3Pipeline and FluxPipeline with
-FlowMatchEulerDiscreteScheduler; `accelerate.steps` in front can give the first two their DDIM, and so does `distill.steps` (progressive).
+It is there for StableDiffusionPipeline, its image to image, inpainting and InstructPix2Pix, and StableDiffusionXLPipeline with DDIMScheduler, and
+for StableDiffusion3Pipeline and FluxPipeline with FlowMatchEulerDiscreteScheduler; `accelerate.steps` in front can give the former their DDIM, and
+so does `distill.steps` (progressive).
 Source: the calls of diffusers' pipelines, whose arithmetic the lean call repeats operation by operation.
 
     - accelerate.call: {}
