@@ -46,6 +46,8 @@ def run_plan(
     recipe, evaluated = found.recipe, found.data.get("evaluate")
     with disk_errors(out), logged(out, emit) as log, cache.holding() as store:
         store.prepare()
+        if other := replaced(out, recipe):
+            log(Event("warning", "plan", other))
         real = to_be_read(recipe.evaluate.metrics, evaluated, recipe.evaluate.samples)
         warnings: list[str] = []
         found = with_weights(found, store, noting(log, warnings), real)
@@ -78,6 +80,19 @@ def run_plan(
         if kept and has_card(candidate):
             complete(kept, comparison, recipe)
         return comparison
+
+
+def replaced(out: Path, recipe: Recipe) -> str:
+    """That a report lies in a folder already, of other settings, which this run's will replace; or ""."""
+    from compress.commands.evaluate import RESULT
+
+    try:
+        before = json.loads((out / RESULT).read_text(encoding="utf-8"))["recipe"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
+    if before == recipe.reported:
+        return ""
+    return f"{out} holds the report of a run with other settings, which this run's replaces: --out FOLDER keeps both"
 
 
 def _measured(found: Plan, request: Request, cache: Cache, log: Emit) -> Comparison:

@@ -160,7 +160,9 @@ def test_a_corrupt_entry_is_built_again_with_a_warning(first: Any, place: Path) 
     ],
 )
 def test_exit_codes_say_how_it_ended(first: Any, place: Path, change: str, code: int) -> None:
+    before = (place / "codes" / "result.json").exists()
     done = pare(place, "run", "recipe.yaml", "--set", change, "--out", "codes")
+    assert ("holds the report of a run with other settings" in done.stderr) == (before and code != 2)
     allowed = {code, 4} if change.startswith("gates.perplexity") else {code}
     assert done.returncode in allowed, done.stderr
     assert "Traceback" not in done.stderr
