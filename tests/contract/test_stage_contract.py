@@ -43,7 +43,8 @@ DAILY = {
     ("quantize.torchao", "instruction_editing"),
 }
 COMPILED = "accelerate.compile"  # by each process that opens the model
-APART = ("quantize.gptq",)  # in a process of its own, with half a minute of imports; tests/pipeline has it in short
+# In a process of its own with half a minute of imports, or as long with a compiler; tests/pipeline has each in short.
+APART = ("quantize.gptq", "quantize.autoround", "build.compiled")
 
 
 def slow(name: str, task: str) -> bool:

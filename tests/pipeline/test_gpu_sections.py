@@ -10,8 +10,8 @@ from tests.gpu.one import run_section
 from tests.gpu.results import DONE
 from tests.gpu.sections import Section, parts
 
-# Further recipes, run by what runs those of part a; runs in processes of their own; a dozen models, which unit tests have too.
-SLOW = ("dit", "ladder", "compiled-image", "full", "turns", "offload")
+# Further recipes, run by what runs those of part a; code that is compiled; runs in processes of their own; a dozen models, which unit tests have too.
+SLOW = ("dit", "ladder", "compiled-image", "compiled-text", "full", "turns", "offload")
 SECTIONS = [
     pytest.param(part, section, id=section.name, marks=[pytest.mark.slow] if section.name in SLOW else [])
     for part, sections in parts().items()

@@ -83,7 +83,9 @@ def weights(folder: Path, name: str) -> Mapping[str, Any]:
     return {tensor: (one.shape, one.dtype) for tensor, one in read_header(file).tensors.items()}
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl", "sd3"])
+@pytest.mark.parametrize(
+    "family", ["sd1", *(pytest.param(one, marks=pytest.mark.slow) for one in ("sd2", "sdxl")), "sd3"]
+)
 def test_a_checkpoint_is_the_model_that_it_was_written_from(home: Path, tmp_path: Path, family: str) -> None:
     plan, cache = planned(
         home,

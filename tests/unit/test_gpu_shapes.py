@@ -35,7 +35,7 @@ def rows_of(name: str) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("name", ["sdxl", "flux", "llama"])
+@pytest.mark.parametrize("name", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("sdxl", "flux")), "llama"])
 @pytest.mark.usefixtures("quick")
 def test_every_way_is_tried(name: str) -> None:
     with pretended(), mock.patch("torch.cuda.synchronize"):
