@@ -239,7 +239,7 @@ def reference(
 
 def apply(
     stage: str,
-    model: str | Path,
+    model: Artifact | str | Path,
     parameters: Mapping[str, object] | None = None,
     *,
     seed: int = 0,
@@ -272,7 +272,7 @@ def apply(
     values = {
         "schema": SCHEMA_VERSION,
         "name": "apply",
-        "model": _reference(model),
+        "model": _reference(model.path if isinstance(model, Artifact) else model),
         "seed": seed,
         "device": device,
         "trust_remote_code": trust_remote_code,

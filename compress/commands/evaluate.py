@@ -25,8 +25,11 @@ from compress.files.user_paths import expanded
 from compress.machine.devices import CPU, Opening, settled
 from compress.model.finite_checks import refuse_nonfinite
 from compress.params import faults
+from compress.pipelines.call_arguments import call_arguments
+from compress.pipelines.image_inputs import strength_of
+from compress.pipelines.index import class_of
 from compress.pipelines.index_checks import sampled_otherwise
-from compress.planning.calls import baseline_call, call_beside, lineage_since
+from compress.planning.calls import Call, baseline_call, call_beside, lineage_since
 from compress.planning.cautions import data_cautions
 from compress.planning.chat_checks import chat_problems
 from compress.planning.evaluation_checks import beyond_training, kind_problems, misfit, too_long
@@ -90,7 +93,12 @@ def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Pa
         if shown.components:
             refuse_nonfinite(shown, shown.digest, store.root / "digests")
     sides = looked_at(sides, metrics, data, wanted.spec, out)
-    reported = [*cautions(sides, metrics, data), *_far(sides, wanted), *([] if data else _apart(sides).items())]
+    reported = [
+        *cautions(sides, metrics, data),
+        *_far(sides, wanted),
+        *_of_other_strengths(sides, wanted.spec),
+        *([] if data else _apart(sides).items()),
+    ]
     reported += [
         (str(side.path), message) for side in sides if side.components and (message := sampled_otherwise(side))
     ]
@@ -142,6 +150,24 @@ def _far(sides: Sequence[Artifact], wanted: Wanted) -> Iterator[tuple[str, str]]
             yield str(side.path), message
 
 
+def _of_other_strengths(sides: Sequence[Artifact], spec: EvalSpec) -> Iterator[tuple[str, str]]:
+    """That what two pipelines are given is changed by one more than by the other, in words."""
+    if not all(side.components for side in sides):
+        return
+    calls = _calls(sides, spec)
+    one, other = (strength_of(side, call, call_arguments(class_of(side.path)) or {}) for side, call in calls)
+    if one != other:
+        fix = "a recipe with evaluate.baseline.strength compares them at one"
+        yield str(sides[0].path), f"it is called with strength {one:g}, and the baseline with {other:g}: {fix}"
+
+
+def _calls(sides: Sequence[Artifact], spec: EvalSpec) -> tuple[tuple[Artifact, Call], ...]:
+    """The two sides, each with the arguments that it will be called with."""
+    candidate, baseline = sides
+    base = baseline_call(baseline, spec.baseline)
+    return (candidate, call_beside(candidate, lineage_since(candidate, baseline), baseline, base)), (baseline, base)
+
+
 def _apart(sides: Sequence[Artifact]) -> dict[str, str]:
     """What is not alike in two folders of images."""
     from evaluation.preflight.image_folders import ill_paired, is_folder
@@ -161,14 +187,11 @@ def _few(metrics: Mapping[str, Mapping[str, Any]], data: Data | None, spec: Eval
 
 def _shut(sides: Sequence[Artifact], spec: EvalSpec, opening: Opening) -> tuple[Problem, ...]:
     """What keeps the sides from being opened, or called as they will be."""
-    candidate, baseline = sides
-    base = baseline_call(baseline, spec.baseline)
-    called = (
-        (candidate, call_beside(candidate, lineage_since(candidate, baseline), baseline, base)),
-        (baseline, base),
-    )
     found = [
-        p for side, call in called if side.components for p in source_problems(side, opening, str(side.path), call=call)
+        p
+        for side, call in _calls(sides, spec)
+        if side.components
+        for p in source_problems(side, opening, str(side.path), call=call)
     ]
     return tuple(dict.fromkeys(found))
 

@@ -268,6 +268,9 @@ def _unguided(artifact: Artifact, params: FewSteps) -> str:
     how, kind = guiding(artifact), class_of(artifact.path)
     if params.guidance is not None and not how.argument:
         return Refusal(f"{kind} takes no guidance scale", "leave `guidance` out")
+    if params.guidance is not None and params.guidance <= 1 and params.image_guidance is not None:
+        why = f"{kind} ignores image_guidance unless guidance is above 1, and it is {params.guidance:g}"
+        return Refusal(why, "leave `image_guidance` out, or set `guidance` above 1")
     if params.negative_prompt is None:
         return ""
     if NEGATIVE not in (call_arguments(kind) or {}) or not how.folds:

@@ -32,8 +32,8 @@ def hooked(artifact: Artifact, name: str, components: Iterable[str] = (), **para
 
 
 def unhooked(artifact: Artifact) -> Artifact:
-    """The same artifact, opened as it is stored."""
-    return replace(artifact, settings=replace(artifact.settings, hook=()))
+    """The same artifact, opened as it is stored, and called as its library calls it."""
+    return replace(artifact, settings=replace(artifact.settings, hook=(), lean=False))
 
 
 def unhookable(artifact: Artifact, name: str, **params: object) -> str:

@@ -137,7 +137,7 @@ def _asked(pipe: Any, prompt: str | list[str], given: Mapping[str, Any]) -> Aske
         value("max_sequence_length"),
         value("image"),
         value("mask_image"),
-        *(1.0 if (found := value(name)) is None else found for name in (STRENGTH, IMAGE_GUIDANCE)),
+        *(value(name) if name in usual else 1.0 for name in (STRENGTH, IMAGE_GUIDANCE)),
     )
 
 

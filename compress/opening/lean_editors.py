@@ -20,14 +20,15 @@ def left_to_stock(pipe: Any, asked: Asked) -> str:
     kind = type(pipe).__name__
     if asked.image is None or (kind == INPAINTING and asked.mask is None):
         return "it is given no image" if asked.image is None else "it is given no mask"
+    if not isinstance(asked.strength, int | float) or not isinstance(asked.image_guidance, int | float):
+        return "strength and image guidance are numbers"
     if _first(asked) >= asked.steps:
-        return f"strength {asked.strength:g} leaves none of {asked.steps} steps to run"
+        return f"none of {asked.steps} steps is run" + (f" at strength {asked.strength:g}" if asked.steps else "")
     if type(pipe.vae).__name__ == BY_MASK:
         return "its VAE decodes by the mask"
     latent, takes = pipe.vae.config.latent_channels, pipe.unet.config.in_channels
-    if kind == INPAINTING and takes not in (4, 2 * latent + 1):
-        return f"its denoiser takes {takes} channels"
-    return ""
+    fitting = {IMAGE_TO_IMAGE: (takes,), INPAINTING: (4, 9) if latent == 4 else (4,), INSTRUCTION: (2 * latent,)}
+    return "" if takes in fitting[kind] else f"its denoiser takes {takes} channels"
 
 
 def _first(asked: Asked) -> int:
@@ -41,9 +42,10 @@ def image_to_image(pipe: Any, asked: Asked, memory: Memory) -> Begun:
     scale = asked.guidance if asked.guidance > 1 else None
     embeds = clip_embeds(pipe, asked, scale is not None, memory)
     image = pipe.image_processor.preprocess(asked.image)
-    schedule, first = ddim(pipe, asked, memory), _first(asked)
-    times = schedule.times[first].reshape(1).repeat(asked.count)
+    first = _first(asked)
+    times = ddim(pipe, asked, memory).times[first].reshape(1).repeat(asked.count)
     latents = pipe.prepare_latents(image, times, asked.count, 1, embeds.dtype, memory.device, asked.generator)
+    schedule = ddim(pipe, asked, memory)  # laying noise over them moves the scheduler's numbers to their device
     predict = unet_of(pipe.unet, schedule, embeds)
     return Begun(latents, schedule, classifier_free(scale), predict, decoding(pipe, asked.generator), first)
 
@@ -58,8 +60,8 @@ def inpainting(pipe: Any, asked: Asked, memory: Memory) -> Begun:
     )
     scale = asked.guidance if asked.guidance > 1 else None
     embeds = clip_embeds(pipe, asked, scale is not None, memory)
-    schedule, first = ddim(pipe, asked, memory), _first(asked)
-    times = schedule.times[first].reshape(1).repeat(asked.count)
+    first = _first(asked)
+    times = ddim(pipe, asked, memory).times[first].reshape(1).repeat(asked.count)
     image = pipe.image_processor.preprocess(asked.image, height=height, width=width).to(dtype=torch.float32)
     shown = pipe.unet.config.in_channels != 4
     latents, noise, *kept = pipe.prepare_latents(
@@ -76,6 +78,7 @@ def inpainting(pipe: Any, asked: Asked, memory: Memory) -> Begun:
         return_noise=True,
         return_image_latents=not shown,
     )
+    schedule = ddim(pipe, asked, memory)  # laying noise over them moves the scheduler's numbers to their device
     covered = pipe.mask_processor.preprocess(asked.mask, height=height, width=width)
     mask, masked = pipe.prepare_mask_latents(
         covered,
@@ -131,10 +134,11 @@ def _instructing(pipe: Any, asked: Asked, led: bool, memory: Memory) -> torch.Te
     return embeds if without is None else torch.cat([embeds, without, without])
 
 
-INPAINTING = "StableDiffusionInpaintPipeline"
+IMAGE_TO_IMAGE, INPAINTING = "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"
+INSTRUCTION = "StableDiffusionInstructPix2PixPipeline"
 # By the pipeline's class, its lean call.
 BEGIN: Mapping[str, Callable[[Any, Asked, Memory], Begun]] = {
-    "StableDiffusionImg2ImgPipeline": image_to_image,
+    IMAGE_TO_IMAGE: image_to_image,
     INPAINTING: inpainting,
-    "StableDiffusionInstructPix2PixPipeline": instruction,
+    INSTRUCTION: instruction,
 }

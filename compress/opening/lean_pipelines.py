@@ -33,8 +33,8 @@ class Asked:
     longest: int | None  # tokens of a prompt, for pipelines that are reported
     image: Any = None  # what is made another of
     mask: Any = None
-    strength: float = 1.0
-    image_guidance: float = 1.0
+    strength: Any = 1.0  # as it was given: the stock call says what is wrong with it
+    image_guidance: Any = 1.0
 
     @property
     def count(self) -> int:
@@ -315,7 +315,8 @@ def known_embeds(
     if tokens is None or negative is None:
         return None
     embeds = _encoded(pipe, tokens, memory)
-    return embeds, _negative_embeds(pipe, negative, memory) if guided else None
+    without = _negative_embeds(pipe, negative, memory) if guided else None
+    return None if guided and without is None else (embeds, without)
 
 
 def _negatives(asked: Asked) -> tuple[str, ...] | None:
@@ -326,8 +327,8 @@ def _negatives(asked: Asked) -> tuple[str, ...] | None:
     return given if type(asked.negative) is type(asked.prompt) and len(given) == asked.count else None
 
 
-def _negative_embeds(pipe: Any, negative: tuple[str, ...], memory: Memory) -> torch.Tensor:
-    """Kept where an engine made them, whose weights nobody changes: few callers have more than one negative prompt."""
+def _negative_embeds(pipe: Any, negative: tuple[str, ...], memory: Memory) -> torch.Tensor | None:
+    """None where the stock pipeline has more to do, or to say. Kept where an engine made them, whose weights nobody changes: few callers have more than one negative prompt."""
     encoder = pipe.text_encoder
     if memory.encoder is not encoder:
         memory.negatives.clear()
@@ -335,7 +336,8 @@ def _negative_embeds(pipe: Any, negative: tuple[str, ...], memory: Memory) -> to
     if negative in memory.negatives:
         return memory.negatives[negative]
     tokens = _tokens(pipe, list(negative), memory)
-    assert tokens is not None
+    if tokens is None:
+        return None
     found = _encoded(pipe, tokens, memory)
     if isinstance(encoder, EngineModule):
         while len(memory.negatives) >= NEGATIVES:

@@ -21,6 +21,7 @@ TRUE_GUIDANCE = "true_cfg_scale"  # of pipelines whose `guidance_scale` is disti
 GUIDANCE = "guidance_scale"
 MOST_GUIDANCE = 100  # of a scale: pipelines' own go up to 15, and what lies far above is a slip
 STEPS = "num_inference_steps"
+FOLDING = ("distill.steps", "distill.guidance")
 # As pipelines write it: `return self._guidance_scale > 1`, `do_classifier_free_guidance = guidance_scale > 1.0`.
 GUIDED = re.compile(r"(?:return self\._|do_classifier_free_guidance = )guidance_scale > (?P<above>\d+(?:\.\d+)?)")
 
@@ -90,12 +91,22 @@ def _ignored_prompt(
     above = float(found["above"]) if found and scale == GUIDANCE else 1.0
     if scale in takes and isinstance(given, int | float) and given <= above:
         message = f"{kind} ignores a negative prompt unless {scale} is above {above:g}, and it is {given:g}"
+        if scale in artifact.settings.call and folded_by(artifact):
+            yield Fault(
+                NEGATIVE, message, f"leave negative_prompt out, or teach it: `negative_prompt` of {folded_by(artifact)}"
+            )
+            return
         distilled = "leave negative_prompt out: this pipeline's guidance is distilled into the model"
         fix = distilled if scale == TRUE_GUIDANCE else f"leave negative_prompt out, or set guidance above {above:g}"
         yield Fault(NEGATIVE, message, fix)
     elif artifact.main and artifact.known_config(artifact.main).get("time_cond_proj_dim"):
         message = f"`{artifact.main}` takes its guidance as an input (time_cond_proj_dim) and ignores a negative prompt"
         yield Fault(NEGATIVE, message, "leave negative_prompt out")
+
+
+def folded_by(artifact: Artifact) -> str:
+    """The stage that taught a pipeline to do without its guidance; "" where none did."""
+    return next((made.stage for made in reversed(artifact.lineage) if made.stage in FOLDING), "")
 
 
 def _ignored_scale(

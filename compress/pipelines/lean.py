@@ -12,6 +12,7 @@ from typing import Any
 from compress.artifact import SCHEDULER, Artifact
 from compress.pipelines.call_arguments import call_arguments
 from compress.pipelines.image_inputs import IMAGE_GUIDANCE, STRENGTH
+from compress.pipelines.image_sizes import SIDES
 from compress.pipelines.index import class_of
 from compress.pipelines.schedulers import config_of, named_config
 from compress.tasks import Fault
@@ -87,8 +88,9 @@ def lean_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
         yield Fault(SCHEDULER, why, FIX)
         return
     kind = class_of(artifact.path)
-    given = {name: value for name, value in call.items() if name != SCHEDULER}
-    for name in unusual(kind, given, call_arguments(kind) or {}):
+    stock = call_arguments(kind) or {}
+    beside = {SCHEDULER, *(side for side in SIDES if side not in stock)}  # what such a pipeline is given has the size
+    for name in unusual(kind, {name: value for name, value in call.items() if name not in beside}, stock):
         yield Fault(name, f"the lean call of {kind} takes no {name}", f"leave it out, or {FIX}")
 
 

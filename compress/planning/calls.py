@@ -90,8 +90,9 @@ def candidate_problems(
 ) -> Iterator[Problem]:
     """What the model that the last node leaves cannot take of its call, most of which it has from the baseline, though that can."""
     chain = _chain(nodes)
-    candidate, places = chain[-1].expected, asked_places(recipe, source)
+    candidate, asked = chain[-1].expected, asked_places(recipe, source)
     base, call = planned_calls(recipe, source, nodes)
+    places = {name: place for name, place in asked.items() if call.get(name) == base.get(name)}  # else a stage set it
     reported = {fault.message for fault in _faults(source, base)}
     for problem in call_problems(candidate, call, places, chain[-1].place):
         if problem.message not in reported:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from compress.artifact import Artifact
 from compress.catalogue import find_task
 from compress.distillation.compatibility import TEACHER
-from compress.distillation.few_steps import FewSteps, folded, guiding
+from compress.distillation.few_steps import FewSteps, folded, guiding, image_guidance
 from compress.distillation.students import STEPS, off_grid, parts_of
-from compress.pipelines.call_arguments import call_arguments
-from compress.pipelines.image_inputs import STRENGTH, strength_of
+from compress.pipelines.call_arguments import NEGATIVE, call_arguments
+from compress.pipelines.image_inputs import IMAGE_GUIDANCE, STRENGTH, strength_of
 from compress.pipelines.index import class_of
 from compress.planning.calls import baseline_call
 from compress.recipe.values import Recipe
@@ -37,6 +37,10 @@ def student_cautions(
             yield f"{node.id}: {message}"
         if node.stage.name == STEPS and (message := _of_another_strength(recipe, source, teacher, node.params)):
             yield f"{node.id}: {message}"
+        if isinstance(node.params, FewSteps) and (message := _otherwise_shown(recipe, source, teacher, node.params)):
+            yield f"{node.id}: {message}"
+        if isinstance(node.params, FewSteps) and (message := _otherwise_away(recipe, source, node.params)):
+            yield f"{node.id}: {message}"
         if node.stage.name == STEPS and (message := off_grid(teacher, parts_of(node.params.counted()))):
             yield f"{node.id}: {message}"
 
@@ -51,6 +55,25 @@ def _of_another_strength(recipe: Recipe, source: Artifact, teacher: Artifact, pa
     if taught == asked:
         return ""
     return f"it is taught the way of strength {taught:g}, and the baseline goes that of {asked:g}: set the same in both"
+
+
+def _otherwise_shown(recipe: Recipe, source: Artifact, teacher: Artifact, params: FewSteps) -> str:
+    """That a student is taught another guidance by the image that it edits than the baseline has, or ""."""
+    taught = image_guidance(teacher, params)
+    takes, call = call_arguments(class_of(source.path)) or {}, baseline_call(source, recipe.evaluate.baseline)
+    asked = call.get(IMAGE_GUIDANCE, takes.get(IMAGE_GUIDANCE))
+    if taught is None or folded(teacher) or not isinstance(asked, int | float) or taught == asked:
+        return ""
+    return f"it is taught image_guidance {taught:g}, and the baseline edits with {asked:g}: set the same in both"
+
+
+def _otherwise_away(recipe: Recipe, source: Artifact, params: FewSteps) -> str:
+    """That a student is taught to lead away from what the baseline does not, or ""."""
+    asked = baseline_call(source, recipe.evaluate.baseline).get(NEGATIVE)
+    if params.negative_prompt is None or params.negative_prompt == asked:
+        return ""
+    beside = f"{asked!r}" if asked else "none"
+    return f"it is taught the negative prompt {params.negative_prompt!r}, and the baseline has {beside}: set the same in both"
 
 
 def _otherwise_guided(recipe: Recipe, source: Artifact, teacher: Artifact, params: FewSteps) -> str:

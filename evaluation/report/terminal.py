@@ -42,7 +42,7 @@ def text(comparison: Comparison) -> str:
     """What `show` prints, without colours, 120 columns wide."""
     from rich.console import Console
 
-    out = Console(file=io.StringIO(), width=120, force_terminal=False)
+    out = Console(file=io.StringIO(), width=120, force_terminal=False, force_jupyter=False)
     show(comparison, out)
     return out.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 

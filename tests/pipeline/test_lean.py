@@ -69,6 +69,7 @@ def generators(count: int) -> list[torch.Generator]:
         {"num_inference_steps": 2, "guidance_scale": 1.0},
         {"num_inference_steps": 3, "guidance_scale": 4.5},
         {"num_inference_steps": 2, "guidance_scale": 3, "negative_prompt": "a green one"},
+        {"num_inference_steps": 2, "guidance_scale": 3, "negative_prompt": "a green one " * 30},
     ],
 )
 def test_images_are_the_same_to_the_bit(

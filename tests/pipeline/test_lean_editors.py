@@ -29,6 +29,11 @@ CALLS: tuple[dict[str, Any], ...] = (
     {"num_inference_steps": 1, "guidance_scale": 1.0},
     {"num_inference_steps": 4, "guidance_scale": 3.0},
     {"num_inference_steps": 4, "guidance_scale": 3.0, "negative_prompt": "green"},
+    {
+        "num_inference_steps": 4,
+        "guidance_scale": 3.0,
+        "negative_prompt": "green " * 80,
+    },  # cut by the stock pipeline's own reader
 )
 OWN: dict[str, tuple[dict[str, Any], ...]] = {
     "Img2Img": ({"strength": 0.5}, {"strength": 1.0}),
@@ -126,15 +131,67 @@ def test_what_only_the_stock_call_takes_goes_to_it(made: Make) -> None:
         lean.pipeline("a", padding_mask_crop=2, **call)
     with pytest.warns(UserWarning, match="no mask"), pytest.raises(Exception):  # noqa: B017  what the stock call raises
         lean.pipeline("a", **{**call, "mask_image": None})
-    with pytest.warns(UserWarning, match="strength 0.3 leaves none of 2 steps"), pytest.raises(ValueError):
+    with pytest.warns(UserWarning, match="none of 2 steps is run at strength 0.3"), pytest.raises(ValueError):
         lean.pipeline("a", strength=0.3, **call)
+    for wrong in (None, "0.5"):
+        with pytest.warns(UserWarning, match="strength and image guidance are numbers"), pytest.raises(TypeError):
+            lean.pipeline("a", strength=wrong, **call)
     lean.pipeline("a", strength=0.5, **call)
     assert lean.pipeline.stock_because == ""
+
+
+def test_a_denoiser_of_other_channels_is_left_to_the_stock_call(made: Make) -> None:
+    for name, channels in (("StableDiffusionInpaintPipeline", 17), ("StableDiffusionInstructPix2PixPipeline", 9)):
+        _, lean = pair(made(name))
+        lean.pipeline.unet.register_to_config(in_channels=channels)
+        given = {"image": Image.new("RGB", (SIDE, SIDE)), "num_inference_steps": 1}
+        mask = {"mask_image": Image.new("L", (SIDE, SIDE)), "height": SIDE, "width": SIDE} if "Inpaint" in name else {}
+        with (
+            pytest.warns(UserWarning, match=f"takes {channels} channels"),
+            pytest.raises(ValueError, match=r"nput channels|expects"),
+        ):
+            lean.pipeline("a", **given, **mask)
+
+
+def test_a_first_call_steps_with_the_numbers_that_the_scheduler_then_has(
+    made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU the scheduler moves them there as it lays noise over latents."""
+    for name in ("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"):
+        _, lean = pair(made(name))
+        scheduler = lean.pipeline.scheduler
+        laid = type(scheduler).add_noise
+
+        def moving(self: Any, *args: Any, laid: Any = laid) -> Any:
+            self.alphas_cumprod = self.alphas_cumprod.clone()
+            return laid(self, *args)
+
+        monkeypatch.setattr(type(scheduler), "add_noise", moving)
+        seen: list[Any] = []
+        kept = lean.pipeline.lean_memory.schedules
+        begin = EDITING[name]
+        monkeypatch.setitem(BEGIN, name, lambda *given, begin=begin, seen=seen: seen.append(begin(*given)) or seen[-1])
+        lean.images(lean.examples[:1], 0, num_inference_steps=4, strength=0.5)
+        call = (4, lean.device)
+        assert seen[0].schedule is kept.get(scheduler, call, lambda: None)
+        monkeypatch.undo()
+
+
+def test_sizes_that_no_pipeline_takes_are_those_of_what_it_is_given(made: Make) -> None:
+    for name in ("StableDiffusionImg2ImgPipeline", "StableDiffusionInstructPix2PixPipeline"):
+        assert [*lean_faults(made(name).calling_lean(), {"height": SIDE, "width": SIDE})] == []
+
+
+def test_a_student_is_taught_of_a_lean_pipeline_too(made: Make) -> None:
+    from compress.model.hook_settings import unhooked
+
+    assert not unhooked(made("StableDiffusionImg2ImgPipeline").calling_lean()).settings.lean
 
 
 def test_a_stage_leaves_it_and_plans_know_what_it_takes(made: Make, tmp_path: Path) -> None:
     source = made("StableDiffusionInstructPix2PixPipeline")
     asked, _ = apply("accelerate.call", source, tmp_path / "made")
+    assert compress.apply("accelerate.call", source, cache=tmp_path / "cache").settings == asked.settings
     assert asked.settings.lean
     assert compress.load(asked).stock_because == ""
     assert [*lean_faults(asked, {"image_guidance_scale": 2.0, "guidance_scale": 3.0})] == []
@@ -156,3 +213,17 @@ def test_engines_of_both_halves_make_the_same_images(made: Make, tmp_path: Path)
         lean.generate_items(lean.examples[:1], 0, **call), stock.generate_items(stock.examples[:1], 0, **call)
     )
     assert lean.pipeline.stock_because == ""
+
+
+def test_two_models_of_other_strengths_are_compared_with_a_warning(made: Make, tmp_path: Path) -> None:
+    from compress.commands.evaluate import Wanted, prepare
+    from compress.recipe.values import EvalSpec
+    from compress.store.cache import Cache
+
+    baseline = made("StableDiffusionImg2ImgPipeline")
+    student, _ = apply("accelerate.steps", baseline.calling(strength=0.5), tmp_path / "student", steps=4)
+    given = Wanted(metrics={"size": {}}, spec=EvalSpec(samples=2))
+    found = prepare(str(student.path), str(baseline.path), given, Cache(tmp_path / "cache"), tmp_path / "out")
+    assert any("called with strength 0.5, and the baseline with 0.8" in one for one in found.warnings), found.warnings
+    same = prepare(str(student.path), str(student.path), given, Cache(tmp_path / "cache"), tmp_path / "out")
+    assert not any("strength" in one for one in same.warnings)

@@ -155,6 +155,23 @@ def test_what_the_call_gives_nothing_to_do_is_refused(
     assert "leave the stage out" in problem.fix
 
 
+def test_the_place_is_the_stages_where_a_stage_sets_the_steps(models: Mapping[str, Artifact], tmp_path: Path) -> None:
+    body = {
+        "schema": 1,
+        "name": "x",
+        "model": str(models["sd"].path),
+        "stages": [{STEP_CACHE: {}}, {"accelerate.steps": {"steps": 1}}],
+        "evaluate": {"baseline": {"steps": 20}, "metrics": ["size"]},
+    }
+    lines = "\n".join(f"{name}: {json.dumps(value)}" for name, value in body.items())
+    (tmp_path / "r.yaml").write_text(lines)
+    with pytest.raises(RecipeError) as caught:
+        compress.check(tmp_path / "r.yaml", cache=tmp_path / "cache")
+    (problem,) = caught.value.problems
+    assert "one step is run" in problem.message
+    assert "r.yaml:4:" in problem.place
+
+
 def test_a_cache_goes_with_it(models: Mapping[str, Artifact]) -> None:
     for family, cache in (
         ("sd", {"method": "deep", "interval": 2, "levels": 1}),

@@ -41,6 +41,7 @@ CALLS = {  # one call of each, cheap; those that would run a model are called wi
     "run": f"compress.run({WRONG!r}, cache=store)",
     "run_all": f"compress.run_all({WRONG!r}, cache=store)",
     "schema": "compress.schema()",
+    "text": "compress.text(compress.plan(recipe, cache=store))",
 }
 
 

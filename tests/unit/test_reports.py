@@ -299,8 +299,10 @@ def test_markdown_cells_cannot_break_the_table_or_bring_markup() -> None:
     assert not re.search(r"(?<!\\)[`\[]|http://|@all", line)
 
 
-def test_a_comparison_prints_what_a_run_ends_with() -> None:
-    assert compress.text(text()) == printed(text(), width=120)
+def test_a_comparison_prints_what_a_run_ends_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compress.text(text()) == (shown := printed(text(), width=120))
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert compress.text(text()) == shown
     assert (
         repr(text())
         == f"<comparison {text().name}: {text().status}, {len(text().rows)} metrics; compress.text tells more>"

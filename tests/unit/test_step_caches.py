@@ -274,6 +274,8 @@ def test_what_has_no_such_parts_is_refused(models: Mapping[str, Path], tmp_path:
     assert "one step" in refused(of["sd"].calling(num_inference_steps=1))
     assert refused(of["sd"], interval=1) == refused(of["sd3"], method="taylorseer", interval=1)
     assert refused(of["sd"], interval=1) == "interval: 1 reuses nothing"
+    assert refused(of["sd3"], threshold=0) == refused(of["sd3"], method="mag", threshold=0)
+    assert refused(of["sd3"], threshold=0) == "threshold: 0 reuses nothing"
     narrow = models["flux"].parent / "narrow"
     config = json.loads((models["flux"] / "transformer/config.json").read_text())
     alone = Artifact(

@@ -39,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def plan(
-    model: Path, *asked: Asked, guidance: float | None = None, train: str = "zoo://digits/train", **baseline: float
+    model: Path, *asked: Asked, guidance: float | None = None, train: str = "zoo://digits/train", **baseline: Any
 ) -> Plan:
     steps, after = [], "source"
     for number, (name, given) in enumerate(asked):
@@ -273,6 +273,40 @@ def test_another_strength_than_the_baselines_is_warned_of(
         editor, ("distill.steps", {"steps": 4, "guidance": 3.0, **taught}), guidance=3.0, train=train, **baseline
     ).warnings
     assert [said in one for one in warnings] == [True] * bool(said)
+
+
+@pytest.mark.parametrize(
+    ("taught", "baseline", "said"),
+    [
+        ({"image_guidance": 3.0}, {"image_guidance": 1.5}, "taught image_guidance 3, and the baseline edits with 1.5"),
+        ({}, {"image_guidance": 2.0}, "taught image_guidance 1.5, and the baseline edits with 2"),
+        ({"image_guidance": 2.0}, {"image_guidance": 2.0}, ""),
+        ({"negative_prompt": "blue"}, {}, "taught the negative prompt 'blue', and the baseline has none"),
+        ({"negative_prompt": "blue"}, {"negative_prompt": "red"}, "'blue', and the baseline has 'red'"),
+        ({"negative_prompt": "blue"}, {"negative_prompt": "blue"}, ""),
+    ],
+)
+def test_what_else_is_taught_otherwise_is_warned_of(
+    taught: dict[str, Any], baseline: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    editor = tiny_editor(tmp_path / "model", "StableDiffusionInstructPix2PixPipeline")
+    asked = ("distill.steps", {"steps": 4, "guidance": 3.0, **taught})
+    warnings = plan(editor, asked, guidance=3.0, train="zoo://digits-edits/train", **baseline).warnings
+    assert [said in one for one in warnings] == [True] * bool(said), warnings
+
+
+def test_a_guidance_by_the_image_without_one_by_the_text_is_refused(tmp_path: Path) -> None:
+    editor = describe(tiny_editor(tmp_path / "model", "StableDiffusionInstructPix2PixPipeline"))
+    params = DistillSteps(steps=2, guidance=1.0, image_guidance=2.0)
+    assert "ignores image_guidance unless guidance is above 1" in find_stage("distill.steps").refuse(editor, params)
+
+
+def test_the_remedy_for_a_negative_prompt_that_a_student_ignores_is_to_teach_it(model: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        plan(model, ("distill.steps", {"steps": 2, "guidance": 3.0}), guidance=3.0, negative_prompt="red")
+    (problem,) = caught.value.problems
+    assert "ignores a negative prompt" in problem.message
+    assert problem.fix == "leave negative_prompt out, or teach it: `negative_prompt` of distill.steps"
 
 
 @pytest.mark.parametrize("scale", [1e9, float("inf"), float("nan"), -1.0])

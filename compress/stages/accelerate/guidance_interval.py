@@ -5,7 +5,7 @@ Guidance shapes an image where it takes form; at the noisiest steps it narrows w
 InstructPix2Pix's thirds that with the prompt and the image alone is computed; the pipeline's own loop runs as ever. Images come out otherwise
 than with guidance at all steps, not always worse: let metrics say. The model's files stay as they are; stock pipelines guide at each step. It
 goes with compiled blocks, CUDA graphs and `accelerate.step_cache`, which begins anew where guidance sets in or ends, and so reuses less with a
-`start` above 0. A pipeline that asks for both in a way that is not known here, or is called without guidance, is refused.
+`start` above 0. A pipeline that asks for both in a way that is not known here, or is called without guidance, is refused, and so is the lean call.
 Source: Kynkäänniemi et al., "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion Models" (2024).
 
     - accelerate.guidance_interval: {start: 0.0, stop: 0.6}
@@ -50,8 +50,9 @@ def refuse(artifact: Artifact, params: GuidanceInterval) -> str:
 
 
 def forecast(artifact: Artifact, params: GuidanceInterval) -> Forecast:
-    reported = f"guided from {params.start:.0%} to {params.stop:.0%} of the steps, and asked with the prompt alone at the others"
     how = asked_how(class_of(artifact.path))
+    whole = "prompt and image" if how == "thirds" else "the prompt alone"
+    reported = f"guided from {params.start:.0%} to {params.stop:.0%} of the steps, and asked with {whole} at the others"
     return forecast_hooked(artifact, INTERVAL, reported, start=params.start, stop=params.stop, how=how)
 
 

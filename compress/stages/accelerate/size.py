@@ -1,4 +1,4 @@
-"""Generate images of a stated size, in every stage that follows and when the model is used.
+"""Generate images of a stated size, in every stage that follows and in the call that the model is left with.
 
 Put it in front of a stage that builds engines: each is built for one size, the model's own unless this one says another. Fewer pixels
 are also the plainest way to a faster model; give the baseline the same `height` and `width` (evaluate.baseline) to compare like with

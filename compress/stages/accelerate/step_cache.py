@@ -89,6 +89,8 @@ def refuse(artifact: Artifact, params: StepCache) -> str:
         )
     if params.interval == 1 and asked.method in USED["interval"]:
         return Refusal("interval: 1 reuses nothing", "give at least 2, or leave this stage out")
+    if params.threshold == 0 and asked.method in USED["threshold"]:
+        return Refusal("threshold: 0 reuses nothing", "give more than 0, or leave this stage out")
     steps = steps_of(artifact)
     return Refusal("images take one step, and there is none to reuse", "leave this stage out") if steps == 1 else ""
 
