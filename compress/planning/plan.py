@@ -25,7 +25,7 @@ from compress.planning.size_mismatch import pixels_apart, sizes_apart
 from compress.planning.step_checks import (
     source_problems,
 )
-from compress.planning.student_cautions import student_cautions
+from compress.planning.student_cautions import saving_nothing, student_cautions
 from compress.recipe.values import Recipe, is_model
 from compress.sources.data import open_data
 from compress.sources.models import Source, find_source, look_at, unread
@@ -90,6 +90,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
         raise RecipeError(room.problems)
     reported = [*sizes_apart(recipe, source.artifact, nodes), *(message for n in nodes for message in n.warnings)]
     reported += student_cautions(recipe, source.artifact, nodes, models)
+    reported += saving_nothing(recipe, source.artifact, nodes)
     warnings = tuple(cautions(recipe, source, seen.data, reported))
     made = Plan(recipe, source, nodes, seen.data, room.disk, room.kept, room.memory, seen.opening, warnings, models)
     name = durations.noted_as(durations.evaluation_name(source.artifact), seen.opening.device)

@@ -1,5 +1,5 @@
-"""What a student of few steps is taught that it is then not compared by: another guidance or strength than the baseline's, steps that its teacher
-itself was never taught."""
+"""What of steps may not have been meant: as many as before, or, of a student of few steps, what it is taught and then not compared by: another
+guidance or strength than the baseline's, steps that its teacher itself was never taught."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from compress.distillation.compatibility import TEACHER
 from compress.distillation.few_steps import FewSteps, folded, guiding, image_guidance
 from compress.distillation.students import STEPS, off_grid, parts_of
 from compress.pipelines.call_arguments import NEGATIVE, call_arguments
+from compress.pipelines.call_arguments import STEPS as CALLED_STEPS
 from compress.pipelines.image_inputs import IMAGE_GUIDANCE, STRENGTH, strength_of
 from compress.pipelines.index import class_of
 from compress.planning.calls import baseline_call
@@ -20,6 +21,8 @@ from compress.sources.models import Source
 
 if TYPE_CHECKING:
     from compress.planning.nodes import Node
+
+FEWER = "accelerate.steps"
 
 
 def student_cautions(
@@ -43,6 +46,19 @@ def student_cautions(
             yield f"{node.id}: {message}"
         if node.stage.name == STEPS and (message := off_grid(teacher, parts_of(node.params.counted()))):
             yield f"{node.id}: {message}"
+
+
+def saving_nothing(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[str]:
+    """Stages that leave as many steps as the baseline takes, or more, by the same scheduler."""
+    takes, call = call_arguments(class_of(source.path)) or {}, baseline_call(source, recipe.evaluate.baseline)
+    before = call.get(CALLED_STEPS, takes.get(CALLED_STEPS))
+    for node in nodes:
+        given = node.params.counted()
+        steps = given.get("steps")
+        if node.stage.name != FEWER or not isinstance(steps, int) or not isinstance(before, int) or steps < before:
+            continue
+        if given.get("scheduler") is None and given.get("spacing") is None:
+            yield f"{node.id}: {steps} steps are no fewer than the baseline's {before}: this saves nothing"
 
 
 def _of_another_strength(recipe: Recipe, source: Artifact, teacher: Artifact, params: Any) -> str:

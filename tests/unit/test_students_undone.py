@@ -295,6 +295,23 @@ def test_what_else_is_taught_otherwise_is_warned_of(
     assert [said in one for one in warnings] == [True] * bool(said), warnings
 
 
+@pytest.mark.parametrize(
+    ("given", "baseline", "said"),
+    [
+        ({"steps": 20}, {"steps": 20}, "20 steps are no fewer than the baseline's 20: this saves nothing"),
+        ({"steps": 60}, {}, "60 steps are no fewer than the baseline's 50"),
+        ({"steps": 19}, {"steps": 20}, ""),
+        ({"steps": 20, "scheduler": "dpm-solver++"}, {"steps": 20}, ""),
+        ({"steps": 20, "spacing": "trailing"}, {"steps": 20}, ""),
+    ],
+)
+def test_as_many_steps_as_before_are_warned_of(
+    given: dict[str, Any], baseline: dict[str, Any], said: str, model: Path
+) -> None:
+    warnings = plan(model, ("accelerate.steps", given), **baseline).warnings
+    assert [said in one for one in warnings] == [True] * bool(said), warnings
+
+
 def test_a_guidance_by_the_image_without_one_by_the_text_is_refused(tmp_path: Path) -> None:
     editor = describe(tiny_editor(tmp_path / "model", "StableDiffusionInstructPix2PixPipeline"))
     params = DistillSteps(steps=2, guidance=1.0, image_guidance=2.0)
