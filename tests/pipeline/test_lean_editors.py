@@ -21,6 +21,7 @@ from compress.opening.lean import BEGIN
 from compress.opening.lean_editors import BEGIN as EDITING
 from compress.pipelines.lean import SCHEDULERS, lean_faults, takes
 from tests.editors import SIDE, tiny_editor
+from tests.pipeline.test_few_step_editors import TAUGHT, data_of
 from tests.stages import apply
 
 FOUR = "StableDiffusionInpaintPipeline of 4 channels"
@@ -182,10 +183,16 @@ def test_sizes_that_no_pipeline_takes_are_those_of_what_it_is_given(made: Make) 
         assert [*lean_faults(made(name).calling_lean(), {"height": SIDE, "width": SIDE})] == []
 
 
-def test_a_student_is_taught_of_a_lean_pipeline_too(made: Make) -> None:
-    from compress.model.hook_settings import unhooked
-
-    assert not unhooked(made("StableDiffusionImg2ImgPipeline").calling_lean()).settings.lean
+def test_a_student_is_taught_of_a_lean_pipeline_too(made: Make, tmp_path: Path) -> None:
+    """Its teacher's steps are looked at, and a lean call tells none."""
+    source = made("StableDiffusionImg2ImgPipeline").calling_lean()
+    options = {**TAUGHT, "updates": 1, "strength": 0.6}
+    data = data_of(source, tmp_path / "train")
+    student, _ = apply("distill.steps", source, tmp_path / "s", data=data, inputs={"teacher": source}, **options)
+    assert student.settings.lean
+    lean = open_images(student)
+    assert lean.generate_items(lean.examples[:1], 0).std() > 0
+    assert lean.pipeline.stock_because == ""
 
 
 def test_a_stage_leaves_it_and_plans_know_what_it_takes(made: Make, tmp_path: Path) -> None:
