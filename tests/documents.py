@@ -76,6 +76,8 @@ def commands() -> Iterator[tuple[str, str]]:
 
 def furnish(folder: Path) -> None:
     """What a user's folder holds in the examples, tiny: models, an adapter, images, texts, conversations, an earlier run."""
+    from compress.artifact import write_manifest
+    from compress.model.describing import describe
     from compress.zoo import zoo_model
     from tests.adapters import branches, shapes, write_peft
     from tests.chat_templates import chatting, exchanges
@@ -95,7 +97,8 @@ def furnish(folder: Path) -> None:
     exchanges(folder / "chats.jsonl", 8)
     exchanges(folder / "held-out-chats.jsonl", 8, first=100)
     shutil.copytree(folder / "llama-3.2-1b-instruct", folder / "small-granite")
-    shutil.copytree(folder / "stable-diffusion-v1-5", folder / "fast-sana")
+    fast = Path(shutil.copytree(folder / "stable-diffusion-v1-5", folder / "fast-sana"))
+    write_manifest(describe(fast).calling(num_inference_steps=2))
     shutil.copytree(zoo_model("digits-clip"), folder / "clip")
     for shade, name in enumerate(("train-images", "held-out")):
         images(folder / name, shade)
