@@ -127,8 +127,8 @@ def _ignored_image_scale(
     """A scale of the input image that would be ignored in silence: pipelines are led by the image where the text leads them too."""
     if call.get(IMAGE_GUIDANCE) is None or IMAGE_GUIDANCE not in takes:
         return
-    if {GUIDANCE, IMAGE_GUIDANCE} & set(artifact.settings.call):  # a student that was taught both is given neither
-        return
+    if folded_by(artifact) or artifact.settings.call.get(IMAGE_GUIDANCE) == call[IMAGE_GUIDANCE]:
+        return  # a student that was taught both is given neither, and what its own call has is its maker's
     given = call.get(GUIDANCE, takes.get(GUIDANCE))
     if isinstance(given, int | float) and given <= 1:
         message = f"{kind} ignores {IMAGE_GUIDANCE} unless {GUIDANCE} is above 1, and it is {given:g}"

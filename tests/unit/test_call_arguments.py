@@ -126,7 +126,9 @@ def test_a_scale_of_the_image_is_ignored_without_guidance_by_the_text(tmp_path: 
     assert found.argument == "image_guidance_scale"
     assert "ignores image_guidance_scale unless guidance_scale is above 1, and it is 1" in found.message
     assert not [*call_faults(made, {"guidance_scale": 2.0, "image_guidance_scale": 2.0})]
-    student = made.calling(guidance_scale=1.0)  # as teaching leaves it
+    own = made.calling(guidance_scale=3.0)  # which the call overrules
+    assert len([*call_faults(own, {"guidance_scale": 1.0, "image_guidance_scale": 2.0})]) == 1
+    student = replace(made.calling(guidance_scale=1.0), lineage=(Provenance("distill.steps", 1, {"steps": 2}, ""),))
     assert not [*call_faults(student, {"guidance_scale": 1.0, "image_guidance_scale": 2.0})]
 
 
