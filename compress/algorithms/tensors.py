@@ -55,9 +55,9 @@ def to_host(value: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tens
     return value.detach().to("cpu", dtype)
 
 
-def to_array(value: torch.Tensor) -> NDArray[Any]:
-    """A tensor's numbers, on the processor."""
-    return to_host(value).numpy()
+def to_array(value: torch.Tensor, dtype: torch.dtype | None = None) -> NDArray[Any]:
+    """A tensor's numbers, on the processor; those that lie there already are shared."""
+    return to_host(value, dtype).numpy()
 
 
 def moved(value: Any, device: torch.device | str) -> Any:

@@ -22,6 +22,7 @@ from compress.catalogue import (
 )
 from compress.errors import PareError
 from compress.machine import deps, gpus
+from compress.machine.devices import CUDA
 from compress.machine.facts import machine_fact
 from compress.planning.plan import make_plan
 from compress.recipe.reading import read_recipes
@@ -97,7 +98,10 @@ def _engine(format: str) -> str:
         return reported
     if unavailable := [why for stage in stages if (why := stage.unavailable_here(stage.params()))]:
         return unavailable[0]
-    return "ready" if deps.version(engine.distribution) else f"not installed: {install({engine.distribution})}"
+    if not deps.version(engine.distribution):
+        return f"not installed: {install({engine.distribution})}"
+    lacking = engine.lacks(CUDA) if gpus.gpu_here() else ""
+    return f"ready on the processor; {lacking}: {getattr(lacking, 'fix', '')}" if lacking else "ready"
 
 
 def _recipe(file: Path) -> str:

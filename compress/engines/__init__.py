@@ -50,6 +50,8 @@ class Engine:
     keeps_type: whether its files hold weights in the number type that they were stored in; else in the one that it computes in.
     unfit: why an engine in a component's folder does not run on a device as it is here, from JSON alone, or ""; None: it runs on all of
         `devices`.
+    lacks: why its library, as it is installed here, does not compute on a device of `devices`, as a Refusal with what to install, from
+        file names alone; "" where it does, and where there is no such library.
     refuse: why it cannot take a component, read from JSON and file names alone, or "".
     """
 
@@ -63,6 +65,7 @@ class Engine:
     weights: Callable[[Path], tuple[Path, ...]] | None = None
     keeps_type: bool = False
     unfit: Callable[[Path, str], str] | None = None
+    lacks: Callable[[str], str] = field(default=lambda device: "")
     refuse: Callable[[Artifact, str], str] = field(default=lambda artifact, component: "")
 
     def reads(self, folder: Path) -> tuple[Path, ...]:

@@ -17,7 +17,7 @@ from compress.artifact import Format
 from compress.engines.module import PLAIN, EngineModule, arguments_of, flatten
 from compress.engines.torch.runtime import silent_libraries
 from compress.engines.tracing import Call, Traced, dynamic_shapes, in_float32, split
-from compress.machine.devices import AS_STORED
+from compress.machine.devices import AS_STORED, Opening
 from compress.model.exportable import ANY_SIZE, Batches
 
 Feed = dict[str, torch.Tensor]
@@ -84,13 +84,19 @@ def positions_of(model: PreTrainedModel) -> int | None:
 
 
 class Builder(ABC):
-    """How one engine makes and opens its files."""
+    """How one engine makes and opens its files.
+
+    Args:
+        precision: what the engine computes in, of those that its record has.
+        opening: the device on which it is compared with torch.
+    """
 
     format: Format
     profile: Batches = ANY_SIZE
 
-    def __init__(self, precision: str) -> None:
+    def __init__(self, precision: str, opening: Opening = AS_STORED) -> None:
         self.precision = precision
+        self.opening = opening
 
     @abstractmethod
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
@@ -106,11 +112,11 @@ class Builder(ABC):
 
     def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
         """What is compared with torch: the engine itself, where it runs on this machine."""
-        found: EngineModule = self._engine().load_component(folder, library, kind, AS_STORED)
+        found: EngineModule = self._engine().load_component(folder, library, kind, self.opening)
         return found
 
     def open_language_model(self, folder: Path, kind: str) -> Any:
-        return self._engine().load_language_model(folder, kind, AS_STORED)
+        return self._engine().load_language_model(folder, kind, self.opening)
 
     def _engine(self) -> Any:
         return importlib.import_module(f"compress.engines.{self.format}.runtime")

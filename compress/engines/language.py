@@ -14,6 +14,7 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList,
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from compress.algorithms.tensors import device_of
 from compress.engines.decoding import decode, plain
 from compress.engines.module import CPU, EngineModule, Runner, config_of, read_settings, with_encoder
 from compress.errors import UserError
@@ -223,18 +224,20 @@ class EngineLanguageModel(torch.nn.Module, GenerationMixin):  # type: ignore[mis
 
 
 def loading(
-    open_runner: Callable[[Path], R], decoder: Callable[[R], Decoder]
+    open_runner: Callable[[Path, torch.device], R], decoder: Callable[[R], Decoder]
 ) -> tuple[Callable[[Path, str, str, Opening], EngineModule], Callable[[Path, str, Opening], EngineLanguageModel]]:
-    """An engine's `load_component` and `load_language_model`, of what opens a folder and what decodes with that.
+    """An engine's `load_component` and `load_language_model`, of what opens a folder on a device and what decodes with that.
 
     The first gives an engine component of a pipeline, the second a language model that transformers' `generate` runs as it runs a torch
     one. The number type is the engine's own affair: it takes and gives float32. Both raise what `open_runner` does.
     """
 
     def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
-        return with_encoder(folder, lambda place: EngineModule(place, library, kind, open_runner(place)))
+        home = device_of(opening)
+        return with_encoder(folder, lambda place: EngineModule(place, library, kind, open_runner(place, home), home))
 
     def load_language_model(folder: Path, kind: str, opening: Opening) -> EngineLanguageModel:
-        return EngineLanguageModel(folder, kind, decoder(open_runner(folder)))
+        home = device_of(opening)
+        return EngineLanguageModel(folder, kind, decoder(open_runner(folder, home)), home)
 
     return load_component, load_language_model

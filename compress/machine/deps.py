@@ -12,6 +12,9 @@ from types import ModuleType
 from compress.errors import MissingLibrary
 
 TALKATIVE = ("torchao", "torch.utils._pytree")
+INSTEAD = {
+    "onnxruntime": ("onnxruntime-gpu",)
+}  # other distributions that bring the same module, and are installed in place of it
 DEVELOPERS = "dev"  # an extra that brings what others bring, for those who work on pare
 
 
@@ -42,11 +45,13 @@ def hush() -> None:
 
 
 def version(library: str) -> str:
-    """The installed version of a distribution, or "" when it is absent."""
-    try:
-        return _version(library)
-    except metadata.PackageNotFoundError:
-        return ""
+    """The installed version of a distribution, or of one that is installed in place of it; "" when it is absent."""
+    for name in (library, *INSTEAD.get(library, ())):
+        try:
+            return _version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 @cache

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -169,6 +170,27 @@ def torch_without_cuda() -> str:
     torch's tensors, so it runs where torch knows the GPU."""
     version = "" if _SUPPOSED.get() else deps.version("torch")
     return version if version.endswith("+cpu") else ""
+
+
+def has_files(module: str, pattern: str, *, override: str = "") -> bool:
+    """Whether a library that is installed holds files of such a name anywhere in its folder, such as the part that computes on GPUs: it is
+    not imported. True where it is not installed, which is another matter, and in a plan for another machine.
+
+    Args:
+        override: a variable of the environment that names another folder of its native code.
+    """
+    if _SUPPOSED.get() or (spec := _spec(module)) is None:
+        return True
+    named = os.environ.get(override, "") if override else ""
+    places = [Path(named)] if named else [Path(place) for place in spec.submodule_search_locations or ()]
+    return any(next(place.rglob(pattern), None) for place in places)
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    try:
+        return find_spec(module)
+    except (ModuleNotFoundError, ValueError):  # whoever put it into sys.modules gave it none
+        return None
 
 
 def toolkit() -> Path | None:

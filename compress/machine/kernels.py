@@ -93,6 +93,12 @@ FORMATS: Mapping[str, Format] = {
         caution=BATCHES,
     ),
     "unpacked": Format("packed weights, unpacked at each call", 50, VLLM, caution="smaller, and no faster"),
+    "gguf": Format(
+        "llama.cpp's blocks, unpacked inside the product",
+        50,
+        "llama.cpp, Build: CUDA",
+        caution="takes a llama-cpp-python that is built with CUDA",
+    ),
     "nf4": Format("4-bit weights, unpacked inside the product", 60, "bitsandbytes, Installation", caution=BATCHES),
     "llm_int8": Format(
         "int8 products, outliers in float16",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.catalogue import find_engine, find_task
-from compress.errors import UserError
+from compress.errors import Refusal, UserError
 from compress.machine.devices import AS_STORED, CPU, Opening, kind_of
 from compress.model.hook_settings import unknown_hooks
 from compress.opening.models import ImageModel, LanguageModel, OpenModel
@@ -97,6 +97,10 @@ def _refuse(artifact: Artifact, opening: Opening) -> None:
                 place=str(artifact.path),
                 fix="load the model on cpu, or build another engine",
             )
+        if opening.device != CPU and (lacking := engine.lacks(opening.device)):
+            remedy = f", or {lacking.fix}" if isinstance(lacking, Refusal) else ""
+            fix = f"load the model on cpu, or give the torch model{remedy}"
+            raise UserError(f"`{name}`: {lacking}, not for `{opening.device}`", place=str(artifact.path), fix=fix)
         if engine.unfit and (why := engine.unfit(artifact.folder(name), opening.device)):
             raise UserError(
                 f"`{name}`: {why}",

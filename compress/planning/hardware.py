@@ -81,7 +81,7 @@ def _fit(node: Node, card: Card, opening: Opening) -> Fit:
 
 def _hindrances(node: Node, card: Card, opening: Opening) -> Iterator[str]:
     """Why what a stage leaves does not run on a GPU."""
-    if why := node.stage.elsewhere(CUDA):
+    if why := node.stage.elsewhere(CUDA) or node.stage.misplaced(node.expected, node.params, CUDA):
         yield why
     for name in node.components:
         format = node.expected.components[name].format

@@ -97,7 +97,8 @@ def engine_places(artifact: Artifact, opening: Opening, place: str) -> Iterator[
     for name, part in artifact.components.items():
         unfit = find_engine(part.format).unfit if part.format != CHOSEN else None
         if why := elsewhere(part.format, opening):
-            yield Problem(place, f"`{name}`: {why}", "device: cpu, or give the torch model")
+            fix = why.fix if isinstance(why, Refusal) else "device: cpu"
+            yield Problem(place, f"`{name}`: {why}", f"{fix}, or give the torch model")
         elif unfit and (why := unfit(artifact.folder(name), opening.device)):
             fix = "run the recipe again: it builds the engine anew; or give the device that it was compiled for, or the torch model"
             yield Problem(place, f"`{name}`: {why}", fix)
@@ -255,7 +256,8 @@ def _component_problems(
     yield from _adapter_problems(step, stage, artifact, name)
     left = stage.leaves(part.format)
     if left != part.format and stage.formats and (why := _nowhere(left, step, stage, opening)):
-        yield Problem(place, f"{stage.name}: {why}", "device: cpu, or leave this stage out")
+        fix = why.fix if isinstance(why, Refusal) else "device: cpu"
+        yield Problem(place, f"{stage.name}: {why}", f"{fix}, or leave this stage out")
 
 
 def _adapter_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str) -> Iterator[Problem]:
@@ -278,8 +280,8 @@ def _adapter_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: st
 def _nowhere(left: str, step: StepSpec, stage: Stage, opening: Opening) -> str:
     """Why nothing that a stage makes runs on the device of a run, or ""; of a stage that chooses, nothing that it tries."""
     tried = [called.leaves("torch") for called in stage.calls(step.params)] if left == CHOSEN else [left]
-    whys = [elsewhere(format, opening) for format in tried]
-    return "; ".join(dict.fromkeys(whys)) if all(whys) else ""
+    whys = list(dict.fromkeys(elsewhere(format, opening) for format in tried))
+    return whys[0] if len(whys) == 1 else "; ".join(whys) if all(whys) else ""
 
 
 def _level_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str) -> Iterator[Problem]:
@@ -298,8 +300,11 @@ def _level_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str)
 
 def elsewhere(format: str, opening: Opening) -> str:
     """Why an engine does not run on the device of a run, or ""."""
-    if opening.device == "cpu":
+    if opening.device == "cpu" or format == CHOSEN:
         return ""
-    if format == CHOSEN or kind_of(opening.device) in (engine := find_engine(format)).devices:
-        return ""
+    engine = find_engine(format)
+    if kind_of(opening.device) in engine.devices:
+        why = engine.lacks(opening.device)
+        remedy = f"device: cpu, or {why.fix}" if isinstance(why, Refusal) else ""
+        return Refusal(f"{why}, and the device is {opening.device}", remedy) if why else ""
     return f"{engine.title} runs on {', '.join(sorted(engine.devices))}, and the device is {opening.device}"

@@ -1,5 +1,6 @@
-"""Part g: native code that is built ahead of time for the GPU (`build.compiled`), against eager calls of torch, both in bfloat16. The row of
-its stage says how long the build took; cold starts are those of fresh processes, the imports and the opening with them."""
+"""Parts g and k: engines that are built ahead of time and run on the GPU, against eager calls of torch in bfloat16. Part g: native code
+(`build.compiled`); part k: ONNX Runtime's CUDA provider and llama.cpp, where they are installed. The row of a stage says how long the build
+took; cold starts are those of fresh processes, the imports and the opening with them."""
 
 from __future__ import annotations
 
@@ -12,10 +13,8 @@ from tests.gpu.sections import Report, Section
 
 TEXT: dict[str, Any] = {
     "schema": 1,
-    "name": "compiled-text",
     "model": "zoo://docs-llama",
     "data": {"evaluate": "zoo://docstrings/test"},
-    "stages": [{"build.compiled": {"precision": "bfloat16"}}],
     "evaluate": {
         "baseline": {"dtype": "bfloat16"},
         "samples": 100,
@@ -34,14 +33,12 @@ TEXT: dict[str, Any] = {
             "size",
         ],
     },
-    "gates": {"perplexity": {"worse_by": "1%"}},
+    "gates": {"perplexity": {"worse_by": "1%"}, "throughput": {"speedup": 1}},
 }
 IMAGE: dict[str, Any] = {
     "schema": 1,
-    "name": "compiled-image",
     "model": "zoo://digits-diffusion",
     "data": {"evaluate": "zoo://digits/test"},
-    "stages": [{"build.compiled": {"precision": "bfloat16"}}],
     "evaluate": {
         "baseline": {"dtype": "bfloat16", "steps": 20, "guidance": 3.0},
         "samples": 64,
@@ -55,16 +52,29 @@ IMAGE: dict[str, Any] = {
 }
 
 
-def run(body: dict[str, Any], tiny: bool, report: Report) -> None:
-    asked = deepcopy(body)
-    if tiny and "steps" in asked["evaluate"]["baseline"]:  # half a minute of compiling for each part
-        asked["stages"][0]["build.compiled"]["components"] = ["vae"]
-    recipes.run_body(asked["name"], asked, tiny, report)
+TINY_COMPONENTS = ["vae"]  # half a minute of compiling for each part
 
 
+def run(name: str, body: dict[str, Any], stage: str, precision: str, tiny: bool, report: Report) -> None:
+    params: dict[str, Any] = {"precision": "float32" if tiny and stage == ONNX else precision}
+    if tiny and "steps" in body["evaluate"]["baseline"]:
+        params["components"] = TINY_COMPONENTS
+    recipes.run_body(name, {**deepcopy(body), "name": name, "stages": [{stage: params}]}, tiny, report)
+
+
+def section(name: str, seconds: int, body: dict[str, Any], stage: str, precision: str, *needs: str) -> Section:
+    return Section(name, seconds, partial(run, name, body, stage, precision), needs)
+
+
+COMPILED, ONNX, GGUF = "build.compiled", "build.onnxruntime", "build.gguf"
 PARTS = {
     "g": (
-        Section("compiled-text", 100, partial(run, TEXT)),
-        Section("compiled-image", 140, partial(run, IMAGE)),
-    )
+        section("compiled-text", 100, TEXT, COMPILED, "bfloat16"),
+        section("compiled-image", 140, IMAGE, COMPILED, "bfloat16"),
+    ),
+    "k": (
+        section("onnx-text", 70, TEXT, ONNX, "float16", "onnxruntime", "onnxscript"),
+        section("onnx-image", 100, IMAGE, ONNX, "float16", "onnxruntime", "onnxscript"),
+        section("llama-cpp", 60, TEXT, GGUF, "float16", "llama_cpp", "gguf"),
+    ),
 }

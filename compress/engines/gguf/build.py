@@ -17,7 +17,7 @@ from gguf.quants import quant_shape_to_byte_shape, quantize
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from compress.algorithms.tensors import to_host
+from compress.algorithms.tensors import device_of, to_array
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.gguf import MODEL
 from compress.engines.gguf.reading import Reading, read_model
@@ -25,7 +25,7 @@ from compress.engines.gguf.tokenizer import add_tokenizer
 from compress.engines.module import EngineModule, write_settings
 from compress.errors import ModelError
 from compress.machine.deps import installed
-from compress.machine.devices import CPU
+from compress.machine.devices import AS_STORED, CPU, Opening
 from compress.machine.llama_cpp import ARCHITECTURES, rotary
 
 _TYPES = {
@@ -44,8 +44,8 @@ class GGUFBuilder(Builder):
 
     format = "gguf"
 
-    def __init__(self, precision: str) -> None:
-        super().__init__(precision)
+    def __init__(self, precision: str, opening: Opening = AS_STORED) -> None:
+        super().__init__(precision, opening)
         self.held: Mapping[str, int] = {}
 
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
@@ -59,7 +59,9 @@ class GGUFBuilder(Builder):
         return EngineModule(folder, library, kind, Reading(folder, kind))
 
     def open_language_model(self, folder: Path, kind: str) -> Any:
-        return super().open_language_model(folder, kind) if installed("llama_cpp") else read_model(folder, kind)
+        if installed("llama_cpp"):
+            return super().open_language_model(folder, kind)
+        return read_model(folder, kind).to(device_of(self.opening))
 
     def _write(
         self, model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerBase | None, **more: object
@@ -97,7 +99,7 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, tensor in named_tensors(model):  # one at a time: the file may be as large as the memory
-        values = np.ascontiguousarray(to_host(tensor, torch.float32).numpy())
+        values = np.ascontiguousarray(to_array(tensor, torch.float32))
         writer.write_tensor_data(quantize(values, kinds[name]))
     writer.close()
     return dict(held)

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compress.algorithms.forward_hooks import hearing
+from compress.algorithms.tensors import device_of, to_array
 from compress.context import Context
 from compress.engines.gguf.reading import read_model
-from compress.machine.devices import CPU
 from compress.machine.llama_cpp import ARCHITECTURES
 
 
@@ -28,7 +28,8 @@ def importance(
 
     The file is opened with transformers, every weight in float32.
     """
-    model = read_model(folder, kind)
+    home = device_of(context.opening)
+    model = read_model(folder, kind).to(home)
     names = dict(_names(model))
     sums: dict[str, torch.Tensor] = {}
 
@@ -38,10 +39,10 @@ def importance(
 
     with hearing(model, names, count), torch.inference_mode():
         for row in context.progress(rows, "calibration texts", len(rows)):
-            model(input_ids=torch.tensor([list(row)], device=CPU), use_cache=False)
+            model(input_ids=torch.tensor([list(row)], device=home), use_cache=False)
     tokens = sum(map(len, rows))
     for name, squares in sums.items():
-        yield names[name], (squares / tokens).to(torch.float32).numpy()
+        yield names[name], to_array((squares / tokens).to(torch.float32))
 
 
 def _names(model: PreTrainedModel) -> Iterator[tuple[str, str]]:

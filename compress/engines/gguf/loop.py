@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from transformers.generation.logits_process import MinLengthLogitsProcessor, MinNewTokensLengthLogitsProcessor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
+from compress.algorithms.tensors import to_array, to_host
+
 if TYPE_CHECKING:
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
@@ -97,8 +99,8 @@ class Plain:
         if self.processors:
             scores = self.processors(written[:, :length], scores.clone())
         if self.sampled:
-            return torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0].numpy()
-        return scores.argmax(-1).numpy()
+            return to_array(torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0])
+        return to_array(scores.argmax(-1))
 
 
 def _forbidden(processors: Sequence[Any]) -> tuple[Forbidden, ...] | None:
@@ -122,11 +124,12 @@ def plain_loop(model: LlamaModel, prompt: torch.Tensor, plain: Plain, mask: torc
         model: a `LlamaModel`; its `forward` takes the prompt, its decoder the tokens after it.
     """
     rows, length = prompt.shape
-    written = torch.cat([prompt, prompt.new_zeros(rows, max(0, plain.most - length))], 1)
-    numbers = written.numpy()
+    here = to_host(prompt)
+    written = torch.cat([here, here.new_zeros(rows, max(0, plain.most - length))], 1)
+    numbers = to_array(written)  # the same memory
     message = model(prompt, attention_mask=mask, logits_to_keep=1)
     past, following = message.past_key_values, model.decoder.following
-    logits = message.logits[:, -1].numpy()
+    logits = to_array(message.logits[:, -1])
     going: NDArray[np.bool_] | None = None  # which rows are not at their end; None as long as all are not
     while True:
         chosen = plain.choose(logits, written, length)
@@ -138,5 +141,5 @@ def plain_loop(model: LlamaModel, prompt: torch.Tensor, plain: Plain, mask: torc
             still = np.array([token not in plain.ends for token in ended])
             going = still if going is None else going & still
         if length >= plain.most or (going is not None and not going.any()):
-            return written[:, :length]
+            return written[:, :length].to(prompt.device)
         logits = following(chosen, past)

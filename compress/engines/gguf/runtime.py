@@ -1,7 +1,8 @@
 """The llama.cpp engine, through llama-cpp-python: one model in memory for all threads, and for each thread a context of
 its own with the KV cache of the generation it is in.
 
-A folder holds `model.gguf`. The engine takes as many threads as torch does.
+A folder holds `model.gguf`. The engine takes as many threads as torch does. On a GPU, with a llama.cpp that was built for it, all layers
+and their cache lie there; tokens and logits are the processor's, and go to and from the device of the model's caller.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from compress.engines.gguf import MODEL
+from compress.algorithms.tensors import device_of, to_array
+from compress.engines.gguf import MODEL, WITH_CUDA
 from compress.engines.gguf.loop import Plain, plain_loop
 from compress.engines.gguf.reading import unreadable
 from compress.engines.language import EngineLanguageModel, Past, foreign_cache
@@ -34,6 +36,8 @@ FILES = (MODEL, ENGINE)
 CHUNK = 512  # tokens a call of llama.cpp; it keeps the logits of as many
 ROOM = 1024  # tokens of a text that a context has room for at first; it doubles where that is not enough
 ERROR = 4  # of llama.cpp's log levels
+ALL_LAYERS = 2**20  # more than any model has; what less than none means has changed
+NO_DEVICES = (ctypes.c_void_p * 1)()  # a list that its end begins: the processor is none of llama.cpp's devices
 
 
 def load_component(folder: Path, library: str, kind: str, opening: Opening) -> EngineModule:
@@ -51,21 +55,21 @@ def load_language_model(folder: Path, kind: str, opening: Opening) -> LlamaModel
     precision = read_settings(folder)["precision"]
     if not (folder / MODEL).is_file():
         raise ModelError(f"holds no {MODEL}", place=str(folder), fix="build it again with build.gguf")
-    return LlamaModel(folder, kind, Sequences(Weights(folder), precision))
+    home = device_of(opening)
+    return LlamaModel(folder, kind, Sequences(Weights(folder, home), precision), home)
 
 
 class Weights:
-    """A file's weights and vocabulary in memory, freed with the last object that holds them."""
+    """A file's weights, in the memory of a device, and its vocabulary, freed with the last object that holds them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, home: torch.device) -> None:
+        self.home = home
         self.library: Any = need("llama_cpp", "llama-cpp")
         if (speaker := logging.getLogger("llama-cpp-python")).level == logging.NOTSET:
             speaker.setLevel(logging.ERROR)  # unless somebody wants to hear all that llama.cpp has to say
         self.library.llama_backend_init()
         with recorded(self.library) as message:
-            found = self.library.llama_model_load_from_file(
-                str(folder / MODEL).encode(), self.library.llama_model_default_params()
-            )
+            found = self.library.llama_model_load_from_file(str(folder / MODEL).encode(), placed(self.library, home))
         if not found:
             raise unreadable(folder, " ".join(message[:2]) or "llama.cpp does not say why")
         self.pointer = found
@@ -74,6 +78,26 @@ class Weights:
         self.words = int(self.library.llama_vocab_n_tokens(vocabulary))
         self.positions = int(self.library.llama_model_n_ctx_train(found))
         self.learned_positions = self.library.llama_model_rope_type(found) == self.library.LLAMA_ROPE_TYPE_NONE
+
+
+def placed(library: Any, home: torch.device) -> Any:
+    """llama.cpp's options for weights that lie on one device alone. Left to itself it takes all GPUs that it finds.
+
+    Raises:
+        UserError: it has no GPU.
+    """
+    options = library.llama_model_default_params()
+    if home.type == "cuda":
+        if not library.llama_supports_gpu_offload():  # built for GPUs, and without a driver that it knows
+            raise UserError(
+                f"llama.cpp finds no GPU here, and the device is {home}", fix=f"device: cpu, or {WITH_CUDA}"
+            )
+        options.n_gpu_layers, options.main_gpu = ALL_LAYERS, home.index or 0
+        options.split_mode = library.LLAMA_SPLIT_MODE_NONE
+    else:
+        options.n_gpu_layers = 0
+        options.devices = ctypes.cast(NO_DEVICES, ctypes.c_void_p)
+    return options
 
 
 class Context:
@@ -193,7 +217,7 @@ class Sequences:
         rows, count = tokens.shape
         context, past.ready = self.context(past, count), None
         keep = min(past.keep or count, count)
-        given = tokens.numpy()
+        given = to_array(tokens)
         found = np.empty((rows, keep, self.weights.words), np.float32)
         width = max(1, CHUNK // rows)
         for start in range(0, count, width):
@@ -204,7 +228,7 @@ class Sequences:
             if (wanted := part.shape[1] - ahead) > 0:
                 first = start + ahead - (count - keep)
                 found[:, first : first + wanted] = context.logits(rows * wanted).reshape(rows, wanted, -1)
-        return torch.from_numpy(found)
+        return torch.from_numpy(found).to(self.weights.home)
 
     def following(self, chosen: NDArray[np.int64], past: LlamaPast) -> NDArray[np.float32]:
         """One more token for each row: their logits [rows, vocabulary], in memory that the next call writes over."""
@@ -290,7 +314,7 @@ class LlamaModel(EngineLanguageModel):
     def _sample(self, input_ids: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         """What `generate` runs for greedy decoding and sampling: a loop with little in it but llama.cpp, where it can."""
         plain = Plain.of(*args, **kwargs)
-        if plain is None:
+        if plain is None or (plain.processors and self.device.type != "cpu"):  # they hold tensors of that device
             return super()._sample(input_ids, *args, **kwargs)
         self.refuse_padding(kwargs.get("attention_mask"))
         return plain_loop(self, input_ids, plain, kwargs.get("attention_mask"))

@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,40 +17,47 @@ from onnxscript.rewriter.rules.common._no_op import rules as NO_OPERATIONS
 from transformers import Cache
 from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
+from compress.algorithms.tensors import moved, to_array
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.module import write_settings
 from compress.engines.onnx import GRAPH, WEIGHTS
-from compress.engines.onnx.quantize import compress_weights, quantize_activations, quantize_while_running
+from compress.engines.onnx.quantize import compress_weights, narrow, quantize_activations, quantize_while_running
 from compress.engines.onnx.runtime import CACHE_IN, CACHE_OUT
 from compress.engines.tracing import decoding_step, quiet_export
+from compress.machine.devices import AS_STORED, CPU, Opening
 
 Fusions = Literal["cpu", "cuda"] | None  # into operators that only ONNX Runtime knows
 
 
 class OnnxBuilder(Builder):
-    """Graphs in float32; fewer bits are the work of ONNX Runtime's quantizers on the graph.
+    """Graphs in float32; fewer bits are the work of ONNX Runtime's tools on the graph. What lies on a GPU is exported from the processor.
 
     Args:
         opset: of the standard operators; None for the exporter's own choice.
-        fusions: None keeps to standard operators, which every ONNX runtime knows.
+        fusions: for which kind of device; None keeps to standard operators, which every ONNX runtime knows.
     """
 
     format = "onnx"
 
-    def __init__(self, precision: str, *, opset: int | None = None, fusions: Fusions = None) -> None:
-        super().__init__(precision)
+    def __init__(
+        self, precision: str, opening: Opening = AS_STORED, *, opset: int | None = None, fusions: Fusions = None
+    ) -> None:
+        super().__init__(precision, opening)
         self.opset = opset
         self.fusions = fusions
 
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
         example = example.in_float32()
-        graph = export_component(example, opset=self.opset, fusions=self.fusions, watched=watched)
+        with on_processor(example.module):
+            here = replace(example, small=moved(example.small, CPU), large=moved(example.large, CPU))
+            graph = export_component(here, opset=self.opset, fusions=self.fusions, watched=watched)
         self._write(graph, folder, example.feeds, **example.called)
 
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
         # Shape inference, which dynamic quantization begins with, stumbles over what fusing leaves behind.
         fusions = None if self.precision == "int8_dynamic" else self.fusions
-        graph = export_language_model(model.float(), opset=self.opset, fusions=fusions)
+        with on_processor(model):
+            graph = export_language_model(model.float(), opset=self.opset, fusions=fusions)
         self._write(graph, folder, (), positions=positions_of(model))
 
     def _write(self, graph: onnx_ir.Model, folder: Path, feeds: Sequence[Feed], **more: object) -> None:
@@ -63,7 +71,20 @@ class OnnxBuilder(Builder):
             return quantize_activations(graph, feeds)
         if self.precision == "int8_dynamic":
             return quantize_while_running(graph)
+        if self.precision == "float16":
+            return narrow(graph)
         return compress_weights(graph, 4 if self.precision == "int4_weights" else 8)
+
+
+@contextmanager
+def on_processor(module: torch.nn.Module) -> Iterator[None]:
+    """Within: a module lies in the processor's memory."""
+    home = next(module.parameters()).device
+    module.to(CPU)
+    try:
+        yield
+    finally:
+        module.to(home)
 
 
 def export_component(
@@ -153,7 +174,7 @@ def _build_in_numbers(model: onnx_ir.Model, cache: Cache) -> None:
         kept = [o for o in graph.outputs if o.name != CACHE_OUT + port.name.removeprefix(CACHE_IN)]
         graph.outputs[:] = kept
         graph.inputs.remove(port)
-        port.const_value = onnx_ir.tensor(number.numpy(), name=port.name)
+        port.const_value = onnx_ir.tensor(to_array(number), name=port.name)
         graph.initializers[port.name] = port
 
 

@@ -1,4 +1,4 @@
-"""The ONNX engine: a graph that ONNX Runtime runs on the CPU. One session serves all threads.
+"""The ONNX engine: a graph that ONNX Runtime runs, on a processor or on an NVIDIA GPU. One session serves all threads.
 
 A component's folder holds `model.onnx` and its weights in `model.onnx.data`.
 """
@@ -6,7 +6,8 @@ A component's folder holds `model.onnx` and its weights in `model.onnx.data`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from compress.engines.language import Past, foreign_cache, loading, step_inputs
+from compress.algorithms.tensors import finish, to_array
+from compress.engines.language import Past, TensorPast, device_inputs, foreign_cache, loading, step_inputs
 from compress.engines.module import SIZES, read_settings
-from compress.engines.onnx import GRAPH, WEIGHTS
+from compress.engines.onnx import CACHE, GRAPH, WEIGHTS
 from compress.errors import ModelError, UserError
 from compress.machine.devices import CPU
 
-CACHE_IN, CACHE_OUT = "input.past_key_values.", "output.past_key_values."
+CACHE_IN, CACHE_OUT = f"input.{CACHE}", f"output.{CACHE}"
 _UNREADABLE = (
     states.EPFail,
     states.Fail,
@@ -42,19 +44,30 @@ _DTYPES = {
     "tensor(int32)": torch.int32,
     "tensor(bool)": torch.bool,
 }
+_NUMPY = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.int64: np.int64,
+    torch.int32: np.int32,
+    torch.bool: np.bool_,
+}
 # Processors without VNNI sum two products of bytes in 16 bits, which overflow, unless ONNX Runtime is reported to be precise.
 _SUMS_BYTES = ("int8", "int8_dynamic")
 # Workers wait for the next operation without sleeping. By default they go on so long after a call that whatever runs next, such as
 # another session, has one core less: a third slower (101 ms instead of 75). So much is enough between operations and tokens.
 _SPIN_MICROSECONDS = 500
 _QUIET = 3  # errors alone; they reach the caller as exceptions
+_USUAL, _SILENT = 2, 4  # of what ONNX Runtime says beside its sessions
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NO_MEMORY = ("Failed to allocate memory", "out of memory")
 
 
 class Graph:
     """A graph on disk, opened at its first use."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, home: torch.device) -> None:
         self.settings = read_settings(folder)
+        self.home = home
         for name in (GRAPH, WEIGHTS):
             if not (folder / name).is_file():
                 raise ModelError(f"holds no {name}", place=str(folder), fix=_again(self.settings))
@@ -64,6 +77,7 @@ class Graph:
         self._names: tuple[str, ...] = ()
         self._inputs: tuple[tuple[str, torch.dtype], ...] = ()
         self._outputs: tuple[str, ...] = ()
+        self._some: torch.Tensor | None = None
 
     @property
     def inputs(self) -> Sequence[tuple[str, torch.dtype]]:
@@ -77,8 +91,10 @@ class Graph:
 
     def run(self, values: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         self.open()
+        if self.home.type != "cpu":
+            return self.bound(values)
         # Fed by numpy, ONNX Runtime copies nothing in or out, and was as quick as with its own values and bindings.
-        feed = {n: v.numpy() for n, v in zip(self._names, values, strict=True)}
+        feed = {n: to_array(v) for n, v in zip(self._names, values, strict=True)}
         return [torch.from_numpy(result) for result in self.call(None, feed)]
 
     def call(self, outputs: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Array]:
@@ -87,13 +103,48 @@ class Graph:
         Raises:
             UserError: a size is none that the graph takes.
         """
-        try:
+        with self._explained():
             found: list[Array] = self.open().run(outputs, feed)
-        except (states.InvalidArgument, states.RuntimeException) as error:
-            raise UserError(
-                f"the graph refuses this call: {_first_line(error)}", place=str(self.folder), fix=SIZES
-            ) from error
         return found
+
+    def bound(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """All outputs, on the device of the session, for inputs that lie there: nothing goes by way of the processor.
+
+        Raises:
+            UserError: a size is none that the graph takes.
+            torch.OutOfMemoryError: the device has no room.
+        """
+        session, kind, number = self.open(), self.home.type, self.home.index or 0
+        binding = session.io_binding()
+        for name, value in zip(self._names, values, strict=True):
+            element = _NUMPY[value.dtype]
+            binding.bind_input(name, kind, number, element, tuple(value.shape), value.data_ptr() or self._nowhere)
+        for port in session.get_outputs():
+            binding.bind_output(port.name, kind, number)
+        finish(self.home)  # ONNX Runtime works in a stream of its own, and does not wait for torch's
+        with self._explained():
+            session.run_with_iobinding(binding)  # returns when all is done
+        return [torch.utils.dlpack.from_dlpack(value._ortvalue.to_dlpack()) for value in binding.get_outputs()]
+
+    @property
+    def _nowhere(self) -> int:
+        """The address of an input without elements, such as a cache of no tokens: torch has none for it."""
+        if self._some is None:
+            self._some = torch.empty(16, device=self.home)
+        return self._some.data_ptr()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (states.InvalidArgument, states.RuntimeException, states.Fail) as error:
+            message = _first_line(error)
+            if any(words in str(error) for words in _NO_MEMORY) and self.home.type != "cpu":
+                raise torch.OutOfMemoryError(f"ONNX Runtime: {message}") from error
+            raise UserError(f"the graph refuses this call: {message}", place=str(self.folder), fix=SIZES) from error
+        except states.NotImplemented as error:
+            what = f"ONNX Runtime {onnxruntime.__version__} has no kernel for what the graph asks: {_first_line(error)}"
+            raise ModelError(what, place=str(self.folder), fix="leave this component to torch") from error
 
     def open(self) -> onnxruntime.InferenceSession:
         """The session. As many threads as torch's take part in a call: the physical cores, unless the user chose.
@@ -122,13 +173,30 @@ class Graph:
         if self.settings["precision"] in _SUMS_BYTES:
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
-            return onnxruntime.InferenceSession(str(self.folder / GRAPH), options, providers=["CPUExecutionProvider"])
+            with _hushed(self.home):
+                found = onnxruntime.InferenceSession(str(self.folder / GRAPH), options, providers=self._providers())
         except _UNREADABLE as error:
             raise ModelError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot open the graph: {_first_line(error)}",
                 place=str(self.folder / GRAPH),
                 fix=_again(self.settings),
             ) from error
+        wanted = _PROVIDERS[self.home.type]
+        if wanted not in found.get_providers():  # it says so on standard error, and takes the processor
+            message = (
+                f"ONNX Runtime {onnxruntime.__version__} does not load {wanted} here, and the device is {self.home}"
+            )
+            built = getattr(onnxruntime, "cuda_version", "") or "the version that it was built with"
+            raise UserError(message, fix=f"install CUDA {built} and cuDNN, or use device: cpu")
+        return found
+
+    def _providers(self) -> list[str | tuple[str, dict[str, str]]]:
+        """What computes: the first, and the processor for what of a graph is about shapes."""
+        if self.home.type == "cpu":
+            return [_PROVIDERS["cpu"]]
+        # Products in whole float32, as torch's are unless somebody asks for less.
+        settings = {"device_id": str(self.home.index or 0), "use_tf32": "0"}
+        return [(_PROVIDERS[self.home.type], settings), _PROVIDERS["cpu"]]
 
 
 class ArrayPast(Past):
@@ -139,7 +207,7 @@ class ArrayPast(Past):
         self.arrays = dict(arrays)
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        rows = beam_idx.numpy()
+        rows = to_array(beam_idx)
         self.arrays = {name: array[rows] for name, array in self.arrays.items()}
 
 
@@ -161,22 +229,59 @@ class Decoder:
             given = tuple(port.name for port in session.get_outputs())
             self._caches = tuple(CACHE_IN + name.removeprefix(CACHE_OUT) for name in given[1:])
             self._given = given
-        return ArrayPast({p.name: _empty(p, batch).numpy() for p in ports if p.name.startswith(CACHE_IN)})
+        return ArrayPast({p.name: to_array(_empty(p, batch, CPU)) for p in ports if p.name.startswith(CACHE_IN)})
 
     def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
         """As `engines.language.Decoder.step`."""
         if not isinstance(past, ArrayPast):
             raise foreign_cache()
-        feed = {**past.arrays, **step_inputs(tokens.numpy(), past.seen, self._asked)}
+        feed = {**past.arrays, **step_inputs(to_array(tokens), past.seen, self._asked)}
         logits, *grown = self.graph.call(self._given, feed)
         past.arrays = dict(zip(self._caches, grown, strict=True))
         return torch.from_numpy(logits)
 
 
-def _empty(port: onnxruntime.NodeArg, batch: int) -> torch.Tensor:
+class BoundDecoder:
+    """The same on a GPU, where the cache stays."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def begin(self, batch: int) -> TensorPast:
+        ports = (port for port in self.graph.open().get_inputs() if port.name.startswith(CACHE_IN))
+        return TensorPast([_empty(port, batch, self.graph.home) for port in ports])
+
+    def step(self, tokens: torch.Tensor, past: Past) -> torch.Tensor:
+        """As `engines.language.Decoder.step`."""
+        if not isinstance(past, TensorPast):
+            raise foreign_cache()
+        names, home, caches = [name for name, _ in self.graph.inputs], self.graph.home, iter(past.tensors)
+        given = device_inputs(tokens, past.seen, names, home)
+        logits, *grown = self.graph.bound([given[name] if name in given else next(caches) for name in names])
+        past.tensors = tuple(grown)
+        return logits.float()
+
+
+def decoder_of(graph: Graph) -> Decoder | BoundDecoder:
+    return Decoder(graph) if graph.home.type == "cpu" else BoundDecoder(graph)
+
+
+@contextmanager
+def _hushed(home: torch.device) -> Iterator[None]:
+    """Within: why a GPU's part does not load is not printed, for whoever looks afterwards reports it."""
+    if home.type != "cpu":
+        onnxruntime.set_default_logger_severity(_SILENT)
+    try:
+        yield
+    finally:
+        if home.type != "cpu":
+            onnxruntime.set_default_logger_severity(_USUAL)
+
+
+def _empty(port: onnxruntime.NodeArg, batch: int, home: torch.device | str) -> torch.Tensor:
     """A cache of no tokens: of its axes the first, which is open, is the batch, any other open one that of the tokens."""
     sizes = [size if isinstance(size, int) else 0 for size in port.shape[1:]]
-    return torch.empty((batch, *sizes), dtype=_torch_dtype(port), device=CPU)
+    return torch.empty((batch, *sizes), dtype=_torch_dtype(port), device=home)
 
 
 def _torch_dtype(port: onnxruntime.NodeArg) -> torch.dtype:
@@ -192,4 +297,4 @@ def _again(settings: Mapping[str, Any]) -> str:
     return f"build it again with build.onnxruntime or export.onnx: it was made by {settings['engine']} {settings['version']}"
 
 
-load_component, load_language_model = loading(Graph, Decoder)
+load_component, load_language_model = loading(Graph, decoder_of)

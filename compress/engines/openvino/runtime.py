@@ -299,4 +299,4 @@ def _torch_dtype(port: openvino.ConstOutput | openvino.Output) -> torch.dtype:
     return found
 
 
-load_component, load_language_model = loading(Graph, Stateful)
+load_component, load_language_model = loading(lambda folder, home: Graph(folder), Stateful)

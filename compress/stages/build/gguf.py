@@ -1,7 +1,7 @@
 """Write a language model as a GGUF file for llama.cpp, compared with torch before it is kept.
 
 Use it for generation on a processor, where llama.cpp is the engine to beat: `int4_weights` (its Q4_0) moves the fewest bytes
-a token. It reads models of Llama, Mistral, Qwen 2, Qwen 3, Gemma 2, Gemma 3 and GPT-2 whose tokenizer is a byte-level BPE or
+a token. With `device: cuda` it runs on an NVIDIA GPU, where llama-cpp-python is built with CUDA. It reads models of Llama, Mistral, Qwen 2, Qwen 3, Gemma 2, Gemma 3 and GPT-2 whose tokenizer is a byte-level BPE or
 pieces in the manner of SentencePiece. Q8_0 and Q4_0 share a scale among 32 weights of a row; rows that do not divide by 32 stay
 float16, and norms, biases and learned positions float32. `model.gguf` runs in any llama.cpp; pare runs it where
 `llama-cpp-python` is installed. Source: llama.cpp and its `gguf` package.
@@ -59,13 +59,14 @@ def forecast(artifact: Artifact, params: BuildGGUF) -> Forecast:
     extra="gguf",
     refuse=refuse,
     forecast=forecast,
+    kernels=lambda params: "gguf",
     unavailable_here=unavailable_here,
 )
 def run(artifact: Artifact, params: BuildGGUF, context: Context) -> None:
     from compress.building.build import build_engines
     from compress.engines.gguf.build import GGUFBuilder
 
-    builder = GGUFBuilder(params.precision)
+    builder = GGUFBuilder(params.precision, context.opening)
     build_engines(artifact, (LANGUAGE_MODEL,), builder, context)
     reader = "llama.cpp" if installed("llama_cpp") else "transformers, for llama-cpp-python is not installed"
     context.note(f"model.gguf was read back by {reader}", **builder.held)

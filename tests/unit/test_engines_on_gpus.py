@@ -1,0 +1,156 @@
+"""Which engines run on a GPU with the libraries that are installed: known from names of files, when a recipe is planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import compress
+from compress.artifact import LANGUAGE_MODEL
+from compress.errors import RecipeError, UserError
+from compress.machine import deps, devices, gpus
+from compress.machine.devices import Opening
+from compress.machine.gpus import Gpu, has_files
+from compress.machine.kernels import card, gpu_of
+from compress.model.describing import describe
+from compress.planning.hardware import fits
+from compress.planning.step_checks import elsewhere, engine_places
+from compress.zoo import zoo_model
+
+L4 = Gpu("NVIDIA L4", "SM89")
+FOR_GPUS = {"llama_cpp": "lib/libggml-cuda.so", "onnxruntime": "capi/libonnxruntime_providers_cuda.so"}
+LACKING = {
+    "build.gguf": ("llama-cpp-python is built for processors alone here, and the device is cuda:0", "GGML_CUDA=on"),
+    "build.onnxruntime": (
+        "onnxruntime is the one for processors alone here, and the device is cuda:0",
+        "onnxruntime-gpu",
+    ),
+}
+
+
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "gpus_here", lambda: (L4,))
+    monkeypatch.setattr(gpus, "torch_without_cuda", lambda: "")
+    monkeypatch.setattr(devices, "_no_mps", lambda: "no mps")
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes folders of the two libraries be found, with or without the part that computes on GPUs."""
+    real, places = gpus.find_spec, {}
+
+    class Spec:
+        def __init__(self, place: Path) -> None:
+            self.submodule_search_locations = [str(place)]
+
+    def install(with_cuda: bool) -> None:
+        for module, file in FOR_GPUS.items():
+            place = places[module] = tmp_path / f"{module}-{with_cuda}"
+            (place / file).parent.mkdir(parents=True, exist_ok=True)
+            (place / file).with_name("libbase.so").touch()
+            if with_cuda:
+                (place / file).touch()
+
+    monkeypatch.setattr(gpus, "find_spec", lambda name: Spec(places[name]) if name in places else real(name))
+    real_version = deps.version
+    monkeypatch.setattr(deps, "version", lambda name: real_version(name) or "1")
+    return install
+
+
+def planned(folder: Path, *steps: str, device: str = "cuda") -> compress.Plan:
+    recipe = folder / "r.yaml"
+    recipe.write_text(
+        f"schema: 1\nname: r\nmodel: zoo://docs-llama\ndevice: {device}\nstages:\n  - " + "\n  - ".join(steps) + "\n"
+    )
+    return compress.plan(recipe, cache=folder / "cache")
+
+
+@pytest.mark.usefixtures("a_gpu")
+@pytest.mark.parametrize("stage", LACKING)
+def test_a_library_without_the_gpus_part_is_refused_with_what_to_install(
+    stage: str, installed: Any, tmp_path: Path
+) -> None:
+    installed(with_cuda=False)
+    why, install = LACKING[stage]
+    with pytest.raises(RecipeError) as caught:
+        planned(tmp_path, f"{stage}: {{}}")
+    (problem,) = [p for p in caught.value.problems if why in p.message]
+    assert problem.place.endswith("r.yaml:6:5")
+    assert problem.fix.startswith("device: cpu, or ")
+    assert install in problem.fix
+    assert problem.fix.endswith("or leave this stage out")
+
+
+@pytest.mark.usefixtures("a_gpu")
+@pytest.mark.parametrize("stage", LACKING)
+def test_a_library_with_it_is_planned(stage: str, installed: Any, tmp_path: Path) -> None:
+    installed(with_cuda=True)
+    (node,) = planned(tmp_path, f"{stage}: {{}}").nodes
+    (format,) = {part.format for part in node.expected.components.values()}
+    assert format in ("gguf", "onnx")
+
+
+@pytest.mark.usefixtures("a_gpu")
+@pytest.mark.parametrize("format", ["gguf", "onnx"])
+def test_an_engine_on_disk_is_refused_before_it_is_opened(format: str, installed: Any) -> None:
+    made = describe(zoo_model("docs-llama")).replacing({LANGUAGE_MODEL: format})
+    installed(with_cuda=False)
+    (problem,) = engine_places(made, Opening(device="cuda:0"), "here")
+    assert problem.message.startswith("`model`: ")
+    assert problem.fix.endswith(", or give the torch model")
+    with pytest.raises(UserError, match="for processors"):
+        compress.load(made, device="cuda")
+    installed(with_cuda=True)
+    assert not list(engine_places(made, Opening(device="cuda:0"), "here"))
+    assert elsewhere(format, Opening()) == ""
+
+
+@pytest.mark.usefixtures("a_gpu")
+@pytest.mark.parametrize(
+    ("device", "precision", "why"),
+    [
+        ("cuda", "int8_dynamic", "int8_dynamic is for processors here, and the device is cuda:0"),
+        ("cuda", "int4_weights", "int4_weights is for processors here, and the device is cuda:0"),
+        ("cpu", "float16", "float16 is for GPUs here: on a processor it was slower than float32"),
+    ],
+)
+def test_a_precision_without_kernels_is_refused(
+    device: str, precision: str, why: str, installed: Any, tmp_path: Path
+) -> None:
+    installed(with_cuda=True)
+    with pytest.raises(RecipeError) as caught:
+        planned(tmp_path, f"build.onnxruntime: {{precision: {precision}}}", device=device)
+    (problem,) = caught.value.problems
+    assert problem.message == f"build.onnxruntime: {why}"
+    assert "set precision to float32" in problem.fix
+    planned(tmp_path, "build.onnxruntime: {precision: float32}", device=device)
+
+
+def test_a_plan_for_another_machine_asks_nothing_of_what_is_installed_here(installed: Any, tmp_path: Path) -> None:
+    installed(with_cuda=False)
+    asked = card("RTX 4090")
+    steps = ("build.gguf: {precision: int4_weights}", "build.onnxruntime: {precision: float16, id: half, from: source}")
+    with gpus.supposing(gpu_of(asked)):
+        found = {fit.id: fit for fit in fits(planned(tmp_path, *steps), asked)}
+    assert all(fit.runs for fit in found.values())
+    assert "built with CUDA" in found["build.gguf"].why
+    assert found["half"].computes == "float16"
+    with gpus.supposing(gpu_of(asked)):
+        (narrow,) = fits(planned(tmp_path, "build.onnxruntime: {precision: int8_dynamic}", device="cpu"), asked)
+    assert not narrow.runs
+    assert "is for processors here" in narrow.why
+
+
+def test_files_are_looked_for_where_the_library_looks(
+    installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(with_cuda=False)
+    assert not has_files("llama_cpp", "*ggml-cuda*", override="SOME_PATH")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "libggml-cuda.so.0").touch()
+    monkeypatch.setenv("SOME_PATH", str(tmp_path / "own"))
+    assert has_files("llama_cpp", "*ggml-cuda*", override="SOME_PATH")
+    assert has_files("no_such_library", "*"), "that it is not installed is reported elsewhere"
