@@ -1,11 +1,11 @@
-"""Several engines of one component, built, compared with torch and timed in turns; the fastest that agrees is kept."""
+"""Several engines of one component, and torch with hooks, compared with plain torch and timed in turns; the fastest that agrees is kept."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,16 +23,17 @@ from compress.artifact import (
     write_manifest,
 )
 from compress.building.build import first_calls, repeated
+from compress.building.hooked_trials import apart_in_steps, fell_back, hook, twin, ways, with_hooks
 from compress.building.racing import Pace, fastest, race, undecided
 from compress.catalogue import Stage, find_engine
 from compress.context import Context
 from compress.engines import ENCODER
-from compress.errors import CacheError, PareError, StageFailed
+from compress.engines.parity import Difference, compare
+from compress.errors import CacheError, PareError, StageFailed, UserError
 from compress.events import Event
-from compress.machine.devices import CPU, Opening
+from compress.machine.devices import CPU, Opening, kind_of
 from compress.machine.turns import turn
 from compress.model.describing import describe
-from compress.model.exportable import wanted
 from compress.opening import open_component, open_language, open_task
 from compress.params import Params
 from compress.planning.step_checks import elsewhere
@@ -55,32 +56,63 @@ class Trial:
     artifact: Artifact | None
     relative: float = 0.0  # difference to torch, root mean square over that of its output
     why: str = ""
+    hooks: tuple[str, ...] = ()  # in torch's own module, by their stages
 
 
-def choose(artifact: Artifact, params: BuildFastest, stages: Sequence[Stage], context: Context) -> None:
+def choose(
+    artifact: Artifact,
+    names: Sequence[str],
+    params: BuildFastest,
+    stages: Sequence[Stage],
+    hooks: Mapping[str, str],
+    context: Context,
+) -> None:
     """Fill `context.out` with the artifact, each component in the format that is fastest here.
 
+    Args:
+        names: of the components.
+        hooks: what torch is tried with: stages, by the names that they have here.
+
     Raises:
-        StageFailed: no engine took a component.
+        StageFailed: there is nothing but plain torch for a component.
     """
-    names = wanted(artifact, params.components)
-    kept = {name: _choose(artifact, name, params, stages, context) for name in names}
+    kept = {
+        name: _choose(artifact, name, params, stages, hooks if name == artifact.main else {}, context) for name in names
+    }
     _assemble(artifact, kept, context)
 
 
-def _choose(artifact: Artifact, name: str, params: BuildFastest, stages: Sequence[Stage], context: Context) -> Artifact:
+def _choose(
+    artifact: Artifact,
+    name: str,
+    params: BuildFastest,
+    stages: Sequence[Stage],
+    hooks: Mapping[str, str],
+    context: Context,
+) -> Artifact:
     """An artifact that has the component as it runs fastest; an interrupted run's decision stands."""
     place = context.scratch / "trials" / name
-    decision = place / DECISION
+    decision, in_torch = place / DECISION, {one.name: one for one in _hooked(artifact, hooks)}
     if not decision.is_file():
-        trials = [Trial(TORCH, artifact), *_build_all(artifact, name, params, stages, context, place)]
-        write_whole(decision, _raced(artifact, name, trials, params, context))
+        place.mkdir(parents=True, exist_ok=True)
+        built = _build_all(artifact, name, params, stages, context, place)
+        write_whole(decision, _raced(artifact, name, [*in_torch.values(), *built], params, context))
     found = json.loads(decision.read_text())
     for loser in place.iterdir():
         if loser.is_dir() and loser.name != found["kept"]:
             shutil.rmtree(loser)
     context.note(f"{name} runs fastest as {found['kept']}", component=name, **found)
-    return artifact if found["kept"] == TORCH else describe(place / found["kept"] / MADE)
+    kept = in_torch[found["kept"]].artifact if found["kept"] in in_torch else None
+    return kept or describe(place / found["kept"] / MADE)
+
+
+def _hooked(artifact: Artifact, hooks: Mapping[str, str]) -> Iterator[Trial]:
+    """Torch as it is, and with hooks; how far those are from it is seen when they are called."""
+    yield Trial(TORCH, artifact)
+    for names in ways(tuple(hooks)):
+        stages = tuple(hooks[name] for name in names)
+        made, why = with_hooks(artifact, stages)
+        yield Trial(f"{TORCH} {' + '.join(names)}", None if why else made, why=why, hooks=stages)
 
 
 def _raced(
@@ -92,8 +124,9 @@ def _raced(
         StageFailed: there is none but torch.
     """
     near = [t for t in trials if t.artifact is not None and t.relative <= params.within]
-    calls, failed = _calls(artifact, name, near, params, context)
-    trials = [replace(t, artifact=None, why=failed[t.name]) if t.name in failed else t for t in trials]
+    calls, seen = _calls(artifact, name, near, params, context)
+    trials = [seen.get(t.name, t) for t in trials]
+    calls = {t.name: calls[t.name] for t in trials if t.name in calls and t.relative <= params.within}
     if len(calls) == 1:
         reasons = "; ".join(f"{t.name}: {t.why or f'differs by {t.relative:.2g}'}" for t in trials[1:])
         raise StageFailed(
@@ -184,52 +217,77 @@ def _why_not(artifact: Artifact, stage: Stage, given: Params, opening: Opening) 
 
 def _calls(
     artifact: Artifact, component: str, trials: Sequence[Trial], params: BuildFastest, context: Context
-) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
-    """The same real call to each trial's component, and why some do not take it."""
-    made = (
-        _text_call(artifact, params, context)
-        if artifact.writes_text
-        else _image_call(artifact, component, params, context)
-    )
+) -> tuple[dict[str, Callable[[], object]], dict[str, Trial]]:
+    """The same real call to each trial's component, and what was seen of trials when they were called: why some do not take it, and how
+    far torch with hooks is from torch without."""
+    opening = _raced_in(context.opening)
+    ask = _text_asked if artifact.writes_text else _image_asked
+    asked = ask(artifact, component, params, opening)
+    plain = open_component(artifact, component, opening)
     calls: dict[str, Callable[[], object]] = {}
-    failed: dict[str, str] = {}
+    seen: dict[str, Trial] = {}
     for trial in trials:
         try:
-            # torch in float32, as in every comparison; an engine takes float32 whatever it computes in.
-            call = partial(
-                _made,
-                device_of(context.opening),
-                made(open_component(trial.artifact or artifact, component, context.opening.of("float32"))),
-            )
+            module = _opened(trial, component, plain, opening)
+            call = partial(_made, device_of(opening), asked.call(module))
             call()
+            if trial.hooks:
+                relative = asked.difference(plain, module).relative
+                if why := fell_back(module):
+                    raise UserError(f"no graph answers its calls: {why}")
+                seen[trial.name] = replace(trial, relative=relative)
         except NO_ANSWER:
             raise
         except Exception as error:
             if trial.name == TORCH:
                 raise
-            failed[trial.name] = error.problems[0].message if isinstance(error, PareError) else f"{error}"[:300]
+            why = error.problems[0].message if isinstance(error, PareError) else f"{error}"[:300]
+            seen[trial.name] = replace(trial, artifact=None, why=why)
         else:
             calls[trial.name] = call
-    return calls, failed
+    return calls, seen
 
 
-def _text_call(artifact: Artifact, params: BuildFastest, context: Context) -> Callable[[Any], Callable[[], object]]:
-    opening = context.opening.of("float32")
+def _raced_in(opening: Opening) -> Opening:
+    """How torch is opened beside engines: in float32, as in every comparison, but on a GPU in the numbers it is stored in, as it will run."""
+    return opening.of(None if kind_of(opening.device) == "cuda" else "float32")
+
+
+def _opened(trial: Trial, component: str, plain: torch.nn.Module, opening: Opening) -> torch.nn.Module:
+    """A trial's component; all of torch's are on the same weights."""
+    if trial.name == TORCH or trial.artifact is None:
+        return plain
+    if trial.hooks:
+        return hook(twin(plain), trial.hooks, trial.artifact.path, device_of(opening))
+    return open_component(trial.artifact, component, opening)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a component is asked for. call: makes of a module a call that is timed. difference: how far a module is from torch's in such a call."""
+
+    call: Callable[[Any], Callable[[], object]]
+    difference: Callable[[Any, Any], Difference]
+
+
+def _text_asked(artifact: Artifact, component: str, params: BuildFastest, opening: Opening) -> Asked:
     words = int(open_language(artifact, opening).model.config.get_text_config().vocab_size)
     generator = torch.Generator(CPU).manual_seed(0)
     drawn = torch.randint(0, words, (params.batch, params.prompt_tokens), generator=generator, device=CPU)
     tokens = drawn.to(opening.device)
     length = {"max_new_tokens": params.new_tokens, "min_new_tokens": params.new_tokens}
     call = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(tokens), **length}
-    return lambda model: partial(model.generate, tokens, **call)
+    return Asked(lambda model: partial(model.generate, tokens, **call), partial(apart_in_steps, tokens, call))
 
 
-def _image_call(
-    artifact: Artifact, component: str, params: BuildFastest, context: Context
-) -> Callable[[Any], Callable[[], object]]:
-    task = open_task(artifact, context.opening.of("float32"))
+def _image_asked(artifact: Artifact, component: str, params: BuildFastest, opening: Opening) -> Asked:
+    task = open_task(artifact, opening)
     recorded = first_calls(task, (component,), repeated(task.examples, params.batch))[component]
-    return lambda module: partial(getattr(module, task.function_of(component)), **recorded)
+
+    def call(module: Any) -> Callable[[], object]:
+        return partial(getattr(module, task.function_of(component)), **recorded)
+
+    return Asked(call, lambda plain, other: compare(call(plain), call(other)))
 
 
 def _made(device: torch.device, call: Callable[[], object]) -> object:
@@ -259,7 +317,7 @@ def _table(trials: Sequence[Trial], paces: Mapping[str, Pace]) -> list[dict[str,
 
 
 def _assemble(artifact: Artifact, kept: Mapping[str, Artifact], context: Context) -> None:
-    """The artifact with each component's files from the trial that won."""
+    """The artifact with each component's files from the trial that won, and the hooks of torch's."""
     engines = {name: made for name, made in kept.items() if made.path != artifact.path}
     weights = [f.relative_to(artifact.path) for name in engines for f in weight_files(artifact.folder(name))]
     made = derive(artifact, context.out, without=tuple(map(str, weights)), link=context.link)
@@ -272,7 +330,8 @@ def _assemble(artifact: Artifact, kept: Mapping[str, Artifact], context: Context
             if file.is_file() and file.name != MANIFEST and not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 _place(file, target)
-    write_manifest(made.replacing({name: trial.components[name].format for name, trial in engines.items()}))
+    made = made.replacing({name: trial.components[name].format for name, trial in engines.items()})
+    write_manifest(replace(made, settings=kept[artifact.main].settings) if artifact.main in kept else made)
 
 
 def _place(file: Path, target: Path) -> None:

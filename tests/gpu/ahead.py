@@ -59,7 +59,18 @@ def run(name: str, body: dict[str, Any], stage: str, precision: str, tiny: bool,
     params: dict[str, Any] = {"precision": "float32" if tiny and stage == ONNX else precision}
     if tiny and "steps" in body["evaluate"]["baseline"]:
         params["components"] = TINY_COMPONENTS
-    recipes.run_body(name, {**deepcopy(body), "name": name, "stages": [{stage: params}]}, tiny, report)
+    run_stage(name, body, {stage: params}, tiny, report)
+
+
+def run_hooks(name: str, body: dict[str, Any], tiny: bool, report: Report) -> None:
+    """Torch with compiled blocks, with CUDA graphs, and with both: what build.fastest keeps. The note of its stage has the table."""
+    hooks = ["compile"] if tiny else ["compile", "cuda_graph"]
+    few = {"blocks": 4, "new_tokens": 3, "prompt_tokens": 4} if tiny else {}
+    run_stage(name, body, {"build.fastest": {"engines": [], "hooks": hooks, **few}}, tiny, report)
+
+
+def run_stage(name: str, body: dict[str, Any], step: dict[str, Any], tiny: bool, report: Report) -> None:
+    recipes.run_body(name, {**deepcopy(body), "name": name, "stages": [step]}, tiny, report)
 
 
 def section(name: str, seconds: int, body: dict[str, Any], stage: str, precision: str, *needs: str) -> Section:
@@ -76,5 +87,7 @@ PARTS = {
         section("onnx-text", 70, TEXT, ONNX, "float16", "onnxruntime", "onnxscript"),
         section("onnx-image", 100, IMAGE, ONNX, "float16", "onnxruntime", "onnxscript"),
         section("llama-cpp", 60, TEXT, GGUF, "float16", "llama_cpp", "gguf"),
+        Section("fastest-text", 80, partial(run_hooks, "fastest-text", TEXT)),
+        Section("fastest-image", 100, partial(run_hooks, "fastest-image", IMAGE)),
     ),
 }

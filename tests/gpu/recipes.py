@@ -254,6 +254,8 @@ def _stages(report: Report) -> Emit:
     message: dict[str, str] = {}
 
     def recorded(event: Event) -> None:
+        for row in event.facts.get("tried", ()) if event.kind == "note" else ():
+            report(f"{event.facts['component']}: {row['engine']}", {key: row[key] for key in row if key != "engine"})
         if event.kind == "note" and event.facts.get("loss"):
             message[event.what] = event.message
         if event.kind in ("finished", "cached"):

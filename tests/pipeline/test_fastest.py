@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,13 +16,19 @@ import torch
 
 import compress
 from compress.artifact import Artifact
+from compress.building import fastest as chooser
+from compress.building.hooked_trials import apart_in_steps, twin, ways
 from compress.building.racing import Pace, fastest, race, undecided
 from compress.catalogue import find_stage
 from compress.errors import RecipeError, StageFailed, UserError
 from compress.machine import deps
+from compress.machine.devices import Opening
 from compress.model.describing import describe
 from compress.opening import open_task
+from compress.opening.graphed import Graphed
 from compress.planning.keys import stage_key
+from compress.stages.build.fastest import HOOKS, BuildFastest, hooks_on, misplaced, parts, refuse
+from tests.graphs import pretended
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -263,3 +271,116 @@ def test_a_batch_beyond_what_its_engines_are_built_for_is_refused(llama: Artifac
     assert "batch: 32 lies outside its profile, which takes 1 to 16" in stage.refuse(llama, stage.params(**compiled))
     assert stage.refuse(llama, stage.params(**compiled, profile={"batch": (1, 32, 32)})) == ""
     assert stage.refuse(llama, stage.params(engines=("openvino",), batch=32)) == ""
+
+
+# ---------------------------------------------------------------- torch itself, with hooks
+
+
+def test_each_hook_is_tried_by_itself_and_with_the_others() -> None:
+    assert ways(("compile", "cuda_graph")) == (("compile",), ("cuda_graph",), ("compile", "cuda_graph"))
+    assert ways(()) == ()
+
+
+def test_on_a_gpu_torch_is_tried_with_both_and_elsewhere_with_what_is_named() -> None:
+    named = BuildFastest(hooks=("cuda_graph",))
+    assert hooks_on(BuildFastest(), "cuda:0") == HOOKS
+    assert hooks_on(BuildFastest(), "cpu") == {}
+    assert hooks_on(named, "cpu") == {"cuda_graph": "accelerate.cuda_graph"}
+    assert "taken on an NVIDIA GPU" in misplaced(mock.Mock(), named, "cpu")
+    assert misplaced(mock.Mock(), named, "cuda:0") == ""
+    for params, device in (
+        (BuildFastest(), "mps"),
+        (BuildFastest(engines=()), "cpu"),
+        (BuildFastest(engines=(), hooks=()), "cuda:0"),
+    ):
+        assert "nothing is tried beside plain torch" in misplaced(mock.Mock(), params, device)
+    assert misplaced(mock.Mock(), BuildFastest(engines=()), "cuda:0") == ""
+
+
+def test_without_engines_the_main_component_alone_is_tried(pipeline: Artifact) -> None:
+    assert set(parts(pipeline, BuildFastest())) == {"unet", "vae", "text_encoder"}
+    assert parts(pipeline, BuildFastest(engines=(), hooks=("compile",))) == ("unet",)
+    why = refuse(pipeline, BuildFastest(engines=(), hooks=("compile",), components=("vae",)))
+    assert why == "hooks are tried in `unet`, and for vae no engine is named"
+
+
+def test_a_graph_that_answers_no_call_is_no_way_to_run(
+    llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {**FEW, "engines": (), "new_tokens": 4}
+    monkeypatch.setattr(Graphed, "_not_now", lambda self: "hooks hang on its parts")
+    message = "torch cuda_graph: no graph answers its calls: hooks hang on its parts"
+    warnings.simplefilter("ignore")  # each eager call's own; pytest sets back what was
+    with pretended(), pytest.raises(StageFailed, match=message):
+        apply("build.fastest", llama, tmp_path / "out", hooks=("cuda_graph",), **few)
+
+
+@pytest.mark.parametrize("kept", [pytest.param("torch", marks=pytest.mark.slow), "torch compile"])
+def test_compiled_blocks_are_compared_timed_and_kept_where_they_win(
+    llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    monkeypatch.setattr(chooser, "race", lambda calls, _: {n: Pace(1.0 + (n != kept), 0.0) for n in calls})
+    few = {**FEW, "engines": (), "new_tokens": 3}
+    made, notes = apply("build.fastest", llama, tmp_path / "out", hooks=("compile",), **few)
+    rows: Any = {row["engine"]: row for row in notes[0].facts["tried"]}  # type: ignore[attr-defined]
+    assert rows.keys() == {"torch", "torch compile"}
+    assert 0 < rows["torch compile"]["difference"] < 1e-5
+    assert notes[0].facts["kept"] == kept
+    assert [one.name for one in made.settings.hook] == (["accelerate.compile"] if "compile" in kept else [])
+    assert made.components["model"].format == "torch"
+    assert open_task(made).generate([[5, 6, 7]], 4) == open_task(llama).generate([[5, 6, 7]], 4)  # type: ignore[union-attr]
+
+
+def test_a_graph_is_held_to_torch_in_the_steps_that_it_replays(llama: Artifact, tmp_path: Path) -> None:
+    few = {**FEW, "engines": (), "new_tokens": 4}
+    with pretended():
+        made, notes = apply("build.fastest", llama, tmp_path / "out", hooks=("cuda_graph",), **few)
+        (row,) = [row for row in notes[0].facts["tried"] if row["engine"] != "torch"]  # type: ignore[attr-defined]
+        assert row["milliseconds"] > 0
+        assert row["difference"] < 1e-5
+    assert [one.name for one in made.settings.hook] in ([], ["accelerate.cuda_graph"])
+
+
+def test_a_hook_that_changes_the_steps_is_seen(llama: Artifact) -> None:
+    plain = open_task(llama, Opening("float32")).model  # type: ignore[union-attr]
+    other, prompt = twin(plain), torch.tensor([[5, 6, 7]])
+    call = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": 4, "min_new_tokens": 4}
+    assert apart_in_steps(prompt, call, plain, other).relative == 0
+    real = other.forward
+    later = lambda *a, **k: _scaled(real(*a, **k), 1.5 if k["input_ids"].shape[1] == 1 else 1)  # noqa: E731
+    other.forward = later
+    assert apart_in_steps(prompt, call, plain, other).relative > 0.1
+    assert plain.forward is not later
+    assert next(other.parameters()).data_ptr() == next(plain.parameters()).data_ptr()
+
+
+def _scaled(output: Any, by: float) -> Any:
+    output.logits = output.logits * by
+    return output
+
+
+@pytest.mark.slow
+def test_a_denoiser_takes_hooks_beside_an_engine_of_another_part(
+    pipeline: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    winners = ("torch cuda_graph", "openvino float32")
+    monkeypatch.setattr(chooser, "race", lambda calls, _: {n: Pace(1.0 + (n not in winners), 0.0) for n in calls})
+    with pretended():
+        options = {**FEW, "components": ("unet", "vae"), "precisions": ("float32",), "hooks": ("cuda_graph",)}
+        made, notes = apply("build.fastest", pipeline, tmp_path / "out", **options)
+    first = {note.facts["component"]: note.facts["kept"] for note in notes if "kept" in note.facts}
+    assert first["vae"] == "openvino float32"
+    assert made.components["vae"].format == "openvino"
+    assert first["unet"] in winners
+    assert [one.component for one in made.settings.hook] == (["unet"] if first["unet"] == winners[0] else [])
+
+
+def test_a_recipe_says_what_torch_is_tried_with(llama: Artifact, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    step = "build.fastest: {engines: [], hooks: [compile]}"
+    recipe.write_text(f"schema: 1\nname: x\nmodel: {llama.path}\nstages:\n  - {step}\n")
+    assert compress.plan(recipe, cache=tmp_path / "cache").nodes[0].reported == "tries torch with compile"
+    recipe.write_text(recipe.read_text().replace("compile", "cuda_graph"))
+    with pytest.raises(RecipeError, match="a CUDA graph is taken on an NVIDIA GPU, and the device is cpu") as caught:
+        compress.plan(recipe, cache=tmp_path / "cache")
+    assert caught.value.problems[0].fix == "leave cuda_graph out of `hooks`"

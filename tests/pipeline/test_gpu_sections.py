@@ -12,7 +12,18 @@ from tests.gpu.results import DONE
 from tests.gpu.sections import Section, parts
 
 # Further recipes, run by what runs those of part a; code that is compiled; runs in processes of their own; a dozen models, which unit tests have too.
-SLOW = ("dit", "ladder", "compiled-image", "compiled-text", "full", "turns", "offload")
+SLOW = (
+    "dit",
+    "ladder",
+    "compiled-image",
+    "compiled-text",
+    "fastest-image",
+    "fastest-text",
+    "onnx-image",
+    "full",
+    "turns",
+    "offload",
+)
 SECTIONS = [
     pytest.param(part, section, id=section.name, marks=[pytest.mark.slow] if section.name in SLOW else [])
     for part, sections in parts().items()

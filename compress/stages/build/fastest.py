@@ -2,7 +2,8 @@
 
 Use it when you do not know which engine suits a model on this machine. Every component is built with every engine that takes
 it, compared with torch, and timed in turns with all others and with torch itself; of those within the bound the fastest stays,
-and the report shows the whole table. What is fastest depends on the machine, so the choice belongs to it. Source: interleaved timing, as in Touati et al., "The
+and the report shows the whole table. `hooks` has torch itself tried with compiled blocks, with calls replayed from CUDA graphs, and
+with both, as accelerate.compile and accelerate.cuda_graph leave it: which of these win is no sum of what each gives. What is fastest depends on the machine, so the choice belongs to it. Source: interleaved timing, as in Touati et al., "The
 Speedup-Test: A Statistical Methodology for Program Speedup Analysis and Computation" (2013).
 
     - build.fastest: {engines: [openvino, onnxruntime], precisions: [float32, bfloat16]}
@@ -10,16 +11,19 @@ Speedup-Test: A Statistical Methodology for Program Speedup Analysis and Computa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from compress.artifact import CHOSEN, Artifact
-from compress.catalogue import Forecast, Stage, builders, engine_names, find_engine, find_task, stage
+from compress.catalogue import Forecast, Stage, builders, engine_names, find_engine, find_stage, find_task, stage
 from compress.context import Context
 from compress.errors import Refusal
 from compress.machine import deps
+from compress.machine.devices import kind_of
 from compress.model.exportable import Components, Profile, refuse_components, wanted
+from compress.model.hook_settings import COMPILE, GRAPH
 from compress.params import Params, one_of
 from compress.sources.models import parameter_count
 
@@ -29,12 +33,19 @@ else:  # of all engines together
     Precision = one_of(dict.fromkeys(p for name in engine_names() for p in find_engine(name).precisions))
 
 
+HOOKS = {"compile": COMPILE, "cuda_graph": GRAPH}  # in the order in which they are applied
+
+
 class BuildFastest(Params):
     engines: tuple[str, ...] | Literal["all"] = Field(
         "all", description="which to try, such as openvino and onnxruntime; all: those whose library is installed"
     )
     precisions: tuple[Precision, ...] = Field(
         ("float32", "bfloat16", "int8_weights"), description="what to try of each engine, where it has it"
+    )
+    hooks: tuple[Literal["compile", "cuda_graph"], ...] | Literal["auto"] = Field(
+        "auto",
+        description="what the main component is tried with in torch, each and together; auto: both on an NVIDIA GPU, none elsewhere",
     )
     within: float = Field(
         0.05,
@@ -54,6 +65,19 @@ class BuildFastest(Params):
 
 
 def tried(params: BuildFastest) -> tuple[Stage, ...]:
+    """The stages whose work is tried: those that build an engine, and those that hook something into torch."""
+    named = HOOKS if params.hooks == "auto" else params.hooks
+    return (*engines(params), *(find_stage(HOOKS[name]) for name in dict.fromkeys(named)))
+
+
+def hooks_on(params: BuildFastest, device: str) -> Mapping[str, str]:
+    """What torch is tried with on a device, of HOOKS."""
+    auto = tuple(HOOKS) if kind_of(device) == "cuda" else ()
+    named = auto if params.hooks == "auto" else params.hooks
+    return {name: stage for name, stage in HOOKS.items() if name in named}
+
+
+def engines(params: BuildFastest) -> tuple[Stage, ...]:
     """The stages that build an engine, those whose libraries are here, or those named."""
     if params.engines == "all":
         return tuple(s for s in builders() if all(map(deps.version, s.libraries)))
@@ -65,7 +89,7 @@ def _short(stage: Stage) -> str:
 
 
 def refuse(artifact: Artifact, params: BuildFastest) -> str:
-    known = {_short(s): s for s in tried(params)}
+    known = {_short(s): s for s in engines(params)}
     unknown = [] if params.engines == "all" else [e for e in params.engines if e not in known]
     if unknown:
         return Refusal(f"there is no engine {', '.join(unknown)}", f"there is {', '.join(map(_short, builders()))}")
@@ -74,6 +98,9 @@ def refuse(artifact: Artifact, params: BuildFastest) -> str:
         return Refusal("; ".join(missing), "install it, or leave that engine out")
     if why := refuse_components(artifact, params.components):
         return why
+    if not known and artifact.main not in wanted(artifact, params.components):
+        why = f"hooks are tried in `{artifact.main}`, and for {', '.join(wanted(artifact, params.components))} no engine is named"
+        return Refusal(why, f"name engines, or add {artifact.main} to components")
     low, _, high = params.profile.batch
     if any("profile" in s.params.model_fields for s in known.values()) and not low <= params.batch <= high:
         why = f"batch: {params.batch} lies outside its profile, which takes {low} to {high}"
@@ -81,33 +108,55 @@ def refuse(artifact: Artifact, params: BuildFastest) -> str:
     return ""
 
 
-def forecast(artifact: Artifact, params: BuildFastest) -> Forecast:
+def misplaced(artifact: Artifact, params: BuildFastest, device: str) -> str:
+    """Why nothing that is named can be tried on a device, or ""."""
+    for name, tried_by in hooks_on(params, device).items():
+        if why := find_stage(tried_by).elsewhere(kind_of(device)):
+            return Refusal(why, f"leave {name} out of `hooks`")
+    if not hooks_on(params, device) and (kind_of(device) == "mps" or not engines(params)):
+        why = f"nothing is tried beside plain torch on {device}: no engine, and hooks: auto are those of NVIDIA GPUs"
+        return Refusal(why, "name engines, or hooks: [compile]")
+    return ""
+
+
+def parts(artifact: Artifact, params: BuildFastest) -> tuple[str, ...]:
+    """The components of which there is something to try: of those without a hook, engines alone."""
     names = wanted(artifact, params.components)
+    return names if engines(params) else tuple(name for name in names if name == artifact.main)
+
+
+def forecast(artifact: Artifact, params: BuildFastest) -> Forecast:
+    names = parts(artifact, params)
     each = [4 * parameter_count(artifact.folder(name)) for name in names]
     whole = 4 * sum(parameter_count(artifact.folder(name)) for name in artifact.components)
-    stages = [s for s in tried(params) if s.works_on(find_task(artifact.task))]
+    stages = [s for s in engines(params) if s.works_on(find_task(artifact.task))]
+    built = f"{', '.join(map(_short, stages))} in {', '.join(params.precisions)}" if stages else ""
+    hooks = "" if params.hooks == "auto" or not params.hooks else f"torch with {', '.join(params.hooks)}"
     ways = len(stages) * len(params.precisions)
     return Forecast(
-        reported=f"tries {', '.join(map(_short, stages))} in {', '.join(params.precisions)}",
+        reported=f"tries {' and '.join(filter(None, (built, hooks)))}",
         scratch_bytes=whole + ways * max(each) + sum(each),  # one being built, one component's trials, and the winners
         memory_bytes=(ways + 2) * max(each),
     )
 
 
 @stage(
-    version=4,
+    version=5,
     params=BuildFastest,
     formats={"torch": CHOSEN},
-    effects=("format",),
+    effects=("format", "settings"),
     reproducible="behaviour",
     bound_to=("isa",),
     calls=tried,
     libraries=("torch", "transformers", "diffusers"),
     refuse=refuse,
     forecast=forecast,
+    misplaced=misplaced,
     data=lambda params: ("calibration",) if {"int8", "float8"} & set(params.precisions) else (),
 )
 def run(artifact: Artifact, params: BuildFastest, context: Context) -> None:
     from compress.building.fastest import choose
 
-    choose(artifact, params, [s for s in tried(params) if s.works_on(find_task(artifact.task))], context)
+    stages = [s for s in engines(params) if s.works_on(find_task(artifact.task))]
+    hooks = hooks_on(params, context.opening.device)
+    choose(artifact, parts(artifact, params), params, stages, hooks, context)
