@@ -189,14 +189,17 @@ def _time(views: tuple[Viewpoint, Viewpoint], request: Request, emit: Emit) -> I
 
 
 def _inside(side: str, opened: OpenModel, emit: Emit) -> str:
-    """What a timed side's calls really were; those that fell back are a warning."""
+    """What a timed side's calls really were, and what computed its packed layers; calls that fell back are a warning."""
+    from compress.opening.packed_layers import layers_inside
+
+    layers = layers_inside(opened)
     if not opened.artifact.settings.hook:
-        return ""
+        return layers
     from compress.opening.hooks import fell_back, ran_inside
 
     if why := fell_back(opened):
         emit(Event("warning", side, why))
-    return ran_inside(opened)
+    return "; ".join(filter(None, (ran_inside(opened), layers)))
 
 
 def _controls(
@@ -291,9 +294,9 @@ def _packed(view: Viewpoint) -> str:
 
 
 def _hooks(view: Viewpoint, inside: str | None) -> str:
-    """What is hooked into a side's modules: as they counted it while they were timed, or as it is meant; None: nobody counted."""
+    """What is hooked into a side's modules, and what ran: as was counted while they were timed, or as it is meant; None: nobody counted."""
     lossy = losses(view.artifact)
     names = dict.fromkeys(one.name for one in view.artifact.settings.hook)
     meant = ", ".join(f"{name}, lossy" if name in lossy else name for name in names)
-    counted = "" if inside is None else f" ({inside or 'not timed'})"
-    return f", {meant}{counted}" if meant else ""
+    counted = "" if inside is None or not (inside or meant) else f" ({inside or 'not timed'})"
+    return f", {meant}{counted}" if meant else counted

@@ -21,9 +21,10 @@ from compress.machine.devices import Opening
 from compress.model import bit_widths
 from compress.model.describing import describe
 from compress.opening import open_task
+from compress.opening.packed_layers import layers_inside
 from compress.quantization.reach import reach
 from compress.tasks import Usage
-from evaluation.comparison.compare import _side
+from evaluation.comparison.compare import _inside, _side
 from evaluation.metrics.size import weights_read
 from evaluation.observe.collect import Viewpoint
 from tests.families import tiny_text
@@ -101,6 +102,21 @@ def test_a_packed_model_is_smaller_and_close_and_what_is_ignored_stays(
     assert config["dtype"] == "float32"
     assert describe(artifact.path).components["model"].quantization == artifact.components["model"].quantization
     assert probe(artifact.path)["finite"]
+
+
+def test_what_computes_packed_layers_is_asked_of_the_opened_model(packed: dict[str, Artifact], llama: Artifact) -> None:
+    expected = {"nf4": "Linear4bit", "fp4": "Linear4bit", "int8": "Linear8bitLt"}
+    for name, artifact in packed.items():
+        assert layers_inside(open_task(artifact)) == f"`model`: 13 × {expected.get(name, 'Int8Tensor')}"
+    assert layers_inside(open_task(llama)) == ""
+
+
+def test_a_timed_side_says_what_computed_its_packed_layers(packed: dict[str, Artifact]) -> None:
+    artifact = packed["int8_weights"]
+    view = Viewpoint(artifact, Opening(), {}, (), "", 0, 1)
+    inside = _inside("candidate", open_task(artifact), lambda event: None)
+    described = _side("candidate", view, inside).engine
+    assert described == "torch eager, `model` by torchao in 8 bits (`model`: 13 × Int8Tensor)"
 
 
 @pytest.mark.parametrize(("stage", "params"), WAYS, ids=NAMES)
