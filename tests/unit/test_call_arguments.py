@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import compress
-from compress.api import open_cache
 from compress.artifact import Artifact, Component, Provenance, write_manifest
 from compress.commands.evaluate import Wanted, prepare
 from compress.data.items import Item
@@ -25,6 +24,7 @@ from compress.pipelines.image_sizes import own_size
 from compress.pipelines.schedulers import NAMED
 from compress.planning.calls import call_beside, lineage_since
 from compress.recipe.values import BaselineSpec, EvalSpec
+from compress.store.cache import open_cache
 from compress.tasks.text_to_image import Usage, usage
 from tests.editors import tiny_editor
 from tests.families import CALLS, IMAGES, tiny_image
