@@ -173,13 +173,14 @@ def evaluate(
     """
     from compress.commands import evaluate
     from compress.commands.run import logged
+    from compress.commands.wanted import Wanted
 
     store, folder = open_cache(cache), Path(out) if out else RUNS / "evaluation"
     store.prepare()
     asked = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
     once = {name: given for name, given in (("features", features), ("reference", reference)) if given}
     spec = (spec or EvalSpec()).model_copy(update=once)
-    wanted = evaluate.Wanted(asked, gates or {}, data, spec, device, trust_remote_code, timeout)
+    wanted = Wanted(asked, gates or {}, data, spec, device, trust_remote_code, timeout)
     request = evaluate.prepare(str(candidate), str(baseline), wanted, store, folder, emit)
     with disk_errors(folder), logged(folder, emit) as log:
         return evaluate.measure(request, log)
@@ -199,11 +200,11 @@ def compare(
         UserError: a file is no result.
         NotComparable: the runs differ in protocol, baseline or machine.
     """
-    from compress.commands import evaluate
+    from compress.commands import compare
 
     folder = Path(out) if out else RUNS / "compared"
     with disk_errors(folder):
-        return evaluate.compare(Path(old), Path(new), folder, across_machines=across_machines, tolerance=tolerance)
+        return compare.compare(Path(old), Path(new), folder, across_machines=across_machines, tolerance=tolerance)
 
 
 def report(places: Sequence[str | Path], *, emit: Emit = silent) -> list[Comparison]:
@@ -212,9 +213,9 @@ def report(places: Sequence[str | Path], *, emit: Emit = silent) -> list[Compari
     Raises:
         UserError: none of them holds a run.
     """
-    from compress.commands import evaluate
+    from compress.commands.report import tabulate
 
-    return evaluate.tabulate([Path(place) for place in places], emit)
+    return tabulate([Path(place) for place in places], emit)
 
 
 def reference(

@@ -1,4 +1,4 @@
-"""One stage by itself: a recipe of one step, read, planned, cached and checked as any."""
+"""`compress.apply`: one stage by itself, as a recipe of one step, read, planned, cached and checked as any."""
 
 from __future__ import annotations
 

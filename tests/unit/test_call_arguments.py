@@ -14,7 +14,8 @@ import pytest
 
 import compress
 from compress.artifact import Artifact, Component, Provenance, write_manifest
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.data.items import Item
 from compress.errors import ManyProblems, RecipeError
 from compress.model.describing import describe

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.data.items import Data, Item
 from compress.errors import RecipeError, UserError
 from compress.events import Event, silent

@@ -10,7 +10,8 @@ import pytest
 
 import compress
 from compress.artifact import Artifact, write_manifest
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.errors import ManyProblems, RecipeError
 from compress.model.describing import describe
 from compress.opening import open_task

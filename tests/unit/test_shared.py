@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import compress
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.errors import ManyProblems, RecipeError
 from compress.recipe.reading import read_text
 from compress.recipe.shared_parameters import shared_names, takers
