@@ -18,7 +18,7 @@ from compress.store.cache import disk_errors, open_cache
 
 if TYPE_CHECKING:
     from compress.planning.plan import Plan
-    from evaluation.values import Comparison
+    from evaluation.comparison import Comparison
 
 RUNS = Path("runs")
 

@@ -19,7 +19,7 @@ from compress.tasks import OF_DATA, Observable, Task
 if TYPE_CHECKING:
     from compress.artifact import Artifact, Format, Quantization, Settings
     from compress.context import Context
-    from evaluation.values import Metric
+    from evaluation.metrics import Metric
 
 P = TypeVar("P", bound=Params)
 R = TypeVar("R")
@@ -259,7 +259,7 @@ def find_metric(name: str) -> Metric[Params]:
     Raises:
         UserError: there is none; the fix names the near matches.
     """
-    from evaluation.values import Metric
+    from evaluation.metrics import Metric
 
     return _find("metric", name, metric_names(), "evaluation.metrics", "measure", Metric)
 

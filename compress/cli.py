@@ -21,7 +21,7 @@ from compress.machine.quota import keep_to_quota
 
 if TYPE_CHECKING:
     from compress.events import Emit
-    from evaluation.values import Comparison
+    from evaluation.comparison import Comparison
 
 app = typer.Typer(
     name="pare",

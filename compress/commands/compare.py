@@ -10,7 +10,7 @@ from compress.commands.results import read_result
 from compress.errors import UserError
 
 if TYPE_CHECKING:
-    from evaluation.values import Comparison
+    from evaluation.comparison import Comparison
 
 
 def compare(old: Path, new: Path, out: Path, *, across_machines: bool = False, tolerance: str = "10%") -> Comparison:

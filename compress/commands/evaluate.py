@@ -24,9 +24,9 @@ from compress.planning.cautions import data_cautions
 from compress.store.cache import Cache
 
 if TYPE_CHECKING:
+    from evaluation.comparison import Comparison
     from evaluation.comparison.sides import Request
     from evaluation.preflight.image_checks import Images
-    from evaluation.values import Comparison
 
 
 def prepare(candidate: str, baseline: str, wanted: Wanted, store: Cache, out: Path, emit: Emit = silent) -> Request:

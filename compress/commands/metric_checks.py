@@ -18,7 +18,7 @@ from compress.recipe.values import EvalSpec
 
 if TYPE_CHECKING:
     from compress.params import Params
-    from evaluation.values import Metric
+    from evaluation.metrics import Metric
 
 
 def filled_in(wanted: Wanted, sides: Sequence[Artifact], data: Data | None) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from compress.errors import ManyProblems, Problem, UserError
 from compress.events import Emit, Event
 
 if TYPE_CHECKING:
-    from evaluation.values import Comparison
+    from evaluation.comparison import Comparison
 
 
 def tabulate(places: Sequence[Path], emit: Emit) -> list[Comparison]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from compress.errors import UserError
 
 if TYPE_CHECKING:
-    from evaluation.values import Comparison
+    from evaluation.comparison import Comparison
 
 RESULT, EVENTS = "result.json", "events.jsonl"
 

@@ -24,9 +24,9 @@ from compress.store.cache import Cache, disk_errors
 if TYPE_CHECKING:
     from compress.execution.execute import Done
     from compress.planning.plan import Plan
+    from evaluation.comparison import Comparison
     from evaluation.comparison.sides import Request
     from evaluation.preflight.image_checks import Images
-    from evaluation.values import Comparison
 
 
 def run_plan(
