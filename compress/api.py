@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
 from compress.endpoints.address import TIMEOUT
-from compress.errors import ManyProblems, RecipeError, UserError
+from compress.errors import ManyProblems, UserError
 from compress.events import Emit, named, silent
 from compress.execution.executors import LOCAL
-from compress.files.user_paths import BESIDE, expanded, file_and_config
 from compress.machine.devices import CPU, Opening, settled
 from compress.recipe.gates import Gate
-from compress.recipe.values import SCHEMA_VERSION, EvalSpec, Recipe
-from compress.store.cache import Cache, default_root, disk_errors
+from compress.recipe.values import EvalSpec, Recipe
+from compress.store.cache import disk_errors, open_cache
 
 if TYPE_CHECKING:
     from compress.planning.plan import Plan
-    from evaluation.values import Comparison
+    from evaluation.comparison import Comparison
 
 RUNS = Path("runs")
 
@@ -174,13 +173,14 @@ def evaluate(
     """
     from compress.commands import evaluate
     from compress.commands.run import logged
+    from compress.commands.wanted import Wanted
 
     store, folder = open_cache(cache), Path(out) if out else RUNS / "evaluation"
     store.prepare()
     asked = metrics if isinstance(metrics, Mapping) else {name: {} for name in metrics}
     once = {name: given for name, given in (("features", features), ("reference", reference)) if given}
     spec = (spec or EvalSpec()).model_copy(update=once)
-    wanted = evaluate.Wanted(asked, gates or {}, data, spec, device, trust_remote_code, timeout)
+    wanted = Wanted(asked, gates or {}, data, spec, device, trust_remote_code, timeout)
     request = evaluate.prepare(str(candidate), str(baseline), wanted, store, folder, emit)
     with disk_errors(folder), logged(folder, emit) as log:
         return evaluate.measure(request, log)
@@ -200,11 +200,11 @@ def compare(
         UserError: a file is no result.
         NotComparable: the runs differ in protocol, baseline or machine.
     """
-    from compress.commands import evaluate
+    from compress.commands import compare
 
     folder = Path(out) if out else RUNS / "compared"
     with disk_errors(folder):
-        return evaluate.compare(Path(old), Path(new), folder, across_machines=across_machines, tolerance=tolerance)
+        return compare.compare(Path(old), Path(new), folder, across_machines=across_machines, tolerance=tolerance)
 
 
 def report(places: Sequence[str | Path], *, emit: Emit = silent) -> list[Comparison]:
@@ -213,9 +213,9 @@ def report(places: Sequence[str | Path], *, emit: Emit = silent) -> list[Compari
     Raises:
         UserError: none of them holds a run.
     """
-    from compress.commands import evaluate
+    from compress.commands.report import tabulate
 
-    return evaluate.tabulate([Path(place) for place in places], emit)
+    return tabulate([Path(place) for place in places], emit)
 
 
 def reference(
@@ -262,26 +262,16 @@ def apply(
         RecipeError: everything wrong at once: the stage is unknown, a parameter is wrong, or the stage cannot work on this model.
         StageFailed: it failed.
     """
-    from compress.commands.run import with_weights
-    from compress.execution.execute import execute
-    from compress.planning.plan import make_plan
-    from compress.planning.step_checks import CALLED
-    from compress.recipe.reading import read_values
+    from compress.commands.apply import recipe_of, run_stage
 
-    place = f'{CALLED}"{stage}")'
-    values = {
-        "schema": SCHEMA_VERSION,
-        "name": "apply",
-        "model": _reference(model.path if isinstance(model, Artifact) else model),
+    settings = {
         "seed": seed,
         "device": device,
         "trust_remote_code": trust_remote_code,
         "data": {"calibration": calibration, "train": train},
-        "stages": [{stage: _parameters(parameters, params, place)}],
     }
-    (recipe,) = read_values(values, place)
-    store = open_cache(cache)
-    return execute(with_weights(make_plan(recipe, store), store, emit), store, emit)[-1].artifact
+    recipe = recipe_of(stage, model, parameters, params, settings)
+    return run_stage(recipe, open_cache(cache), emit)
 
 
 def load(
@@ -366,57 +356,7 @@ def cache(root: str | Path | None = None, *, verify: bool = False, max_size: str
     return cache_report(open_cache(root), verify=verify, max_size=max_size)
 
 
-def open_cache(root: str | Path | None) -> Cache:
-    return Cache(expanded(root) if root else default_root())
-
-
 def _only(plans: tuple[Plan, ...], instead: str) -> Plan:
     if len(plans) != 1:
         raise UserError(f"this recipe's matrix fans out into {len(plans)}", fix=f"call `compress.{instead}`")
     return plans[0]
-
-
-def _reference(model: str | Path) -> str:
-    """A model as a recipe refers to it: a folder by its whole path, whichever way it is given."""
-    file, config = file_and_config(str(model))
-    if config:
-        return f"{expanded(file).absolute()}{BESIDE}{_reference(config)}"
-    path = expanded(model)
-    return str(path.absolute()) if isinstance(model, Path) or path.is_dir() else model
-
-
-def _parameters(given: object, named: Mapping[str, object], place: str) -> dict[str, object]:
-    """The parameters given as one mapping, and those given by name; a folder that is a `Path`, as a recipe refers to it.
-
-    Raises:
-        UserError: what is given is no mapping, or one is given twice.
-    """
-    if given is None:
-        given = {}
-    if not isinstance(given, Mapping):
-        message = f"the parameters are a {type(given).__name__}, not a mapping"
-        raise UserError(message, place=place, fix="give {name: value}, or name=value for each")
-    if twice := [name for name in named if name in given]:
-        raise UserError(f"{', '.join(twice)} is given twice", place=place, fix="give it in the mapping or by name")
-    return {key: _reference(value) if isinstance(value, Path) else value for key, value in {**given, **named}.items()}
-
-
-__all__ = [
-    "RecipeError",
-    "apply",
-    "available",
-    "cache",
-    "check",
-    "compare",
-    "doctor",
-    "evaluate",
-    "explain",
-    "load",
-    "plan",
-    "plan_all",
-    "reference",
-    "report",
-    "run",
-    "run_all",
-    "schema",
-]

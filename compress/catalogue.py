@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, Unpack
 
 from compress.engines import Engine
 from compress.errors import UserError, near
@@ -19,7 +19,7 @@ from compress.tasks import OF_DATA, Observable, Task
 if TYPE_CHECKING:
     from compress.artifact import Artifact, Format, Quantization, Settings
     from compress.context import Context
-    from evaluation.values import Metric
+    from evaluation.metrics import Metric
 
 P = TypeVar("P", bound=Params)
 R = TypeVar("R")
@@ -164,6 +164,31 @@ class Stage:
         return not task.fits(self.needs)
 
 
+class StageFields(TypedDict, Generic[P], total=False):
+    """What a stage's file may say of it: fields of `Stage`, which has their defaults."""
+
+    components: tuple[str, ...]
+    packed: bool
+    carries: bool
+    lossy: bool
+    data: Callable[[P], tuple[str, ...]]
+    images: Callable[[P], int]
+    calls: Callable[[P], tuple[Stage, ...]]
+    inputs: tuple[str, ...]
+    files: tuple[str, ...]
+    libraries: tuple[str, ...]
+    extra: str
+    refuse: Callable[[Artifact, P], str]
+    forecast: Callable[[Artifact, P], Forecast]
+    unfit: Callable[[Artifact, P, Mapping[str, Artifact]], Iterable[Misfit]]
+    unavailable_here: Callable[[P], str]
+    elsewhere: Callable[[str], str]
+    misplaced: Callable[[Artifact, P, str], str]
+    machine: Callable[[], str]
+    kernels: Callable[[P], str]
+    built_for: Callable[[P], tuple[str, ...]]
+
+
 def stage(
     *,
     version: int,
@@ -172,27 +197,8 @@ def stage(
     effects: tuple[Effect, ...],
     needs: tuple[Observable, ...] = (),
     formats: Mapping[Format, Format] | None = None,
-    components: tuple[str, ...] = (),
-    packed: bool = False,
-    carries: bool = False,
-    lossy: bool = False,
     bound_to: tuple[str, ...] = (),
-    data: Callable[[P], tuple[str, ...]] | None = None,
-    images: Callable[[P], int] | None = None,
-    calls: Callable[[P], tuple[Stage, ...]] | None = None,
-    inputs: tuple[str, ...] = (),
-    files: tuple[str, ...] = (),
-    libraries: tuple[str, ...] = (),
-    extra: str = "",
-    refuse: Callable[[Artifact, P], str] | None = None,
-    forecast: Callable[[Artifact, P], Forecast] | None = None,
-    unfit: Callable[[Artifact, P, Mapping[str, Artifact]], Iterable[Misfit]] | None = None,
-    unavailable_here: Callable[[P], str] | None = None,
-    elsewhere: Callable[[str], str] | None = None,
-    misplaced: Callable[[Artifact, P, str], str] | None = None,
-    machine: Callable[[], str] | None = None,
-    kernels: Callable[[P], str] | None = None,
-    built_for: Callable[[P], tuple[str, ...]] | None = None,
+    **given: Unpack[StageFields[P]],
 ) -> Callable[[Callable[[Artifact, P, Context], None]], Stage]:
     """Turn a stage file's `run` function into its record. The name is the file's place, the help its docstring."""
 
@@ -206,28 +212,9 @@ def stage(
             effects=frozenset(effects),
             reproducible=reproducible,
             run=run,
-            components=components,
-            packed=packed,
-            carries=carries,
-            lossy=lossy,
             bound_to=frozenset(bound_to),
-            data=data or (lambda params: ()),
-            images=images or (lambda params: 0),
-            calls=calls or (lambda params: ()),
-            inputs=inputs,
-            files=files,
-            libraries=libraries,
-            extra=extra,
             doc=sys.modules[run.__module__].__doc__ or "",
-            refuse=refuse or (lambda artifact, params: ""),
-            forecast=forecast or (lambda artifact, params: Forecast()),
-            unfit=unfit or (lambda artifact, params, inputs: ()),
-            unavailable_here=unavailable_here or (lambda params: ""),
-            elsewhere=elsewhere or (lambda device: ""),
-            misplaced=misplaced or (lambda artifact, params, device: ""),
-            machine=machine or (lambda: ""),
-            kernels=kernels or (lambda params: ""),
-            built_for=built_for or (lambda params: ()),
+            **given,
         )
 
     return record
@@ -272,7 +259,7 @@ def find_metric(name: str) -> Metric[Params]:
     Raises:
         UserError: there is none; the fix names the near matches.
     """
-    from evaluation.values import Metric
+    from evaluation.metrics import Metric
 
     return _find("metric", name, metric_names(), "evaluation.metrics", "measure", Metric)
 

@@ -21,7 +21,7 @@ from compress.machine.quota import keep_to_quota
 
 if TYPE_CHECKING:
     from compress.events import Emit
-    from evaluation.values import Comparison
+    from evaluation.comparison import Comparison
 
 app = typer.Typer(
     name="pare",
@@ -83,11 +83,11 @@ def init(
     cache: CacheDir = None,
 ) -> None:
     """Write a first recipe for a model: what its family, its data and this machine allow, and why."""
-    from compress import api
     from compress.commands.init import init as write
     from compress.commands.init import shown
+    from compress.store.cache import open_cache
 
-    print(shown(*write(model, data or (), goal, features, out, api.open_cache(cache))))
+    print(shown(*write(model, data or (), goal, features, out, open_cache(cache))))
 
 
 @app.command()
@@ -135,6 +135,7 @@ def run(
     """Run a recipe: its stages, then the comparison with the baseline. Exit 0 pass, 1 fail, 4 inconclusive."""
     from compress import api
     from compress.recipe.options import read_bytes
+    from compress.store.cache import open_cache
 
     limit = read_bytes(max_size) if max_size else None
     with _listening(as_json) as emit:
@@ -143,7 +144,7 @@ def run(
         )
     if limit is not None:
         kept = frozenset(row["key"] for c in comparisons for row in c.stages)
-        api.open_cache(cache).evict(limit, kept)
+        open_cache(cache).evict(limit, kept)
     _finish(comparisons, as_json)
 
 

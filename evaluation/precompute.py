@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import compress
-from compress.api import open_cache
 from compress.commands.progress import Progress
 from compress.commands.run import with_weights
 from compress.events import silent
+from compress.store.cache import open_cache
 from evaluation.comparison.sides import Request, viewpoints
 from evaluation.observe.collect import collect
 

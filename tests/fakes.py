@@ -68,7 +68,7 @@ def knowing(*stages: Stage) -> Iterator[None]:
         return known[name] if name in known else find_stage(name)
 
     with ExitStack() as patched:
-        for place in ("planning.plan", "planning.nodes", "recipe.sections"):
+        for place in ("planning.plan", "planning.nodes", "recipe.steps"):
             patched.enter_context(mock.patch(f"compress.{place}.find_stage", find))
         patched.enter_context(mock.patch("compress.planning.chain_remedies.find_stage", also))
         yield

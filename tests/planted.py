@@ -116,8 +116,9 @@ METRIC = '''
 import numpy as np
 
 from compress.params import Params
+from evaluation.metrics import metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
-from evaluation.values import Sample, metric
 
 
 class Hush(Params):

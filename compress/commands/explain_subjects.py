@@ -28,7 +28,7 @@ from compress.tasks import OF_DATA, Task
 
 if TYPE_CHECKING:
     from compress.params import Params
-    from evaluation.values import Metric
+    from evaluation.metrics import Metric
 
 DATA = """data
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import Artifact
+from compress.commands.results import EVENTS, RESULT
 from compress.errors import UserError
 from compress.events import Emit, Event
 from compress.execution.executors import LOCAL, Executor, find_executor
@@ -23,9 +24,9 @@ from compress.store.cache import Cache, disk_errors
 if TYPE_CHECKING:
     from compress.execution.execute import Done
     from compress.planning.plan import Plan
+    from evaluation.comparison import Comparison
     from evaluation.comparison.sides import Request
     from evaluation.preflight.image_checks import Images
-    from evaluation.values import Comparison
 
 
 def run_plan(
@@ -84,8 +85,6 @@ def run_plan(
 
 def replaced(out: Path, recipe: Recipe) -> str:
     """That a report lies in a folder already, of other settings, which this run's will replace; or ""."""
-    from compress.commands.evaluate import RESULT
-
     try:
         before = json.loads((out / RESULT).read_text(encoding="utf-8"))["recipe"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -179,7 +178,7 @@ def logged(out: Path, emit: Emit) -> Iterator[Emit]:
     """Every event also goes to `events.jsonl` in the run's folder, one JSON object a line."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        stream = (out / "events.jsonl").open("a")
+        stream = (out / EVENTS).open("a")
     except OSError as error:
         raise UserError(
             f"cannot write the run's folder: {error.strerror}",

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,24 +14,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from compress.algorithms.forward_hooks import standing_in
 from compress.algorithms.tensors import device_of, dtype_of, finish, to_array
-from compress.artifact import SCHEDULER, Artifact, read_json
+from compress.artifact import SCHEDULER, Artifact
 from compress.data.items import Item
-from compress.engines.module import EngineModule, arguments_of
-from compress.engines.torch.runtime import find_class, silent_libraries, stored_dtype
-from compress.errors import ModelError, StageFailed, UserError
+from compress.engines.torch.runtime import find_class, silent_libraries
+from compress.errors import StageFailed, UserError
 from compress.machine.devices import AS_STORED, CPU, Opening
 from compress.model.exportable import Batches
-from compress.model.hook_settings import loaded_to, offloaded
+from compress.model.hook_settings import offloaded
 from compress.opening.captions import cut_short, uncounted
-from compress.opening.denoising import denoising_of
 from compress.opening.first_steps import FirstStep, hearing_the_first_step
-from compress.opening.lean import lean_pipeline
 from compress.opening.models import Call, Timed
+from compress.opening.pipeline_parts import assembled, natural_dtype
+from compress.opening.recorded_calls import Recorded, by_name, copies, listening, listening_before
 from compress.opening.token_range import captions_known, larger_tokenizers
 from compress.pipelines.call_arguments import NEGATIVE, STEPS
-from compress.pipelines.index import INDEX, LEFT_OUT
+from compress.pipelines.index import INDEX
 from compress.pipelines.lean import FIX
 from compress.pipelines.schedulers import changes, config_of
 
@@ -58,7 +54,7 @@ class TextToImage:
         self.opening = opening
         self.dtype = dtype_of(opening) or natural_dtype(artifact)
         self.device = device_of(opening)
-        self.pipeline: Any = self._assemble()
+        self.pipeline: Any = assembled(artifact, opening.of(str(self.dtype).removeprefix("torch.")))
         self.pipeline.set_progress_bar_config(disable=True)
         self._larger = larger_tokenizers(artifact, self.pipeline)
         self._schedulers: dict[str | None, Any] = {None: getattr(self.pipeline, SCHEDULER, None)}
@@ -178,11 +174,8 @@ class TextToImage:
         captions = list(dict.fromkeys(item.text for item in items))
         return cut_short(self.pipeline, captions, {**self.artifact.settings.call, **call})
 
-    @contextmanager
-    def watch(
-        self, component: str, recorded: Callable[[tuple[Any, ...], dict[str, Any]], None], function: str = ""
-    ) -> Iterator[None]:
-        """Tell `recorded` of every call to a component that is computed, with its real arguments, while the context lasts.
+    def watch(self, component: str, recorded: Recorded, function: str = "") -> AbstractContextManager[None]:
+        """Within: tells `recorded` of every call to a component that is computed, with its real arguments.
 
         Args:
             function: the method that is called, where it is another than `function_of` says.
@@ -190,24 +183,8 @@ class TextToImage:
         module = self.component(component)
         name = function or self.function_of(component)
         if name == "forward" and offloaded(self.artifact):  # what offloads puts other functions there while a call runs
-            with _listening_before(module, recorded):
-                yield
-            return
-        if (denoising := denoising_of(module)) is not None:  # which tells what is really computed
-            denoising.listeners.append(recorded)
-            try:
-                yield
-            finally:
-                denoising.listeners.remove(recorded)
-            return
-        real = getattr(module, name)
-
-        def listening(*args: object, **kwargs: object) -> object:
-            recorded(args, kwargs)
-            return real(*args, **kwargs)
-
-        with standing_in(module, name, listening):
-            yield
+            return listening_before(module, recorded)
+        return listening(module, name, recorded)
 
     def component(self, name: str) -> torch.nn.Module:
         """The module that stands for a component."""
@@ -216,7 +193,7 @@ class TextToImage:
 
     def function_of(self, component: str) -> str:
         """The method a pipeline calls a component by."""
-        return function_of(component)
+        return "decode" if component == "vae" else "forward"
 
     def calls_of(
         self, components: Sequence[str], items: Sequence[Item], seed: int, *, batch: int = 4, **call: object
@@ -225,7 +202,7 @@ class TextToImage:
         for start in range(0, len(items), batch):
             some = items[start : start + batch]
             # Yielded out of the pipeline's context, which would change the caller's gradient mode.
-            yield from self._recorded(components, some, seed, partial(_owned, {}), call)
+            yield from self._recorded(components, some, seed, copies(), call)
 
     def first_step(
         self, items: Sequence[Item], seed: int, steps: int, *, still: bool = False, **call: object
@@ -238,10 +215,10 @@ class TextToImage:
         self._schedule({**self.artifact.settings.call, **call}.get(SCHEDULER))
         main = self.artifact.main
 
-        def own(given: Call) -> Call:
-            return _owned({}, main, given)[1]
+        def copied(given: Call) -> Call:
+            return copies()(main, given)[1]
 
-        with hearing_the_first_step(self.component(main), self.pipeline.scheduler, own, still=still) as found:
+        with hearing_the_first_step(self.component(main), self.pipeline.scheduler, copied, still=still) as found:
             self._run(items, seed, "latent", {**call, STEPS: steps})
         return found
 
@@ -265,20 +242,11 @@ class TextToImage:
         found: list[T] = []
         with ExitStack() as watching:
             for name in components:
-                watching.enter_context(self.watch(name, self._listener(name, keep, found)))
+                kept = by_name(self.component(name), self.function_of(name), partial(keep, name), found)
+                watching.enter_context(self.watch(name, kept))
             kind = "np" if "vae" in components else "latent"  # what nobody looks at need not be decoded
             self._run(items, seed, kind, call)
         return found
-
-    def _listener(
-        self, name: str, keep: Callable[[str, Call], T], found: list[T]
-    ) -> Callable[[tuple[Any, ...], dict[str, Any]], None]:
-        module = self.component(name)
-        if isinstance(module, EngineModule):
-            names = module.arguments
-        else:
-            names = arguments_of(getattr(type(module), self.function_of(name)))
-        return lambda args, kwargs: found.append(keep(name, {**dict(zip(names, args, strict=False)), **kwargs}))
 
     def _run(self, items: Sequence[Item], seed: int, output: str, call: Mapping[str, object]) -> Any:
         generators = [noise_source(seed, item.id) for item in items]
@@ -306,73 +274,12 @@ class TextToImage:
         if getattr(self.pipeline, SCHEDULER, None) is not self._schedulers[name]:
             self.pipeline.scheduler = self._schedulers[name]
 
-    def _assemble(self) -> Any:
-        """Build the pipeline part by part: `from_pretrained` would refuse modules that are not of the classes it knows."""
-        path = self.artifact.path
-        index = read_json(path / INDEX)
-        kind = find_class("diffusers", str(index["_class_name"]), path / INDEX)
-        accepted = inspect.signature(kind.__init__).parameters
-        parts: dict[str, Any] = {}
-        for name, entry in index.items():
-            if name.startswith("_") or name not in accepted:
-                continue
-            parts[name] = self._part(name, *entry) if isinstance(entry, list) else entry
-        if "requires_safety_checker" in accepted:
-            parts["requires_safety_checker"] = False
-        if "add_watermarker" in accepted:
-            parts["add_watermarker"] = False
-        return lean_pipeline(kind, parts, self.device) if self.artifact.settings.lean else kind(**parts)
-
-    def _part(self, name: str, library: str | None, kind: str | None) -> Any:
-        if library is None or kind is None or name in LEFT_OUT:
-            return None
-        folder = self.artifact.path / name
-        if name not in self.artifact.components:  # a scheduler or a tokenizer
-            try:
-                return find_class(library, kind, folder).from_pretrained(str(folder))
-            except (OSError, ValueError) as error:
-                raise ModelError(
-                    f"{kind} does not load: {error}", place=str(folder), fix="save the pipeline again"
-                ) from error
-        component = self.artifact.components[name]
-        engine = importlib.import_module(f"compress.engines.{component.format}.runtime")
-        opening = loaded_to(self.artifact, self.opening).of(str(self.dtype).removeprefix("torch."))
-        return engine.load_component(self.artifact.folder(name), library, component.kind, opening)
-
-
-@contextmanager
-def _listening_before(
-    module: torch.nn.Module, recorded: Callable[[tuple[Any, ...], dict[str, Any]], None]
-) -> Iterator[None]:
-    """Tell `recorded` of every call of a module, whatever function its `forward` is at the time."""
-
-    def listening(called: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        recorded(args, kwargs)
-
-    handle = module.register_forward_pre_hook(listening, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
 
 def noise_source(seed: int, noise_id: str) -> torch.Generator:
     """A generator seeded by both, so that an image's noise is independent of batch size and position; on the processor, so that
     it is the same on every device."""
     digest = hashlib.sha256(f"{seed}:{noise_id}".encode()).digest()
     return torch.Generator(CPU).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def function_of(component: str) -> str:
-    """The method a text-to-image pipeline calls a component by."""
-    return "decode" if component == "vae" else "forward"
-
-
-def natural_dtype(artifact: Artifact) -> torch.dtype:
-    """The checkpoint's own dtype, read off the main component's weights; float32 where an engine takes part."""
-    if any(c.format != "torch" for c in artifact.components.values()) or not artifact.main:
-        return torch.float32
-    return stored_dtype(artifact.folder(artifact.main))
 
 
 def _no_numbers(items: Sequence[Item], what: str) -> StageFailed:
@@ -386,20 +293,3 @@ def _no_numbers(items: Sequence[Item], what: str) -> StageFailed:
 def _timed_items(items: Sequence[Item], batch: int) -> list[Item]:
     some = items[:batch]
     return [replace(some[i % len(some)], id=f"timing/{i}") for i in range(batch)]
-
-
-def _owned(seen: dict[str, torch.Tensor], name: str, given: Call) -> tuple[str, Call]:
-    return name, _own(given, name, seen)
-
-
-def _own(value: object, name: str, seen: dict[str, torch.Tensor]) -> Any:
-    """A copy of its own, which the pipeline cannot write into later. What comes again as it was, as a prompt's embedding does at
-    every step, is copied once."""
-    if isinstance(value, dict):
-        return {key: _own(one, f"{name}.{key}", seen) for key, one in value.items()}
-    if not isinstance(value, torch.Tensor):
-        return value
-    last = seen.get(name)
-    if last is None or last.dtype != value.dtype or last.shape != value.shape or not torch.equal(last, value):
-        last = seen[name] = value.detach().clone()
-    return last

@@ -72,7 +72,7 @@ def opened_dtype(artifact: Artifact, name: str) -> str | None:
     language model, which keeps its own."""
     if artifact.writes_text:
         return None
-    from compress.opening.text_to_image import natural_dtype
+    from compress.opening.pipeline_parts import natural_dtype
 
     return str(natural_dtype(artifact)).removeprefix("torch.")
 

@@ -11,9 +11,10 @@ from compress.errors import Problem, RecipeError
 from compress.files.user_paths import file_and_config
 from compress.recipe.adapters import read_adapters
 from compress.recipe.checkpoints import as_reference
+from compress.recipe.entries import is_text
 from compress.recipe.expand import extended, overridden, read_file, variants
 from compress.recipe.python_values import write_yaml
-from compress.recipe.sections import Reading, check_schema, is_text, refused
+from compress.recipe.sections import check_schema, read_sections, refused
 from compress.recipe.values import Recipe
 from compress.recipe.yaml_tree import Node, parse_tree
 
@@ -71,7 +72,7 @@ def _read_tree(
     if check_schema(root, problems):
         for variant in variants(root, problems):
             own: list[Problem] = []
-            recipe = Reading(variant.root, own).recipe(variant.suffix, text, file)
+            recipe = read_sections(variant.root, own, variant.suffix, text, file)
             problems += [problem for problem in own if problem.place not in variant.unfilled]
             if recipe is not None:
                 found.append(replace(recipe, overrides=tuple(overrides), start=Path.cwd() if overrides else Path()))

@@ -13,9 +13,9 @@ from compress.catalogue import find_metric, find_stage, metric_names, stage_name
 from compress.params import Params
 from compress.recipe.adapters import MAX_ADAPTERS, AdapterSpec
 from compress.recipe.checkpoints import CheckpointSpec
+from compress.recipe.entries import MAX_ENTRIES
 from compress.recipe.gates import Bounds, Gate
 from compress.recipe.keep import ALWAYS, IF_FASTER, KEEP
-from compress.recipe.sections import MAX_ENTRIES
 from compress.recipe.values import ADAPTER_KEY, ROLE_KEY, SCHEMA_VERSION, STEP_KEYS, DataSpec, EvalSpec, Head
 
 Schema = dict[str, Any]

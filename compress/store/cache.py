@@ -41,6 +41,11 @@ def default_root() -> Path:
     return expanded(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pare"
 
 
+def open_cache(root: str | Path | None) -> Cache:
+    """The cache in this folder; without one, the user's own."""
+    return Cache(expanded(root) if root else default_root())
+
+
 @dataclass(frozen=True)
 class Cache:
     root: Path

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from compress.params import Params
 from compress.tasks import OF_ITEMS, WRITTEN
 from compress.tasks.text_generation import Writing
-from evaluation.values import Metric, Row
+from evaluation.comparison import Row
+from evaluation.metrics import Metric
 
 if TYPE_CHECKING:
     from evaluation.comparison.sides import Request

@@ -16,7 +16,7 @@ from compress.model.hook_settings import losses
 from compress.pipelines.call_arguments import lost_settings
 from compress.recipe.values import EvalSpec
 from compress.sources.units import fewer
-from evaluation.comparison import samples
+from evaluation.comparison import ENDPOINT, IMAGES, Comparison, Row, Side, samples
 from evaluation.comparison.advice import advised
 from evaluation.comparison.control_rows import Control
 from evaluation.comparison.controls import measure_control
@@ -28,25 +28,14 @@ from evaluation.comparison.sanity import worse_than_guessing
 from evaluation.comparison.sides import Request, beside, viewpoints
 from evaluation.comparison.waterfall import measure_steps
 from evaluation.evidence import Evidence
+from evaluation.metrics import Metric, P
 from evaluation.observe import cold_starts, hardware
 from evaluation.observe.collect import Viewpoint, collect
 from evaluation.observe.endpoint_times import time_endpoints
 from evaluation.observe.endpoints import alike_scored
 from evaluation.observe.repeats import measured
 from evaluation.observe.timing import Interleaved, time_views
-from evaluation.values import (
-    ENDPOINT,
-    IMAGES,
-    OWN_REFERENCE,
-    Comparison,
-    Estimate,
-    Metric,
-    P,
-    Row,
-    Sample,
-    Side,
-    shared,
-)
+from evaluation.values import OWN_REFERENCE, Estimate, Sample, shared
 
 if TYPE_CHECKING:
     from compress.opening.models import OpenModel

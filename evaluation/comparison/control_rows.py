@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evaluation.values import Estimate, Side, Status, Verdict
+from evaluation.comparison import Side, Status, Verdict
+from evaluation.values import Estimate
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from evaluation.comparison.control_rows import Beside
 from evaluation.comparison.rows import row_of
 from evaluation.comparison.waterfall import tried
 from evaluation.evidence import Evidence
+from evaluation.metrics import Metric
 from evaluation.observe import cold_starts
 from evaluation.observe.collect import CONTINUATIONS, Viewpoint, collect
 from evaluation.observe.repeats import measured
 from evaluation.observe.timing import Interleaved, time_views
-from evaluation.values import Estimate, Metric, shared
+from evaluation.values import Estimate, shared
 from evaluation.verdict.gates import judge
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.catalogue import find_metric
+from evaluation.comparison import Completion, Image, Row, Worst
 from evaluation.evidence import Continuation, Evidence, parting
 from evaluation.observe.given_images import input_of, mask_of
-from evaluation.values import Completion, Image, Row, Sample, Worst
+from evaluation.values import Sample
 
 FIRST, WORST, COMPLETIONS, ITEMS = 6, 6, 6, 5
 Sides = tuple[Evidence, Evidence]

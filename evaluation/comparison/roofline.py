@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from compress.artifact import Artifact
 from compress.model.hook_settings import OFFLOAD
 from compress.sources.models import parameter_count
+from evaluation.comparison import Comparison, Row
 from evaluation.metrics.size import weights_read
-from evaluation.values import Comparison, Row
 
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a weight
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from compress.errors import StageFailed
 from compress.params import Params
 from compress.recipe.gates import Gate
-from evaluation.values import Estimate, Metric, Row, Sample
+from evaluation.comparison import Row
+from evaluation.metrics import Metric
+from evaluation.values import Estimate, Sample
 from evaluation.verdict.gates import judge
 
 

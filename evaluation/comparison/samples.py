@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.values import Sample, respelt
+from evaluation.comparison import respelt
+from evaluation.values import Sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,9 +11,9 @@ from pathlib import Path
 from compress.catalogue import find_metric
 from compress.errors import NotComparable, Problem, UserError
 from compress.recipe.gates import Gate
-from evaluation.comparison import samples
+from evaluation.comparison import ENDPOINT, Comparison, Row, Side, Verdict, Worst, samples
 from evaluation.comparison.examples import worst_of
-from evaluation.values import ENDPOINT, Comparison, Estimate, Row, Sample, Side, Verdict, Worst
+from evaluation.values import Estimate, Sample
 from evaluation.verdict import statistics
 from evaluation.verdict.gates import judge, message, problems
 

@@ -9,7 +9,7 @@ from compress.artifact import Artifact
 from compress.catalogue import find_task
 from compress.data.items import USER
 from compress.tasks import Usage
-from evaluation.values import Handed
+from evaluation.comparison import Handed
 
 if TYPE_CHECKING:
     from evaluation.comparison.sides import Request

@@ -18,11 +18,12 @@ from compress.planning.keep_decision import dropped
 from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec
 from compress.tasks import WRITTEN
+from evaluation.comparison import Contribution, Step
 from evaluation.evidence import Evidence, Timings
 from evaluation.observe.collect import CONTINUATIONS, Viewpoint, collect
 from evaluation.observe.repeats import measured
 from evaluation.observe.timing import time_views
-from evaluation.values import Contribution, Estimate, Sample, Step, shared
+from evaluation.values import Estimate, Sample, shared
 from evaluation.verdict import statistics
 
 if TYPE_CHECKING:

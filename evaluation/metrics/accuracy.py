@@ -18,7 +18,8 @@ from compress.machine.deps import version
 from compress.params import Params
 from compress.sources.units import firsts
 from evaluation.evidence import Evidence
-from evaluation.values import Sample, metric
+from evaluation.metrics import metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 PRIMARY = ("acc", "exact_match")

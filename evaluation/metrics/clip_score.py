@@ -12,8 +12,9 @@ from pydantic import Field
 
 from compress.params import Params, Placed
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.preflight.paths import of_clip
-from evaluation.values import Sample, metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 

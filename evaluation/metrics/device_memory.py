@@ -11,7 +11,8 @@ import numpy as np
 
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.values import Sample, metric
+from evaluation.metrics import metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 ABSENT = "the model runs on no GPU that counts its memory: set device: cuda"

@@ -17,9 +17,10 @@ from pydantic import Field
 from compress.files.hashing import digest_json
 from compress.params import Params, Placed
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.observe.given_images import input_of
 from evaluation.preflight.paths import of_clip
-from evaluation.values import Sample, metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 
 from compress.params import Params
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.observe.energy import ABSENT
-from evaluation.values import Estimate, Sample, Statistic, metric
+from evaluation.values import Estimate, Sample, Statistic
 from evaluation.verdict import statistics
 
 TOO_SHORT = "a call was over before this machine's energy counters moved: raise evaluate.timing_batch"

@@ -14,9 +14,10 @@ from compress.params import Fault
 from evaluation.distances import frechet
 from evaluation.distances.image_sets import Linear, observe
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.observe.repeats import noises, over_noises, units_of
 from evaluation.preflight.references import AgainstReal
-from evaluation.values import Estimate, Sample, Sizes, Statistic, metric
+from evaluation.values import Estimate, Sample, Sizes, Statistic
 
 
 def least_of(d: int) -> int:

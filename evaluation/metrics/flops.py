@@ -14,8 +14,9 @@ from pydantic import Field
 from compress.errors import PareError
 from compress.params import Params
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.observe import operations
-from evaluation.values import Estimate, Sample, Statistic, metric
+from evaluation.values import Estimate, Sample, Statistic
 from evaluation.verdict import statistics
 
 COUNTS = "multiply-adds count two; precision not counted"

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.values import Sample, metric
+from evaluation.metrics import metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import math
 
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.metrics.lpips import Lpips, distances_of, open_network
 from evaluation.observe.given_images import edited
-from evaluation.values import Sample, metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 

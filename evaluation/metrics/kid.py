@@ -9,9 +9,10 @@ from __future__ import annotations
 from evaluation.distances import mmd
 from evaluation.distances.image_sets import Linear, observe_images, paired, real
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.observe.repeats import over_noises, units_of
 from evaluation.preflight.references import AgainstImages
-from evaluation.values import Estimate, Sample, Statistic, metric
+from evaluation.values import Estimate, Sample, Statistic
 
 
 class Kid(AgainstImages):

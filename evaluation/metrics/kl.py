@@ -15,8 +15,9 @@ import numpy as np
 from compress.errors import StageFailed
 from compress.params import Params
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.metrics.perplexity import scored
-from evaluation.values import Estimate, Sample, Statistic, metric
+from evaluation.values import Estimate, Sample, Statistic
 from evaluation.verdict import statistics
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from compress.errors import StageFailed
 from compress.params import Params
 from compress.pipelines.autoencoders import VAE, Scaling, scaling_of
 from evaluation.evidence import Evidence
-from evaluation.values import Sample, metric
+from evaluation.metrics import metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 if TYPE_CHECKING:

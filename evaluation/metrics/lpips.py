@@ -18,9 +18,10 @@ from pydantic import Field
 from compress.files.user_paths import expanded
 from compress.params import Params, Placed
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.observe.image_pairs import image_pairs
 from evaluation.preflight.paths import of_layers
-from evaluation.values import Sample, metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 if TYPE_CHECKING:

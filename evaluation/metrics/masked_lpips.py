@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.metrics.lpips import Lpips, distances_of, open_network
 from evaluation.observe.given_images import input_of, mask_of
 from evaluation.observe.image_pairs import image_pairs
-from evaluation.values import Sample, metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import numpy as np
 
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.values import Estimate, Sample, Statistic, metric
+from evaluation.metrics import metric
+from evaluation.values import Estimate, Sample, Statistic
 from evaluation.verdict import statistics
 
 LN2 = math.log(2)

@@ -15,9 +15,10 @@ from compress.params import Fault
 from evaluation.distances import neighbours
 from evaluation.distances.image_sets import Linear, observe_images, paired, real
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.observe.repeats import noises, over_noises, units_over_noises
 from evaluation.preflight.references import AgainstImages
-from evaluation.values import Estimate, Sample, Sizes, Statistic, metric
+from evaluation.values import Estimate, Sample, Sizes, Statistic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

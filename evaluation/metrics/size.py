@@ -11,7 +11,8 @@ from compress.artifact import Artifact
 from compress.catalogue import find_engine
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.values import Sample, metric
+from evaluation.metrics import metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 

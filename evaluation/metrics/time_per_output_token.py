@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from compress.params import Params
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.observe.token_times import token_sample
-from evaluation.values import Sample, metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 

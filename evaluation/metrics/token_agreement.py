@@ -13,7 +13,8 @@ import numpy as np
 from compress.errors import UserError
 from compress.params import Params
 from evaluation.evidence import Evidence
-from evaluation.values import Sample, metric
+from evaluation.metrics import metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import numpy as np
 
 from compress.params import Params
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.metrics.psnr import CAP, ROUNDING
 from evaluation.observe.given_images import edited, mask_of
-from evaluation.values import Sample, metric
+from evaluation.values import Sample
 from evaluation.verdict import statistics
 
 

@@ -20,9 +20,10 @@ from pydantic import Field
 from compress.errors import UserError
 from compress.params import Fault, Params, Placed
 from evaluation.evidence import Evidence
+from evaluation.metrics import metric
 from evaluation.observe.repeats import EACH
 from evaluation.preflight.paths import of_features
-from evaluation.values import Sample, Sizes, metric
+from evaluation.values import Sample, Sizes
 from evaluation.verdict import statistics
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import numpy as np
 from compress.data.items import Item
 from evaluation.distances.image_sets import Floats, Linear, paired
 from evaluation.evidence import Evidence
-from evaluation.values import Metric, P, Sample
+from evaluation.metrics import Metric, P
+from evaluation.values import Sample
 
 EACH = "images_per_prompt"  # in a protocol, where there is more than one: the rows of a unit
 

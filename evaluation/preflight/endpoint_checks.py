@@ -18,8 +18,8 @@ from compress.files.user_paths import expanded
 from compress.recipe.values import EvalSpec
 from compress.sources.units import TEXT
 from compress.tasks import COST, Observable
+from evaluation.metrics import Metric
 from evaluation.preflight.image_folders import is_generated
-from evaluation.values import Metric
 
 if TYPE_CHECKING:
     from compress.params import Params

@@ -12,8 +12,9 @@ from compress.data.items import Data
 from compress.files.user_paths import expanded
 from compress.params import Fault, Params
 from compress.sources.units import TEXT
+from evaluation.metrics import Metric
 from evaluation.preflight.image_folders import files_of
-from evaluation.values import Metric, Sizes
+from evaluation.values import Sizes
 
 
 def too_few(

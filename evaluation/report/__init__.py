@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from evaluation.values import Comparison
+from evaluation.comparison import Comparison
 
 
 def write(comparison: Comparison, directory: Path) -> None:

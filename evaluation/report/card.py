@@ -9,9 +9,9 @@ from compress.machine.deps import version
 from compress.publishing.model_cards import CARD, read_card, with_measured
 from compress.recipe.values import Recipe
 from compress.sources.models import HUB
+from evaluation.comparison import Comparison
 from evaluation.report import formatting
 from evaluation.report.markdown import safe, table
-from evaluation.values import Comparison
 
 LIMITS = (
     "nothing is stated here of what no row names: other data, languages, lengths and devices, safety, bias",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from evaluation.comparison import Comparison, Row
 from evaluation.comparison.control_rows import Beside, Control
 from evaluation.report import formatting, speed_summary
-from evaluation.values import Comparison, Row
 
 HEADINGS = ("metric", "control", "control against baseline", "candidate against control", "its verdict")
 VERBS = (("fail", "fails"), ("inconclusive", "leaves open"), ("pass", "passes"))

@@ -8,7 +8,8 @@ from dataclasses import replace
 from html import escape
 
 from compress.catalogue import find_task, task_names
-from evaluation.values import ADAPTER, ENDPOINT, IMAGES, Comparison, Estimate, Row, Side
+from evaluation.comparison import ADAPTER, ENDPOINT, IMAGES, Comparison, Row, Side
+from evaluation.values import Estimate
 
 MARKS = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", "not gated": "–"}
 VERDICTS = {

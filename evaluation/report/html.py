@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.comparison import Comparison, Completion, Image, Row
 from evaluation.report import controls, engine_trials, formatting, loss_curve, plots, sensitivity, tradeoff, waterfall
 from evaluation.report.result import plain
 from evaluation.report.summary import questions
-from evaluation.values import Comparison, Completion, Image, Row
 
 STYLE = Path(__file__).with_name("style.css")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+from evaluation.comparison import Comparison
 from evaluation.report import controls
 from evaluation.report.formatting import contrast, reason, visible
-from evaluation.values import Comparison
 
 
 def render(comparison: Comparison) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from compress.planning.keep_decision import decisions
+from evaluation.comparison import Comparison
 from evaluation.report import controls, engine_trials, formatting, sensitivity, waterfall
 from evaluation.report.summary import questions
-from evaluation.values import Comparison
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
 MENTION = re.compile(r"@(?=\w)")

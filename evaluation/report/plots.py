@@ -11,8 +11,8 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.comparison import Comparison, Row
 from evaluation.report import formatting
-from evaluation.values import Comparison, Row
 from evaluation.verdict.gates import allowed_of
 
 Scale = Callable[[float], float]  # a value to per cent of the width

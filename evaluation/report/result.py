@@ -10,20 +10,9 @@ from typing import Any
 import numpy as np
 
 from compress.recipe.gates import Gate
+from evaluation.comparison import Comparison, Completion, Contribution, Handed, Row, Side, Step, Verdict, Worst, respelt
 from evaluation.comparison.control_rows import Beside, Control
-from evaluation.values import (
-    Comparison,
-    Completion,
-    Contribution,
-    Estimate,
-    Handed,
-    Row,
-    Side,
-    Step,
-    Verdict,
-    Worst,
-    respelt,
-)
+from evaluation.values import Estimate
 
 SCHEMA = 3
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evaluation.comparison import Comparison, Row, Status
 from evaluation.report import formatting
 from evaluation.report.controls import as_candidate
 from evaluation.report.markdown import safe
 from evaluation.report.result import plain
-from evaluation.values import Comparison, Row, Status
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,8 +6,9 @@ import math
 from typing import Literal
 
 from compress.catalogue import find_metric, metric_names
+from evaluation.comparison import Comparison, Row, Step
 from evaluation.report import formatting
-from evaluation.values import Comparison, Estimate, Row, Step
+from evaluation.values import Estimate
 
 Kind = Literal["faster", "slower", "unclear"]
 UNITS = ("ms", "s", "/s")  # of what is a time or a rate

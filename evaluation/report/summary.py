@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from evaluation.comparison import Comparison
 from evaluation.comparison.roofline import realised, roof
 from evaluation.report import formatting, speed_summary
-from evaluation.values import Comparison
 from evaluation.verdict.gates import recommended
 
 

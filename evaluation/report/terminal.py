@@ -7,9 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from compress.planning.keep_decision import decisions
+from evaluation.comparison import Comparison
 from evaluation.report import controls, formatting, sensitivity
 from evaluation.report.summary import questions
-from evaluation.values import Comparison
 
 if TYPE_CHECKING:
     from rich.console import Console

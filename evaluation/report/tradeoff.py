@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from evaluation.comparison import Comparison, Row
 from evaluation.report import formatting, plots
 from evaluation.report.label_layout import Spot, place
-from evaluation.values import Comparison, Estimate, Row
+from evaluation.values import Estimate
 from evaluation.verdict.gates import allowed_of
 
 HEIGHT = 240.0  # pixels; x is in per cent of the width, as in every plot of the report

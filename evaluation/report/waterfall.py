@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+from evaluation.comparison import Comparison, Row, Step
 from evaluation.report import formatting, plots
 from evaluation.report.tradeoff import TICKS, ends
-from evaluation.values import Comparison, Estimate, Row, Step
+from evaluation.values import Estimate
 
 
 def waterfall(comparison: Comparison) -> str:

@@ -8,7 +8,9 @@ from typing import Literal, NamedTuple, Protocol
 from compress.catalogue import find_metric
 from compress.params import Params
 from compress.recipe.gates import Gate
-from evaluation.values import Better, Compared, Estimate, Metric, Row, Verdict
+from evaluation.comparison import Row, Verdict
+from evaluation.metrics import Metric
+from evaluation.values import Better, Compared, Estimate
 from evaluation.verdict.quantities import Amount, amount
 from evaluation.verdict.quantities import units as units_of
 from evaluation.verdict.statistics import Z80, Z

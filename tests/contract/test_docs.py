@@ -22,7 +22,7 @@ from compress.errors import RecipeError
 from compress.model.hook_settings import APPLIED
 from compress.recipe.schema import recipe_schema
 from compress.recipe.values import Recipe
-from evaluation.values import Comparison
+from evaluation.comparison import Comparison
 from tests import documents
 from tests.documents import PAGES, ROOT, Block, blocks, commands, furnish
 

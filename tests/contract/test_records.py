@@ -15,7 +15,7 @@ import pytest
 
 import compress
 from compress.catalogue import engine_names, find_engine, find_task, task_names
-from compress.commands.evaluate import GENERATING
+from compress.commands.sides import GENERATING
 from compress.engines import TOLERANCE
 from compress.params import Params
 

@@ -37,7 +37,6 @@ ALLOWED = {
     "compress.errors": "words for what went wrong: nothing is left behind then",
     "compress.events": "reported to listeners, and never read back",
     "compress.params": "a parameter's value stands in the key, its default included",
-    "compress.recipe.gates": "margins of verdicts, which no number depends on",
     "compress.recipe.values": "what was asked: it stands in the key",
     "compress.zoo": "models and data, whose digests stand in keys",
 }

@@ -28,7 +28,7 @@ REASONS = {
     "evaluation/verdict/quantities.py": "a unit that gates may be given in",
     "evaluation/observe/collect.py": "what keys and folders of evidence call it",
     "evaluation/observe/contention.py": "the kernel's name of a time",
-    "evaluation/values.py": "how results of before spell it",
+    "evaluation/comparison/__init__.py": "how results of before spell it",
 }
 
 

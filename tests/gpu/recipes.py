@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compress.artifact import Artifact
     from compress.events import Emit
     from compress.machine.devices import Opening
-    from evaluation.values import Comparison
+    from evaluation.comparison import Comparison
 
 ROOT = Path(__file__).parents[2]
 LEVELS = 2  # of 255, by which an image may differ that is generated in whole float32 on another device

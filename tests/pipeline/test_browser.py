@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from evaluation import report
-from evaluation.values import Worst
+from evaluation.comparison import Worst
 from tests.unit.comparisons import image, staged, text
 
 pytestmark = pytest.mark.slow

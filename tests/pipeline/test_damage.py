@@ -25,11 +25,11 @@ from compress.recipe.gates import Gate
 from compress.recipe.values import BaselineSpec, EvalSpec
 from compress.sources.data import open_data
 from compress.zoo import zoo_model
+from evaluation.comparison import Comparison, Row
 from evaluation.comparison.rows import row_of
 from evaluation.evidence import Evidence
 from evaluation.features.opening import open_features
 from evaluation.observe.timing import Interleaved, time_pair
-from evaluation.values import Comparison, Row
 
 SCENES, WORDS = "zoo://digits/test", "zoo://docstrings/test"
 IMAGES = EvalSpec(samples=64, baseline=BaselineSpec(steps=4, guidance=1.0))  # without guidance: half the work

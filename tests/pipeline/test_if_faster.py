@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import compress
+from evaluation.comparison import Comparison
 from evaluation.observe import hardware
-from evaluation.values import Comparison
 from tests.tiny import tiny_diffusion
 
 pytestmark = pytest.mark.alone  # it compares times with each other

@@ -223,7 +223,8 @@ def test_an_engine_makes_the_same_images(made: Make, tmp_path: Path) -> None:
 
 
 def test_two_models_of_other_strengths_are_compared_with_a_warning(made: Make, tmp_path: Path) -> None:
-    from compress.commands.evaluate import Wanted, prepare
+    from compress.commands.evaluate import prepare
+    from compress.commands.wanted import Wanted
     from compress.recipe.values import EvalSpec
     from compress.store.cache import Cache
 

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 import compress
+from evaluation.comparison import Comparison, Step
 from evaluation.report import formatting, result
-from evaluation.values import Comparison, Step
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ("image/narrow", "image/shallow", "text/narrow", "text/shallow")

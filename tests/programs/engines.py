@@ -21,8 +21,8 @@ from compress.errors import PareError
 from compress.machine import deps
 from compress.model.describing import describe
 from compress.zoo import zoo_model
+from evaluation.comparison import Comparison
 from evaluation.report import formatting, result
-from evaluation.values import Comparison
 
 ROOT = Path(__file__).parents[2]
 HEAD = (

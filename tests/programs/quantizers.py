@@ -23,8 +23,8 @@ import yaml
 import compress
 from compress.catalogue import find_stage
 from compress.machine import deps
+from evaluation.comparison import Comparison
 from evaluation.report import formatting, result
-from evaluation.values import Comparison
 
 ROOT = Path(__file__).parents[2]
 HEAD = ("bits", "method", "perplexity", "beside plain rounding", "KL divergence, nats", "size", "weights", "decoding")

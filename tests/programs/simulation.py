@@ -19,11 +19,11 @@ from scipy.stats import binom
 
 from compress.catalogue import find_metric
 from compress.recipe.gates import Gate
-from evaluation.comparison import samples
+from evaluation.comparison import Row, samples
 from evaluation.distances import mmd
 from evaluation.distances.image_sets import paired, real
 from evaluation.report import result
-from evaluation.values import Estimate, Row, Sample
+from evaluation.values import Estimate, Sample
 from evaluation.verdict import statistics
 from evaluation.verdict.gates import allowed, judge, message, recommended
 from evaluation.verdict.statistics import Z80, Z

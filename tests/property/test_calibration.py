@@ -14,8 +14,9 @@ import pytest
 
 from compress.catalogue import find_metric
 from compress.recipe.gates import Gate
+from evaluation.comparison import Verdict
 from evaluation.comparison.rows import row_of
-from evaluation.values import Estimate, Verdict
+from evaluation.values import Estimate
 from evaluation.verdict import gates
 from tests.programs import simulation
 from tests.programs.simulation import Case, advised_n, case_of, draw, enough, often, seldom, sides, simulate, together

@@ -19,10 +19,11 @@ from scipy.stats import binom
 
 from compress.catalogue import find_metric
 from compress.recipe.gates import Gate
+from evaluation.comparison import Verdict
 from evaluation.distances import frechet
 from evaluation.distances.frechet import Moments
 from evaluation.metrics import fid, perplexity
-from evaluation.values import Estimate, Sample, Verdict
+from evaluation.values import Estimate, Sample
 from evaluation.verdict import statistics
 from evaluation.verdict.gates import judge, problems
 

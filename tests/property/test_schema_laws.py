@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from compress.catalogue import find_metric, find_stage, metric_names, stage_names
 from compress.errors import Problem, RecipeError
+from compress.recipe.entries import MAX_ENTRIES
 from compress.recipe.gates import Bounds
 from compress.recipe.reading import read_text
 from compress.recipe.schema import recipe_schema
-from compress.recipe.sections import MAX_ENTRIES
 from tests.recipes import Tree, named, nonfinite, recipes, with_variables
 
 # What only reading can tell, by what it says.

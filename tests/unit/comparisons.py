@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from compress.recipe.gates import Gate
-from evaluation.values import Comparison, Completion, Contribution, Estimate, Handed, Image, Row, Side, Step, Verdict
+from evaluation.comparison import Comparison, Completion, Contribution, Handed, Image, Row, Side, Step, Verdict
+from evaluation.values import Estimate
 
 MACHINE = {
     "processor": "Example CPU @ 2.0 GHz",

@@ -11,10 +11,11 @@ import pytest
 
 from compress.catalogue import find_metric
 from compress.recipe.values import EvalSpec
+from evaluation.comparison import Comparison, Row, Verdict
 from evaluation.comparison.advice import advised
 from evaluation.report import formatting, speed_summary
 from evaluation.report.summary import questions
-from evaluation.values import Comparison, Estimate, Row, Verdict
+from evaluation.values import Estimate
 from tests.unit.comparisons import image, latency, staged, text
 
 

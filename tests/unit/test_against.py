@@ -16,11 +16,11 @@ from compress.catalogue import find_metric
 from compress.errors import NotComparable, UserError
 from compress.recipe.gates import Gate
 from evaluation import report
-from evaluation.comparison import samples
+from evaluation.comparison import Comparison, Side, samples
 from evaluation.comparison.rows import row_of
 from evaluation.comparison.two_runs import Run, against
 from evaluation.report import speed_summary
-from evaluation.values import Comparison, Estimate, Sample, Side
+from evaluation.values import Estimate, Sample
 
 MACHINE = {"processor": "a machine", "threads": 2, "cores": 2, "flags": ["avx2"], "libraries": {"torch": "2.13"}}
 GATES = {"perplexity": Gate(worse_by="5%"), "latency": Gate(speedup=2)}

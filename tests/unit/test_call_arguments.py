@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import compress
-from compress.api import open_cache
 from compress.artifact import Artifact, Component, Provenance, write_manifest
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.data.items import Item
 from compress.errors import ManyProblems, RecipeError
 from compress.model.describing import describe
@@ -25,6 +25,7 @@ from compress.pipelines.image_sizes import own_size
 from compress.pipelines.schedulers import NAMED
 from compress.planning.calls import call_beside, lineage_since
 from compress.recipe.values import BaselineSpec, EvalSpec
+from compress.store.cache import open_cache
 from compress.tasks.text_to_image import Usage, usage
 from tests.editors import tiny_editor
 from tests.families import CALLS, IMAGES, tiny_image

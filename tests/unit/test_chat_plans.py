@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.errors import Problem, RecipeError, UserError
 from compress.planning.plan import make_plan
 from compress.store.cache import Cache

@@ -24,11 +24,12 @@ from compress.opening import open_task
 from compress.recipe.gates import Gate
 from compress.recipe.values import BaselineSpec, EvalSpec
 from evaluation import report
+from evaluation.comparison import Comparison
 from evaluation.comparison.compare import compare
 from evaluation.comparison.sides import Request, viewpoints
 from evaluation.observe import hardware
 from evaluation.report import result
-from evaluation.values import Comparison, Sample
+from evaluation.values import Sample
 from tests.tiny import tiny_diffusion, tiny_llama
 
 TEXTS = tuple(f"The array of values number {i} to sort along the given axis." for i in range(8))

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.data.items import Data, Item
 from compress.errors import RecipeError, UserError
 from compress.events import Event, silent
@@ -24,14 +25,13 @@ from compress.recipe.gates import Gate
 from compress.recipe.reading import read_text
 from compress.recipe.values import BaselineSpec, EvalSpec
 from compress.store.cache import Cache
+from evaluation.comparison import Side, controls
 from evaluation.comparison import compare as comparing
-from evaluation.comparison import controls
 from evaluation.comparison.control_rows import Beside, Control
 from evaluation.evidence import Evidence, Timings
 from evaluation.observe.collect import Viewpoint
 from evaluation.observe.timing import Interleaved, time_pair
 from evaluation.report import controls as reported
-from evaluation.values import Side
 from tests.fakes import BUILD, CUT, STAGES, TUNE, knowing, language_model, pipeline, recipe, step
 from tests.unit.comparisons import image
 

@@ -12,10 +12,11 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from evaluation.comparison import Comparison, Side, Verdict
 from evaluation.comparison.control_rows import Beside, Control
 from evaluation.report import controls as reported
 from evaluation.report import html, junit, markdown, result, runs_table, tradeoff
-from evaluation.values import Comparison, Estimate, Side, Verdict
+from evaluation.values import Estimate
 from tests.unit.comparisons import image, staged
 from tests.unit.test_reports import Page, printed
 

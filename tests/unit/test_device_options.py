@@ -248,6 +248,6 @@ def test_a_model_that_is_one_already_is_refused_before_anything_is_loaded(
     with pytest.raises(UserError) as caught:
         compress.load(made, device="cuda")
     assert [p.message for p in caught.value.problems] == [reported]
-    with mock.patch("compress.commands.evaluate._sides", return_value=[made, made]), pytest.raises(UserError) as caught:
+    with mock.patch("compress.commands.sides._sides", return_value=[made, made]), pytest.raises(UserError) as caught:
         compress.evaluate("one", "other", metrics=["size"], device="cuda")
     assert {p.message for p in caught.value.problems} == {reported}

@@ -13,13 +13,14 @@ import pytest
 
 from compress.artifact import Artifact
 from compress.recipe.gates import Gate
+from evaluation.comparison import Row
 from evaluation.comparison.rows import row_of
 from evaluation.evidence import Evidence, Timings
 from evaluation.metrics import energy as metric
 from evaluation.observe import energy, hardware
 from evaluation.observe.energy import ABSENT, find_meter
 from evaluation.report import result
-from evaluation.values import Row, Sample
+from evaluation.values import Sample
 
 RANGE = 1_000_000_000
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import compress
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.errors import UserError
 from compress.recipe.gates import Gate
 from compress.recipe.values import EvalSpec

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 import compress
-from compress.api import open_cache
 from compress.artifact import Artifact, write_manifest
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.errors import ManyProblems, RecipeError
 from compress.model.describing import describe
 from compress.opening import open_task
 from compress.pipelines.image_sizes import BINNED, own_size, size_multiple, size_problems, unbinned
+from compress.store.cache import open_cache
 from compress.zoo import zoo_model
 from tests.families import CALLS, IMAGES, tiny_image
 from tests.stages import DATA

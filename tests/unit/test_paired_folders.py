@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.events import Event
 from compress.store.cache import Cache
 from evaluation.preflight.image_folders import ill_paired

@@ -14,8 +14,9 @@ import pytest
 import yaml
 from pydantic import Field
 
+import compress.recipe.metrics_and_gates
 import compress.recipe.schema
-import compress.recipe.sections
+import compress.recipe.steps
 from compress.errors import RecipeError, UserError, near
 from compress.params import Params, Share
 from compress.recipe.reading import model_reference, read_recipes, read_text
@@ -48,8 +49,9 @@ def demo_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
             raise UserError(f"no {what} is called `{name}`", fix=near(name, tuple(names)))
         return SimpleNamespace(params=names[name], doc="Cut it.", title=name, inputs=("teacher",))
 
-    for module in (compress.recipe.sections, compress.recipe.schema):
+    for module in (compress.recipe.steps, compress.recipe.schema):
         monkeypatch.setattr(module, "find_stage", lambda name: find(STAGES, "stage", name))
+    for module in (compress.recipe.metrics_and_gates, compress.recipe.schema):
         monkeypatch.setattr(module, "find_metric", lambda name: find(METRICS, "metric", name))
         monkeypatch.setattr(module, "metric_names", lambda: tuple(METRICS))
     monkeypatch.setattr(compress.recipe.schema, "stage_names", lambda: tuple(STAGES))

@@ -22,10 +22,11 @@ from rich.console import Console
 import compress
 from compress.catalogue import find_metric
 from compress.recipe.gates import Gate
+from evaluation.comparison import IMAGES, Comparison, Completion, Contribution, Row, Side, Step, Verdict
 from evaluation.comparison.control_rows import Beside, Control
 from evaluation.report import formatting, html, junit, markdown, plots, result, runs_table, terminal, write
 from evaluation.report.summary import questions
-from evaluation.values import IMAGES, Comparison, Completion, Contribution, Estimate, Row, Side, Step, Verdict
+from evaluation.values import Estimate
 from evaluation.verdict.gates import allowed_of, judge
 from tests.unit.comparisons import exact, image, latency, staged, text
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from compress.quantization.sensitivity import Layer, Sensitivity, shown
+from evaluation.comparison import Comparison
 from evaluation.report import html, markdown, sensitivity
-from evaluation.values import Comparison
 from tests.unit.comparisons import image
 from tests.unit.test_reports import Page, printed
 

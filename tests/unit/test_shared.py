@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 import compress
-from compress.api import open_cache
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.errors import ManyProblems, RecipeError
 from compress.recipe.reading import read_text
 from compress.recipe.shared_parameters import shared_names, takers
 from compress.recipe.values import EvalSpec, Recipe
+from compress.store.cache import open_cache
 from compress.zoo import zoo_model
 
 HEAD = "schema: 1\nname: x\nmodel: zoo://digits-diffusion\ndata: {evaluate: zoo://digits/test}\n"

@@ -137,10 +137,10 @@ def test_the_reason_is_never_lost(ends: str, why: str) -> None:
 def test_device_memory_and_time_are_a_processs_own_and_without_a_gpu_the_rows_say_why() -> None:
     from compress.artifact import Artifact
     from compress.recipe.gates import Gate
+    from evaluation.comparison import Row
     from evaluation.comparison.rows import row_of
     from evaluation.evidence import Evidence
     from evaluation.metrics import device_memory, device_time
-    from evaluation.values import Row
 
     def rows(*sides: Start) -> tuple[Row, Row]:
         found = [Evidence(Artifact(Path(), "text_to_image", {}), starts=(one,) * 3) for one in sides]

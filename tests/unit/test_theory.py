@@ -10,10 +10,11 @@ import pytest
 
 from compress.model.describing import describe
 from compress.zoo import zoo_model
+from evaluation.comparison import Comparison, Row, Side, Verdict
 from evaluation.comparison.roofline import Realised, bytes_read, roof
 from evaluation.comparison.roofline import realised as of_comparison
 from evaluation.metrics.size import weights_read
-from evaluation.values import Better, Comparison, Estimate, Row, Side, Verdict
+from evaluation.values import Better, Estimate
 from tests.stages import apply
 from tests.tiny import tiny_llama
 

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.recipe.gates import Gate
+from evaluation.comparison import Comparison, Contribution, Row, Verdict
 from evaluation.report import loss_curve, tradeoff, waterfall
 from evaluation.report.label_layout import WIDTHS, Spot, box, overlap, place
 from evaluation.report.tradeoff import HEIGHT, Point
-from evaluation.values import Comparison, Contribution, Estimate, Row, Verdict
+from evaluation.values import Estimate
 from tests.unit.comparisons import exact, image, staged, text
 
 PERCENT = re.compile(r'(?:x1|x2|cx|x|width)="([-\d.]+)%"')

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from compress.commands.evaluate import Wanted, prepare
+from compress.commands.evaluate import prepare
+from compress.commands.wanted import Wanted
 from compress.errors import DataError, RecipeError, UserError
 from compress.files.hashing import digest_file, digest_json
 from compress.planning.plan import make_plan

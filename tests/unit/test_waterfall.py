@@ -19,13 +19,12 @@ from compress.model.describing import describe
 from compress.opening import open_task
 from compress.recipe.gates import Gate
 from compress.recipe.values import BaselineSpec
-from evaluation.comparison import waterfall
+from evaluation.comparison import Comparison, Step, waterfall
 from evaluation.comparison.compare import compare
 from evaluation.comparison.sides import viewpoints
 from evaluation.observe import hardware
 from evaluation.observe.timing import time_views
 from evaluation.report import html, markdown, result
-from evaluation.values import Comparison, Step
 from tests.tiny import tiny_diffusion, tiny_llama
 from tests.unit.test_compare import CAPTIONS, SPEC, TEXTS, Stand, data
 
