@@ -222,13 +222,15 @@ def test_a_choice_among_engines_of_the_processor_is_refused_and_tries_none_of_th
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(monkeypatch, L4)
-    text = "schema: 1\nname: r\nmodel: zoo://docs-llama\ndevice: cuda\nstages:\n  - build.fastest: {engines: [openvino, onnxruntime]}\n"
+    text = "schema: 1\nname: r\nmodel: zoo://docs-llama\ndevice: cuda\nstages:\n  - build.fastest: {engines: [openvino, onnxruntime], hooks: []}\n"
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(RecipeError) as caught:
         compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")
     onnx = "onnxruntime is the one for processors alone here, and the device is cuda:0"
     reported = f"{onnx}; OpenVINO runs on cpu, and the device is cuda:0"
     assert f"build.fastest: {reported}" in [p.message for p in caught.value.problems]
+    (tmp_path / "r.yaml").write_text(text.replace(", hooks: []", ""))
+    compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")  # torch with hooks is left to try
     openvino = find_stage("build.openvino")
     found = describe(zoo_model("docs-llama"))
     assert _why_not(found, openvino, openvino.params(), Opening(device="cuda:0")) == reported.partition("; ")[2]
