@@ -86,7 +86,8 @@ def _hindrances(node: Node, card: Card, opening: Opening) -> Iterator[str]:
     for name in node.components:
         format = node.expected.components[name].format
         if format == CHOSEN:
-            yield "it chooses what is fastest on the machine that it runs on"
+            if kind_of(opening.device) != CUDA:
+                yield f"it chooses what is fastest on the device of the run, here {opening.device}: device: cuda"
         elif format != "torch" and CUDA not in find_engine(format).devices:
             yield f"{find_engine(format).title} runs on a processor here: leave `{name}` to torch, or to build.tensorrt"
         elif find_engine(format).unfit and kind_of(opening.device) != CUDA:

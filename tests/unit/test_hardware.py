@@ -79,6 +79,15 @@ def test_engines_of_processors_do_not_run_there(judged: Any) -> None:
     assert "OpenVINO runs on a processor" in found["build.openvino"].why
 
 
+def test_a_choice_is_made_on_the_device_of_the_run(judged: Any) -> None:
+    step = "build.fastest: {engines: [], hooks: [compile]}"
+    (here,) = judged("H100", step, device="cpu").values()
+    assert not here.runs
+    assert here.why.endswith("here cpu: device: cuda")
+    (there,) = judged("H100", step).values()
+    assert there.runs
+
+
 def test_tensorrt_is_told_the_targets_that_it_builds_for(judged: Any) -> None:
     rtx = pytest.importorskip("tensorrt_rtx")
     step = "build.tensorrt: {targets: [SM86], library: tensorrt-rtx}"
