@@ -48,6 +48,7 @@ class Engine:
     over_call: those in which activations get one scale over a whole call, so that each row of a batch moves the others.
     weights: the files in a component's folder that running it reads.
     keeps_type: whether its files hold weights in the number type that they were stored in; else in the one that it computes in.
+    torch_memory: whether torch allocates, and so counts, what it takes of a GPU.
     unfit: why an engine in a component's folder does not run on a device as it is here, from JSON alone, or ""; None: it runs on all of
         `devices`.
     lacks: why its library, as it is installed here, does not compute on a device of `devices`, as a Refusal with what to install, from
@@ -64,6 +65,7 @@ class Engine:
     over_call: frozenset[str] = frozenset()
     weights: Callable[[Path], tuple[Path, ...]] | None = None
     keeps_type: bool = False
+    torch_memory: bool = False
     unfit: Callable[[Path, str], str] | None = None
     lacks: Callable[[str], str] = field(default=lambda device: "")
     refuse: Callable[[Artifact, str], str] = field(default=lambda artifact, component: "")

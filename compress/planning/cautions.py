@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from compress.adapters.fusing import Fusion
 from compress.adapters.names import MAGNITUDE
+from compress.artifact import Artifact
 from compress.catalogue import find_metric
 from compress.data.items import Data
 from compress.data.texts import ROWS
+from compress.model.device_memory import uncounted
 from compress.pipelines.index_checks import sampled_otherwise
 from compress.planning.evaluation_checks import beyond_training
 from compress.planning.feature_cautions import foreign_features
+from compress.planning.nodes import Node
 from compress.recipe.values import EvalSpec, Recipe
 from compress.sources.models import Source
 from compress.sources.units import fewer
@@ -55,6 +58,13 @@ def data_cautions(data: Data, spec: EvalSpec, gates: Iterable[str]) -> Iterator[
     yield from foreign_features(data, spec)
     if data.kind == "texts" and data.count == 1 and Path(data.source).suffix.lower() not in ROWS:
         yield f"{data.source} is 1 document: {ONE_DOCUMENT}"
+
+
+def uncounted_memory(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[str]:
+    """A gate on a GPU's memory that a side takes without torch's knowing."""
+    sides = (source, nodes[-1].expected) if nodes else (source,)
+    if "device_memory" in recipe.gates and (why := next(filter(None, map(uncounted, sides)), "")):
+        yield f"the gate on device_memory stays inconclusive: {why}"
 
 
 def _unavailable_adapters(fusion: Fusion) -> Iterator[str]:

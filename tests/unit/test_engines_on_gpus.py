@@ -144,6 +144,20 @@ def test_a_plan_for_another_machine_asks_nothing_of_what_is_installed_here(insta
     assert "is for processors here" in narrow.why
 
 
+@pytest.mark.usefixtures("a_gpu")
+def test_a_gate_on_memory_that_torch_does_not_count_is_warned_of(installed: Any, tmp_path: Path) -> None:
+    installed(with_cuda=True)
+    recipe = tmp_path / "r.yaml"
+    for step, warned in (("build.onnxruntime: {}", True), ("accelerate.cuda_graph: {}", False)):
+        recipe.write_text(
+            f"schema: 1\nname: r\nmodel: zoo://docs-llama\ndevice: cuda\nstages: [{step}]\n"
+            "evaluate: {metrics: [device_memory], starts: 3}\ngates: {device_memory: {at_most: 1 GB}}\n"
+        )
+        found = [one for one in compress.plan(recipe, cache=tmp_path / "cache").warnings if "device_memory" in one]
+        assert bool(found) == warned
+        assert not found or found[0].startswith("the gate on device_memory stays inconclusive: ONNX Runtime takes memory")
+
+
 def test_files_are_looked_for_where_the_library_looks(
     installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

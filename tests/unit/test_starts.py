@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from compress.errors import StageFailed
@@ -135,7 +136,7 @@ def test_the_reason_is_never_lost(ends: str, why: str) -> None:
 
 
 def test_device_memory_and_time_are_a_processs_own_and_without_a_gpu_the_rows_say_why() -> None:
-    from compress.artifact import Artifact
+    from compress.artifact import Artifact, Component
     from compress.recipe.gates import Gate
     from evaluation.comparison import Row
     from evaluation.comparison.rows import row_of
@@ -157,6 +158,10 @@ def test_device_memory_and_time_are_a_processs_own_and_without_a_gpu_the_rows_sa
     assert (memory.candidate.note, memory.verdict.status) == ("5000 MB reserved for it", "pass")
     assert (busy.baseline.value, busy.contrast.value) == pytest.approx((40, 1))
     assert (busy.baseline.note, busy.verdict.status) == ("of 150 ms that the call takes", "fail")
+    engine = Evidence(Artifact(Path(), "x", {"model": Component("gguf", "", "Llama")}), starts=gpu[:1] * 3)
+    apart = device_memory.measure.measure(engine, device_memory.DeviceMemory())
+    assert np.isnan(apart.values).all()
+    assert apart.note == "llama.cpp takes memory of its own, which torch does not count"
     without = rows(Start(10**9, 1.0), Start(10**9, 1.0))
     assert [row.verdict.status for row in without] == ["inconclusive"] * 2
     assert [row.verdict.why for row in without] == [device_memory.ABSENT, device_time.ABSENT]

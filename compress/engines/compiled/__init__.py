@@ -41,6 +41,7 @@ ENGINE = Engine(
     distribution="torch",
     files=(PACKAGE,),
     devices=frozenset({"cpu", "cuda"}),
+    torch_memory=True,
     precisions=tolerances("float32", "float16", "bfloat16"),
     unfit=unfit,
 )

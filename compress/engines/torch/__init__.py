@@ -28,4 +28,5 @@ ENGINE = Engine(
     devices=frozenset({"cpu", "cuda", "mps"}),
     weights=weights,
     keeps_type=True,
+    torch_memory=True,
 )
