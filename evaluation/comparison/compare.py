@@ -11,7 +11,7 @@ from compress.artifact import Artifact
 from compress.catalogue import find_metric
 from compress.endpoints.served import Served
 from compress.errors import UserError
-from compress.events import Emit, Event, track
+from compress.events import FIGURE, RECURS, Emit, Event, track
 from compress.model.hook_settings import losses
 from compress.pipelines.call_arguments import lost_settings
 from compress.recipe.values import EvalSpec
@@ -146,10 +146,20 @@ def _without_real(rows: Sequence[Row]) -> str:
 
 
 def noting(emit: Emit, warnings: list[str]) -> Emit:
-    """`emit`, with every warning also written down for the report."""
+    """`emit`, with every warning also written down for the report. Of those that say again what was wrong at another measurement (`RECURS`)
+    the first is heard, while it can still be heeded, and the worst is written down in its place, or the last of those that are as bad."""
+    worst = dict[str, tuple[int, float]]()  # by what recurs: where it is written down, and how bad it was
 
     def noting(event: Event) -> None:
-        if event.kind == "warning":
+        if event.kind == "warning" and RECURS in event.facts:
+            kind, figure = event.facts[RECURS], event.facts[FIGURE]
+            place, before = worst.get(kind, (len(warnings), -1.0))
+            if figure >= before:
+                warnings[place : place + 1] = [f"{event.what}: {event.message}"]
+                worst[kind] = place, figure
+            if before >= 0:
+                return
+        elif event.kind == "warning":
             warnings.append(f"{event.what}: {event.message}")
         emit(event)
 
