@@ -14,6 +14,7 @@ from compress.errors import UserError
 from compress.events import FIGURE, RECURS, Emit, Event, track
 from compress.model.hook_settings import losses
 from compress.pipelines.call_arguments import lost_settings
+from compress.pipelines.unheeded import unheeded
 from compress.recipe.values import EvalSpec
 from compress.sources.units import fewer
 from evaluation.comparison import samples
@@ -290,6 +291,7 @@ def _side(name: str, view: Viewpoint, inside: str | None = None) -> Side:
         dict(view.call),
         lineage,
         bytes_read(view.artifact, view.opening.dtype or ""),
+        unheeded(view.artifact, view.call),
     )
 
 
