@@ -134,6 +134,11 @@ class StepSpec:
     if_faster: bool = False  # whether what it leaves is kept only if it is faster than what it was given
     places: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The parameters that it was given, and the steps that its further artifacts are of; models of their own are told apart."""
+        return {**self.params.given(), **{role: name for role, name in self.inputs.items() if not is_model(name)}}
+
     def at(self, role: str) -> str:
         """Where an input is named."""
         return self.places.get(role) or self.place

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evaluation.report import controls, engine_trials, formatting, loss_curve, plots, sensitivity, tradeoff, waterfall
 from evaluation.report.result import plain
+from evaluation.report.stage_settings import as_given
 from evaluation.report.summary import questions
 from evaluation.values import Comparison, Completion, Image, Row
 
@@ -155,7 +156,8 @@ def _stages(comparison: Comparison) -> str:
             if n not in curves and not engine_trials.is_trials(f) and not sensitivity.is_table(f)
         }
         others = ", ".join(f"{name} {_fact(fact)}" for name, fact in plain.items())
-        small = f"<small>{_e(others)}</small>" if others else ""
+        small = f"<small><code>{_e(given)}</code></small>" if (given := as_given(stage)) else ""
+        small += f"<small>{_e(others)}</small>" if others else ""
         small += "".join(loss_curve.draw(name, found) for name, found in curves.items())
         rows.append(
             (

@@ -144,6 +144,7 @@ def _stage_schema() -> dict[str, Any]:
         "properties": {
             "id": TEXT,
             "stage": TEXT,
+            "params": {"type": "object"},
             "key": TEXT,
             "cached": {"type": "boolean"},
             "facts": {"type": "object"},
