@@ -54,12 +54,6 @@ class Params(BaseModel):
         }
         return self.model_dump(mode="json", exclude=skip)
 
-    def given(self) -> dict[str, Any]:
-        """The fields that somebody gave a value, whether or not it is their default's."""
-        every = self.model_dump(mode="json", exclude_unset=True)
-        fields = type(self).model_fields
-        return {name: value for name, value in every.items() if value is not None or fields[name].get_default() is not None}
-
 
 def placed(cls: type[Params]) -> dict[str, Placed]:
     """The fields of a record that name something on disk."""

@@ -158,7 +158,7 @@ def _stage_row(done: Done, recipe: Recipe, cache: Cache) -> Mapping[str, Any]:
     return {
         "id": done.id,
         "stage": done.stage,
-        "params": next(step.given for step in recipe.stages if step.id == done.id),
+        "params": recipe.given(done.id),
         "key": done.key,
         "digest": done.artifact.digest,
         "cached": done.cached,

@@ -25,9 +25,10 @@ stages:
 """
 
 
-def given(*overrides: str) -> list[dict[str, Any]]:
+def given(*overrides: str, **changed: Any) -> list[dict[str, Any]]:
     (found,) = read_text(TEXT, "r.yaml", overrides)
-    return [step.given for step in found.stages]
+    found = found.with_(changed) if changed else found
+    return [found.given(step.id) for step in found.stages]
 
 
 def test_a_step_tells_what_it_was_given_and_no_defaults() -> None:
@@ -44,6 +45,16 @@ def test_overrides_are_applied() -> None:
     assert changed[0] == {"steps": 6}
     assert changed[1] == {"steps": 4, "updates": 10}
     assert changed[3] == {"precision": "int8"}
+    assert given(**{"stages.3.precision": "int8"})[3] == {"precision": "int8"}
+
+
+def test_what_a_stage_fills_in_by_itself_is_not_given_and_the_order_is_the_recipes() -> None:
+    found = given("stages.1.method=consistency")[1]
+    assert list(found.items()) == [("steps", 4), ("guidance", 3.0), ("method", "consistency")]
+
+
+def test_a_teacher_of_its_own_is_told_with_the_stages_facts() -> None:
+    assert given("stages.2.teacher=zoo://digits-diffusion")[2] == {"steps": 2}
 
 
 @pytest.mark.parametrize(
