@@ -56,7 +56,9 @@ def plan_dict(found: Plan) -> dict[str, Any]:
         ],
         "widths": {name: dict(one.shares) for name, one in part_widths(found).items()},
         "controls": list(found.recipe.evaluate.controls),
-        "steps": {side: asdict(one) for side, one in steps_left(found.recipe, found.source.artifact, found.nodes).items()},
+        "steps": {
+            side: asdict(one) for side, one in steps_left(found.recipe, found.source.artifact, found.nodes).items()
+        },
         "disk_bytes": found.disk_bytes,
         "kept_bytes": found.kept_bytes,
         "memory_bytes": found.memory_bytes,

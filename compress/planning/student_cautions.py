@@ -82,7 +82,9 @@ def _otherwise_shown(recipe: Recipe, source: Artifact, teacher: Artifact, params
     if taught is None or folded(teacher) or not isinstance(asked, int | float) or taught == asked:
         return ""
     scale = guiding(teacher).scale if params.guidance is None else params.guidance
-    if unguided(source, call) or (scale is not None and scale <= 1):  # the text does not lead, and so the image does not
+    if unguided(source, call) or (
+        scale is not None and scale <= 1
+    ):  # the text does not lead, and so the image does not
         return ""
     return f"it is taught image_guidance {taught:g}, and the baseline edits with {asked:g}: set the same in both"
 
