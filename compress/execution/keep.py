@@ -98,8 +98,8 @@ def decided(found: Interleaved) -> Decision:
 
 
 def _timed(before: Artifact, after: Artifact, plan: Plan, emit: Emit) -> Interleaved:
-    """Both in turns, each called and opened as the evaluation would. What is wrong with the times is told with the decision, if it rests on
-    them, and not here."""
+    """Both in turns, each called and opened as the evaluation would. What is wrong with the times is reported with the decision, if
+    it rests on them, and not here."""
     from compress.opening import open_task
     from evaluation.comparison.sides import beside, viewpoints
     from evaluation.observe.timing import time_views

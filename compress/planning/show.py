@@ -11,7 +11,7 @@ from compress.machine.devices import CPU
 from compress.planning.nodes import SOURCE
 from compress.planning.part_widths import part_widths
 from compress.planning.plan import Plan
-from compress.planning.steps_left import steps_left, told
+from compress.planning.steps_left import in_words, steps_left
 from compress.recipe.keep import IF_FASTER
 from compress.recipe.values import Recipe
 
@@ -101,7 +101,7 @@ def plan_text(found: Plan) -> str:
         f"  leaves about {found.kept_bytes / 1e6:.0f} MB on disk, at most {found.disk_bytes / 1e6:.0f} MB meanwhile; "
         f"about {found.memory_bytes / 1e9:.1f} GB of memory{_time(found)}"
     )
-    if message := told(steps_left(found.recipe, found.source.artifact, found.nodes)):
+    if message := in_words(steps_left(found.recipe, found.source.artifact, found.nodes)):
         lines.append(f"  {message}")
     named = found.recipe.evaluate.controls
     beside = f", beside the control{'s' * (len(named) > 1)} {', '.join(named)}" if named else ""

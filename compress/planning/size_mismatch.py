@@ -34,9 +34,8 @@ def sizes_kept(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Itera
             continue
         given = known.get(node.after, source)
         own, asked = given.settings.call, node.expected.settings.call
-        beside = {
-            name: value for name, value in asked.items() if name not in SIDES
-        }  # Kontext is also told not to resize
+        # What is set beside the size keeps FLUX Kontext from resizing it, and makes that another size after all.
+        beside = {name: value for name, value in asked.items() if name not in SIDES}
         if baseline == _size(given, own) == _size(given, asked) and beside.items() <= own.items():
             height, width = baseline
             yield f"{node.id}: images {width} wide and {height} high are what the model generates as it is: this saves nothing"

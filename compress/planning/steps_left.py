@@ -42,7 +42,7 @@ def _left(source: Artifact, call: Mapping[str, Any]) -> Left | None:
     return Left(strength_of(source, call, takes), asked, steps_called(source, call)) if isinstance(asked, int) else None
 
 
-def told(found: Mapping[str, Left]) -> str:
+def in_words(found: Mapping[str, Left]) -> str:
     """The same in words; "" where all steps run."""
     parts, before = list[str](), None
     for side, one in found.items():

@@ -218,7 +218,7 @@ class Recipe:
 
     def given(self, id: str) -> dict[str, Any]:
         """The parameters that a step was given, as they are written, with what `--set` and `with_` changed; null, where that is the default,
-        gives none. The step that a teacher is of is among them; a model of its own is told apart."""
+        gives none. The step that a teacher is of is among them; a model of its own is not."""
         number, step = next((n, one) for n, one in enumerate(self.stages) if one.id == id)
         fields, values = type(step.params).model_fields, step.params.model_dump(mode="json")
         roles = {role: name for role, name in step.inputs.items() if not is_model(name)}

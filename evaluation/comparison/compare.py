@@ -148,7 +148,7 @@ def _without_real(rows: Sequence[Row]) -> str:
 
 def noting(emit: Emit, warnings: list[str]) -> Emit:
     """`emit`, with every warning also written down for the report. Of those that say again what was wrong at another measurement (`RECURS`)
-    the first is heard, while it can still be heeded, and the worst is written down in its place, or the last of those that are as bad."""
+    the first is passed on, while it can still be heeded, and the worst is written down in its place, or the last of those that are as bad."""
     worst = dict[str, tuple[int, float]]()  # by what recurs: where it is written down, and how bad it was
 
     def noting(event: Event) -> None:

@@ -29,7 +29,7 @@ def planned(folder: Path, kind: str, baseline: Mapping[str, Any], *steps: int) -
 
 
 @pytest.mark.parametrize(
-    ("kind", "baseline", "steps", "told"),
+    ("kind", "baseline", "steps", "shown"),
     [
         (WHOLE, {"steps": 20, "strength": 0.5}, (), "strength 0.5 leaves 10 of the baseline's 20 steps to run"),
         (WHOLE, {}, (), "strength 0.8 leaves 40 of the baseline's 50 steps to run"),
@@ -45,10 +45,10 @@ def planned(folder: Path, kind: str, baseline: Mapping[str, Any], *steps: int) -
     ],
 )
 def test_a_plan_tells_what_a_strength_leaves(
-    kind: str, baseline: dict[str, Any], steps: tuple[int, ...], told: str, tmp_path: Path
+    kind: str, baseline: dict[str, Any], steps: tuple[int, ...], shown: str, tmp_path: Path
 ) -> None:
     lines = plan_text(planned(tmp_path, kind, baseline, *steps)).splitlines()
-    assert [line.strip() for line in lines if "steps to run" in line] == [told] * bool(told)
+    assert [line.strip() for line in lines if "steps to run" in line] == [shown] * bool(shown)
 
 
 def test_a_plan_as_json_counts_them_on_both_sides(tmp_path: Path) -> None:
