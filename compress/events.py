@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# Facts of a warning that comes again at each of many measurements: which it is, and how bad it was this time.
+RECURS, FIGURE = "recurs", "figure"
 
 
 @dataclass(frozen=True)

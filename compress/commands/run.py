@@ -65,7 +65,7 @@ def run_plan(
             spec=recipe.evaluate,
             gates=recipe.gates,
             recipe_text=recipe.reported,
-            stages=tuple(_stage_row(d, cache) for d in done),
+            stages=tuple(_stage_row(d, recipe, cache) for d in done),
             workdir=out,
             evidence_dirs=evidence_dirs(recipe, cache),
             chain=chain_of(done),
@@ -149,14 +149,15 @@ def chain_of(done: Sequence[Done]) -> tuple[tuple[str, Artifact], ...]:
     return tuple(reversed(found))
 
 
-def _stage_row(done: Done, cache: Cache) -> Mapping[str, Any]:
-    """What a stage left. Its folder is read from the cache's root."""
+def _stage_row(done: Done, recipe: Recipe, cache: Cache) -> Mapping[str, Any]:
+    """What a stage was given, and what it left. Its folder is read from the cache's root."""
     from compress.files.hashing import list_files
 
     size = sum((done.artifact.path / f).stat().st_size for f in list_files(done.artifact.path))
     return {
         "id": done.id,
         "stage": done.stage,
+        "params": recipe.given(done.id),
         "key": done.key,
         "digest": done.artifact.digest,
         "cached": done.cached,

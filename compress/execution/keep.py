@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.artifact import MANIFEST, Artifact, derive, write_manifest
-from compress.events import Emit
+from compress.events import Emit, Event
 from compress.planning.keep_decision import KEPT, WHY
 from compress.store.cache import write_whole
 
@@ -98,7 +98,8 @@ def decided(found: Interleaved) -> Decision:
 
 
 def _timed(before: Artifact, after: Artifact, plan: Plan, emit: Emit) -> Interleaved:
-    """Both in turns, each called and opened as the evaluation would."""
+    """Both in turns, each called and opened as the evaluation would. What is wrong with the times is reported with the decision, if
+    it rests on them, and not here."""
     from compress.opening import open_task
     from evaluation.comparison.sides import beside, viewpoints
     from evaluation.observe.timing import time_views
@@ -107,7 +108,12 @@ def _timed(before: Artifact, after: Artifact, plan: Plan, emit: Emit) -> Interle
     base, candidate = viewpoints(request)
     one, two = beside(base, request, before), candidate
     opened = [open_task(view.artifact, view.opening) for view in (one, two)]
-    return time_views(opened[0], opened[1], one, two, plan.recipe.evaluate, emit)
+
+    def without_warnings(event: Event) -> None:
+        if event.kind != "warning":
+            emit(event)
+
+    return time_views(opened[0], opened[1], one, two, plan.recipe.evaluate, without_warnings)
 
 
 def _request(candidate: Artifact, plan: Plan) -> Request:

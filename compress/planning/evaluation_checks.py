@@ -166,13 +166,13 @@ def _far(artifact: Artifact, spec: EvalSpec, metrics: Iterable[str], decided: bo
 
 
 def _foreign_settings(recipe: Recipe, task: Task) -> Iterator[Problem]:
-    """Settings that are another task's own, and would be ignored in silence."""
+    """Settings that are another task's own, and would be ignored in silence. One that is null is not given: `--set` takes one out so."""
     spec = recipe.evaluate
-    for prefix, given, kind in (
-        ("evaluate", spec.model_fields_set, "settings"),
-        ("evaluate.baseline", spec.baseline.model_fields_set, "baseline"),
+    for prefix, record, kind in (
+        ("evaluate", spec, "settings"),
+        ("evaluate.baseline", spec.baseline, "baseline"),
     ):
-        for name in sorted(given):
+        for name in sorted(name for name in record.model_fields_set if getattr(record, name) is not None):
             owners = [other for other in task_names() if name in _fields(find_task(other), kind)]
             if owners and task.name not in owners:
                 place = recipe.place.get(f"{prefix}.{name}", recipe.place.get("evaluate", ""))

@@ -23,7 +23,7 @@ def hook_faults(artifact: Artifact, call: Mapping[str, Any]) -> Iterator[Fault]:
         call: all of its arguments, the artifact's own too.
     """
     hooks = {one.name: one.params for one in artifact.settings.hook}
-    steps = _steps(artifact, call)
+    steps = steps_called(artifact, call)
     if INTERVAL in hooks:
         start, stop = (float(hooks[INTERVAL][side]) for side in ("start", "stop"))
         if why := unguided(artifact, call):
@@ -43,7 +43,7 @@ def _reuses_nothing(params: Mapping[str, Any], steps: int) -> str:
     return f"all blocks run at each of {steps} steps, as at the first {whole}" if whole >= steps else ""
 
 
-def _steps(artifact: Artifact, call: Mapping[str, Any]) -> int:
+def steps_called(artifact: Artifact, call: Mapping[str, Any]) -> int:
     """How many steps a call runs; 0 where nobody says."""
     kind = class_of(artifact.path)
     takes = call_arguments(kind) or {}

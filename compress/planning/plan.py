@@ -21,7 +21,7 @@ from compress.planning.controls import control_problems
 from compress.planning.engine_checks import engine_problems
 from compress.planning.evaluation_checks import evaluation_problems, kind_meant
 from compress.planning.nodes import Node, chain_of, collect
-from compress.planning.size_mismatch import pixels_apart, sizes_apart
+from compress.planning.size_mismatch import pixels_apart, sizes_apart, sizes_kept
 from compress.planning.step_checks import (
     source_problems,
 )
@@ -90,7 +90,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
         raise RecipeError(room.problems)
     reported = [*sizes_apart(recipe, source.artifact, nodes), *(message for n in nodes for message in n.warnings)]
     reported += student_cautions(recipe, source.artifact, nodes, models)
-    reported += saving_nothing(recipe, source.artifact, nodes)
+    reported += [*saving_nothing(recipe, source.artifact, nodes), *sizes_kept(recipe, source.artifact, nodes)]
     reported += uncounted_memory(recipe, source.artifact, nodes)
     warnings = tuple(cautions(recipe, source, seen.data, reported))
     made = Plan(recipe, source, nodes, seen.data, room.disk, room.kept, room.memory, seen.opening, warnings, models)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from compress.adapters.fusing import Fusion
@@ -10,6 +11,7 @@ from compress.machine.devices import CPU
 from compress.planning.nodes import SOURCE
 from compress.planning.part_widths import part_widths
 from compress.planning.plan import Plan
+from compress.planning.steps_left import in_words, steps_left
 from compress.recipe.keep import IF_FASTER
 from compress.recipe.values import Recipe
 
@@ -54,6 +56,9 @@ def plan_dict(found: Plan) -> dict[str, Any]:
         ],
         "widths": {name: dict(one.shares) for name, one in part_widths(found).items()},
         "controls": list(found.recipe.evaluate.controls),
+        "steps": {
+            side: asdict(one) for side, one in steps_left(found.recipe, found.source.artifact, found.nodes).items()
+        },
         "disk_bytes": found.disk_bytes,
         "kept_bytes": found.kept_bytes,
         "memory_bytes": found.memory_bytes,
@@ -96,6 +101,8 @@ def plan_text(found: Plan) -> str:
         f"  leaves about {found.kept_bytes / 1e6:.0f} MB on disk, at most {found.disk_bytes / 1e6:.0f} MB meanwhile; "
         f"about {found.memory_bytes / 1e9:.1f} GB of memory{_time(found)}"
     )
+    if message := in_words(steps_left(found.recipe, found.source.artifact, found.nodes)):
+        lines.append(f"  {message}")
     named = found.recipe.evaluate.controls
     beside = f", beside the control{'s' * (len(named) > 1)} {', '.join(named)}" if named else ""
     lines.append(f"  then measures {', '.join(found.recipe.evaluate.metrics) or 'nothing'}{beside}")

@@ -1,4 +1,5 @@
-"""Two sides of a comparison that generate different sizes: neither their images nor their speeds are alike."""
+"""Sizes of images that may not have been meant: two sides of a comparison that generate different ones, of which neither images nor speeds
+are alike, and a stage that asks for the one that there is."""
 
 from __future__ import annotations
 
@@ -9,17 +10,35 @@ from compress.artifact import Artifact
 from compress.catalogue import find_metric
 from compress.errors import Problem
 from compress.pipelines.image_sizes import SIDES, own_size
-from compress.planning.calls import planned_calls
+from compress.planning.calls import baseline_call, planned_calls
 from compress.recipe.values import Recipe
 
 if TYPE_CHECKING:
     from compress.planning.nodes import Node
+
+SIZE = "accelerate.size"
 
 
 def sizes_apart(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[str]:
     """That a recipe's baseline and its candidate generate different sizes, with what to write instead."""
     if (message := _message(recipe, source, nodes)) and not list(pixels_apart(recipe, source, nodes)):
         yield f"{message[0]}, which no metric tells from better or worse: {message[1]}"
+
+
+def sizes_kept(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[str]:
+    """Stages that set the size which is generated without them too, by the model that they are given and by the baseline."""
+    known = {node.id: node.expected for node in nodes}
+    baseline = _size(source, baseline_call(source, recipe.evaluate.baseline))
+    for node in nodes:
+        if node.stage.name != SIZE:
+            continue
+        given = known.get(node.after, source)
+        own, asked = given.settings.call, node.expected.settings.call
+        # What is set beside the size keeps FLUX Kontext from resizing it, and makes that another size after all.
+        beside = {name: value for name, value in asked.items() if name not in SIDES}
+        if baseline == _size(given, own) == _size(given, asked) and beside.items() <= own.items():
+            height, width = baseline
+            yield f"{node.id}: images {width} wide and {height} high are what the model generates as it is: this saves nothing"
 
 
 def pixels_apart(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[Problem]:

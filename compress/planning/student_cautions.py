@@ -13,6 +13,7 @@ from compress.distillation.few_steps import FewSteps, folded, guiding, image_gui
 from compress.distillation.students import STEPS, off_grid, parts_of
 from compress.pipelines.call_arguments import NEGATIVE, call_arguments
 from compress.pipelines.call_arguments import STEPS as CALLED_STEPS
+from compress.pipelines.guided_calls import unguided
 from compress.pipelines.image_inputs import IMAGE_GUIDANCE, STRENGTH, strength_of
 from compress.pipelines.index import class_of
 from compress.planning.calls import baseline_call
@@ -79,6 +80,11 @@ def _otherwise_shown(recipe: Recipe, source: Artifact, teacher: Artifact, params
     takes, call = call_arguments(class_of(source.path)) or {}, baseline_call(source, recipe.evaluate.baseline)
     asked = call.get(IMAGE_GUIDANCE, takes.get(IMAGE_GUIDANCE))
     if taught is None or folded(teacher) or not isinstance(asked, int | float) or taught == asked:
+        return ""
+    scale = guiding(teacher).scale if params.guidance is None else params.guidance
+    if unguided(source, call) or (
+        scale is not None and scale <= 1
+    ):  # the text does not lead, and so the image does not
         return ""
     return f"it is taught image_guidance {taught:g}, and the baseline edits with {asked:g}: set the same in both"
 

@@ -216,6 +216,17 @@ class Recipe:
         below = [f"# --set {o}" for o in self.overrides] + [f"# with_ {c}" for c in self.changes]
         return "\n".join((self.source.rstrip("\n"), *below, "")) if below else self.source
 
+    def given(self, id: str) -> dict[str, Any]:
+        """The parameters that a step was given, as they are written, with what `--set` and `with_` changed; null, where that is the default,
+        gives none. The step that a teacher is of is among them; a model of its own is not."""
+        number, step = next((n, one) for n, one in enumerate(self.stages) if one.id == id)
+        fields, values = type(step.params).model_fields, step.params.model_dump(mode="json")
+        roles = {role: name for role, name in step.inputs.items() if not is_model(name)}
+        open_ = {name for name, value in values.items() if value is None and fields[name].get_default() is None}
+        start = f"stages.{number}."
+        names = (path.removeprefix(start) for path in self.place if path.startswith(start))
+        return {name: (roles | values)[name] for name in names if name in roles | values and name not in open_}
+
     def folder(self, path: str) -> Path:
         """Where a relative file named at a dotted path starts: the folder of the recipe it is written in (which may be one
         that this recipe extends), or `start` for `--set` and for recipes made in Python."""

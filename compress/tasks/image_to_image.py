@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
 
 from compress.artifact import SCHEDULER, Artifact
-from compress.errors import Problem
 from compress.machine.devices import CPU
 from compress.pipelines.call_arguments import GUIDANCE, TRUE_GUIDANCE, call_arguments, call_faults
 from compress.pipelines.image_inputs import STRENGTH
@@ -38,19 +38,10 @@ class Changing(Generating):
     )
 
 
-def recognise(path: Path) -> Artifact | Problem | None:
-    """A pipeline folder of one of these classes."""
-    return recognised(path, KINDS, "image_to_image")
-
-
 def recognised(path: Path, kinds: tuple[str, ...], task: str) -> Artifact | None:
     """A pipeline folder of one of some classes as an artifact of a task, or None."""
     found = read_pipeline(path)
     return Artifact(path, task, found.components) if found and found.kind in kinds else None
-
-
-def usage(usage: Usage) -> tuple[str, ...]:
-    return editing(usage, "a red house by the sea", ("image",))
 
 
 def editing(usage: Usage, text: str, images: tuple[str, ...]) -> tuple[str, ...]:
@@ -97,6 +88,7 @@ def _size(usage: Usage) -> tuple[int, int] | None:
 
 
 FILES: Mapping[str, str] = {"image": "input.png", "mask_image": "mask.png"}
+# Of other tasks that are given images the records are this one, but for what they say themselves.
 TASK = Task(
     name="image_to_image",
     title="image to image",
@@ -110,9 +102,9 @@ TASK = Task(
     reported=("steps", "strength", "guidance"),
     evidence=evidence,
     repeats=repeats,
-    recognise=recognise,
+    recognise=partial(recognised, kinds=KINDS, task="image_to_image"),
     check=pipeline_problems,
     calls=call_faults,
     libraries=("torch", "transformers", "diffusers"),
-    usage=usage,
+    usage=partial(editing, text="a red house by the sea", images=("image",)),
 )

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 from pydantic import Field
 
-from compress.artifact import Artifact
-from compress.errors import Problem
-from compress.pipelines.call_arguments import GUIDANCE, TRUE_GUIDANCE, call_faults
-from compress.pipelines.image_inputs import PASTED, STRENGTH
-from compress.pipelines.part_checks import pipeline_problems
-from compress.tasks import Task, Usage
+from compress.pipelines.image_inputs import PASTED
+from compress.tasks.image_to_image import TASK as GIVEN_IMAGES
 from compress.tasks.image_to_image import Changing, editing, recognised
-from compress.tasks.text_to_image import CALLED, Judging, evidence, repeats
 
 KINDS = (
     "StableDiffusionInpaintPipeline",
@@ -35,31 +31,15 @@ class Filling(Changing):
     )
 
 
-def recognise(path: Path) -> Artifact | Problem | None:
-    """A pipeline folder of one of these classes."""
-    return recognised(path, KINDS, "inpainting")
-
-
-def usage(usage: Usage) -> tuple[str, ...]:
-    return editing(usage, "a red house by the sea", ("image", "mask_image"))
-
-
-TASK = Task(
+TASK = replace(
+    GIVEN_IMAGES,
     name="inpainting",
     title="inpainting",
     data="masked_images",
-    takes=frozenset({"inputs", "masks"}),
-    yields=frozenset({"images", "latents", "denoising", "trajectories", "inputs", "masks"}),
-    settings=Judging,
+    takes=GIVEN_IMAGES.takes | {"masks"},
+    yields=GIVEN_IMAGES.yields | {"masks"},
     baseline=Filling,
-    called={**CALLED, "strength": STRENGTH, "padding_mask_crop": PASTED},
-    instead={GUIDANCE: TRUE_GUIDANCE},
-    reported=("steps", "strength", "guidance"),
-    evidence=evidence,
-    repeats=repeats,
-    recognise=recognise,
-    check=pipeline_problems,
-    calls=call_faults,
-    libraries=("torch", "transformers", "diffusers"),
-    usage=usage,
+    called={**GIVEN_IMAGES.called, "padding_mask_crop": PASTED},
+    recognise=partial(recognised, kinds=KINDS, task="inpainting"),
+    usage=partial(editing, text="a red house by the sea", images=("image", "mask_image")),
 )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 
 from pydantic import Field
 
-from compress.artifact import Artifact
-from compress.errors import Problem
-from compress.pipelines.call_arguments import GUIDANCE, MOST_GUIDANCE, TRUE_GUIDANCE, call_faults
+from compress.pipelines.call_arguments import MOST_GUIDANCE
 from compress.pipelines.image_inputs import IMAGE_GUIDANCE
-from compress.pipelines.part_checks import pipeline_problems
-from compress.tasks import Task, Usage
+from compress.tasks.image_to_image import TASK as GIVEN_IMAGES
 from compress.tasks.image_to_image import editing, recognised
-from compress.tasks.text_to_image import CALLED, Generating, Judging, evidence, repeats
+from compress.tasks.text_to_image import CALLED, Generating
 
 KINDS = (
     "StableDiffusionInstructPix2PixPipeline",
@@ -33,31 +31,13 @@ class Editing(Generating):
     )
 
 
-def recognise(path: Path) -> Artifact | Problem | None:
-    """A pipeline folder of one of these classes."""
-    return recognised(path, KINDS, "instruction_editing")
-
-
-def usage(usage: Usage) -> tuple[str, ...]:
-    return editing(usage, "make it winter", ("image",))
-
-
-TASK = Task(
+TASK = replace(
+    GIVEN_IMAGES,
     name="instruction_editing",
     title="editing by instruction",
-    data="image_edits",
-    takes=frozenset({"inputs"}),
-    yields=frozenset({"images", "latents", "denoising", "trajectories", "inputs"}),
-    settings=Judging,
     baseline=Editing,
     called={**CALLED, "image_guidance": IMAGE_GUIDANCE},
-    instead={GUIDANCE: TRUE_GUIDANCE},
     reported=("steps", "guidance", "image_guidance"),
-    evidence=evidence,
-    repeats=repeats,
-    recognise=recognise,
-    check=pipeline_problems,
-    calls=call_faults,
-    libraries=("torch", "transformers", "diffusers"),
-    usage=usage,
+    recognise=partial(recognised, kinds=KINDS, task="instruction_editing"),
+    usage=partial(editing, text="make it winter", images=("image",)),
 )

@@ -93,6 +93,7 @@ class Side:
 
     read_bytes: of weights that one step of its main component reads, torch's in the type they were opened in, an engine's as
         they are stored; 0 where nobody knows.
+    unheeded: of the settings that reports tell of, those that it does not have or ignores; no result of before tells them.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Side:
     call: Mapping[str, Any] = field(default_factory=dict)
     lineage: tuple[Mapping[str, Any], ...] = ()
     read_bytes: int = 0
+    unheeded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from compress.artifact import Artifact
 from compress.catalogue import find_metric
 from compress.endpoints.served import Served
 from compress.errors import UserError
-from compress.events import Emit, Event, track
+from compress.events import FIGURE, RECURS, Emit, Event, track
 from compress.model.hook_settings import losses
 from compress.pipelines.call_arguments import lost_settings
+from compress.pipelines.unheeded import unheeded
 from compress.recipe.values import EvalSpec
 from compress.sources.units import fewer
 from evaluation.comparison import ENDPOINT, IMAGES, Comparison, Row, Side, samples
@@ -135,10 +136,20 @@ def _without_real(rows: Sequence[Row]) -> str:
 
 
 def noting(emit: Emit, warnings: list[str]) -> Emit:
-    """`emit`, with every warning also written down for the report."""
+    """`emit`, with every warning also written down for the report. Of those that say again what was wrong at another measurement (`RECURS`)
+    the first is passed on, while it can still be heeded, and the worst is written down in its place, or the last of those that are as bad."""
+    worst = dict[str, tuple[int, float]]()  # by what recurs: where it is written down, and how bad it was
 
     def noting(event: Event) -> None:
-        if event.kind == "warning":
+        if event.kind == "warning" and RECURS in event.facts:
+            kind, figure = event.facts[RECURS], event.facts[FIGURE]
+            place, before = worst.get(kind, (len(warnings), -1.0))
+            if figure >= before:
+                warnings[place : place + 1] = [f"{event.what}: {event.message}"]
+                worst[kind] = place, figure
+            if before >= 0:
+                return
+        elif event.kind == "warning":
             warnings.append(f"{event.what}: {event.message}")
         emit(event)
 
@@ -272,6 +283,7 @@ def _side(name: str, view: Viewpoint, inside: str | None = None) -> Side:
         dict(view.call),
         lineage,
         bytes_read(view.artifact, view.opening.dtype or ""),
+        unheeded(view.artifact, view.call),
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compress.events import Emit, Event, track
+from compress.events import FIGURE, RECURS, Emit, Event, track
 from compress.machine.devices import CPU
 from compress.machine.turns import turn
 from compress.recipe.values import EvalSpec
@@ -126,9 +126,16 @@ def time_pair(
     slow = [started_slowly("baseline", (seconds[:, 0] + seconds[:, -1]) / 2)]
     slow += [started_slowly(name, seconds[:, s]) for s, name in enumerate(names, 1)]
     share = None if apart else watch.share
-    unsettled = "; ".join(filter(None, (*slow, reported(share), gpu_cards.slowed(before, after))))
-    if unsettled:
-        emit(Event("warning", " beside ".join(("timing", *names[1:])), unsettled))
+    others, slowed = reported(share), gpu_cards.slowed(before, after)
+    wrong: list[tuple[str, dict[str, object]]] = [
+        ("; ".join(filter(None, slow)), {}),
+        (others, {RECURS: "others", FIGURE: share}),
+        (slowed, {RECURS: "slowed", FIGURE: 0.0}),
+    ]
+    for message, facts in wrong:
+        if message:
+            emit(Event("warning", " beside ".join(("timing", *names[1:])), message, facts=facts))
+    unsettled = "; ".join(message for message, _ in wrong if message)
     return Interleaved(one, other, again, unsettled, share, tuple(more), gpu_cards.clocks(before, after))
 
 

@@ -198,14 +198,14 @@ def sides(comparison: Comparison) -> tuple[tuple[str, Side], ...]:
 
 def runs(comparison: Comparison, side: Side) -> str:
     """What runs a side, and how it was called, in a recipe's words: the adapters in it, its steps and guidance, where the task
-    has such settings."""
+    has such settings and the model goes by them."""
     if side.engine == IMAGES or side.engine.startswith(ENDPOINT):
         return side.engine
     task = find_task(comparison.task) if comparison.task in task_names() else None
     reported = (
         f"{name} {side.call[argument]}" if argument in side.call else f"the pipeline's own {name}"
         for name, argument in (task.arguments(side.call).items() if task else ())
-        if argument in side.call or (task and name in task.reported)
+        if name not in side.unheeded and (argument in side.call or (task and name in task.reported))
     )
     return ", ".join((side.engine, *_adapters(side), *reported))
 

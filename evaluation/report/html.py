@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from evaluation.comparison import Comparison, Completion, Image, Row
 from evaluation.report import controls, engine_trials, formatting, loss_curve, plots, sensitivity, tradeoff, waterfall
 from evaluation.report.result import plain
+from evaluation.report.stage_settings import as_given
 from evaluation.report.summary import questions
 
 STYLE = Path(__file__).with_name("style.css")
@@ -155,7 +156,8 @@ def _stages(comparison: Comparison) -> str:
             if n not in curves and not engine_trials.is_trials(f) and not sensitivity.is_table(f)
         }
         others = ", ".join(f"{name} {_fact(fact)}" for name, fact in plain.items())
-        small = f"<small>{_e(others)}</small>" if others else ""
+        small = f"<small><code>{_e(given)}</code></small>" if (given := as_given(stage)) else ""
+        small += f"<small>{_e(others)}</small>" if others else ""
         small += "".join(loss_curve.draw(name, found) for name, found in curves.items())
         rows.append(
             (

@@ -7,6 +7,7 @@ import re
 from compress.planning.keep_decision import decisions
 from evaluation.comparison import Comparison
 from evaluation.report import controls, engine_trials, formatting, sensitivity, waterfall
+from evaluation.report.stage_settings import as_given
 from evaluation.report.summary import questions
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
@@ -18,13 +19,7 @@ def render(comparison: Comparison) -> str:
     lines = [f"## {safe(comparison.name)}: {formatting.VERDICTS[comparison.status]}", ""]
     lines += [f"* **{question}** {safe(answer)}" for question, answer in questions(comparison)]
     lines += table(comparison)
-    if comparison.stages:
-        lines += ["", "| stage | | seconds | size |", "|---|---|---:|---:|"]
-    for stage in comparison.stages:
-        state = "cached" if stage["cached"] else "ran"
-        lines.append(
-            f"| {safe(stage['id'])} | {state} | {stage['seconds']:.1f} | {formatting.size(stage['size_bytes'])} |"
-        )
+    lines += _stages(comparison)
     lines += _controls(comparison) + _contributions(comparison) + _trials(comparison)
     ran = (
         f"{name[:1].upper()}{name[1:]}: {formatting.runs(comparison, side)}."
@@ -52,6 +47,16 @@ def table(comparison: Comparison) -> list[str]:
     for row in comparison.rows:
         gate = row.verdict.gate + (f" ({formatting.reason(row)})" if formatting.reason(row) else "")
         cells = (row.title, *formatting.scores(row), formatting.contrast(row), formatting.mark(row), gate)
+        lines.append("| " + " | ".join(map(safe, cells)) + " |")
+    return lines
+
+
+def _stages(comparison: Comparison) -> list[str]:
+    """The stages, each with what it was given."""
+    lines = ["", "| stage | as given | | seconds | size |", "|---|---|---|---:|---:|"] if comparison.stages else []
+    for stage in comparison.stages:
+        state, size = "cached" if stage["cached"] else "ran", formatting.size(stage["size_bytes"])
+        cells = (stage["id"], as_given(stage), state, f"{stage['seconds']:.1f}", size)
         lines.append("| " + " | ".join(map(safe, cells)) + " |")
     return lines
 

@@ -77,6 +77,7 @@ def schema() -> dict[str, Any]:
             "call": {"type": "object"},
             "lineage": {"type": "array"},
             "read_bytes": WHOLE,
+            "unheeded": {"type": "array", "items": TEXT},
         }
     )
     completion = _closed(
@@ -132,6 +133,7 @@ def _stage_schema() -> dict[str, Any]:
         "properties": {
             "id": TEXT,
             "stage": TEXT,
+            "params": {"type": "object"},
             "key": TEXT,
             "cached": {"type": "boolean"},
             "facts": {"type": "object"},
@@ -198,7 +200,7 @@ def plain(value: object) -> Any:
 
 
 def _side(data: dict[str, Any]) -> Side:
-    return Side(**{**respelt(data), "lineage": tuple(data["lineage"])})
+    return Side(**{**respelt(data), "lineage": tuple(data["lineage"]), "unheeded": tuple(data.get("unheeded", ()))})
 
 
 def _handed(data: dict[str, Any] | None) -> Handed | None:

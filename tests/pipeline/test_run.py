@@ -69,6 +69,7 @@ def digests(comparison: Any) -> list[str]:
 def test_a_run_passes_its_gates_and_writes_its_reports(first: Any, place: Path) -> None:
     assert first.exit_code == 0
     assert [s["cached"] for s in first.stages] == [False, False]
+    assert [s["params"] for s in first.stages] == [{}, {"mode": "int8_weights"}]
     data = json.loads((place / "out" / "result.json").read_text())
     jsonschema.validate(data, result.schema())
     assert data == result.to_dict(first)

@@ -198,3 +198,29 @@ def test_it_goes_with_what_stands_around_it(models: Mapping[str, Artifact], tmp_
         opened = open_images(hooked(hooked(sd, ATTENTION, (), backend="math"), GRAPH))
         opened.latents(opened.examples[:1], 0, **CALL)
         assert "attention by math; 2 calls from 1 CUDA graphs, 0 eager" in ran_inside(opened)
+
+
+@pytest.mark.parametrize(
+    ("behind", "message"),
+    [
+        ({"prune.width": {"ratio": 0.25}}, "hooks the modules of `unet`, which prune.width changes"),
+        ({"build.openvino": {}}, "hooks the modules of `unet`, and the engine that build.openvino makes has none"),
+        ({ATTENTION: {}}, "the model has accelerate.attention already"),
+        ({OFFLOAD: {}}, "is not tried with other than weights that stay"),
+    ],
+)
+def test_what_goes_with_no_hook_is_refused_behind_each_choice_that_may_leave_one(
+    behind: dict[str, Any], message: str, models: Mapping[str, Artifact], tmp_path: Path
+) -> None:
+    device = "cpu" if "build.openvino" in behind else "cuda:0"
+    for backend, refused in (("fastest", True), ("math", True), ("native", False)):
+        steps = [{ATTENTION: {"backend": backend}}, behind]
+        problems = problems_of(models["sd"].path, steps, tmp_path, device=device)
+        assert any(message in one.message for one in problems) == refused, problems
+
+
+def test_torchs_own_choice_named_leaves_the_model_as_it_was(models: Mapping[str, Artifact], tmp_path: Path) -> None:
+    made, _ = apply(ATTENTION, models["sd"], tmp_path / "made", backend="native")
+    stage = find_stage(ATTENTION)
+    assert stage.forecast(models["sd"], stage.params(backend="native")).settings is None
+    assert made.settings == models["sd"].settings

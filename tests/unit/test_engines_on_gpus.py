@@ -155,7 +155,9 @@ def test_a_gate_on_memory_that_torch_does_not_count_is_warned_of(installed: Any,
         )
         found = [one for one in compress.plan(recipe, cache=tmp_path / "cache").warnings if "device_memory" in one]
         assert bool(found) == warned
-        assert not found or found[0].startswith("the gate on device_memory stays inconclusive: ONNX Runtime takes memory")
+        assert not found or found[0].startswith(
+            "the gate on device_memory stays inconclusive: ONNX Runtime takes memory"
+        )
 
 
 def test_files_are_looked_for_where_the_library_looks(

@@ -143,6 +143,24 @@ def test_a_busy_machine_is_asked_again_and_then_reported_of(
     assert done.facts.get("warnings", []) == [message] * warned
 
 
+def test_a_measurement_that_is_made_again_warns_of_nothing_by_itself(
+    llama: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decision tells what was wrong with the times that it rests on."""
+
+    def time_views(*given: Any) -> Interleaved:
+        given[-1](Event("progress", "timing, interleaved"))
+        given[-1](Event("warning", "timing", "busy"))
+        return times(1.5, unsettled="busy")
+
+    monkeypatch.setattr("evaluation.observe.timing.time_views", time_views)
+    monkeypatch.setattr("compress.opening.open_task", lambda artifact, opening: artifact)
+    model, recorded = replace(describe(llama), digest="a"), list[Event]()
+    plan = planned(cache, llama, (CUT, step(CUT)))
+    found = keep.decide(model, model, plan, cache.scratch("key"), recorded.append)
+    assert (found.unsettled, [event.kind for event in recorded]) == ("busy", ["progress"] * keep.TRIES)
+
+
 # What a plan says
 
 

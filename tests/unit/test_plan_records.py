@@ -178,6 +178,20 @@ def test_a_setting_of_another_task_is_refused_at_its_place(
     assert model == ("text_generation" if words else "text_to_image")
 
 
+@pytest.mark.parametrize(
+    ("words", "spec"),
+    [
+        (True, EvalSpec(baseline=BaselineSpec(steps=None, scheduler=None, image_guidance=None))),
+        (False, EvalSpec(baseline=BaselineSpec(strength=None, padding_mask_crop=None))),
+    ],
+)
+def test_a_setting_of_another_task_that_is_null_is_not_given(
+    llama: Path, generator: Path, cache: Cache, words: bool, spec: EvalSpec
+) -> None:
+    assert spec.baseline.model_fields_set
+    assert make_plan(recipe(llama if words else generator, evaluate=spec), cache).warnings == ()
+
+
 def test_the_same_build_again_takes_what_is_left_and_refuses_where_nothing_is(generator: Path, cache: Cache) -> None:
     building = replace(BUILD, params=Either)
     rest = step(building, id="rest", after="demo.build")

@@ -196,6 +196,17 @@ def test_a_side_tells_the_adapters_in_it_and_a_folder_of_images_no_steps() -> No
     assert formatting.runs(comparison, replace(side, engine=IMAGES)) == "a folder of images"
 
 
+def test_a_side_tells_no_setting_that_its_model_does_not_go_by() -> None:
+    comparison = replace(image(), task="instruction_editing")
+    student = replace(comparison.candidate, call={"num_inference_steps": 2, "guidance_scale": 1.0})
+    assert formatting.runs(comparison, student).endswith(", the pipeline's own image_guidance")
+    ignored = replace(student, unheeded=("image_guidance",))
+    assert formatting.runs(comparison, ignored) == "unet: openvino int8, steps 2, guidance 1.0"
+    given = replace(ignored, call={**student.call, "image_guidance_scale": 1.5})
+    assert formatting.runs(comparison, given) == formatting.runs(comparison, ignored)
+    assert result.from_dict(result.to_dict(replace(comparison, candidate=given))).candidate == given
+
+
 @pytest.mark.parametrize("make", [image, text, staged])
 def test_result_validates_and_comes_back(make: Any) -> None:
     comparison = make()

@@ -11,21 +11,27 @@ import pytest
 from compress.catalogue import find_stage
 from compress.errors import RecipeError
 from compress.planning.plan import make_plan
-from compress.recipe.values import EvalSpec
+from compress.recipe.values import BaselineSpec, EvalSpec
 from compress.stages.accelerate.size import WASTED
 from compress.store.cache import Cache
 from tests.fakes import pipeline, recipe, step
 
 
-def sized(folder: Path, kind: str, **asked: int) -> tuple[str, ...]:
-    """What a plan warns of where a pipeline of this class is to generate another size."""
+def sized(folder: Path, kind: str, *sizes: int, baseline: int | None = None, **asked: int) -> tuple[str, ...]:
+    """What a plan warns of where a pipeline of this class is to generate another size; `sizes`: others, square, one stage each before."""
     made = pipeline(folder)
     index = json.loads((made / "model_index.json").read_text())
     (made / "model_index.json").write_text(json.dumps({**index, "_class_name": kind}))
     (made / "unet/config.json").write_text(json.dumps({"sample_size": 128}))
     (made / "vae/config.json").write_text(json.dumps({"block_out_channels": [8, 8, 8, 8]}))
-    asking = step(find_stage("accelerate.size"), **asked)
-    return make_plan(recipe(made, asking), Cache(folder.parent / "cache")).warnings
+    stage, names = find_stage("accelerate.size"), [f"{number}" for number in range(len(sizes) + 1)]
+    given = [*({"height": size, "width": size} for size in sizes), asked]
+    steps = [
+        step(stage, id=name, after=after, **one)
+        for name, after, one in zip(names, ("source", *names), given, strict=False)
+    ]
+    spec = EvalSpec(baseline=BaselineSpec(height=baseline, width=baseline))
+    return make_plan(recipe(made, *steps, evaluate=spec), Cache(folder.parent / "cache")).warnings
 
 
 @pytest.mark.parametrize(("kind", "binned"), [("PixArtSigmaPipeline", True), ("StableDiffusionPipeline", False)])
@@ -52,7 +58,24 @@ def test_a_metric_of_pixels_is_refused_where_the_sides_have_not_one_size(tmp_pat
 
 
 def test_a_size_that_both_sides_generate_is_no_matter(tmp_path: Path) -> None:
-    assert sized(tmp_path / "model", "PixArtSigmaPipeline", height=1024, width=1024) == ()
+    assert sized(tmp_path / "model", "StableDiffusionPipeline", baseline=512, height=512, width=512) == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "baseline", "kept"),
+    [((), None, ("0",)), ((), 1024, ("0",)), ((512,), None, ()), ((1024,), None, ("0", "1")), ((), 512, ())],
+)
+def test_a_size_that_is_generated_as_it_is_saves_nothing(
+    before: tuple[int, ...], baseline: int | None, kept: tuple[str, ...], tmp_path: Path
+) -> None:
+    found = sized(tmp_path / "model", "StableDiffusionPipeline", *before, baseline=baseline, height=1024, width=1024)
+    message = "images 1024 wide and 1024 high are what the model generates as it is: this saves nothing"
+    assert tuple(one for one in found if "saves nothing" in one) == tuple(f"{name}: {message}" for name in kept)
+
+
+def test_a_size_that_nobody_knows_of_before_is_not_warned_of(tmp_path: Path) -> None:
+    asking = step(find_stage("accelerate.size"), height=512, width=512)
+    assert make_plan(recipe(pipeline(tmp_path / "model"), asking), Cache(tmp_path / "cache")).warnings == ()
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,11 @@ def test_another_strength_than_the_baselines_is_warned_of(
         ({"image_guidance": 3.0}, {"image_guidance": 1.5}, "taught image_guidance 3, and the baseline edits with 1.5"),
         ({}, {"image_guidance": 2.0}, "taught image_guidance 1.5, and the baseline edits with 2"),
         ({"image_guidance": 2.0}, {"image_guidance": 2.0}, ""),
+        (
+            {"guidance": 1.0},
+            {"image_guidance": 2.0},
+            "taught guidance 1, and the baseline generates with 3",
+        ),  # and led by no image
         ({"negative_prompt": "blue"}, {}, "taught the negative prompt 'blue', and the baseline has none"),
         ({"negative_prompt": "blue"}, {"negative_prompt": "red"}, "'blue', and the baseline has 'red'"),
         ({"negative_prompt": "blue"}, {"negative_prompt": "blue"}, ""),

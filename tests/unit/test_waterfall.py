@@ -123,6 +123,24 @@ def test_steps_come_back_from_the_result_and_show_in_the_reports(found: Any) -> 
     assert "Speed against quality" in html.render(found[0])
 
 
+def test_a_machine_that_stays_busy_is_heard_of_once_and_the_report_has_the_worst(
+    writers: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The verdict, the stage in between and a control are timed, each for itself."""
+    shares = iter((0.3, 0.5, 0.4))
+    monkeypatch.setattr("evaluation.observe.contention.share_of_others", lambda *readings: next(shares))
+    spec = writers.spec.model_copy(update={"controls": ("cut",)})
+    stages, recorded = chain(writers), list[Event]()
+    request = writers.request(tmp_path, {"throughput": {}}, GATES, chain=stages, left={"cut": stages[0][1]})
+    found = compare(replace(request, spec=spec.model_copy(update={"metrics": {"throughput": {}}})), recorded.append)
+    assert next(shares, None) is None
+    heard = [event.message for event in recorded if event.kind == "warning" and "processes" in event.message]
+    written = [message for message in found.warnings if "processes" in message]
+    assert [message[:24] for message in heard] == ["other processes took 30%"]
+    assert [message[:32] for message in written] == ["timing: other processes took 50%"]
+    assert found.machine["others_share"] == 0.3  # of the verdict's own
+
+
 @pytest.mark.parametrize("samples", [0, 100])
 def test_nothing_is_measured_for_no_samples_and_no_more_than_there_are(
     writers: Stand, tmp_path: Path, samples: int

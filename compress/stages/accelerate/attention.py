@@ -57,15 +57,13 @@ def misplaced(artifact: Artifact, params: Attention, device: str) -> str:
 
 
 def forecast(artifact: Artifact, params: Attention) -> Forecast:
-    kept = "lossy" if params.backend in ROUNDING else "exact"
-    if params.backend == FASTEST:
-        return Forecast(
-            reported=f"`{artifact.main}`: attention by whichever way is fastest here ({kept}); that may need pare"
-        )
-    settings = hooked(artifact, ATTENTION, (), backend=params.backend).settings
-    return Forecast(
-        settings=settings, reported=f"`{artifact.main}`: attention by {params.backend} ({kept}); that needs pare"
-    )
+    """What the fastest way is only the work finds out: a hook is planned for, so that what goes with none is refused before it runs."""
+    if params.backend == NATIVE:
+        return Forecast(reported=f"`{artifact.main}`: attention as torch chooses, as it was")
+    kept, way = "lossy" if params.backend in ROUNDING else "exact", params.backend
+    shown, needs = ("whichever way is fastest here", "may need") if way == FASTEST else (way, "needs")
+    settings = hooked(artifact, ATTENTION, (), backend=way).settings
+    return Forecast(settings=settings, reported=f"`{artifact.main}`: attention by {shown} ({kept}); that {needs} pare")
 
 
 @stage(
