@@ -44,7 +44,7 @@ DAILY = {
 }
 COMPILED = "accelerate.compile"  # by each process that opens the model
 # In a process of its own with half a minute of imports, or as long with a compiler; tests/pipeline has each in short.
-APART = ("quantize.gptq", "quantize.autoround", "build.compiled")
+APART = ("quantize.gptq", "quantize.autoround", "build.compiled", "build.fastest")
 
 
 def slow(name: str, task: str) -> bool:

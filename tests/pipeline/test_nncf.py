@@ -108,6 +108,7 @@ def test_a_budget_is_met_and_the_costliest_layers_are_wide(
     assert np.abs(scores(made) - scores(measured)).mean() < 1
 
 
+@pytest.mark.slow
 def test_a_denoisers_convolutions_keep_8_bits_and_its_linear_layers_share_what_is_left(
     images: Artifact, tmp_path: Path
 ) -> None:

@@ -154,7 +154,8 @@ def test_int8_is_calibrated_on_real_calls_and_repeats_to_the_byte(built: Artifac
     assert 0 < np.abs(images[0] - images[1]).mean() < 10
 
 
-@pytest.mark.parametrize("engine", ["openvino", pytest.param("onnxruntime", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_a_model_stored_in_bfloat16_is_calibrated_too(tmp_path: Path, engine: str) -> None:
     model = describe(tiny_diffusion(tmp_path / "model", dtype=torch.bfloat16))
     few, _ = apply("accelerate.steps", model, tmp_path / "few", steps=4)

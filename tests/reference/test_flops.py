@@ -80,6 +80,7 @@ def test_windows_and_experts_count_as_generate_runs_them(tmp_path: Path, family:
     assert count_text(artifact, 5, 20) == counter.get_total_flops()
 
 
+@pytest.mark.slow
 def test_an_engine_and_a_precision_change_nothing(tmp_path: Path) -> None:
     plain = describe(tiny_llama(tmp_path / "plain"))
     built, _ = apply("build.openvino", plain, tmp_path / "built")
