@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -25,23 +25,25 @@ from compress.artifact import (
 from compress.building.build import first_calls, repeated
 from compress.building.hooked_trials import apart_in_steps, fell_back, hook, twin, ways, with_hooks
 from compress.building.racing import Pace, fastest, race, undecided
-from compress.catalogue import Stage, find_engine
+from compress.catalogue import Stage
 from compress.context import Context
 from compress.engines import ENCODER
 from compress.engines.parity import Difference, compare
 from compress.errors import CacheError, PareError, StageFailed, UserError
 from compress.events import Event
-from compress.machine.devices import CPU, Opening, kind_of
+from compress.machine.devices import CPU, Opening
 from compress.machine.turns import turn
 from compress.model.describing import describe
 from compress.opening import open_component, open_language, open_task
 from compress.params import Params
-from compress.planning.step_checks import elsewhere
 from compress.store.cache import no_room, write_whole
 
 if TYPE_CHECKING:
     from compress.stages.build.fastest import BuildFastest
 
+Way: TypeAlias = tuple[
+    Stage, Params, str
+]  # what builds an engine, what it is given, and why it cannot be tried here, or ""
 TORCH = "torch"
 MADE, DIFFERENCE, DECISION = "artifact", "difference.txt", "decision.json"
 NO_ANSWER = (CacheError, MemoryError, torch.OutOfMemoryError)  # of the machine, and nothing about an engine
@@ -61,42 +63,50 @@ class Trial:
 
 def choose(
     artifact: Artifact,
-    names: Sequence[str],
+    ways: Mapping[str, Sequence[Way]],
     params: BuildFastest,
-    stages: Sequence[Stage],
     hooks: Mapping[str, str],
     context: Context,
 ) -> None:
     """Fill `context.out` with the artifact, each component in the format that is fastest here.
 
     Args:
-        names: of the components.
-        hooks: what torch is tried with: stages, by the names that they have here.
+        ways: by component, the engines that are tried.
+        hooks: what torch is tried with in the main component: stages, by the names that they have here.
 
     Raises:
         StageFailed: there is nothing but plain torch for a component.
     """
-    kept = {
-        name: _choose(artifact, name, params, stages, hooks if name == artifact.main else {}, context) for name in names
-    }
+    kept: dict[str, Artifact] = {}
+    for name in sorted(
+        ways, key=lambda name: name == artifact.main
+    ):  # the main one last, which then knows what stands beside it
+        mixed = any(made.path != artifact.path for made in kept.values())
+        opening = context.opening.of("float32" if mixed else params.torch_dtype)
+        hooked = hooks if name == artifact.main else {}
+        kept[name] = _choose(artifact, name, ways[name], params, hooked, opening, context)
     _assemble(artifact, kept, context)
 
 
 def _choose(
     artifact: Artifact,
     name: str,
+    ways: Sequence[Way],
     params: BuildFastest,
-    stages: Sequence[Stage],
     hooks: Mapping[str, str],
+    opening: Opening,
     context: Context,
 ) -> Artifact:
-    """An artifact that has the component as it runs fastest; an interrupted run's decision stands."""
+    """An artifact that has the component as it runs fastest; an interrupted run's decision stands. opening: of torch beside the engines."""
     place = context.scratch / "trials" / name
     decision, in_torch = place / DECISION, {one.name: one for one in _hooked(artifact, hooks)}
+    if not hooks and all(why for _, _, why in ways) and name != artifact.main:
+        context.note(f"{name} stays in torch: nothing else runs on {opening.device}", component=name)
+        return artifact
     if not decision.is_file():
         place.mkdir(parents=True, exist_ok=True)
-        built = _build_all(artifact, name, params, stages, context, place)
-        write_whole(decision, _raced(artifact, name, [*in_torch.values(), *built], params, context))
+        built = _build_all(artifact, name, ways, context, place)
+        write_whole(decision, _raced(artifact, name, [*in_torch.values(), *built], params, opening, context))
     found = json.loads(decision.read_text())
     for loser in place.iterdir():
         if loser.is_dir() and loser.name != found["kept"]:
@@ -116,7 +126,7 @@ def _hooked(artifact: Artifact, hooks: Mapping[str, str]) -> Iterator[Trial]:
 
 
 def _raced(
-    artifact: Artifact, name: str, trials: Sequence[Trial], params: BuildFastest, context: Context
+    artifact: Artifact, name: str, trials: Sequence[Trial], params: BuildFastest, opening: Opening, context: Context
 ) -> dict[str, Any]:
     """The name of the fastest that may be kept, and what became of each.
 
@@ -124,7 +134,7 @@ def _raced(
         StageFailed: there is none but torch.
     """
     near = [t for t in trials if t.artifact is not None and t.relative <= params.within]
-    calls, seen = _calls(artifact, name, near, params, context)
+    calls, seen = _calls(artifact, name, near, params, opening)
     trials = [seen.get(t.name, t) for t in trials]
     calls = {t.name: calls[t.name] for t in trials if t.name in calls and t.relative <= params.within}
     if len(calls) == 1:
@@ -141,28 +151,16 @@ def _raced(
     return {"kept": fastest({n: paces[n] for n in close}), "tried": _table(trials, paces)}
 
 
-def _build_all(
-    artifact: Artifact, component: str, params: BuildFastest, stages: Sequence[Stage], context: Context, place: Path
-) -> list[Trial]:
-    ways = [(s, p) for s in stages for p in params.precisions if p in find_engine(s.leaves(TORCH)).precisions]
+def _build_all(artifact: Artifact, component: str, ways: Sequence[Way], context: Context, place: Path) -> list[Trial]:
     titles = context.progress(ways, f"engines of {component}", len(ways))
-    return [_build(artifact, component, stage, precision, params, context, place) for stage, precision in titles]
+    return [_build(artifact, component, way, context, place) for way in titles]
 
 
-def _build(
-    artifact: Artifact,
-    component: str,
-    stage: Stage,
-    precision: str,
-    params: BuildFastest,
-    context: Context,
-    place: Path,
-) -> Trial:
+def _build(artifact: Artifact, component: str, way: Way, context: Context, place: Path) -> Trial:
     """Build one engine, or find that an interrupted run has built it: its folder has its name once it is whole."""
-    title = f"{stage.name.removeprefix('build.')} {precision}"
-    chosen = {"precision": precision, "components": (component,), "samples": params.samples, "profile": params.profile}
-    given = stage.params(**{k: v for k, v in chosen.items() if k in stage.params.model_fields})
-    if why := _why_not(artifact, stage, given, context.opening):
+    stage, given, why = way
+    title = f"{stage.name.removeprefix('build.')} {given.precision}"  # type: ignore[attr-defined]
+    if why := why or _why_not(artifact, stage, given):
         return Trial(title, None, why=why)
     whole, part = place / title, place / f"{title}.part"
     if not whole.is_dir():
@@ -202,25 +200,19 @@ def _drop_others(artifact: Artifact, component: str, made: Path) -> None:
         (made / file.relative_to(artifact.path)).unlink(missing_ok=True)
 
 
-def _why_not(artifact: Artifact, stage: Stage, given: Params, opening: Opening) -> str:
-    """Why a stage cannot build what runs here, or ""."""
+def _why_not(artifact: Artifact, stage: Stage, given: Params) -> str:
+    """Why a stage does not take a component, or cannot build what runs here; or ""."""
     try:
-        return (
-            elsewhere(stage.leaves("torch"), opening)
-            or stage.misplaced(artifact, given, opening.device)
-            or stage.refuse(artifact, given)
-            or stage.unavailable_here(given)
-        )
+        return stage.refuse(artifact, given) or stage.unavailable_here(given)
     except PareError as error:
         return error.problems[0].message
 
 
 def _calls(
-    artifact: Artifact, component: str, trials: Sequence[Trial], params: BuildFastest, context: Context
+    artifact: Artifact, component: str, trials: Sequence[Trial], params: BuildFastest, opening: Opening
 ) -> tuple[dict[str, Callable[[], object]], dict[str, Trial]]:
     """The same real call to each trial's component, and what was seen of trials when they were called: why some do not take it, and how
     far torch with hooks is from torch without."""
-    opening = _raced_in(context.opening)
     ask = _text_asked if artifact.writes_text else _image_asked
     asked = ask(artifact, component, params, opening)
     plain = open_component(artifact, component, opening)
@@ -246,11 +238,6 @@ def _calls(
         else:
             calls[trial.name] = call
     return calls, seen
-
-
-def _raced_in(opening: Opening) -> Opening:
-    """How torch is opened beside engines: in float32, as in every comparison, but on a GPU in the numbers it is stored in, as it will run."""
-    return opening.of(None if kind_of(opening.device) == "cuda" else "float32")
 
 
 def _opened(trial: Trial, component: str, plain: torch.nn.Module, opening: Opening) -> torch.nn.Module:

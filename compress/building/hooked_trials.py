@@ -70,8 +70,7 @@ class Followed(LogitsProcessor):  # type: ignore[misc]
         self.seen: list[torch.Tensor] = []
 
     def __call__(self, written: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        known = scores.isfinite()  # but those of tokens that may not end a text yet
-        self.seen.append(scores.float().where(known, 0.0))
+        self.seen.append(scores.float())
         if self.tokens is None:
             return scores
         step = len(self.seen) - 1
@@ -84,4 +83,6 @@ def apart_in_steps(prompt: torch.Tensor, call: Mapping[str, Any], plain: Any, ot
     written = plain.generate(prompt, logits_processor=LogitsProcessorList([theirs]), **call)
     ours = Followed(written[:, prompt.shape[1] :])
     other.generate(prompt, logits_processor=LogitsProcessorList([ours]), **call)
-    return difference({"scores": torch.stack(ours.seen)}, {"scores": torch.stack(theirs.seen)})
+    expected, found = torch.stack(theirs.seen), torch.stack(ours.seen)
+    open_ = expected != float("-inf")  # all but tokens that may not end a text yet; whatever else is not finite counts
+    return difference({"scores": found.where(open_, 0.0)}, {"scores": expected.where(open_, 0.0)})

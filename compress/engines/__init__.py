@@ -49,6 +49,7 @@ class Engine:
     weights: the files in a component's folder that running it reads.
     keeps_type: whether its files hold weights in the number type that they were stored in; else in the one that it computes in.
     torch_memory: whether torch allocates, and so counts, what it takes of a GPU.
+    native: whether its code is compiled for the kind of device of the run that builds it.
     unfit: why an engine in a component's folder does not run on a device as it is here, from JSON alone, or ""; None: it runs on all of
         `devices`.
     lacks: why its library, as it is installed here, does not compute on a device of `devices`, as a Refusal with what to install, from
@@ -66,6 +67,7 @@ class Engine:
     weights: Callable[[Path], tuple[Path, ...]] | None = None
     keeps_type: bool = False
     torch_memory: bool = False
+    native: bool = False
     unfit: Callable[[Path, str], str] | None = None
     lacks: Callable[[str], str] = field(default=lambda device: "")
     refuse: Callable[[Artifact, str], str] = field(default=lambda artifact, component: "")

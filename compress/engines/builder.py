@@ -65,11 +65,11 @@ class Example:
             module = self.module.float()
         return replace(self, module=module, small=in_float32(self.small), large=in_float32(self.large))
 
-    def trace(self, watched: tuple[str, ...] = ()) -> tuple[Traced, Call, dict[str, Any]]:
+    def trace(self, watched: tuple[str, ...] = (), kind: type[Traced] = Traced) -> tuple[Traced, Call, dict[str, Any]]:
         """What an exporter is given: the module, its inputs, and which of their axes stay open."""
         inputs, constants = split(self.small)
         open_axes = dynamic_shapes(inputs, split(self.large)[0])
-        return Traced(self.module, self.function, constants, watched).eval(), inputs, open_axes
+        return kind(self.module, self.function, constants, watched).eval(), inputs, open_axes
 
 
 def positions_of(model: PreTrainedModel) -> int | None:

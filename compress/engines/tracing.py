@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +17,10 @@ from transformers.exporters.utils import decompose_for_generation
 from compress.algorithms.forward_hooks import hearing
 from compress.engines.module import PLAIN, flatten
 from compress.engines.torch.runtime import silent_libraries
+from compress.machine.devices import CPU
 
 Call = dict[str, Any]
+TIMESTEP = "timestep"  # what denoisers call it
 
 
 class Traced(torch.nn.Module):
@@ -49,6 +52,43 @@ class Traced(torch.nn.Module):
         with hearing(self.module, self.watched, keep):
             output = getattr(self.module, self.function)(**inputs, **self.constants, return_dict=True)
         return {**named_tensors(output), **seen}
+
+
+class Narrowed(Traced):
+    """The same of a component in bfloat16 or float16, which takes and gives float32. A timestep stays float32 until the component itself rounds
+    what it makes of it, as in torch: bfloat16 cannot count a thousand steps, and float16 tells no fractions of them apart.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, function: str, constants: Mapping[str, Any], watched: Sequence[str] = ()
+    ) -> None:
+        super().__init__(module, function, constants, watched)
+        self.dtype = next(p.dtype for p in module.parameters() if p.is_floating_point())
+        # The exporter casts inputs to the type of the first parameter, and a module's own come before its parts'.
+        self.anchor = torch.nn.Parameter(torch.zeros((), device=CPU), requires_grad=False)
+
+    def forward(self, **inputs: object) -> dict[str, torch.Tensor]:
+        given = {name: value if name == TIMESTEP else _cast(value, self.dtype) for name, value in inputs.items()}
+        return {name: in_float32(value) for name, value in super().forward(**given).items()}
+
+
+def narrowed(module: torch.nn.Module, dtype: torch.dtype) -> Any:
+    """A copy of a module in a number type, as its library opens it in that: transformers leaves what it works out when a model is made, such
+    as the frequencies of rotary positions, in float32, and half as many digits of those turn a long text's positions into others."""
+    made = copy.deepcopy(module)
+    kept = _worked_out(made) if isinstance(made, PreTrainedModel) else {}
+    made.to(dtype)
+    for (part, name), value in kept.items():
+        part._buffers[name] = value
+    return made
+
+
+def _worked_out(module: torch.nn.Module) -> dict[tuple[torch.nn.Module, str], torch.Tensor]:
+    """The buffers of numbers that no checkpoint holds."""
+    own = (
+        (part, name, part._buffers.get(name)) for part in module.modules() for name in part._non_persistent_buffers_set
+    )
+    return {(part, name): value for part, name, value in own if value is not None and value.is_floating_point()}
 
 
 def named_tensors(output: object) -> dict[str, torch.Tensor]:
@@ -104,9 +144,13 @@ def _home(model: torch.nn.Module) -> torch.device:
 
 def in_float32(value: object) -> Any:
     """A tensor of numbers, or a mapping of them, in float32; whole numbers and what is no tensor as they are."""
+    return _cast(value, torch.float32)
+
+
+def _cast(value: object, dtype: torch.dtype) -> Any:
     if isinstance(value, Mapping):
-        return {n: in_float32(v) for n, v in value.items()}
-    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        return {n: _cast(v, dtype) for n, v in value.items()}
+    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 @contextmanager
@@ -128,6 +172,6 @@ def _is_tensors(value: object) -> bool:
 
 def _as_input(name: str, value: torch.Tensor | Mapping[str, torch.Tensor]) -> Any:
     # Some schedulers count timesteps in whole numbers and some do not; the engine must serve both.
-    if name == "timestep" and isinstance(value, torch.Tensor) and not value.is_floating_point():
+    if name == TIMESTEP and isinstance(value, torch.Tensor) and not value.is_floating_point():
         return value.to(torch.float32)
     return {n: v.clone() for n, v in value.items()} if isinstance(value, Mapping) else value.clone()

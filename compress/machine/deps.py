@@ -54,6 +54,18 @@ def version(library: str) -> str:
     return ""
 
 
+def both_installed(library: str) -> bool:
+    """Whether a distribution and one that is meant to be in place of it are there at once, in one folder."""
+    return sum(map(_is_there, (library, *INSTEAD.get(library, ())))) > 1
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return bool(_version(name))
+    except metadata.PackageNotFoundError:
+        return False
+
+
 @cache
 def _version(library: str) -> str:
     return metadata.version(library)  # reads all that a distribution says of itself

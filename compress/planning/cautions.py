@@ -67,6 +67,15 @@ def uncounted_memory(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) ->
         yield f"the gate on device_memory stays inconclusive: {why}"
 
 
+def raced_otherwise(recipe: Recipe, nodes: Sequence[Node]) -> Iterator[str]:
+    """A stage that times torch in other numbers than the evaluation will: what wins there need not win here."""
+    measured = recipe.evaluate.baseline.dtype
+    for node in nodes if recipe.evaluate.metrics else ():
+        dtype = getattr(node.params, "torch_dtype", measured)
+        if dtype != measured:
+            yield f"`{node.id}` times torch in {dtype}, and evaluate.baseline has {measured}: set its torch_dtype to {measured}"
+
+
 def _unavailable_adapters(fusion: Fusion) -> Iterator[str]:
     """Adapters that are multiplied by nothing."""
     for adapter, place in zip(fusion.adapters, fusion.places, strict=True):

@@ -90,7 +90,7 @@ def _hindrances(node: Node, card: Card, opening: Opening) -> Iterator[str]:
                 yield f"it chooses what is fastest on the device of the run, here {opening.device}: device: cuda"
         elif format != "torch" and CUDA not in find_engine(format).devices:
             yield f"{find_engine(format).title} runs on a processor here: leave `{name}` to torch, or to build.tensorrt"
-        elif find_engine(format).unfit and kind_of(opening.device) != CUDA:
+        elif find_engine(format).native and kind_of(opening.device) != CUDA:
             yield f"it is compiled for the device of the run, here {opening.device}: device: cuda"
     if why := _not_built_for(node, card):
         yield why

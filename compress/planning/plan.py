@@ -16,7 +16,7 @@ from compress.making.ready import disk_bytes, memory_bytes
 from compress.pipelines.image_sizes import called_size
 from compress.planning import durations, resources
 from compress.planning.calls import asked_places, candidate_problems, planned_calls
-from compress.planning.cautions import cautions, uncounted_memory
+from compress.planning.cautions import cautions, raced_otherwise, uncounted_memory
 from compress.planning.controls import control_problems
 from compress.planning.engine_checks import engine_problems
 from compress.planning.evaluation_checks import evaluation_problems, kind_meant
@@ -91,7 +91,7 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     reported = [*sizes_apart(recipe, source.artifact, nodes), *(message for n in nodes for message in n.warnings)]
     reported += student_cautions(recipe, source.artifact, nodes, models)
     reported += [*saving_nothing(recipe, source.artifact, nodes), *sizes_kept(recipe, source.artifact, nodes)]
-    reported += uncounted_memory(recipe, source.artifact, nodes)
+    reported += [*uncounted_memory(recipe, source.artifact, nodes), *raced_otherwise(recipe, nodes)]
     warnings = tuple(cautions(recipe, source, seen.data, reported))
     made = Plan(recipe, source, nodes, seen.data, room.disk, room.kept, room.memory, seen.opening, warnings, models)
     name = durations.noted_as(durations.evaluation_name(source.artifact), seen.opening.device)

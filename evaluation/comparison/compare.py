@@ -189,10 +189,10 @@ def _time(views: tuple[Viewpoint, Viewpoint], request: Request, emit: Emit) -> I
 
 
 def _inside(side: str, opened: OpenModel, emit: Emit) -> str:
-    """What a timed side's calls really were, and what computed its packed layers; calls that fell back are a warning."""
-    from compress.opening.packed_layers import layers_inside
+    """What a timed side's calls really were, and what computed them; calls that fell back are a warning."""
+    from compress.opening.computed_by import computed_by
 
-    layers = layers_inside(opened)
+    layers = computed_by(opened)
     if not opened.artifact.settings.hook:
         return layers
     from compress.opening.hooks import fell_back, ran_inside

@@ -39,7 +39,8 @@ class Interleaved:
     others: the share of the machine that other processes took meanwhile; None where that is not known.
     beside: timings of further models, in the same blocks.
     card: the GPU's clocks before and after, as facts of the machine.
-    inside: what the calls of baseline and candidate really were, as their hooked modules counted them; "" where nothing is hooked.
+    inside: what the calls of baseline and candidate really were, as their hooked modules counted them, and by what packed
+        layers and engines computed; "" where there is nothing to tell.
     """
 
     baseline: Timings

@@ -56,6 +56,11 @@ TINY_COMPONENTS = ["vae"]  # half a minute of compiling for each part
 
 
 def run(name: str, body: dict[str, Any], stage: str, precision: str, tiny: bool, report: Report) -> None:
+    from compress.catalogue import find_engine, find_stage
+
+    if not tiny and (why := find_engine(find_stage(stage).leaves("torch")).lacks("cuda")):
+        report("not run", {"why": str(why)})
+        return
     params: dict[str, Any] = {"precision": "float32" if tiny and stage == ONNX else precision}
     if tiny and "steps" in body["evaluate"]["baseline"]:
         params["components"] = TINY_COMPONENTS

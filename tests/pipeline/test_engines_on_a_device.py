@@ -22,8 +22,10 @@ from compress.machine import deps
 from compress.machine.deps import installed
 from compress.model.describing import describe
 from compress.opening import open_images, open_language
+from compress.opening.computed_by import computed_by
 from compress.stages.build import onnxruntime as stage
 from tests.devices import DEVICE, HERE, Watched
+from tests.families import tiny_text
 from tests.stages import CAPTIONS, apply
 from tests.tiny import tiny_diffusion, tiny_llama
 
@@ -110,6 +112,19 @@ def test_a_language_model_built_for_gpus_agrees_with_torch(source: Artifact, tmp
 
 
 @pytest.mark.usefixtures("for_gpus")
+def test_positions_are_as_exact_in_float16_as_torchs(tmp_path: Path) -> None:
+    """Angles of some thousand turns have no digits left in float16, and torch works them out in float32."""
+    source = describe(tiny_text(tmp_path / "model", "qwen2", max_position_embeddings=4096))
+    made, _ = apply("build.onnxruntime", source, tmp_path / "out", precision="float16")
+    tokens = torch.randint(0, 200, (1, 3000), generator=torch.Generator().manual_seed(0))
+    opened = [open_language(one, how) for one, how in ((source, HERE), (made, HERE), (source, HERE.of("float16")))]
+    with torch.no_grad():
+        exact, ours, halves = (one.model(tokens).logits[0, -50:].float() for one in opened)
+    assert 0 < (ours - exact).norm() < 1.5 * (halves - exact).norm()
+    assert (halves - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.usefixtures("for_gpus")
 def test_a_pipeline_in_float16_makes_nearly_the_same_images(generator: Artifact, tmp_path: Path) -> None:
     made, notes = apply("build.onnxruntime", generator, tmp_path / "out", precision="float16")
     assert {n.facts["component"] for n in notes if "relative" in n.facts} == {"unet", "vae", "text_encoder"}
@@ -145,7 +160,7 @@ def test_a_provider_that_does_not_load_is_one_clear_error(onnx: Artifact, monkey
     """ONNX Runtime itself takes the processor then, and says so on standard error."""
     real, asked = onnx_runtime.onnxruntime.InferenceSession, []
 
-    def session(path: str, options: Any, providers: list[Any]) -> Any:
+    def session(path: str, options: Any, providers: list[Any], **more: Any) -> Any:
         asked.extend(providers)
         return real(path, options, providers=["CPUExecutionProvider"])
 
@@ -162,6 +177,41 @@ def test_want_of_a_gpus_memory_is_no_fault_of_the_call(onnx: Artifact) -> None:
     for home, expected in ((GPU, torch.OutOfMemoryError), (torch.device(DEVICE), UserError)):
         with pytest.raises(expected, match="Failed to allocate memory"), Graph(onnx.path, home)._explained():
             raise states.RuntimeException("Failed to allocate memory for requested buffer of size 8")
+
+
+def test_a_failure_of_the_gpu_is_no_fault_of_the_sizes(onnx: Artifact) -> None:
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    graph = Graph(onnx.path, GPU)
+    with pytest.raises(ModelError, match="fails on the GPU: CUDA failure 700") as caught, graph._explained():
+        raise states.EPFail("CUDA failure 700: an illegal memory access was encountered")
+    assert "driver" in caught.value.problems[0].fix
+
+
+def test_want_of_a_gpus_memory_is_no_fault_of_the_graph(onnx: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+    def session(*args: Any, **kwargs: Any) -> Any:
+        assert kwargs["enable_fallback"] == 0, "it would take the processor, and print why"
+        raise states.RuntimeException("Failed to allocate memory for requested buffer of size 8")
+
+    monkeypatch.setattr(onnx_runtime.onnxruntime, "InferenceSession", session)
+    with pytest.raises(torch.OutOfMemoryError, match="Failed to allocate"):
+        Graph(onnx.path, GPU).open()
+
+
+def test_where_operators_were_placed_is_told(onnx: Artifact) -> None:
+    options = onnx_runtime.onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = onnx_runtime.onnxruntime.InferenceSession(str(onnx.path / GRAPH), options)
+    assert onnx_runtime._placed(session, True) == {}
+    found = onnx_runtime._placed(session, False)
+    assert found.keys() == {"CPUExecutionProvider"}
+    assert found["CPUExecutionProvider"] > 10
+    opened = open_language(onnx, HERE)
+    assert computed_by(opened) == ""
+    opened.model.decoder.graph.placed = {"CUDAExecutionProvider": 90, "CPUExecutionProvider": 4}
+    assert computed_by(opened) == "`model`: 4 × CPUExecutionProvider, 90 × CUDAExecutionProvider"
 
 
 def test_an_operator_without_a_kernel_is_the_graphs_affair(onnx: Artifact) -> None:
@@ -196,6 +246,19 @@ def test_llama_cpp_keeps_to_the_device_that_it_is_given(monkeypatch: pytest.Monk
     there = placed(llama_cpp, GPU)
     assert there.n_gpu_layers > 1000
     assert (there.main_gpu, there.split_mode, there.devices) == (1, llama_cpp.LLAMA_SPLIT_MODE_NONE, None)
+
+
+@needs_llama_cpp
+def test_want_of_a_gpus_memory_is_told_from_a_damaged_file() -> None:
+    from compress.engines.gguf.runtime import judge_memory
+
+    message = [
+        "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 4096.00 MiB on device 0: cudaMalloc failed: out of memory"
+    ]
+    with pytest.raises(torch.OutOfMemoryError, match="cudaMalloc failed"):
+        judge_memory(GPU, message)
+    judge_memory(torch.device("cpu"), message)
+    judge_memory(GPU, ["invalid magic characters"])
 
 
 @needs_llama_cpp

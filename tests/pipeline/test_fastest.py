@@ -8,7 +8,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from compress.building import fastest as chooser
 from compress.building.hooked_trials import apart_in_steps, twin, ways
 from compress.building.racing import Pace, fastest, race, undecided
 from compress.catalogue import find_stage
+from compress.engines.torch.runtime import first_tensor
 from compress.errors import RecipeError, StageFailed, UserError
 from compress.machine import deps
 from compress.machine.devices import Opening
@@ -27,6 +27,7 @@ from compress.model.describing import describe
 from compress.opening import open_task
 from compress.opening.graphed import Graphed
 from compress.planning.keys import stage_key
+from compress.stages.build import fastest as stage_file
 from compress.stages.build.fastest import HOOKS, BuildFastest, hooks_on, misplaced, parts, refuse
 from tests.graphs import pretended
 from tests.stages import CAPTIONS, apply
@@ -281,20 +282,21 @@ def test_each_hook_is_tried_by_itself_and_with_the_others() -> None:
     assert ways(()) == ()
 
 
-def test_on_a_gpu_torch_is_tried_with_both_and_elsewhere_with_what_is_named() -> None:
+def test_on_a_gpu_torch_is_tried_with_both_and_elsewhere_with_what_is_named(llama: Artifact) -> None:
+    plain = llama
     named = BuildFastest(hooks=("cuda_graph",))
     assert hooks_on(BuildFastest(), "cuda:0") == HOOKS
     assert hooks_on(BuildFastest(), "cpu") == {}
     assert hooks_on(named, "cpu") == {"cuda_graph": "accelerate.cuda_graph"}
-    assert "taken on an NVIDIA GPU" in misplaced(mock.Mock(), named, "cpu")
-    assert misplaced(mock.Mock(), named, "cuda:0") == ""
+    assert "taken on an NVIDIA GPU" in misplaced(plain, named, "cpu")
+    assert misplaced(plain, named, "cuda:0") == ""
     for params, device in (
         (BuildFastest(), "mps"),
         (BuildFastest(engines=()), "cpu"),
         (BuildFastest(engines=(), hooks=()), "cuda:0"),
     ):
-        assert "nothing is tried beside plain torch" in misplaced(mock.Mock(), params, device)
-    assert misplaced(mock.Mock(), BuildFastest(engines=()), "cuda:0") == ""
+        assert "nothing is tried beside plain torch" in misplaced(plain, params, device)
+    assert misplaced(plain, BuildFastest(engines=()), "cuda:0") == ""
 
 
 def test_without_engines_the_main_component_alone_is_tried(pipeline: Artifact) -> None:
@@ -338,7 +340,8 @@ def test_a_graph_is_held_to_torch_in_the_steps_that_it_replays(llama: Artifact, 
         (row,) = [row for row in notes[0].facts["tried"] if row["engine"] != "torch"]  # type: ignore[attr-defined]
         assert row["milliseconds"] > 0
         assert row["difference"] < 1e-5
-    assert [one.name for one in made.settings.hook] in ([], ["accelerate.cuda_graph"])
+    won = notes[0].facts["kept"] == "torch cuda_graph"
+    assert [one.name for one in made.settings.hook] == (["accelerate.cuda_graph"] if won else [])
 
 
 def test_a_hook_that_changes_the_steps_is_seen(llama: Artifact) -> None:
@@ -352,6 +355,82 @@ def test_a_hook_that_changes_the_steps_is_seen(llama: Artifact) -> None:
     assert apart_in_steps(prompt, call, plain, other).relative > 0.1
     assert plain.forward is not later
     assert next(other.parameters()).data_ptr() == next(plain.parameters()).data_ptr()
+
+
+def test_a_score_that_is_no_number_is_no_agreement(llama: Artifact) -> None:
+    plain = open_task(llama, Opening("float32")).model  # type: ignore[union-attr]
+    other, prompt = twin(plain), torch.tensor([[5, 6, 7]])
+    call = {"do_sample": False, "pad_token_id": 0, "max_new_tokens": 4, "min_new_tokens": 4}
+    real = other.forward
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        output = real(*args, **kwargs)
+        output.logits[..., 9] = float("nan")
+        return output
+
+    other.forward = broken
+    assert apart_in_steps(prompt, call, plain, other).relative == float("inf")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_torch_is_raced_in_the_type_that_is_asked_for_whatever_it_is_stored_in(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = describe(tiny_diffusion(tmp_path / "model", dtype=torch.bfloat16))
+    seen: list[torch.dtype] = []
+
+    def race(calls: Any, blocks: int) -> dict[str, Pace]:
+        seen.extend(first_tensor(call()).dtype for call in calls.values())
+        return {name: Pace(1.0 + (name == "torch"), 0.0) for name in calls}
+
+    monkeypatch.setattr(chooser, "race", race)
+    options = {**FEW, "engines": (), "hooks": ("cuda_graph",), "torch_dtype": dtype}
+    with pretended():
+        made, _ = apply("build.fastest", stored, tmp_path / "out", **options)
+    assert set(seen) == {getattr(torch, dtype)}
+    assert made.settings.hook
+
+
+def test_parts_that_nothing_else_runs_stay_in_torch(
+    pipeline: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU beside engines of the processor: the denoiser has hooks, and the others have nothing."""
+    monkeypatch.setattr(stage_file, "elsewhere", lambda format, opening: "it runs on cpu")
+    monkeypatch.setattr(chooser, "race", lambda calls, _: {n: Pace(1.0 + (n == "torch"), 0.0) for n in calls})
+    with pretended():
+        made, notes = apply("build.fastest", pipeline, tmp_path / "out", **{**FEW, "hooks": ("cuda_graph",)})
+    assert {part.format for part in made.components.values()} == {"torch"}
+    assert [n.facts["component"] for n in notes if "nothing else runs" in n.message] == ["text_encoder", "vae"]
+    assert notes[-1].facts["kept"] == "torch cuda_graph"
+
+
+def test_what_cannot_be_tried_is_told_by_the_plan(llama: Artifact, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    for step, why in (
+        ("{engines: [openvin]}", "there is no engine openvin"),
+        (
+            "{engines: [onnxruntime], precisions: [float16]}",
+            "nothing is tried beside plain torch on cpu: float16 is for GPUs here",
+        ),
+        ("{engines: [openvino], precisions: [float8]}", "nothing is tried beside plain torch on cpu: no engine"),
+    ):
+        recipe.write_text(f"schema: 1\nname: x\nmodel: {llama.path}\nstages:\n  - build.fastest: {step}\n")
+        with pytest.raises(RecipeError) as caught:
+            compress.plan(recipe, cache=tmp_path / "cache")
+        assert why in caught.value.problems[0].message
+
+
+def test_a_race_in_other_numbers_than_the_evaluations_is_warned_of(llama: Artifact, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    body = (
+        "schema: 1\nname: x\nmodel: {model}\nstages: [build.fastest: {{engines: [openvino]{more}}}]\n"
+        "evaluate: {{metrics: [size], baseline: {{dtype: bfloat16}}}}\n"
+    )
+    for more, warned in (("", True), (", torch_dtype: bfloat16", False)):
+        recipe.write_text(body.format(model=llama.path, more=more))
+        found = [one for one in compress.plan(recipe, cache=tmp_path / "cache").warnings if "times torch in" in one]
+        assert bool(found) == warned
+        assert not found or found[0].endswith("set its torch_dtype to bfloat16")
 
 
 def _scaled(output: Any, by: float) -> Any:

@@ -21,7 +21,7 @@ from compress.machine.devices import Opening
 from compress.model import bit_widths
 from compress.model.describing import describe
 from compress.opening import open_task
-from compress.opening.packed_layers import layers_inside
+from compress.opening.computed_by import computed_by
 from compress.quantization.reach import reach
 from compress.tasks import Usage
 from evaluation.comparison.compare import _inside, _side
@@ -107,8 +107,8 @@ def test_a_packed_model_is_smaller_and_close_and_what_is_ignored_stays(
 def test_what_computes_packed_layers_is_asked_of_the_opened_model(packed: dict[str, Artifact], llama: Artifact) -> None:
     expected = {"nf4": "Linear4bit", "fp4": "Linear4bit", "int8": "Linear8bitLt"}
     for name, artifact in packed.items():
-        assert layers_inside(open_task(artifact)) == f"`model`: 13 × {expected.get(name, 'Int8Tensor')}"
-    assert layers_inside(open_task(llama)) == ""
+        assert computed_by(open_task(artifact)) == f"`model`: 13 × {expected.get(name, 'Int8Tensor')}"
+    assert computed_by(open_task(llama)) == ""
 
 
 def test_a_timed_side_says_what_computed_its_packed_layers(packed: dict[str, Artifact]) -> None:

@@ -11,8 +11,7 @@ import pytest
 
 import compress
 from compress.artifact import LANGUAGE_MODEL
-from compress.building.fastest import _why_not
-from compress.catalogue import builders, engine_names, find_engine, find_stage
+from compress.catalogue import builders, engine_names, find_engine
 from compress.cli import main
 from compress.errors import PareError, RecipeError, UserError
 from compress.machine import devices, gpus
@@ -20,6 +19,7 @@ from compress.machine.devices import Opening, settled
 from compress.machine.gpus import Gpu
 from compress.model.describing import describe
 from compress.planning.step_checks import engine_places
+from compress.stages.build.fastest import BuildFastest, possible
 from compress.zoo import zoo_model
 from tests.fakes import language_model
 
@@ -231,10 +231,10 @@ def test_a_choice_among_engines_of_the_processor_is_refused_and_tries_none_of_th
     assert f"build.fastest: {reported}" in [p.message for p in caught.value.problems]
     (tmp_path / "r.yaml").write_text(text.replace(", hooks: []", ""))
     compress.plan(tmp_path / "r.yaml", cache=tmp_path / "cache")  # torch with hooks is left to try
-    openvino = find_stage("build.openvino")
-    found = describe(zoo_model("docs-llama"))
-    assert _why_not(found, openvino, openvino.params(), Opening(device="cuda:0")) == reported.partition("; ")[2]
-    assert _why_not(found, openvino, openvino.params(), Opening()) == ""
+    found, params = describe(zoo_model("docs-llama")), BuildFastest(engines=("openvino",), precisions=("float32",))
+    ((_, _, there),) = possible(found, params, LANGUAGE_MODEL, "cuda:0")
+    ((_, _, here),) = possible(found, params, LANGUAGE_MODEL, "cpu")
+    assert (there, here) == (reported.partition("; ")[2], "")
 
 
 @pytest.mark.parametrize("name", ON_THE_PROCESSOR)

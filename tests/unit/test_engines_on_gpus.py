@@ -9,6 +9,7 @@ import pytest
 
 import compress
 from compress.artifact import LANGUAGE_MODEL
+from compress.catalogue import find_engine
 from compress.errors import RecipeError, UserError
 from compress.machine import deps, devices, gpus
 from compress.machine.devices import Opening
@@ -82,6 +83,37 @@ def test_a_library_without_the_gpus_part_is_refused_with_what_to_install(
     assert problem.fix.startswith("device: cpu, or ")
     assert install in problem.fix
     assert problem.fix.endswith("or leave this stage out")
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_both_of_onnx_runtimes_distributions_at_once_are_refused(
+    installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(with_cuda=True)
+    monkeypatch.setattr(deps, "_version", lambda name: "1.31.1")
+    with pytest.raises(RecipeError, match="onnxruntime and onnxruntime-gpu are both installed here") as caught:
+        planned(tmp_path, "build.onnxruntime: {}")
+    assert "pip uninstall onnxruntime onnxruntime-gpu" in caught.value.problems[0].fix
+
+
+@pytest.mark.usefixtures("a_gpu")
+@pytest.mark.parametrize(
+    ("precision", "why"), [("int4_weights", "it was built in int4_weights, for processors"), ("float16", "")]
+)
+def test_a_graph_for_processors_is_not_opened_on_a_gpu(
+    precision: str, why: str, installed: Any, tmp_path: Path
+) -> None:
+    installed(with_cuda=True)
+    (tmp_path / "engine.json").write_text(f'{{"precision": "{precision}"}}')
+    assert find_engine("onnx").unfit(tmp_path, "cuda:0") == why  # type: ignore[misc]
+    assert find_engine("onnx").unfit(tmp_path, "cpu") == ""  # type: ignore[misc]
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_float32_is_no_precision_of_llama_cpps_on_a_gpu(installed: Any, tmp_path: Path) -> None:
+    installed(with_cuda=True)
+    with pytest.raises(RecipeError, match="multiplies float32 as TF32 on a GPU"):
+        planned(tmp_path, "build.gguf: {precision: float32}")
 
 
 @pytest.mark.usefixtures("a_gpu")

@@ -42,6 +42,7 @@ ENGINE = Engine(
     files=(PACKAGE,),
     devices=frozenset({"cpu", "cuda"}),
     torch_memory=True,
+    native=True,
     precisions=tolerances("float32", "float16", "bfloat16"),
     unfit=unfit,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +21,7 @@ from compress.engines.compiled import PACKAGE
 from compress.engines.compiled.runtime import CACHE, Cached, Package, Port
 from compress.engines.language import EngineLanguageModel
 from compress.engines.module import EngineModule, flatten, write_settings
-from compress.engines.tracing import Call, Traced, decoding_step, quiet_export, split
+from compress.engines.tracing import TIMESTEP, Call, Traced, decoding_step, narrowed, quiet_export, split
 from compress.files.hashing import digest_file
 from compress.machine import gpus
 from compress.machine.devices import AS_STORED, Opening, target_of
@@ -102,7 +101,7 @@ class CompiledBuilder(Builder):
     def _cast(self, module: torch.nn.Module) -> torch.nn.Module:
         """The module in this precision; a copy, where rounding its weights would change what parity compares the engine with."""
         exact = self.precision == "float32"
-        return module.float() if exact else copy.deepcopy(module).to(self._dtype)
+        return module.float() if exact else narrowed(module, self._dtype)
 
     def _each(self, small: Mapping[str, Any], large: Mapping[str, Any]) -> tuple[Call, dict[str, Any]]:
         pairs = {name: self._usual(name, value, large[name]) for name, value in small.items()}
@@ -123,7 +122,7 @@ class CompiledBuilder(Builder):
                 value = value.index_select(axis, torch.arange(step * max(2, usual), device=value.device) % size)
                 axes[axis] = Dim.AUTO(min=fewest, max=most * max(GUIDED, step))
         if value.is_floating_point():  # in bfloat16 the steps 999 and 1000 would be one
-            value = value.float() if name == "timestep" else value.to(self._dtype)
+            value = value.float() if name == TIMESTEP else value.to(self._dtype)
         return value.to(self.home).contiguous(), axes or None
 
     def _write(

@@ -10,7 +10,7 @@ from compress.machine.gpus import has_files
 from compress.machine.llama_cpp import KNOWN_SPLITS, refuse_config, vocabulary
 
 MODEL = "model.gguf"
-WITH_CUDA = "CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-cache-dir llama-cpp-python"
+WITH_CUDA = "CMAKE_ARGS=-DGGML_CUDA=on pip install --force-reinstall --no-deps --no-cache-dir llama-cpp-python"
 
 
 def refuse(artifact: Artifact, component: str) -> str:

@@ -12,7 +12,7 @@ import ctypes
 import logging
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,6 +37,7 @@ CHUNK = 512  # tokens a call of llama.cpp; it keeps the logits of as many
 ROOM = 1024  # tokens of a text that a context has room for at first; it doubles where that is not enough
 ERROR = 4  # of llama.cpp's log levels
 ALL_LAYERS = 2**20  # more than any model has; what less than none means has changed
+NO_MEMORY = ("out of memory", "unable to allocate", "failed to allocate")  # as its GPU backend says it
 NO_DEVICES = (ctypes.c_void_p * 1)()  # a list that its end begins: the processor is none of llama.cpp's devices
 
 
@@ -71,6 +72,7 @@ class Weights:
         with recorded(self.library) as message:
             found = self.library.llama_model_load_from_file(str(folder / MODEL).encode(), placed(self.library, home))
         if not found:
+            judge_memory(home, message)
             raise unreadable(folder, " ".join(message[:2]) or "llama.cpp does not say why")
         self.pointer = found
         weakref.finalize(self, self.library.llama_model_free, found)
@@ -100,6 +102,12 @@ def placed(library: Any, home: torch.device) -> Any:
     return options
 
 
+def judge_memory(home: torch.device, message: Sequence[str]) -> None:
+    """Raises torch's own error where a GPU had no memory left: nothing is wrong with the file or the texts then."""
+    if home.type == "cuda" and (why := next((line for line in message if any(w in line for w in NO_MEMORY)), "")):
+        raise torch.OutOfMemoryError(f"llama.cpp: {why}")
+
+
 class Context:
     """Room for some texts and what llama.cpp remembers of them.
 
@@ -122,6 +130,7 @@ class Context:
         with recorded(library) as message:
             self.pointer = library.llama_init_from_model(weights.pointer, options)
         if not self.pointer:
+            judge_memory(weights.home, message)
             raise UserError(
                 f"llama.cpp has no memory for {rows} texts of {room} tokens: {' '.join(message[:2])}",
                 fix="use a smaller batch",

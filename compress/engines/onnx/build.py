@@ -21,16 +21,20 @@ from compress.algorithms.tensors import moved, to_array
 from compress.engines.builder import Builder, Example, Feed, positions_of
 from compress.engines.module import write_settings
 from compress.engines.onnx import GRAPH, WEIGHTS
-from compress.engines.onnx.quantize import compress_weights, narrow, quantize_activations, quantize_while_running
+from compress.engines.onnx.quantize import compress_weights, quantize_activations, quantize_while_running
 from compress.engines.onnx.runtime import CACHE_IN, CACHE_OUT
-from compress.engines.tracing import decoding_step, quiet_export
+from compress.engines.tracing import Narrowed, Traced, decoding_step, narrowed, quiet_export
 from compress.machine.devices import AS_STORED, CPU, Opening
 
 Fusions = Literal["cpu", "cuda"] | None  # into operators that only ONNX Runtime knows
 
 
+HALF = "float16"
+
+
 class OnnxBuilder(Builder):
-    """Graphs in float32; fewer bits are the work of ONNX Runtime's tools on the graph. What lies on a GPU is exported from the processor.
+    """Graphs in float32, or in float16 as torch computes in it; fewer bits are the work of ONNX Runtime's quantizers on the graph. What lies on
+    a GPU is exported from the processor.
 
     Args:
         opset: of the standard operators; None for the exporter's own choice.
@@ -49,20 +53,26 @@ class OnnxBuilder(Builder):
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
         example = example.in_float32()
         with on_processor(example.module):
-            here = replace(example, small=moved(example.small, CPU), large=moved(example.large, CPU))
-            graph = export_component(here, opset=self.opset, fusions=self.fusions, watched=watched)
+            module = self._cast(example.module)
+            here = replace(example, module=module, small=moved(example.small, CPU), large=moved(example.large, CPU))
+            kind = Narrowed if self.precision == HALF else Traced
+            graph = export_component(here, kind, opset=self.opset, fusions=self.fusions, watched=watched)
         self._write(graph, folder, example.feeds, **example.called)
 
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
         # Shape inference, which dynamic quantization begins with, stumbles over what fusing leaves behind.
         fusions = None if self.precision == "int8_dynamic" else self.fusions
         with on_processor(model):
-            graph = export_language_model(model.float(), opset=self.opset, fusions=fusions)
+            graph = export_language_model(self._cast(model.float()), opset=self.opset, fusions=fusions)
         self._write(graph, folder, (), positions=positions_of(model))
+
+    def _cast(self, module: torch.nn.Module) -> Any:
+        """The module in this precision; a copy, where rounding its weights would change what parity compares the engine with."""
+        return narrowed(module, torch.float16) if self.precision == HALF else module
 
     def _write(self, graph: onnx_ir.Model, folder: Path, feeds: Sequence[Feed], **more: object) -> None:
         save_graph(graph, folder)
-        if self.precision != "float32":
+        if self.precision not in ("float32", HALF):
             save_graph(self._quantized(folder / GRAPH, feeds), folder)
         write_settings(folder, "onnxruntime", onnxruntime.__version__, self.precision, **more)
 
@@ -71,8 +81,6 @@ class OnnxBuilder(Builder):
             return quantize_activations(graph, feeds)
         if self.precision == "int8_dynamic":
             return quantize_while_running(graph)
-        if self.precision == "float16":
-            return narrow(graph)
         return compress_weights(graph, 4 if self.precision == "int4_weights" else 8)
 
 
@@ -88,10 +96,15 @@ def on_processor(module: torch.nn.Module) -> Iterator[None]:
 
 
 def export_component(
-    example: Example, *, opset: int | None = None, fusions: Fusions = None, watched: tuple[str, ...] = ()
+    example: Example,
+    kind: type[Traced] = Traced,
+    *,
+    opset: int | None = None,
+    fusions: Fusions = None,
+    watched: tuple[str, ...] = (),
 ) -> onnx_ir.Model:
     """A component's graph. Its inputs have the dotted names of the call's tensors, its outputs those of the component's."""
-    traced, inputs, shapes = example.trace(watched)
+    traced, inputs, shapes = example.trace(watched, kind)
     return _export(traced, inputs, dynamic_shapes=shapes, opset_version=opset, ort_fusions=fusions)
 
 

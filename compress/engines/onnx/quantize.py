@@ -1,4 +1,4 @@
-"""Fewer bits in ONNX graphs, with ONNX Runtime's own tools, and in the weights those pass over."""
+"""Quantization of ONNX graphs with ONNX Runtime's own tools, and of the weights those pass over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from compress.engines.builder import Feed
-from compress.engines.onnx import CACHE, GRAPH, WEIGHTS
+from compress.engines.onnx import GRAPH
 
 BLOCK = 32  # weights that share a scale in a matrix product
 INTEGERS = (
@@ -82,21 +82,6 @@ def compress_weights(graph: Path, bits: int) -> onnx_ir.Model:
             _narrow_channels(model.graph, node)
     RemoveUnusedNodesPass()(model)
     return model
-
-
-def narrow(graph: Path) -> onnx_ir.Model:
-    """Weights and products in float16. What goes in and out stays as it was, but for a language model's cache, which is float16 too."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    model = onnx.load(graph)
-    ports = [port.name for port in (*model.graph.input, *model.graph.output)]
-    with _quiet(), tempfile.TemporaryDirectory() as place:
-        half = convert_float_to_float16(
-            model, keep_io_types=[name for name in ports if CACHE not in name], disable_shape_infer=True
-        )
-        made = Path(place) / GRAPH
-        onnx.save(half, made, save_as_external_data=True, location=WEIGHTS)
-        return _read(made)
 
 
 def count_narrow(graph: onnx_ir.Model) -> int:

@@ -6,6 +6,7 @@ A component's folder holds `model.onnx` and its weights in `model.onnx.data`.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +61,7 @@ _QUIET = 3  # errors alone; they reach the caller as exceptions
 _USUAL, _SILENT = 2, 4  # of what ONNX Runtime says beside its sessions
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NO_MEMORY = ("Failed to allocate memory", "out of memory")
+_GPU = "see that the GPU's driver works and is as new as ONNX Runtime's CUDA, or use device: cpu"
 
 
 class Graph:
@@ -78,6 +80,7 @@ class Graph:
         self._inputs: tuple[tuple[str, torch.dtype], ...] = ()
         self._outputs: tuple[str, ...] = ()
         self._some: torch.Tensor | None = None
+        self.placed: Mapping[str, int] = {}  # on a GPU, how many operators its provider and the processor's took
 
     @property
     def inputs(self) -> Sequence[tuple[str, torch.dtype]]:
@@ -91,7 +94,7 @@ class Graph:
 
     def run(self, values: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         self.open()
-        if self.home.type != "cpu":
+        if not self._here:
             return self.bound(values)
         # Fed by numpy, ONNX Runtime copies nothing in or out, and was as quick as with its own values and bindings.
         feed = {n: to_array(v) for n, v in zip(self._names, values, strict=True)}
@@ -127,6 +130,15 @@ class Graph:
         return [torch.utils.dlpack.from_dlpack(value._ortvalue.to_dlpack()) for value in binding.get_outputs()]
 
     @property
+    def _here(self) -> bool:
+        return self.home.type == "cpu"
+
+    def _judge_memory(self, error: Exception) -> None:
+        """Raises torch's own error where a GPU had no memory left: nothing is wrong with the graph or the call then."""
+        if not self._here and any(words in str(error) for words in _NO_MEMORY):
+            raise torch.OutOfMemoryError(f"ONNX Runtime: {_first_line(error)}") from error
+
+    @property
     def _nowhere(self) -> int:
         """The address of an input without elements, such as a cache of no tokens: torch has none for it."""
         if self._some is None:
@@ -137,10 +149,13 @@ class Graph:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (states.InvalidArgument, states.RuntimeException, states.Fail) as error:
+        except (states.InvalidArgument, states.RuntimeException, states.Fail, states.EPFail) as error:
+            self._judge_memory(error)
             message = _first_line(error)
-            if any(words in str(error) for words in _NO_MEMORY) and self.home.type != "cpu":
-                raise torch.OutOfMemoryError(f"ONNX Runtime: {message}") from error
+            if "CUDA" in message or "CUDNN" in message:
+                raise ModelError(
+                    f"ONNX Runtime fails on the GPU: {message}", place=str(self.folder), fix=_GPU
+                ) from error
             raise UserError(f"the graph refuses this call: {message}", place=str(self.folder), fix=SIZES) from error
         except states.NotImplemented as error:
             what = f"ONNX Runtime {onnxruntime.__version__} has no kernel for what the graph asks: {_first_line(error)}"
@@ -170,18 +185,24 @@ class Graph:
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = _QUIET
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_MICROSECONDS))
+        if not self._here:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if self.settings["precision"] in _SUMS_BYTES:
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             with _hushed(self.home):
-                found = onnxruntime.InferenceSession(str(self.folder / GRAPH), options, providers=self._providers())
+                found = onnxruntime.InferenceSession(
+                    str(self.folder / GRAPH), options, providers=self._providers(), enable_fallback=int(self._here)
+                )
         except _UNREADABLE as error:
+            self._judge_memory(error)
             raise ModelError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot open the graph: {_first_line(error)}",
                 place=str(self.folder / GRAPH),
                 fix=_again(self.settings),
             ) from error
         wanted = _PROVIDERS[self.home.type]
+        self.placed = _placed(found, self._here)
         if wanted not in found.get_providers():  # it says so on standard error, and takes the processor
             message = (
                 f"ONNX Runtime {onnxruntime.__version__} does not load {wanted} here, and the device is {self.home}"
@@ -192,10 +213,11 @@ class Graph:
 
     def _providers(self) -> list[str | tuple[str, dict[str, str]]]:
         """What computes: the first, and the processor for what of a graph is about shapes."""
-        if self.home.type == "cpu":
+        if self._here:
             return [_PROVIDERS["cpu"]]
-        # Products in whole float32, as torch's are unless somebody asks for less.
-        settings = {"device_id": str(self.home.index or 0), "use_tf32": "0"}
+        # Products as torch's are, in whole float32 unless somebody asks for less; convolutions with them, for which torch has an option apart.
+        narrow = torch.get_float32_matmul_precision() != "highest"
+        settings = {"device_id": str(self.home.index or 0), "use_tf32": str(int(narrow))}
         return [(_PROVIDERS[self.home.type], settings), _PROVIDERS["cpu"]]
 
 
@@ -238,7 +260,7 @@ class Decoder:
         feed = {**past.arrays, **step_inputs(to_array(tokens), past.seen, self._asked)}
         logits, *grown = self.graph.call(self._given, feed)
         past.arrays = dict(zip(self._caches, grown, strict=True))
-        return torch.from_numpy(logits)
+        return torch.from_numpy(logits).float()
 
 
 class BoundDecoder:
@@ -257,13 +279,21 @@ class BoundDecoder:
             raise foreign_cache()
         names, home, caches = [name for name, _ in self.graph.inputs], self.graph.home, iter(past.tensors)
         given = device_inputs(tokens, past.seen, names, home)
-        logits, *grown = self.graph.bound([given[name] if name in given else next(caches) for name in names])
-        past.tensors = tuple(grown)
+        logits, *others = self.graph.bound([given[name] if name in given else next(caches) for name in names])
+        grown = dict(zip(self.graph.outputs[1:], others, strict=True))
+        past.tensors = tuple(grown[name] for name in names if name not in given)
         return logits.float()
 
 
 def decoder_of(graph: Graph) -> Decoder | BoundDecoder:
     return Decoder(graph) if graph.home.type == "cpu" else BoundDecoder(graph)
+
+
+def _placed(session: onnxruntime.InferenceSession, here: bool) -> Mapping[str, int]:
+    """How many operators each provider took: what one for GPUs has no kernel for goes to the processor. Older versions do not tell."""
+    if here or not hasattr(session, "get_provider_graph_assignment_info"):
+        return {}
+    return Counter(part.ep_name for part in session.get_provider_graph_assignment_info() for _ in part.get_nodes())
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,8 +25,7 @@ from compress.engines.tensorrt import runtime as tensorrt
 from compress.engines.tensorrt.compile import Network
 from compress.engines.tensorrt.quantize import OPSET, compress_weights, use_float8
 from compress.engines.tensorrt.record import OPEN, Port, Ports, Range, Record, Target, digest_onnx
-from compress.engines.torch.runtime import silent_libraries
-from compress.engines.tracing import Call, in_float32, split
+from compress.engines.tracing import Narrowed, Traced, narrowed, split
 from compress.files.hashing import digest_file
 from compress.machine.devices import AS_STORED
 from compress.machine.gpus import Library, gpu_here, why_unavailable
@@ -68,15 +66,23 @@ class TensorRTBuilder(Builder):
         return (gpu.target,) if gpu and runs else ()
 
     def component(self, example: Example, folder: Path, watched: tuple[str, ...] = ()) -> None:
-        self._keep(
-            export_component(_typed(example, self.dtype), opset=self.opset, watched=watched), folder, example.feeds
+        graph = export_component(
+            replace(example.in_float32(), module=self._cast(example.module)),
+            Traced if self.dtype == torch.float32 else Narrowed,
+            opset=self.opset,
+            watched=watched,
         )
+        self._keep(graph, folder, example.feeds)
         rows = _rows(example, self.profile.batch, folder.name in DENOISERS)
         self._build(folder, rows, bool(watched), **example.called)
 
     def language_model(self, model: torch.nn.Module, folder: Path, feeds: Sequence[Feed]) -> None:
-        self._keep(export_language_model(_in_dtype(model, self.dtype), opset=self.opset), folder, feeds)
+        self._keep(export_language_model(self._cast(model), opset=self.opset), folder, feeds)
         self._build(folder, _texts(model.config, self.profile), False, positions=positions_of(model))
+
+    def _cast(self, module: torch.nn.Module) -> Any:
+        """The module in the type that it computes in; a copy, where rounding its weights would change what parity compares the engine with."""
+        return module.float() if self.dtype == torch.float32 else narrowed(module, self.dtype)
 
     def open_component(self, folder: Path, library: str, kind: str) -> EngineModule:
         """The engine, where a GPU it was built for is available here, else the ONNX it was built from, in ONNX Runtime."""
@@ -194,29 +200,6 @@ def _range(port: Port, sizes: Sizes) -> Range:
     axes = [sizes[i] if size == OPEN else (size, size, size) for i, size in enumerate(port.shape)]
     low, usual, high = tuple(zip(*axes, strict=True)) if axes else ((), (), ())
     return low, usual, high
-
-
-def _typed(example: Example, dtype: torch.dtype) -> Example:
-    """A component and its calls in a precision. What has one axis or none stays as it is: timesteps, which bfloat16 cannot count."""
-    small, large = (_cast(call, dtype) for call in (example.small, example.large))
-    return replace(example, module=_in_dtype(example.module, dtype), small=small, large=large)
-
-
-def _in_dtype(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    with silent_libraries():
-        return module.float() if dtype == torch.float32 else copy.deepcopy(module).to(dtype)
-
-
-def _cast(values: Mapping[str, Any], dtype: torch.dtype) -> Call:
-    cast: Call = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            cast[name] = _cast(value, dtype)
-        elif isinstance(value, torch.Tensor) and value.is_floating_point():
-            cast[name] = value.to(dtype) if value.ndim > 1 else in_float32(value)
-        else:
-            cast[name] = value
-    return cast
 
 
 def widen_ports(model: onnx_ir.Model) -> None:

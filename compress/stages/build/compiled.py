@@ -74,7 +74,7 @@ def refuse(artifact: Artifact, params: BuildCompiled) -> str:
 
 
 @stage(
-    version=5,
+    version=6,
     params=BuildCompiled,
     formats={"torch": "compiled"},
     effects=("format",),

@@ -11,7 +11,7 @@ Speedup-Test: A Statistical Methodology for Program Speedup Analysis and Computa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -21,10 +21,11 @@ from compress.catalogue import Forecast, Stage, builders, engine_names, find_eng
 from compress.context import Context
 from compress.errors import Refusal
 from compress.machine import deps
-from compress.machine.devices import kind_of
+from compress.machine.devices import Opening, kind_of
 from compress.model.exportable import Components, Profile, refuse_components, wanted
 from compress.model.hook_settings import COMPILE, GRAPH
 from compress.params import Params, one_of
+from compress.planning.step_checks import elsewhere
 from compress.sources.models import parameter_count
 
 if TYPE_CHECKING:
@@ -41,11 +42,15 @@ class BuildFastest(Params):
         "all", description="which to try, such as openvino and onnxruntime; all: those whose library is installed"
     )
     precisions: tuple[Precision, ...] = Field(
-        ("float32", "bfloat16", "int8_weights"), description="what to try of each engine, where it has it"
+        ("float32", "float16", "bfloat16", "int8_weights"), description="what to try of each engine, where it has it"
     )
     hooks: tuple[Literal["compile", "cuda_graph"], ...] | Literal["auto"] = Field(
         "auto",
         description="what the main component is tried with in torch, each and together; auto: both on an NVIDIA GPU, none elsewhere",
+    )
+    torch_dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32",
+        description="what torch is timed in: that of evaluate.baseline. Beside a part that becomes an engine, torch runs in float32",
     )
     within: float = Field(
         0.05,
@@ -90,8 +95,7 @@ def _short(stage: Stage) -> str:
 
 def refuse(artifact: Artifact, params: BuildFastest) -> str:
     known = {_short(s): s for s in engines(params)}
-    unknown = [] if params.engines == "all" else [e for e in params.engines if e not in known]
-    if unknown:
+    if unknown := unknown_engines(params):
         return Refusal(f"there is no engine {', '.join(unknown)}", f"there is {', '.join(map(_short, builders()))}")
     lacking = {n: [lib for lib in s.libraries if not deps.version(lib)] for n, s in known.items()}
     if missing := [f"{name} needs {', '.join(libs)}" for name, libs in lacking.items() if libs]:
@@ -108,15 +112,52 @@ def refuse(artifact: Artifact, params: BuildFastest) -> str:
     return ""
 
 
+def given_to(params: BuildFastest, stage: Stage, precision: str, component: str) -> Params:
+    """What a stage that builds an engine is given for a trial."""
+    chosen = {
+        "precision": precision,
+        "components": (component,),
+        "samples": params.samples,
+        "profile": params.profile,
+    }
+    return stage.params(**{k: v for k, v in chosen.items() if k in stage.params.model_fields})
+
+
+def possible(
+    artifact: Artifact, params: BuildFastest, component: str, device: str
+) -> Iterator[tuple[Stage, Params, str]]:
+    """What is tried of engines: the stage, what it is given, and why it cannot be tried on a device, or ""."""
+    for one in engines(params):
+        format = one.leaves("torch")
+        for precision in params.precisions if one.works_on(find_task(artifact.task)) else ():
+            if precision in find_engine(format).precisions:
+                given = given_to(params, one, precision, component)
+                why = elsewhere(format, Opening(device=device)) or one.misplaced(artifact, given, device)
+                yield one, given, str(why)
+
+
 def misplaced(artifact: Artifact, params: BuildFastest, device: str) -> str:
     """Why nothing that is named can be tried on a device, or ""."""
+    if unknown_engines(params):
+        return ""  # `refuse` says so
     for name, tried_by in hooks_on(params, device).items():
         if why := find_stage(tried_by).elsewhere(kind_of(device)):
             return Refusal(why, f"leave {name} out of `hooks`")
-    if not hooks_on(params, device) and (kind_of(device) == "mps" or not engines(params)):
-        why = f"nothing is tried beside plain torch on {device}: no engine, and hooks: auto are those of NVIDIA GPUs"
-        return Refusal(why, "name engines, or hooks: [compile]")
+    if hooks_on(params, device):
+        return ""
+    whys = [why for _, _, why in possible(artifact, params, artifact.main, device)]
+    if all(whys):
+        reasons = "; ".join(dict.fromkeys(whys)) or "no engine, and hooks: auto are those of NVIDIA GPUs"
+        return Refusal(
+            f"nothing is tried beside plain torch on {device}: {reasons}",
+            "name other engines or precisions, or hooks: [compile]",
+        )
     return ""
+
+
+def unknown_engines(params: BuildFastest) -> list[str]:
+    known = set(map(_short, builders()))
+    return [] if params.engines == "all" else [name for name in params.engines if name not in known]
 
 
 def parts(artifact: Artifact, params: BuildFastest) -> tuple[str, ...]:
@@ -157,6 +198,6 @@ def forecast(artifact: Artifact, params: BuildFastest) -> Forecast:
 def run(artifact: Artifact, params: BuildFastest, context: Context) -> None:
     from compress.building.fastest import choose
 
-    stages = [s for s in engines(params) if s.works_on(find_task(artifact.task))]
-    hooks = hooks_on(params, context.opening.device)
-    choose(artifact, parts(artifact, params), params, stages, hooks, context)
+    device = context.opening.device
+    ways = {name: list(possible(artifact, params, name, device)) for name in parts(artifact, params)}
+    choose(artifact, ways, params, hooks_on(params, device), context)

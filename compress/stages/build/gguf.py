@@ -19,7 +19,9 @@ from compress.artifact import LANGUAGE_MODEL, Artifact
 from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.gguf import ENGINE
+from compress.errors import Refusal
 from compress.machine.deps import installed
+from compress.machine.devices import kind_of
 from compress.model.bit_widths import packing
 from compress.model.exportable import refuse_engine
 from compress.params import Params, one_of
@@ -38,6 +40,13 @@ class BuildGGUF(Params):
 
 def refuse(artifact: Artifact, params: BuildGGUF) -> str:
     return refuse_engine(artifact, "all", "gguf")
+
+
+def misplaced(artifact: Artifact, params: BuildGGUF, device: str) -> str:
+    if kind_of(device) == "cuda" and params.precision == "float32":
+        why = "llama.cpp multiplies float32 as TF32 on a GPU, which keeps no more digits than float16"
+        return Refusal(why, "set precision to float16, or leave this stage out")
+    return ""
 
 
 def unavailable_here(params: BuildGGUF) -> str:
@@ -59,6 +68,7 @@ def forecast(artifact: Artifact, params: BuildGGUF) -> Forecast:
     extra="gguf",
     refuse=refuse,
     forecast=forecast,
+    misplaced=misplaced,
     kernels=lambda params: "gguf",
     unavailable_here=unavailable_here,
 )

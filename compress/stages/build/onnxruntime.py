@@ -20,7 +20,7 @@ from pydantic import Field
 from compress.artifact import Artifact
 from compress.catalogue import Forecast, stage
 from compress.context import Context
-from compress.engines.onnx import ENGINE
+from compress.engines.onnx import ENGINE, ON_GPUS
 from compress.errors import Refusal
 from compress.machine.devices import kind_of
 from compress.model.bit_widths import packing
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     Precision = str
 else:
     Precision = one_of(ENGINE.precisions)
-
-
-ON_GPUS = ("float32", "float16")  # the precisions that its CUDA provider has kernels for throughout
 
 
 class BuildOnnxRuntime(Params):

@@ -110,7 +110,7 @@ def unavailable_here(params: BuildTensorRT) -> str:
 
 
 @stage(
-    version=5,
+    version=6,
     params=BuildTensorRT,
     formats={"torch": "tensorrt"},
     effects=("format",),
