@@ -51,7 +51,7 @@ quantizers: setup  ## every quantizer on the zoo's language model by bits, repor
 engines: setup  ## every engine and precision of the zoo's language model, reports/engines.md; half an hour
 	$(BIN)/python -m tests.programs.engines
 
-gpu: setup  ## PART=a…k of what an NVIDIA GPU gives, four minutes each, reports/gpu.md
+gpu: setup  ## PART=a…l of what an NVIDIA GPU gives, four minutes each, reports/gpu.md
 	$(BIN)/python -m tests.gpu $(PART)
 
 calibration: setup  ## how often gates are wrong, on the units of the runs in reports/; five minutes

@@ -96,6 +96,7 @@ class Stage:
     unfit: what of its inputs does not fit the artifact or the parameters.
     unavailable_here: why what it leaves, and all that follows from it, cannot run on this machine; "" when it can.
     elsewhere: why what it leaves does nothing on a kind of device; "" where it does something.
+    on_device: what a plan says of it on a device, beside what it grants.
     misplaced: why it cannot work on an artifact, or what it leaves be opened, on a device; "" where it can.
     machine: what this machine can do with it, and how to install what lacks.
     kernels: what the weights it leaves are multiplied in on a GPU, as `machine/kernels.py` names it; "" where it has no part in that.
@@ -131,6 +132,7 @@ class Stage:
     unavailable_here: Callable[[Any], str] = field(default=lambda params: "")
     elsewhere: Callable[[str], str] = field(default=lambda device: "")
     misplaced: Callable[[Artifact, Any, str], str] = field(default=lambda artifact, params, device: "")
+    on_device: Callable[[Artifact, Any, str], str] = field(default=lambda artifact, params, device: "")
     machine: Callable[[], str] = field(default=lambda: "")
     kernels: Callable[[Any], str] = field(default=lambda params: "")
     built_for: Callable[[Any], tuple[str, ...]] = field(default=lambda params: ())
@@ -184,6 +186,7 @@ class StageFields(TypedDict, Generic[P], total=False):
     unavailable_here: Callable[[P], str]
     elsewhere: Callable[[str], str]
     misplaced: Callable[[Artifact, P, str], str]
+    on_device: Callable[[Artifact, P, str], str]
     machine: Callable[[], str]
     kernels: Callable[[P], str]
     built_for: Callable[[P], tuple[str, ...]]

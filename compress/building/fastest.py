@@ -24,7 +24,7 @@ from compress.artifact import (
 )
 from compress.building.build import first_calls, repeated
 from compress.building.hooked_trials import apart_in_steps, fell_back, hook, twin, ways, with_hooks
-from compress.building.racing import Pace, fastest, race, undecided
+from compress.building.racing import Pace, race, undecided
 from compress.catalogue import Stage
 from compress.context import Context
 from compress.engines import ENCODER
@@ -128,7 +128,7 @@ def _hooked(artifact: Artifact, hooks: Mapping[str, str]) -> Iterator[Trial]:
 def _raced(
     artifact: Artifact, name: str, trials: Sequence[Trial], params: BuildFastest, opening: Opening, context: Context
 ) -> dict[str, Any]:
-    """The name of the fastest that may be kept, and what became of each.
+    """The name of the fastest that may be kept, of those that noise does not tell apart the nearest to torch; and what became of each.
 
     Raises:
         StageFailed: there is none but torch.
@@ -148,7 +148,9 @@ def _raced(
         close = undecided(paces)
         if len(close) > 1:
             paces |= race({n: calls[n] for n in close}, FINAL * params.blocks)
-    return {"kept": fastest({n: paces[n] for n in close}), "tried": _table(trials, paces)}
+    apart = {t.name: t.relative for t in trials}
+    kept = min(undecided({n: paces[n] for n in close}), key=lambda name: (apart[name], paces[name].seconds))
+    return {"kept": kept, "torch in": opening.dtype, "tried": _table(trials, paces)}
 
 
 def _build_all(artifact: Artifact, component: str, ways: Sequence[Way], context: Context, place: Path) -> list[Trial]:

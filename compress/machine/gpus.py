@@ -172,6 +172,11 @@ def torch_without_cuda() -> str:
     return version if version.endswith("+cpu") else ""
 
 
+def elsewhere() -> bool:
+    """Whether a plan is made for another machine, of whose libraries nothing is known."""
+    return _SUPPOSED.get() is not None
+
+
 def has_files(module: str, pattern: str, *, override: str = "") -> bool:
     """Whether a library that is installed holds files of such a name anywhere in its folder, such as the part that computes on GPUs: it is
     not imported. True where it is not installed, which is another matter, and in a plan for another machine.
@@ -179,7 +184,7 @@ def has_files(module: str, pattern: str, *, override: str = "") -> bool:
     Args:
         override: a variable of the environment that names another folder of its native code.
     """
-    if _SUPPOSED.get() or (spec := _spec(module)) is None:
+    if elsewhere() or (spec := _spec(module)) is None:
         return True
     named = os.environ.get(override, "") if override else ""
     places = [Path(named)] if named else [Path(place) for place in spec.submodule_search_locations or ()]

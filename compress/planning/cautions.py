@@ -11,6 +11,7 @@ from compress.artifact import Artifact
 from compress.catalogue import find_metric
 from compress.data.items import Data
 from compress.data.texts import ROWS
+from compress.machine.devices import kind_of
 from compress.model.device_memory import uncounted
 from compress.pipelines.index_checks import sampled_otherwise
 from compress.planning.evaluation_checks import beyond_training
@@ -23,6 +24,9 @@ from compress.sources.units import fewer
 ONE_DOCUMENT = (
     'in a text file blank lines separate documents; give one a line as JSON lines, {"text": …} each, in a .jsonl'
 )
+
+
+OF_GPUS = ("device_memory", "device_time")
 
 
 def cautions(recipe: Recipe, source: Source, data: Mapping[str, Data], stages: Iterable[str]) -> Iterator[str]:
@@ -60,8 +64,12 @@ def data_cautions(data: Data, spec: EvalSpec, gates: Iterable[str]) -> Iterator[
         yield f"{data.source} is 1 document: {ONE_DOCUMENT}"
 
 
-def uncounted_memory(recipe: Recipe, source: Artifact, nodes: Sequence[Node]) -> Iterator[str]:
-    """A gate on a GPU's memory that a side takes without torch's knowing."""
+def uncounted_memory(recipe: Recipe, source: Artifact, nodes: Sequence[Node], device: str) -> Iterator[str]:
+    """Gates on what is counted on a GPU alone, and on memory that a side takes there without torch's knowing."""
+    if kind_of(device) != "cuda":
+        for name in (one for one in OF_GPUS if one in recipe.gates):
+            yield f"the gate on {name} stays inconclusive: it is counted on NVIDIA GPUs, and the device is {device}"
+        return
     sides = (source, nodes[-1].expected) if nodes else (source,)
     if "device_memory" in recipe.gates and (why := next(filter(None, map(uncounted, sides)), "")):
         yield f"the gate on device_memory stays inconclusive: {why}"

@@ -51,6 +51,8 @@ def for_format(recipe: Recipe, step: StepSpec, stage: Stage, artifact: Artifact,
         return f"keep one of the two: leave {builder.id} or {step.id} out; or {_branch(step, builder)}"
     if _packs(stage, artifact, step, name):
         return f"leave {step.id} out{_in_few_bits(find_stage(builder.stage), builder.id)}; or {_branch(step, builder)}"
+    if stage.effects == {"settings"}:  # an engine has no modules to hook, be it before or behind
+        return f"leave {step.id} or {builder.id} out; or {_branch(step, builder)}"
     return f"put {step.id} before {builder.id}"
 
 

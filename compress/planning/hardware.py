@@ -76,6 +76,8 @@ def _fit(node: Node, card: Card, opening: Opening) -> Fit:
     if isinstance(node.params, Optimising):
         return Fit(*made, True, *_training(node.params.precision, card.target))
     name = node.stage.kernels(node.params)
+    if not name and any(node.expected.components[one].format == CHOSEN for one in node.components):
+        return Fit(*made, True, why=node.reported)
     return Fit(*made, True, *(_computing(name, card.target) if name else ()))
 
 

@@ -180,7 +180,8 @@ class _Chain:
         written = resources.stage_bytes(stage, artifact, expected, touched, step.after == SOURCE)
         disk = copies * written + forecast.scratch_bytes
         memory = resources.stage_memory(stage, artifact, expected, forecast.memory_bytes)
-        reported = (forecast.reported, keep_decision.reported(self.cache, key) if step.if_faster else "")
+        there = stage.on_device(artifact, step.params, self.opening.device)
+        reported = (forecast.reported, there, keep_decision.reported(self.cache, key) if step.if_faster else "")
         beside = sum(resources.opened_bytes(self.known[name][0]) for name in roles.values() if is_model(name))
         return Node(
             id=step.id,

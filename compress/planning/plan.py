@@ -91,7 +91,10 @@ def make_plan(recipe: Recipe, cache: Cache) -> Plan:
     reported = [*sizes_apart(recipe, source.artifact, nodes), *(message for n in nodes for message in n.warnings)]
     reported += student_cautions(recipe, source.artifact, nodes, models)
     reported += [*saving_nothing(recipe, source.artifact, nodes), *sizes_kept(recipe, source.artifact, nodes)]
-    reported += [*uncounted_memory(recipe, source.artifact, nodes), *raced_otherwise(recipe, nodes)]
+    reported += [
+        *uncounted_memory(recipe, source.artifact, nodes, seen.opening.device),
+        *raced_otherwise(recipe, nodes),
+    ]
     warnings = tuple(cautions(recipe, source, seen.data, reported))
     made = Plan(recipe, source, nodes, seen.data, room.disk, room.kept, room.memory, seen.opening, warnings, models)
     name = durations.noted_as(durations.evaluation_name(source.artifact), seen.opening.device)

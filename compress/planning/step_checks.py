@@ -187,7 +187,8 @@ def step_problems(
         fits = ", ".join(tasks_for(stage.needs))
         message = f"{stage.name} works on {fits}, and this model does {artifact.task}"
         return [Problem(place, message, chain_remedies.for_task(stage, find_task(artifact.task)))]
-    found = [p for name in touched for p in _component_problems(recipe, step, stage, artifact, name, opening)]
+    each = (p for name in touched for p in _component_problems(recipe, step, stage, artifact, name, opening))
+    found = list(dict.fromkeys(each))  # what no component has to do with stands once
     where = "" if found else stage.elsewhere(kind_of(opening.device))
     if not found and (why := where or stage.misplaced(artifact, step.params, opening.device)):
         fix = why.fix if isinstance(why, Refusal) else "give another device, or leave this stage out"
@@ -292,7 +293,8 @@ def _level_problems(step: StepSpec, stage: Stage, artifact: Artifact, name: str)
             continue
         if changes:
             message = f"{hook.name} hooks the modules of `{name}`, and the engine that {stage.name} makes has none"
-            yield Problem(step.place, message, f"leave one of the two out, or let {stage.name} leave out `{name}`")
+            others = f", or let {stage.name} leave out `{name}`" if len(artifact.components) > 1 else ""
+            yield Problem(step.place, message, f"leave one of the two out{others}")
         else:
             message = f"{hook.name} hooks the modules of `{name}`, which {stage.name} changes"
             yield Problem(step.place, message, f"put {hook.name} behind {stage.name}")

@@ -99,12 +99,12 @@ def stored_type(artifact: Artifact, name: str = "") -> str:
     return next((kind for kind in TYPES if kind in found), "")
 
 
-def needs_bfloat16(artifact: Artifact) -> str:
-    """Why torchao's int4 does not go with a model, or ""."""
+def needs_bfloat16(artifact: Artifact, mode: str) -> str:
+    """Why torchao's int4, and its float8 with a scale for each row, do not go with a model, or ""."""
     kind = stored_type(artifact)
     if kind in ("", "BF16"):
         return ""
-    return f"int4_weights computes in bfloat16, and the model is stored in {HALF.get(kind, 'float32')}: save it in bfloat16"
+    return f"{mode} computes in bfloat16, and the model is stored in {HALF.get(kind, 'float32')}: save it in bfloat16"
 
 
 def abilities() -> str:

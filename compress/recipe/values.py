@@ -225,7 +225,8 @@ class Recipe:
         open_ = {name for name, value in values.items() if value is None and fields[name].get_default() is None}
         start = f"stages.{number}."
         names = (path.removeprefix(start) for path in self.place if path.startswith(start))
-        return {name: (roles | values)[name] for name in names if name in roles | values and name not in open_}
+        known = roles | values | ({KEEP: IF_FASTER} if step.if_faster else {})
+        return {name: known[name] for name in names if name in known and name not in open_}
 
     def folder(self, path: str) -> Path:
         """Where a relative file named at a dotted path starts: the folder of the recipe it is written in (which may be one

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from evaluation.comparison import Comparison, Completion, Image, Row
 from evaluation.report import controls, engine_trials, formatting, loss_curve, plots, sensitivity, tradeoff, waterfall
 from evaluation.report.result import plain
-from evaluation.report.stage_settings import as_given
+from evaluation.report.stage_settings import as_given, state_of
 from evaluation.report.summary import questions
 
 STYLE = Path(__file__).with_name("style.css")
@@ -162,7 +162,7 @@ def _stages(comparison: Comparison) -> str:
         rows.append(
             (
                 f"<span>{_e(stage['id'])}{small}</span>",
-                "cached" if stage["cached"] else "ran",
+                state_of(stage),
                 f"{stage['seconds']:.1f} s",
                 formatting.size(stage["size_bytes"]),
             )

@@ -7,7 +7,7 @@ import re
 from compress.planning.keep_decision import decisions
 from evaluation.comparison import Comparison
 from evaluation.report import controls, engine_trials, formatting, sensitivity, waterfall
-from evaluation.report.stage_settings import as_given
+from evaluation.report.stage_settings import as_given, state_of
 from evaluation.report.summary import questions
 
 MARKUP = re.compile(r"([\\`*_\[\]|~#!])")
@@ -55,7 +55,7 @@ def _stages(comparison: Comparison) -> list[str]:
     """The stages, each with what it was given."""
     lines = ["", "| stage | as given | | seconds | size |", "|---|---|---|---:|---:|"] if comparison.stages else []
     for stage in comparison.stages:
-        state, size = "cached" if stage["cached"] else "ran", formatting.size(stage["size_bytes"])
+        state, size = state_of(stage), formatting.size(stage["size_bytes"])
         cells = (stage["id"], as_given(stage), state, f"{stage['seconds']:.1f}", size)
         lines.append("| " + " | ".join(map(safe, cells)) + " |")
     return lines

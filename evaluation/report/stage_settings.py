@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compress.planning.keep_decision import dropped
 from compress.recipe.python_values import write_yaml
 
 LONGEST = 200  # characters: lists of layers are long
@@ -18,3 +19,9 @@ def as_given(stage: Mapping[str, Any]) -> str:
         return "" if name == stage["id"] else str(name)
     found = f"{name}: {write_yaml(params, one_line=True).strip()}"
     return found if len(found) <= LONGEST else f"{found[: LONGEST - 1]}…"
+
+
+def state_of(stage: Mapping[str, Any]) -> str:
+    """What became of a stage: whether it ran or was cached, and where it was to be kept only if faster, that it was not."""
+    state = "cached" if stage["cached"] else "ran"
+    return f"{state}, not kept" if dropped((stage,)) else state

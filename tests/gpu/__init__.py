@@ -1,4 +1,4 @@
-"""What a GPU gives, measured on one: `make gpu PART=a…k`, each part at most four minutes.
+"""What a GPU gives, measured on one: `make gpu PART=a…l`, each part at most four minutes.
 
 python -m tests.gpu PART [SECTION …] [--tiny] [--out FOLDER]
 

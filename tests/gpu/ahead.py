@@ -1,5 +1,6 @@
-"""Parts g and k: engines that are built ahead of time and run on the GPU, against eager calls of torch in bfloat16. Part g: native code
-(`build.compiled`); part k: ONNX Runtime's CUDA provider and llama.cpp, where they are installed. The row of a stage says how long the build
+"""Parts g, k and l: engines that are built ahead of time and run on the GPU, against eager calls of torch in bfloat16. Part g: native code
+(`build.compiled`); part k: ONNX Runtime's CUDA provider and llama.cpp, where they are installed; part l: torch with compiled blocks, CUDA
+graphs, and both, as build.fastest chooses among them. The row of a stage says how long the build
 took; cold starts are those of fresh processes, the imports and the opening with them."""
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ PARTS = {
         section("onnx-text", 70, TEXT, ONNX, "float16", "onnxruntime", "onnxscript"),
         section("onnx-image", 100, IMAGE, ONNX, "float16", "onnxruntime", "onnxscript"),
         section("llama-cpp", 60, TEXT, GGUF, "float16", "llama_cpp", "gguf"),
+    ),
+    "l": (
         Section("fastest-text", 80, partial(run_hooks, "fastest-text", TEXT)),
         Section("fastest-image", 100, partial(run_hooks, "fastest-image", IMAGE)),
     ),

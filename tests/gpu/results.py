@@ -13,7 +13,7 @@ MACHINE = "machine"  # the section whose one row stands at the top
 HEAD = """\
 # What a GPU gives
 
-By `make gpu PART=a…k`, which runs each section in a process of its own. Random weights, but for the zoo's models. Times are medians;
+By `make gpu PART=a…l`, which runs each section in a process of its own. Random weights, but for the zoo's models. Times are medians;
 ratios are of interleaved calls.
 """
 

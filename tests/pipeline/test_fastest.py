@@ -122,7 +122,7 @@ def test_a_recipe_with_it_runs_caches_and_says_what_may_follow(llama: Artifact, 
     step = "build.fastest: {engines: [openvino], precisions: [float32], blocks: 4, new_tokens: 4, prompt_tokens: 8}"
     recipe.write_text(f"schema: 1\nname: x\nmodel: {llama.path}\nstages:\n  - {step}\n")
     plan = compress.plan(recipe, cache=tmp_path / "cache")
-    assert "tries openvino in float32" in plan.nodes[0].reported
+    assert plan.nodes[0].reported == "tries openvino in float32, beside torch in float32"
     compress.run(recipe, cache=tmp_path / "cache", out=tmp_path / "runs")
     assert compress.plan(recipe, cache=tmp_path / "cache").nodes[0].cached
     recipe.write_text(recipe.read_text() + "  - quantize.nncf: {mode: int8_weights}\n")
@@ -412,12 +412,25 @@ def test_what_cannot_be_tried_is_told_by_the_plan(llama: Artifact, tmp_path: Pat
             "{engines: [onnxruntime], precisions: [float16]}",
             "nothing is tried beside plain torch on cpu: float16 is for GPUs here",
         ),
-        ("{engines: [openvino], precisions: [float8]}", "nothing is tried beside plain torch on cpu: no engine"),
+        ("{engines: [openvino], precisions: [float8]}", "no engine that has such a precision, and no hook"),
+        ("{engines: [openvino], precisions: [float8], hooks: [compile]}", "none of openvino has float8"),
+        ("{engines: [openvino], precisions: [], hooks: [compile]}", "precisions names none for the engines"),
+        ("{engines: [tensorrt]}", "nothing is tried beside plain torch on cpu: there is no NVIDIA GPU available here"),
     ):
         recipe.write_text(f"schema: 1\nname: x\nmodel: {llama.path}\nstages:\n  - build.fastest: {step}\n")
         with pytest.raises(RecipeError) as caught:
             compress.plan(recipe, cache=tmp_path / "cache")
         assert why in caught.value.problems[0].message
+
+
+def test_of_ways_that_noise_does_not_tell_apart_the_nearest_to_torch_is_kept(
+    llama: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"torch": 2.0, "openvino float32": 1.02, "openvino int8_weights": 1.0}
+    for spread, kept in ((0.05, "openvino float32"), (0.001, "openvino int8_weights")):
+        monkeypatch.setattr(chooser, "race", lambda calls, _, s=spread: {n: Pace(seconds[n], s) for n in calls})
+        _, notes = apply("build.fastest", llama, tmp_path / kept, precisions=("float32", "int8_weights"), **FEW)
+        assert (notes[0].facts["kept"], notes[0].facts["torch in"]) == (kept, "float32")
 
 
 def test_a_race_in_other_numbers_than_the_evaluations_is_warned_of(llama: Artifact, tmp_path: Path) -> None:
@@ -458,7 +471,10 @@ def test_a_recipe_says_what_torch_is_tried_with(llama: Artifact, tmp_path: Path)
     recipe = tmp_path / "recipe.yaml"
     step = "build.fastest: {engines: [], hooks: [compile]}"
     recipe.write_text(f"schema: 1\nname: x\nmodel: {llama.path}\nstages:\n  - {step}\n")
-    assert compress.plan(recipe, cache=tmp_path / "cache").nodes[0].reported == "tries torch with compile"
+    assert (
+        compress.plan(recipe, cache=tmp_path / "cache").nodes[0].reported
+        == "tries torch with compile, beside torch in float32"
+    )
     recipe.write_text(recipe.read_text().replace("compile", "cuda_graph"))
     with pytest.raises(RecipeError, match="a CUDA graph is taken on an NVIDIA GPU, and the device is cpu") as caught:
         compress.plan(recipe, cache=tmp_path / "cache")

@@ -35,6 +35,7 @@ from compress.model.exportable import Profile
 from compress.opening import open_task
 from compress.planning.hardware import Fit, fits
 from compress.planning.step_checks import engine_places
+from compress.stages.build.fastest import BuildFastest, possible
 from compress.zoo import zoo_model
 from tests.fakes import language_model
 
@@ -385,11 +386,17 @@ def test_a_choice_on_a_gpu_tries_it_where_it_can_be_built(
     machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine(H100)
-    model, stage = describe(zoo_model("docs-llama")), find_stage("build.compiled")
-    assert fastest._why_not(model, stage, stage.params(precision="bfloat16"), Opening(device="cuda:0")) == ""
+    model = describe(zoo_model("docs-llama"))
+
+    def why(precision: str, device: str) -> str:
+        params = BuildFastest(engines=("compiled",), precisions=(precision,))
+        ((_, _, found),) = possible(model, params, "model", device)
+        return found
+
+    assert why("bfloat16", "cuda:0") == ""
     monkeypatch.setattr(gpus, "toolkit", lambda: None)
-    assert "no CUDA toolkit" in fastest._why_not(model, stage, stage.params(), Opening(device="cuda:0"))
-    assert "float16 is for GPUs" in fastest._why_not(model, stage, stage.params(precision="float16"), Opening())
+    assert "no CUDA toolkit" in why("float32", "cuda:0")
+    assert "float16 is for GPUs" in why("float16", "cpu")
     assert "cuda" in find_engine("compiled").devices
 
 

@@ -192,6 +192,40 @@ def test_a_gate_on_memory_that_torch_does_not_count_is_warned_of(installed: Any,
         )
 
 
+@pytest.mark.parametrize("name", ["device_memory", "device_time"])
+def test_a_gate_on_what_a_gpu_counts_is_warned_of_without_one(name: str, tmp_path: Path) -> None:
+    recipe, gate = tmp_path / "r.yaml", "{at_most: 1 GB}" if name == "device_memory" else "{faster: 2}"
+    recipe.write_text(
+        "schema: 1\nname: r\nmodel: zoo://docs-llama\nstages: [build.onnxruntime: {}]\n"
+        f"evaluate: {{metrics: [{name}], starts: 3}}\ngates: {{{name}: {gate}}}\n"
+    )
+    (found,) = [one for one in compress.plan(recipe, cache=tmp_path / "cache").warnings if name in one]
+    assert found == f"the gate on {name} stays inconclusive: it is counted on NVIDIA GPUs, and the device is cpu"
+
+
+def test_hooks_and_engines_are_no_pair_in_any_order(tmp_path: Path) -> None:
+    for steps, fix in (
+        (("build.onnxruntime: {}", "accelerate.compile: {}"), "leave accelerate.compile or build.onnxruntime out; or"),
+        (("accelerate.compile: {}", "build.onnxruntime: {}"), "leave one of the two out"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            planned(tmp_path, *steps, device="cpu")
+        (problem,) = caught.value.problems
+        assert problem.fix.startswith(fix)
+        assert "leave out `model`" not in problem.fix
+
+
+def test_what_no_part_has_to_do_with_is_said_once(a_gpu: None, installed: Any, tmp_path: Path) -> None:
+    installed(with_cuda=False)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "schema: 1\nname: r\nmodel: zoo://digits-diffusion\ndevice: cuda\nstages: [build.onnxruntime: {}]\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        compress.plan(recipe, cache=tmp_path / "cache")
+    assert len([p for p in caught.value.problems if "for processors alone" in p.message]) == 1
+
+
 def test_files_are_looked_for_where_the_library_looks(
     installed: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

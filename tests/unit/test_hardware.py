@@ -56,8 +56,11 @@ def test_a_format_is_told_by_the_generation(judged: Any) -> None:
     assert odd.computes == FORMATS["unpacked"].title
 
 
-def test_float8_begins_with_its_generation(judged: Any) -> None:
+def test_float8_begins_with_its_generation(judged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = "quantize.torchao: {mode: float8}"
+    with pytest.raises(UserError, match="float8 computes in bfloat16, and the model is stored in float32"):
+        judged("L40S", step)
+    monkeypatch.setattr("compress.quantization.packed_places.stored_type", lambda artifact, name="": "BF16")
     assert judged("L40S", step)["quantize.torchao"].computes == "float8 products"
     with pytest.raises(UserError, match="A100, SM80"):  # the stage's own refusal, as on a machine that has one
         judged("A100", step)
@@ -86,6 +89,11 @@ def test_a_choice_is_made_on_the_device_of_the_run(judged: Any) -> None:
     assert here.why.endswith("here cpu: device: cuda")
     (there,) = judged("H100", step).values()
     assert there.runs
+    assert there.why == "tries torch with compile, beside torch in float32"
+    (auto,) = judged("H100", "build.fastest: {engines: [gguf, openvino]}").values()
+    assert auto.why == (
+        "tries gguf in float16, bfloat16, int8_weights; torch with compile, cuda_graph, beside torch in float32"
+    )
 
 
 def test_tensorrt_is_told_the_targets_that_it_builds_for(judged: Any) -> None:

@@ -539,3 +539,29 @@ def test_runs_of_one_recipe_are_reported_apart_by_their_folders() -> None:
     assert [row["run"] for row in runs_table.to_dicts([one, alone])][:1] == [one.name]
     moved = replace(one, directory="elsewhere/a")
     assert runs_table.labels([one, moved]) == [f"{one.name} (runs/a)", f"{one.name} (elsewhere/a)"]
+
+
+@pytest.mark.parametrize(
+    ("cached", "facts", "state"),
+    [
+        (False, {}, "ran"),
+        (True, {}, "cached"),
+        (False, {"kept": True, "decision": "kept: 1.3×"}, "ran"),
+        (True, {"kept": False, "decision": "not kept: 0.8×"}, "cached, not kept"),
+    ],
+)
+def test_a_stage_that_was_not_kept_is_called_so(cached: bool, facts: dict[str, object], state: str) -> None:
+    from evaluation.report.stage_settings import state_of
+
+    assert state_of({"id": "int8", "cached": cached, "facts": facts}) == state
+
+
+def test_what_a_step_was_given_has_whether_it_is_kept(tmp_path: Path) -> None:
+    from compress.recipe.reading import read_recipes
+
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "schema: 1\nname: r\nmodel: zoo://docs-llama\nstages:\n"
+        "  - build.openvino: {precision: int8_weights, keep: if_faster}\n"
+    )
+    assert read_recipes(recipe)[0].given("build.openvino") == {"precision": "int8_weights", "keep": "if_faster"}

@@ -19,7 +19,7 @@ from pydantic import Field
 from compress.artifact import CHOSEN, Artifact
 from compress.catalogue import Forecast, Stage, builders, engine_names, find_engine, find_stage, find_task, stage
 from compress.context import Context
-from compress.errors import Refusal
+from compress.errors import PareError, Refusal
 from compress.machine import deps
 from compress.machine.devices import Opening, kind_of
 from compress.model.exportable import Components, Profile, refuse_components, wanted
@@ -93,6 +93,12 @@ def _short(stage: Stage) -> str:
     return stage.name.removeprefix("build.")
 
 
+def calibrated(params: BuildFastest) -> bool:
+    """Whether an engine is tried in a precision whose ranges are read off calls."""
+    offered = {p for s in engines(params) for p in find_engine(s.leaves("torch")).precisions}
+    return bool({"int8", "float8"} & set(params.precisions) & offered)
+
+
 def refuse(artifact: Artifact, params: BuildFastest) -> str:
     known = {_short(s): s for s in engines(params)}
     if unknown := unknown_engines(params):
@@ -100,6 +106,13 @@ def refuse(artifact: Artifact, params: BuildFastest) -> str:
     lacking = {n: [lib for lib in s.libraries if not deps.version(lib)] for n, s in known.items()}
     if missing := [f"{name} needs {', '.join(libs)}" for name, libs in lacking.items() if libs]:
         return Refusal("; ".join(missing), "install it, or leave that engine out")
+    offered = {p for s in known.values() for p in find_engine(s.leaves("torch")).precisions}
+    asked = params.precisions if "precisions" in params.model_fields_set and params.engines != "all" else ()
+    if known and (lost := [p for p in asked if p not in offered]):
+        why = f"none of {', '.join(known)} has {', '.join(lost)}"
+        return Refusal(why, "leave it out of precisions, or name another engine")
+    if known and not params.precisions:
+        return Refusal("precisions names none for the engines", "name some, or engines: [] to try hooks alone")
     if why := refuse_components(artifact, params.components):
         return why
     if not known and artifact.main not in wanted(artifact, params.components):
@@ -132,8 +145,15 @@ def possible(
         for precision in params.precisions if one.works_on(find_task(artifact.task)) else ():
             if precision in find_engine(format).precisions:
                 given = given_to(params, one, precision, component)
-                why = elsewhere(format, Opening(device=device)) or one.misplaced(artifact, given, device)
+                why = elsewhere(format, Opening(device=device)) or _unfit(artifact, one, given, device)
                 yield one, given, str(why)
+
+
+def _unfit(artifact: Artifact, stage: Stage, given: Params, device: str) -> str:
+    try:
+        return stage.misplaced(artifact, given, device) or stage.unavailable_here(given)
+    except PareError as error:
+        return error.problems[0].message
 
 
 def misplaced(artifact: Artifact, params: BuildFastest, device: str) -> str:
@@ -147,7 +167,7 @@ def misplaced(artifact: Artifact, params: BuildFastest, device: str) -> str:
         return ""
     whys = [why for _, _, why in possible(artifact, params, artifact.main, device)]
     if all(whys):
-        reasons = "; ".join(dict.fromkeys(whys)) or "no engine, and hooks: auto are those of NVIDIA GPUs"
+        reasons = "; ".join(dict.fromkeys(whys)) or "no engine that has such a precision, and no hook"
         return Refusal(
             f"nothing is tried beside plain torch on {device}: {reasons}",
             "name other engines or precisions, or hooks: [compile]",
@@ -158,6 +178,18 @@ def misplaced(artifact: Artifact, params: BuildFastest, device: str) -> str:
 def unknown_engines(params: BuildFastest) -> list[str]:
     known = set(map(_short, builders()))
     return [] if params.engines == "all" else [name for name in params.engines if name not in known]
+
+
+def on_device(artifact: Artifact, params: BuildFastest, device: str) -> str:
+    """What is tried on a device."""
+    able: dict[str, list[str]] = {}
+    for one, given, why in possible(artifact, params, artifact.main, device):
+        if not why:
+            able.setdefault(_short(one), []).append(given.precision)  # type: ignore[attr-defined]
+    hooks = hooks_on(params, device)
+    tried = [f"{engine} in {', '.join(precisions)}" for engine, precisions in able.items()]
+    tried += [f"torch with {', '.join(hooks)}"] if hooks else []
+    return f"tries {'; '.join(tried)}, beside torch in {params.torch_dtype}"
 
 
 def parts(artifact: Artifact, params: BuildFastest) -> tuple[str, ...]:
@@ -171,11 +203,8 @@ def forecast(artifact: Artifact, params: BuildFastest) -> Forecast:
     each = [4 * parameter_count(artifact.folder(name)) for name in names]
     whole = 4 * sum(parameter_count(artifact.folder(name)) for name in artifact.components)
     stages = [s for s in engines(params) if s.works_on(find_task(artifact.task))]
-    built = f"{', '.join(map(_short, stages))} in {', '.join(params.precisions)}" if stages else ""
-    hooks = "" if params.hooks == "auto" or not params.hooks else f"torch with {', '.join(params.hooks)}"
     ways = len(stages) * len(params.precisions)
     return Forecast(
-        reported=f"tries {' and '.join(filter(None, (built, hooks)))}",
         scratch_bytes=whole + ways * max(each) + sum(each),  # one being built, one component's trials, and the winners
         memory_bytes=(ways + 2) * max(each),
     )
@@ -193,7 +222,8 @@ def forecast(artifact: Artifact, params: BuildFastest) -> Forecast:
     refuse=refuse,
     forecast=forecast,
     misplaced=misplaced,
-    data=lambda params: ("calibration",) if {"int8", "float8"} & set(params.precisions) else (),
+    on_device=on_device,
+    data=lambda params: ("calibration",) if calibrated(params) else (),
 )
 def run(artifact: Artifact, params: BuildFastest, context: Context) -> None:
     from compress.building.fastest import choose

@@ -20,6 +20,7 @@ from compress.catalogue import Forecast, stage
 from compress.context import Context
 from compress.engines.gguf import ENGINE
 from compress.errors import Refusal
+from compress.machine import gpus
 from compress.machine.deps import installed
 from compress.machine.devices import kind_of
 from compress.model.bit_widths import packing
@@ -50,7 +51,9 @@ def misplaced(artifact: Artifact, params: BuildGGUF, device: str) -> str:
 
 
 def unavailable_here(params: BuildGGUF) -> str:
-    return "" if installed("llama_cpp") else "llama-cpp-python is not installed: pip install 'pare[llama-cpp]'"
+    if installed("llama_cpp") or gpus.elsewhere():
+        return ""
+    return "llama-cpp-python is not installed: pip install 'pare[llama-cpp]'"
 
 
 def forecast(artifact: Artifact, params: BuildGGUF) -> Forecast:
@@ -69,7 +72,7 @@ def forecast(artifact: Artifact, params: BuildGGUF) -> Forecast:
     refuse=refuse,
     forecast=forecast,
     misplaced=misplaced,
-    kernels=lambda params: "gguf",
+    kernels=lambda params: params.precision if params.precision in ("float16", "bfloat16") else "gguf",
     unavailable_here=unavailable_here,
 )
 def run(artifact: Artifact, params: BuildGGUF, context: Context) -> None:

@@ -72,7 +72,7 @@ class QuantizeTorchao(Params):
 
 
 def refuse(artifact: Artifact, params: QuantizeTorchao) -> str:
-    if params.mode == "int4_weights" and (why := needs_bfloat16(artifact)):
+    if params.mode in LEAST and (why := needs_bfloat16(artifact, params.mode)):
         return why
     if not params.mode.startswith("int8") and (kept := adapted(artifact, wanted(artifact, params))):
         message = f"peft lays adapters on torchao's int8 weights alone, and {kept} is kept beside the model"
