@@ -83,7 +83,8 @@ def _adapters(found: Plan) -> list[str]:
 
 def plan_text(found: Plan) -> str:
     """A plan as lines for a terminal."""
-    where = "" if found.opening.device == CPU else f", on {found.opening.device}"
+    chosen = ", the best there is here" if found.recipe.device == "auto" else ""
+    where = f", on {found.opening.device}{chosen}" if chosen or found.opening.device != CPU else ""
     lines = [f"{found.recipe.name}: {found.recipe.model}, {found.source.artifact.task}{where}"]
     lines += [f"  with {line}" for line in _adapters(found)]
     for number, node in enumerate(found.nodes, 1):

@@ -107,6 +107,13 @@ def test_a_hidden_gpu_is_not_here(named: str | None, left: str) -> None:
     assert "".join(gpu.name for gpu in gpus.visible(found, named)) == left
 
 
+def test_a_plan_says_what_auto_has_become(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for device, words in (("auto", "text_generation, on cpu, the best there is here"), ("cpu", "text_generation")):
+        machine(monkeypatch)
+        plan = compress.plan("r.yaml", [f"device={device}"])
+        assert compress.text(plan).splitlines()[0].endswith(words)
+
+
 def test_auto_is_the_processor_where_there_is_nothing_better(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch)
     assert settled("auto") == "cpu"
