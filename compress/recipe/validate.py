@@ -4,7 +4,7 @@ errors, for recipes as for values given in Python or as options."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -109,7 +109,19 @@ def _problems(
         parts, _ = _walk(node, one["loc"])
         missing = map(str, one["loc"][-1:]) if one["type"] == "missing" else ()
         grouped.setdefault(".".join([*parts, *missing]), []).append({**one})
-    return [_problem(cls, node, label, path, errors, also) for path, errors in grouped.items()]
+    within = {
+        path for path, errors in grouped.items() if all(map(_of_another_kind, errors)) and _goes_on(path, grouped)
+    }
+    return [_problem(cls, node, label, path, errors, also) for path, errors in grouped.items() if path not in within]
+
+
+def _of_another_kind(error: Mapping[str, Any]) -> bool:
+    return error["type"] == "literal_error" or str(error["type"]).endswith("_type")
+
+
+def _goes_on(path: str, others: Iterable[str]) -> bool:
+    """Whether something is wrong inside a value, too: the branch of a union that got that far is the one that was meant."""
+    return any(other.startswith(f"{path}.") for other in others)
 
 
 def _walk(node: Node, loc: Sequence[int | str]) -> tuple[list[str], Node]:

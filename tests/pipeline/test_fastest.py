@@ -479,3 +479,17 @@ def test_a_recipe_says_what_torch_is_tried_with(llama: Artifact, tmp_path: Path)
     with pytest.raises(RecipeError, match="a CUDA graph is taken on an NVIDIA GPU, and the device is cpu") as caught:
         compress.plan(recipe, cache=tmp_path / "cache")
     assert caught.value.problems[0].fix == "leave cuda_graph out of `hooks`"
+
+
+def test_of_a_union_the_branch_that_was_meant_is_spoken_of(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    for given, place, message in (
+        ("[cuda_graphs]", 29, "build.fastest.hooks.0 must be one of 'compile' or 'cuda_graph', not \"cuda_graphs\""),
+        ("compile", 28, "build.fastest.hooks must be a list or one of 'auto', not \"compile\""),
+    ):
+        recipe.write_text(f"schema: 1\nname: r\nmodel: ./m\nstages:\n  - build.fastest: {{hooks: {given}}}\n")
+        with pytest.raises(RecipeError) as caught:
+            compress.plan(recipe, cache=tmp_path / "cache")
+        assert [(p.place, p.message) for p in caught.value.problems if "hooks" in p.message] == [
+            (f"{recipe}:5:{place}", message)
+        ]
