@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from compress.artifact import Artifact
+from compress.artifact import Artifact, read_json
 from compress.catalogue import find_metric
 from compress.endpoints.served import Served
+from compress.engines import SETTINGS
 from compress.errors import UserError
 from compress.events import FIGURE, RECURS, Emit, Event, track
 from compress.model.hook_settings import losses
@@ -267,7 +268,9 @@ def _side(name: str, view: Viewpoint, inside: str | None = None) -> Side:
     engines = sorted({f"{c.format}" for c in view.artifact.components.values()})
     how = " ".join(filter(None, (view.opening.dtype, "eager"))) if engines == ["torch"] else ""
     parts = (
-        ", ".join(f"{n}: {c.format}" for n, c in view.artifact.components.items()) if engines != ["torch"] else "torch"
+        ", ".join(f"{n}: {_engine(view.artifact, n)}" for n in view.artifact.components)
+        if engines != ["torch"]
+        else "torch"
     )
     lineage = tuple(
         {"stage": p.stage, "params": dict(p.params)} | ({"inputs": dict(p.inputs)} if p.inputs else {})
@@ -285,6 +288,13 @@ def _side(name: str, view: Viewpoint, inside: str | None = None) -> Side:
         bytes_read(view.artifact, view.opening.dtype or ""),
         unheeded(view.artifact, view.call),
     )
+
+
+def _engine(artifact: Artifact, name: str) -> str:
+    """By what a component runs, and of an engine that says so in what it computes."""
+    format, settings = artifact.components[name].format, artifact.folder(name) / SETTINGS
+    precision = str(read_json(settings).get("precision", "")) if format != "torch" and settings.is_file() else ""
+    return f"{format} {precision}".strip()
 
 
 def _packed(view: Viewpoint) -> str:

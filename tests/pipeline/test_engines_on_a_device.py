@@ -24,6 +24,8 @@ from compress.model.describing import describe
 from compress.opening import open_images, open_language
 from compress.opening.computed_by import computed_by
 from compress.stages.build import onnxruntime as stage
+from evaluation.comparison.compare import _side
+from evaluation.observe.collect import Viewpoint
 from tests.devices import DEVICE, HERE, Watched
 from tests.families import tiny_text
 from tests.stages import CAPTIONS, apply
@@ -198,6 +200,11 @@ def test_want_of_a_gpus_memory_is_no_fault_of_the_graph(onnx: Artifact, monkeypa
     monkeypatch.setattr(onnx_runtime.onnxruntime, "InferenceSession", session)
     with pytest.raises(torch.OutOfMemoryError, match="Failed to allocate"):
         Graph(onnx.path, GPU).open()
+
+
+def test_a_side_says_what_its_engine_computes_in(onnx: Artifact, source: Artifact) -> None:
+    shown = [_side("candidate", Viewpoint(one, HERE, {}, (), "", 0, 1)).engine for one in (onnx, source)]
+    assert shown == ["model: onnx float32", "torch float32 eager"]
 
 
 def test_where_operators_were_placed_is_told(onnx: Artifact) -> None:
