@@ -94,6 +94,7 @@ REFUSED: list[tuple[str, Mapping[str, Any], str, Gpu | None, tuple[str, ...]]] =
     ("llama", {AO: {"group_size": 32}}, "cpu", None, ("has no use for group_size", "or give mode: int4_weights")),
     ("llama", {AO: {"mode": "int4_weights"}}, "cpu", None, ("from SM80 on, and the device is cpu",)),
     ("llama", {AO: {"mode": "float8"}}, "cuda:0", A100, ("from SM89 on, and cuda:0 is NVIDIA A100, SM80",)),
+    ("llama", {AO: {"mode": "float8"}}, "cuda:0", H100, ("float8 computes in bfloat16, and the model is stored in",)),
     ("llama", {AO: {"mode": "int4_weights"}}, "cuda:0", A100, ("in bfloat16, and the model is stored in float32",)),
     ("half", {AO: {"mode": "int4_weights"}}, "cuda:0", A100, ("group_size 128 does not divide the inputs of 14",)),
     ("gpt2", {AO: {}}, "cpu", None, ("GPT2LMHeadModel is made of Conv1D, 8 of its layers", "quantize.bitsandbytes")),
@@ -136,7 +137,7 @@ def test_what_cannot_work_is_one_problem_with_its_way_out(
 
 
 TAKEN: list[tuple[str, Mapping[str, Any], str, Gpu | None]] = [
-    ("llama", {AO: {"mode": "float8"}}, "cuda:0", H100),
+    ("half", {AO: {"mode": "float8"}}, "cuda:0", H100),
     ("half", {AO: {"mode": "int4_weights", "group_size": 32}}, "cuda:0", A100),
     ("generator", {BNB: {}}, "cuda:0", A100),
     ("generator", {BNB: {"components": ["text_encoder"], "mode": "int8"}}, "cpu", None),
