@@ -292,9 +292,11 @@ def _side(name: str, view: Viewpoint, inside: str | None = None) -> Side:
 
 def _engine(artifact: Artifact, name: str) -> str:
     """By what a component runs, and of an engine that says so in what it computes."""
-    format, settings = artifact.components[name].format, artifact.folder(name) / SETTINGS
-    precision = str(read_json(settings).get("precision", "")) if format != "torch" and settings.is_file() else ""
-    return f"{format} {precision}".strip()
+    part, settings = artifact.components[name], artifact.folder(name) / SETTINGS
+    if part.format == "torch" or not settings.is_file():
+        return part.format
+    built = str(read_json(settings).get("precision", ""))  # which a quantizer behind the build leaves as it was
+    return f"{part.format} {part.quantization.method if part.quantization else built}".strip()
 
 
 def _packed(view: Viewpoint) -> str:

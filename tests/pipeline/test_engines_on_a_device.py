@@ -11,7 +11,7 @@ import onnx_ir
 import pytest
 import torch
 
-from compress.artifact import Artifact
+from compress.artifact import Artifact, Quantization
 from compress.engines.gguf import MODEL
 from compress.engines.onnx import GRAPH
 from compress.engines.onnx import runtime as onnx_runtime
@@ -205,6 +205,8 @@ def test_want_of_a_gpus_memory_is_no_fault_of_the_graph(onnx: Artifact, monkeypa
 def test_a_side_says_what_its_engine_computes_in(onnx: Artifact, source: Artifact) -> None:
     shown = [_side("candidate", Viewpoint(one, HERE, {}, (), "", 0, 1)).engine for one in (onnx, source)]
     assert shown == ["model: onnx float32", "torch float32 eager"]
+    narrow = onnx.packing({"model": Quantization("int8", 8, "nncf")})
+    assert _side("candidate", Viewpoint(narrow, HERE, {}, (), "", 0, 1)).engine == "model: onnx int8"
 
 
 def test_where_operators_were_placed_is_told(onnx: Artifact) -> None:
