@@ -78,9 +78,8 @@ def choose(
         StageFailed: there is nothing but plain torch for a component.
     """
     kept: dict[str, Artifact] = {}
-    for name in sorted(
-        ways, key=lambda name: name == artifact.main
-    ):  # the main one last, which then knows what stands beside it
+    # The main one last: it knows then what stands beside it.
+    for name in sorted(ways, key=lambda name: name == artifact.main):
         mixed = any(made.path != artifact.path for made in kept.values())
         opening = context.opening.of("float32" if mixed else params.torch_dtype)
         hooked = hooks if name == artifact.main else {}

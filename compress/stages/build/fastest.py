@@ -2,9 +2,11 @@
 
 Use it when you do not know which engine suits a model on this machine. Every component is built with every engine that takes
 it, compared with torch, and timed in turns with all others and with torch itself; of those within the bound the fastest stays,
-and the report shows the whole table. `hooks` has torch itself tried with compiled blocks, with calls replayed from CUDA graphs, and
-with both, as accelerate.compile and accelerate.cuda_graph leave it: which of these win is no sum of what each gives. What is fastest depends on the machine, so the choice belongs to it. Source: interleaved timing, as in Touati et al., "The
-Speedup-Test: A Statistical Methodology for Program Speedup Analysis and Computation" (2013).
+the nearest to torch where noise does not tell several apart, and the report shows the whole table. `hooks` has torch itself tried
+with compiled blocks, with calls replayed from CUDA graphs, and with both, as accelerate.compile and accelerate.cuda_graph leave
+it: what both give is no sum of what each gives. What is fastest depends on the machine, so the choice belongs to it. Source:
+interleaved timing, as in Touati et al., "The Speedup-Test: A Statistical Methodology for Program Speedup Analysis and
+Computation" (2013).
 
     - build.fastest: {engines: [openvino, onnxruntime], precisions: [float32, bfloat16]}
 """
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     Precision = str
 else:  # of all engines together
     Precision = one_of(dict.fromkeys(p for name in engine_names() for p in find_engine(name).precisions))
-
-
 HOOKS = {"compile": COMPILE, "cuda_graph": GRAPH}  # in the order in which they are applied
 
 
